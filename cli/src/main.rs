@@ -1,0 +1,3 @@
+//! The `gannet` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Typed PTX emitter and kernel library.

@@ -1,0 +1,3 @@
+//! Workflows of a contributor.
+
+fn main() {}

@@ -1,0 +1,649 @@
+//! Instructions: one variant of [`Op`] per instruction form, with typed fields.
+//!
+//! The enum says *what* is done; [`crate::table::row`] says how it is spelled, what operands it
+//! takes and what it requires. Semantics are PTX's unless a variant's text says otherwise. In
+//! the texts, `d` are the destinations and `a, b, c, ..` the sources in order.
+
+use crate::ir::Ty;
+
+/// An instruction form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Op {
+    // ---- moves ----
+    /// `d = a`; also between types of equal width (a bit cast). A predicate moves too.
+    Mov {
+        /// Type of `d`; `a` has the same width.
+        ty: Ty,
+    },
+    /// `d` (u32, or u64 for [`Special::GlobalTimer`]) `=` a special register. No sources.
+    Special(Special),
+    /// `d` (u32) `=` the shared-window address of `a`, an address with a shared base.
+    SharedAddress,
+    /// `d = ` kernel parameter `a` (an address with a parameter base).
+    LoadParam {
+        /// Type of the parameter.
+        ty: Ty,
+    },
+    /// `d` (u64) `= a` (u64), converted from the generic to the global address window.
+    CvtaToGlobal,
+    /// `d` (32 bit) `= {a, b}`: two 16-bit values, `a` in the low half.
+    Pack2x16,
+    /// `{d0, d1} = a`: the low and high 16 bits of a 32-bit value.
+    Unpack2x16,
+    /// `d` (64 bit) `= {a, b}`: two 32-bit values, `a` in the low half.
+    Pack2x32,
+    /// `{d0, d1} = a`: the low and high 32 bits of a 64-bit value.
+    Unpack2x32,
+
+    // ---- arithmetic ----
+    /// `d = a + b`. Integers wrap; floats round to nearest even. 16x2 types: per half.
+    Add {
+        /// Type of all operands.
+        ty: Ty,
+    },
+    /// `d = a - b`, as [`Op::Add`].
+    Sub {
+        /// Type of all operands.
+        ty: Ty,
+    },
+    /// `d = a * b`: low bits for integers, round to nearest for floats.
+    Mul {
+        /// Type of all operands.
+        ty: Ty,
+    },
+    /// `d =` high half of the integer product `a * b`.
+    MulHi {
+        /// Type of all operands.
+        ty: Ty,
+    },
+    /// `d` (64 bit) `=` full product of 32-bit `a * b`.
+    MulWide {
+        /// Type of the sources: `U32` or `I32`.
+        ty: Ty,
+    },
+    /// `d = a * b + c`, integers, low bits.
+    MadLo {
+        /// Type of all operands.
+        ty: Ty,
+    },
+    /// `d` (64 bit) `= a * b` (full product of 32-bit values) `+ c` (64 bit).
+    MadWide {
+        /// Type of `a` and `b`: `U32` or `I32`.
+        ty: Ty,
+    },
+    /// `d = a / b`: integers truncate; `F32` is `div.rn` (correctly rounded); `F64` likewise.
+    Div {
+        /// Type of all operands.
+        ty: Ty,
+    },
+    /// `d = a / b` on f32 within 2 ulp (`div.full.f32`).
+    DivFull,
+    /// `d = a % b`, integers; the sign of `a`.
+    Rem {
+        /// Type of all operands.
+        ty: Ty,
+    },
+    /// `d = min(a, b)`; floats: the other operand when one is NaN.
+    Min {
+        /// Type of all operands.
+        ty: Ty,
+    },
+    /// `d = max(a, b)`; floats: the other operand when one is NaN.
+    Max {
+        /// Type of all operands.
+        ty: Ty,
+    },
+    /// `d = -a`.
+    Neg {
+        /// Type of both operands.
+        ty: Ty,
+    },
+    /// `d = |a|`.
+    Abs {
+        /// Type of both operands.
+        ty: Ty,
+    },
+    /// `d = a * b + c`, one rounding to nearest even. 16x2 types: per half.
+    Fma {
+        /// `F16`, `Bf16`, `F32`, `F64`, `F16x2` or `Bf16x2`.
+        ty: Ty,
+    },
+    /// A one-operand approximate function, `d = f(a)`.
+    Approx {
+        /// Which function.
+        f: Approx,
+        /// `F32`; `Ex2` and `Tanh` also `F16` and `F16x2`.
+        ty: Ty,
+    },
+    /// `d = sqrt(a)`, correctly rounded, `F32` or `F64`.
+    SqrtRn {
+        /// Type of both operands.
+        ty: Ty,
+    },
+    /// `d = 1 / a`, correctly rounded, `F32` or `F64`.
+    RcpRn {
+        /// Type of both operands.
+        ty: Ty,
+    },
+
+    // ---- bits ----
+    /// `d = a & b`; also on predicates.
+    And {
+        /// Type (only its width matters).
+        ty: Ty,
+    },
+    /// `d = a | b`; also on predicates.
+    Or {
+        /// Type (only its width matters).
+        ty: Ty,
+    },
+    /// `d = a ^ b`; also on predicates.
+    Xor {
+        /// Type (only its width matters).
+        ty: Ty,
+    },
+    /// `d = !a`, bitwise; also on predicates.
+    Not {
+        /// Type (only its width matters).
+        ty: Ty,
+    },
+    /// `d = a << b`; `b` is u32 and clamps at the width.
+    Shl {
+        /// Type of `d` and `a`.
+        ty: Ty,
+    },
+    /// `d = a >> b`, arithmetic for signed types; `b` is u32 and clamps at the width.
+    Shr {
+        /// Type of `d` and `a`.
+        ty: Ty,
+    },
+    /// `d =` bits `b .. b+c` of `a`, sign-extended for signed types; `b` and `c` are u32.
+    Bfe {
+        /// Type of `d` and `a`.
+        ty: Ty,
+    },
+    /// `d = b` with its bits `c .. c+e` replaced by the low bits of `a` (sources a, b, c, e).
+    Bfi {
+        /// Type of `d`, `a` and `b` (unsigned).
+        ty: Ty,
+    },
+    /// `d = f(a, b, c)` bit by bit; bit `4a + 2b + c` of `lut` is the result.
+    Lop3 {
+        /// Truth table.
+        lut: u8,
+    },
+    /// `d =` four bytes picked from `{b, a}` by the four nibbles of `c` (default mode; bit 3 of
+    /// a nibble replicates the byte's sign).
+    Prmt,
+    /// `d =` the high (left) or low (right) 32 bits of `{b, a} <<` or `>>` `c`, `a` being the
+    /// low word; `c` wraps at 32 (`shf.l/r.wrap.b32`).
+    Shf {
+        /// Left instead of right.
+        left: bool,
+    },
+    /// `d` (u32) `=` number of ones in `a`.
+    Popc {
+        /// Type of `a`: 32 or 64 bits.
+        ty: Ty,
+    },
+    /// `d` (u32) `=` number of leading zeros of `a`.
+    Clz {
+        /// Type of `a`: 32 or 64 bits.
+        ty: Ty,
+    },
+    /// `d` (i32) `= dot4(a, b) + c`: bytes of 32-bit words, signedness by operand.
+    Dp4a {
+        /// Bytes of `a` are signed.
+        a_signed: bool,
+        /// Bytes of `b` are signed.
+        b_signed: bool,
+    },
+
+    // ---- comparison and conversion ----
+    /// `d` (predicate) `= a <cmp> b`. Ordered for floats, except `Ne`, which is true for NaN
+    /// (`neu`), as in Rust.
+    Setp {
+        /// The comparison.
+        cmp: Cmp,
+        /// Type of the sources.
+        ty: Ty,
+    },
+    /// `d = c ? a : b`, `c` a predicate.
+    Selp {
+        /// Type of `d`, `a` and `b`.
+        ty: Ty,
+    },
+    /// `d = a` converted.
+    Cvt {
+        /// Type of `d`.
+        to: Ty,
+        /// Type of `a`.
+        from: Ty,
+        /// Rounding.
+        round: Round,
+        /// Clamp integers to the destination's range.
+        sat: bool,
+    },
+    /// `d` (`F16x2` or `Bf16x2`) `=` two f32 rounded to nearest even: **`a` becomes the high
+    /// half**, `b` the low half, as PTX has it.
+    CvtPack {
+        /// Type of `d`.
+        ty: Ty,
+    },
+
+    // ---- memory ----
+    /// `d.. = [a]`: `vec` consecutive elements of `ty` (total at most 16 bytes, and aligned to
+    /// the total). 8- and 16-bit elements land in 16-bit registers.
+    Ld {
+        /// Address space.
+        space: Space,
+        /// Element type.
+        ty: Ty,
+        /// 1, 2 or 4.
+        vec: u8,
+        /// Memory order.
+        order: Order,
+        /// Cache hints.
+        cache: Cache,
+    },
+    /// `[a] = b..`: `vec` consecutive elements; sources are the address, then the values.
+    St {
+        /// Address space.
+        space: Space,
+        /// Element type.
+        ty: Ty,
+        /// 1, 2 or 4.
+        vec: u8,
+        /// Memory order.
+        order: Order,
+    },
+    /// `d = [a]; [a] = f(d, b)`, atomically. `Cas` has sources address, expected, new.
+    Atom {
+        /// Address space.
+        space: Space,
+        /// The update.
+        f: Rmw,
+        /// Element type.
+        ty: Ty,
+        /// Memory order with its scope; never `Weak` or `Volatile`.
+        order: Order,
+    },
+    /// [`Op::Atom`] without a result; order `Relaxed` or `Release`.
+    Red {
+        /// Address space.
+        space: Space,
+        /// The update; not `Exch` or `Cas`.
+        f: Rmw,
+        /// Element type.
+        ty: Ty,
+        /// Memory order with its scope.
+        order: Order,
+    },
+    /// Memory fence.
+    Fence(Fence),
+    /// Brings the cache line of global address `a` to the L2 cache.
+    PrefetchL2,
+
+    // ---- synchronisation ----
+    /// Waits for all threads of the block (barrier 0). `bar.sync 0`.
+    BarSync,
+    /// Waits at barrier `id` (1..=15) for `threads` (a multiple of 32) threads in all.
+    BarSyncN {
+        /// Barrier number.
+        id: u8,
+        /// Threads that take part, arriving ones included.
+        threads: u16,
+    },
+    /// Arrives at barrier `id` without waiting.
+    BarArrive {
+        /// Barrier number.
+        id: u8,
+        /// Threads that take part, waiting ones included.
+        threads: u16,
+    },
+    /// Waits for the lanes of member mask `a` (u32).
+    BarWarpSync,
+    /// `d = ` the value of `a` in another lane; sources a, lane operand (u32), clamp-and-segment
+    /// word `c` (u32), member mask (u32).
+    Shfl {
+        /// How the other lane is found.
+        mode: Shfl,
+        /// Type of `d` and `a` (32 bits wide).
+        ty: Ty,
+    },
+    /// Vote over the lanes of mask `b`: `d` (predicate; u32 for `Ballot`) from predicate `a`.
+    Vote {
+        /// The combination.
+        f: Vote,
+    },
+    /// `d` (u32) `=` the mask of lanes of mask `b` whose 32-bit `a` equals this lane's.
+    MatchAny,
+    /// `d =` reduction of `a` over the lanes of mask `b`.
+    Redux {
+        /// `Add`, `Min`, `Max`, `And`, `Or` or `Xor`.
+        f: Rmw,
+        /// `U32` or `I32`.
+        ty: Ty,
+    },
+    /// `d` (u32) `=` lanes currently executing together.
+    ActiveMask,
+    /// `d0` (u32, the leader's lane), `d1` (predicate, true in one lane of mask `a`).
+    ElectSync,
+
+    // ---- matrix ----
+    /// `D = A * B + C` by a warp; the fragments are described at [`Mma`].
+    Mma(Mma),
+    /// `d..` (1, 2 or 4 u32) `=` 8x8 matrices of 16-bit elements from shared memory; lane
+    /// `8j + r` supplies (in `a`) the 16-byte aligned address of row `r` of matrix `j`.
+    Ldmatrix {
+        /// Matrices: 1, 2 or 4.
+        num: u8,
+        /// Transpose each matrix.
+        trans: bool,
+    },
+    /// Inverse of [`Op::Ldmatrix`]: sources are the address, then `num` u32.
+    Stmatrix {
+        /// Matrices: 1, 2 or 4.
+        num: u8,
+        /// Transpose each matrix.
+        trans: bool,
+    },
+    /// `d` (u32) `=` the 8x8 matrix of 16-bit elements held as `a` across the warp, transposed.
+    Movmatrix,
+
+    // ---- asynchronous copies ----
+    /// Copies `bytes` from global address `b` to shared address `a`; the last source is how many
+    /// of them (u32, at most `bytes`) are read, the rest being zero-filled.
+    CpAsync {
+        /// 4, 8 or 16.
+        bytes: u8,
+        /// Bypass the L1 cache (`.cg`, 16 bytes only).
+        bypass_l1: bool,
+    },
+    /// Closes the group of this thread's copies since the last commit.
+    CpAsyncCommit,
+    /// Waits until at most `pending` of this thread's newest groups are in flight.
+    CpAsyncWait {
+        /// Groups that may stay in flight.
+        pending: u8,
+    },
+    /// Initialises the mbarrier at shared address `a` with an arrival count `b` (u32).
+    MbarrierInit,
+    /// Ends the life of the mbarrier at `a`.
+    MbarrierInval,
+    /// Arrives once at the mbarrier `a`; no result kept.
+    MbarrierArrive,
+    /// Adds `b` (u32) bytes to the mbarrier's expected transactions, then arrives once.
+    MbarrierArriveExpectTx,
+    /// `d` (predicate) `=` the phase of parity `b` (u32) of mbarrier `a` has completed; may
+    /// wait for a while first.
+    MbarrierTryWait,
+    /// As [`Op::MbarrierTryWait`] without waiting.
+    MbarrierTestWait,
+    /// Bulk copy of `c` (u32, a multiple of 16) bytes from global address `b` to shared address
+    /// `a`, counted on mbarrier `e` (sources a, b, c, e).
+    CpAsyncBulk,
+    /// Waits for the launches this one programmatically depends on.
+    GridDepWait,
+    /// Lets launches that programmatically depend on this one start.
+    GridDepLaunch,
+
+    // ---- odds and ends ----
+    /// Suspends the thread for about `a` (u32) nanoseconds.
+    Nanosleep,
+    /// Aborts the launch with an error.
+    Trap,
+    /// Ends the thread.
+    Exit,
+    /// Claims that `d` (a copy of predicate `a`) is equal in all threads of the block; printed
+    /// as a move. An executor may check the claim.
+    AssumeUniform,
+}
+
+/// Special registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Special {
+    /// Thread index; 0, 1, 2 for x, y, z.
+    Tid(u8),
+    /// Block size; 0, 1, 2 for x, y, z.
+    Ntid(u8),
+    /// Block index; 0, 1, 2 for x, y, z.
+    Ctaid(u8),
+    /// Grid size; 0, 1, 2 for x, y, z.
+    Nctaid(u8),
+    /// Lane within the warp.
+    Laneid,
+    /// Warp slot within the multiprocessor; not stable, and not `tid / 32`.
+    Warpid,
+    /// Multiprocessor.
+    Smid,
+    /// Clock cycles, low 32 bits.
+    Clock,
+    /// Nanoseconds, 64 bits.
+    GlobalTimer,
+}
+
+/// Approximate functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Approx {
+    /// `1 / a` (1 ulp).
+    Rcp,
+    /// `1 / sqrt(a)` (2^-22.4 relative).
+    Rsqrt,
+    /// `sqrt(a)`.
+    Sqrt,
+    /// `2^a` (2^-22.5 relative).
+    Ex2,
+    /// `log2(a)`.
+    Lg2,
+    /// `sin(a)`, absolute error about 2^-20.5 in `[-pi, pi]`.
+    Sin,
+    /// `cos(a)`, as `Sin`.
+    Cos,
+    /// `tanh(a)`, relative error about 2^-11.
+    Tanh,
+}
+
+/// Comparisons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cmp {
+    /// Less.
+    Lt,
+    /// Less or equal.
+    Le,
+    /// Equal.
+    Eq,
+    /// Not equal.
+    Ne,
+    /// Greater or equal.
+    Ge,
+    /// Greater.
+    Gt,
+}
+
+/// Rounding of a conversion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Round {
+    /// None written: the conversion is exact, or between integers (which truncates bits).
+    None,
+    /// Float result to nearest even.
+    Rn,
+    /// Float result toward zero.
+    Rz,
+    /// Integer result to nearest even.
+    Rni,
+    /// Integer result toward zero, as Rust's `as` (NaN gives 0).
+    Rzi,
+    /// Integer result toward minus infinity.
+    Rmi,
+    /// Integer result toward plus infinity.
+    Rpi,
+}
+
+/// Address spaces of loads, stores and atomics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Space {
+    /// Device memory, 64-bit addresses.
+    Global,
+    /// The block's memory, 32-bit addresses.
+    Shared,
+}
+
+/// Who must see a memory operation in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// The block.
+    Cta,
+    /// The GPU.
+    Gpu,
+    /// The whole system, host included.
+    Sys,
+}
+
+/// Memory order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Order {
+    /// Plain access.
+    Weak,
+    /// Never cached in a register.
+    Volatile,
+    /// Strong, unordered.
+    Relaxed(Scope),
+    /// Later accesses stay after (loads, atomics).
+    Acquire(Scope),
+    /// Earlier accesses stay before (stores, atomics).
+    Release(Scope),
+    /// Both (atomics).
+    AcqRel(Scope),
+}
+
+/// Cache hints of a global load; `Cache::default()` is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Cache {
+    /// Through the read-only path: nothing writes this memory while the kernel runs.
+    pub nc: bool,
+    /// Do not keep the line in L1.
+    pub no_allocate: bool,
+    /// Let L2 fetch 128 bytes.
+    pub l2_128: bool,
+}
+
+/// Read-modify-write functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rmw {
+    /// Sum; integers wrap.
+    Add,
+    /// Minimum (integers).
+    Min,
+    /// Maximum (integers).
+    Max,
+    /// Bitwise and.
+    And,
+    /// Bitwise or.
+    Or,
+    /// Bitwise exclusive or.
+    Xor,
+    /// Replace.
+    Exch,
+    /// Replace if equal.
+    Cas,
+}
+
+/// Fences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fence {
+    /// Sequentially consistent for a scope: `membar.cta/gl/sys`.
+    Membar(Scope),
+    /// Acquire and release for a scope: `fence.acq_rel.*`.
+    AcqRel(Scope),
+    /// Orders generic writes before later asynchronous-proxy accesses to shared memory.
+    ProxyAsync,
+    /// Makes mbarrier initialisation visible to the asynchronous proxy and the cluster.
+    MbarrierInit,
+}
+
+/// How [`Op::Shfl`] finds its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Shfl {
+    /// Lane minus `b`.
+    Up,
+    /// Lane plus `b`.
+    Down,
+    /// Lane xor `b`.
+    Bfly,
+    /// Lane `b`.
+    Idx,
+}
+
+/// Votes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Vote {
+    /// True in every lane.
+    All,
+    /// True in some lane.
+    Any,
+    /// The mask of lanes where true.
+    Ballot,
+}
+
+/// Warp-wide matrix products, all row-major A by column-major B.
+///
+/// Fragments, with `g = lane / 4`, `t = lane % 4`, element `i` counted from the lowest bits of
+/// the first register:
+/// * `C`/`D` of every m16n8: row `g + 8*(i/2)`, column `2t + i%2`; four registers (f32 or i32).
+/// * m16n8k16: A row `g + 8*((i/2)%2)`, column `2t + i%2 + 8*(i/4)`; B row `2t + i%2 + 8*(i/2)`,
+///   column `g`; 4 and 2 u32 registers.
+/// * m16n8k8 f16: A row `g + 8*(i/2)`, column `2t + i%2` (2 registers); B row `2t + i`,
+///   column `g` (1 register).
+/// * m16n8k32: A row `g + 8*((i/4)%2)`, column `4t + i%4 + 16*(i/8)` (4); B row
+///   `4t + i%4 + 16*(i/4)`, column `g` (2).
+/// * m8n8k16: A row `g`, column `4t + i` (1); B row `4t + i`, column `g` (1); C row `g`,
+///   column `2t + i` (2).
+/// * m16n8k8 tf32: A row `g + 8*(i%2)`, column `t + 4*(i/2)` (4); B row `t + 4i`, column `g` (2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mma {
+    /// m16n8k16, f16 inputs, f32 accumulators.
+    M16n8k16F16,
+    /// m16n8k16, bf16 inputs, f32 accumulators.
+    M16n8k16Bf16,
+    /// m16n8k8, f16 inputs, f32 accumulators (sm_75's largest).
+    M16n8k8F16,
+    /// m16n8k8, tf32 inputs (f32 bits), f32 accumulators.
+    M16n8k8Tf32,
+    /// m16n8k32, 8-bit inputs, wrapping i32 accumulators.
+    M16n8k32Int8 {
+        /// Elements of A are signed.
+        a_signed: bool,
+        /// Elements of B are signed.
+        b_signed: bool,
+    },
+    /// m8n8k16, 8-bit inputs, wrapping i32 accumulators.
+    M8n8k16Int8 {
+        /// Elements of A are signed.
+        a_signed: bool,
+        /// Elements of B are signed.
+        b_signed: bool,
+    },
+}
+
+impl Mma {
+    /// Registers per lane of A, B and C (D has as many as C).
+    pub fn fragments(self) -> (usize, usize, usize) {
+        match self {
+            Mma::M16n8k16F16 | Mma::M16n8k16Bf16 | Mma::M16n8k32Int8 { .. } | Mma::M16n8k8Tf32 => {
+                (4, 2, 4)
+            }
+            Mma::M16n8k8F16 => (2, 1, 4),
+            Mma::M8n8k16Int8 { .. } => (1, 1, 2),
+        }
+    }
+
+    /// Type of the accumulators.
+    pub fn accumulator(self) -> Ty {
+        match self {
+            Mma::M16n8k32Int8 { .. } | Mma::M8n8k16Int8 { .. } => Ty::I32,
+            _ => Ty::F32,
+        }
+    }
+}

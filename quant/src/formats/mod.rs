@@ -1,0 +1,65 @@
+//! The blocks: one `#[repr(C)]` struct per format, exactly as it lies in a file, and what it means.
+//!
+//! Every block has alignment 1 (its scalars are byte arrays, see [`crate::scalar`]), so bytes at any
+//! address can be viewed as blocks with [`blocks`]. Layouts and formulas are ggml's; each struct's
+//! comment states them.
+
+mod float;
+mod iq4;
+mod q2_k;
+mod q3_k;
+mod q4;
+mod q4_k;
+mod q5;
+mod q5_k;
+mod q6_k;
+mod q8;
+mod scale_search;
+
+pub use float::{BlockBF16, BlockF16, BlockF32};
+pub use iq4::{BlockIq4Nl, BlockIq4Xs, IQ4_VALUES};
+pub use q2_k::BlockQ2K;
+pub use q3_k::BlockQ3K;
+pub use q4::{BlockQ4_0, BlockQ4_1};
+pub use q4_k::{BlockQ4K, pack_scales_mins, scales_mins};
+pub use q5::{BlockQ5_0, BlockQ5_1};
+pub use q5_k::BlockQ5K;
+pub use q6_k::BlockQ6K;
+pub use q8::{BlockQ8_0, BlockQ8_1, BlockQ8K};
+
+use crate::random::Words;
+use bytemuck::Pod;
+
+/// Weights in a super-block of the K formats.
+pub const SUPER_BLOCK: usize = 256;
+
+/// A block of weights. `size_of::<Self>()` is its size in a file.
+pub trait Block: Pod + Send + Sync {
+    /// Weights in the block.
+    const LEN: usize;
+
+    /// Writes the `LEN` weights to `y`, bit-exact.
+    fn dequantize(&self, y: &mut [f32]);
+
+    /// The block that is close to the `LEN` finite values `x`.
+    fn quantize(x: &[f32]) -> Self;
+
+    /// A block of random weights, mean 0, standard deviation about `std`.
+    fn random(words: &mut Words, std: f32) -> Self;
+}
+
+/// Views bytes as blocks; bytes after the last whole block are left out.
+#[inline]
+pub fn blocks<B: Block>(bytes: &[u8]) -> &[B] {
+    const { assert!(align_of::<B>() == 1) };
+    let whole = bytes.len() - bytes.len() % size_of::<B>();
+    bytemuck::cast_slice(&bytes[..whole])
+}
+
+/// Views bytes as blocks to be written; bytes after the last whole block are left out.
+#[inline]
+pub fn blocks_mut<B: Block>(bytes: &mut [u8]) -> &mut [B] {
+    const { assert!(align_of::<B>() == 1) };
+    let whole = bytes.len() - bytes.len() % size_of::<B>();
+    bytemuck::cast_slice_mut(&mut bytes[..whole])
+}

@@ -1,0 +1,114 @@
+//! Speed of the CPU products, against the memory read speed measured in the same run.
+//!
+//! Run with `cargo run --release -p gannet-quant --example matmul_bench [FORMAT..]`. Decode rows
+//! (n = 1) are about bytes, prompt rows about operations. Matrices are larger than the caches
+//! that belong to a core, as those of a real model are; each figure is the best of several runs.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use gannet_quant::{Format, Matrix, cpu};
+use rayon::prelude::*;
+
+/// Bytes of weights that one measurement walks through.
+const WEIGHT_BYTES: usize = 512 << 20;
+
+fn main() {
+    let named: Vec<Format> = std::env::args()
+        .skip(1)
+        .filter_map(|a| Format::from_name(&a))
+        .collect();
+    let formats = if named.is_empty() {
+        Format::ALL.to_vec()
+    } else {
+        named
+    };
+    let ceiling = read_ceiling();
+    println!(
+        "{}, {} threads, memory reads {ceiling:.1} GB/s",
+        cpu::isa(),
+        rayon::current_num_threads()
+    );
+    println!(
+        "{:8} {:5} {:>4} {:>10} {:>9} {:>9} {:>8}",
+        "format", "mode", "n", "us", "GFLOP/s", "GB/s", "ceiling"
+    );
+    for format in formats {
+        for n in [1, 4, 32, 128] {
+            report("fast", format, n, ceiling, cpu::matmul_fast);
+        }
+        for n in [1, 128] {
+            report("exact", format, n, ceiling, cpu::matmul_exact);
+        }
+    }
+}
+
+type Product = fn(&Matrix<'_>, &[f32], usize, &mut [f32]);
+
+fn report(mode: &str, format: Format, n: usize, ceiling: f64, product: Product) {
+    let (rows, cols) = (1536, 1536);
+    let Some(row_bytes) = format.row_bytes(cols) else {
+        return;
+    };
+    // Decode walks through many matrices, so that none is found in a cache.
+    let count = if n == 1 {
+        WEIGHT_BYTES / (rows * row_bytes)
+    } else {
+        4
+    };
+    let mut data = vec![0; count * rows * row_bytes];
+    format.random(1, 0.02, &mut data);
+    let matrices: Vec<Matrix<'_>> = data
+        .chunks_exact(rows * row_bytes)
+        .map(|data| Matrix {
+            format,
+            rows,
+            cols,
+            data,
+        })
+        .collect();
+    let x: Vec<f32> = (0..n * cols)
+        .map(|i| ((i * 37 % 101) as f32 - 50.0) / 25.0)
+        .collect();
+    let mut out = vec![0.0; n * rows];
+    let time = best(|| matrices.iter().for_each(|w| product(w, &x, n, &mut out)));
+    let each = time.as_secs_f64() / count as f64;
+    let gflops = 2.0 * (rows * cols * n) as f64 / each / 1e9;
+    let gbs = (rows * row_bytes) as f64 / each / 1e9;
+    println!(
+        "{:8} {mode:5} {n:4} {:10.1} {gflops:9.1} {gbs:9.2} {:7.0}%",
+        format.name(),
+        each * 1e6,
+        100.0 * gbs / ceiling
+    );
+}
+
+/// The best of several runs, at most about a second in all.
+fn best(mut run: impl FnMut()) -> Duration {
+    run();
+    let (begin, mut best) = (Instant::now(), Duration::MAX);
+    for _ in 0..20 {
+        let start = Instant::now();
+        run();
+        best = best.min(start.elapsed());
+        if begin.elapsed() > Duration::from_secs(1) {
+            break;
+        }
+    }
+    best
+}
+
+/// GB/s that all threads together read from memory.
+fn read_ceiling() -> f64 {
+    let data = vec![1u64; WEIGHT_BYTES / 8];
+    let part = data.len() / (8 * rayon::current_num_threads());
+    let sum = |part: &[u64]| part.iter().fold(0u64, |a, b| a.wrapping_add(*b));
+    let time = best(|| {
+        black_box(
+            data.par_chunks(part)
+                .map(sum)
+                .reduce(|| 0, u64::wrapping_add),
+        );
+    });
+    WEIGHT_BYTES as f64 / time.as_secs_f64() / 1e9
+}

@@ -1,0 +1,137 @@
+//! `matmul_fast`: activations quantised to int8, integer dot products.
+//!
+//! Few tokens: each packed row is multiplied as it is read. Many tokens: a panel of rows is
+//! unpacked once and multiplied with all of them.
+//!
+//! Always holds: a row's value does not depend on the thread that computes it; the integer parts
+//! are exact, so instruction sets differ by f32 rounding at most.
+
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+
+use super::activations::{Activations, Token};
+use super::exact;
+use super::isa::Isa;
+use super::parallel::{self, Output};
+use super::portable::{self, Row};
+use super::unpack::{self, Shape, Unpacked};
+use crate::Matrix;
+
+/// From this many tokens on, unpacking rows first pays.
+const MIN_GEMM_TOKENS: usize = 4;
+
+/// One product, spread over threads.
+pub(super) fn matmul(isa: Isa, w: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f32]) {
+    let Some(shape) = Shape::of(w.format) else {
+        // Float weights have no integer form: their fast path is the f32 one.
+        return exact::matmul(isa, w, x, n, out);
+    };
+    let x = Activations::quantize(isa, x, n, w.cols, shape.act_block);
+    let out = Output::new(out, w.rows);
+    if n < MIN_GEMM_TOKENS {
+        // A core reads about 16 bytes of packed weights a nanosecond.
+        let ns = w.data.len() * n / 16;
+        parallel::for_rows(w.rows, ns, |rows| {
+            gemv_rows(isa, shape, w, &x, n, rows, &out)
+        });
+    } else {
+        let ns = w.rows * w.cols * (n + 4) / 64;
+        parallel::for_rows(w.rows, ns, |rows| {
+            gemm_rows(isa, shape, w, &x, n, rows, &out)
+        });
+    }
+}
+
+/// Rows `rows` times few tokens.
+fn gemv_rows(
+    isa: Isa,
+    shape: Shape,
+    w: &Matrix<'_>,
+    x: &Activations,
+    n: usize,
+    rows: Range<usize>,
+    out: &Output<'_>,
+) {
+    let mut scratch = Scratch::new(shape, w.cols);
+    for row in rows {
+        let unpacked = scratch.unpack(isa, w, row);
+        for t in 0..n {
+            let value = dot_unpacked(isa, shape, unpacked, x.token(t));
+            // SAFETY: rows of this range belong to this call alone.
+            unsafe { out.set(row, t, value) }
+        }
+    }
+}
+
+/// Rows `rows` times many tokens.
+fn gemm_rows(
+    isa: Isa,
+    shape: Shape,
+    w: &Matrix<'_>,
+    x: &Activations,
+    n: usize,
+    rows: Range<usize>,
+    out: &Output<'_>,
+) {
+    gemv_rows(isa, shape, w, x, n, rows, out);
+}
+
+/// Buffers for one unpacked row.
+struct Scratch {
+    q: Vec<u8>,
+    scales: Vec<f32>,
+    mins: Vec<f32>,
+}
+
+impl Scratch {
+    fn new(shape: Shape, cols: usize) -> Scratch {
+        let groups = cols / shape.group;
+        Scratch {
+            q: vec![0; cols],
+            scales: vec![0.0; groups],
+            mins: vec![0.0; groups],
+        }
+    }
+
+    fn unpack(&mut self, isa: Isa, w: &Matrix<'_>, row: usize) -> Row<'_> {
+        let parts = Unpacked {
+            q: &mut self.q,
+            scales: &mut self.scales,
+            mins: &mut self.mins,
+            stride: 1,
+        };
+        unpack_with(isa, w, row, parts);
+        Row {
+            q: &self.q,
+            scales: &self.scales,
+            mins: &self.mins,
+        }
+    }
+}
+
+/// [`unpack::unpack_row`] with the instructions of `isa`.
+pub(super) fn unpack_with(isa: Isa, w: &Matrix<'_>, row: usize, parts: Unpacked<'_>) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has the features of its `Isa`.
+        Isa::Avx512 => unsafe { super::avx512::unpack_row(w.format, w.row(row), parts) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { super::avx2::unpack_row(w.format, w.row(row), parts) },
+        Isa::Portable => unpack::unpack_row(w.format, w.row(row), parts),
+    }
+}
+
+/// [`portable::dot_groups`] with the instructions of `isa`.
+fn dot_unpacked(isa: Isa, shape: Shape, row: Row<'_>, x: Token<'_>) -> f32 {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has the features of its `Isa`.
+        Isa::Avx512 => unsafe { super::avx512::dot_groups(shape, row, x) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { super::avx2::dot_groups(shape, row, x) },
+        Isa::Portable => portable::dot_groups(shape, row, x),
+    }
+}

@@ -1,0 +1,120 @@
+//! Matrix products on the CPU, straight from the packed blocks.
+//!
+//! Two kernels: [`matmul_exact`] is the meaning of a product (weights expanded to f32, f32
+//! arithmetic), [`matmul_fast`] trades the activations' precision for int8 dot products. Both find
+//! the machine's vector instructions at run time and spread rows over rayon's threads.
+//!
+//! Always holds: a result never depends on the number of threads. All of the crate's `unsafe` is
+//! below this module: vector intrinsics, and one output shared by threads that own disjoint rows.
+
+mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod exact;
+mod fast;
+mod isa;
+mod parallel;
+mod portable;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+use crate::{Format, Matrix};
+use isa::Isa;
+
+/// `out = x * wᵀ` with `w` `[rows, cols]` expanded to f32, `x` `[n, cols]` and `out` `[n, rows]`,
+/// all row-major.
+///
+/// Sums are f32, in a fixed order over several partial sums (normalised squared error against f64
+/// below 1e-10). The values for one row of `x` do not depend on `n`, nor on the number of threads;
+/// they may differ in the last bits between instruction sets (see [`isa`]).
+///
+/// # Panics
+/// When `x` or `out` has another length than the shapes say, or `w` was not built by
+/// [`Matrix::new`] and its data is too short.
+pub fn matmul_exact(w: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f32]) {
+    check(w, x, n, out);
+    if w.cols == 0 {
+        return out.fill(0.0);
+    }
+    exact::matmul(Isa::detect(), w, x, n, out);
+}
+
+/// [`matmul_exact`] with activations quantised to int8, for block formats; float weights are
+/// multiplied in f32.
+///
+/// Each 32 activations (256 for the super-block formats) share a scale, their largest magnitude
+/// over 127. On normally distributed activations the normalised squared error of the result is
+/// below 1e-4. A NaN or an infinity in `x` makes the outputs of its row NaN. Results for one row
+/// of `x` may differ by f32 rounding between small and large `n`, never with the thread count.
+///
+/// # Panics
+/// As [`matmul_exact`].
+pub fn matmul_fast(w: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f32]) {
+    check(w, x, n, out);
+    if w.cols == 0 {
+        return out.fill(0.0);
+    }
+    fast::matmul(Isa::detect(), w, x, n, out);
+}
+
+/// One row of [`matmul_exact`]: `row`, packed in `format`, times `x`.
+///
+/// # Panics
+/// When `row` is not `x.len()` weights in `format`.
+pub fn dot_exact(format: Format, row: &[u8], x: &[f32]) -> f32 {
+    let mut out = [0.0];
+    matmul_exact(&one_row(format, row, x), x, 1, &mut out);
+    out[0]
+}
+
+/// One row of [`matmul_fast`]: `row`, packed in `format`, times `x`.
+///
+/// # Panics
+/// As [`dot_exact`].
+pub fn dot_fast(format: Format, row: &[u8], x: &[f32]) -> f32 {
+    let mut out = [0.0];
+    matmul_fast(&one_row(format, row, x), x, 1, &mut out);
+    out[0]
+}
+
+/// The vector instructions in use: `avx512+vnni`, `avx2+fma` or `portable`.
+pub fn isa() -> &'static str {
+    Isa::detect().name()
+}
+
+fn one_row<'a>(format: Format, data: &'a [u8], x: &[f32]) -> Matrix<'a> {
+    Matrix {
+        format,
+        rows: 1,
+        cols: x.len(),
+        data,
+    }
+}
+
+fn check(w: &Matrix<'_>, x: &[f32], n: usize, out: &[f32]) {
+    let row_bytes = w.format.row_bytes(w.cols);
+    assert!(
+        row_bytes.and_then(|b| b.checked_mul(w.rows)) == Some(w.data.len()),
+        "weights are [{}, {}] in {}, but have {} bytes",
+        w.rows,
+        w.cols,
+        w.format.name(),
+        w.data.len()
+    );
+    let (inputs, outputs) = (n.checked_mul(w.cols), n.checked_mul(w.rows));
+    assert!(
+        inputs == Some(x.len()),
+        "x is [{n}, {}], but has {} values",
+        w.cols,
+        x.len()
+    );
+    assert!(
+        outputs == Some(out.len()),
+        "out is [{n}, {}], but has {} values",
+        w.rows,
+        out.len()
+    );
+}

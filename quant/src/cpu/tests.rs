@@ -1,0 +1,337 @@
+//! Every format, shape and instruction set against f64 and against each other.
+
+use super::activations::Activations;
+use super::isa::Isa;
+use super::unpack::{Shape, f16_to_f32};
+use super::*;
+use crate::random::Words;
+
+/// Rows, columns in units of the format's (super-)block, tokens.
+const SHAPES: [(usize, usize, usize); 8] = [
+    (1, 1, 1),
+    (5, 1, 1),
+    (1, 3, 17),
+    (19, 1, 3),
+    (33, 2, 17),
+    (48, 5, 4),
+    (16, 1, 8),
+    (70, 3, 1),
+];
+
+struct Case {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    n: usize,
+    data: Vec<u8>,
+    dense: Vec<f32>,
+    x: Vec<f32>,
+}
+
+impl Case {
+    fn new(format: Format, (rows, blocks, n): (usize, usize, usize)) -> Case {
+        // Float formats get a length that no vector width divides.
+        let cols = if format.block_len() == 1 {
+            blocks * 37
+        } else {
+            blocks * format.block_len()
+        };
+        let mut data = vec![0; rows * format.row_bytes(cols).unwrap()];
+        format.random(7 + cols as u64, 0.3, &mut data);
+        let mut dense = vec![0.0; rows * cols];
+        format.dequantize(&data, &mut dense).unwrap();
+        Case {
+            format,
+            rows,
+            cols,
+            n,
+            data,
+            dense,
+            x: gaussian(n * cols),
+        }
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        Matrix::new(self.format, self.rows, self.cols, &self.data).unwrap()
+    }
+
+    /// The product in f64 with the given activations.
+    fn reference(&self, x: &[f64]) -> Vec<f64> {
+        let mut out = Vec::new();
+        for x in x.chunks(self.cols) {
+            for w in self.dense.chunks(self.cols) {
+                out.push(w.iter().zip(x).map(|(&w, &x)| f64::from(w) * x).sum());
+            }
+        }
+        out
+    }
+
+    fn run(&self, isa: Isa, product: Product) -> Vec<f32> {
+        let mut out = vec![f32::NAN; self.rows * self.n];
+        product(isa, &self.matrix(), &self.x, self.n, &mut out);
+        out
+    }
+}
+
+type Product = fn(Isa, &Matrix<'_>, &[f32], usize, &mut [f32]);
+
+/// Normally distributed by summing twelve uniform numbers.
+fn gaussian(len: usize) -> Vec<f32> {
+    let uniform = |w: &mut Words| (w.word() >> 40) as f32 / (1u64 << 24) as f32;
+    (0..len as u64)
+        .map(|i| {
+            let mut words = Words::for_block(99, i);
+            (0..12).map(|_| uniform(&mut words)).sum::<f32>() - 6.0
+        })
+        .collect()
+}
+
+/// Squared error over squared magnitude.
+fn nmse(got: &[f32], want: &[f64]) -> f64 {
+    assert_eq!(got.len(), want.len());
+    let error: f64 = got
+        .iter()
+        .zip(want)
+        .map(|(&g, w)| (f64::from(g) - w).powi(2))
+        .sum();
+    let power: f64 = want.iter().map(|w| w * w).sum();
+    error / power.max(f64::MIN_POSITIVE)
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// Calls `check` for every format, shape and instruction set.
+fn for_all(check: impl Fn(&Case, Isa)) {
+    for &format in Format::ALL {
+        for shape in SHAPES {
+            let case = Case::new(format, shape);
+            Isa::available()
+                .into_iter()
+                .for_each(|isa| check(&case, isa));
+        }
+    }
+}
+
+#[test]
+fn exact_is_within_f32_rounding_of_f64() {
+    for_all(|case, isa| {
+        let error = nmse(
+            &case.run(isa, exact::matmul),
+            &case.reference(&wide(&case.x)),
+        );
+        // One output can be small by cancellation, which magnifies its relative error.
+        let limit = if case.rows * case.n < 16 { 1e-9 } else { 1e-11 };
+        assert!(error <= limit, "{} {isa:?}: {error:e}", case.format);
+    });
+}
+
+#[test]
+fn exact_of_a_token_does_not_depend_on_its_company() {
+    for_all(|case, isa| {
+        let all = case.run(isa, exact::matmul);
+        for (x, want) in case.x.chunks(case.cols).zip(all.chunks(case.rows)) {
+            let mut alone = vec![0.0; case.rows];
+            exact::matmul(isa, &case.matrix(), x, 1, &mut alone);
+            assert_eq!(alone, want, "{} {isa:?}", case.format);
+        }
+    });
+}
+
+#[test]
+fn fast_matches_f64_with_the_same_quantised_activations() {
+    for_all(|case, isa| {
+        let Some(shape) = Shape::of(case.format) else {
+            return;
+        };
+        let q = Activations::quantize(isa, &case.x, case.n, case.cols, shape.act_block);
+        let scale = |i: usize| f64::from(q.scales[i / shape.act_block]);
+        let x: Vec<f64> =
+            q.q.iter()
+                .enumerate()
+                .map(|(i, &q)| f64::from(q) * scale(i))
+                .collect();
+        let error = nmse(&case.run(isa, fast::matmul), &case.reference(&x));
+        assert!(
+            error <= 1e-9,
+            "{} {isa:?} {}x{}: {error:e}",
+            case.format,
+            case.rows,
+            case.cols
+        );
+    });
+}
+
+#[test]
+fn fast_is_close_to_f64() {
+    for &format in Format::ALL {
+        let case = Case::new(format, (64, 4, 5));
+        for isa in Isa::available() {
+            let error = nmse(
+                &case.run(isa, fast::matmul),
+                &case.reference(&wide(&case.x)),
+            );
+            assert!(error <= 1e-4, "{format} {isa:?}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn instruction_sets_agree() {
+    for product in [exact::matmul as Product, fast::matmul] {
+        for_all(|case, isa| {
+            let error = nmse(
+                &case.run(isa, product),
+                &wide(&case.run(Isa::Portable, product)),
+            );
+            assert!(
+                error <= 1e-11,
+                "{} {isa:?} {}x{}: {error:e}",
+                case.format,
+                case.rows,
+                case.cols
+            );
+        });
+    }
+}
+
+#[test]
+fn quantised_activations_are_the_same_bits_everywhere() {
+    let x = gaussian(256 * 9);
+    for block in [32, 256] {
+        let want = Activations::quantize(Isa::Portable, &x, 3, 768, block);
+        for isa in Isa::available() {
+            let got = Activations::quantize(isa, &x, 3, 768, block);
+            assert_eq!(got.q, want.q);
+            assert_eq!(got.sums, want.sums);
+            assert_eq!(got.scales, want.scales);
+        }
+        let largest = want
+            .q
+            .chunks(block)
+            .map(|q| q.iter().map(|q| q.unsigned_abs()).max());
+        assert!(largest.into_iter().all(|max| max == Some(127)));
+    }
+}
+
+#[test]
+fn threads_do_not_change_results() {
+    let case = Case::new(Format::Q4_K, (1000, 2, 7));
+    for product in [exact::matmul as Product, fast::matmul] {
+        let want = case.run(Isa::detect(), product);
+        for threads in [1, 2, 3, 5] {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .unwrap();
+            assert_eq!(pool.install(|| case.run(Isa::detect(), product)), want);
+        }
+    }
+}
+
+#[test]
+fn expanded_rows_are_bit_exact() {
+    // A unit vector picks one column out of the weights.
+    for &format in Format::ALL {
+        let case = Case::new(format, (3, 2, 1));
+        for isa in Isa::available() {
+            for col in [0, 1, case.cols / 2, case.cols - 1] {
+                let mut unit = vec![0.0; case.cols];
+                unit[col] = 1.0;
+                let mut out = [0.0; 3];
+                exact::matmul(isa, &case.matrix(), &unit, 1, &mut out);
+                for (row, got) in out.into_iter().enumerate() {
+                    let want = case.dense[row * case.cols + col];
+                    assert!(
+                        got == want,
+                        "{format} {isa:?} [{row}, {col}]: {got} for {want}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_nan_poisons_its_own_row_only() {
+    for &format in Format::ALL {
+        let mut case = Case::new(format, (17, 2, 6));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            case.x = gaussian(case.n * case.cols);
+            case.x[2 * case.cols + 3] = bad;
+            for isa in Isa::available() {
+                for product in [exact::matmul as Product, fast::matmul] {
+                    let out = case.run(isa, product);
+                    for (token, row) in out.chunks(case.rows).enumerate() {
+                        // A weight of zero times infinity is NaN too; any other stays infinite.
+                        assert!(
+                            row.iter().all(|v| v.is_finite() != (token == 2)),
+                            "{format} {isa:?}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn zeros_and_extremes_stay_finite() {
+    for &format in Format::ALL {
+        let mut case = Case::new(format, (17, 1, 5));
+        for value in [0.0, 1e-40, -1e-36, 1e30] {
+            case.x.fill(value);
+            for isa in Isa::available() {
+                assert!(
+                    case.run(isa, fast::matmul).iter().all(|v| v.is_finite()),
+                    "{format}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_half_converts_as_the_half_crate_does() {
+    for bits in 0..=u16::MAX {
+        let (got, want) = (f16_to_f32(bits), half::f16::from_bits(bits).to_f32());
+        assert!(
+            got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
+            "{bits:#x}"
+        );
+    }
+}
+
+#[test]
+fn single_dots_are_rows_of_products() {
+    for &format in Format::ALL {
+        let case = Case::new(format, (1, 2, 1));
+        assert_eq!(
+            dot_exact(format, &case.data, &case.x),
+            case.run(Isa::detect(), exact::matmul)[0]
+        );
+        assert_eq!(
+            dot_fast(format, &case.data, &case.x),
+            case.run(Isa::detect(), fast::matmul)[0]
+        );
+    }
+}
+
+#[test]
+fn empty_shapes_are_fine() {
+    let empty = Matrix::new(Format::Q4_K, 0, 256, &[]).unwrap();
+    matmul_fast(&empty, &[1.0; 256], 1, &mut []);
+    matmul_exact(&empty, &[1.0; 256], 1, &mut []);
+    let case = Case::new(Format::Q8_0, (4, 1, 0));
+    matmul_fast(&case.matrix(), &[], 0, &mut []);
+    matmul_exact(&case.matrix(), &[], 0, &mut []);
+    let mut out = [1.0; 2];
+    matmul_fast(
+        &Matrix::new(Format::Q4_0, 2, 0, &[]).unwrap(),
+        &[],
+        1,
+        &mut out,
+    );
+    assert_eq!(out, [0.0; 2]);
+}

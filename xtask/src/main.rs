@@ -1,3 +1,126 @@
-//! Workflows of a contributor.
+//! Workflows of a contributor: `cargo xtask <command>`; alone it lists the commands.
+//!
+//! Everything that a check or a release needs and that cargo does not do by itself is a command
+//! here, so that a laptop and a build server run the same lines. Nothing ships from this crate.
+//! A command returns `Err(line)` when its work failed; the exit code is then 1 (2 for bad usage).
 
-fn main() {}
+use std::process::ExitCode;
+
+mod bless;
+mod bundle;
+mod ci;
+mod gpu;
+mod ptx_check;
+mod runner;
+mod tally;
+mod test;
+mod tidy;
+mod workspace;
+
+/// What a command returns: nothing, or the line that says what failed.
+type Outcome = Result<(), String>;
+
+/// A row of the command table: name, arguments, what it does, and the function.
+struct Command {
+    name: &'static str,
+    arguments: &'static str,
+    about: &'static str,
+    run: fn(&[String]) -> Outcome,
+}
+
+const COMMANDS: &[Command] = &[
+    Command {
+        name: "test",
+        arguments: "[cargo test arguments]",
+        about: "every test and doctest; counts passed, failed and skipped",
+        run: test::run,
+    },
+    Command {
+        name: "tidy",
+        arguments: "",
+        about: "the style rules that a program can check",
+        run: tidy::run,
+    },
+    Command {
+        name: "ptx-check",
+        arguments: "[KERNEL]",
+        about: "assembles every kernel for every target with ptxas; no spills",
+        run: ptx_check::run,
+    },
+    Command {
+        name: "ci",
+        arguments: "",
+        about: "format, clippy, docs, tidy, ptx-check and test, as .ci/run does",
+        run: ci::run,
+    },
+    Command {
+        name: "bless",
+        arguments: "",
+        about: "rewrites golden files and snapshots from what the code does now",
+        run: bless::run,
+    },
+    Command {
+        name: "gpu",
+        arguments: "",
+        about: "the GPU tests, here; fails without a GPU",
+        run: gpu::run,
+    },
+    Command {
+        name: "bundle",
+        arguments: "[--models Q4_K_M,Q8_0]",
+        about: "packs the GPU tests into bundle/ for a machine without Rust",
+        run: bundle::run,
+    },
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let Some((name, rest)) = arguments.split_first() else {
+        print!("{}", usage());
+        return ExitCode::SUCCESS;
+    };
+    let Some(command) = COMMANDS.iter().find(|c| c.name == name) else {
+        eprint!("xtask: there is no command '{name}'\n\n{}", usage());
+        return ExitCode::from(2);
+    };
+    match (command.run)(rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(line) => {
+            eprintln!("xtask {name}: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn usage() -> String {
+    let mut text = String::from("usage: cargo xtask <command>\n\n");
+    for c in COMMANDS {
+        let call = format!("{} {}", c.name, c.arguments);
+        text.push_str(&format!("  {call:<31} {}\n", c.about));
+    }
+    text
+}
+
+/// Refuses arguments, for a command that takes none.
+fn no_arguments(arguments: &[String]) -> Outcome {
+    match arguments.first() {
+        None => Ok(()),
+        Some(first) => Err(format!("takes no arguments, got '{first}'")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_lists_every_command_once() {
+        let text = usage();
+        for c in COMMANDS {
+            let rows = text
+                .lines()
+                .filter(|l| l.trim_start().starts_with(&format!("{} ", c.name)));
+            assert_eq!(rows.count(), 1, "{}", c.name);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Reads what `ptxas -v` prints about one kernel and judges it.
+
+/// Resources of one kernel on one target, and what is wrong with it.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub(super) struct Report {
+    /// Registers a thread.
+    pub(super) registers: u32,
+    /// Bytes of static shared memory a block.
+    pub(super) shared: u32,
+    /// Bytes of spill stores plus spill loads a thread.
+    pub(super) spills: u32,
+    /// One line for each complaint; empty for a good kernel.
+    pub(super) complaints: Vec<String>,
+}
+
+/// The report of a run that ended with `accepted` and printed `text`.
+///
+/// Three things are complaints: an error, a spill, and a notice `(C75xx)`, by which ptxas says
+/// that it ignored a directive or serialised matrix instructions; it never makes those errors,
+/// though they cost more speed than most.
+pub(super) fn read(accepted: bool, text: &str) -> Report {
+    let mut report = Report::default();
+    for line in text.lines() {
+        for (number, rest) in numbers(line) {
+            if rest.starts_with("registers") {
+                report.registers = report.registers.max(number);
+            } else if rest.starts_with("bytes smem") {
+                report.shared = report.shared.max(number);
+            } else if rest.starts_with("bytes spill stores")
+                || rest.starts_with("bytes spill loads")
+            {
+                report.spills += number;
+            }
+        }
+        if line.contains("(C75") || line.contains("error") || line.contains("fatal") {
+            report.complaints.push(line.trim().to_string());
+        }
+    }
+    if report.spills > 0 {
+        report
+            .complaints
+            .push(format!("spills {} bytes", report.spills));
+    }
+    if !accepted && report.complaints.is_empty() {
+        let last = text.lines().rfind(|line| !line.trim().is_empty());
+        report.complaints.push(
+            last.unwrap_or("ptxas failed without a message")
+                .trim()
+                .into(),
+        );
+    }
+    report
+}
+
+/// Each number of a line with the text after it.
+fn numbers(line: &str) -> impl Iterator<Item = (u32, &str)> {
+    line.match_indices(|c: char| c.is_ascii_digit())
+        .filter_map(move |(at, _)| {
+            if line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_') {
+                return None;
+            }
+            let digits = line[at..].bytes().take_while(u8::is_ascii_digit).count();
+            let number = line[at..at + digits].parse().ok()?;
+            Some((number, line[at + digits..].trim_start()))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'gemv_q4_k_1536x8960' for 'sm_90a'
+ptxas info    : Function properties for gemv_q4_k_1536x8960
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 42 registers, used 1 barriers, 1024 bytes smem, 16 bytes cmem[0]
+";
+
+    #[test]
+    fn resources_are_read() {
+        let expected = Report {
+            registers: 42,
+            shared: 1024,
+            ..Report::default()
+        };
+        assert_eq!(read(true, GOOD), expected);
+    }
+
+    #[test]
+    fn spills_are_complaints() {
+        let text = GOOD.replace("0 bytes spill", "8 bytes spill");
+        let report = read(true, &text);
+        assert_eq!(report.spills, 16);
+        assert_eq!(report.complaints, ["spills 16 bytes"]);
+    }
+
+    #[test]
+    fn notices_of_ignored_directives_are_complaints() {
+        let line = "ptxas info    : (C7508) Potential Performance Loss: 'setmaxnreg' ignored";
+        assert_eq!(read(true, &format!("{GOOD}{line}\n")).complaints, [line]);
+    }
+
+    #[test]
+    fn errors_are_complaints_and_silence_is_too() {
+        let line = "ptxas stdin, line 9; error   : Unknown symbol '%r1'";
+        assert_eq!(read(false, line).complaints, [line]);
+        assert_eq!(
+            read(false, "").complaints,
+            ["ptxas failed without a message"]
+        );
+        assert_eq!(read(false, "killed\n\n").complaints, ["killed"]);
+    }
+}

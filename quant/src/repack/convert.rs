@@ -1,0 +1,119 @@
+//! Conversions at load time, for formats that no GPU kernel reads.
+//!
+//! Where another format holds the same numbers the conversion is exact: scales are carried over
+//! bit by bit and codes are renumbered, so that dequantising before and after gives the same bits.
+//! Elsewhere the weights are rounded to f16.
+
+use crate::formats::{
+    BlockF16, BlockIq4Nl, BlockQ3K, BlockQ5_0, BlockQ6K, BlockQ8_0, BlockQ8_1, blocks, blocks_mut,
+};
+use crate::matrix::matrix_bytes;
+use crate::scalar::LeF16;
+use crate::{Error, Format, Matrix};
+use rayon::prelude::*;
+
+/// The format that a matrix in `format` has on the GPU: the same one, or what it is converted to.
+pub const fn gpu_format(format: Format) -> Format {
+    match format {
+        Format::F32 => Format::F32,
+        Format::F16 => Format::F16,
+        Format::BF16 => Format::BF16,
+        Format::Q4_0 => Format::Q4_0,
+        Format::Q4_K => Format::Q4_K,
+        Format::Q5_K => Format::Q5_K,
+        Format::Q6_K | Format::Q3_K => Format::Q6_K,
+        Format::Q8_0 | Format::Q5_0 | Format::Q8_1 | Format::IQ4_NL => Format::Q8_0,
+        Format::Q4_1 | Format::Q5_1 | Format::Q2_K | Format::IQ4_XS | Format::Q8_K => Format::F16,
+    }
+}
+
+/// Converts `m` to its [`gpu_format`]; a copy when that is its own. The result is in the order of a
+/// file; [`pack_into`](super::pack_into) converts by itself.
+///
+/// # Errors
+/// [`Error::Size`] and its kin when `m` is not consistent; [`Error::OutOfRange`] when a weight
+/// exceeds the range of f16.
+pub fn convert(m: &Matrix) -> Result<(Format, Vec<u8>), Error> {
+    let m = Matrix::new(m.format, m.rows, m.cols, m.data)?;
+    let to = gpu_format(m.format);
+    let mut out = vec![0; matrix_bytes(to, m.rows, m.cols)?];
+    if out.is_empty() {
+        return Ok((to, out));
+    }
+    let row_bytes = out.len() / m.rows;
+    out.par_chunks_mut(row_bytes)
+        .enumerate()
+        .try_for_each(|(row, out)| {
+            let source = Matrix::new(m.format, 1, m.cols, m.row(row))?;
+            convert_rows(&source, row, to, out)
+        })?;
+    Ok((to, out))
+}
+
+/// Converts rows on the calling thread; `first_row` is the number of `m`'s first row, for errors.
+pub(super) fn convert_rows(
+    m: &Matrix,
+    first_row: usize,
+    to: Format,
+    out: &mut [u8],
+) -> Result<(), Error> {
+    if m.format == to {
+        out.copy_from_slice(m.data);
+        return Ok(());
+    }
+    match (m.format, to) {
+        (Format::Q5_0, Format::Q8_0) => {
+            each(m.data, out, |b: &BlockQ5_0| BlockQ8_0 {
+                d: b.d,
+                qs: b.codes(),
+            });
+        }
+        (Format::Q8_1, Format::Q8_0) => {
+            each(m.data, out, |b: &BlockQ8_1| BlockQ8_0 { d: b.d, qs: b.qs });
+        }
+        (Format::IQ4_NL, Format::Q8_0) => {
+            each(m.data, out, |b: &BlockIq4Nl| BlockQ8_0 {
+                d: b.d,
+                qs: b.codes(),
+            });
+        }
+        (Format::Q3_K, Format::Q6_K) => each(m.data, out, |b: &BlockQ3K| {
+            BlockQ6K::from_parts(b.d, b.group_scales(), &b.codes())
+        }),
+        _ => return round_to_f16(m, first_row, out),
+    }
+    Ok(())
+}
+
+fn each<A: crate::formats::Block, B: crate::formats::Block>(
+    from: &[u8],
+    to: &mut [u8],
+    convert: impl Fn(&A) -> B,
+) {
+    for (from, to) in blocks(from).iter().zip(blocks_mut(to)) {
+        *to = convert(from);
+    }
+}
+
+fn round_to_f16(m: &Matrix, first_row: usize, out: &mut [u8]) -> Result<(), Error> {
+    if m.cols == 0 {
+        return Ok(());
+    }
+    let mut row = vec![0.0; m.cols];
+    for (r, out) in out.chunks_exact_mut(2 * m.cols).enumerate() {
+        m.format.dequantize(m.row(r), &mut row)?;
+        for (index, (half, &weight)) in blocks_mut(out).iter_mut().zip(&row).enumerate() {
+            let rounded = LeF16::new(weight);
+            if weight.is_finite() && !rounded.get().is_finite() {
+                return Err(Error::OutOfRange {
+                    from: m.format.name(),
+                    to: Format::F16.name(),
+                    row: first_row + r,
+                    index,
+                });
+            }
+            *half = BlockF16(rounded);
+        }
+    }
+    Ok(())
+}

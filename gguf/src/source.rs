@@ -1,0 +1,102 @@
+//! Where a file's bytes live: a memory map, a buffer, or the program itself.
+//!
+//! The rest of the crate sees `&[u8]` and a name for messages. This is the only file with `unsafe`
+//! in it, and the map is the only use.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::Error;
+
+/// One file's bytes, immutable for as long as they are borrowed.
+pub(crate) struct Source {
+    name: String,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Map(memmap2::Mmap),
+    Owned(Vec<u8>),
+    Static(&'static [u8]),
+}
+
+impl Source {
+    /// Maps the file at `path`, or reads it where the file system cannot map it.
+    pub(crate) fn open(path: &Path) -> Result<Source, Error> {
+        let name = path.display().to_string();
+        let io = |action| {
+            let file = name.clone();
+            move |source| Error::Io {
+                file,
+                action,
+                source,
+            }
+        };
+        let mut file = File::open(path).map_err(io("open the file"))?;
+        let meta = file.metadata().map_err(io("read the file's size"))?;
+        // A pipe or device has no size to compare counts with, and may never end.
+        if !meta.is_file() {
+            return Err(Error::Header {
+                file: name,
+                field: "the path",
+                found: "not a regular file".into(),
+                expected: "a file on disk".into(),
+            });
+        }
+        let bytes = match map(&file) {
+            Ok(map) => Bytes::Map(map),
+            Err(_) => {
+                let mut bytes = Vec::new();
+                let len = usize::try_from(meta.len()).unwrap_or(usize::MAX);
+                bytes
+                    .try_reserve_exact(len)
+                    .map_err(|e| io("hold the file in memory")(std::io::Error::other(e)))?;
+                // `take`: a file that grows meanwhile must not outgrow the reservation.
+                file.by_ref()
+                    .take(meta.len())
+                    .read_to_end(&mut bytes)
+                    .map_err(io("read the file"))?;
+                Bytes::Owned(bytes)
+            }
+        };
+        Ok(Source { name, bytes })
+    }
+
+    pub(crate) fn from_vec(name: &str, bytes: Vec<u8>) -> Source {
+        Source {
+            name: name.to_owned(),
+            bytes: Bytes::Owned(bytes),
+        }
+    }
+
+    pub(crate) fn from_static(name: &str, bytes: &'static [u8]) -> Source {
+        Source {
+            name: name.to_owned(),
+            bytes: Bytes::Static(bytes),
+        }
+    }
+
+    /// What messages call this file.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Map(map) => map,
+            Bytes::Owned(bytes) => bytes,
+            Bytes::Static(bytes) => bytes,
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
+    // SAFETY: the map is private and read-only, so this program cannot write through it. What
+    // memmap2 cannot promise is that no other program rewrites the file meanwhile; `Gguf::open`
+    // documents that as its one requirement. Nothing here relies on bytes staying as they were
+    // validated: every later read is bounds-checked again and strings are re-checked as UTF-8, so
+    // a rewritten file gives wrong numbers, and a shortened one a bus error that ends the program.
+    unsafe { memmap2::Mmap::map(file) }
+}

@@ -16,6 +16,7 @@ pub(crate) struct Tally {
     ignored: usize,
     skipped_tests: usize,
     skipped_outside: usize,
+    skipped_steps: usize,
     /// One line for each reason, in the order of printing.
     pub(crate) reasons: Vec<String>,
     /// Names of failed tests, in the order of printing.
@@ -103,6 +104,12 @@ impl Tally {
         }
     }
 
+    /// Counts a check that is no test and could not run.
+    pub(crate) fn skipped_step(&mut self, name: &str, why: &str) {
+        self.skipped_steps += 1;
+        self.reasons.push(format!("{name}: {why}"));
+    }
+
     /// Counts something that failed without being a test: a build, an executable that died.
     pub(crate) fn failure(&mut self, what: &str) {
         self.failed += 1;
@@ -122,7 +129,7 @@ impl Tally {
 
     /// Tests that verified nothing.
     pub(crate) fn skipped(&self) -> usize {
-        self.skipped_tests + self.skipped_outside + self.ignored
+        self.skipped_tests + self.skipped_outside + self.skipped_steps + self.ignored
     }
 
     /// The line that closes a run; build servers read it.
@@ -279,7 +286,8 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
         tally.error_line("skipped: gpu_launch: no driver");
         assert_eq!(tally.closing_line(), "14 passed, 0 failed, 1 skipped");
         tally.failure("the build");
-        assert_eq!(tally.failed(), 1);
+        tally.skipped_step("ptx-check", "no ptxas");
+        assert_eq!(tally.closing_line(), "14 passed, 1 failed, 2 skipped");
     }
 
     #[test]

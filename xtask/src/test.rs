@@ -10,18 +10,17 @@ use crate::runner;
 use crate::tally::Tally;
 
 pub(crate) fn run(arguments: &[String]) -> Outcome {
-    let tally = tests(arguments)?;
-    close(&tally)
-}
-
-/// Runs the tests and prints the reasons, but not yet the closing line.
-pub(crate) fn tests(arguments: &[String]) -> Result<Tally, String> {
     let start = Instant::now();
-    let tally = runner::cargo_test(&selection(arguments), &[], &[])?;
+    let tally = tests(arguments)?;
     println!();
     runner::print_reasons(&tally);
     println!("tests took {:.0} s", start.elapsed().as_secs_f64());
-    Ok(tally)
+    close(&tally)
+}
+
+/// Runs the tests and counts.
+pub(crate) fn tests(arguments: &[String]) -> Result<Tally, String> {
+    runner::cargo_test(&selection(arguments), &[], &[])
 }
 
 /// Prints the closing line; `Err` when a test failed.

@@ -2,7 +2,7 @@
 //!
 //! The verifier of ptx-gen knows its own rules; ptxas knows NVIDIA's. A kernel passes when ptxas
 //! accepts it with no spill and no notice that a directive was ignored. Without ptxas, and without
-//! a way to get it, the check prints *skipped* and succeeds, unless `REQUIRE_PTXAS=1`.
+//! a way to get it, the check says *skipped* and succeeds, unless `REQUIRE_PTXAS=1`.
 
 use std::collections::BTreeMap;
 
@@ -68,7 +68,7 @@ pub(crate) fn check(arguments: &[String]) -> Result<Verdict, String> {
         sources.len()
     );
     if bad == 0 {
-        Ok(())
+        Ok(Verdict::Passed)
     } else {
         Err(format!("{bad} of {} texts refused", sources.len()))
     }

@@ -31,10 +31,14 @@ pub(crate) fn cargo_test(
         .args(cargo_arguments);
     command.args(["--", "--show-output"]).args(test_arguments);
     command.envs(environment.iter().copied());
-    run(command)
+    run(command, |line| match line {
+        Line::Out(line) => println!("{line}"),
+        Line::Err(line) => eprintln!("{line}"),
+    })
 }
 
-fn run(mut command: Command) -> Result<Tally, String> {
+/// Runs a command, reads both of its pipes, and hands on what a reader should see.
+fn run(mut command: Command, mut show: impl FnMut(&Line)) -> Result<Tally, String> {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command
         .spawn()
@@ -51,16 +55,15 @@ fn run(mut command: Command) -> Result<Tally, String> {
             scope.spawn(move || forward(BufReader::new(pipe), &send, Line::Err));
         }
         for line in lines {
-            match line {
-                Line::Out(line) => {
-                    if tally.line(&line) == Show::Yes && !line.is_empty() {
-                        println!("{line}");
-                    }
+            let shown = match &line {
+                Line::Out(text) => tally.line(text) == Show::Yes && !text.is_empty(),
+                Line::Err(text) => {
+                    tally.error_line(text);
+                    true
                 }
-                Line::Err(line) => {
-                    tally.error_line(&line);
-                    eprintln!("{line}");
-                }
+            };
+            if shown {
+                show(&line);
             }
         }
     });
@@ -103,7 +106,8 @@ mod tests {
     fn shell(script: &str) -> Tally {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        run(command).unwrap()
+        // Shown nowhere: the run that runs this test reads what it prints.
+        run(command, |_| {}).unwrap()
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::ops::Range;
 use super::activations::{Activations, Token};
 use super::exact;
 use super::isa::Isa;
+use super::panel::{GroupTerms, PANEL_ROWS, Panel, TILE_TOKENS, Tile, TileValues};
 use super::parallel::{self, Output};
 use super::portable::{self, Row};
 use super::unpack::{self, Shape, Unpacked};
@@ -20,6 +21,10 @@ use crate::Matrix;
 
 /// From this many tokens on, unpacking rows first pays.
 const MIN_GEMM_TOKENS: usize = 4;
+
+/// Bytes of activations that panels are multiplied with before the next ones: what fits the
+/// second-level cache beside a panel.
+const RESIDENT_BYTES: usize = 1 << 20;
 
 /// One product, spread over threads.
 pub(super) fn matmul(isa: Isa, w: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f32]) {
@@ -37,8 +42,9 @@ pub(super) fn matmul(isa: Isa, w: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f
         });
     } else {
         let ns = w.rows * w.cols * (n + 4) / 64;
+        let terms = GroupTerms::new(shape, &x);
         parallel::for_rows(w.rows, ns, |rows| {
-            gemm_rows(isa, shape, w, &x, n, rows, &out)
+            gemm_rows(isa, shape, w, &x, &terms, n, rows, &out);
         });
     }
 }
@@ -64,17 +70,99 @@ fn gemv_rows(
     }
 }
 
-/// Rows `rows` times many tokens.
+/// Rows `rows` times many tokens, through panels where there is a kernel for them.
 fn gemm_rows(
     isa: Isa,
     shape: Shape,
     w: &Matrix<'_>,
     x: &Activations,
+    terms: &GroupTerms,
     n: usize,
     rows: Range<usize>,
     out: &Output<'_>,
 ) {
-    gemv_rows(isa, shape, w, x, n, rows, out);
+    if isa == Isa::Portable {
+        return gemv_rows(isa, shape, w, x, n, rows, out);
+    }
+    let mut panel = Panel::new(shape, w.cols);
+    let mut values: TileValues = Default::default();
+    // Tokens that stay in the second-level cache while the panels pass by.
+    let resident = (RESIDENT_BYTES / w.cols).next_multiple_of(TILE_TOKENS);
+    for begin in (0..n).step_by(resident) {
+        let end = n.min(begin + resident);
+        for first in rows.clone().step_by(PANEL_ROWS) {
+            let count = PANEL_ROWS.min(rows.end - first);
+            fill_panel(isa, w, first, count, &mut panel);
+            let mut token = begin;
+            while token < end {
+                let tokens = tile_tokens(isa, end - token);
+                multiply_panel(
+                    isa,
+                    &panel,
+                    Tile {
+                        x,
+                        terms,
+                        first: token,
+                    },
+                    tokens,
+                    &mut values,
+                );
+                for (t, values) in values.iter().take(tokens).enumerate() {
+                    for (r, &value) in values.iter().take(count).enumerate() {
+                        // SAFETY: rows of this range belong to this call alone.
+                        unsafe { out.set(first + r, token + t, value) }
+                    }
+                }
+                token += tokens;
+            }
+        }
+    }
+}
+
+/// Unpacks `count` rows from `first` on and interleaves them.
+fn fill_panel(isa: Isa, w: &Matrix<'_>, first: usize, count: usize, panel: &mut Panel) {
+    for r in 0..count {
+        let parts = Unpacked {
+            q: &mut panel.rows[r * w.cols..(r + 1) * w.cols],
+            scales: &mut panel.scales[r..],
+            mins: &mut panel.mins[r..],
+            stride: PANEL_ROWS,
+        };
+        unpack_with(isa, w, first + r, parts);
+    }
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has the features of its `Isa`.
+        Isa::Avx512 => unsafe { super::avx512_gemm::interleave(panel) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { super::avx2_gemm::interleave(panel) },
+        Isa::Portable => panel.interleave(),
+    }
+}
+
+/// How many of `left` tokens the next tile takes: a size that the kernel has.
+fn tile_tokens(isa: Isa, left: usize) -> usize {
+    let largest = match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => TILE_TOKENS,
+        _ => TILE_TOKENS / 2,
+    };
+    largest.min(1 << left.ilog2())
+}
+
+/// The products of a panel with a tile of tokens.
+fn multiply_panel(isa: Isa, panel: &Panel, tile: Tile<'_>, tokens: usize, out: &mut TileValues) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the machine has the features of its `Isa`.
+        Isa::Avx512 => unsafe { super::avx512_gemm::multiply(panel, tile, tokens, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { super::avx2_gemm::multiply(panel, tile, tokens, out) },
+        // Portable products unpack single rows.
+        Isa::Portable => {}
+    }
 }
 
 /// Buffers for one unpacked row.

@@ -11,10 +11,15 @@ mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_gemm;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_gemm;
 mod exact;
 mod fast;
 mod isa;
+mod panel;
 mod parallel;
 mod portable;
 #[cfg(test)]

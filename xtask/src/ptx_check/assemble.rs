@@ -115,7 +115,7 @@ mod tests {
         let path = folder.join("ptxas");
         let script = format!(
             "#!/bin/sh\nfor last; do :; done\necho run >> {}/runs\n\
-             if grep -q bad \"$last\"; then echo 'error : bad' >&2; exit 255; fi\n\
+             if grep -q bad \"$last\"; then echo 'ptxas error : bad' >&2; exit 255; fi\n\
              echo 'ptxas info : Used 7 registers' >&2\n",
             folder.display()
         );
@@ -140,7 +140,7 @@ mod tests {
         ];
         let first = all(&ptxas, &cache, &sources).unwrap();
         assert_eq!(first[0].registers, 7);
-        assert_eq!(first[2].complaints, ["error : bad"]);
+        assert_eq!(first[2].complaints, ["ptxas error : bad"]);
         assert_eq!(all(&ptxas, &cache, &sources).unwrap(), first);
         let runs = std::fs::read_to_string(folder.path().join("runs")).unwrap();
         assert_eq!(runs.lines().count(), 3);

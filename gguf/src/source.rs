@@ -4,7 +4,7 @@
 //! in it, and the map is the only use.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use crate::Error;
@@ -33,9 +33,9 @@ impl Source {
                 source,
             }
         };
-        let mut file = File::open(path).map_err(io("open the file"))?;
-        let meta = file.metadata().map_err(io("read the file's size"))?;
-        // A pipe or device has no size to compare counts with, and may never end.
+        // Asked before opening, because opening a pipe waits for its other end. A pipe or device has
+        // no size to compare counts with, and may never end.
+        let meta = std::fs::metadata(path).map_err(io("open the file"))?;
         if !meta.is_file() {
             return Err(Error::Header {
                 file: name,
@@ -44,21 +44,10 @@ impl Source {
                 expected: "a file on disk".into(),
             });
         }
+        let mut file = File::open(path).map_err(io("open the file"))?;
         let bytes = match map(&file) {
             Ok(map) => Bytes::Map(map),
-            Err(_) => {
-                let mut bytes = Vec::new();
-                let len = usize::try_from(meta.len()).unwrap_or(usize::MAX);
-                bytes
-                    .try_reserve_exact(len)
-                    .map_err(|e| io("hold the file in memory")(std::io::Error::other(e)))?;
-                // `take`: a file that grows meanwhile must not outgrow the reservation.
-                file.by_ref()
-                    .take(meta.len())
-                    .read_to_end(&mut bytes)
-                    .map_err(io("read the file"))?;
-                Bytes::Owned(bytes)
-            }
+            Err(_) => Bytes::Owned(read(&mut file, meta.len()).map_err(io("read the file"))?),
         };
         Ok(Source { name, bytes })
     }
@@ -91,12 +80,39 @@ impl Source {
     }
 }
 
+/// The first `len` bytes of `file`: one that grows meanwhile must not outgrow the reservation.
+fn read(file: &mut File, len: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let reserve = usize::try_from(len).unwrap_or(usize::MAX);
+    bytes.try_reserve_exact(reserve).map_err(io::Error::other)?;
+    file.take(len).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 #[allow(unsafe_code)]
-fn map(file: &File) -> std::io::Result<memmap2::Mmap> {
+fn map(file: &File) -> io::Result<memmap2::Mmap> {
     // SAFETY: the map is private and read-only, so this program cannot write through it. What
     // memmap2 cannot promise is that no other program rewrites the file meanwhile; `Gguf::open`
     // documents that as its one requirement. Nothing here relies on bytes staying as they were
     // validated: every later read is bounds-checked again and strings are re-checked as UTF-8, so
     // a rewritten file gives wrong numbers, and a shortened one a bus error that ends the program.
     unsafe { memmap2::Mmap::map(file) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn reading_and_mapping_give_the_same_bytes() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"twelve bytes").unwrap();
+        let mapped = Source::open(file.path()).unwrap();
+        assert!(matches!(mapped.bytes, Bytes::Map(_)));
+        let mut again = File::open(file.path()).unwrap();
+        assert_eq!(mapped.bytes(), read(&mut again, 12).unwrap());
+        let mut again = File::open(file.path()).unwrap();
+        assert_eq!(read(&mut again, 6).unwrap(), b"twelve");
+    }
 }

@@ -149,7 +149,7 @@ impl TensorType {
         }
         // ggml keeps extents as signed 64-bit numbers: larger ones are negative there.
         if let Some(&bad) = dims.iter().find(|&&d| d == 0 || d > i64::MAX as u64) {
-            return Err(ShapeError::Extent(bad as i64));
+            return Err(ShapeError::Extent(bad));
         }
         let fits = |n: &u64| *n <= i64::MAX as u64;
         let product = dims
@@ -157,7 +157,7 @@ impl TensorType {
             .try_fold(1u64, |n, &d| n.checked_mul(d))
             .filter(fits);
         let elements = product.ok_or(ShapeError::Overflow)?;
-        if dims[0] % self.block_len() != 0 {
+        if !dims[0].is_multiple_of(self.block_len()) {
             return Err(ShapeError::Block {
                 found: dims[0],
                 block_len: self.block_len(),
@@ -189,8 +189,8 @@ pub const MAX_NAME_BYTES: usize = 64;
 pub enum ShapeError {
     /// This many dimensions.
     Count(u64),
-    /// A dimension that is zero or, read as ggml reads it, negative.
-    Extent(i64),
+    /// A dimension that is zero or exceeds 63 bits, which ggml reads as negative.
+    Extent(u64),
     /// The number of elements or bytes exceeds 63 bits.
     Overflow,
     /// The contiguous dimension is not a multiple of the type's block.
@@ -211,7 +211,12 @@ impl ShapeError {
                 n.to_string(),
                 format!("1 to {MAX_DIMS}"),
             ),
-            ShapeError::Extent(n) => ("a dimension", n.to_string(), "at least 1".into()),
+            ShapeError::Extent(0) => ("a dimension", "0".into(), "at least 1".into()),
+            ShapeError::Extent(n) => (
+                "a dimension",
+                format!("{n}, an overflow"),
+                "from 1 to 2^63-1".into(),
+            ),
             ShapeError::Overflow => (
                 "the shape",
                 format!("{dims:?} of {ty}, an overflow"),
@@ -282,7 +287,10 @@ mod tests {
         assert_eq!(F32.tensor_bytes(&[]), Err(ShapeError::Count(0)));
         assert_eq!(F32.tensor_bytes(&[1; 5]), Err(ShapeError::Count(5)));
         assert_eq!(F32.tensor_bytes(&[0]), Err(ShapeError::Extent(0)));
-        assert_eq!(F32.tensor_bytes(&[u64::MAX]), Err(ShapeError::Extent(-1)));
+        assert_eq!(
+            F32.tensor_bytes(&[u64::MAX]),
+            Err(ShapeError::Extent(u64::MAX))
+        );
         let block = ShapeError::Block {
             found: 16,
             block_len: 32,

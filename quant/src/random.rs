@@ -18,9 +18,10 @@ impl Words {
     /// The stream of block number `block` under `seed`.
     #[inline]
     pub fn for_block(seed: u64, block: u64) -> Self {
-        Words {
-            state: mix(seed ^ mix(block.wrapping_mul(GAMMA) ^ 0x5851_F42D_4C95_7F2D)),
-        }
+        // Two rounds of mixing, so that the streams of neighbouring blocks and of neighbouring seeds
+        // have nothing in common; the round over the seed is the same for a whole loop.
+        let state = mix(mix(seed ^ 0x5851_F42D_4C95_7F2D).wrapping_add(block));
+        Words { state }
     }
 
     /// The next 64 random bits.

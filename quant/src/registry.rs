@@ -9,9 +9,10 @@
 //! 1. A module under `src/formats/` with the block's struct and its [`Block`] implementation
 //!    (dequantise, quantise, random), named in `src/formats/mod.rs`.
 //! 2. Here: a variant of [`Format`], its place in [`Format::ALL`], a row in the table.
-//! 3. `src/repack/`: either the planes the GPU reads (`planes_of`), or a load-time conversion
-//!    (`gpu_format`, and a row converter where it is exact).
-//! 4. `src/cpu/`: a product kernel, where the generic one is too slow.
+//! 3. `src/repack/`: what it becomes on the GPU (`gpu_format` in `convert.rs`): itself, with its
+//!    planes (`planes_of` in `mod.rs`); another format that holds it exactly (an arm of
+//!    `convert_rows`); or F16, which needs nothing more.
+//! 4. `src/cpu/unpack.rs`: its shape and how the int8 products read its codes and scales.
 //! 5. `tests/data/dequant/`: known blocks and their values, and a row in the manifest there; a
 //!    round-trip bound in `tests/registry.rs`.
 //!

@@ -15,13 +15,13 @@ fn data(file: &str) -> Vec<u8> {
 fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes
         .chunks_exact(4)
-        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")))
         .collect()
 }
 
 fn dequantized(format: Format, bytes: &[u8]) -> Vec<f32> {
     let mut out = vec![0.0; bytes.len() / format.block_bytes() * format.block_len()];
-    format.dequantize(bytes, &mut out).unwrap();
+    format.dequantize(bytes, &mut out).expect("whole blocks");
     out
 }
 

@@ -36,12 +36,15 @@ impl BlockQ3K {
     /// The codes, -4 to 3, in the order of the weights.
     #[inline]
     pub fn codes(&self) -> [i8; 256] {
-        std::array::from_fn(|i| {
-            let (n, j, l) = (i / 128, i / 32 % 4, i % 32);
-            let low = (self.qs[32 * n + l] >> (2 * j)) & 3;
-            let high = (self.hmask[l] >> (4 * n + j)) & 1;
-            (low | high << 2) as i8 - 4
-        })
+        let mut codes = [0; 256];
+        for (i, codes) in codes.chunks_exact_mut(32).enumerate() {
+            let (n, j) = (i / 4, i % 4);
+            let low = &self.qs[32 * n..][..32];
+            for ((code, low), high) in codes.iter_mut().zip(low).zip(&self.hmask) {
+                *code = ((low >> (2 * j)) & 3 | ((high >> i) & 1) << 2) as i8 - 4;
+            }
+        }
+        codes
     }
 
     fn from_parts(d: LeF16, scales: [i8; 16], codes: [i8; 256]) -> Self {

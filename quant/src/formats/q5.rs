@@ -111,10 +111,13 @@ impl Block for BlockQ5_1 {
 #[inline]
 fn unpack(qh: &[u8; 4], qs: &[u8; 16]) -> [u8; 32] {
     let high = u32::from_le_bytes(*qh);
-    std::array::from_fn(|i| {
-        let low = if i < 16 { qs[i] & 15 } else { qs[i - 16] >> 4 };
-        low | (((high >> i) & 1) as u8) << 4
-    })
+    let mut codes = [0; 32];
+    let (first, second) = codes.split_at_mut(16);
+    for j in 0..16 {
+        first[j] = (qs[j] & 15) | (((high >> j) << 4) & 16) as u8;
+        second[j] = (qs[j] >> 4) | ((high >> (j + 12)) & 16) as u8;
+    }
+    codes
 }
 
 /// The inverse of [`unpack`].

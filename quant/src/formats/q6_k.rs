@@ -30,11 +30,15 @@ impl BlockQ6K {
             scales,
             d,
         };
-        for (i, &code) in codes.iter().enumerate() {
-            let (n, j, l) = (i / 128, i / 32 % 4, i % 32);
-            let bits = (code + 32) as u8;
-            block.ql[64 * n + 32 * (j % 2) + l] |= (bits & 15) << (4 * (j / 2));
-            block.qh[32 * n + l] |= (bits >> 4) << (2 * j);
+        for (i, codes) in codes.chunks_exact(32).enumerate() {
+            let (n, j) = (i / 4, i % 4);
+            let low = &mut block.ql[64 * n + 32 * (j % 2)..][..32];
+            let high = &mut block.qh[32 * n..][..32];
+            for ((&code, low), high) in codes.iter().zip(low).zip(high) {
+                let bits = (code + 32) as u8;
+                *low |= (bits & 15) << (4 * (j / 2));
+                *high |= (bits >> 4) << (2 * j);
+            }
         }
         block
     }

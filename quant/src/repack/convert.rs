@@ -10,6 +10,7 @@ use crate::formats::{
 use crate::matrix::matrix_bytes;
 use crate::scalar::LeF16;
 use crate::{Error, Format, Matrix};
+use half::{f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
 /// The format that a matrix in `format` has on the GPU: the same one, or what it is converted to.
@@ -80,7 +81,12 @@ pub(super) fn convert_rows(
         (Format::Q3_K, Format::Q6_K) => each(m.data, out, |b: &BlockQ3K| {
             BlockQ6K::from_parts(b.d, b.group_scales(), &b.codes())
         }),
-        _ => return round_to_f16(m, first_row, out),
+        (_, Format::F16) => return round_to_f16(m, first_row, out),
+        (from, _) => {
+            return Err(Error::NoLayout {
+                format: from.name(),
+            });
+        }
     }
     Ok(())
 }
@@ -99,21 +105,39 @@ fn round_to_f16(m: &Matrix, first_row: usize, out: &mut [u8]) -> Result<(), Erro
     if m.cols == 0 {
         return Ok(());
     }
-    let mut row = vec![0.0; m.cols];
+    let mut exact = vec![0.0; m.cols];
+    let mut rounded = vec![f16::ZERO; m.cols];
     for (r, out) in out.chunks_exact_mut(2 * m.cols).enumerate() {
-        m.format.dequantize(m.row(r), &mut row)?;
-        for (index, (half, &weight)) in blocks_mut(out).iter_mut().zip(&row).enumerate() {
-            let rounded = LeF16::new(weight);
-            if weight.is_finite() && !rounded.get().is_finite() {
-                return Err(Error::OutOfRange {
-                    from: m.format.name(),
-                    to: Format::F16.name(),
-                    row: first_row + r,
-                    index,
-                });
-            }
-            *half = BlockF16(rounded);
+        m.format.dequantize(m.row(r), &mut exact)?;
+        // A slice at a time uses the processor's own conversion where there is one.
+        rounded.convert_from_f32_slice(&exact);
+        if let Some(index) = first_overflow(&exact, &rounded) {
+            let (from, to) = (m.format.name(), Format::F16.name());
+            return Err(Error::OutOfRange {
+                from,
+                to,
+                row: first_row + r,
+                index,
+            });
+        }
+        for (block, half) in blocks_mut(out).iter_mut().zip(&rounded) {
+            *block = BlockF16(LeF16::from_bits(half.to_bits()));
         }
     }
     Ok(())
+}
+
+/// The first finite weight that rounds to an infinity. (One that is infinite or NaN already is what
+/// the file says, and stays.)
+fn first_overflow(exact: &[f32], rounded: &[f16]) -> Option<usize> {
+    let overflows = |(e, r): (&f32, &f16)| e.is_finite() & !r.is_finite();
+    // Without an early exit the usual case, none at all, is a plain reduction.
+    if !exact
+        .iter()
+        .zip(rounded)
+        .fold(false, |any, pair| any | overflows(pair))
+    {
+        return None;
+    }
+    exact.iter().zip(rounded).position(overflows)
 }

@@ -12,7 +12,7 @@
 //!   one instruction; a mutable one only by unguarded or guarded instructions of any number.
 //! * A register holds [`Ty::bits`] bits. 8-bit values occupy a 16-bit PTX register, but an
 //!   instruction only ever uses their low 8 bits (`U8`) or sign-extends them (`I8`).
-//! * `Inst::dst` and `Inst::src` have exactly the slots that [`crate::table::row`] lists for
+//! * `Inst::dst` and `Inst::src` have exactly the slots that [`crate::table::row_of`] lists for
 //!   the operation, in the order in which PTX writes them. Vector and fragment operands are
 //!   flattened: `ld.v4` has four `dst`; `mma` has `src` = A registers, B registers, C registers;
 //!   `st.v4` has `src` = address, then four values.
@@ -128,7 +128,7 @@ impl Param {
 }
 
 /// What a pointer parameter points to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pointee {
     /// Element type.
     pub ty: Ty,
@@ -254,7 +254,7 @@ impl fmt::Debug for Loc {
 pub struct Reg(pub u32);
 
 /// What is known of a virtual register.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RegInfo {
     /// Its type.
     pub ty: Ty,
@@ -263,7 +263,7 @@ pub struct RegInfo {
 }
 
 /// An operand an instruction reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operand {
     /// A register.
     Reg(Reg),
@@ -286,7 +286,7 @@ impl From<Imm> for Operand {
 }
 
 /// A typed constant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Imm {
     /// Type of the constant; equals the type of the slot it stands in (up to signedness).
     pub ty: Ty,
@@ -340,7 +340,7 @@ impl Imm {
 }
 
 /// `base + offset`, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Address {
     /// Where it starts.
     pub base: Base,
@@ -349,7 +349,7 @@ pub struct Address {
 }
 
 /// The variable part of an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Base {
     /// A register: 64-bit for the global space, 32-bit for the shared space.
     Reg(Reg),

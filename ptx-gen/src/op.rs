@@ -1,6 +1,6 @@
 //! Instructions: one variant of [`Op`] per instruction form, with typed fields.
 //!
-//! The enum says *what* is done; [`crate::table::row`] says how it is spelled, what operands it
+//! The enum says *what* is done; [`crate::table::row_of`] says how it is spelled, what operands it
 //! takes and what it requires. Semantics are PTX's unless a variant's text says otherwise. In
 //! the texts, `d` are the destinations and `a, b, c, ..` the sources in order.
 
@@ -644,6 +644,30 @@ impl Mma {
         match self {
             Mma::M16n8k32Int8 { .. } | Mma::M8n8k16Int8 { .. } => Ty::I32,
             _ => Ty::F32,
+        }
+    }
+}
+
+impl Op {
+    /// Whether the instruction only computes its results from its sources: it may be reused,
+    /// moved or dropped. Loads are not pure, since memory changes.
+    pub fn is_pure(self) -> bool {
+        match self {
+            Op::Special(s) => !matches!(s, Special::Clock | Special::GlobalTimer),
+            Op::Ld { .. } | Op::St { .. } | Op::Atom { .. } | Op::Red { .. } | Op::Fence(_) => {
+                false
+            }
+            Op::PrefetchL2 | Op::BarSync | Op::BarSyncN { .. } | Op::BarArrive { .. } => false,
+            Op::BarWarpSync | Op::Shfl { .. } | Op::Vote { .. } | Op::MatchAny => false,
+            Op::Redux { .. } | Op::ActiveMask | Op::ElectSync | Op::Mma(_) => false,
+            Op::Ldmatrix { .. } | Op::Stmatrix { .. } | Op::Movmatrix => false,
+            Op::CpAsync { .. } | Op::CpAsyncCommit | Op::CpAsyncWait { .. } | Op::CpAsyncBulk => {
+                false
+            }
+            Op::MbarrierInit | Op::MbarrierInval | Op::MbarrierArrive => false,
+            Op::MbarrierArriveExpectTx | Op::MbarrierTryWait | Op::MbarrierTestWait => false,
+            Op::GridDepWait | Op::GridDepLaunch | Op::Nanosleep | Op::Trap | Op::Exit => false,
+            _ => true,
         }
     }
 }

@@ -1,0 +1,145 @@
+//! Asynchronous copies into shared memory, and what orders them.
+
+use super::{Arg, Builder, Index, Pred, Ptr, Shared, Type, Val};
+use crate::op::{Op, Special};
+
+impl Builder {
+    /// Starts a copy of `bytes` (4, 8 or 16) from `src` at index `from` to `dst` at index `to`;
+    /// both addresses are multiples of `bytes`. 16-byte copies bypass L1. sm_80 and later.
+    #[track_caller]
+    pub fn cp_async<'k, T: Type, U: Type>(
+        &'k self,
+        bytes: u8,
+        dst: Shared<'k, T>,
+        to: impl Arg<'k, u32>,
+        src: Ptr<'k, U>,
+        from: impl Index<'k>,
+    ) {
+        self.cp_async_partial(bytes, dst, to, src, from, u32::from(bytes));
+    }
+
+    /// [`Builder::cp_async`] that reads only `valid` bytes and fills the rest with zeros.
+    #[track_caller]
+    pub fn cp_async_partial<'k, T: Type, U: Type>(
+        &'k self,
+        bytes: u8,
+        dst: Shared<'k, T>,
+        to: impl Arg<'k, u32>,
+        src: Ptr<'k, U>,
+        from: impl Index<'k>,
+        valid: impl Arg<'k, u32>,
+    ) {
+        assert!(
+            matches!(bytes, 4 | 8 | 16),
+            "asynchronous copies of 4, 8 or 16 bytes"
+        );
+        let op = Op::CpAsync {
+            bytes,
+            bypass_l1: bytes == 16,
+        };
+        let (to, from) = (dst.operand(to), src.at(from));
+        self.emit(op, &[], &[to, from, valid.val(self).operand()]);
+    }
+
+    /// Closes the group of the thread's copies so far.
+    #[track_caller]
+    pub fn cp_async_commit(&self) {
+        self.emit(Op::CpAsyncCommit, &[], &[]);
+    }
+
+    /// Waits until at most `pending` groups of the thread are in flight. Other threads' copies
+    /// need a barrier after it.
+    #[track_caller]
+    pub fn cp_async_wait(&self, pending: u8) {
+        self.emit(Op::CpAsyncWait { pending }, &[], &[]);
+    }
+
+    /// Waits for the launches this one programmatically depends on; sm_90 and later.
+    #[track_caller]
+    pub fn wait_for_predecessor(&self) {
+        self.emit(Op::GridDepWait, &[], &[]);
+    }
+
+    /// Lets launches that depend on this one start; sm_90 and later.
+    #[track_caller]
+    pub fn launch_dependents(&self) {
+        self.emit(Op::GridDepLaunch, &[], &[]);
+    }
+
+    /// Suspends the thread for about so many nanoseconds.
+    #[track_caller]
+    pub fn nanosleep<'k>(&'k self, nanoseconds: impl Arg<'k, u32>) {
+        let t = nanoseconds.val(self).operand();
+        self.emit(Op::Nanosleep, &[], &[t]);
+    }
+
+    /// Aborts the launch with an error.
+    #[track_caller]
+    pub fn trap(&self) {
+        self.emit(Op::Trap, &[], &[]);
+    }
+
+    /// A clock in nanoseconds, common to the GPU.
+    #[track_caller]
+    pub fn global_timer(&self) -> Val<'_, u64> {
+        self.value(Op::Special(Special::GlobalTimer), &[])
+    }
+}
+
+/// Barriers that count arrivals and bytes, one `u64` of shared memory each, by index.
+impl<'k> Shared<'k, u64> {
+    /// Makes element `index` an mbarrier that expects `arrivals` per phase; one thread does it.
+    #[track_caller]
+    pub fn mbarrier_init(self, index: impl Arg<'k, u32>, arrivals: u32) {
+        let k = self.builder();
+        let at = self.operand(index);
+        k.emit(Op::MbarrierInit, &[], &[at, k.constant(arrivals).operand()]);
+    }
+
+    /// Arrives once.
+    #[track_caller]
+    pub fn mbarrier_arrive(self, index: impl Arg<'k, u32>) {
+        let at = self.operand(index);
+        self.builder().emit(Op::MbarrierArrive, &[], &[at]);
+    }
+
+    /// Expects `bytes` more of bulk copies in this phase, then arrives once; sm_90 and later.
+    #[track_caller]
+    pub fn mbarrier_expect(self, index: impl Arg<'k, u32>, bytes: impl Arg<'k, u32>) {
+        let k = self.builder();
+        let at = self.operand(index);
+        k.emit(
+            Op::MbarrierArriveExpectTx,
+            &[],
+            &[at, bytes.val(k).operand()],
+        );
+    }
+
+    /// Spins until the phase of the given parity has completed; sm_90 and later.
+    #[track_caller]
+    pub fn mbarrier_wait(self, index: impl Arg<'k, u32>, parity: impl Arg<'k, u32>) {
+        let k = self.builder();
+        let (at, parity) = (self.operand(index), parity.val(k).operand());
+        k.loop_while(|| !k.value::<Pred>(Op::MbarrierTryWait, &[at, parity]));
+    }
+
+    /// Starts a bulk copy of `bytes` (a multiple of 16) from `src` at index `from` to `dst` at
+    /// index `to`, counted on mbarrier `index`; one thread does it. sm_90 and later.
+    #[track_caller]
+    pub fn bulk_copy<T: Type, U: Type>(
+        self,
+        index: impl Arg<'k, u32>,
+        (dst, to): (Shared<'k, T>, Val<'k, u32>),
+        (src, from): (Ptr<'k, U>, Val<'k, u32>),
+        bytes: impl Arg<'k, u32>,
+    ) {
+        let k = self.builder();
+        let src = [
+            dst.operand(to),
+            src.at(from),
+            bytes.val(k).operand(),
+            self.operand(index),
+        ];
+        k.emit(Op::CpAsyncBulk, &[], &src);
+    }
+}

@@ -1,0 +1,204 @@
+//! Constant folding, so that kernels may be written naturally: `row * 1 + 0` costs nothing and
+//! `i / 32` is a shift.
+//!
+//! Integers fold with wrapping arithmetic, f32 with Rust's (IEEE, round to nearest), which are
+//! the instructions' own results. Float identities are used only where they are exact: `x * 1`,
+//! not `x + 0` (which changes -0).
+
+use super::val::Repr;
+use super::{Pred, Type, Val};
+use crate::ir::{Imm, Ty};
+use crate::op::{Cmp, Op};
+
+/// `a <op> b` for two operands of one type.
+#[track_caller]
+pub(super) fn binary<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>) -> Val<'k, T> {
+    if let (Some(x), Some(y)) = (a.known(), b.known())
+        && let Some(bits) = evaluate(op, T::TY, x, y)
+    {
+        return Val::imm(a.k, Imm { ty: T::TY, bits });
+    }
+    // Constants go right where order does not matter.
+    let commutes = matches!(
+        op,
+        Op::Add { .. } | Op::Mul { .. } | Op::And { .. } | Op::Or { .. } | Op::Xor { .. }
+    );
+    let (a, b) = if commutes && a.known().is_some() {
+        (b, a)
+    } else {
+        (a, b)
+    };
+    match (b.known(), T::TY) {
+        (Some(c), Ty::F32) if c == u64::from(1f32.to_bits()) => match op {
+            Op::Mul { .. } | Op::Div { .. } => a,
+            _ => a.op2(op, b),
+        },
+        (Some(c), Ty::Pred) => with_known_predicate(op, a, c != 0),
+        (Some(c), ty) if ty.is_int() => with_constant(op, a, b, c),
+        _ => a.op2(op, b),
+    }
+}
+
+#[track_caller]
+fn with_known_predicate<'k, T: Type>(op: Op, a: Val<'k, T>, c: bool) -> Val<'k, T> {
+    match (op, c) {
+        (Op::And { .. }, true) | (Op::Or { .. } | Op::Xor { .. }, false) => a,
+        (Op::Xor { .. }, true) => a.op1(Op::Not { ty: Ty::Pred }),
+        (_, c) => Val::imm(
+            a.k,
+            Imm {
+                ty: Ty::Pred,
+                bits: u64::from(c),
+            },
+        ),
+    }
+}
+
+/// `a <op> c` for integers.
+#[track_caller]
+fn with_constant<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>, c: u64) -> Val<'k, T> {
+    let k = a.k;
+    let ones = u64::MAX >> (64 - T::TY.bits());
+    let constant = |bits: u64| Val::imm(k, Imm { ty: T::TY, bits });
+    let log2 = c.is_power_of_two().then(|| c.trailing_zeros());
+    match (op, log2) {
+        (Op::Add { .. } | Op::Sub { .. } | Op::Or { .. } | Op::Xor { .. }, _) if c == 0 => a,
+        (Op::Mul { .. } | Op::And { .. }, _) if c == 0 => constant(0),
+        (Op::And { .. }, _) if c == ones => a,
+        (Op::Mul { .. } | Op::Div { .. }, Some(0)) => a,
+        (Op::Rem { .. }, Some(0)) => constant(0),
+        (Op::Mul { .. }, Some(n)) => shift(Op::Shl { ty: T::TY }, a, k.constant(n)),
+        (Op::Div { .. }, Some(n)) if !T::TY.is_signed() => {
+            shift(Op::Shr { ty: T::TY }, a, k.constant(n))
+        }
+        (Op::Rem { .. }, Some(_)) if !T::TY.is_signed() => {
+            a.op2(Op::And { ty: T::TY }, constant(c - 1))
+        }
+        _ => {
+            let result = a.op2(op, b);
+            if T::TY == Ty::U32 {
+                remember_offset(op, a, result, c);
+            }
+            result
+        }
+    }
+}
+
+/// Records `result = a + c`, so that an address built on `result` can be built on `a`.
+fn remember_offset<'k, T: Type>(op: Op, a: Val<'k, T>, result: Val<'k, T>, c: u64) {
+    let offset = match op {
+        Op::Add { .. } => i64::from(c as u32 as i32),
+        Op::Sub { .. } => -i64::from(c as u32 as i32),
+        _ => return,
+    };
+    let state = &mut *a.k.state.borrow_mut();
+    if let (Repr::Reg(result), Repr::Reg(base)) = (result.repr, a.repr) {
+        // Chains are flattened as they grow: `(i + 1) + 2` is `i + 3`.
+        let (base, before) = state.offsets.get(&base).copied().unwrap_or((base, 0));
+        state.offsets.insert(result, (base, before + offset));
+    }
+}
+
+/// `a << b` or `a >> b`.
+#[track_caller]
+pub(super) fn shift<'k, T: Type>(op: Op, a: Val<'k, T>, by: Val<'k, u32>) -> Val<'k, T> {
+    match (a.known(), by.known()) {
+        (_, Some(0)) => a,
+        (Some(x), Some(n)) if n < u64::from(T::TY.bits()) => {
+            let x = Imm { ty: T::TY, bits: x }.as_i64();
+            let bits = match op {
+                Op::Shl { .. } => (x as u64) << n,
+                _ if T::TY.is_signed() => (x >> n) as u64,
+                _ => x as u64 >> n,
+            };
+            Val::imm(
+                a.k,
+                Imm {
+                    ty: T::TY,
+                    bits: bits & (u64::MAX >> (64 - T::TY.bits())),
+                },
+            )
+        }
+        _ => a.op2(op, by),
+    }
+}
+
+/// `a <cmp> b`.
+#[track_caller]
+pub(super) fn compare<'k, T: Type>(cmp: Cmp, a: Val<'k, T>, b: Val<'k, T>) -> Val<'k, Pred> {
+    if let (Some(x), Some(y)) = (a.known(), b.known())
+        && T::TY.is_int()
+    {
+        let order = if T::TY.is_signed() {
+            let int = |bits| Imm { ty: T::TY, bits }.as_i64();
+            int(x).cmp(&int(y))
+        } else {
+            x.cmp(&y)
+        };
+        let holds = match cmp {
+            Cmp::Lt => order.is_lt(),
+            Cmp::Le => order.is_le(),
+            Cmp::Eq => order.is_eq(),
+            Cmp::Ne => order.is_ne(),
+            Cmp::Ge => order.is_ge(),
+            Cmp::Gt => order.is_gt(),
+        };
+        return a.k.constant(Pred(holds));
+    }
+    // The first source of `setp` may be a constant too, but reads better in a register.
+    let (cmp, a, b) = if a.known().is_some() {
+        (mirrored(cmp), b, a)
+    } else {
+        (cmp, a, b)
+    };
+    a.op2(Op::Setp { cmp, ty: T::TY }, b)
+}
+
+fn mirrored(cmp: Cmp) -> Cmp {
+    match cmp {
+        Cmp::Lt => Cmp::Gt,
+        Cmp::Le => Cmp::Ge,
+        Cmp::Gt => Cmp::Lt,
+        Cmp::Ge => Cmp::Le,
+        other => other,
+    }
+}
+
+/// The result of an operation on two constants; `None` where it is left to the GPU.
+fn evaluate(op: Op, ty: Ty, x: u64, y: u64) -> Option<u64> {
+    if ty == Ty::F32 {
+        let (x, y) = (f32::from_bits(x as u32), f32::from_bits(y as u32));
+        let result = match op {
+            Op::Add { .. } => x + y,
+            Op::Sub { .. } => x - y,
+            Op::Mul { .. } => x * y,
+            Op::Div { .. } => x / y,
+            _ => return None,
+        };
+        return (!result.is_nan()).then(|| u64::from(result.to_bits()));
+    }
+    if !ty.is_int() && ty != Ty::Pred {
+        return None;
+    }
+    let int = |bits| Imm { ty, bits }.as_i64();
+    let (a, b) = (int(x), int(y));
+    let signed = ty.is_signed();
+    let result = match op {
+        Op::Add { .. } => a.wrapping_add(b) as u64,
+        Op::Sub { .. } => a.wrapping_sub(b) as u64,
+        Op::Mul { .. } => a.wrapping_mul(b) as u64,
+        Op::Div { .. } if y != 0 && signed => a.wrapping_div(b) as u64,
+        Op::Div { .. } if y != 0 => x / y,
+        Op::Rem { .. } if y != 0 && signed => a.wrapping_rem(b) as u64,
+        Op::Rem { .. } if y != 0 => x % y,
+        Op::And { .. } => x & y,
+        Op::Or { .. } => x | y,
+        Op::Xor { .. } => x ^ y,
+        Op::Min { .. } if signed => a.min(b) as u64,
+        Op::Min { .. } => x.min(y),
+        Op::Max { .. } if signed => a.max(b) as u64,
+        Op::Max { .. } => x.max(y),
+        _ => return None,
+    };
+    Some(result & (u64::MAX >> (64 - ty.bits())))
+}

@@ -1,0 +1,100 @@
+//! Root-mean-square norm: `out[r, i] = x[r, i] * weight[i] / sqrt(mean(x[r, ..]^2) + eps)`.
+//!
+//! | parameter | type | shape |
+//! |---|---|---|
+//! | x | f32 | `[rows, dim]` |
+//! | weight | f32 | `[dim]` |
+//! | out | f32, may be x | `[rows, dim]` |
+//!
+//! Grid `[rows, 1, 1]`. The second reading of x comes from L1. Moves `8 * rows * dim + 4 * dim`
+//! bytes, `4 * rows * dim` flops. Norms of heads are rows of `dim = head_dim`.
+
+use crate::ir::Kernel;
+use crate::target::Target;
+
+/// A norm of rows of `dim` elements.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RmsNormSpec {
+    /// Elements of a row.
+    pub dim: u32,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// GPU to write for.
+    pub target: Target,
+}
+
+impl RmsNormSpec {
+    /// Elements a thread handles at once.
+    fn width(&self) -> u32 {
+        if self.dim % 4 == 0 { 4 } else { 1 }
+    }
+
+    fn threads(&self) -> u32 {
+        (self.dim / self.width())
+            .next_multiple_of(32)
+            .clamp(32, 1024)
+    }
+
+    /// Blocks for `rows` rows.
+    pub fn grid(&self, rows: u32) -> [u32; 3] {
+        [rows, 1, 1]
+    }
+
+    /// Bytes moved for `rows` rows.
+    pub fn bytes(&self, rows: u64) -> u64 {
+        8 * rows * u64::from(self.dim) + 4 * u64::from(self.dim)
+    }
+
+    /// Operations on `rows` rows.
+    pub fn flops(&self, rows: u64) -> u64 {
+        4 * rows * u64::from(self.dim)
+    }
+
+    /// The kernel, named after its dimension.
+    pub fn kernel(&self) -> Kernel {
+        if self.width() == 4 {
+            self.write::<4>()
+        } else {
+            self.write::<1>()
+        }
+    }
+
+    fn write<const W: usize>(&self) -> Kernel {
+        let RmsNormSpec { dim, eps, target } = *self;
+        let width = W as u32;
+        Kernel::new(format!("rms_norm_{dim}"), target, |k| {
+            k.doc(format!(
+                "out[r, i] = x[r, i] * weight[i] / sqrt(mean(x[r, ..]^2) + {eps:e}), i < {dim}.\n\
+                 out may be x. Grid [rows, 1, 1]."
+            ));
+            k.block_size(self.threads());
+            let (x, weight) = (k.input::<f32>("x"), k.input::<f32>("weight").read_only());
+            let out = k.output::<f32>("out");
+            let row = k.block_x() * dim;
+            let (x, out) = (x.offset(row), out.offset(row));
+
+            let sum = k.var(0f32);
+            k.for_each(k.thread_x() * width, dim, k.threads() * width, |i| {
+                for v in x.load_vec::<W>(i) {
+                    sum.update(|s| v.fma(v, s));
+                }
+            });
+            let mean = k.block_sum(sum.get()) * (1.0 / dim as f32);
+            let scale = (mean + eps).rsqrt();
+            k.for_each(k.thread_x() * width, dim, k.threads() * width, |i| {
+                let (v, w) = (x.load_vec::<W>(i), weight.load_vec::<W>(i));
+                out.store_vec(i, std::array::from_fn::<_, W, _>(|j| v[j] * scale * w[j]));
+            });
+        })
+    }
+}
+
+pub(super) fn representative(target: Target) -> Vec<RmsNormSpec> {
+    [576, 128, 99]
+        .map(|dim| RmsNormSpec {
+            dim,
+            eps: 1e-5,
+            target,
+        })
+        .to_vec()
+}

@@ -11,6 +11,8 @@
 use std::ops::Range;
 
 use super::activations::{Activations, Token};
+#[cfg(target_arch = "x86_64")]
+use super::avx512_gemv::{self, Lanes};
 use super::exact;
 use super::isa::Isa;
 use super::panel::{GroupTerms, PANEL_ROWS, Panel, TILE_TOKENS, Tile, TileValues};
@@ -21,6 +23,10 @@ use crate::Matrix;
 
 /// From this many tokens on, unpacking rows first pays.
 const MIN_GEMM_TOKENS: usize = 4;
+
+/// Packed rows that are multiplied with one token before the next token has its turn.
+#[cfg(target_arch = "x86_64")]
+const GEMV_ROWS: usize = 32;
 
 /// Bytes of activations that panels are multiplied with before the next ones: what fits the
 /// second-level cache beside a panel.
@@ -37,6 +43,11 @@ pub(super) fn matmul(isa: Isa, w: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f
     if n < MIN_GEMM_TOKENS {
         // A core reads about 16 bytes of packed weights a nanosecond.
         let ns = w.data.len() * n / 16;
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx512 && avx512_gemv::supports(w.format) {
+            let x: Vec<Lanes> = (0..n).map(|t| Lanes::new(w.format, x.token(t))).collect();
+            return parallel::for_rows(w.rows, ns, |rows| gemv_packed(w, &x, rows, &out));
+        }
         parallel::for_rows(w.rows, ns, |rows| {
             gemv_rows(isa, shape, w, &x, n, rows, &out)
         });
@@ -66,6 +77,25 @@ fn gemv_rows(
             let value = dot_unpacked(isa, shape, unpacked, x.token(t));
             // SAFETY: rows of this range belong to this call alone.
             unsafe { out.set(row, t, value) }
+        }
+    }
+}
+
+/// Rows `rows` times few tokens with a kernel that reads packed rows.
+#[cfg(target_arch = "x86_64")]
+fn gemv_packed(w: &Matrix<'_>, x: &[Lanes], rows: Range<usize>, out: &Output<'_>) {
+    let bytes = w.row_bytes();
+    let mut values = [0.0f32; GEMV_ROWS];
+    for first in rows.clone().step_by(GEMV_ROWS) {
+        let last = rows.end.min(first + GEMV_ROWS);
+        let packed = &w.data[first * bytes..last * bytes];
+        for (t, x) in x.iter().enumerate() {
+            // SAFETY: the caller holds `Isa::Avx512`.
+            unsafe { avx512_gemv::gemv(w.format, packed, bytes, x, &mut values) }
+            for (row, &value) in (first..last).zip(&values) {
+                // SAFETY: rows of this range belong to this call alone.
+                unsafe { out.set(row, t, value) }
+            }
         }
     }
 }

@@ -16,6 +16,8 @@ mod avx2_gemm;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512_gemm;
+#[cfg(target_arch = "x86_64")]
+mod avx512_gemv;
 mod exact;
 mod fast;
 mod isa;

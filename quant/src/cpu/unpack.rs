@@ -59,7 +59,7 @@ pub(super) struct Unpacked<'a> {
 }
 
 /// The values that the 4-bit codes of IQ4_NL and IQ4_XS stand for, plus 128.
-const IQ4_BYTES: [u8; 16] = [
+pub(super) const IQ4_BYTES: [u8; 16] = [
     1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241,
 ];
 

@@ -48,7 +48,8 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
 fn selection(folder: &str) -> Vec<String> {
     let crate_dir = workspace::root().join(folder);
     let mut arguments = Vec::new();
-    if holds(&crate_dir.join("src"), "insta::") {
+    let manifest = std::fs::read_to_string(crate_dir.join("Cargo.toml")).unwrap_or_default();
+    if manifest.contains("\ninsta") && holds(&crate_dir.join("src"), "insta::") {
         let library = crate_dir.join("src/lib.rs").is_file();
         arguments.push(if library { "--lib" } else { "--bins" }.to_string());
     }

@@ -44,7 +44,7 @@ pub(crate) fn check(arguments: &[String]) -> Result<Verdict, String> {
         Err(why) => return Ok(Verdict::Skipped(why)),
     };
     println!("{} ({})", ptxas.path.display(), ptxas.version);
-    let mut sources = kernels::all();
+    let mut sources = kernels::all()?;
     sources.retain(|s| wanted.is_none_or(|name| s.name == name));
     if sources.is_empty() {
         return Err(format!(

@@ -1,0 +1,356 @@
+//! One block: its warps in turn, its control flow and its barriers.
+//!
+//! A warp runs until it waits, ends, or has had its share of steps; then the next one runs. Divergence follows the
+//! kernel's structure: a branch pushes the lanes that came in, runs each side with its own, and pops them all.
+
+use super::decode::{Inst, Program, Step};
+use super::exec::{self, Context, LaneFault, thread_index};
+use super::fault::{Fault, FaultKind, Site};
+use super::memory::{Memory, Region};
+use super::warp::{Frame, State, Warp};
+use super::{Options, Stats};
+use crate::op::Op;
+
+/// Steps a warp may take before the next one's turn.
+const SLICE: u64 = 100_000;
+/// Rounds in which every warp only polled and nothing changed before the block counts as stuck.
+pub(crate) const IDLE_ROUNDS: u32 = 10_000;
+
+/// A named barrier.
+#[derive(Clone, Copy, Default)]
+struct Barrier {
+    /// Threads that have arrived, 32 a warp.
+    arrived: u32,
+    /// Threads it takes, once somebody has said so; 0 is all of the block.
+    needed: u32,
+}
+
+/// Why a warp's turn ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// It waits, or is done.
+    Stopped,
+    /// Its share is used up.
+    Slice,
+    /// It looked for something that has not happened.
+    Polled,
+}
+
+/// What became of a block's turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    Running,
+    Done,
+}
+
+pub(crate) struct Block<'a> {
+    cx: Context<'a>,
+    warps: Vec<Warp>,
+    barriers: [Barrier; 16],
+    max_steps: u64,
+    /// Other blocks may change what its warps wait for.
+    has_peers: bool,
+    /// Rounds in a row in which nothing happened but polling.
+    pub(crate) idle: u32,
+}
+
+impl<'a> Block<'a> {
+    pub(crate) fn new(
+        program: &'a Program<'a>,
+        memory: &'a Memory,
+        args: &'a [u64],
+        grid: [u32; 3],
+        options: &Options,
+    ) -> Block<'a> {
+        let warps = program.kernel.threads().div_ceil(32);
+        let shared = Region::new(u64::from(program.shared_bytes), options.track_shared);
+        Block {
+            cx: Context {
+                program,
+                memory,
+                args,
+                grid,
+                block: [0; 3],
+                shared,
+                mbarriers: Vec::new(),
+                bulk: Vec::new(),
+                steps: 0,
+                lane_steps: 0,
+                events: 0,
+            },
+            warps: (0..warps).map(|index| Warp::new(program, index)).collect(),
+            barriers: [Barrier::default(); 16],
+            max_steps: options.max_steps,
+            has_peers: program.communicates && grid != [1, 1, 1],
+            idle: 0,
+        }
+    }
+
+    /// Makes this the block at `index`, at its first instruction.
+    pub(crate) fn start(&mut self, index: [u32; 3]) {
+        let threads = self.cx.program.kernel.threads();
+        self.warps.iter_mut().for_each(|w| w.restart(threads));
+        self.barriers = [Barrier::default(); 16];
+        self.idle = 0;
+        let cx = &mut self.cx;
+        cx.block = index;
+        cx.shared.reset();
+        cx.mbarriers.clear();
+        cx.bulk.clear();
+        (cx.steps, cx.lane_steps, cx.events) = (0, 0, 0);
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        Stats {
+            blocks: 1,
+            warp_instructions: self.cx.steps,
+            lane_instructions: self.cx.lane_steps,
+        }
+    }
+
+    /// Runs the block to its end.
+    pub(crate) fn run(&mut self) -> Result<(), Fault> {
+        while self.round()? == Progress::Running {}
+        Ok(())
+    }
+
+    /// Gives every warp a turn.
+    pub(crate) fn round(&mut self) -> Result<Progress, Fault> {
+        let (before, mut only_polled, mut ran, mut done) = (self.cx.events, true, false, true);
+        for index in 0..self.warps.len() {
+            if self.warps[index].state == State::Ready {
+                ran = true;
+                only_polled &= self.turn(index)? != Turn::Slice;
+            }
+            done &= self.warps[index].state == State::Done;
+        }
+        if done {
+            return Ok(Progress::Done);
+        }
+        if !ran {
+            return Err(self.deadlock());
+        }
+        let idle = only_polled && before == self.cx.events;
+        self.idle = if idle { self.idle + 1 } else { 0 };
+        if self.idle > IDLE_ROUNDS && !self.has_peers {
+            return Err(self.deadlock());
+        }
+        Ok(Progress::Running)
+    }
+
+    pub(crate) fn deadlock(&self) -> Fault {
+        let waiting: Vec<String> = self
+            .warps
+            .iter()
+            .filter_map(|w| match w.state {
+                State::Barrier(id) => Some(format!("warp {} at barrier {id}", w.index)),
+                State::Ready => Some(format!("warp {} polling", w.index)),
+                State::Done => None,
+            })
+            .collect();
+        let blamed = self
+            .warps
+            .iter()
+            .find(|w| w.state != State::Done)
+            .map_or(0, |w| w.index as usize);
+        self.fault(
+            blamed,
+            0,
+            FaultKind::Deadlock {
+                waiting: waiting.join(", "),
+            },
+        )
+    }
+
+    /// A fault of a lane of a warp at its current step.
+    fn fault(&self, warp: usize, lane: usize, kind: FaultKind) -> Fault {
+        let (program, w) = (self.cx.program, &self.warps[warp]);
+        // A waiting warp's instruction is the one before.
+        let pc = if matches!(w.state, State::Barrier(_)) {
+            w.pc - 1
+        } else {
+            w.pc
+        };
+        let (inst, loc) = program.sites[pc];
+        let instruction = match (inst, &program.code[pc]) {
+            (Some(inst), _) => crate::table::row_of(inst.op, program.kernel.target).mnemonic,
+            (None, step) => format!("{step:?}"),
+        };
+        let site = Site {
+            kernel: program.kernel.name.clone(),
+            instruction,
+            source: loc.to_string(),
+            block: self.cx.block,
+            thread: thread_index((warp * 32 + lane) as u32, program.kernel.block_size),
+        };
+        Fault {
+            kind: Box::new(kind),
+            site: Some(Box::new(site)),
+        }
+    }
+
+    /// Runs one warp until it waits, ends, polls or has had its share.
+    fn turn(&mut self, index: usize) -> Result<Turn, Fault> {
+        let program = self.cx.program;
+        let limit = self.cx.steps + SLICE;
+        self.warps[index].polled = false;
+        loop {
+            let w = &mut self.warps[index];
+            match &program.code[w.pc] {
+                Step::Op(inst) => {
+                    let m = match inst.guard {
+                        None => w.active,
+                        Some((pred, true)) => w.active & w.pred(pred),
+                        Some((pred, false)) => w.active & !w.pred(pred),
+                    };
+                    self.cx.steps += 1;
+                    if m != 0 {
+                        self.cx.lane_steps += u64::from(m.count_ones());
+                        if matches!(
+                            inst.op,
+                            Op::BarSync | Op::BarSyncN { .. } | Op::BarArrive { .. } | Op::Exit
+                        ) {
+                            if let Some(turn) = self.control(index, inst, m)? {
+                                return Ok(turn);
+                            }
+                            continue;
+                        }
+                        if let Err(e) = exec::execute(inst, m, w, &mut self.cx) {
+                            let LaneFault { lane, kind } = *e;
+                            return Err(self.fault(index, lane, kind));
+                        }
+                    }
+                    w.pc += 1;
+                }
+                Step::If {
+                    cond,
+                    negated,
+                    otherwise,
+                } => {
+                    let taken = if *negated {
+                        !w.pred(*cond)
+                    } else {
+                        w.pred(*cond)
+                    };
+                    w.stack.push(Frame {
+                        entered: w.active,
+                        otherwise: w.active & !taken,
+                    });
+                    w.active &= taken;
+                    w.pc = if w.active == 0 { *otherwise } else { w.pc + 1 };
+                }
+                Step::Else { end } => {
+                    w.active = w.stack.last().map_or(0, |f| f.otherwise) & w.live;
+                    w.pc = if w.active == 0 { *end } else { w.pc + 1 };
+                }
+                Step::EndIf => {
+                    w.active = w.stack.pop().map_or(0, |f| f.entered) & w.live;
+                    w.pc += 1;
+                }
+                Step::Loop => {
+                    w.stack.push(Frame {
+                        entered: w.active,
+                        otherwise: 0,
+                    });
+                    w.pc += 1;
+                }
+                Step::Again { cond, start } => {
+                    w.active &= w.pred(*cond);
+                    if w.active == 0 {
+                        w.active = w.stack.pop().map_or(0, |f| f.entered) & w.live;
+                        w.pc += 1;
+                        continue;
+                    }
+                    w.pc = start + 1;
+                    if w.polled {
+                        return Ok(Turn::Polled);
+                    }
+                    if self.cx.steps >= limit {
+                        if self.cx.steps > self.max_steps {
+                            let steps = self.cx.steps;
+                            return Err(self.fault(index, 0, FaultKind::StepLimit { steps }));
+                        }
+                        return Ok(Turn::Slice);
+                    }
+                }
+                Step::End => {
+                    w.state = State::Done;
+                    self.cx.events += 1;
+                    self.release(0);
+                    return Ok(Turn::Stopped);
+                }
+            }
+        }
+    }
+
+    /// Barriers and exits; `Some` ends the turn.
+    fn control(&mut self, index: usize, inst: &Inst, m: u32) -> Result<Option<Turn>, Fault> {
+        let w = &mut self.warps[index];
+        let (id, threads, waits) = match inst.op {
+            Op::BarSync => (0, 0, true),
+            Op::BarSyncN { id, threads } => (id, u32::from(threads), true),
+            Op::BarArrive { id, threads } => (id, u32::from(threads), false),
+            _ => {
+                w.live &= !m;
+                w.active &= !m;
+                w.pc += 1;
+                if w.live == 0 {
+                    w.state = State::Done;
+                    self.cx.events += 1;
+                    self.release(0);
+                    return Ok(Some(Turn::Stopped));
+                }
+                return Ok(None);
+            }
+        };
+        if m != w.live {
+            let needed = w.live;
+            return Err(self.fault(
+                index,
+                exec::first(m),
+                FaultKind::Divergent { active: m, needed },
+            ));
+        }
+        let barrier = &mut self.barriers[usize::from(id) % 16];
+        if barrier.arrived > 0 && barrier.needed != threads {
+            let what = format!(
+                "barrier {id} is used with {threads} and with {} threads at once",
+                barrier.needed
+            );
+            return Err(self.fault(index, exec::first(m), FaultKind::Protocol(what)));
+        }
+        barrier.needed = threads;
+        barrier.arrived += 32;
+        self.cx.events += 1;
+        let w = &mut self.warps[index];
+        w.pc += 1;
+        if waits {
+            w.state = State::Barrier(id);
+        }
+        self.release(id);
+        // Even a warp that may go on lets the others run first: they are where it was.
+        Ok(waits.then_some(Turn::Stopped))
+    }
+
+    /// Opens a barrier if all have come. A warp that is done no longer counts for barrier 0.
+    fn release(&mut self, id: u8) {
+        let barrier = &mut self.barriers[usize::from(id) % 16];
+        let live = self.warps.iter().filter(|w| w.state != State::Done).count() as u32 * 32;
+        let needed = if barrier.needed == 0 {
+            live
+        } else {
+            barrier.needed
+        };
+        if barrier.arrived == 0 || barrier.arrived < needed {
+            return;
+        }
+        *barrier = Barrier::default();
+        for w in self
+            .warps
+            .iter_mut()
+            .filter(|w| w.state == State::Barrier(id))
+        {
+            w.state = State::Ready;
+        }
+    }
+}

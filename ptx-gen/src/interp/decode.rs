@@ -1,0 +1,282 @@
+//! From the structured kernel to linear code: control flow as steps with targets, operands as slots.
+//!
+//! A slot is an index into one of a warp's three register files: 32-bit (which holds the narrower types as well),
+//! 64-bit and predicates. Constants get slots too, filled once per warp, so an executor never asks what kind of
+//! operand it reads. [`super::slots`] lets registers whose lives do not overlap share a slot.
+
+use std::collections::BTreeMap;
+
+use super::fault::FaultKind;
+use super::slots;
+use crate::ir::{Base, Inst as IrInst, Kernel, Loc, Operand, Reg, Stmt, Ty};
+use crate::op::{Op, Order, Space};
+
+/// Where the block's shared window starts: not at 0, so that a null pointer faults.
+pub(crate) const SHARED_BASE: u32 = 1024;
+
+/// A register file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum File {
+    Pred,
+    Word,
+    Long,
+}
+
+impl File {
+    pub(crate) fn of(ty: Ty) -> File {
+        match ty.bits() {
+            1 => File::Pred,
+            64 => File::Long,
+            _ => File::Word,
+        }
+    }
+}
+
+/// A decoded instruction. Unused slots are 0.
+#[derive(Clone, Debug)]
+pub(crate) struct Inst {
+    pub(crate) op: Op,
+    /// Predicate slot and the value it must have.
+    pub(crate) guard: Option<(u32, bool)>,
+    pub(crate) dst: [u32; 4],
+    /// In source order; an address contributes the slot of its base.
+    pub(crate) src: [u32; 10],
+    /// Constant offsets of the addresses among the sources, in order; of `LoadParam`, the parameter's index.
+    pub(crate) offset: [i32; 3],
+    pub(crate) num_dst: u8,
+    pub(crate) num_src: u8,
+}
+
+/// One step of the linear program.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Op(Inst),
+    /// Narrows the active lanes to those that take the branch; `otherwise` is the matching [`Step::Else`] or
+    /// [`Step::EndIf`].
+    If {
+        cond: u32,
+        negated: bool,
+        otherwise: usize,
+    },
+    /// Switches to the lanes that did not take the branch; `end` is the matching [`Step::EndIf`].
+    Else {
+        end: usize,
+    },
+    /// Lets both sides of a branch go on together.
+    EndIf,
+    /// Remembers the lanes that enter a loop.
+    Loop,
+    /// Sends the lanes whose `cond` holds back to the step after `start`.
+    Again {
+        cond: u32,
+        start: usize,
+    },
+    /// The end of the kernel.
+    End,
+}
+
+/// A kernel ready to run.
+#[derive(Debug)]
+pub(crate) struct Program<'k> {
+    pub(crate) kernel: &'k Kernel,
+    pub(crate) code: Vec<Step>,
+    /// The source of each step.
+    pub(crate) sites: Vec<(Option<&'k IrInst>, Loc)>,
+    /// Slots of each file: predicates, words, longs.
+    pub(crate) files: [u32; 3],
+    /// File, slot and value of each constant.
+    pub(crate) constants: Vec<(File, u32, u64)>,
+    /// Bytes of the shared window.
+    pub(crate) shared_bytes: u32,
+    /// Whether blocks may wait for each other or update common words.
+    pub(crate) communicates: bool,
+}
+
+/// Marks an operand that is the index of a constant instead of a register, until slots are assigned.
+pub(crate) const CONSTANT: u32 = 1 << 31;
+
+struct Decoder<'k> {
+    kernel: &'k Kernel,
+    shared: Vec<u32>,
+    code: Vec<Step>,
+    sites: Vec<(Option<&'k IrInst>, Loc)>,
+    constants: BTreeMap<(File, u64), u32>,
+    order: Vec<(File, u64)>,
+    communicates: bool,
+}
+
+/// Linearises a kernel.
+pub(crate) fn decode(kernel: &Kernel) -> Result<Program<'_>, FaultKind> {
+    let (shared, shared_bytes) = kernel.shared_offsets();
+    let mut d = Decoder {
+        kernel,
+        shared,
+        code: Vec::new(),
+        sites: Vec::new(),
+        constants: BTreeMap::new(),
+        order: Vec::new(),
+        communicates: false,
+    };
+    d.body(&kernel.body)?;
+    let end = d.sites.last().map_or(Loc { file: "", line: 0 }, |s| s.1);
+    d.step(Step::End, None, end);
+    let Decoder {
+        mut code,
+        sites,
+        order,
+        communicates,
+        ..
+    } = d;
+    let assigned = slots::assign(kernel, &mut code, &order);
+    Ok(Program {
+        kernel,
+        code,
+        sites,
+        files: assigned.files,
+        constants: assigned.constants,
+        shared_bytes,
+        communicates,
+    })
+}
+
+impl<'k> Decoder<'k> {
+    fn step(&mut self, step: Step, inst: Option<&'k IrInst>, loc: Loc) -> usize {
+        self.code.push(step);
+        self.sites.push((inst, loc));
+        self.code.len() - 1
+    }
+
+    fn body(&mut self, stmts: &'k [Stmt]) -> Result<(), FaultKind> {
+        for stmt in stmts {
+            match stmt {
+                Stmt::Comment(_) => {}
+                Stmt::Inst(inst) => {
+                    let decoded = self.inst(inst)?;
+                    self.communicates |= communicates(inst.op);
+                    self.step(Step::Op(decoded), Some(inst), inst.loc);
+                }
+                Stmt::If(branch) => {
+                    let (cond, negated) = (self.reg(branch.cond, File::Pred)?, branch.negated);
+                    let start = self.step(
+                        Step::If {
+                            cond,
+                            negated,
+                            otherwise: 0,
+                        },
+                        None,
+                        branch.loc,
+                    );
+                    self.body(&branch.then)?;
+                    let mut target = self.code.len();
+                    if !branch.otherwise.is_empty() {
+                        target = self.step(Step::Else { end: 0 }, None, branch.loc);
+                        self.body(&branch.otherwise)?;
+                        self.code[target] = Step::Else {
+                            end: self.code.len(),
+                        };
+                    }
+                    self.code[start] = Step::If {
+                        cond,
+                        negated,
+                        otherwise: target,
+                    };
+                    self.step(Step::EndIf, None, branch.loc);
+                }
+                Stmt::Loop(l) => {
+                    let start = self.step(Step::Loop, None, l.loc);
+                    self.body(&l.body)?;
+                    let cond = self.reg(l.again, File::Pred)?;
+                    self.step(Step::Again { cond, start }, None, l.loc);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reg(&self, reg: Reg, file: File) -> Result<u32, FaultKind> {
+        match self.kernel.regs.get(reg.0 as usize) {
+            Some(info) if File::of(info.ty) == file => Ok(reg.0),
+            _ => Err(FaultKind::Unsupported(format!(
+                "register {} is not of the {file:?} file",
+                reg.0
+            ))),
+        }
+    }
+
+    fn constant(&mut self, file: File, bits: u64) -> u32 {
+        let order = &mut self.order;
+        CONSTANT
+            | *self.constants.entry((file, bits)).or_insert_with(|| {
+                order.push((file, bits));
+                order.len() as u32 - 1
+            })
+    }
+
+    fn inst(&mut self, inst: &IrInst) -> Result<Inst, FaultKind> {
+        let too_many = || FaultKind::Unsupported(format!("{:?} with too many operands", inst.op));
+        let mut out = Inst {
+            op: inst.op,
+            guard: None,
+            dst: [0; 4],
+            src: [0; 10],
+            offset: [0; 3],
+            num_dst: inst.dst.len() as u8,
+            num_src: inst.src.len() as u8,
+        };
+        if let Some((pred, value)) = inst.guard {
+            out.guard = Some((self.reg(pred, File::Pred)?, value));
+        }
+        for (i, reg) in inst.dst.iter().enumerate() {
+            *out.dst.get_mut(i).ok_or_else(too_many)? = reg.0;
+        }
+        let mut addresses = 0;
+        for (i, operand) in inst.src.iter().enumerate() {
+            let slot = match operand {
+                Operand::Reg(reg) => reg.0,
+                Operand::Imm(imm) => self.constant(File::of(imm.ty), imm.bits),
+                Operand::Addr(address) => {
+                    let (slot, offset) = match address.base {
+                        Base::Reg(reg) => (reg.0, address.offset),
+                        Base::Param(index) => (self.constant(File::Word, 0), index as i32),
+                        Base::Shared(index) => {
+                            let start = self
+                                .shared
+                                .get(index as usize)
+                                .copied()
+                                .unwrap_or(u32::MAX / 2);
+                            (
+                                self.constant(File::Word, u64::from(start + SHARED_BASE)),
+                                address.offset,
+                            )
+                        }
+                    };
+                    *out.offset.get_mut(addresses).ok_or_else(too_many)? = offset;
+                    addresses += 1;
+                    slot
+                }
+            };
+            *out.src.get_mut(i).ok_or_else(too_many)? = slot;
+        }
+        Ok(out)
+    }
+}
+
+/// Whether blocks can see each other through this instruction before the kernel ends.
+fn communicates(op: Op) -> bool {
+    match op {
+        Op::Atom {
+            space: Space::Global,
+            ..
+        }
+        | Op::Red {
+            space: Space::Global,
+            ..
+        } => true,
+        Op::Ld {
+            space: Space::Global,
+            order,
+            ..
+        } => order != Order::Weak,
+        _ => false,
+    }
+}

@@ -1,0 +1,270 @@
+//! What each instruction does to a warp: one arm per operation, grouped in files by kind.
+//!
+//! Control flow and block-wide barriers are not here; they belong to [`super::block`].
+
+mod asynchronous;
+mod convert;
+mod float;
+mod int;
+mod matrix;
+mod memory;
+mod mma;
+mod num;
+mod warpwide;
+
+use super::decode::{Inst, Program};
+use super::fault::FaultKind;
+use super::memory::{Memory, Region};
+use super::warp::{Warp, lanes};
+use crate::ir::Ty;
+use crate::op::{Op, Special};
+
+pub(crate) use asynchronous::{Mbarrier, PendingBulk, PendingCopy};
+
+/// A fault and the lane that it is blamed on.
+#[derive(Debug)]
+pub(crate) struct LaneFault {
+    pub(crate) lane: usize,
+    pub(crate) kind: FaultKind,
+}
+
+/// The outcome of an instruction.
+pub(crate) type Exec<T = ()> = Result<T, Box<LaneFault>>;
+
+/// A fault of one lane.
+pub(crate) fn fault<T>(lane: usize, kind: FaultKind) -> Exec<T> {
+    Err(Box::new(LaneFault { lane, kind }))
+}
+
+/// The first lane of a mask, for faults that concern all of them.
+pub(crate) fn first(mask: u32) -> usize {
+    (mask.trailing_zeros() as usize).min(31)
+}
+
+fn unsupported<T>(op: Op) -> Exec<T> {
+    fault(0, FaultKind::Unsupported(format!("{op:?}")))
+}
+
+/// What the warps of a block share.
+pub(crate) struct Context<'a> {
+    pub(crate) program: &'a Program<'a>,
+    pub(crate) memory: &'a Memory,
+    /// One value a parameter, as bits.
+    pub(crate) args: &'a [u64],
+    pub(crate) grid: [u32; 3],
+    /// The block's index in the grid.
+    pub(crate) block: [u32; 3],
+    pub(crate) shared: Region,
+    /// Shared offsets and states of the mbarriers.
+    pub(crate) mbarriers: Vec<(u32, Mbarrier)>,
+    pub(crate) bulk: Vec<PendingBulk>,
+    /// Warp instructions executed by the block.
+    pub(crate) steps: u64,
+    /// Lane instructions executed by the block.
+    pub(crate) lane_steps: u64,
+    /// Changes of a barrier's state: what a waiting warp may be waiting for.
+    pub(crate) events: u64,
+}
+
+/// Executes an instruction in the lanes of `m`, which is not empty.
+pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec {
+    match i.op {
+        Op::Fma { ty } => return float::arithmetic(i.op, ty, i, m, w),
+        Op::Add { ty }
+        | Op::Sub { ty }
+        | Op::Mul { ty }
+        | Op::Div { ty }
+        | Op::Min { ty }
+        | Op::Max { ty }
+        | Op::Neg { ty }
+        | Op::Abs { ty } => {
+            return if ty.is_int() {
+                int::arithmetic(i.op, ty, i, m, w)
+            } else {
+                float::arithmetic(i.op, ty, i, m, w)
+            };
+        }
+        Op::MadLo { ty } | Op::MulHi { ty } | Op::Rem { ty } => {
+            return int::arithmetic(i.op, ty, i, m, w);
+        }
+        Op::MulWide { ty } => int::wide(ty.is_signed(), false, i, m, w),
+        Op::MadWide { ty } => int::wide(ty.is_signed(), true, i, m, w),
+        Op::DivFull => return float::arithmetic(i.op, Ty::F32, i, m, w),
+        Op::SqrtRn { ty } | Op::RcpRn { ty } => return float::arithmetic(i.op, ty, i, m, w),
+        Op::Approx { f, ty } => return float::approx(i.op, f, ty, i, m, w),
+
+        Op::And { ty } | Op::Or { ty } | Op::Xor { ty } | Op::Not { ty } => {
+            return int::logic(i.op, ty, i, m, w);
+        }
+        Op::Shl { ty } | Op::Shr { ty } => return int::shift(i.op, ty, i, m, w),
+        Op::Bfe { ty } | Op::Bfi { ty } => int::fields(i.op, ty, i, m, w),
+        Op::Lop3 { lut } => int::lop3(lut, i, m, w),
+        Op::Prmt => w.map3(i, m, int::prmt),
+        Op::Shf { left: true } => w.map3(i, m, |a, b, c| ((joined(a, b) << (c & 31)) >> 32) as u32),
+        Op::Shf { left: false } => w.map3(i, m, |a, b, c| (joined(a, b) >> (c & 31)) as u32),
+        Op::Popc { ty } | Op::Clz { ty } => int::count(i.op, ty, i, m, w),
+        Op::Dp4a {
+            a_signed: true,
+            b_signed: true,
+        } => w.map3(i, m, |a, b, c| int::dp4a(a, b, c, true, true)),
+        Op::Dp4a { a_signed, b_signed } => {
+            w.map3(i, m, |a, b, c| int::dp4a(a, b, c, a_signed, b_signed))
+        }
+
+        Op::Setp { cmp, ty } if ty.is_int() => return int::setp(i.op, cmp, ty, i, m, w),
+        Op::Setp { cmp, ty } => return float::setp(i.op, cmp, ty, i, m, w),
+        Op::Selp { ty } => select(ty, i, m, w),
+        Op::Cvt {
+            to,
+            from,
+            round,
+            sat,
+        } => convert::execute(to, from, round, sat, i, m, w),
+        Op::CvtPack { ty } => {
+            let h = if ty == Ty::F16x2 {
+                float::Half::F16
+            } else {
+                float::Half::Bf16
+            };
+            let narrow = |x: u32| h.narrow(f32::from_bits(x));
+            w.map2(i, m, |a, b| narrow(a) << 16 | narrow(b));
+        }
+
+        Op::Mov { ty } => copy(ty, i, m, w),
+        Op::Special(which) => special(which, i, m, w, cx),
+        Op::SharedAddress => {
+            let offset = i.offset[0] as u32;
+            w.map1(i, m, |a| a.wrapping_add(offset));
+        }
+        Op::LoadParam { ty } => {
+            let bits = cx.args.get(i.offset[0] as usize).copied().unwrap_or(0);
+            if ty.bits() == 64 {
+                w.put64(i.dst[0], &[bits; 32], m)
+            } else {
+                w.put(i.dst[0], &[bits as u32; 32], m)
+            }
+        }
+        // Generic and global addresses coincide.
+        Op::CvtaToGlobal => w.long1(i, m, |a| a),
+        Op::Pack2x16 => w.map2(i, m, |a, b| a & 0xffff | b << 16),
+        Op::Unpack2x16 => {
+            let a = *w.word(i.src[0]);
+            w.put(i.dst[0], &a.map(|x| x & 0xffff), m);
+            w.put(i.dst[1], &a.map(|x| x >> 16), m);
+        }
+        Op::Pack2x32 => {
+            let (a, b) = (w.word(i.src[0]), w.word(i.src[1]));
+            let out = std::array::from_fn(|l| joined(a[l], b[l]));
+            w.put64(i.dst[0], &out, m);
+        }
+        Op::Unpack2x32 => {
+            let a = *w.long(i.src[0]);
+            w.put(i.dst[0], &a.map(|x| x as u32), m);
+            w.put(i.dst[1], &a.map(|x| (x >> 32) as u32), m);
+        }
+
+        Op::Ld {
+            space,
+            ty,
+            vec,
+            order,
+            ..
+        } => return memory::load(space, ty, vec, order, i, m, w, cx),
+        Op::St { space, ty, vec, .. } => return memory::store(space, ty, vec, i, m, w, cx),
+        Op::Atom { space, f, ty, .. } | Op::Red { space, f, ty, .. } => {
+            return memory::atomic(space, f, ty, i, m, w, cx);
+        }
+        // One warp runs at a time and sees all that others did: memory is sequentially consistent.
+        Op::Fence(_) | Op::PrefetchL2 | Op::GridDepWait | Op::GridDepLaunch => {}
+        Op::Nanosleep => w.polled = true,
+
+        Op::Shfl { mode, .. } => return warpwide::shuffle(mode, i, m, w),
+        Op::Vote { f } => return warpwide::vote(f, i, m, w),
+        Op::MatchAny => return warpwide::match_any(i, m, w),
+        Op::Redux { f, ty } => return warpwide::reduce(f, ty, i, m, w),
+        Op::BarWarpSync => return warpwide::sync(i, m, w),
+        Op::ActiveMask => w.put(i.dst[0], &[m; 32], m),
+        Op::ElectSync => return warpwide::elect(i, m, w),
+        Op::AssumeUniform => return warpwide::assume_uniform(i, m, w),
+
+        Op::Mma(shape) => return matrix::mma(shape, i, m, w),
+        Op::Ldmatrix { num, trans } => return matrix::load(num, trans, i, m, w, cx),
+        Op::Stmatrix { num, trans } => return matrix::store(num, trans, i, m, w, cx),
+        Op::Movmatrix => return matrix::transpose(i, m, w),
+
+        Op::CpAsync { bytes, .. } => return asynchronous::copy(u32::from(bytes), i, m, w, cx),
+        Op::CpAsyncCommit => lanes(m).for_each(|l| w.groups[l] += 1),
+        Op::CpAsyncWait { pending } => asynchronous::wait(u32::from(pending), m, w, cx),
+        Op::MbarrierInit
+        | Op::MbarrierInval
+        | Op::MbarrierArrive
+        | Op::MbarrierArriveExpectTx
+        | Op::MbarrierTryWait
+        | Op::MbarrierTestWait => return asynchronous::mbarrier(i, m, w, cx),
+        Op::CpAsyncBulk => return asynchronous::bulk(i, m, w, cx),
+
+        Op::Trap => return fault(first(m), FaultKind::Trap),
+        Op::BarSync | Op::BarSyncN { .. } | Op::BarArrive { .. } | Op::Exit => {
+            return unsupported(i.op);
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn joined(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+fn copy(ty: Ty, i: &Inst, m: u32, w: &mut Warp) {
+    match ty.bits() {
+        1 => w.put_pred(i.dst[0], w.pred(i.src[0]), m),
+        64 => w.long1(i, m, |a| a),
+        _ => w.map1(i, m, |a| a),
+    }
+}
+
+/// Selp.
+fn select(ty: Ty, i: &Inst, m: u32, w: &mut Warp) {
+    let c = w.pred(i.src[2]);
+    if ty.bits() == 64 {
+        let (mut out, a) = (*w.long(i.src[1]), w.long(i.src[0]));
+        for l in 0..32 {
+            out[l] = if c >> l & 1 == 1 { a[l] } else { out[l] };
+        }
+        w.put64(i.dst[0], &out, m);
+    } else {
+        let (mut out, a) = (*w.word(i.src[1]), w.word(i.src[0]));
+        for l in 0..32 {
+            out[l] = if c >> l & 1 == 1 { a[l] } else { out[l] };
+        }
+        w.put(i.dst[0], &out, m);
+    }
+}
+
+fn special(which: Special, i: &Inst, m: u32, w: &mut Warp, cx: &Context) {
+    let size = cx.program.kernel.block_size;
+    let value = match which {
+        Special::Tid(axis) => {
+            let out = std::array::from_fn(|l| {
+                thread_index(w.index * 32 + l as u32, size)[usize::from(axis) % 3]
+            });
+            return w.put(i.dst[0], &out, m);
+        }
+        Special::Laneid => return w.put(i.dst[0], &std::array::from_fn(|l| l as u32), m),
+        Special::GlobalTimer => return w.put64(i.dst[0], &[cx.steps; 32], m),
+        Special::Ntid(axis) => size[usize::from(axis) % 3],
+        Special::Ctaid(axis) => cx.block[usize::from(axis) % 3],
+        Special::Nctaid(axis) => cx.grid[usize::from(axis) % 3],
+        Special::Warpid => w.index,
+        Special::Smid => cx.block[0] % 128,
+        Special::Clock => cx.steps as u32,
+    };
+    w.put(i.dst[0], &[value; 32], m);
+}
+
+/// The (x, y, z) index of a block's `n`-th thread.
+pub(crate) fn thread_index(n: u32, size: [u32; 3]) -> [u32; 3] {
+    let (x, y) = (size[0].max(1), size[1].max(1));
+    [n % x, n / x % y, n / (x * y)]
+}

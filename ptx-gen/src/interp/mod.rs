@@ -1,0 +1,251 @@
+//! Runs kernels on the CPU, instruction by instruction, and says exactly what is wrong with those that are.
+//!
+//! [`launch`] executes an [`ir::Kernel`](crate::ir::Kernel) over a grid against [`Memory`]. Warps run in lockstep,
+//! blocks in parallel where they cannot see each other; arithmetic is PTX's, rounding included; every access is
+//! checked. What comes back is [`Stats`], or the first [`Fault`] with kernel, instruction, source line, block and
+//! thread.
+//!
+//! ```
+//! use gannet_ptx_gen::interp::{Arg, Memory, Options, launch};
+//! use gannet_ptx_gen::{ir::Kernel, target::Target};
+//!
+//! let kernel = Kernel::new("double", Target::Sm80, |k| {
+//!     k.block_size(32);
+//!     let x = k.in_out::<f32>("x");
+//!     x.store(k.thread_x(), x.load(k.thread_x()) * 2.0);
+//! });
+//! let mut memory = Memory::new();
+//! let x = memory.alloc_from(&[1.5f32; 32]);
+//! launch(&kernel, [1, 1, 1], &[Arg::U64(x)], &memory, &Options::default()).unwrap();
+//! assert_eq!(memory.read::<f32>(x, 32).unwrap(), [3.0; 32]);
+//! // One element too few: the fault names thread 31 and the line of the store.
+//! let short = memory.alloc_from(&[1.5f32; 31]);
+//! let fault = launch(&kernel, [1, 1, 1], &[Arg::U64(short)], &memory, &Options::default());
+//! assert_eq!(fault.unwrap_err().site.unwrap().thread, [31, 0, 0]);
+//! ```
+//!
+//! The interpreter knows nothing of performance, of caches or of memory that reorders: memory is sequentially
+//! consistent here, so a missing fence goes unnoticed. `mma` accumulates in `f64` and rounds once. Approximate
+//! functions are exactly rounded.
+
+mod block;
+mod decode;
+mod exec;
+mod fault;
+mod memory;
+mod slots;
+mod warp;
+
+use rayon::prelude::*;
+
+use crate::ir::{Kernel, Ty};
+use block::{Block, IDLE_ROUNDS, Progress};
+use decode::Program;
+
+pub use fault::{Fault, FaultKind, Site, Space};
+pub use memory::{Element, Memory};
+
+/// An argument of a launch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Arg {
+    /// A 32-bit unsigned integer.
+    U32(u32),
+    /// A 32-bit signed integer.
+    I32(i32),
+    /// A 64-bit unsigned integer, or a device address.
+    U64(u64),
+    /// A 64-bit signed integer.
+    I64(i64),
+    /// A single.
+    F32(f32),
+    /// A double.
+    F64(f64),
+}
+
+impl Arg {
+    /// The bits and their width.
+    fn bits(self) -> (u64, u32) {
+        match self {
+            Arg::U32(x) => (u64::from(x), 32),
+            Arg::I32(x) => (u64::from(x as u32), 32),
+            Arg::U64(x) => (x, 64),
+            Arg::I64(x) => (x as u64, 64),
+            Arg::F32(x) => (u64::from(x.to_bits()), 32),
+            Arg::F64(x) => (x.to_bits(), 64),
+        }
+    }
+
+    fn is_float(self) -> bool {
+        matches!(self, Arg::F32(_) | Arg::F64(_))
+    }
+}
+
+/// How a launch is executed.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Run blocks on one thread even where they could run in parallel.
+    pub serial: bool,
+    /// Warp instructions after which a block counts as hung.
+    pub max_steps: u64,
+    /// Blocks that are in flight at once where blocks can see each other; a kernel whose blocks wait for each other
+    /// needs all of its grid.
+    pub resident_blocks: usize,
+    /// Fault on reads of shared memory that nothing has written (slower).
+    pub track_shared: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            serial: false,
+            max_steps: 1 << 32,
+            resident_blocks: 1024,
+            track_shared: false,
+        }
+    }
+}
+
+/// What a launch amounted to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Blocks executed.
+    pub blocks: u64,
+    /// Instructions executed by warps.
+    pub warp_instructions: u64,
+    /// Instructions executed by lanes.
+    pub lane_instructions: u64,
+}
+
+impl Stats {
+    fn plus(self, other: Stats) -> Stats {
+        Stats {
+            blocks: self.blocks + other.blocks,
+            warp_instructions: self.warp_instructions + other.warp_instructions,
+            lane_instructions: self.lane_instructions + other.lane_instructions,
+        }
+    }
+}
+
+/// Executes `kernel` over `grid` blocks with one argument a parameter, in the parameters' order.
+///
+/// Blocks run in parallel unless the kernel has global atomics or strong global loads, by which blocks may wait for
+/// each other; then they take turns on one thread, in a fixed order, which makes the result reproducible.
+///
+/// # Errors
+/// The first [`Fault`] met; blocks that ran before or beside it have left their writes in `memory`. A wrong argument
+/// count or type, an empty grid and a block of more than 1024 threads are faults without a site.
+pub fn launch(
+    kernel: &Kernel,
+    grid: [u32; 3],
+    args: &[Arg],
+    memory: &Memory,
+    options: &Options,
+) -> Result<Stats, Fault> {
+    let args = check(kernel, grid, args)?;
+    let program = decode::decode(kernel).map_err(Fault::new)?;
+    let blocks = u64::from(grid[0]) * u64::from(grid[1]) * u64::from(grid[2]);
+    let new = || Block::new(&program, memory, &args, grid, options);
+    if program.communicates && blocks > 1 {
+        return take_turns(&program, memory, &args, grid, options);
+    }
+    let one = |block: &mut Block, n: u64| {
+        block.start(index(n, grid));
+        block.run().map(|()| block.stats())
+    };
+    if options.serial || blocks == 1 {
+        let mut block = new();
+        return (0..blocks).try_fold(Stats::default(), |sum, n| Ok(sum.plus(one(&mut block, n)?)));
+    }
+    (0..blocks)
+        .into_par_iter()
+        .map_init(new, one)
+        .try_reduce(Stats::default, |a, b| Ok(a.plus(b)))
+}
+
+/// The (x, y, z) index of the grid's `n`-th block.
+fn index(n: u64, grid: [u32; 3]) -> [u32; 3] {
+    let (x, y) = (u64::from(grid[0]), u64::from(grid[1]));
+    [(n % x) as u32, (n / x % y) as u32, (n / (x * y)) as u32]
+}
+
+/// Runs blocks that may wait for each other: a round of turns each, new ones starting as old ones end.
+fn take_turns(
+    program: &Program,
+    memory: &Memory,
+    args: &[u64],
+    grid: [u32; 3],
+    options: &Options,
+) -> Result<Stats, Fault> {
+    let blocks = u64::from(grid[0]) * u64::from(grid[1]) * u64::from(grid[2]);
+    let mut waiting = (0..blocks).map(|n| index(n, grid));
+    let mut resident: Vec<Block> = Vec::new();
+    for at in waiting.by_ref().take(options.resident_blocks.max(1)) {
+        let mut block = Block::new(program, memory, args, grid, options);
+        block.start(at);
+        resident.push(block);
+    }
+    let mut stats = Stats::default();
+    while !resident.is_empty() {
+        if resident.iter().all(|b| b.idle > IDLE_ROUNDS) {
+            return Err(resident[0].deadlock());
+        }
+        let mut n = 0;
+        while n < resident.len() {
+            if resident[n].round()? == Progress::Running {
+                n += 1;
+                continue;
+            }
+            stats = stats.plus(resident[n].stats());
+            match waiting.next() {
+                Some(at) => resident[n].start(at),
+                None => {
+                    resident.remove(n);
+                }
+            }
+        }
+    }
+    Ok(stats)
+}
+
+/// The arguments' bits, once they fit the kernel's parameters and the launch can be.
+fn check(kernel: &Kernel, grid: [u32; 3], args: &[Arg]) -> Result<Vec<u64>, Fault> {
+    let refuse = |what: String| {
+        Err(Fault::new(FaultKind::Launch {
+            kernel: kernel.name.clone(),
+            what,
+        }))
+    };
+    if grid.contains(&0) {
+        return refuse(format!("the grid {grid:?} is empty"));
+    }
+    let threads = kernel
+        .block_size
+        .iter()
+        .map(|n| u64::from(*n))
+        .product::<u64>();
+    if !(1..=1024).contains(&threads) {
+        return refuse(format!("a block has 1 to 1024 threads, not {threads}"));
+    }
+    if args.len() != kernel.params.len() {
+        return refuse(format!(
+            "{} parameters, but {} arguments",
+            kernel.params.len(),
+            args.len()
+        ));
+    }
+    let mut bits = Vec::with_capacity(args.len());
+    for (param, arg) in kernel.params.iter().zip(args) {
+        let (value, width) = arg.bits();
+        let float = matches!(param.ty, Ty::F32 | Ty::F64);
+        if width != param.ty.bits() || float != arg.is_float() {
+            return refuse(format!(
+                "parameter {} is {}, but the argument is {arg:?}",
+                param.name, param.ty
+            ));
+        }
+        bits.push(value);
+    }
+    Ok(bits)
+}

@@ -1,0 +1,434 @@
+//! Divergence, loops, exits, barriers and lanes that look at each other.
+
+use gannet_ptx_gen::interp::{Arg, Memory, Options, launch};
+use gannet_ptx_gen::ir::{Imm, Operand, Ty};
+use gannet_ptx_gen::op::{Cache, Cmp, Op, Order, Rmw, Scope, Shfl, Space, Special, Vote};
+
+use crate::asm::{Asm, at, imm, in_shared, run};
+
+const U32: Ty = Ty::U32;
+
+/// Runs a kernel whose thread `i` writes word `i`, on one block.
+fn outputs(a: Asm, extra: &[u64], threads: u32) -> Vec<u32> {
+    let kernel = a.finish();
+    let mut memory = Memory::new();
+    let out = memory.alloc(4 * u64::from(threads));
+    let args: Vec<u64> = [out].iter().chain(extra).copied().collect();
+    run(&kernel, &args, &memory).expect("no fault");
+    memory.read(out, threads as usize).expect("in bounds")
+}
+
+#[test]
+fn nested_branches_in_a_loop_of_uneven_length() {
+    // acc = 0; i = 0; do { if tid & 1 { if i & 1 { acc += 10 } else { acc += 1 } } else { acc += 100 }; i++ }
+    // while i <= tid
+    let mut a = Asm::new(40);
+    let out = a.pointer();
+    let tid = a.tid();
+    let acc = a.var(U32, Imm::u32(0));
+    let i = a.var(U32, Imm::u32(0));
+    let low = a.get(Op::And { ty: U32 }, U32, &[tid.into(), Imm::u32(1).into()]);
+    let odd = a.get(
+        Op::Setp {
+            cmp: Cmp::Ne,
+            ty: U32,
+        },
+        Ty::Pred,
+        &[low.into(), Imm::u32(0).into()],
+    );
+    let add =
+        |a: &mut Asm, to, n| a.emit(Op::Add { ty: U32 }, &[to], &[to.into(), Imm::u32(n).into()]);
+    a.repeat(|a| {
+        a.if_else(
+            odd,
+            |a| {
+                let low = a.get(Op::And { ty: U32 }, U32, &[i.into(), Imm::u32(1).into()]);
+                let odd = a.get(
+                    Op::Setp {
+                        cmp: Cmp::Ne,
+                        ty: U32,
+                    },
+                    Ty::Pred,
+                    &[low.into(), Imm::u32(0).into()],
+                );
+                a.if_else(odd, |a| add(a, acc, 10), |a| add(a, acc, 1));
+            },
+            |a| add(a, acc, 100),
+        );
+        add(a, i, 1);
+        a.get(
+            Op::Setp {
+                cmp: Cmp::Le,
+                ty: U32,
+            },
+            Ty::Pred,
+            &[i.into(), tid.into()],
+        )
+    });
+    let address = a.element(out, tid);
+    a.store(U32, address, 0, acc);
+    let expected: Vec<u32> = (0..40u32)
+        .map(|t| {
+            if t % 2 == 0 {
+                100 * (t + 1)
+            } else {
+                (t + 1) / 2 * 11
+            }
+        })
+        .collect();
+    assert_eq!(outputs(a, &[], 40), expected);
+}
+
+#[test]
+fn exited_threads_stay_out_and_barriers_do_not_wait_for_them() {
+    let mut a = Asm::new(96);
+    let out = a.pointer();
+    let tid = a.tid();
+    let address = a.element(out, tid);
+    a.store(U32, address, 0, Imm::u32(1));
+    // The last warp leaves whole.
+    let gone = a.get(
+        Op::Setp {
+            cmp: Cmp::Ge,
+            ty: U32,
+        },
+        Ty::Pred,
+        &[tid.into(), Imm::u32(64).into()],
+    );
+    a.emit_if(Some((gone, true)), Op::Exit, &[], &[]);
+    a.emit(Op::BarSync, &[], &[]);
+    // Odd threads leave inside a branch.
+    let low = a.get(Op::And { ty: U32 }, U32, &[tid.into(), Imm::u32(1).into()]);
+    let odd = a.get(
+        Op::Setp {
+            cmp: Cmp::Eq,
+            ty: U32,
+        },
+        Ty::Pred,
+        &[low.into(), Imm::u32(1).into()],
+    );
+    a.if_else(odd, |a| a.emit(Op::Exit, &[], &[]), |_| {});
+    a.store(U32, address, 0, Imm::u32(2));
+    let expected: Vec<u32> = (0..96)
+        .map(|t| if t < 64 && t % 2 == 0 { 2 } else { 1 })
+        .collect();
+    assert_eq!(outputs(a, &[], 96), expected);
+}
+
+#[test]
+fn block_reduction_through_shared_memory() {
+    // Tree reduction of tid over 256 threads, one barrier a level.
+    let mut a = Asm::new(256);
+    let out = a.pointer();
+    let s = a.shared(1024);
+    let tid = a.tid();
+    let base = a.get(Op::SharedAddress, U32, &[in_shared(s, 0)]);
+    let mine = a.get(
+        Op::MadLo { ty: U32 },
+        U32,
+        &[tid.into(), Imm::u32(4).into(), base.into()],
+    );
+    let st = Op::St {
+        space: Space::Shared,
+        ty: U32,
+        vec: 1,
+        order: Order::Weak,
+    };
+    let ld = Op::Ld {
+        space: Space::Shared,
+        ty: U32,
+        vec: 1,
+        order: Order::Weak,
+        cache: Cache::default(),
+    };
+    a.emit(st, &[], &[at(mine, 0), tid.into()]);
+    let step = a.var(U32, Imm::u32(128));
+    a.repeat(|a| {
+        a.emit(Op::BarSync, &[], &[]);
+        let active = a.get(
+            Op::Setp {
+                cmp: Cmp::Lt,
+                ty: U32,
+            },
+            Ty::Pred,
+            &[tid.into(), step.into()],
+        );
+        a.if_else(
+            active,
+            |a| {
+                let other = a.get(
+                    Op::MadLo { ty: U32 },
+                    U32,
+                    &[step.into(), Imm::u32(4).into(), mine.into()],
+                );
+                let x = a.get(ld, U32, &[at(mine, 0)]);
+                let y = a.get(ld, U32, &[at(other, 0)]);
+                let sum = a.get(Op::Add { ty: U32 }, U32, &[x.into(), y.into()]);
+                a.emit(st, &[], &[at(mine, 0), sum.into()]);
+            },
+            |_| {},
+        );
+        a.emit(
+            Op::Shr { ty: U32 },
+            &[step],
+            &[step.into(), Imm::u32(1).into()],
+        );
+        a.get(
+            Op::Setp {
+                cmp: Cmp::Gt,
+                ty: U32,
+            },
+            Ty::Pred,
+            &[step.into(), Imm::u32(0).into()],
+        )
+    });
+    a.emit(Op::BarSync, &[], &[]);
+    let total = a.get(ld, U32, &[in_shared(s, 0)]);
+    let address = a.element(out, tid);
+    a.store(U32, address, 0, total);
+    assert_eq!(outputs(a, &[], 256), vec![255 * 128; 256]);
+}
+
+#[test]
+fn producers_arrive_and_consumers_wait_at_a_named_barrier() {
+    let mut a = Asm::new(64);
+    let out = a.pointer();
+    let s = a.shared(128);
+    let tid = a.tid();
+    let lane = a.get(Op::Special(Special::Laneid), U32, &[]);
+    let base = a.get(Op::SharedAddress, U32, &[in_shared(s, 0)]);
+    let cell = a.get(
+        Op::MadLo { ty: U32 },
+        U32,
+        &[lane.into(), Imm::u32(4).into(), base.into()],
+    );
+    let consumer = a.get(
+        Op::Setp {
+            cmp: Cmp::Lt,
+            ty: U32,
+        },
+        Ty::Pred,
+        &[tid.into(), Imm::u32(32).into()],
+    );
+    let address = a.element(out, tid);
+    a.if_else(
+        consumer,
+        |a| {
+            a.emit(Op::BarSyncN { id: 1, threads: 64 }, &[], &[]);
+            let ld = Op::Ld {
+                space: Space::Shared,
+                ty: U32,
+                vec: 1,
+                order: Order::Weak,
+                cache: Cache::default(),
+            };
+            let x = a.get(ld, U32, &[at(cell, 0)]);
+            a.store(U32, address, 0, x);
+        },
+        |a| {
+            let st = Op::St {
+                space: Space::Shared,
+                ty: U32,
+                vec: 1,
+                order: Order::Weak,
+            };
+            a.emit(st, &[], &[at(cell, 0), tid.into()]);
+            a.emit(Op::BarArrive { id: 1, threads: 64 }, &[], &[]);
+            a.store(U32, address, 0, Imm::u32(0));
+        },
+    );
+    let expected: Vec<u32> = (0..64).map(|t| if t < 32 { t + 32 } else { 0 }).collect();
+    assert_eq!(outputs(a, &[], 64), expected);
+}
+
+/// The result of one shuffle of the lane number times ten, by all lanes.
+fn shuffle(mode: Shfl, b: u32, c: u32) -> Vec<u32> {
+    let mut a = Asm::new(32);
+    let out = a.pointer();
+    let tid = a.tid();
+    let value = a.get(Op::Mul { ty: U32 }, U32, &[tid.into(), Imm::u32(10).into()]);
+    let operands: [Operand; 4] = [
+        value.into(),
+        Imm::u32(b).into(),
+        Imm::u32(c).into(),
+        Imm::u32(u32::MAX).into(),
+    ];
+    let x = a.get(Op::Shfl { mode, ty: U32 }, U32, &operands);
+    let address = a.element(out, tid);
+    a.store(U32, address, 0, x);
+    outputs(a, &[], 32)
+}
+
+#[test]
+fn shuffles() {
+    let tens = |f: fn(u32) -> u32| (0..32).map(|l| 10 * f(l)).collect::<Vec<_>>();
+    assert_eq!(shuffle(Shfl::Bfly, 16, 31), tens(|l| l ^ 16));
+    assert_eq!(
+        shuffle(Shfl::Down, 4, 31),
+        tens(|l| if l + 4 < 32 { l + 4 } else { l })
+    );
+    assert_eq!(
+        shuffle(Shfl::Up, 4, 0),
+        tens(|l| if l >= 4 { l - 4 } else { l })
+    );
+    assert_eq!(shuffle(Shfl::Idx, 5, 31), tens(|_| 5));
+    // Segments of 8: mask 0x18 in bits 8 to 12.
+    assert_eq!(shuffle(Shfl::Idx, 2, 0x181f), tens(|l| l / 8 * 8 + 2));
+    assert_eq!(
+        shuffle(Shfl::Down, 3, 0x181f),
+        tens(|l| if l % 8 + 3 < 8 { l + 3 } else { l })
+    );
+    assert_eq!(
+        shuffle(Shfl::Up, 3, 0x1800),
+        tens(|l| if l % 8 >= 3 { l - 3 } else { l })
+    );
+}
+
+#[test]
+fn votes_and_reductions() {
+    let mut a = Asm::new(32);
+    let out = a.pointer();
+    let tid = a.tid();
+    let all = || imm(U32, 0xffff_ffff);
+    let third = a.get(Op::Rem { ty: U32 }, U32, &[tid.into(), Imm::u32(3).into()]);
+    let p = a.get(
+        Op::Setp {
+            cmp: Cmp::Eq,
+            ty: U32,
+        },
+        Ty::Pred,
+        &[third.into(), Imm::u32(0).into()],
+    );
+    let ballot = a.get(Op::Vote { f: Vote::Ballot }, U32, &[p.into(), all()]);
+    let any = a.get(Op::Vote { f: Vote::Any }, Ty::Pred, &[p.into(), all()]);
+    let every = a.get(Op::Vote { f: Vote::All }, Ty::Pred, &[p.into(), all()]);
+    let sum = a.get(
+        Op::Redux {
+            f: Rmw::Add,
+            ty: U32,
+        },
+        U32,
+        &[tid.into(), all()],
+    );
+    let least = a.get(
+        Op::Redux {
+            f: Rmw::Min,
+            ty: Ty::I32,
+        },
+        Ty::I32,
+        &[tid.into(), all()],
+    );
+    let same = a.get(Op::MatchAny, U32, &[third.into(), all()]);
+    let (leader, elected) = (a.reg(U32), a.reg(Ty::Pred));
+    a.emit(Op::ElectSync, &[leader, elected], &[all()]);
+    let bit = |a: &mut Asm, p| {
+        a.get(
+            Op::Selp { ty: U32 },
+            U32,
+            &[Imm::u32(1).into(), Imm::u32(0).into(), Operand::Reg(p)],
+        )
+    };
+    let (any, every) = (bit(&mut a, any), bit(&mut a, every));
+    for (n, x) in [ballot, any, every, sum, least, same, leader]
+        .into_iter()
+        .enumerate()
+    {
+        a.emit_if(
+            Some((elected, true)),
+            Op::St {
+                space: Space::Global,
+                ty: U32,
+                vec: 1,
+                order: Order::Weak,
+            },
+            &[],
+            &[at(out, 4 * n as i32), x.into()],
+        );
+    }
+    let thirds = (0..32).filter(|l| l % 3 == 0).fold(0, |m, l| m | 1 << l);
+    assert_eq!(outputs(a, &[], 32)[..7], [thirds, 1, 0, 496, 0, thirds, 0]);
+}
+
+#[test]
+fn atomics_count_every_lane_and_blocks_may_wait_for_each_other() {
+    // Each block adds its threads to word 0; then thread 0 of each spins until all blocks have.
+    let blocks = 20;
+    let mut a = Asm::new(64);
+    let out = a.pointer();
+    let add = Op::Red {
+        space: Space::Global,
+        f: Rmw::Add,
+        ty: U32,
+        order: Order::Relaxed(Scope::Gpu),
+    };
+    a.emit(add, &[], &[at(out, 0), Imm::u32(1).into()]);
+    a.repeat(|a| {
+        let order = Order::Acquire(Scope::Gpu);
+        let ld = Op::Ld {
+            space: Space::Global,
+            ty: U32,
+            vec: 1,
+            order,
+            cache: Cache::default(),
+        };
+        let seen = a.get(ld, U32, &[at(out, 0)]);
+        a.get(
+            Op::Setp {
+                cmp: Cmp::Lt,
+                ty: U32,
+            },
+            Ty::Pred,
+            &[seen.into(), Imm::u32(64 * blocks).into()],
+        )
+    });
+    a.emit(add, &[], &[at(out, 4), Imm::u32(1).into()]);
+    let kernel = a.finish();
+    let mut memory = Memory::new();
+    let out = memory.alloc_zeroed(8);
+    let stats = launch(
+        &kernel,
+        [blocks, 1, 1],
+        &[Arg::U64(out)],
+        &memory,
+        &Options::default(),
+    )
+    .expect("no fault");
+    assert_eq!(stats.blocks, u64::from(blocks));
+    assert_eq!(
+        memory.read::<u32>(out, 2).expect("in bounds"),
+        [64 * blocks; 2]
+    );
+}
+
+#[test]
+fn block_indices_cover_the_grid() {
+    let mut a = Asm::new(1);
+    let out = a.pointer();
+    let mut index = a.get(Op::Special(Special::Ctaid(2)), U32, &[]);
+    for axis in [1, 0] {
+        let n = a.get(Op::Special(Special::Nctaid(axis)), U32, &[]);
+        let at = a.get(Op::Special(Special::Ctaid(axis)), U32, &[]);
+        index = a.get(
+            Op::MadLo { ty: U32 },
+            U32,
+            &[index.into(), n.into(), at.into()],
+        );
+    }
+    let address = a.element(out, index);
+    a.store(U32, address, 0, index);
+    let kernel = a.finish();
+    let mut memory = Memory::new();
+    let out = memory.alloc(4 * 30);
+    launch(
+        &kernel,
+        [2, 3, 5],
+        &[Arg::U64(out)],
+        &memory,
+        &Options::default(),
+    )
+    .expect("no fault");
+    assert_eq!(
+        memory.read::<u32>(out, 30).expect("in bounds"),
+        (0..30).collect::<Vec<u32>>()
+    );
+}

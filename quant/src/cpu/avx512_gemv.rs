@@ -14,7 +14,7 @@
 use std::arch::x86_64::*;
 
 use super::activations::{SUM_LEN, Token};
-use super::unpack::{half_at, scales_k4};
+use super::unpack::scales_k4;
 use crate::Format;
 
 /// Weights that a kernel takes in one step.
@@ -213,10 +213,15 @@ unsafe fn k4(block: &[u8], w: [__m512i; 4], x: &Step<'_>, acc: &mut __m512, less
         .map(|i| _mm512_permutexvar_ps(_mm512_add_epi32(first, _mm512_set1_epi32(i)), scales));
     // SAFETY: the caller's; `sums` holds 16 values.
     let (sum, sums) = unsafe { (scaled(w, spread, x), _mm512_loadu_ps(x.sums.as_ptr())) };
-    let (d, dmin) = (half_at(block, 0) * x.scale, half_at(block, 2) * x.scale);
-    *acc = _mm512_fmadd_ps(sum, _mm512_set1_ps(d), *acc);
+    let d = i32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+    let d = _mm_mul_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(d)), _mm_set1_ps(x.scale));
+    let (d, dmin) = (
+        _mm512_broadcastss_ps(d),
+        _mm512_broadcastss_ps(_mm_movehdup_ps(d)),
+    );
+    *acc = _mm512_fmadd_ps(sum, d, *acc);
     // Only the first eight lanes of `mins` mean anything.
-    *less = _mm512_mask3_fmadd_ps(_mm512_mul_ps(mins, sums), _mm512_set1_ps(dmin), *less, 0xff);
+    *less = _mm512_mask3_fmadd_ps(_mm512_mul_ps(mins, sums), dmin, *less, 0xff);
 }
 
 struct Q4K;
@@ -289,7 +294,8 @@ impl SuperBlock for Q6K {
             .map(|i| _mm512_permutexvar_ps(_mm512_add_epi32(first, _mm512_set1_epi32(i)), scales));
         // SAFETY: the caller's; `sums` holds 16 values.
         let (sum, sums) = unsafe { (scaled(w, spread, &x), _mm512_loadu_ps(x.sums.as_ptr())) };
-        let d = half_at(block, 208) * x.scale;
+        let d = _mm_cvtsi32_si128(i32::from(u16::from_le_bytes([block[208], block[209]])));
+        let d = _mm_cvtss_f32(_mm_cvtph_ps(d)) * x.scale;
         *acc = _mm512_fmadd_ps(sum, _mm512_set1_ps(d), *acc);
         let less_scale = _mm512_set1_ps(32.0 * d);
         *less = _mm512_fmadd_ps(_mm512_mul_ps(scales, sums), less_scale, *less);

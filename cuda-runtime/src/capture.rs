@@ -10,6 +10,7 @@
 
 use std::mem;
 
+use crate::context::Capturing;
 use crate::error::Error;
 use crate::graph::{GraphExec, RawGraph};
 use crate::launch::Launch;
@@ -21,7 +22,8 @@ use crate::stream::Stream;
 pub struct Capture {
     stream: Stream,
     launches: Vec<Launch>,
-    open: bool,
+    /// Present until the recording has ended.
+    open: Option<Capturing>,
 }
 
 impl Stream {
@@ -33,6 +35,7 @@ impl Stream {
     #[doc(alias = "cuStreamBeginCapture")]
     pub fn begin_capture(&self) -> Result<Capture, Error> {
         let stream = Stream::new(self.context())?;
+        let open = Capturing::begin();
         stream.context().call(|api| {
             // SAFETY: the stream was just made and is reachable through the capture alone.
             unsafe { api.stream_begin_capture(stream.handle()) }
@@ -40,7 +43,7 @@ impl Stream {
         Ok(Capture {
             stream,
             launches: Vec::new(),
-            open: true,
+            open: Some(open),
         })
     }
 }
@@ -72,9 +75,10 @@ impl Capture {
     }
 
     fn end(&mut self) -> Result<Option<RawGraph>, Error> {
-        self.open = false;
+        // Counted until this function returns.
+        let _open = self.open.take();
         let context = self.stream.context();
-        // SAFETY: the stream is live and capturing: `open` was true until now.
+        // SAFETY: the stream is live and capturing: `open` was there until now.
         let graph = context.call(|api| unsafe { api.stream_end_capture(self.stream.handle()) })?;
         Ok(graph.map(|handle| RawGraph::own(context, handle)))
     }
@@ -82,7 +86,7 @@ impl Capture {
 
 impl Drop for Capture {
     fn drop(&mut self) {
-        if self.open {
+        if self.open.is_some() {
             // An abandoned recording: the graph, if there is one, goes with the result.
             let _ = self.end();
         }

@@ -9,12 +9,16 @@
 use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::driver::Device;
 use crate::error::{DriverError, Error};
 use crate::ffi::{Api, Handle, sys};
 use crate::stats::{Counters, Statistics};
+
+/// How many captures are in progress, in any context of the process. Waiting for a whole context
+/// is forbidden meanwhile and could spoil them, so both go through this lock.
+static CAPTURES: Mutex<usize> = Mutex::new(0);
 
 thread_local! {
     /// The context that this thread last made current. Numbers, not handles: the driver reuses the
@@ -72,11 +76,12 @@ impl Context {
     /// Waits until everything queued in this context is done.
     ///
     /// # Errors
-    /// The first error of any work since the last wait, or [`Error::ContextDead`].
+    /// The first error of any work since the last wait, or [`Error::ContextDead`]; the driver's
+    /// `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED` while a capture is in progress.
     #[doc(alias = "cuCtxSynchronize")]
     pub fn synchronize(&self) -> Result<(), Error> {
         self.counters.synchronizations.add();
-        self.call(|api| api.ctx_synchronize())
+        self.call(wait_for_device)
     }
 
     /// The error that ended this context, if one did.
@@ -176,5 +181,52 @@ impl fmt::Debug for Context {
             .field("device", &self.device.index())
             .field("dead", &self.dead.get())
             .finish_non_exhaustive()
+    }
+}
+
+/// Waits for the current context, unless a capture is in progress: then it refuses as the driver
+/// would, without disturbing the capture.
+pub(crate) fn wait_for_device(api: &Api) -> Result<(), DriverError> {
+    let captures = CAPTURES.lock().unwrap_or_else(PoisonError::into_inner);
+    if *captures > 0 {
+        return Err(DriverError {
+            code: 900,
+            name: "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED".to_owned(),
+            text: "a stream capture is in progress".to_owned(),
+            call: "cuCtxSynchronize",
+        });
+    }
+    api.ctx_synchronize()
+}
+
+/// Counts a capture for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Capturing(());
+
+impl Capturing {
+    pub(crate) fn begin() -> Capturing {
+        *CAPTURES.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Capturing(())
+    }
+}
+
+impl Drop for Capturing {
+    fn drop(&mut self) {
+        let mut captures = CAPTURES.lock().unwrap_or_else(PoisonError::into_inner);
+        *captures = captures.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn captures_are_counted() {
+        let count = || *CAPTURES.lock().unwrap();
+        let (one, two) = (Capturing::begin(), Capturing::begin());
+        assert_eq!(count(), 2);
+        drop((one, two));
+        assert_eq!(count(), 0);
     }
 }

@@ -15,7 +15,7 @@ use std::iter;
 use std::sync::Arc;
 
 use crate::cache::{CubinCache, CubinKey};
-use crate::context::Context;
+use crate::context::{Context, wait_for_device};
 use crate::error::{DriverError, Error};
 use crate::ffi::{Api, Handle, sys};
 use crate::jit::{JitError, log_text};
@@ -76,8 +76,8 @@ impl Drop for Loaded {
     fn drop(&mut self) {
         self.context.release(|api| {
             // A kernel of this module may still be running. If the device cannot be waited for
-            // (it is dead, or this thread is in a capture), the module is left loaded.
-            api.ctx_synchronize()?;
+            // (it is dead, or there is a capture in progress), the module is left loaded.
+            wait_for_device(api)?;
             // SAFETY: loaded in `Module::load`, unloaded once, the device is idle, and every
             // kernel holds an `Arc` of this object.
             unsafe { api.module_unload(self.handle) }

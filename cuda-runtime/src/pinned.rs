@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::context::Context;
+use crate::context::{Context, wait_for_device};
 use crate::error::Error;
 use crate::ffi::sys;
 use crate::memory::{Buffer, Owner, check_range, out_of_memory};
@@ -39,8 +39,8 @@ impl Drop for PinnedAllocation {
     fn drop(&mut self) {
         self.context.release(|api| {
             // A copy or kernel may still be writing here. When the device cannot be waited for
-            // (it is dead, or this thread is in a capture), leaking is the safe choice.
-            api.ctx_synchronize()?;
+            // (it is dead, or there is a capture in progress), leaking is the safe choice.
+            wait_for_device(api)?;
             // SAFETY: made in `new`, freed once, and the device is idle.
             unsafe { api.mem_free_host(self.host) }
         });

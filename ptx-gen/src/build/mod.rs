@@ -60,7 +60,8 @@
 //! every thread of the block arrives: conditions and trip counts around it must not depend on the
 //! thread, on memory that differs by thread, or on a shuffle. The verifier insists; where it
 //! cannot see it, `k.assume_uniform(cond)` vouches. Values loaded from memory at a block-uniform
-//! address count as uniform.
+//! address count as uniform. Shuffles, votes, `mma` and `ldmatrix` must in the same way be
+//! reached by the whole warp; `k.warp()` and `k.shfl(v, 0)` are equal within a warp.
 //!
 //! **Working together.** `warp_sum`, `warp_max`, `lanes_reduce(v, n, f)`, `warp_argmax`, `shfl_xor`,
 //! `shfl`, `ballot`; `block_sum`, `block_max` (barriers inside; call them in uniform flow);

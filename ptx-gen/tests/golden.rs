@@ -1,0 +1,115 @@
+//! Golden files: the PTX of every library kernel, as reviewed.
+//!
+//! `tests/golden/sm_80/<kernel>.ptx` holds every kernel. Another target's folder holds only the
+//! kernels whose text differs from sm_80's in more than `.version` and `.target`, so that a
+//! file there shows a real difference. The files are raw PTX and load as they are. Run with
+//! `GANNET_BLESS=1` to rewrite them, and review the diff.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gannet_ptx_gen::kernels::library;
+use gannet_ptx_gen::target::Target;
+
+const REFERENCE: Target = Target::Sm80;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// The text of every kernel of a target by name.
+fn texts(target: Target) -> BTreeMap<String, String> {
+    let mut texts = BTreeMap::new();
+    for kernel in library(target) {
+        let text = kernel.ptx().unwrap_or_else(|e| panic!("{target}: {e}"));
+        assert!(text.is_ascii(), "{}: not ASCII", kernel.name);
+        let twin = texts.insert(kernel.name.clone(), text);
+        assert!(twin.is_none(), "two kernels are named {}", kernel.name);
+    }
+    texts
+}
+
+/// The text without the two lines that every target changes.
+fn body(text: &str) -> String {
+    let own = |line: &&str| !line.starts_with(".version") && !line.starts_with(".target");
+    text.lines().filter(own).collect::<Vec<_>>().join("\n")
+}
+
+/// Path below the golden folder and content of every file that should exist.
+fn expected() -> BTreeMap<PathBuf, String> {
+    let reference = texts(REFERENCE);
+    let mut files = BTreeMap::new();
+    for target in Target::ALL {
+        for (name, text) in texts(*target) {
+            let twin = reference.get(&name).filter(|_| *target != REFERENCE);
+            if twin.is_some_and(|twin| body(twin) == body(&text)) {
+                continue;
+            }
+            files.insert(Path::new(target.name()).join(format!("{name}.ptx")), text);
+        }
+    }
+    files
+}
+
+/// Path below the golden folder of every file that exists.
+fn present() -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let Ok(folders) = fs::read_dir(folder()) else {
+        return files;
+    };
+    for target in folders.flatten() {
+        let Ok(entries) = fs::read_dir(target.path()) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            files.push(Path::new(&target.file_name()).join(entry.file_name()));
+        }
+    }
+    files
+}
+
+#[test]
+fn library_matches_golden_files() {
+    let expected = expected();
+    let bless = std::env::var_os("GANNET_BLESS").is_some_and(|v| v == "1");
+    let mut complaints = Vec::new();
+    for file in present() {
+        if !expected.contains_key(&file) {
+            if bless {
+                fs::remove_file(folder().join(&file)).unwrap();
+            } else {
+                complaints.push(format!("{}: no kernel writes it", file.display()));
+            }
+        }
+    }
+    for (file, text) in &expected {
+        let path = folder().join(file);
+        if fs::read_to_string(&path).is_ok_and(|golden| golden == *text) {
+            continue;
+        }
+        if bless {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+        } else {
+            let what = if path.exists() {
+                "differs"
+            } else {
+                "is missing"
+            };
+            complaints.push(format!("{}: {what}", file.display()));
+        }
+    }
+    assert!(
+        complaints.is_empty(),
+        "golden files are out of date; run again with GANNET_BLESS=1 and review the diff:\n{}",
+        complaints.join("\n")
+    );
+}
+
+#[test]
+fn emission_is_deterministic() {
+    for target in Target::ALL {
+        assert_eq!(texts(*target), texts(*target));
+    }
+}

@@ -1,5 +1,7 @@
 //! On a GPU: buffers, the arena and its debug form, pinned memory, copies and the uploader.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::time::{Duration, Instant};

@@ -4,14 +4,28 @@
 //! methods `kernel()` (the PTX), `grid(..)` (the launch), `bytes(..)` and `flops(..)` (what it
 //! moves and computes). Activations are f32 and row-major, `[rows, dim]`.
 
+mod activation;
 mod add;
+mod advance;
+mod argmax;
+mod gather_rows;
+mod glu;
+mod kv_write;
 mod rms_norm;
+mod rope;
 
 use crate::ir::Kernel;
 use crate::target::Target;
 
+pub use activation::{Activation, KvType};
 pub use add::AddSpec;
+pub use advance::AdvanceSpec;
+pub use argmax::ArgmaxSpec;
+pub use gather_rows::GatherRowsSpec;
+pub use glu::GluSpec;
+pub use kv_write::KvWriteSpec;
 pub use rms_norm::RmsNormSpec;
+pub use rope::{RopeKind, RopeSpec};
 
 /// Representative kernels of every family for a target, in a fixed order with unique names:
 /// what golden files, ptxas and the listing on the command line go through.
@@ -23,5 +37,27 @@ pub fn library(target: Target) -> Vec<Kernel> {
             .iter()
             .map(RmsNormSpec::kernel),
     );
+    kernels.extend(
+        advance::representative(target)
+            .iter()
+            .map(AdvanceSpec::kernel),
+    );
+    kernels.extend(
+        argmax::representative(target)
+            .iter()
+            .map(ArgmaxSpec::kernel),
+    );
+    kernels.extend(
+        gather_rows::representative(target)
+            .iter()
+            .map(GatherRowsSpec::kernel),
+    );
+    kernels.extend(glu::representative(target).iter().map(GluSpec::kernel));
+    kernels.extend(
+        kv_write::representative(target)
+            .iter()
+            .map(KvWriteSpec::kernel),
+    );
+    kernels.extend(rope::representative(target).iter().map(RopeSpec::kernel));
     kernels
 }

@@ -10,6 +10,7 @@ use super::memory::{Memory, Region};
 use super::warp::{Frame, State, Warp};
 use super::{Options, Stats};
 use crate::op::Op;
+use crate::table::row_of;
 
 /// Steps a warp may take before the next one's turn.
 const SLICE: u64 = 100_000;
@@ -56,13 +57,13 @@ pub(crate) struct Block<'a> {
 
 impl<'a> Block<'a> {
     pub(crate) fn new(
-        program: &'a Program<'a>,
+        program: &'a Program,
         memory: &'a Memory,
         args: &'a [u64],
         grid: [u32; 3],
         options: &Options,
     ) -> Block<'a> {
-        let warps = program.kernel.threads().div_ceil(32);
+        let warps = program.threads().div_ceil(32);
         let shared = Region::new(u64::from(program.shared_bytes), options.track_shared);
         Block {
             cx: Context {
@@ -88,7 +89,7 @@ impl<'a> Block<'a> {
 
     /// Makes this the block at `index`, at its first instruction.
     pub(crate) fn start(&mut self, index: [u32; 3]) {
-        let threads = self.cx.program.kernel.threads();
+        let threads = self.cx.program.threads();
         self.warps.iter_mut().for_each(|w| w.restart(threads));
         self.barriers = [Barrier::default(); 16];
         self.idle = 0;
@@ -171,17 +172,16 @@ impl<'a> Block<'a> {
         } else {
             w.pc
         };
-        let (inst, loc) = program.sites[pc];
-        let instruction = match (inst, &program.code[pc]) {
-            (Some(inst), _) => crate::table::row_of(inst.op, program.kernel.target).mnemonic,
-            (None, step) => format!("{step:?}"),
+        let instruction = match &program.code[pc] {
+            Step::Op(inst) => row_of(inst.op, program.target).mnemonic,
+            step => format!("{step:?}"),
         };
         let site = Site {
-            kernel: program.kernel.name.clone(),
+            kernel: program.name.clone(),
             instruction,
-            source: loc.to_string(),
+            source: program.sites[pc].to_string(),
             block: self.cx.block,
-            thread: thread_index((warp * 32 + lane) as u32, program.kernel.block_size),
+            thread: thread_index((warp * 32 + lane) as u32, program.block_size),
         };
         Fault {
             kind: Box::new(kind),

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 
 use super::fault::FaultKind;
 use super::slots;
-use crate::ir::{Base, Inst as IrInst, Kernel, Loc, Operand, Reg, Stmt, Ty};
+use crate::ir::{Base, Inst as IrInst, Kernel, Loc, Operand, Param, Reg, Stmt, Ty};
 use crate::op::{Op, Order, Space};
+use crate::table::{Group, Slot, row_of};
+use crate::target::Target;
 
 /// Where the block's shared window starts: not at 0, so that a null pointer faults.
 pub(crate) const SHARED_BASE: u32 = 1024;
@@ -75,13 +77,16 @@ pub(crate) enum Step {
     End,
 }
 
-/// A kernel ready to run.
+/// A kernel ready to run; it owns all that it needs of the kernel.
 #[derive(Debug)]
-pub(crate) struct Program<'k> {
-    pub(crate) kernel: &'k Kernel,
+pub(crate) struct Program {
+    pub(crate) name: String,
+    pub(crate) target: Target,
+    pub(crate) params: Vec<Param>,
+    pub(crate) block_size: [u32; 3],
     pub(crate) code: Vec<Step>,
     /// The source of each step.
-    pub(crate) sites: Vec<(Option<&'k IrInst>, Loc)>,
+    pub(crate) sites: Vec<Loc>,
     /// Slots of each file: predicates, words, longs.
     pub(crate) files: [u32; 3],
     /// File, slot and value of each constant.
@@ -92,6 +97,13 @@ pub(crate) struct Program<'k> {
     pub(crate) communicates: bool,
 }
 
+impl Program {
+    /// Threads of a block.
+    pub(crate) fn threads(&self) -> u32 {
+        self.block_size.iter().product()
+    }
+}
+
 /// Marks an operand that is the index of a constant instead of a register, until slots are assigned.
 pub(crate) const CONSTANT: u32 = 1 << 31;
 
@@ -99,14 +111,14 @@ struct Decoder<'k> {
     kernel: &'k Kernel,
     shared: Vec<u32>,
     code: Vec<Step>,
-    sites: Vec<(Option<&'k IrInst>, Loc)>,
+    sites: Vec<Loc>,
     constants: BTreeMap<(File, u64), u32>,
     order: Vec<(File, u64)>,
     communicates: bool,
 }
 
 /// Linearises a kernel.
-pub(crate) fn decode(kernel: &Kernel) -> Result<Program<'_>, FaultKind> {
+pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
     let (shared, shared_bytes) = kernel.shared_offsets();
     let mut d = Decoder {
         kernel,
@@ -118,8 +130,8 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program<'_>, FaultKind> {
         communicates: false,
     };
     d.body(&kernel.body)?;
-    let end = d.sites.last().map_or(Loc { file: "", line: 0 }, |s| s.1);
-    d.step(Step::End, None, end);
+    let end = d.sites.last().copied().unwrap_or(Loc { file: "", line: 0 });
+    d.step(Step::End, end);
     let Decoder {
         mut code,
         sites,
@@ -129,7 +141,10 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program<'_>, FaultKind> {
     } = d;
     let assigned = slots::assign(kernel, &mut code, &order);
     Ok(Program {
-        kernel,
+        name: kernel.name.clone(),
+        target: kernel.target,
+        params: kernel.params.clone(),
+        block_size: kernel.block_size,
         code,
         sites,
         files: assigned.files,
@@ -140,9 +155,9 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program<'_>, FaultKind> {
 }
 
 impl<'k> Decoder<'k> {
-    fn step(&mut self, step: Step, inst: Option<&'k IrInst>, loc: Loc) -> usize {
+    fn step(&mut self, step: Step, loc: Loc) -> usize {
         self.code.push(step);
-        self.sites.push((inst, loc));
+        self.sites.push(loc);
         self.code.len() - 1
     }
 
@@ -153,7 +168,7 @@ impl<'k> Decoder<'k> {
                 Stmt::Inst(inst) => {
                     let decoded = self.inst(inst)?;
                     self.communicates |= communicates(inst.op);
-                    self.step(Step::Op(decoded), Some(inst), inst.loc);
+                    self.step(Step::Op(decoded), inst.loc);
                 }
                 Stmt::If(branch) => {
                     let (cond, negated) = (self.reg(branch.cond, File::Pred)?, branch.negated);
@@ -163,13 +178,12 @@ impl<'k> Decoder<'k> {
                             negated,
                             otherwise: 0,
                         },
-                        None,
                         branch.loc,
                     );
                     self.body(&branch.then)?;
                     let mut target = self.code.len();
                     if !branch.otherwise.is_empty() {
-                        target = self.step(Step::Else { end: 0 }, None, branch.loc);
+                        target = self.step(Step::Else { end: 0 }, branch.loc);
                         self.body(&branch.otherwise)?;
                         self.code[target] = Step::Else {
                             end: self.code.len(),
@@ -180,13 +194,13 @@ impl<'k> Decoder<'k> {
                         negated,
                         otherwise: target,
                     };
-                    self.step(Step::EndIf, None, branch.loc);
+                    self.step(Step::EndIf, branch.loc);
                 }
                 Stmt::Loop(l) => {
-                    let start = self.step(Step::Loop, None, l.loc);
+                    let start = self.step(Step::Loop, l.loc);
                     self.body(&l.body)?;
                     let cond = self.reg(l.again, File::Pred)?;
-                    self.step(Step::Again { cond, start }, None, l.loc);
+                    self.step(Step::Again { cond, start }, l.loc);
                 }
             }
         }
@@ -203,6 +217,42 @@ impl<'k> Decoder<'k> {
         }
     }
 
+    /// Checks that every operand stands in the register file that its slot in the table reads: an executor then
+    /// never reads a slot of the wrong file.
+    fn fits(&self, inst: &IrInst) -> Result<(), FaultKind> {
+        let row = row_of(inst.op, self.kernel.target);
+        let refuse = || {
+            FaultKind::Unsupported(format!(
+                "{} with such operands ({})",
+                row.mnemonic, inst.loc
+            ))
+        };
+        let (dst, src) = (slots_of(&row.dst), slots_of(&row.src));
+        if dst.len() != inst.dst.len() || src.len() != inst.src.len() {
+            return Err(refuse());
+        }
+        let known = |reg: &Reg, file: File| self.reg(*reg, file).map(|_| ()).map_err(|_| refuse());
+        for (slot, reg) in dst.iter().zip(&inst.dst) {
+            known(reg, slot_file(*slot).ok_or_else(refuse)?)?;
+        }
+        for (slot, operand) in src.iter().zip(&inst.src) {
+            match (operand, slot_file(*slot)) {
+                (Operand::Reg(reg), Some(file)) => known(reg, file)?,
+                (Operand::Imm(imm), Some(file)) if File::of(imm.ty) == file => {}
+                (Operand::Addr(address), None) => match (address.base, slot) {
+                    (Base::Reg(reg), Slot::Address(Space::Global)) => known(&reg, File::Long)?,
+                    (Base::Reg(reg), Slot::Address(Space::Shared)) => known(&reg, File::Word)?,
+                    (Base::Param(n), Slot::Param) if (n as usize) < self.kernel.params.len() => {}
+                    (Base::Shared(n), Slot::Address(Space::Shared) | Slot::SharedName)
+                        if (n as usize) < self.shared.len() => {}
+                    _ => return Err(refuse()),
+                },
+                _ => return Err(refuse()),
+            }
+        }
+        Ok(())
+    }
+
     fn constant(&mut self, file: File, bits: u64) -> u32 {
         let order = &mut self.order;
         CONSTANT
@@ -214,6 +264,7 @@ impl<'k> Decoder<'k> {
 
     fn inst(&mut self, inst: &IrInst) -> Result<Inst, FaultKind> {
         let too_many = || FaultKind::Unsupported(format!("{:?} with too many operands", inst.op));
+        self.fits(inst)?;
         let mut out = Inst {
             op: inst.op,
             guard: None,
@@ -258,6 +309,30 @@ impl<'k> Decoder<'k> {
             *out.src.get_mut(i).ok_or_else(too_many)? = slot;
         }
         Ok(out)
+    }
+}
+
+/// The operand slots of a list of groups, flattened.
+fn slots_of(groups: &[Group]) -> Vec<Slot> {
+    let repeat = |slot: &Slot, n: usize| vec![*slot; n];
+    groups
+        .iter()
+        .flat_map(|group| match group {
+            Group::One(slot) => repeat(slot, 1),
+            Group::Many(slot, n) => repeat(slot, *n),
+            Group::Lit(_) => Vec::new(),
+        })
+        .collect()
+}
+
+/// The register file of a slot for a value; `None` for an address.
+fn slot_file(slot: Slot) -> Option<File> {
+    match slot {
+        Slot::Is(ty) => Some(File::of(ty)),
+        Slot::Bits(1) => Some(File::Pred),
+        Slot::Bits(64) => Some(File::Long),
+        Slot::Bits(_) => Some(File::Word),
+        Slot::Address(_) | Slot::Param | Slot::SharedName => None,
     }
 }
 

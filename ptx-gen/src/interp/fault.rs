@@ -135,6 +135,9 @@ pub enum FaultKind {
     /// A barrier or asynchronous-copy protocol broken in another way.
     #[error("{0}")]
     Protocol(String),
+    /// The verifier refuses the kernel.
+    #[error("{0}")]
+    Refused(Box<crate::verify::Error>),
     /// The instruction is outside what the interpreter executes.
     #[error("the interpreter does not execute this instruction: {0}")]
     Unsupported(String),

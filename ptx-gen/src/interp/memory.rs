@@ -64,21 +64,32 @@ impl Region {
         self.defined.is_some()
     }
 
+    /// The word of `defined` that holds an access of at most 16 naturally aligned bytes, and its bits there.
+    #[inline(always)]
+    fn bits(offset: u64, bytes: u32) -> (usize, u32) {
+        (
+            (offset / 32) as usize,
+            ((1u32 << bytes) - 1) << (offset % 32),
+        )
+    }
+
     /// Whether every byte of an access (at most 16 bytes, naturally aligned) has been written.
+    #[inline(always)]
     pub(crate) fn is_defined(&self, offset: u64, bytes: u32) -> bool {
         let Some(defined) = &self.defined else {
             return true;
         };
-        (offset..offset + u64::from(bytes))
-            .all(|b| defined[(b / 32) as usize].load(Relaxed) >> (b % 32) & 1 == 1)
+        let (word, bits) = Region::bits(offset, bytes);
+        defined[word].load(Relaxed) & bits == bits
     }
 
-    /// Marks bytes as written; a no-op where nothing is tracked.
+    /// Marks an access (at most 16 bytes, naturally aligned) as written; a no-op where nothing is tracked.
     #[inline(always)]
-    pub(crate) fn define(&self, offset: u64, bytes: u64) {
+    pub(crate) fn define(&self, offset: u64, bytes: u32) {
         if let Some(defined) = &self.defined {
-            for b in offset..offset + bytes {
-                defined[(b / 32) as usize].fetch_or(1 << (b % 32), Relaxed);
+            let (word, bits) = Region::bits(offset, bytes);
+            if defined[word].load(Relaxed) & bits != bits {
+                defined[word].fetch_or(bits, Relaxed);
             }
         }
     }
@@ -321,7 +332,7 @@ pub(crate) fn describe(start: u64, offset: i64, bytes: u64) -> String {
 fn write_region<T: Element>(region: &Region, offset: u64, values: &[T]) {
     let mut bytes = Vec::with_capacity(values.len() * T::BYTES);
     values.iter().for_each(|v| v.push_bytes(&mut bytes));
-    region.define(offset, bytes.len() as u64);
+    (offset..offset + bytes.len() as u64).for_each(|b| region.define(b, 1));
     let head = (bytes.len()).min((offset.wrapping_neg() % 4) as usize);
     for (i, b) in bytes[..head].iter().enumerate() {
         region.store(offset + i as u64, 1, u32::from(*b));

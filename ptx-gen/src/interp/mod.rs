@@ -128,14 +128,76 @@ impl Stats {
     }
 }
 
-/// Executes `kernel` over `grid` blocks with one argument a parameter, in the parameters' order.
+/// A kernel that has been verified and decoded, for launching more than once.
+#[derive(Debug)]
+pub struct Prepared {
+    program: Program,
+}
+
+impl Prepared {
+    /// Verifies and decodes a kernel.
+    ///
+    /// # Errors
+    /// [`FaultKind::Refused`] where [`Kernel::verify`] refuses it.
+    pub fn new(kernel: &Kernel) -> Result<Prepared, Fault> {
+        kernel
+            .verify()
+            .map_err(|e| Fault::new(FaultKind::Refused(Box::new(e))))?;
+        Prepared::unverified(kernel)
+    }
+
+    /// Decodes a kernel that the verifier may refuse: to see a mistake happen that it would have caught.
+    ///
+    /// # Errors
+    /// [`FaultKind::Unsupported`] where an instruction's operands do not fit it.
+    pub fn unverified(kernel: &Kernel) -> Result<Prepared, Fault> {
+        let program = decode::decode(kernel).map_err(Fault::new)?;
+        Ok(Prepared { program })
+    }
+
+    /// Executes the kernel over `grid` blocks; see [`launch`].
+    ///
+    /// # Errors
+    /// The first [`Fault`] met.
+    pub fn launch(
+        &self,
+        grid: [u32; 3],
+        args: &[Arg],
+        memory: &Memory,
+        options: &Options,
+    ) -> Result<Stats, Fault> {
+        let program = &self.program;
+        let args = check(program, grid, args)?;
+        let blocks = u64::from(grid[0]) * u64::from(grid[1]) * u64::from(grid[2]);
+        let new = || Block::new(program, memory, &args, grid, options);
+        if program.communicates && blocks > 1 {
+            return take_turns(program, memory, &args, grid, options);
+        }
+        let one = |block: &mut Block, n: u64| {
+            block.start(index(n, grid));
+            block.run().map(|()| block.stats())
+        };
+        if options.serial || blocks == 1 {
+            let mut block = new();
+            let each = |sum: Stats, n| Ok(sum.plus(one(&mut block, n)?));
+            return (0..blocks).try_fold(Stats::default(), each);
+        }
+        (0..blocks)
+            .into_par_iter()
+            .map_init(new, one)
+            .try_reduce(Stats::default, |a, b| Ok(a.plus(b)))
+    }
+}
+
+/// Verifies `kernel` and executes it over `grid` blocks with one argument a parameter, in the parameters' order.
 ///
 /// Blocks run in parallel unless the kernel has global atomics or strong global loads, by which blocks may wait for
 /// each other; then they take turns on one thread, in a fixed order, which makes the result reproducible.
 ///
 /// # Errors
-/// The first [`Fault`] met; blocks that ran before or beside it have left their writes in `memory`. A wrong argument
-/// count or type, an empty grid and a block of more than 1024 threads are faults without a site.
+/// The first [`Fault`] met; blocks that ran before or beside it have left their writes in `memory`. A kernel that the
+/// verifier refuses, a wrong argument count or type, an empty grid and a block of more than 1024 threads are faults
+/// without a site.
 pub fn launch(
     kernel: &Kernel,
     grid: [u32; 3],
@@ -143,25 +205,7 @@ pub fn launch(
     memory: &Memory,
     options: &Options,
 ) -> Result<Stats, Fault> {
-    let args = check(kernel, grid, args)?;
-    let program = decode::decode(kernel).map_err(Fault::new)?;
-    let blocks = u64::from(grid[0]) * u64::from(grid[1]) * u64::from(grid[2]);
-    let new = || Block::new(&program, memory, &args, grid, options);
-    if program.communicates && blocks > 1 {
-        return take_turns(&program, memory, &args, grid, options);
-    }
-    let one = |block: &mut Block, n: u64| {
-        block.start(index(n, grid));
-        block.run().map(|()| block.stats())
-    };
-    if options.serial || blocks == 1 {
-        let mut block = new();
-        return (0..blocks).try_fold(Stats::default(), |sum, n| Ok(sum.plus(one(&mut block, n)?)));
-    }
-    (0..blocks)
-        .into_par_iter()
-        .map_init(new, one)
-        .try_reduce(Stats::default, |a, b| Ok(a.plus(b)))
+    Prepared::new(kernel)?.launch(grid, args, memory, options)
 }
 
 /// The (x, y, z) index of the grid's `n`-th block.
@@ -210,17 +254,17 @@ fn take_turns(
 }
 
 /// The arguments' bits, once they fit the kernel's parameters and the launch can be.
-fn check(kernel: &Kernel, grid: [u32; 3], args: &[Arg]) -> Result<Vec<u64>, Fault> {
+fn check(program: &Program, grid: [u32; 3], args: &[Arg]) -> Result<Vec<u64>, Fault> {
     let refuse = |what: String| {
         Err(Fault::new(FaultKind::Launch {
-            kernel: kernel.name.clone(),
+            kernel: program.name.clone(),
             what,
         }))
     };
     if grid.contains(&0) {
         return refuse(format!("the grid {grid:?} is empty"));
     }
-    let threads = kernel
+    let threads = program
         .block_size
         .iter()
         .map(|n| u64::from(*n))
@@ -228,15 +272,15 @@ fn check(kernel: &Kernel, grid: [u32; 3], args: &[Arg]) -> Result<Vec<u64>, Faul
     if !(1..=1024).contains(&threads) {
         return refuse(format!("a block has 1 to 1024 threads, not {threads}"));
     }
-    if args.len() != kernel.params.len() {
+    if args.len() != program.params.len() {
         return refuse(format!(
             "{} parameters, but {} arguments",
-            kernel.params.len(),
+            program.params.len(),
             args.len()
         ));
     }
     let mut bits = Vec::with_capacity(args.len());
-    for (param, arg) in kernel.params.iter().zip(args) {
+    for (param, arg) in program.params.iter().zip(args) {
         let (value, width) = arg.bits();
         let float = matches!(param.ty, Ty::F32 | Ty::F64);
         if width != param.ty.bits() || float != arg.is_float() {

@@ -1,6 +1,6 @@
 //! A few lines of sugar for writing kernels in the IR.
 
-use gannet_ptx_gen::interp::{self, Arg, Fault, Memory, Options, Stats};
+use gannet_ptx_gen::interp::{Arg, Fault, Memory, Options, Prepared, Stats};
 use gannet_ptx_gen::ir::{
     Address, Base, If, Imm, Inst, Kernel, Loc, Loop, Operand, Param, Reg, RegInfo, SharedDecl,
     Stmt, Ty,
@@ -211,10 +211,20 @@ pub(crate) fn imm(ty: Ty, bits: u64) -> Operand {
     Operand::Imm(Imm { ty, bits })
 }
 
+/// Runs a kernel on one block, unverified: many here are wrong on purpose.
+pub(crate) fn with_options(
+    kernel: &Kernel,
+    args: &[Arg],
+    memory: &Memory,
+    options: &Options,
+) -> Result<Stats, Fault> {
+    Prepared::unverified(kernel)?.launch([1, 1, 1], args, memory, options)
+}
+
 /// Runs a kernel on one block.
 pub(crate) fn run(kernel: &Kernel, args: &[u64], memory: &Memory) -> Result<Stats, Fault> {
     let args: Vec<Arg> = args.iter().map(|a| Arg::U64(*a)).collect();
-    interp::launch(kernel, [1, 1, 1], &args, memory, &Options::default())
+    with_options(kernel, &args, memory, &Options::default())
 }
 
 /// The register type a value of a type is held in, and stored as.

@@ -4,7 +4,7 @@ use gannet_ptx_gen::interp::{Arg, Fault, FaultKind, Memory, Options, launch};
 use gannet_ptx_gen::ir::{Imm, Ty};
 use gannet_ptx_gen::op::{Cache, Cmp, Op, Order, Space};
 
-use crate::asm::{Asm, at, in_shared, run};
+use crate::asm::{Asm, at, in_shared, run, with_options};
 
 fn refused(a: Asm, args: &[u64], memory: &Memory) -> Fault {
     run(&a.finish(), args, memory).expect_err("a fault")
@@ -119,7 +119,7 @@ fn unwritten_memory_is_noticed_where_it_is_tracked() {
         track_shared: true,
         ..Options::default()
     };
-    let fault = launch(&a.finish(), [1, 1, 1], &[], &memory, &options).expect_err("a fault");
+    let fault = with_options(&a.finish(), &[], &memory, &options).expect_err("a fault");
     assert!(
         matches!(*fault.kind, FaultKind::Uninitialised { bytes: 4, .. }),
         "{fault}"
@@ -236,7 +236,7 @@ fn an_endless_loop_ends() {
         max_steps: 1_000_000,
         ..Options::default()
     };
-    let fault = launch(&a.finish(), [1, 1, 1], &[], &Memory::new(), &options).expect_err("a fault");
+    let fault = with_options(&a.finish(), &[], &Memory::new(), &options).expect_err("a fault");
     assert!(
         matches!(*fault.kind, FaultKind::StepLimit { .. }),
         "{fault}"

@@ -127,7 +127,7 @@ fn land(cx: &Context, to: u64, from: u64, bytes: u32, read: u32) {
     for b in u64::from(read)..u64::from(bytes) {
         cx.shared.store(to + b, 1, 0);
     }
-    cx.shared.define(to, u64::from(bytes));
+    (to..to + u64::from(bytes)).for_each(|b| cx.shared.define(b, 1));
 }
 
 /// Cp.async.wait_group: all but the newest `pending` groups of each active lane land.

@@ -118,7 +118,7 @@ impl<'c> Cursor<'c> {
     #[inline(always)]
     pub(super) fn write(&mut self, lane: usize, address: u64) -> Exec<(&'c Region, u64)> {
         let (region, offset) = self.at(lane, address)?;
-        region.define(offset, u64::from(self.bytes));
+        region.define(offset, self.bytes);
         Ok((region, offset))
     }
 }

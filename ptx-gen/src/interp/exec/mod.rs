@@ -47,7 +47,7 @@ fn unsupported<T>(op: Op) -> Exec<T> {
 
 /// What the warps of a block share.
 pub(crate) struct Context<'a> {
-    pub(crate) program: &'a Program<'a>,
+    pub(crate) program: &'a Program,
     pub(crate) memory: &'a Memory,
     /// One value a parameter, as bits.
     pub(crate) args: &'a [u64],
@@ -243,7 +243,7 @@ fn select(ty: Ty, i: &Inst, m: u32, w: &mut Warp) {
 }
 
 fn special(which: Special, i: &Inst, m: u32, w: &mut Warp, cx: &Context) {
-    let size = cx.program.kernel.block_size;
+    let size = cx.program.block_size;
     let value = match which {
         Special::Tid(axis) => {
             let out = std::array::from_fn(|l| {

@@ -1,0 +1,281 @@
+//! Text to token ids and back, by the vocabulary of a model file.
+//!
+//! Two kinds of tokenizer cover the models in use: byte-level BPE (`gpt2`), whose families differ
+//! in how they cut text into words (`pre.rs`, one row each), and SentencePiece's BPE (`llama`).
+//! Others are refused by name. The vocabulary is read from the file's metadata alone.
+//!
+//! What always holds: encoding never fails, and gives only ids of the vocabulary; with the 256
+//! bytes in the vocabulary and no special tokens parsed, decoding gives the text back; a stream
+//! gives whole characters and in the end the same text as decoding at once.
+//!
+//! ```
+//! use gannet_engine::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer, TokenizerOptions};
+//!
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/models/rustdoc-tiny-Q4_K_M.gguf");
+//! let model = gannet_gguf::Gguf::open(path)?;
+//! let tokenizer = Tokenizer::from_gguf(model.metadata(), &TokenizerOptions::default())?;
+//! let ids = tokenizer.encode("Ownership is \u{1f980}", EncodeOptions::default());
+//!
+//! // The crab takes four tokens, one a byte, and arrives with the last of them.
+//! let mut stream = StreamDecoder::new(&tokenizer);
+//! let parts: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
+//! assert_eq!(parts.concat(), "Ownership is \u{1f980}");
+//! assert_eq!(parts.last().map(String::as_str), Some("\u{1f980}"));
+//! assert_eq!(stream.finish(), "");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod bpe;
+mod bytes;
+mod class;
+mod error;
+mod load;
+mod pre;
+mod special;
+mod split;
+mod spm;
+mod stream;
+mod vocab;
+
+use std::borrow::Cow;
+
+pub use error::Error;
+pub use stream::StreamDecoder;
+
+use bpe::{Bpe, Scratch};
+use special::{Fragment, Specials};
+use spm::Spm;
+use vocab::{Index, TokenKind, VISIBLE_SPACE, Vocab, parse_byte};
+
+/// The kinds of tokenizer, by `tokenizer.ggml.model`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Kind {
+    /// `gpt2`: words are cut by rules, then their bytes merged by rank.
+    ByteLevelBpe,
+    /// `llama`: characters are merged by the score of the result, bytes being the fallback.
+    SentencePiece,
+}
+
+/// What the reader of a file may decide against it.
+#[derive(Clone, Debug, Default)]
+pub struct TokenizerOptions {
+    /// Used in place of `tokenizer.ggml.pre`: one of [`pre_tokenizers`].
+    pub pre_override: Option<String>,
+}
+
+/// How to read a text.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EncodeOptions {
+    /// Add the beginning- and end-of-sequence tokens that the model wants around a text.
+    pub add_special: bool,
+    /// Take the text of control tokens (such as `<|im_end|>`) for the tokens. Tokens that users
+    /// defined are always taken so. Not for text from strangers.
+    pub parse_special: bool,
+}
+
+/// How to write tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DecodeOptions {
+    /// Write control and unknown tokens, too.
+    pub special: bool,
+}
+
+/// The tokenizer of one model file.
+pub struct Tokenizer {
+    kind: Kind,
+    pre: String,
+    vocab: Vocab,
+    /// What merging can give.
+    index: Index,
+    specials: Specials,
+    model: Model,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    add_bos: bool,
+    add_eos: bool,
+    add_space_prefix: bool,
+    /// Tokens that end a generation, ascending.
+    ends: Vec<u32>,
+    warnings: Vec<String>,
+}
+
+/// How words become tokens.
+enum Model {
+    Bpe(Bpe),
+    Spm(Spm),
+}
+
+/// The names of the known pre-tokenizers, for [`TokenizerOptions::pre_override`].
+pub fn pre_tokenizers() -> impl Iterator<Item = &'static str> {
+    pre::names()
+}
+
+impl Tokenizer {
+    /// The ids of a text.
+    ///
+    /// The beginning-of-sequence token is added even where the text, parsed for special tokens,
+    /// starts with one: as llama.cpp does.
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(text.len() / 4 + 2);
+        if options.add_special && self.add_bos {
+            ids.extend(self.bos);
+        }
+        let fragments = self
+            .specials
+            .partition(&self.vocab, text, options.parse_special);
+        let mut scratch = Scratch::default();
+        let mut after_special = true;
+        for fragment in fragments {
+            match (fragment, &self.model) {
+                (Fragment::Token(id), _) => ids.push(id),
+                (Fragment::Text(text), Model::Bpe(bpe)) => {
+                    bpe.encode(&self.vocab, &self.index, text, &mut scratch, &mut ids);
+                }
+                (Fragment::Text(text), Model::Spm(spm)) => {
+                    let mut spaced = String::with_capacity(text.len() + 1);
+                    if self.add_space_prefix && after_special {
+                        spaced.push(' ');
+                    }
+                    // A visible space in a text is a space: the vocabulary has no other.
+                    spaced.extend(
+                        text.chars()
+                            .map(|c| if c == VISIBLE_SPACE { ' ' } else { c }),
+                    );
+                    spm.encode(&self.vocab, &self.index, &spaced, &mut ids);
+                }
+            }
+            after_special = matches!(fragment, Fragment::Token(_));
+        }
+        if options.add_special && self.add_eos {
+            ids.extend(self.eos);
+        }
+        ids
+    }
+
+    /// The text of some ids. Bytes that are not UTF-8 become U+FFFD; ids that the vocabulary
+    /// lacks are left out, and so is the space that [`encode`](Self::encode) put in front.
+    pub fn decode(&self, ids: &[u32], options: DecodeOptions) -> String {
+        let mut decoder = StreamDecoder::with_options(self, options);
+        for &id in ids {
+            decoder.append(id);
+        }
+        match String::from_utf8(decoder.into_bytes()) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        }
+    }
+
+    /// The bytes that a token stands for (a special token's are its text); none for an id that
+    /// the vocabulary lacks.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.vocab.bytes(id)
+    }
+
+    /// Appends [`token_bytes`](Self::token_bytes).
+    pub fn append_bytes(&self, id: u32, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.vocab.bytes(id));
+    }
+
+    /// A token as the file writes it: `Ġthe`, `▁the`, `<0x0A>`.
+    pub fn token_text(&self, id: u32) -> Option<Cow<'_, str>> {
+        self.vocab.text(id)
+    }
+
+    /// The id of a token as the file writes it; of several, a special one, else the lowest.
+    pub fn token_id(&self, text: &str) -> Option<u32> {
+        if let Some(id) = self.specials.get(&self.vocab, text.as_bytes()) {
+            return Some(id);
+        }
+        let found = match self.kind {
+            Kind::ByteLevelBpe => {
+                let mut raw = Vec::with_capacity(text.len());
+                if !bytes::push_bytes(text, &mut raw) {
+                    raw.extend_from_slice(text.as_bytes());
+                }
+                self.index.get(&self.vocab, &raw)
+            }
+            Kind::SentencePiece => {
+                let raw = text.replace(VISIBLE_SPACE, " ");
+                self.index.get(&self.vocab, raw.as_bytes())
+            }
+        };
+        let byte = || {
+            let byte = [parse_byte(text)?];
+            self.vocab
+                .ids(|kind| kind == TokenKind::Byte)
+                .find(|&id| self.token_bytes(id) == byte)
+        };
+        found
+            .filter(|&id| self.vocab.text(id).as_deref() == Some(text))
+            .or_else(byte)
+    }
+
+    /// The beginning-of-sequence token, if the model has one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The end-of-sequence token, if the model has one.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// Whether [`EncodeOptions::add_special`] adds the beginning-of-sequence token.
+    pub fn adds_bos(&self) -> bool {
+        self.add_bos
+    }
+
+    /// Whether [`EncodeOptions::add_special`] adds the end-of-sequence token.
+    pub fn adds_eos(&self) -> bool {
+        self.add_eos
+    }
+
+    /// Whether a token ends a generation.
+    pub fn is_eog(&self, id: u32) -> bool {
+        self.ends.binary_search(&id).is_ok()
+    }
+
+    /// The tokens that end a generation, ascending.
+    pub fn eog_ids(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// The number of tokens.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab.len()
+    }
+
+    /// What is odd about the file's vocabulary, a line each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// The kind of tokenizer.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The name of the pre-tokenizer in use; SentencePiece has none and ignores it.
+    pub fn pre(&self) -> &str {
+        &self.pre
+    }
+
+    fn add_space_prefix(&self) -> bool {
+        self.add_space_prefix
+    }
+
+    fn token_kind(&self, id: u32) -> Option<TokenKind> {
+        self.vocab.token_kind(id)
+    }
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("kind", &self.kind)
+            .field("pre", &self.pre)
+            .field("vocab_size", &self.vocab.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,111 @@
+//! Text from tokens as they arrive.
+//!
+//! A token is a few bytes, not a few characters: one character may take several tokens. The
+//! decoder keeps back what could still become a character, so every string it gives is whole;
+//! bytes that cannot become one turn into U+FFFD exactly as decoding all at once would have it.
+
+use super::vocab::TokenKind;
+use super::{DecodeOptions, Tokenizer};
+
+/// Decodes one sequence of tokens piece by piece.
+///
+/// The strings that [`push`](Self::push) and [`finish`](Self::finish) give, joined, are what
+/// [`Tokenizer::decode`] gives for the same ids.
+#[derive(Clone)]
+pub struct StreamDecoder<'t> {
+    tokenizer: &'t Tokenizer,
+    options: DecodeOptions,
+    /// Bytes that are not yet characters: at most three, between calls.
+    pending: Vec<u8>,
+    /// Whether a space at the start is the tokenizer's own and not the text's.
+    at_start: bool,
+}
+
+impl<'t> StreamDecoder<'t> {
+    /// A decoder at the start of a text. Special tokens are left out.
+    pub fn new(tokenizer: &'t Tokenizer) -> StreamDecoder<'t> {
+        Self::with_options(tokenizer, DecodeOptions::default())
+    }
+
+    /// A decoder at the start of a text.
+    pub fn with_options(tokenizer: &'t Tokenizer, options: DecodeOptions) -> StreamDecoder<'t> {
+        let at_start = tokenizer.add_space_prefix();
+        StreamDecoder {
+            tokenizer,
+            options,
+            pending: Vec::new(),
+            at_start,
+        }
+    }
+
+    /// A decoder for tokens that go on after a text, such as the continuation of a prompt: a
+    /// space at the start belongs to the text.
+    pub fn continuing(tokenizer: &'t Tokenizer, options: DecodeOptions) -> StreamDecoder<'t> {
+        StreamDecoder {
+            tokenizer,
+            options,
+            pending: Vec::new(),
+            at_start: false,
+        }
+    }
+
+    /// The characters that a token completes; often none, sometimes several.
+    pub fn push(&mut self, id: u32) -> String {
+        self.append(id);
+        let mut text = String::new();
+        let mut rest = self.pending.as_slice();
+        loop {
+            match std::str::from_utf8(rest) {
+                Ok(valid) => {
+                    text.push_str(valid);
+                    rest = &[];
+                    break;
+                }
+                Err(error) => {
+                    let (valid, after) = rest.split_at(error.valid_up_to());
+                    // Checked just now; lossy costs nothing then.
+                    text.push_str(&String::from_utf8_lossy(valid));
+                    let Some(bad) = error.error_len() else {
+                        rest = after;
+                        break;
+                    };
+                    text.push(char::REPLACEMENT_CHARACTER);
+                    rest = &after[bad..];
+                }
+            }
+        }
+        let kept = rest.len();
+        self.pending.drain(..self.pending.len() - kept);
+        text
+    }
+
+    /// The end of the text: U+FFFD if it stops inside a character. The decoder is then at a
+    /// start again.
+    pub fn finish(&mut self) -> String {
+        self.at_start = self.tokenizer.add_space_prefix();
+        let unfinished = std::mem::take(&mut self.pending);
+        String::from_utf8_lossy(&unfinished).into_owned()
+    }
+
+    /// Adds a token's bytes to those pending.
+    pub(super) fn append(&mut self, id: u32) {
+        let Some(kind) = self.tokenizer.token_kind(id) else {
+            return;
+        };
+        if kind.is_hidden() && !self.options.special {
+            return;
+        }
+        let mut bytes = self.tokenizer.token_bytes(id);
+        // A control token is part of no text, so the text has not begun with it.
+        if self.at_start && kind != TokenKind::Control {
+            bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
+            self.at_start = false;
+        }
+        self.pending.extend_from_slice(bytes);
+    }
+
+    /// The bytes pending.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.pending
+    }
+}

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::driver::Device;
+use crate::driver::{Device, DeviceProperties};
 use crate::error::{DriverError, Error};
 use crate::ffi::{Api, Handle, sys};
 use crate::stats::{Counters, Statistics};
@@ -32,6 +32,7 @@ thread_local! {
 /// current context of a thread that also calls this crate, it has to change it back.
 pub struct Context {
     device: Device,
+    properties: DeviceProperties,
     handle: Handle<sys::CUctx_st>,
     id: u64,
     dead: OnceLock<DriverError>,
@@ -46,9 +47,11 @@ impl Context {
     #[doc(alias = "cuDevicePrimaryCtxRetain")]
     pub fn new(device: Device) -> Result<Arc<Context>, Error> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let properties = device.properties()?;
         let handle = device.driver().api().primary_ctx_retain(device.raw())?;
         let context = Arc::new(Context {
             device,
+            properties,
             handle,
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             dead: OnceLock::new(),
@@ -62,6 +65,12 @@ impl Context {
     #[must_use]
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// The figures of its device, asked for once.
+    #[must_use]
+    pub fn properties(&self) -> &DeviceProperties {
+        &self.properties
     }
 
     /// Device memory in bytes: free and total.

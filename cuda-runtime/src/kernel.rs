@@ -159,7 +159,7 @@ impl Kernel {
                 attributes.max_threads
             )));
         }
-        let properties = context.device().properties()?;
+        let properties = context.properties();
         let shared = attributes.static_shared.saturating_add(spec.dynamic_shared);
         if shared > properties.max_shared_per_block_optin {
             return Err(wrong(format!(

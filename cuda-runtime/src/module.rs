@@ -107,9 +107,8 @@ impl Module {
             })
         };
         let (ptx, name) = (text(source.ptx)?, text(source.name)?);
-        let properties = context.device().properties()?;
         let version = context.device().driver().version()?;
-        let key = CubinKey::new(source.ptx, properties.compute_capability, version);
+        let key = CubinKey::new(source.ptx, context.properties().compute_capability, version);
 
         let cached = cache.get(key).and_then(|cubin| {
             // A sound entry that the driver refuses all the same is compiled anew.

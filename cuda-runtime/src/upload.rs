@@ -17,7 +17,7 @@ use crate::memory::Buffer;
 use crate::pinned::PinnedBuffer;
 use crate::stream::{Event, Stream};
 
-/// How many staging buffers of what size. The default is 4 to 8 of 16 MiB, by the cores there are.
+/// How many staging buffers of what size. The default is 4 to 8 of 8 MiB, by the cores there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UploaderConfig {
     /// Staging buffers, and threads that fill them; at least 1.
@@ -33,7 +33,7 @@ impl Default for UploaderConfig {
         let cores = thread::available_parallelism().map_or(4, NonZeroUsize::get);
         UploaderConfig {
             buffers: cores.clamp(4, 8),
-            buffer_bytes: 16 << 20,
+            buffer_bytes: 8 << 20,
         }
     }
 }

@@ -51,6 +51,14 @@ fn cluster_value([x, y, z]: [u32; 3]) -> sys::CUlaunchAttributeValue {
     value
 }
 
+fn ignored_attribute() -> sys::CUlaunchAttribute {
+    sys::CUlaunchAttribute {
+        id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_IGNORE,
+        pad: [0; 4],
+        value: sys::CUlaunchAttributeValue { pad: [0; 64] },
+    }
+}
+
 fn flag_value() -> sys::CUlaunchAttributeValue {
     let mut value = sys::CUlaunchAttributeValue { pad: [0; 64] };
     value.programmaticStreamSerializationAllowed = 1;
@@ -83,20 +91,19 @@ impl Api {
         launch: &RawLaunch<'_>,
         stream: Handle<sys::CUstream_st>,
     ) -> R<()> {
-        let mut attributes = Vec::with_capacity(2);
+        // On the stack: this runs once a kernel, and an allocation would show.
+        let mut attributes = [ignored_attribute(); 2];
+        let mut count = 0;
         if let Some(cluster) = launch.cluster {
-            attributes.push(sys::CUlaunchAttribute {
-                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-                pad: [0; 4],
-                value: cluster_value(cluster),
-            });
+            attributes[count].id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+            attributes[count].value = cluster_value(cluster);
+            count += 1;
         }
         if launch.programmatic {
-            attributes.push(sys::CUlaunchAttribute {
-                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
-                pad: [0; 4],
-                value: flag_value(),
-            });
+            attributes[count].id =
+                sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+            attributes[count].value = flag_value();
+            count += 1;
         }
         let config = sys::CUlaunchConfig {
             gridDimX: launch.grid[0],
@@ -108,7 +115,7 @@ impl Api {
             sharedMemBytes: launch.dynamic_shared,
             hStream: stream.0,
             attrs: attributes.as_mut_ptr(),
-            numAttrs: attributes.len() as u32,
+            numAttrs: count as u32,
         };
         with_packed(launch.args, |extra| {
             call!(self.cuLaunchKernelEx(&config, launch.function.0, ptr::null_mut(), extra))

@@ -241,7 +241,7 @@ fn definition_before(stmts: &[Stmt], at: usize, var: Reg, value: Reg) -> Option<
             _ => return None,
         };
         if inst.dst.contains(&value) {
-            return Some(i);
+            return inst.guard.is_none().then_some(i);
         }
         let reads = inst.src.iter().filter_map(reg_of).any(|r| r == var);
         if reads || inst.dst.contains(&var) || inst.guard.is_some_and(|(r, _)| r == var) {

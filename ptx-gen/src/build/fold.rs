@@ -28,6 +28,9 @@ pub(super) fn binary<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>) -> Val<'
     } else {
         (a, b)
     };
+    if let Some(result) = hoist_constants(op, a, b) {
+        return result;
+    }
     match (b.known(), T::TY) {
         (Some(c), Ty::F32) if c == u64::from(1f32.to_bits()) => match op {
             Op::Mul { .. } | Op::Div { .. } => a,
@@ -84,6 +87,48 @@ fn with_constant<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>, c: u64) -> V
     }
 }
 
+/// Moves constants outwards, where addresses can absorb them: `a + (b + 3)` becomes
+/// `(a + b) + 3`, and `(b + 3) * 4` becomes `b * 4 + 12`.
+#[track_caller]
+fn hoist_constants<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>) -> Option<Val<'k, T>> {
+    if T::TY != Ty::U32 {
+        return None;
+    }
+    let (a, p) = split(a);
+    let (base, constant) = match (op, b.known()) {
+        (Op::Add { .. }, None) => {
+            let (b, q) = split(b);
+            let constant = p + q;
+            if constant == 0 {
+                return None;
+            }
+            (binary(op, a, b), constant)
+        }
+        (Op::Mul { .. }, Some(c)) if p != 0 && c > 1 => (binary(op, a, b), p * c as i64),
+        _ => return None,
+    };
+    let constant = i32::try_from(constant).ok()?;
+    let imm = Val::imm(
+        base.k,
+        Imm {
+            ty: T::TY,
+            bits: u64::from(constant as u32),
+        },
+    );
+    Some(binary(Op::Add { ty: T::TY }, base, imm))
+}
+
+/// A value as another one plus a constant.
+fn split<T: Type>(value: Val<'_, T>) -> (Val<'_, T>, i64) {
+    match value.repr {
+        Repr::Reg(r) => match value.k.state.borrow().offsets.get(&r) {
+            Some((base, offset)) => (Val::reg(value.k, *base), *offset),
+            None => (value, 0),
+        },
+        Repr::Imm(_) => (value, 0),
+    }
+}
+
 /// Records `result = a + c`, so that an address built on `result` can be built on `a`.
 fn remember_offset<'k, T: Type>(op: Op, a: Val<'k, T>, result: Val<'k, T>, c: u64) {
     let offset = match op {
@@ -104,6 +149,16 @@ fn remember_offset<'k, T: Type>(op: Op, a: Val<'k, T>, result: Val<'k, T>, c: u6
 pub(super) fn shift<'k, T: Type>(op: Op, a: Val<'k, T>, by: Val<'k, u32>) -> Val<'k, T> {
     match (a.known(), by.known()) {
         (_, Some(0)) => a,
+        (None, Some(n)) if n < 32 && matches!(op, Op::Shl { .. }) && split(a).1 != 0 => {
+            let factor = Val::imm(
+                a.k,
+                Imm {
+                    ty: T::TY,
+                    bits: 1 << n,
+                },
+            );
+            hoist_constants(Op::Mul { ty: T::TY }, a, factor).unwrap_or_else(|| a.op2(op, by))
+        }
         (Some(x), Some(n)) if n < u64::from(T::TY.bits()) => {
             let x = Imm { ty: T::TY, bits: x }.as_i64();
             let bits = match op {

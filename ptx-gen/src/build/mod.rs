@@ -1,7 +1,7 @@
 //! The builder: kernels written as Rust functions.
 //!
 //! [`Kernel::new`] hands a [`Builder`] to a closure. Values carry the builder, so that operators
-//! append instructions. A value can only be used in its own kernel.
+//! append instructions; a lifetime keeps them inside their kernel.
 //!
 //! # Guide for kernel authors
 //!
@@ -46,7 +46,8 @@
 //! `load(i)`, `store(i, v)`, `load_vec::<4>(i)`, `load_vec4(i)`, `store_vec(i, [..])` (aligned to
 //! the whole vector, at most 16 bytes). `p.offset(row)` advances once; `p.cast::<U>()` changes the
 //! element; `p.byte_offset(b)` adds constant bytes (plane offsets). Constants in an index
-//! become address offsets: `p.load(i + 3)` costs no instruction (index sums must not wrap).
+//! become address offsets, also out of sums and products: `p.load((i + 3) * 4 + j)` is the address
+//! of `i * 4 + j` plus 48 bytes, so unrolled loops share one address (index sums must not wrap).
 //! Indices are `u32`; a `u64` value indexes a `Ptr` of 4 Gi elements and more. `.streaming()` on a
 //! pointer makes its loads those of weights (read-only path, no L1, 128-byte L2 fetches);
 //! `.read_only()` those of small read-only arrays. Both forbid aliasing with anything the kernel
@@ -323,7 +324,16 @@ impl Builder {
     }
 
     /// A register got from [`Builder::inst`] as a value of its type.
+    ///
+    /// # Panics
+    ///
+    /// When the register has another type.
     pub fn from_reg<T: Type>(&self, reg: Reg) -> Val<'_, T> {
+        assert_eq!(
+            self.state.borrow().regs[reg.0 as usize].ty,
+            T::TY,
+            "the register's type"
+        );
         Val::reg(self, reg)
     }
 

@@ -28,6 +28,11 @@ fn shared(path: &str) -> Option<PathBuf> {
     None
 }
 
+/// A folder of test data that is part of the repository.
+fn data(folder: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data")).join(folder)
+}
+
 /// The model that is part of the repository.
 fn embedded() -> Gguf {
     let path = concat!(

@@ -1,1 +1,47 @@
-//! Models to tokens.
+//! Gannet's engine: GGUF models to tokens, through one plan and many executors.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use std::sync::Arc;
+//! use gannet_engine::{Event, GenerateOptions, Model, Session, SessionOptions};
+//!
+//! # fn main() -> Result<(), gannet_engine::Error> {
+//! let model = Arc::new(Model::open("model.gguf")?);
+//! let mut session = Session::new(&model, &SessionOptions::default())?;
+//! session.generate("Ownership is", &GenerateOptions::default(), |event| {
+//!     if let Event::Token { text, .. } = event {
+//!         print!("{text}");
+//!     }
+//!     ControlFlow::Continue(())
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A model family ([`model`]) writes a [`plan`]; an executor ([`exec`]) runs it; a [`Session`]
+//! feeds it tokens; [`parity`] compares two executors of it. The crate prints nothing, speaks no
+//! HTTP and starts no runtime.
+
+pub mod config;
+pub mod device;
+mod error;
+pub mod eval;
+pub mod exec;
+pub mod kv;
+#[cfg(any())]
+pub mod lower;
+pub mod model;
+pub mod parity;
+pub mod plan;
+pub mod rope;
+pub mod safetensors;
+pub mod sample;
+pub mod session;
+pub mod tokenizer;
+
+pub use config::Config;
+pub use device::{DeviceChoice, ExecutorChoice, SessionOptions};
+pub use error::Error;
+pub use model::{Model, ModelOptions};
+pub use sample::Sampling;
+pub use session::{Event, Finish, GenerateOptions, Generation, Session};

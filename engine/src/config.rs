@@ -1,0 +1,100 @@
+//! The one place that reads the environment.
+//!
+//! Every setting is a `GANNET_*` variable with a typed value, read once; [`TABLE`] documents them
+//! and `gannet doctor` prints what is in force. Command-line flags override them.
+
+use std::path::PathBuf;
+
+use crate::Error;
+
+/// A variable, its values and its meaning.
+#[derive(Debug, Clone, Copy)]
+pub struct Variable {
+    /// Name in the environment.
+    pub name: &'static str,
+    /// What it may hold.
+    pub values: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+}
+
+/// Every variable that Gannet reads.
+pub const TABLE: &[Variable] = &[
+    Variable { name: "GANNET_DEVICE", values: "auto, cpu, cuda, cuda:N", meaning: "default of --device" },
+    Variable { name: "GANNET_EXECUTOR", values: "eager, graph", meaning: "default of --executor on a GPU" },
+    Variable { name: "GANNET_CACHE", values: "folder", meaning: "where compiled kernels are kept" },
+    Variable { name: "GANNET_CUBIN_CACHE", values: "1, 0", meaning: "keep compiled kernels on disk" },
+];
+
+/// The configuration of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `GANNET_DEVICE`.
+    pub device: Option<String>,
+    /// `GANNET_EXECUTOR`.
+    pub executor: Option<String>,
+    /// `GANNET_CACHE`, else the user's cache folder, else none.
+    pub cache_dir: Option<PathBuf>,
+    /// `GANNET_CUBIN_CACHE`.
+    pub cubin_cache: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { device: None, executor: None, cache_dir: None, cubin_cache: true }
+    }
+}
+
+impl Config {
+    /// Reads the environment.
+    ///
+    /// # Errors
+    /// A variable whose value is not one of those in [`TABLE`].
+    pub fn from_env() -> Result<Config, Error> {
+        Config::from_lookup(|name| std::env::var(name).ok())
+    }
+
+    /// Reads variables through `get`, so that a test needs no environment.
+    ///
+    /// # Errors
+    /// As [`Config::from_env`].
+    pub fn from_lookup(get: impl Fn(&str) -> Option<String>) -> Result<Config, Error> {
+        let set = |name: &str| get(name).filter(|v| !v.is_empty());
+        let cubin_cache = match set("GANNET_CUBIN_CACHE").as_deref() {
+            None | Some("1") => true,
+            Some("0") => false,
+            Some(other) => {
+                return Err(Error::Config {
+                    variable: "GANNET_CUBIN_CACHE",
+                    value: other.to_owned(),
+                    expected: "1 or 0",
+                });
+            }
+        };
+        let cache_dir = set("GANNET_CACHE")
+            .map(PathBuf::from)
+            .or_else(|| set("XDG_CACHE_HOME").map(|d| PathBuf::from(d).join("gannet")))
+            .or_else(|| set("HOME").map(|d| PathBuf::from(d).join(".cache").join("gannet")));
+        Ok(Config {
+            device: set("GANNET_DEVICE"),
+            executor: set("GANNET_EXECUTOR"),
+            cache_dir,
+            cubin_cache,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_checked_and_defaults_hold() {
+        assert_eq!(Config::from_lookup(|_| None).unwrap(), Config::default());
+        let bad = Config::from_lookup(|n| (n == "GANNET_CUBIN_CACHE").then(|| "maybe".into()));
+        let line = bad.unwrap_err().to_string();
+        assert_eq!(line, "GANNET_CUBIN_CACHE=\"maybe\" is not valid; expected 1 or 0");
+        let home = Config::from_lookup(|n| (n == "HOME").then(|| "/home/u".into())).unwrap();
+        assert_eq!(home.cache_dir, Some(PathBuf::from("/home/u/.cache/gannet")));
+    }
+}

@@ -1,0 +1,160 @@
+//! Which executor runs a model: the choice of device and its consequences, in one place.
+//!
+//! `cuda` runs on the GPU or fails and says why. Only `auto` falls back to the CPU, and it says so.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::Error;
+use crate::config::Config;
+use crate::exec::cpu::CpuExecutor;
+use crate::exec::{Buffers, Executor, Limits, Precision};
+use crate::model::Model;
+
+/// `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first GPU that works, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// A GPU by index.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cuda" => Ok(DeviceChoice::Cuda(0)),
+            _ => s
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(DeviceChoice::Cuda)
+                .ok_or_else(|| format!("{s:?} is not a device; expected auto, cpu, cuda or cuda:N")),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DeviceChoice::Auto => write!(f, "auto"),
+            DeviceChoice::Cpu => write!(f, "cpu"),
+            DeviceChoice::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+/// `--executor`: how launches reach a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExecutorChoice {
+    /// One launch after the other.
+    Eager,
+    /// A graph of kernel nodes, replayed for every token.
+    #[default]
+    Graph,
+}
+
+impl FromStr for ExecutorChoice {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "eager" => Ok(ExecutorChoice::Eager),
+            "graph" => Ok(ExecutorChoice::Graph),
+            _ => Err(format!("{s:?} is not an executor; expected eager or graph")),
+        }
+    }
+}
+
+/// How a session is made.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// How launches reach a GPU.
+    pub executor: ExecutorChoice,
+    /// Arithmetic of the matrix products.
+    pub precision: Precision,
+    /// Positions of the cache; `None`: the model's, at most [`DEFAULT_CONTEXT`].
+    pub context: Option<usize>,
+    /// Rows of the largest step; `None`: the device's choice.
+    pub max_rows: Option<usize>,
+    /// Rows of a step whose logits are wanted; 1 for generation.
+    pub max_outputs: Option<usize>,
+    /// Whether buffers share memory.
+    pub buffers: Buffers,
+    /// Settings of the process.
+    pub config: Config,
+}
+
+/// Positions of the cache where nobody said how many: enough for a conversation, cheap on any
+/// device.
+pub const DEFAULT_CONTEXT: usize = 4096;
+
+/// An executor, and what the user should know about the choice.
+pub struct Made {
+    /// The executor.
+    pub executor: Box<dyn Executor>,
+    /// One line, or nothing.
+    pub notice: Option<String>,
+}
+
+/// Makes the executor that the options name.
+///
+/// # Errors
+/// The device was asked for by name and cannot be used, or the model does not fit on it.
+pub fn make_executor(model: &Arc<Model>, options: &SessionOptions) -> Result<Made, Error> {
+    match options.device {
+        DeviceChoice::Cpu => Ok(Made { executor: cpu(model, options), notice: None }),
+        DeviceChoice::Cuda(index) => {
+            let executor = crate::exec::cuda::make(model, options, index)?;
+            Ok(Made { executor, notice: None })
+        }
+        DeviceChoice::Auto => match crate::exec::cuda::make(model, options, 0) {
+            Ok(executor) => Ok(Made { executor, notice: None }),
+            Err(Error::Cuda(why)) => {
+                let notice = format!("no GPU in use ({why}); running on the CPU");
+                Ok(Made { executor: cpu(model, options), notice: Some(notice) })
+            }
+            Err(other) => Err(other),
+        },
+    }
+}
+
+/// The sizes that the options ask for, with a device's default for the rows of a step.
+pub(crate) fn limits(model: &Model, options: &SessionOptions, rows: usize) -> Limits {
+    let context = options.context.unwrap_or(model.hparams().context_length.min(DEFAULT_CONTEXT));
+    let max_rows = options.max_rows.unwrap_or(rows).clamp(1, context.max(1));
+    Limits {
+        max_rows,
+        max_outputs: options.max_outputs.unwrap_or(1).clamp(1, max_rows),
+        context: context.max(1),
+        num_slots: 1,
+    }
+}
+
+fn cpu(model: &Arc<Model>, options: &SessionOptions) -> Box<dyn Executor> {
+    let limits = limits(model, options, 256);
+    Box::new(CpuExecutor::new(Arc::clone(model), options.precision, limits, options.buffers))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_parse_and_print() {
+        for text in ["auto", "cpu", "cuda:0", "cuda:3"] {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        assert!("gpu".parse::<DeviceChoice>().unwrap_err().contains("expected auto"));
+    }
+}

@@ -1,0 +1,75 @@
+//! A GPU ready for work: driver, device, context, target and compiled-kernel cache.
+
+use std::sync::Arc;
+
+use gannet_cuda_runtime::{Context, CubinCache, DeviceProperties, Driver};
+use gannet_ptx_gen::target::Target;
+
+use crate::Error;
+use crate::config::Config;
+
+/// An open GPU.
+pub struct Gpu {
+    /// The driver's context.
+    pub context: Arc<Context>,
+    /// What the device is.
+    pub properties: DeviceProperties,
+    /// What kernels are written for.
+    pub target: Target,
+    /// Where compiled kernels are kept.
+    pub cache: CubinCache,
+}
+
+impl Gpu {
+    /// Opens a GPU by index.
+    ///
+    /// # Errors
+    /// No driver, no such device, or one older than the kernels need.
+    pub fn open(index: usize, config: &Config) -> Result<Gpu, Error> {
+        let device = Driver::load()?.device(index)?;
+        let properties = device.properties()?;
+        let (major, minor) = properties.compute_capability;
+        let target = target_for(major, minor).ok_or_else(|| {
+            Error::Cuda(format!(
+                "{} has compute capability {major}.{minor}; 7.5 or newer is needed",
+                properties.name
+            ))
+        })?;
+        let cache = match &config.cache_dir {
+            Some(dir) if config.cubin_cache => CubinCache::new(dir.join("cubin")),
+            _ => CubinCache::disabled(),
+        };
+        Ok(Gpu { context: Context::new(device)?, properties, target, cache })
+    }
+}
+
+/// The newest target that a compute capability runs.
+#[must_use]
+pub fn target_for(major: u32, minor: u32) -> Option<Target> {
+    match (major, minor) {
+        (..=6, _) | (7, ..=4) => None,
+        (7, _) => Some(Target::Sm75),
+        (8, 0..=5) => Some(Target::Sm80),
+        (8, 6..=8) => Some(Target::Sm86),
+        (8, _) => Some(Target::Sm89),
+        (9, 0) => Some(Target::Sm90a),
+        (9, _) => Some(Target::Sm89),
+        (10, _) => Some(Target::Sm100),
+        (11, _) => Some(Target::Sm100),
+        _ => Some(Target::Sm120),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capability_gets_a_target_that_it_runs() {
+        assert_eq!(target_for(7, 0), None);
+        assert_eq!(target_for(7, 5), Some(Target::Sm75));
+        assert_eq!(target_for(8, 6), Some(Target::Sm86));
+        assert_eq!(target_for(9, 0), Some(Target::Sm90a));
+        assert_eq!(target_for(12, 1), Some(Target::Sm120));
+    }
+}

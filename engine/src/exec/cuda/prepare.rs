@@ -1,0 +1,184 @@
+//! From a lowered step to launches with addresses: kernels compiled, arguments packed.
+
+use std::collections::HashMap;
+
+use gannet_cuda_runtime::{
+    Args, Buffer, Kernel, KernelSpec as RuntimeKernel, Launch, Module, ModuleSource, ParamSpec,
+};
+use gannet_ptx_gen::ir::Kernel as PtxKernel;
+use rayon::prelude::*;
+
+use super::open::Gpu;
+use super::state::StepState;
+use crate::Error;
+use crate::lower::{Arg, KernelSpec, Lowered};
+use crate::plan::{Buf, Plan, Rows};
+
+/// A step of one shape, ready to issue.
+pub(super) struct Prepared {
+    pub(super) lowered: Lowered,
+    pub(super) launches: Vec<Launch>,
+    /// Memory of each buffer of the plan; `None` where fusion never makes it.
+    pub(super) buffers: Vec<Option<Buffer>>,
+}
+
+/// Device memory that launches name besides the step's buffers.
+pub(super) struct Memory {
+    pub(super) weights: Vec<Buffer>,
+    pub(super) ropes: Vec<Buffer>,
+    pub(super) keys: Vec<Buffer>,
+    pub(super) values: Vec<Buffer>,
+    /// Shared by the buffers of every shape that fits.
+    pub(super) workspace: Buffer,
+    pub(super) scratch: Buffer,
+}
+
+/// Compiled kernels by name.
+#[derive(Default)]
+pub(super) struct Kernels {
+    by_name: HashMap<String, Kernel>,
+}
+
+impl Kernels {
+    /// Compiles what is not compiled yet, on all cores.
+    pub(super) fn compile(&mut self, gpu: &Gpu, specs: &[KernelSpec]) -> Result<(), Error> {
+        let written: Vec<PtxKernel> = specs.par_iter().map(KernelSpec::kernel).collect();
+        let missing: Vec<&PtxKernel> =
+            written.iter().filter(|k| !self.by_name.contains_key(k.name.as_str())).collect();
+        let compiled: Vec<Kernel> =
+            missing.par_iter().map(|k| compile(gpu, k)).collect::<Result<_, _>>()?;
+        for kernel in compiled {
+            self.by_name.insert(kernel.name().to_owned(), kernel);
+        }
+        Ok(())
+    }
+
+    /// The compiled kernel of a spec.
+    pub(super) fn get(&self, spec: &KernelSpec) -> Result<&Kernel, Error> {
+        let kernel = spec.kernel();
+        self.by_name
+            .get(kernel.name.as_str())
+            .ok_or_else(|| Error::Cuda(format!("kernel {} was not compiled", kernel.name.as_str())))
+    }
+}
+
+/// Compiles one kernel.
+pub(super) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<Kernel, Error> {
+    let ptx = kernel.ptx().map_err(|e| Error::Cuda(format!("kernel {}: {e}", kernel.name.as_str())))?;
+    let target = gpu.target.to_string();
+    let source = ModuleSource { name: kernel.name.as_str(), ptx: &ptx, target: &target };
+    let module = Module::load(&gpu.context, source, &gpu.cache)?;
+    let params = kernel
+        .params
+        .iter()
+        .map(|p| ParamSpec::scalar(p.name.clone(), p.bytes() as usize))
+        .collect();
+    Ok(module.kernel(&RuntimeKernel {
+        name: kernel.name.clone(),
+        params,
+        block: kernel.block_size,
+        dynamic_shared: kernel.dynamic_shared,
+    })?)
+}
+
+/// Packs a lowered step's arguments.
+pub(super) fn prepare(
+    gpu: &Gpu,
+    plan: &Plan,
+    kernels: &mut Kernels,
+    memory: &Memory,
+    state: &StepState,
+    lowered: Lowered,
+) -> Result<Prepared, Error> {
+    kernels.compile(gpu, &lowered.kernels)?;
+    let compiled: Vec<&Kernel> =
+        lowered.kernels.iter().map(|k| kernels.get(k)).collect::<Result<_, _>>()?;
+    let buffers = place(gpu, plan, &lowered, &memory.workspace)?;
+    let scratch = if lowered.scratch_bytes <= memory.scratch.len() {
+        memory.scratch.clone()
+    } else {
+        Buffer::new(&gpu.context, lowered.scratch_bytes)?
+    };
+    let launches = lowered
+        .launches
+        .iter()
+        .map(|launch| {
+            let kernel = compiled[launch.kernel];
+            let mut args = Args::for_kernel(kernel);
+            for &arg in &launch.args {
+                args = match arg {
+                    Arg::Buffer(b) => args.ptr(made(&buffers, plan, b)?),
+                    Arg::Weight(w) => args.ptr(&memory.weights[w.0 as usize]),
+                    Arg::Tokens => args.ptr(&state.tokens),
+                    Arg::Lengths => args.ptr(&state.lengths),
+                    Arg::Slots => args.ptr(&state.slots),
+                    Arg::Outputs => args.ptr(&state.outputs),
+                    Arg::BlockTable => args.ptr(&state.table),
+                    Arg::Keys(layer) => args.ptr(&memory.keys[layer]),
+                    Arg::Values(layer) => args.ptr(&memory.values[layer]),
+                    Arg::RopeTable(r) => args.ptr(&memory.ropes[r.0 as usize]),
+                    Arg::Scratch => args.ptr(&scratch),
+                    Arg::U32(n) => args.u32(n),
+                };
+            }
+            Ok(Launch::new(kernel, launch.grid, args.finish()?))
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    Ok(Prepared { lowered, launches, buffers })
+}
+
+fn made<'a>(buffers: &'a [Option<Buffer>], plan: &Plan, b: Buf) -> Result<&'a Buffer, Error> {
+    buffers[b.0 as usize].as_ref().ok_or_else(|| {
+        Error::Cuda(format!("buffer {} is read and never written", plan.buffer(b).name))
+    })
+}
+
+/// Bytes of the buffers of a lowered step.
+pub(super) fn storage_bytes(lowered: &Lowered) -> usize {
+    slot_sizes(lowered).iter().sum()
+}
+
+fn slot_sizes(lowered: &Lowered) -> Vec<usize> {
+    let bytes = |&(rows, cols): &(Rows, usize)| {
+        let rows = match rows {
+            Rows::Tokens => lowered.shape.rows,
+            Rows::Outputs => lowered.shape.outputs,
+        };
+        (rows * cols * 4).next_multiple_of(256)
+    };
+    lowered.storage.sizes.iter().map(bytes).collect()
+}
+
+/// Lays the slots out in the workspace, or in memory of their own where they do not fit.
+fn place(
+    gpu: &Gpu,
+    plan: &Plan,
+    lowered: &Lowered,
+    workspace: &Buffer,
+) -> Result<Vec<Option<Buffer>>, Error> {
+    let sizes = slot_sizes(lowered);
+    let total: usize = sizes.iter().sum();
+    let memory = if total <= workspace.len() {
+        workspace.clone()
+    } else {
+        Buffer::new(&gpu.context, total)?
+    };
+    let mut starts = Vec::with_capacity(sizes.len());
+    let mut at = 0;
+    for size in &sizes {
+        starts.push(at);
+        at += size;
+    }
+    (0..plan.buffers.len())
+        .map(|i| {
+            let Some(slot) = lowered.storage.slot[i] else { return Ok(None) };
+            let info = &plan.buffers[i];
+            let rows = match info.rows {
+                Rows::Tokens => lowered.shape.rows,
+                Rows::Outputs => lowered.shape.outputs,
+            };
+            let start = starts[slot];
+            Ok(Some(memory.slice(start..start + rows * info.cols * 4)?))
+        })
+        .collect()
+}

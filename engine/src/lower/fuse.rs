@@ -1,0 +1,143 @@
+//! Which operations share a launch.
+//!
+//! Two rules: a residual sum is the epilogue of the product it adds, and for few rows the two
+//! products of a gated unit and its activation are one kernel. A fused node runs where its last
+//! operation stood.
+
+use super::{GEMV_MAX_ROWS, Shape};
+use crate::exec::Unit;
+use crate::plan::{Activation, Buf, Op, Plan, Rows, Weight};
+
+/// An operation, or several that share a launch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NodeKind {
+    /// An operation on its own.
+    Op(Op),
+    /// `out = x weight^T (+ bias) + residual`.
+    MatMulAdd {
+        /// Input.
+        x: Buf,
+        /// Matrix.
+        weight: Weight,
+        /// Vector.
+        bias: Option<Weight>,
+        /// Added to the product.
+        residual: Buf,
+        /// Output.
+        out: Buf,
+    },
+    /// `out = act(x gate^T) * (x up^T)`.
+    GatedMatMul {
+        /// Activation.
+        act: Activation,
+        /// Input.
+        x: Buf,
+        /// Matrix under the activation.
+        gate: Weight,
+        /// The other matrix.
+        up: Weight,
+        /// Output.
+        out: Buf,
+    },
+}
+
+/// A node and its dependencies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// What it computes.
+    pub kind: NodeKind,
+    /// The last plan operation that it covers.
+    pub last_op: usize,
+    /// Buffers read.
+    pub reads: Vec<Buf>,
+    /// Buffers written.
+    pub writes: Vec<Buf>,
+}
+
+impl Node {
+    pub(super) fn into_unit(self, plan: &Plan) -> Unit {
+        let kind = match &self.kind {
+            NodeKind::Op(op) => op.name(),
+            NodeKind::MatMulAdd { .. } => "matmul+add",
+            NodeKind::GatedMatMul { .. } => "gated matmul",
+        };
+        let of = self.writes.first().map_or("", |&b| plan.buffer(b).name.as_str());
+        Unit {
+            name: format!("{kind} {of}").trim_end().to_owned(),
+            last_op: self.last_op,
+            reads: self.reads,
+            writes: self.writes,
+        }
+    }
+}
+
+/// Groups a plan's operations into nodes. Operations that write no rows at this shape are left out.
+#[must_use]
+pub fn fuse(plan: &Plan, shape: Shape) -> Vec<Node> {
+    let readers = count_readers(plan);
+    // The product that makes a buffer, if that buffer has no other use than its one reader.
+    let private_product = |b: Buf| {
+        let only_use = readers[b.0 as usize] == 1 && b != plan.logits;
+        let writer = plan.ops.iter().position(|op| op.writes() == Some(b));
+        writer.filter(|&i| only_use && matches!(plan.ops[i], Op::MatMul { .. }))
+    };
+    let mut absorbed = vec![false; plan.ops.len()];
+    let mut fused: Vec<Option<NodeKind>> = vec![None; plan.ops.len()];
+    for (i, op) in plan.ops.iter().enumerate() {
+        match *op {
+            Op::Add { a, b, out } => {
+                let choice = private_product(b).map(|p| (p, a));
+                let choice = choice.or_else(|| private_product(a).map(|p| (p, b)));
+                let Some((product, residual)) = choice else { continue };
+                let Op::MatMul { x, weight, bias, .. } = plan.ops[product] else { continue };
+                absorbed[product] = true;
+                fused[i] = Some(NodeKind::MatMulAdd { x, weight, bias, residual, out });
+            }
+            Op::Glu { act, gate, up, out } if shape.rows <= GEMV_MAX_ROWS => {
+                let (Some(g), Some(u)) = (private_product(gate), private_product(up)) else {
+                    continue;
+                };
+                let (
+                    Op::MatMul { x, weight: gate, bias: None, .. },
+                    Op::MatMul { x: x_up, weight: up, bias: None, .. },
+                ) = (&plan.ops[g], &plan.ops[u])
+                else {
+                    continue;
+                };
+                if x == x_up {
+                    absorbed[g] = true;
+                    absorbed[u] = true;
+                    let (x, gate, up) = (*x, *gate, *up);
+                    fused[i] = Some(NodeKind::GatedMatMul { act, x, gate, up, out });
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut nodes = Vec::new();
+    for (i, op) in plan.ops.iter().enumerate() {
+        let idle = shape.outputs == 0
+            && op.writes().is_some_and(|b| plan.buffer(b).rows == Rows::Outputs);
+        if absorbed[i] || idle {
+            continue;
+        }
+        let kind = fused[i].take().unwrap_or_else(|| NodeKind::Op(op.clone()));
+        let reads = match &kind {
+            NodeKind::Op(op) => op.reads(),
+            NodeKind::MatMulAdd { x, residual, .. } => vec![*x, *residual],
+            NodeKind::GatedMatMul { x, .. } => vec![*x],
+        };
+        nodes.push(Node { kind, last_op: i, reads, writes: op.writes().into_iter().collect() });
+    }
+    nodes
+}
+
+fn count_readers(plan: &Plan) -> Vec<usize> {
+    let mut readers = vec![0; plan.buffers.len()];
+    for op in &plan.ops {
+        for b in op.reads() {
+            readers[b.0 as usize] += 1;
+        }
+    }
+    readers
+}

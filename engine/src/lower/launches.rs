@@ -1,0 +1,341 @@
+//! One node to its launches: which kernel, which grid, which arguments.
+
+use gannet_ptx_gen::kernels::{
+    self as library, AddSpec, ArgmaxSpec, AttentionFlashSpec, AttentionMergeSpec,
+    AttentionSpec as AttentionKernel, EmbedSpec, GatherRowsSpec, GemmSpec, GemvGluSpec, GemvSpec,
+    GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec as RopeKernel, WeightFormat,
+};
+use gannet_quant::{Format, repack};
+
+use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Launch, LowerOptions, Lowered, Node, NodeKind, Shape};
+use super::StepKind;
+use crate::Error;
+use crate::exec::Precision;
+use crate::kv::BLOCK_TOKENS;
+use crate::plan::{Activation, AttentionSpec, Buf, Op, Plan, Rows, Weight};
+use crate::rope::RopeKind;
+
+/// Keys that a split of one-query attention should have at least.
+const MIN_SPLIT_KEYS: usize = 64;
+
+pub(super) struct Emitter<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) shape: Shape,
+    pub(super) options: &'a LowerOptions,
+}
+
+/// A matrix product and what is added to it.
+struct Product {
+    x: Buf,
+    weight: Weight,
+    bias: Option<Weight>,
+    residual: Option<Buf>,
+    out: Buf,
+}
+
+impl Emitter<'_> {
+    pub(super) fn node(&self, node: &Node, out: &mut Lowered) -> Result<(), Error> {
+        match node.kind {
+            NodeKind::Op(ref op) => self.op(op, out),
+            NodeKind::MatMulAdd { x, weight, bias, residual, out: to } => {
+                self.product(Product { x, weight, bias, residual: Some(residual), out: to }, out)
+            }
+            NodeKind::GatedMatMul { act, x, gate, up, out: to } => {
+                self.gated(act, x, (gate, up), to, out)
+            }
+        }
+    }
+
+    fn op(&self, op: &Op, lowered: &mut Lowered) -> Result<(), Error> {
+        let target = self.options.target;
+        match *op {
+            Op::Embed { table, out } => {
+                let info = self.plan.weight(table);
+                let spec = EmbedSpec {
+                    target,
+                    format: self.format(table),
+                    vocab_size: info.rows as u32,
+                    hidden_size: info.cols as u32,
+                };
+                let (grid, bytes) = (spec.grid(self.rows(out)), spec.bytes(u64::from(self.rows(out))));
+                let args = vec![Arg::Weight(table), Arg::Tokens, Arg::Buffer(out)];
+                self.push(lowered, spec, grid, args, bytes);
+            }
+            Op::RmsNorm { x, weight, eps, out } => {
+                let dim = self.plan.weight(weight).cols;
+                let groups = self.rows(out) * (self.plan.buffer(out).cols / dim) as u32;
+                let spec = RmsNormSpec { target, dim: dim as u32, eps };
+                let (grid, bytes) = (spec.grid(groups), spec.bytes(u64::from(groups)));
+                let args = vec![Arg::Buffer(x), Arg::Weight(weight), Arg::Buffer(out)];
+                self.push(lowered, spec, grid, args, bytes);
+            }
+            Op::MatMul { x, weight, bias, out } => {
+                self.product(Product { x, weight, bias, residual: None, out }, lowered)?;
+            }
+            Op::Rope { x, rope, num_heads, head_dim, out } => {
+                let info = &self.plan.ropes[rope.0 as usize];
+                let kind = match info.kind {
+                    RopeKind::Interleaved => library::RopeKind::Interleaved,
+                    RopeKind::Neox => library::RopeKind::Neox,
+                };
+                let spec = RopeKernel {
+                    target,
+                    num_heads: num_heads as u32,
+                    head_dim: head_dim as u32,
+                    rot_dim: info.rot_dim as u32,
+                    kind,
+                };
+                let (grid, bytes) = (spec.grid(self.rows(out)), spec.bytes(u64::from(self.rows(out))));
+                let args =
+                    vec![Arg::Buffer(x), Arg::Lengths, Arg::RopeTable(rope), Arg::Buffer(out)];
+                self.push(lowered, spec, grid, args, bytes);
+            }
+            Op::KvWrite { layer, k, v } => {
+                let spec = KvWriteSpec {
+                    target,
+                    num_kv_heads: self.plan.kv.num_kv_heads as u32,
+                    head_dim: self.plan.kv.head_dim as u32,
+                    block_tokens: BLOCK_TOKENS as u32,
+                    max_blocks: self.options.max_blocks as u32,
+                    kv_type: library::KvType::F16,
+                };
+                let (grid, bytes) = (spec.grid(self.rows(k)), spec.bytes(u64::from(self.rows(k))));
+                let args = vec![
+                    Arg::Buffer(k),
+                    Arg::Buffer(v),
+                    Arg::Lengths,
+                    Arg::Slots,
+                    Arg::BlockTable,
+                    Arg::Keys(layer),
+                    Arg::Values(layer),
+                ];
+                self.push(lowered, spec, grid, args, bytes);
+            }
+            Op::Attention { layer, spec, q, out } => {
+                self.attention(layer, &spec, q, out, lowered);
+            }
+            Op::Glu { act, gate, up, out } => {
+                let n = self.elements(out);
+                let spec = GluSpec { target, activation: activation(act) };
+                let args =
+                    vec![Arg::Buffer(gate), Arg::Buffer(up), Arg::Buffer(out), Arg::U32(n)];
+                self.push(lowered, spec.clone(), spec.grid(n), args, spec.bytes(u64::from(n)));
+            }
+            Op::Add { a, b, out } => {
+                let n = self.elements(out);
+                let spec = AddSpec { target };
+                let args = vec![Arg::Buffer(a), Arg::Buffer(b), Arg::Buffer(out), Arg::U32(n)];
+                self.push(lowered, spec.clone(), spec.grid(n), args, spec.bytes(u64::from(n)));
+            }
+            Op::GatherOutputs { x, out } => {
+                let spec = GatherRowsSpec { target, dim: self.plan.buffer(out).cols as u32 };
+                let (grid, bytes) = (spec.grid(self.rows(out)), spec.bytes(u64::from(self.rows(out))));
+                let args = vec![Arg::Buffer(x), Arg::Outputs, Arg::Buffer(out)];
+                self.push(lowered, spec, grid, args, bytes);
+            }
+            Op::ArgMax { logits, out } => {
+                let spec = ArgmaxSpec { target, vocab_size: self.plan.vocab_size as u32 };
+                let (grid, bytes) = (spec.grid(self.rows(out)), spec.bytes(u64::from(self.rows(out))));
+                self.push(lowered, spec, grid, vec![Arg::Buffer(logits), Arg::Buffer(out)], bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn product(&self, p: Product, lowered: &mut Lowered) -> Result<(), Error> {
+        let info = self.plan.weight(p.weight);
+        let tokens = self.rows(p.out);
+        let (rows, cols) = (info.rows as u32, info.cols as u32);
+        let (bias, residual) = (p.bias.is_some(), p.residual.is_some());
+        let (target, format) = (self.options.target, self.format(p.weight));
+        let mut args = vec![Arg::Weight(p.weight), Arg::Buffer(p.x), Arg::Buffer(p.out)];
+        args.extend(p.bias.map(Arg::Weight));
+        args.extend(p.residual.map(Arg::Buffer));
+        args.push(Arg::U32(tokens));
+        let gemm = GemmSpec { target, format, rows, cols, bias, residual };
+        let few = tokens as usize <= GEMV_MAX_ROWS;
+        if few || self.options.precision == Precision::Exact || gemm.check().is_err() {
+            let tokens_per_block = tokens_per_block(tokens);
+            let spec = GemvSpec { target, format, rows, cols, tokens_per_block, bias, residual };
+            spec.check().map_err(|why| self.unsupported(p.weight, why))?;
+            let (grid, bytes) = (spec.grid(tokens), spec.bytes(u64::from(tokens)));
+            self.push(lowered, spec, grid, args, bytes);
+        } else {
+            let (grid, bytes) = (gemm.grid(tokens), gemm.bytes(u64::from(tokens)));
+            self.push(lowered, gemm, grid, args, bytes);
+        }
+        Ok(())
+    }
+
+    fn gated(
+        &self,
+        act: Activation,
+        x: Buf,
+        (gate, up): (Weight, Weight),
+        to: Buf,
+        lowered: &mut Lowered,
+    ) -> Result<(), Error> {
+        let info = self.plan.weight(gate);
+        let tokens = self.rows(to);
+        let spec = GemvGluSpec {
+            target: self.options.target,
+            gate: self.format(gate),
+            up: self.format(up),
+            rows: info.rows as u32,
+            cols: info.cols as u32,
+            tokens_per_block: tokens_per_block(tokens),
+            activation: activation(act),
+        };
+        spec.check().map_err(|why| self.unsupported(gate, why))?;
+        let args = vec![
+            Arg::Weight(gate),
+            Arg::Weight(up),
+            Arg::Buffer(x),
+            Arg::Buffer(to),
+            Arg::U32(tokens),
+        ];
+        let (grid, bytes) = (spec.grid(tokens), spec.bytes(u64::from(tokens)));
+        self.push(lowered, spec, grid, args, bytes);
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        layer: usize,
+        a: &AttentionSpec,
+        q: Buf,
+        to: Buf,
+        lowered: &mut Lowered,
+    ) {
+        let tokens = self.rows(to);
+        let cache = [
+            Arg::Buffer(q),
+            Arg::Lengths,
+            Arg::Slots,
+            Arg::BlockTable,
+            Arg::Keys(layer),
+            Arg::Values(layer),
+        ];
+        let flash = AttentionFlashSpec {
+            target: self.options.target,
+            num_heads: a.num_heads as u32,
+            num_kv_heads: a.num_kv_heads as u32,
+            head_dim: a.head_dim as u32,
+            block_tokens: BLOCK_TOKENS as u32,
+            max_blocks: self.options.max_blocks as u32,
+            scale: a.scale,
+            softcap: a.softcap,
+            window: a.window,
+        };
+        let many = self.shape.rows > GEMV_MAX_ROWS && self.shape.kind == StepKind::Prompt;
+        if many && self.options.precision == Precision::Fast && flash.check().is_ok() {
+            let mut args = cache.to_vec();
+            args.extend([Arg::Buffer(to), Arg::U32(tokens)]);
+            let (grid, bytes) = (flash.grid(tokens), flash.bytes(u64::from(tokens)));
+            self.push(lowered, flash, grid, args, bytes);
+            return;
+        }
+        let splits = self.splits(a, tokens);
+        let spec = AttentionKernel {
+            target: self.options.target,
+            num_heads: a.num_heads as u32,
+            num_kv_heads: a.num_kv_heads as u32,
+            head_dim: a.head_dim as u32,
+            block_tokens: BLOCK_TOKENS as u32,
+            max_blocks: self.options.max_blocks as u32,
+            kv_type: library::KvType::F16,
+            scale: a.scale,
+            softcap: a.softcap,
+            window: a.window,
+            splits,
+        };
+        let mut args = cache.to_vec();
+        args.push(if splits == 1 { Arg::Buffer(to) } else { Arg::Scratch });
+        let (grid, bytes) = (spec.grid(tokens), spec.bytes(u64::from(tokens)));
+        self.push(lowered, spec, grid, args, bytes);
+        if splits > 1 {
+            let partials = tokens as usize * a.num_heads * splits as usize * (a.head_dim + 2);
+            lowered.scratch_bytes = lowered.scratch_bytes.max(partials * 4);
+            let merge = AttentionMergeSpec {
+                target: self.options.target,
+                num_heads: a.num_heads as u32,
+                head_dim: a.head_dim as u32,
+                splits,
+            };
+            let args = vec![Arg::Scratch, Arg::Lengths, Arg::Buffer(to)];
+            let (grid, bytes) = (merge.grid(tokens), merge.bytes(u64::from(tokens)));
+            self.push(lowered, merge, grid, args, bytes);
+        }
+    }
+
+    /// Enough splits to give every multiprocessor two blocks, none with too few keys to be worth
+    /// its merge. It depends on the context, not on the length: a graph replays one grid.
+    fn splits(&self, a: &AttentionSpec, tokens: u32) -> u32 {
+        let blocks = tokens as usize * a.num_kv_heads;
+        let wanted = (2 * self.options.multiprocessors).div_ceil(blocks);
+        let most = (self.options.max_blocks * BLOCK_TOKENS / MIN_SPLIT_KEYS).max(1);
+        wanted.min(most).clamp(1, 64) as u32
+    }
+
+    fn push(
+        &self,
+        lowered: &mut Lowered,
+        spec: impl Into<KernelSpec>,
+        grid: [u32; 3],
+        args: Vec<Arg>,
+        bytes: u64,
+    ) {
+        let spec = spec.into();
+        let kernel = lowered.kernels.iter().position(|k| *k == spec).unwrap_or_else(|| {
+            lowered.kernels.push(spec);
+            lowered.kernels.len() - 1
+        });
+        let unit = lowered.units.len();
+        lowered.launches.push(Launch { kernel, grid, args, unit, bytes });
+    }
+
+    fn rows(&self, b: Buf) -> u32 {
+        let rows = match self.plan.buffer(b).rows {
+            Rows::Tokens => self.shape.rows,
+            Rows::Outputs => self.shape.outputs,
+        };
+        rows as u32
+    }
+
+    fn elements(&self, b: Buf) -> u32 {
+        self.rows(b) * self.plan.buffer(b).cols as u32
+    }
+
+    fn format(&self, w: Weight) -> WeightFormat {
+        weight_format(self.plan.weight(w).format)
+    }
+
+    fn unsupported(&self, w: Weight, why: String) -> Error {
+        Error::Cuda(format!("{}: {why}", self.plan.weight(w).name))
+    }
+}
+
+/// The smallest of 1, 2, 4, 8 that covers the tokens, or 8.
+fn tokens_per_block(tokens: u32) -> u32 {
+    tokens.clamp(1, GEMV_MAX_ROWS as u32).next_power_of_two()
+}
+
+fn activation(act: Activation) -> library::Activation {
+    match act {
+        Activation::Silu => library::Activation::Silu,
+    }
+}
+
+/// What a stored format is computed with on a GPU, after the load-time conversion if it needs one.
+pub(crate) fn weight_format(format: Format) -> WeightFormat {
+    match repack::gpu_format(format) {
+        Format::F32 => WeightFormat::F32,
+        Format::BF16 => WeightFormat::BF16,
+        Format::Q4_0 => WeightFormat::Q4_0,
+        Format::Q8_0 => WeightFormat::Q8_0,
+        Format::Q4_K => WeightFormat::Q4K,
+        Format::Q5_K => WeightFormat::Q5K,
+        Format::Q6_K => WeightFormat::Q6K,
+        _ => WeightFormat::F16,
+    }
+}

@@ -1,0 +1,162 @@
+//! Lowering: plan operations become launches of library kernels.
+//!
+//! A launch is data: kernel, grid, arguments by role, buffers read and written, bytes moved. Every
+//! GPU executor runs the same list, so a kernel that runs eagerly and is missing from a graph
+//! cannot be written. Nothing here knows an address or a driver.
+
+mod fuse;
+mod kernels;
+mod launches;
+
+pub use fuse::{Node, NodeKind, fuse};
+pub use kernels::KernelSpec;
+
+use gannet_ptx_gen::target::Target;
+
+use crate::Error;
+use crate::exec::{Buffers, Precision, Unit};
+use crate::plan::{Buf, Plan, Rope, Storage, Weight, assign_storage};
+
+/// Steps with up to this many rows run on matrix-vector kernels, which read each weight once for
+/// all of them; longer ones on tensor cores.
+pub const GEMV_MAX_ROWS: usize = 8;
+
+/// What the rows of a step are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StepKind {
+    /// Consecutive positions of one slot.
+    Prompt,
+    /// One position of each of several slots.
+    Batch,
+}
+
+/// The shape of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// Tokens.
+    pub rows: usize,
+    /// Rows whose logits are wanted.
+    pub outputs: usize,
+    /// What the rows are.
+    pub kind: StepKind,
+}
+
+/// What lowering may assume of the device and the cache.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LowerOptions {
+    /// Instruction set.
+    pub target: Target,
+    /// Arithmetic of the matrix products.
+    pub precision: Precision,
+    /// Multiprocessors to keep busy.
+    pub multiprocessors: usize,
+    /// Entries in a row of the block table.
+    pub max_blocks: usize,
+    /// Whether buffers share memory.
+    pub buffers: Buffers,
+}
+
+/// An argument of a launch, by role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arg {
+    /// A buffer of the plan.
+    Buffer(Buf),
+    /// A weight: packed planes of a matrix, f32 of a vector.
+    Weight(Weight),
+    /// `u32[rows]`: token ids of the step.
+    Tokens,
+    /// `u32[rows]`: keys that each row may see.
+    Lengths,
+    /// `u32[rows]`: slot of each row.
+    Slots,
+    /// `u32[outputs]`: rows whose logits are wanted.
+    Outputs,
+    /// `u32[num_slots, max_blocks]`.
+    BlockTable,
+    /// Keys of a layer.
+    Keys(usize),
+    /// Values of a layer.
+    Values(usize),
+    /// Cosines and sines.
+    RopeTable(Rope),
+    /// Partial results between the launches of one unit.
+    Scratch,
+    /// A number.
+    U32(u32),
+}
+
+/// One kernel launch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Launch {
+    /// Index into [`Lowered::kernels`].
+    pub kernel: usize,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Arguments in the order of the kernel's parameters.
+    pub args: Vec<Arg>,
+    /// The unit it belongs to, an index into [`Lowered::units`].
+    pub unit: usize,
+    /// Bytes it must move.
+    pub bytes: u64,
+}
+
+/// A step as launches.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lowered {
+    /// The shape it is for.
+    pub shape: Shape,
+    /// The kernels, each once.
+    pub kernels: Vec<KernelSpec>,
+    /// The launches in order.
+    pub launches: Vec<Launch>,
+    /// What can be run and compared alone.
+    pub units: Vec<Unit>,
+    /// Where buffers may share memory.
+    pub storage: Storage,
+    /// Bytes of scratch that the largest unit needs.
+    pub scratch_bytes: usize,
+}
+
+/// Lowers a plan for steps of one shape.
+///
+/// # Errors
+/// A shape that no kernel of the library computes.
+pub fn lower(plan: &Plan, shape: Shape, options: &LowerOptions) -> Result<Lowered, Error> {
+    let nodes = fuse(plan, shape);
+    let steps: Vec<_> = nodes.iter().map(|n| (n.reads.clone(), n.writes.clone())).collect();
+    let storage = match options.buffers {
+        Buffers::Shared => assign_storage(plan, &steps, &[plan.logits, plan.next]),
+        Buffers::Distinct => {
+            let written: Vec<Buf> = nodes.iter().flat_map(|n| n.writes.clone()).collect();
+            assign_storage(plan, &steps, &written)
+        }
+    };
+    let mut lowered = Lowered {
+        shape,
+        kernels: Vec::new(),
+        launches: Vec::new(),
+        units: Vec::new(),
+        storage,
+        scratch_bytes: 0,
+    };
+    let emit = launches::Emitter { plan, shape, options };
+    for node in nodes {
+        emit.node(&node, &mut lowered)?;
+        lowered.units.push(node.into_unit(plan));
+    }
+    Ok(lowered)
+}
+
+impl Lowered {
+    /// Bytes that all launches must move.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.launches.iter().map(|l| l.bytes).sum()
+    }
+
+    /// Whether a buffer is made at all, or lives only inside a fused kernel.
+    #[must_use]
+    pub fn materialises(&self, b: Buf) -> bool {
+        self.storage.slot[b.0 as usize].is_some()
+    }
+}

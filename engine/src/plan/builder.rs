@@ -1,0 +1,181 @@
+//! Writes a plan, operation by operation, in the words of a network.
+//!
+//! Buffers are named after the weight or the operation that made them, so that a divergence report
+//! reads like the model file.
+
+use gannet_quant::Format;
+
+use super::{
+    Activation, AttentionSpec, Buf, BufferInfo, Element, KvShape, Op, Plan, Rope, Rows, Weight,
+    WeightInfo,
+};
+use crate::rope::RopeSpec;
+
+/// A matrix with its optional bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Linear {
+    /// `[rows, cols]`.
+    pub weight: Weight,
+    /// `[rows]`.
+    pub bias: Option<Weight>,
+}
+
+/// Collects operations; every method appends one and returns the buffer it writes.
+#[derive(Debug, Default)]
+pub struct PlanBuilder {
+    buffers: Vec<BufferInfo>,
+    weights: Vec<WeightInfo>,
+    ropes: Vec<RopeSpec>,
+    ops: Vec<Op>,
+    kv: Option<KvShape>,
+}
+
+impl PlanBuilder {
+    /// An empty plan.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Declares a weight `[rows, cols]`.
+    pub fn weight(&mut self, name: &str, format: Format, rows: usize, cols: usize) -> Weight {
+        self.weights.push(WeightInfo { name: name.to_owned(), format, rows, cols });
+        Weight(self.weights.len() as u32 - 1)
+    }
+
+    /// Declares a rope table.
+    pub fn rope_table(&mut self, spec: RopeSpec) -> Rope {
+        self.ropes.push(spec);
+        Rope(self.ropes.len() as u32 - 1)
+    }
+
+    /// Embedding rows of the step's tokens: `[tokens, hidden_size]`.
+    pub fn embed(&mut self, table: Weight) -> Buf {
+        let cols = self.info(table).cols;
+        let out = self.buffer("embd".to_owned(), Rows::Tokens, cols, Element::F32);
+        self.ops.push(Op::Embed { table, out });
+        out
+    }
+
+    /// Root-mean-square norm over groups as long as the weight.
+    pub fn rms_norm(&mut self, x: Buf, weight: Weight, eps: f32) -> Buf {
+        let (rows, cols) = self.shape(x);
+        assert_eq!(cols % self.info(weight).cols, 0, "a norm's groups fill the row");
+        let out = self.buffer(self.weight_name(weight), rows, cols, Element::F32);
+        self.ops.push(Op::RmsNorm { x, weight, eps, out });
+        out
+    }
+
+    /// Matrix product with an optional bias: `[_, weight rows]`.
+    pub fn matmul(&mut self, x: Buf, linear: Linear) -> Buf {
+        let (rows, cols) = self.shape(x);
+        let info = self.info(linear.weight);
+        assert_eq!(cols, info.cols, "{}: input and weight agree", info.name);
+        let (name, out_cols) = (self.weight_name(linear.weight), info.rows);
+        let out = self.buffer(name, rows, out_cols, Element::F32);
+        self.ops.push(Op::MatMul { x, weight: linear.weight, bias: linear.bias, out });
+        out
+    }
+
+    /// Rotary position embedding.
+    pub fn rope(&mut self, x: Buf, rope: Rope, num_heads: usize, head_dim: usize) -> Buf {
+        let (rows, cols) = self.shape(x);
+        assert_eq!(cols, num_heads * head_dim, "heads fill the row");
+        let out = self.buffer(format!("{}.rope", self.name(x)), rows, cols, Element::F32);
+        self.ops.push(Op::Rope { x, rope, num_heads, head_dim, out });
+        out
+    }
+
+    /// Appends keys and values to the cache of a layer.
+    pub fn kv_write(&mut self, layer: usize, k: Buf, v: Buf, spec: AttentionSpec) {
+        let shape = KvShape {
+            num_layers: layer + 1,
+            num_kv_heads: spec.num_kv_heads,
+            head_dim: spec.head_dim,
+        };
+        let kv = self.kv.get_or_insert(shape);
+        kv.num_layers = kv.num_layers.max(layer + 1);
+        self.ops.push(Op::KvWrite { layer, k, v });
+    }
+
+    /// Causal attention over the cache of a layer.
+    pub fn attention(&mut self, q: Buf, layer: usize, spec: AttentionSpec) -> Buf {
+        let (rows, cols) = self.shape(q);
+        assert_eq!(cols, spec.num_heads * spec.head_dim, "heads fill the row");
+        let out = self.buffer(format!("blk.{layer}.attention"), rows, cols, Element::F32);
+        self.ops.push(Op::Attention { layer, spec, q, out });
+        out
+    }
+
+    /// Gated linear unit.
+    pub fn glu(&mut self, act: Activation, gate: Buf, up: Buf) -> Buf {
+        let (rows, cols) = self.shape(gate);
+        assert_eq!((rows, cols), self.shape(up), "gate and up have one shape");
+        let out = self.buffer(format!("{}.glu", self.name(gate)), rows, cols, Element::F32);
+        self.ops.push(Op::Glu { act, gate, up, out });
+        out
+    }
+
+    /// Sum of two buffers, named after the second.
+    pub fn add(&mut self, a: Buf, b: Buf) -> Buf {
+        let (rows, cols) = self.shape(a);
+        assert_eq!((rows, cols), self.shape(b), "the terms have one shape");
+        let out = self.buffer(format!("{}.add", self.name(b)), rows, cols, Element::F32);
+        self.ops.push(Op::Add { a, b, out });
+        out
+    }
+
+    /// Keeps the rows whose logits are wanted.
+    pub fn gather_outputs(&mut self, x: Buf) -> Buf {
+        let (_, cols) = self.shape(x);
+        let out = self.buffer("outputs".to_owned(), Rows::Outputs, cols, Element::F32);
+        self.ops.push(Op::GatherOutputs { x, out });
+        out
+    }
+
+    /// Ends the plan with the head's logits and their argmax.
+    ///
+    /// # Panics
+    /// If no layer wrote the cache: a family without attention is not a plan this crate runs.
+    #[must_use]
+    pub fn finish(mut self, logits: Buf) -> Plan {
+        let (rows, vocab_size) = self.shape(logits);
+        self.buffers[logits.0 as usize].name = "logits".to_owned();
+        let next = self.buffer("next".to_owned(), rows, 1, Element::U32);
+        self.ops.push(Op::ArgMax { logits, out: next });
+        Plan {
+            buffers: self.buffers,
+            weights: self.weights,
+            ropes: self.ropes,
+            ops: self.ops,
+            kv: self.kv.expect("a plan has at least one layer"),
+            logits,
+            next,
+            vocab_size,
+        }
+    }
+
+    fn buffer(&mut self, name: String, rows: Rows, cols: usize, element: Element) -> Buf {
+        debug_assert!(self.buffers.iter().all(|b| b.name != name), "{name} is unique");
+        self.buffers.push(BufferInfo { name, rows, cols, element });
+        Buf(self.buffers.len() as u32 - 1)
+    }
+
+    fn shape(&self, b: Buf) -> (Rows, usize) {
+        let info = &self.buffers[b.0 as usize];
+        (info.rows, info.cols)
+    }
+
+    fn name(&self, b: Buf) -> &str {
+        &self.buffers[b.0 as usize].name
+    }
+
+    fn info(&self, w: Weight) -> &WeightInfo {
+        &self.weights[w.0 as usize]
+    }
+
+    fn weight_name(&self, w: Weight) -> String {
+        let name = &self.info(w).name;
+        name.strip_suffix(".weight").unwrap_or(name).to_owned()
+    }
+}

@@ -1,0 +1,60 @@
+//! A plan as text, one operation a line: what `gannet ptx -m`, tests and reviews look at.
+
+use std::fmt;
+
+use super::{Element, Op, Plan, Rows, Weight};
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for op in &self.ops {
+            match op.writes() {
+                Some(out) => {
+                    let info = self.buffer(out);
+                    let rows = match info.rows {
+                        Rows::Tokens => "T",
+                        Rows::Outputs => "O",
+                    };
+                    let element = match info.element {
+                        Element::F32 => "f32",
+                        Element::U32 => "u32",
+                    };
+                    write!(f, "{}: {element}[{rows}, {}] = ", info.name, info.cols)?;
+                }
+                None => write!(f, "cache: ")?,
+            }
+            write!(f, "{}(", op.name())?;
+            for (i, b) in op.reads().into_iter().enumerate() {
+                write!(f, "{}{}", if i > 0 { ", " } else { "" }, self.buffer(b).name)?;
+            }
+            writeln!(f, "){}", self.attributes(op))?;
+        }
+        Ok(())
+    }
+}
+
+impl Plan {
+    fn attributes(&self, op: &Op) -> String {
+        let weight = |w: Weight| {
+            let w = self.weight(w);
+            format!("{} {}[{}, {}]", w.name, w.format.name(), w.rows, w.cols)
+        };
+        match op {
+            Op::Embed { table, .. } => format!(" {}", weight(*table)),
+            Op::RmsNorm { weight: w, eps, .. } => format!(" {} eps {eps:e}", weight(*w)),
+            Op::MatMul { weight: w, bias, .. } => {
+                let bias = bias.map_or(String::new(), |b| format!(" + {}", self.weight(b).name));
+                format!(" {}{bias}", weight(*w))
+            }
+            Op::Rope { rope, num_heads, head_dim, .. } => {
+                format!(" {num_heads} x {head_dim}, {}", self.ropes[rope.0 as usize])
+            }
+            Op::KvWrite { layer, .. } => format!(" layer {layer}"),
+            Op::Attention { layer, spec, .. } => format!(
+                " layer {layer}, {} heads over {} of {}, scale {}",
+                spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.scale
+            ),
+            Op::Glu { act, .. } => format!(" {act:?}"),
+            Op::Add { .. } | Op::GatherOutputs { .. } | Op::ArgMax { .. } => String::new(),
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Prompts to tokens: the synchronous API.
+//!
+//! A [`Session`] is one sequence on one executor. Everything is plain calls: no threads of its own,
+//! no runtime; progress and tokens come through a callback that can stop the generation.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::Error;
+use crate::device::{self, SessionOptions};
+use crate::exec::{DecodeStart, Executor, Step};
+use crate::kv::BlockTable;
+use crate::model::Model;
+use crate::sample::{Sampler, Sampling};
+use crate::tokenizer::{EncodeOptions, StreamDecoder};
+
+/// What to generate.
+#[derive(Debug, Clone)]
+pub struct GenerateOptions {
+    /// Most tokens to generate.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Go on after a token that ends the text.
+    pub ignore_eog: bool,
+    /// Read special tokens in the prompt's text.
+    pub parse_special: bool,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        GenerateOptions {
+            max_tokens: 128,
+            sampling: Sampling::default(),
+            ignore_eog: false,
+            parse_special: true,
+        }
+    }
+}
+
+/// What happens while a prompt is read and continued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Tokens of the prompt computed so far.
+    Prompt {
+        /// Computed.
+        done: usize,
+        /// Of these.
+        total: usize,
+    },
+    /// A token, and the text that it completes (which may be empty: text is never cut inside a
+    /// character).
+    Token {
+        /// Its id.
+        id: u32,
+        /// Text to append.
+        text: &'a str,
+    },
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// `max_tokens` were generated, or the context is full.
+    Length,
+    /// The model ended its text.
+    EndOfText,
+    /// The callback broke.
+    Stopped,
+}
+
+/// What a generation produced and how long it took.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// The generated tokens, without the one that ended the text.
+    pub tokens: Vec<u32>,
+    /// Their text.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Time for the prompt, including the first token.
+    pub prompt_time: Duration,
+    /// Time for the tokens after the first.
+    pub decode_time: Duration,
+}
+
+impl Generation {
+    /// Prompt tokens a second.
+    #[must_use]
+    pub fn prompt_rate(&self) -> f64 {
+        self.prompt_tokens as f64 / self.prompt_time.as_secs_f64().max(1e-9)
+    }
+
+    /// Generated tokens a second, the first not counted.
+    #[must_use]
+    pub fn decode_rate(&self) -> f64 {
+        let after_first = self.tokens.len().saturating_sub(1);
+        after_first as f64 / self.decode_time.as_secs_f64().max(1e-9)
+    }
+}
+
+/// One sequence on one executor.
+pub struct Session {
+    model: Arc<Model>,
+    executor: Box<dyn Executor>,
+    table: BlockTable,
+    /// Tokens whose keys and values are in the cache.
+    cached: Vec<u32>,
+    notice: Option<String>,
+}
+
+impl Session {
+    /// Puts a model on a device.
+    ///
+    /// # Errors
+    /// The device was asked for by name and cannot be used, or the model does not fit on it.
+    pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Session, Error> {
+        let made = device::make_executor(model, options)?;
+        let limits = made.executor.limits();
+        let blocks = BlockTable::blocks_for(limits.num_slots, limits.context);
+        Ok(Session {
+            model: Arc::clone(model),
+            table: BlockTable::new(limits.num_slots, limits.context, blocks),
+            executor: made.executor,
+            cached: Vec::new(),
+            notice: made.notice,
+        })
+    }
+
+    /// What a user should know about the choice of device, such as a fallback to the CPU.
+    #[must_use]
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
+    }
+
+    /// The executor in use.
+    pub fn executor(&mut self) -> &mut dyn Executor {
+        self.executor.as_mut()
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Positions of the cache.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        self.executor.limits().context
+    }
+
+    /// Forgets the sequence.
+    pub fn clear(&mut self) {
+        self.cached.clear();
+        self.table.release(0);
+    }
+
+    /// Continues a text.
+    ///
+    /// # Errors
+    /// The prompt is empty or does not fit the context, a setting is out of range, or the device
+    /// failed.
+    pub fn generate(
+        &mut self,
+        prompt: &str,
+        options: &GenerateOptions,
+        on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Generation, Error> {
+        let encode = EncodeOptions { add_special: true, parse_special: options.parse_special };
+        let tokens = self.model.tokenizer().encode(prompt, encode);
+        self.generate_tokens(&tokens, options, on_event)
+    }
+
+    /// Continues tokens after those already in the cache.
+    ///
+    /// # Errors
+    /// As [`Session::generate`].
+    pub fn generate_tokens(
+        &mut self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<Generation, Error> {
+        options.sampling.check().map_err(Error::Request)?;
+        if prompt.is_empty() {
+            return Err(Error::Request("the prompt has no tokens; give some text".to_owned()));
+        }
+        let start = Instant::now();
+        let model = Arc::clone(&self.model);
+        let mut output = Output::new(&model, prompt, options);
+        let mut stopped = false;
+        self.feed(prompt, |done, total| {
+            let flow = on_event(Event::Prompt { done, total });
+            stopped = flow.is_break();
+            flow
+        })?;
+        if !stopped && options.max_tokens > 0 {
+            let first = self.choose(&mut output.sampler, &output.history)?;
+            output.prompt_time = start.elapsed();
+            if output.push(first, &mut on_event).is_continue() {
+                self.decode(first, options, &mut output, &mut on_event)?;
+            }
+        } else {
+            output.prompt_time = start.elapsed();
+            output.finish = if stopped { Finish::Stopped } else { Finish::Length };
+        }
+        Ok(output.into_generation(prompt.len(), start, &mut on_event))
+    }
+
+    /// Computes tokens into the cache; the last one's logits are then the executor's. Stops early
+    /// when `progress` breaks.
+    ///
+    /// # Errors
+    /// A token out of range, a full context, or a failing device.
+    pub fn feed(
+        &mut self,
+        tokens: &[u32],
+        mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        self.model.check_tokens(tokens)?;
+        let total = self.cached.len() + tokens.len();
+        if total > self.context() {
+            return Err(Error::ContextFull { tokens: total, context: self.context() });
+        }
+        self.table.reserve(0, total)?;
+        let max_rows = self.executor.limits().max_rows;
+        let mut done = 0;
+        for chunk in tokens.chunks(max_rows) {
+            let last = done + chunk.len() == tokens.len();
+            let first_length = self.cached.len() as u32 + 1;
+            let lengths: Vec<u32> = (first_length..).take(chunk.len()).collect();
+            let outputs: &[u32] = if last { &[chunk.len() as u32 - 1] } else { &[] };
+            self.executor.run(&Step {
+                tokens: chunk,
+                lengths: &lengths,
+                slots: &vec![0; chunk.len()],
+                outputs,
+                table: &self.table,
+            })?;
+            self.cached.extend_from_slice(chunk);
+            done += chunk.len();
+            if progress(done, tokens.len()).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn choose(&mut self, sampler: &mut Option<Sampler>, history: &[u32]) -> Result<u32, Error> {
+        match sampler {
+            Some(sampler) => Ok(sampler.sample(self.executor.logits()?, history)),
+            None => Ok(self.executor.next()?[0]),
+        }
+    }
+
+    fn decode(
+        &mut self,
+        first: u32,
+        options: &GenerateOptions,
+        output: &mut Output<'_>,
+        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let room = self.context() - self.cached.len();
+        let steps = (options.max_tokens - 1).min(room);
+        self.table.reserve(0, self.cached.len() + steps)?;
+        if output.sampler.is_none() {
+            let length = self.cached.len() as u32 + 1;
+            let start = DecodeStart { token: first, length, slot: 0 };
+            let mut fed = first;
+            let cached = &mut self.cached;
+            return self.executor.decode_greedy(start, steps, &self.table, &mut |token| {
+                cached.push(fed);
+                fed = token;
+                output.push(token, on_event)
+            });
+        }
+        let mut token = first;
+        for _ in 0..steps {
+            self.feed(&[token], |_, _| ControlFlow::Continue(()))?;
+            token = self.choose(&mut output.sampler, &output.history)?;
+            if output.push(token, on_event).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Collects tokens and text of a generation.
+struct Output<'m> {
+    model: &'m Model,
+    decoder: StreamDecoder<'m>,
+    sampler: Option<Sampler>,
+    /// Prompt and generated tokens, for the penalties.
+    history: Vec<u32>,
+    tokens: Vec<u32>,
+    text: String,
+    finish: Finish,
+    ignore_eog: bool,
+    prompt_time: Duration,
+}
+
+impl<'m> Output<'m> {
+    fn new(model: &'m Model, prompt: &[u32], options: &GenerateOptions) -> Output<'m> {
+        let sampling = &options.sampling;
+        Output {
+            model,
+            decoder: StreamDecoder::new(model.tokenizer()),
+            sampler: (!sampling.is_greedy()).then(|| Sampler::new(sampling.clone())),
+            history: prompt.to_vec(),
+            tokens: Vec::new(),
+            text: String::new(),
+            finish: Finish::Length,
+            ignore_eog: options.ignore_eog,
+            prompt_time: Duration::ZERO,
+        }
+    }
+
+    fn push(
+        &mut self,
+        token: u32,
+        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        if self.model.tokenizer().is_eog(token) && !self.ignore_eog {
+            self.finish = Finish::EndOfText;
+            return ControlFlow::Break(());
+        }
+        self.history.push(token);
+        self.tokens.push(token);
+        let text = self.decoder.push(token);
+        let flow = on_event(Event::Token { id: token, text: &text });
+        self.text.push_str(&text);
+        if flow.is_break() {
+            self.finish = Finish::Stopped;
+        }
+        flow
+    }
+
+    fn into_generation(
+        mut self,
+        prompt_tokens: usize,
+        start: Instant,
+        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+    ) -> Generation {
+        let decode_time = start.elapsed().saturating_sub(self.prompt_time);
+        let rest = self.decoder.finish();
+        if let (false, Some(&id)) = (rest.is_empty(), self.tokens.last()) {
+            // The text is over either way: what the callback answers no longer matters.
+            let _ = on_event(Event::Token { id, text: &rest });
+            self.text.push_str(&rest);
+        }
+        Generation {
+            prompt_tokens,
+            tokens: self.tokens,
+            text: self.text,
+            finish: self.finish,
+            prompt_time: self.prompt_time,
+            decode_time,
+        }
+    }
+}

@@ -69,6 +69,25 @@ fn present() -> Vec<PathBuf> {
     files
 }
 
+/// Where the text leaves its golden file.
+fn drift(path: &Path, text: &str) -> String {
+    let Ok(golden) = fs::read_to_string(path) else {
+        return "is missing".into();
+    };
+    let line = golden
+        .lines()
+        .zip(text.lines())
+        .position(|(old, new)| old != new);
+    match line {
+        Some(i) => format!(
+            "differs in line {}: now {:?}",
+            i + 1,
+            text.lines().nth(i).unwrap()
+        ),
+        None => "differs in length".into(),
+    }
+}
+
 #[test]
 fn library_matches_golden_files() {
     let expected = expected();
@@ -92,12 +111,7 @@ fn library_matches_golden_files() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, text).unwrap();
         } else {
-            let what = if path.exists() {
-                "differs"
-            } else {
-                "is missing"
-            };
-            complaints.push(format!("{}: {what}", file.display()));
+            complaints.push(format!("{}: {}", file.display(), drift(&path, text)));
         }
     }
     assert!(

@@ -535,6 +535,33 @@ fn lowest_target(capability: u32) -> Target {
 }
 
 #[test]
+fn every_variant_has_a_form_here() {
+    let source = include_str!("../src/op/mod.rs");
+    let body = source
+        .split("pub enum Op {")
+        .nth(1)
+        .unwrap()
+        .split("\n}")
+        .next()
+        .unwrap();
+    let variants = body.lines().filter_map(|line| {
+        let name = line.strip_prefix("    ")?;
+        let name = name.split(|c: char| !c.is_ascii_alphanumeric()).next()?;
+        name.starts_with(|c: char| c.is_ascii_uppercase())
+            .then_some(name)
+    });
+    let tested: Vec<String> = forms().iter().map(|op| format!("{op:?}")).collect();
+    let missing: Vec<&str> = variants
+        .filter(|v| {
+            !tested
+                .iter()
+                .any(|t| t.split(|c: char| !c.is_ascii_alphanumeric()).next() == Some(*v))
+        })
+        .collect();
+    assert!(missing.is_empty(), "no form of {missing:?} is tested");
+}
+
+#[test]
 fn every_form_verifies_where_its_row_says() {
     for op in forms() {
         let capability = row_of(op, Target::Sm75).capability;

@@ -161,7 +161,7 @@ impl Builder {
         f: impl Fn(Val<'k, T>, Val<'k, T>) -> Val<'k, T> + Copy,
     ) -> Val<'k, T> {
         let threads = self.threads();
-        assert!(threads % 32 == 0, "a block of whole warps");
+        assert!(threads.is_multiple_of(32), "a block of whole warps");
         let warps = threads / 32;
         let own = self.lanes_reduce(value, 32, f);
         if warps == 1 {

@@ -26,7 +26,7 @@ pub struct RmsNormSpec {
 impl RmsNormSpec {
     /// Elements a thread handles at once.
     fn width(&self) -> u32 {
-        if self.dim % 4 == 0 { 4 } else { 1 }
+        if self.dim.is_multiple_of(4) { 4 } else { 1 }
     }
 
     fn threads(&self) -> u32 {

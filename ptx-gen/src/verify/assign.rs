@@ -96,7 +96,7 @@ impl Checker<'_> {
         for d in &inst.dst {
             if self.written.contains(*d) && !self.k.reg(*d).mutable {
                 return Err(Error::Reassigned {
-                    kernel: self.k.name.clone(),
+                    kernel: self.k.name.as_str().into(),
                     at: inst.loc,
                 });
             }
@@ -113,7 +113,7 @@ impl Checker<'_> {
             return Ok(());
         }
         Err(Error::Unassigned {
-            kernel: self.k.name.clone(),
+            kernel: self.k.name.as_str().into(),
             at,
         })
     }

@@ -65,7 +65,7 @@ pub(super) fn check(k: &Kernel, inst: &Inst) -> Result<(), String> {
             want((1..16).contains(&id), "barriers are numbered 1 to 15")?;
             let n = u32::from(threads);
             want(
-                n > 0 && n % 32 == 0 && n <= k.threads().next_multiple_of(32),
+                n > 0 && n.is_multiple_of(32) && n <= k.threads().next_multiple_of(32),
                 "barriers count whole warps of the block",
             )
         }

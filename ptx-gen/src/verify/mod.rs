@@ -7,7 +7,8 @@
 //! * every instruction exists on the target;
 //! * every register is assigned on every path to its use, and only variables more than once;
 //! * block barriers stand where all threads of the block arrive, warp-wide instructions where
-//!   all lanes of the warp do (conservatively: see [`uniform`](self::uniform) for what counts);
+//!   all lanes of the warp do (conservatively: thread and
+//!   lane indices, and what follows from them, count as different);
 //! * shared memory fits, names and block sizes are legal.
 
 mod assign;
@@ -27,45 +28,45 @@ pub enum Error {
     #[error("kernel {kernel}: {why}")]
     Kernel {
         /// Its name.
-        kernel: String,
+        kernel: Box<str>,
         /// What is wrong.
-        why: String,
+        why: Box<str>,
     },
     /// An instruction's own fields do not go together.
     #[error("kernel {kernel}, {op} from {at}: {why}")]
     Form {
         /// The kernel's name.
-        kernel: String,
+        kernel: Box<str>,
         /// The instruction as PTX spells it.
-        op: String,
+        op: Box<str>,
         /// Who emitted it.
         at: Loc,
         /// What is wrong.
-        why: String,
+        why: Box<str>,
     },
     /// An operand does not fit its slot.
     #[error("kernel {kernel}, {op} from {at}: operand {index} must be {expected}, is {found}")]
     Operand {
         /// The kernel's name.
-        kernel: String,
+        kernel: Box<str>,
         /// The instruction as PTX spells it.
-        op: String,
+        op: Box<str>,
         /// Who emitted it.
         at: Loc,
         /// Position among destinations and sources, from 0.
         index: usize,
         /// What the slot takes.
-        expected: String,
+        expected: Box<str>,
         /// What stands in it.
-        found: String,
+        found: Box<str>,
     },
     /// The target lacks the instruction.
     #[error("kernel {kernel}, {op} from {at}: needs sm_{needs} and PTX {ptx}, target is {target}")]
     Target {
         /// The kernel's name.
-        kernel: String,
+        kernel: Box<str>,
         /// The instruction as PTX spells it.
-        op: String,
+        op: Box<str>,
         /// Who emitted it.
         at: Loc,
         /// Lowest compute capability times ten.
@@ -79,7 +80,7 @@ pub enum Error {
     #[error("kernel {kernel}: {at} reads a value that is not assigned on every path to it")]
     Unassigned {
         /// The kernel's name.
-        kernel: String,
+        kernel: Box<str>,
         /// Who reads it.
         at: Loc,
     },
@@ -87,7 +88,7 @@ pub enum Error {
     #[error("kernel {kernel}: {at} assigns a value a second time")]
     Reassigned {
         /// The kernel's name.
-        kernel: String,
+        kernel: Box<str>,
         /// The second writer.
         at: Loc,
     },
@@ -97,9 +98,9 @@ pub enum Error {
     )]
     Divergent {
         /// The kernel's name.
-        kernel: String,
+        kernel: Box<str>,
         /// The instruction as PTX spells it.
-        op: String,
+        op: Box<str>,
         /// Who emitted it.
         at: Loc,
         /// `block` or `warp`.
@@ -146,8 +147,8 @@ const STATIC_SHARED: u32 = 48 << 10;
 fn whole(k: &Kernel) -> Result<(), Error> {
     let refuse = |why: String| {
         Err(Error::Kernel {
-            kernel: k.name.clone(),
-            why,
+            kernel: k.name.as_str().into(),
+            why: why.into(),
         })
     };
     let names = std::iter::once(&k.name)

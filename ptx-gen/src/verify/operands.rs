@@ -18,15 +18,15 @@ pub(super) fn check(k: &Kernel) -> Result<(), Error> {
 fn instruction(k: &Kernel, inst: &Inst) -> Result<(), Error> {
     let row = row_of(inst.op, k.target);
     let form_error = |why: String| Error::Form {
-        kernel: k.name.clone(),
-        op: row.mnemonic.clone(),
+        kernel: k.name.as_str().into(),
+        op: row.mnemonic.as_str().into(),
         at: inst.loc,
-        why,
+        why: why.into(),
     };
     if row.capability > k.target.capability() {
         return Err(Error::Target {
-            kernel: k.name.clone(),
-            op: row.mnemonic.clone(),
+            kernel: k.name.as_str().into(),
+            op: row.mnemonic.as_str().into(),
             at: inst.loc,
             needs: row.capability,
             ptx: row.ptx,
@@ -64,12 +64,12 @@ fn instruction(k: &Kernel, inst: &Inst) -> Result<(), Error> {
 
 fn mismatch(k: &Kernel, inst: &Inst, row: &Row, index: usize, slot: &Slot, found: String) -> Error {
     Error::Operand {
-        kernel: k.name.clone(),
-        op: row.mnemonic.clone(),
+        kernel: k.name.as_str().into(),
+        op: row.mnemonic.as_str().into(),
         at: inst.loc,
         index,
-        expected: describe(slot),
-        found,
+        expected: describe(slot).into(),
+        found: found.into(),
     }
 }
 

@@ -243,8 +243,8 @@ impl Analysis<'_> {
             return Ok(());
         }
         Err(Error::Divergent {
-            kernel: self.k.name.clone(),
-            op: row_of(inst.op, self.k.target).mnemonic,
+            kernel: self.k.name.as_str().into(),
+            op: row_of(inst.op, self.k.target).mnemonic.into(),
             at: inst.loc,
             group,
             cause: flow.cause.unwrap_or(inst.loc),

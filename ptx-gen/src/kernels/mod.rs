@@ -13,6 +13,7 @@ mod glu;
 mod kv_write;
 mod rms_norm;
 mod rope;
+mod weights;
 
 use crate::ir::Kernel;
 use crate::target::Target;
@@ -26,6 +27,7 @@ pub use glu::GluSpec;
 pub use kv_write::KvWriteSpec;
 pub use rms_norm::RmsNormSpec;
 pub use rope::{RopeKind, RopeSpec};
+pub use weights::{Plane, WeightFormat, planes};
 
 /// Representative kernels of every family for a target, in a fixed order with unique names:
 /// what golden files, ptxas and the listing on the command line go through.

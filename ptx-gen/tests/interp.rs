@@ -10,6 +10,8 @@ mod control;
 mod faults;
 #[path = "interp/matrices.rs"]
 mod matrices;
+#[path = "interp/races.rs"]
+mod races;
 #[path = "interp/scalar.rs"]
 mod scalar;
 #[path = "interp/waiting.rs"]

@@ -7,6 +7,7 @@ use super::decode::{Inst, Program, Step};
 use super::exec::{self, Context, LaneFault, thread_index};
 use super::fault::{Fault, FaultKind, Site};
 use super::memory::{Memory, Region};
+use super::races::Races;
 use super::warp::{Frame, State, Warp};
 use super::{Options, Stats};
 use crate::op::Op;
@@ -75,6 +76,7 @@ impl<'a> Block<'a> {
                 shared,
                 mbarriers: Vec::new(),
                 bulk: Vec::new(),
+                races: options.races.then(|| Box::new(Races::new(program))),
                 steps: 0,
                 lane_steps: 0,
                 events: 0,
@@ -98,6 +100,9 @@ impl<'a> Block<'a> {
         cx.shared.reset();
         cx.mbarriers.clear();
         cx.bulk.clear();
+        if let Some(races) = &mut cx.races {
+            races.restart();
+        }
         (cx.steps, cx.lane_steps, cx.events) = (0, 0, 0);
     }
 
@@ -323,6 +328,9 @@ impl<'a> Block<'a> {
         barrier.arrived += 32;
         self.cx.events += 1;
         let w = &mut self.warps[index];
+        if let Some(races) = &mut self.cx.races {
+            races.arrive(w.index, id);
+        }
         w.pc += 1;
         if waits {
             w.state = State::Barrier(id);
@@ -345,6 +353,10 @@ impl<'a> Block<'a> {
             return;
         }
         *barrier = Barrier::default();
+        if let Some(races) = &mut self.cx.races {
+            let waiting = self.warps.iter().filter(|w| w.state == State::Barrier(id));
+            races.open(id, waiting.map(|w| w.index));
+        }
         for w in self
             .warps
             .iter_mut()

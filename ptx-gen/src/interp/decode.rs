@@ -93,6 +93,8 @@ pub(crate) struct Program {
     pub(crate) constants: Vec<(File, u32, u64)>,
     /// Bytes of the shared window.
     pub(crate) shared_bytes: u32,
+    /// Bytes of its narrowest access, at most 4.
+    pub(crate) shared_cell: u32,
     /// Whether blocks may wait for each other or update common words.
     pub(crate) communicates: bool,
 }
@@ -115,6 +117,7 @@ struct Decoder<'k> {
     constants: BTreeMap<(File, u64), u32>,
     order: Vec<(File, u64)>,
     communicates: bool,
+    shared_cell: u32,
 }
 
 /// Linearises a kernel.
@@ -128,6 +131,7 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         constants: BTreeMap::new(),
         order: Vec::new(),
         communicates: false,
+        shared_cell: 4,
     };
     d.body(&kernel.body)?;
     let end = d.sites.last().copied().unwrap_or(Loc { file: "", line: 0 });
@@ -137,6 +141,7 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         sites,
         order,
         communicates,
+        shared_cell,
         ..
     } = d;
     let assigned = slots::assign(kernel, &mut code, &order);
@@ -150,6 +155,7 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         files: assigned.files,
         constants: assigned.constants,
         shared_bytes,
+        shared_cell,
         communicates,
     })
 }
@@ -168,6 +174,7 @@ impl<'k> Decoder<'k> {
                 Stmt::Inst(inst) => {
                     let decoded = self.inst(inst)?;
                     self.communicates |= communicates(inst.op);
+                    self.shared_cell = self.shared_cell.min(shared_width(inst.op));
                     self.step(Step::Op(decoded), inst.loc);
                 }
                 Stmt::If(branch) => {
@@ -333,6 +340,35 @@ fn slot_file(slot: Slot) -> Option<File> {
         Slot::Bits(64) => Some(File::Long),
         Slot::Bits(_) => Some(File::Word),
         Slot::Address(_) | Slot::Param | Slot::SharedName => None,
+    }
+}
+
+/// Bytes of an access to shared memory by one lane.
+fn shared_width(op: Op) -> u32 {
+    match op {
+        Op::Ld {
+            space: Space::Shared,
+            ty,
+            vec,
+            ..
+        }
+        | Op::St {
+            space: Space::Shared,
+            ty,
+            vec,
+            ..
+        } => ty.bytes() * u32::from(vec),
+        Op::Atom {
+            space: Space::Shared,
+            ty,
+            ..
+        }
+        | Op::Red {
+            space: Space::Shared,
+            ty,
+            ..
+        } => ty.bytes(),
+        _ => u32::MAX,
     }
 }
 

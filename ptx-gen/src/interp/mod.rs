@@ -33,6 +33,7 @@ mod decode;
 mod exec;
 mod fault;
 mod memory;
+mod races;
 mod slots;
 mod warp;
 
@@ -93,6 +94,8 @@ pub struct Options {
     pub resident_blocks: usize,
     /// Fault on reads of shared memory that nothing has written (slower).
     pub track_shared: bool,
+    /// Fault on accesses to shared memory that no barrier orders (slower).
+    pub races: bool,
 }
 
 impl Default for Options {
@@ -101,7 +104,8 @@ impl Default for Options {
             serial: false,
             max_steps: 1 << 32,
             resident_blocks: 1024,
-            track_shared: false,
+            track_shared: true,
+            races: true,
         }
     }
 }

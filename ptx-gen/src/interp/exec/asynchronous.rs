@@ -9,6 +9,7 @@ use super::{Context, Exec, fault};
 use crate::interp::decode::{Inst, SHARED_BASE};
 use crate::interp::fault::FaultKind;
 use crate::interp::memory::Region;
+use crate::interp::races::{By, Kind};
 use crate::interp::warp::{Warp, lanes};
 use crate::op::{Op, Space};
 
@@ -30,6 +31,8 @@ pub(crate) struct PendingCopy {
 /// A `cp.async.bulk` on its way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PendingBulk {
+    /// What the race detector knew of the issuing warp.
+    issued: [u32; 32],
     /// Shared offset of the mbarrier that counts it.
     mbarrier: u32,
     to: u64,
@@ -65,11 +68,12 @@ fn poison(shared: &Region, to: u64, bytes: u32) {
 }
 
 /// Cp.async of `bytes` bytes a lane.
-pub(super) fn copy(bytes: u32, i: &Inst, m: u32, w: &mut Warp, cx: &Context) -> Exec {
+pub(super) fn copy(bytes: u32, i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec {
     let (to, from) = (
         addresses(Space::Shared, i, 0, 0, w),
         addresses(Space::Global, i, 1, 1, w),
     );
+    cx.touch(Kind::Copy, &to, m, bytes, w)?;
     let mut shared = Cursor::new(cx, Space::Shared, bytes);
     let mut global = Cursor::new(cx, Space::Global, bytes);
     for l in lanes(m) {
@@ -131,12 +135,20 @@ fn land(cx: &Context, to: u64, from: u64, bytes: u32, read: u32) {
 }
 
 /// Cp.async.wait_group: all but the newest `pending` groups of each active lane land.
-pub(super) fn wait(pending: u32, m: u32, w: &mut Warp, cx: &Context) {
-    let groups = w.groups;
+pub(super) fn wait(pending: u32, m: u32, w: &mut Warp, cx: &mut Context) {
+    let (groups, warp, pc) = (w.groups, w.index, w.pc);
     w.copies.retain(|c| {
         let due = m >> c.lane & 1 == 1 && c.group + pending < groups[c.lane as usize];
         if due {
             land(cx, c.to, c.from, c.bytes, c.read);
+            if let Some(races) = &mut cx.races {
+                let by = By {
+                    warp,
+                    lane: c.lane as usize,
+                    pc,
+                };
+                races.landed(by, c.to, c.bytes);
+            }
         }
         !due
     });
@@ -184,6 +196,9 @@ pub(super) fn mbarrier(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec
                     transactions: 0,
                 };
                 cx.mbarriers.push((offset, fresh));
+                if let Some(races) = &mut cx.races {
+                    races.init(w.index, offset);
+                }
             }
             Op::MbarrierInval => {
                 let index = find(cx, l, offset)?;
@@ -191,6 +206,12 @@ pub(super) fn mbarrier(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec
             }
             Op::MbarrierArrive | Op::MbarrierArriveExpectTx => {
                 let index = find(cx, l, offset)?;
+                if let Some(races) = &mut cx.races {
+                    races
+                        .check_born(w.index, offset)
+                        .or_else(|kind| fault(l, kind))?;
+                    races.arrive_at(w.index, offset);
+                }
                 let barrier = &mut cx.mbarriers[index].1;
                 if i.op == Op::MbarrierArriveExpectTx {
                     barrier.transactions += i64::from(operand[l]);
@@ -210,6 +231,11 @@ pub(super) fn mbarrier(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec
             }
             _ => {
                 let index = find(cx, l, offset)?;
+                if let Some(races) = &cx.races {
+                    races
+                        .check_born(w.index, offset)
+                        .or_else(|kind| fault(l, kind))?;
+                }
                 let parity = operand[l] & 1;
                 if cx.mbarriers[index].1.phase & 1 == parity {
                     deliver(cx, index);
@@ -218,6 +244,9 @@ pub(super) fn mbarrier(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec
                     w.polled = true;
                 } else {
                     done |= 1 << l;
+                    if let Some(races) = &mut cx.races {
+                        races.waited(w.index, offset);
+                    }
                 }
             }
         }
@@ -235,6 +264,9 @@ fn deliver(cx: &mut Context, index: usize) {
     cx.bulk = rest;
     for bulk in due {
         land(cx, bulk.to, bulk.from, bulk.bytes, bulk.bytes);
+        if let Some(races) = &mut cx.races {
+            races.bulk_landed(offset, &bulk.issued, bulk.to, bulk.bytes);
+        }
         let barrier = &mut cx.mbarriers[index].1;
         barrier.transactions -= i64::from(bulk.bytes);
         barrier.settle();
@@ -269,8 +301,11 @@ pub(super) fn bulk(i: &Inst, m: u32, w: &Warp, cx: &mut Context) -> Exec {
         }
         let mbarrier = Cursor::new(cx, Space::Shared, 8).at(l, barriers[l])?.1 as u32;
         find(cx, l, mbarrier)?;
+        cx.touch(Kind::Copy, &to, 1 << l, bytes, w)?;
+        let issued = cx.races.as_mut().map_or([0; 32], |r| r.issue_bulk(w.index));
         poison(&cx.shared, start, bytes);
         cx.bulk.push(PendingBulk {
+            issued,
             mbarrier,
             to: start,
             from: from[l],

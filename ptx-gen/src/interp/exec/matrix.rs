@@ -5,6 +5,7 @@ use super::mma::{self, Factor};
 use super::warpwide::whole;
 use super::{Context, Exec};
 use crate::interp::decode::Inst;
+use crate::interp::races::Kind;
 use crate::interp::warp::{Lanes, Warp};
 use crate::op::{Mma, Space};
 
@@ -44,10 +45,16 @@ pub(super) fn mma(shape: Mma, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     Ok(())
 }
 
+/// The lanes that supply the rows of `num` matrices.
+fn rows(num: u8) -> u32 {
+    u32::MAX >> (32 - 8 * u32::from(num.clamp(1, 4)))
+}
+
 /// Ldmatrix: lane 8j + r supplies the 16-byte aligned address of row r of matrix j.
-pub(super) fn load(num: u8, trans: bool, i: &Inst, m: u32, w: &mut Warp, cx: &Context) -> Exec {
+pub(super) fn load(num: u8, trans: bool, i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec {
     whole(m)?;
     let at = addresses(Space::Shared, i, 0, 0, w);
+    cx.touch(Kind::Read, &at, rows(num), 16, w)?;
     let mut cursor = Cursor::new(cx, Space::Shared, 16);
     for j in 0..usize::from(num) {
         let mut tile = [[0; 8]; 8];
@@ -65,9 +72,17 @@ pub(super) fn load(num: u8, trans: bool, i: &Inst, m: u32, w: &mut Warp, cx: &Co
 }
 
 /// Stmatrix: the inverse of [`load`].
-pub(super) fn store(num: u8, trans: bool, i: &Inst, m: u32, w: &mut Warp, cx: &Context) -> Exec {
+pub(super) fn store(
+    num: u8,
+    trans: bool,
+    i: &Inst,
+    m: u32,
+    w: &mut Warp,
+    cx: &mut Context,
+) -> Exec {
     whole(m)?;
     let at = addresses(Space::Shared, i, 0, 0, w);
+    cx.touch(Kind::Write, &at, rows(num), 16, w)?;
     let mut cursor = Cursor::new(cx, Space::Shared, 16);
     for j in 0..usize::from(num) {
         let tile = mma::tile_matrix(w.word(i.src[1 + j]), trans);

@@ -4,9 +4,19 @@ use super::{Context, Exec, fault};
 use crate::interp::decode::{Inst, SHARED_BASE};
 use crate::interp::fault::{self, FaultKind};
 use crate::interp::memory::{Region, describe};
+use crate::interp::races::Kind;
 use crate::interp::warp::{Lanes, Longs, Warp, lanes};
 use crate::ir::Ty;
 use crate::op::{Order, Rmw, Space};
+
+/// How an access counts for the race detector.
+fn kind(order: Order, weak: Kind) -> Kind {
+    match order {
+        Order::Weak => weak,
+        Order::Volatile | Order::Relaxed(_) => Kind::Relaxed,
+        Order::Acquire(_) | Order::Release(_) | Order::AcqRel(_) => Kind::Strong,
+    }
+}
 
 fn named(space: Space) -> fault::Space {
     match space {
@@ -170,12 +180,15 @@ pub(super) fn load(
     i: &Inst,
     m: u32,
     w: &mut Warp,
-    cx: &Context,
+    cx: &mut Context,
 ) -> Exec {
     // A strong load may be waiting for another thread.
     w.polled |= order != Order::Weak;
     let at = addresses(space, i, 0, 0, w);
     let size = ty.bytes();
+    if space == Space::Shared {
+        cx.touch(kind(order, Kind::Read), &at, m, size * u32::from(vec), w)?;
+    }
     let mut cursor = Cursor::new(cx, space, size * u32::from(vec));
     if size == 8 {
         let mut out = [[0; 32]; 2];
@@ -216,6 +229,7 @@ pub(super) fn store(
     space: Space,
     ty: Ty,
     vec: u8,
+    order: Order,
     i: &Inst,
     m: u32,
     w: &mut Warp,
@@ -224,6 +238,9 @@ pub(super) fn store(
     cx.events += 1;
     let at = addresses(space, i, 0, 0, w);
     let size = ty.bytes();
+    if space == Space::Shared {
+        cx.touch(kind(order, Kind::Write), &at, m, size * u32::from(vec), w)?;
+    }
     let mut cursor = Cursor::new(cx, space, size * u32::from(vec));
     for l in lanes(m) {
         let (region, offset) = cursor.write(l, at[l])?;
@@ -298,6 +315,7 @@ pub(super) fn atomic(
     space: Space,
     f: Rmw,
     ty: Ty,
+    order: Order,
     i: &Inst,
     m: u32,
     w: &mut Warp,
@@ -306,6 +324,9 @@ pub(super) fn atomic(
     w.polled |= matches!(f, Rmw::Cas | Rmw::Exch);
     let mut changed = false;
     let at = addresses(space, i, 0, 0, w);
+    if space == Space::Shared {
+        cx.touch(kind(order, Kind::Relaxed), &at, m, ty.bytes(), w)?;
+    }
     let mut cursor = Cursor::new(cx, space, ty.bytes());
     let b = if f == Rmw::Cas { i.src[2] } else { i.src[1] };
     if ty.bits() == 64 {

@@ -12,10 +12,11 @@ mod mma;
 mod num;
 mod warpwide;
 
-use super::decode::{Inst, Program};
+use super::decode::{Inst, Program, SHARED_BASE};
 use super::fault::FaultKind;
 use super::memory::{Memory, Region};
-use super::warp::{Warp, lanes};
+use super::races::{By, Kind, Races};
+use super::warp::{Longs, Warp, lanes};
 use crate::ir::Ty;
 use crate::op::{Op, Special};
 
@@ -58,12 +59,53 @@ pub(crate) struct Context<'a> {
     /// Shared offsets and states of the mbarriers.
     pub(crate) mbarriers: Vec<(u32, Mbarrier)>,
     pub(crate) bulk: Vec<PendingBulk>,
+    /// The race detector, where it is wanted.
+    pub(crate) races: Option<Box<Races>>,
     /// Warp instructions executed by the block.
     pub(crate) steps: u64,
     /// Lane instructions executed by the block.
     pub(crate) lane_steps: u64,
     /// Changes of a barrier's state: what a waiting warp may be waiting for.
     pub(crate) events: u64,
+}
+
+impl Context<'_> {
+    /// Shows the race detector an access of `bytes` bytes at each lane's shared address.
+    #[inline(always)]
+    fn touch(&mut self, kind: Kind, at: &Longs, m: u32, bytes: u32, w: &Warp) -> Exec {
+        if self.races.is_some() {
+            self.touch_lanes(kind, at, m, bytes, w)
+        } else {
+            Ok(())
+        }
+    }
+
+    #[inline(never)]
+    fn touch_lanes(&mut self, kind: Kind, at: &Longs, m: u32, bytes: u32, w: &Warp) -> Exec {
+        let Some(races) = &mut self.races else {
+            return Ok(());
+        };
+        if kind == Kind::Strong {
+            races.fence(w.index);
+        }
+        let by = |lane| By {
+            warp: w.index,
+            lane,
+            pc: w.pc,
+        };
+        let offset = |lane: usize| at[lane].wrapping_sub(u64::from(SHARED_BASE));
+        for lane in lanes(m) {
+            let outcome = races.check(kind, by(lane), offset(lane), bytes, self.program);
+            outcome.or_else(|kind| fault(lane, kind))?;
+        }
+        for lane in lanes(m) {
+            races.record(kind, by(lane), offset(lane), bytes);
+        }
+        if kind == Kind::Strong {
+            races.fence(w.index);
+        }
+        Ok(())
+    }
 }
 
 /// Executes an instruction in the lanes of `m`, which is not empty.
@@ -170,19 +212,40 @@ pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec 
             order,
             ..
         } => return memory::load(space, ty, vec, order, i, m, w, cx),
-        Op::St { space, ty, vec, .. } => return memory::store(space, ty, vec, i, m, w, cx),
-        Op::Atom { space, f, ty, .. } | Op::Red { space, f, ty, .. } => {
-            return memory::atomic(space, f, ty, i, m, w, cx);
+        Op::St {
+            space,
+            ty,
+            vec,
+            order,
+        } => return memory::store(space, ty, vec, order, i, m, w, cx),
+        Op::Atom {
+            space,
+            f,
+            ty,
+            order,
+        }
+        | Op::Red {
+            space,
+            f,
+            ty,
+            order,
+        } => {
+            return memory::atomic(space, f, ty, order, i, m, w, cx);
         }
         // One warp runs at a time and sees all that others did: memory is sequentially consistent.
-        Op::Fence(_) | Op::PrefetchL2 | Op::GridDepWait | Op::GridDepLaunch => {}
+        Op::Fence(_) => {
+            if let Some(races) = &mut cx.races {
+                races.fence(w.index);
+            }
+        }
+        Op::PrefetchL2 | Op::GridDepWait | Op::GridDepLaunch => {}
         Op::Nanosleep => w.polled = true,
 
         Op::Shfl { mode, .. } => return warpwide::shuffle(mode, i, m, w),
         Op::Vote { f } => return warpwide::vote(f, i, m, w),
         Op::MatchAny => return warpwide::match_any(i, m, w),
         Op::Redux { f, ty } => return warpwide::reduce(f, ty, i, m, w),
-        Op::BarWarpSync => return warpwide::sync(i, m, w),
+        Op::BarWarpSync => return warpwide::sync(i, m, w, cx),
         Op::ActiveMask => w.put(i.dst[0], &[m; 32], m),
         Op::ElectSync => return warpwide::elect(i, m, w),
         Op::AssumeUniform => return warpwide::assume_uniform(i, m, w),

@@ -3,7 +3,7 @@
 //! A `.sync` instruction waits for the lanes its mask names. Lanes run together here, so a named lane that is not
 //! executing the same instruction is on another path, and would be waited for in vain or until it comes: a fault.
 
-use super::{Exec, fault, first};
+use super::{Context, Exec, fault, first};
 use crate::interp::decode::Inst;
 use crate::interp::fault::FaultKind;
 use crate::interp::warp::{Warp, lanes};
@@ -45,8 +45,12 @@ pub(super) fn whole(m: u32) -> Exec {
 }
 
 /// Bar.warp.sync.
-pub(super) fn sync(i: &Inst, m: u32, w: &Warp) -> Exec {
-    members(0, i, m, w)
+pub(super) fn sync(i: &Inst, m: u32, w: &Warp, cx: &mut Context) -> Exec {
+    members(0, i, m, w)?;
+    if let Some(races) = &mut cx.races {
+        races.warp_sync(w.index);
+    }
+    Ok(())
 }
 
 /// Shfl.sync: the clamp is bits 0 to 4 of `c`, the segment mask bits 8 to 12 (PTX ISA, `shfl.sync`).

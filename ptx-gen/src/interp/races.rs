@@ -1,0 +1,356 @@
+//! Races on shared memory: accesses to the same bytes, one a write, that nothing orders.
+//!
+//! Order is tracked by vector clocks (Lamport's happens-before; the per-cell records follow Flanagan and Freund,
+//! "FastTrack", 2009) with one clock a warp: a barrier, an mbarrier or a strong access hands the clocks of those who
+//! arrived to those who go on. Within a warp, lanes are ordered by `bar.warp.sync` and by block barriers only, as the
+//! PTX memory model has it: running in lockstep is an accident.
+//!
+//! What is reported is a race whatever the schedule. Two lanes of one instruction storing to one place are not
+//! reported, and a synchronisation by one lane is credited to its whole warp: races may be missed, not invented.
+
+use super::decode::Program;
+use super::fault::FaultKind;
+
+/// A time for each warp.
+type Clock = [u32; 32];
+
+fn join(into: &mut Clock, from: &Clock) {
+    for (a, b) in into.iter_mut().zip(from) {
+        *a = (*a).max(*b);
+    }
+}
+
+/// In place of a lane: several lanes.
+const MANY: u8 = 0xfe;
+/// In place of a lane: a bulk copy, which whoever waits for it may read.
+const BULK: u8 = 0xff;
+
+/// The last write of a cell.
+#[derive(Clone, Copy, Default)]
+struct Write {
+    clock: u32,
+    pc: u32,
+    warp: u8,
+    lane: u8,
+    /// By an atomic, or with a memory order.
+    strong: bool,
+    /// By an asynchronous copy that nobody has waited for.
+    in_flight: bool,
+}
+
+/// A warp's last read of a cell.
+#[derive(Clone, Copy, Default)]
+struct Read {
+    clock: u32,
+    pc: u32,
+    lane: u8,
+}
+
+/// How an access touches memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Read,
+    Write,
+    /// An atomic, or a volatile or relaxed load or store: never in conflict with its like, but ordering nothing.
+    Relaxed,
+    /// The same with acquire or release.
+    Strong,
+    /// The issue of an asynchronous copy: a write that may happen from now on.
+    Copy,
+}
+
+/// Who accesses.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct By {
+    pub(crate) warp: u32,
+    pub(crate) lane: usize,
+    /// The instruction, as an index of the program.
+    pub(crate) pc: usize,
+}
+
+/// An mbarrier: who initialised it when, and the clocks of those who arrived.
+struct Arrivals {
+    offset: u32,
+    born: (u32, u32),
+    clock: Clock,
+}
+
+pub(crate) struct Races {
+    warps: usize,
+    /// Bytes of a cell, as a power of two: the narrowest access of the kernel.
+    shift: u32,
+    clocks: Vec<Clock>,
+    /// The warp's own clock when its lanes were last ordered.
+    ordered: Vec<u32>,
+    barriers: [Clock; 16],
+    strong: Clock,
+    mbarriers: Vec<Arrivals>,
+    writes: Vec<Write>,
+    /// `[cell][warp]`.
+    reads: Vec<Read>,
+}
+
+impl Races {
+    pub(crate) fn new(program: &Program) -> Races {
+        let warps = program.threads().div_ceil(32) as usize;
+        let shift = program.shared_cell.trailing_zeros();
+        let cells = (program.shared_bytes as usize).div_ceil(1 << shift);
+        Races {
+            warps,
+            shift,
+            clocks: vec![[0; 32]; warps],
+            ordered: vec![0; warps],
+            barriers: [[0; 32]; 16],
+            strong: [0; 32],
+            mbarriers: Vec::new(),
+            writes: vec![Write::default(); cells],
+            reads: vec![Read::default(); cells * warps],
+        }
+    }
+
+    /// Starts another block: all that was is ordered before all that comes, so no record needs clearing.
+    pub(crate) fn restart(&mut self) {
+        let latest = self.clocks.iter().flatten().copied().max().unwrap_or(0);
+        self.clocks.fill([latest; 32]);
+        // A warp's own clock is ahead of what the others know of it.
+        (0..self.warps as u32).for_each(|warp| self.warp_sync(warp));
+        self.barriers = [[0; 32]; 16];
+        self.strong = [0; 32];
+        self.mbarriers.clear();
+        self.writes.iter_mut().for_each(|w| w.in_flight = false);
+    }
+
+    fn tick(&mut self, warp: u32) {
+        self.clocks[warp as usize][warp as usize] += 1;
+    }
+
+    /// The lanes of a warp wait for each other.
+    pub(crate) fn warp_sync(&mut self, warp: u32) {
+        self.tick(warp);
+        self.ordered[warp as usize] = self.clocks[warp as usize][warp as usize];
+    }
+
+    /// A warp arrives at a named barrier.
+    pub(crate) fn arrive(&mut self, warp: u32, id: u8) {
+        join(
+            &mut self.barriers[usize::from(id) % 16],
+            &self.clocks[warp as usize],
+        );
+        self.warp_sync(warp);
+    }
+
+    /// A named barrier opens for the warps that waited.
+    pub(crate) fn open(&mut self, id: u8, waiting: impl Iterator<Item = u32>) {
+        let clock = std::mem::replace(&mut self.barriers[usize::from(id) % 16], [0; 32]);
+        for warp in waiting {
+            join(&mut self.clocks[warp as usize], &clock);
+        }
+    }
+
+    /// An mbarrier is initialised.
+    pub(crate) fn init(&mut self, warp: u32, offset: u32) {
+        self.mbarriers.retain(|b| b.offset != offset);
+        let born = (warp, self.clocks[warp as usize][warp as usize]);
+        self.mbarriers.push(Arrivals {
+            offset,
+            born,
+            clock: [0; 32],
+        });
+    }
+
+    /// A warp uses an mbarrier: its initialisation must be visible to it.
+    pub(crate) fn check_born(&self, warp: u32, offset: u32) -> Result<(), FaultKind> {
+        let late = |b: &&Arrivals| {
+            b.offset == offset && b.born.1 > self.clocks[warp as usize][b.born.0 as usize]
+        };
+        match self.mbarriers.iter().find(late) {
+            Some(b) if b.born.0 != warp => Err(FaultKind::Race {
+                address: u64::from(offset),
+                what: format!(
+                    "no barrier since warp {} initialised this mbarrier",
+                    b.born.0
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// A lane of a warp arrives at an mbarrier.
+    pub(crate) fn arrive_at(&mut self, warp: u32, offset: u32) {
+        if let Some(b) = self.mbarriers.iter_mut().find(|b| b.offset == offset) {
+            join(&mut b.clock, &self.clocks[warp as usize]);
+        }
+        self.tick(warp);
+    }
+
+    /// A wait at an mbarrier succeeds.
+    pub(crate) fn waited(&mut self, warp: u32, offset: u32) {
+        if let Some(b) = self.mbarriers.iter().find(|b| b.offset == offset) {
+            join(&mut self.clocks[warp as usize], &b.clock);
+        }
+    }
+
+    /// The cells of an access; empty when it lies outside, which is another check's to report.
+    fn cells(&self, offset: u64, bytes: u32) -> std::ops::Range<usize> {
+        let from = (offset >> self.shift).min(self.writes.len() as u64);
+        let to = offset
+            .saturating_add(u64::from(bytes))
+            .div_ceil(1 << self.shift)
+            .min(self.writes.len() as u64);
+        from as usize..(to as usize).max(from as usize)
+    }
+
+    /// Orders a warp with all others that have come here: a fence, or an access with acquire or release.
+    pub(crate) fn fence(&mut self, warp: u32) {
+        join(&mut self.clocks[warp as usize], &self.strong);
+        join(&mut self.strong, &self.clocks[warp as usize]);
+        self.tick(warp);
+    }
+
+    /// Checks a lane's access to shared memory. All lanes of an instruction are checked before any is recorded, so
+    /// that they do not conflict with each other.
+    #[inline]
+    pub(crate) fn check(
+        &self,
+        kind: Kind,
+        by: By,
+        offset: u64,
+        bytes: u32,
+        program: &Program,
+    ) -> Result<(), FaultKind> {
+        let (warp, lane) = (by.warp as usize, by.lane as u8);
+        let (clocks, ordered) = (&self.clocks[warp], self.ordered[warp]);
+        let strong = matches!(kind, Kind::Relaxed | Kind::Strong);
+        for cell in self.cells(offset, bytes) {
+            let last = &self.writes[cell];
+            let unordered = if usize::from(last.warp) == warp {
+                last.clock >= ordered && last.lane != lane && last.lane != BULK
+            } else {
+                last.clock > clocks[usize::from(last.warp)]
+            };
+            if last.in_flight || (unordered && !(strong && last.strong)) {
+                return Err(self.conflict(kind, offset, (*last).into(), program));
+            }
+            if kind == Kind::Read {
+                continue;
+            }
+            let mine = cell * self.warps;
+            for (other, read) in self.reads[mine..mine + self.warps].iter().enumerate() {
+                let unordered = if other == warp {
+                    read.clock >= ordered && read.lane != lane
+                } else {
+                    read.clock > clocks[other]
+                };
+                if unordered {
+                    let past = Past {
+                        warp: other,
+                        lane: read.lane,
+                        pc: read.pc,
+                        what: "read",
+                    };
+                    return Err(self.conflict(kind, offset, past, program));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Records an access that [`Races::check`] let pass.
+    #[inline]
+    pub(crate) fn record(&mut self, kind: Kind, by: By, offset: u64, bytes: u32) {
+        let (warp, lane, pc) = (by.warp as usize, by.lane as u8, by.pc as u32);
+        let clock = self.clocks[warp][warp];
+        for cell in self.cells(offset, bytes) {
+            if kind == Kind::Read {
+                let read = &mut self.reads[cell * self.warps + warp];
+                let many = read.clock == clock && read.lane != lane;
+                *read = Read {
+                    clock,
+                    pc,
+                    lane: if many { MANY } else { lane },
+                };
+            } else {
+                let last = &mut self.writes[cell];
+                let many =
+                    usize::from(last.warp) == warp && last.clock == clock && last.lane != lane;
+                *last = Write {
+                    clock,
+                    pc,
+                    warp: by.warp as u8,
+                    lane: if many { MANY } else { lane },
+                    strong: matches!(kind, Kind::Relaxed | Kind::Strong),
+                    in_flight: kind == Kind::Copy,
+                };
+            }
+        }
+    }
+
+    /// A lane has waited for a copy of its own: it has written, now.
+    pub(crate) fn landed(&mut self, by: By, offset: u64, bytes: u32) {
+        let clock = self.clocks[by.warp as usize][by.warp as usize];
+        for cell in self.cells(offset, bytes) {
+            let write = &mut self.writes[cell];
+            (write.in_flight, write.clock) = (false, clock);
+        }
+    }
+
+    /// A bulk copy has landed: what came before its issue, and its data, are visible to whoever waits.
+    pub(crate) fn bulk_landed(&mut self, mbarrier: u32, issued: &Clock, offset: u64, bytes: u32) {
+        for cell in self.cells(offset, bytes) {
+            let write = &mut self.writes[cell];
+            (write.in_flight, write.lane) = (false, BULK);
+        }
+        if let Some(b) = self.mbarriers.iter_mut().find(|b| b.offset == mbarrier) {
+            join(&mut b.clock, issued);
+        }
+    }
+
+    /// The clocks of a warp that issues a bulk copy; later accesses of its own come after the copy's.
+    pub(crate) fn issue_bulk(&mut self, warp: u32) -> Clock {
+        let issued = self.clocks[warp as usize];
+        self.tick(warp);
+        issued
+    }
+
+    #[cold]
+    fn conflict(&self, kind: Kind, offset: u64, past: Past, program: &Program) -> FaultKind {
+        let this = if kind == Kind::Read { "read" } else { "write" };
+        let lane = match past.lane {
+            MANY => "several lanes".to_owned(),
+            BULK => "a bulk copy".to_owned(),
+            lane => format!("lane {lane}"),
+        };
+        let source = &program.sites[past.pc as usize];
+        FaultKind::Race {
+            address: offset + u64::from(super::decode::SHARED_BASE),
+            what: format!(
+                "this {this} and the {} by warp {}, {lane}, from {source} are not ordered by a barrier",
+                past.what, past.warp
+            ),
+        }
+    }
+}
+
+/// The earlier of two conflicting accesses.
+struct Past {
+    warp: usize,
+    lane: u8,
+    pc: u32,
+    what: &'static str,
+}
+
+impl From<Write> for Past {
+    fn from(w: Write) -> Past {
+        let what = if w.in_flight {
+            "copy still in flight"
+        } else {
+            "write"
+        };
+        Past {
+            warp: usize::from(w.warp),
+            lane: w.lane,
+            pc: w.pc,
+            what,
+        }
+    }
+}

@@ -11,7 +11,7 @@ use gannet_quant::{Format, Matrix, cpu};
 use rayon::prelude::*;
 
 /// Bytes of weights that one measurement walks through.
-const WEIGHT_BYTES: usize = 512 << 20;
+const WEIGHT_BYTES: usize = 128 << 20;
 
 fn main() {
     let named: Vec<Format> = std::env::args()
@@ -30,29 +30,41 @@ fn main() {
         rayon::current_num_threads()
     );
     println!(
-        "{:8} {:5} {:>4} {:>10} {:>9} {:>9} {:>8}",
-        "format", "mode", "n", "us", "GFLOP/s", "GB/s", "ceiling"
+        "{:8} {:5} {:>9} {:>4} {:>10} {:>9} {:>9} {:>8}",
+        "format", "mode", "shape", "n", "us", "GFLOP/s", "GB/s", "ceiling"
     );
     for format in formats {
         for n in [1, 4, 32, 128] {
-            report("fast", format, n, ceiling, cpu::matmul_fast);
+            report("fast", format, (1536, 1536), n, ceiling, cpu::matmul_fast);
         }
         for n in [1, 128] {
-            report("exact", format, n, ceiling, cpu::matmul_exact);
+            report("exact", format, (1536, 1536), n, ceiling, cpu::matmul_exact);
         }
+        // A small model's products: what they cost beside the arithmetic.
+        report("fast", format, (256, 256), 1, ceiling, cpu::matmul_fast);
+        report("fast", format, (1024, 256), 1, ceiling, cpu::matmul_fast);
     }
 }
 
 type Product = fn(&Matrix<'_>, &[f32], usize, &mut [f32]);
 
-fn report(mode: &str, format: Format, n: usize, ceiling: f64, product: Product) {
-    let (rows, cols) = (1536, 1536);
+/// Prints one line. Products with few tokens walk through many matrices, as decoding does: those
+/// of 1536 x 1536 come from memory, the small ones from the caches.
+fn report(
+    mode: &str,
+    format: Format,
+    (rows, cols): (usize, usize),
+    n: usize,
+    ceiling: f64,
+    product: Product,
+) {
     let Some(row_bytes) = format.row_bytes(cols) else {
         return;
     };
-    // Decode walks through many matrices, so that none is found in a cache.
-    let count = if n == 1 {
-        WEIGHT_BYTES / (rows * row_bytes)
+    let count = if rows <= 1024 {
+        64
+    } else if n == 1 {
+        (WEIGHT_BYTES / 4) / (rows * row_bytes)
     } else {
         4
     };
@@ -76,8 +88,9 @@ fn report(mode: &str, format: Format, n: usize, ceiling: f64, product: Product) 
     let gflops = 2.0 * (rows * cols * n) as f64 / each / 1e9;
     let gbs = (rows * row_bytes) as f64 / each / 1e9;
     println!(
-        "{:8} {mode:5} {n:4} {:10.1} {gflops:9.1} {gbs:9.2} {:7.0}%",
+        "{:8} {mode:5} {:>9} {n:4} {:10.1} {gflops:9.1} {gbs:9.2} {:7.0}%",
         format.name(),
+        format!("{rows}x{cols}"),
         each * 1e6,
         100.0 * gbs / ceiling
     );

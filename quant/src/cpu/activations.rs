@@ -17,6 +17,9 @@ use super::isa::Isa;
 /// How many activations one sum covers.
 pub(super) const SUM_LEN: usize = 16;
 
+/// Fewer activations than this are quantised on the calling thread, in some ten microseconds.
+const MIN_PARALLEL: usize = 1 << 16;
+
 /// Quantised activations, `[n, cols]`.
 pub(super) struct Activations {
     pub(super) cols: usize,
@@ -58,17 +61,15 @@ impl Activations {
         if x.is_empty() {
             return all;
         }
-        let rows = |((x, q), (d, s)): ((&[f32], &mut [i8]), (&mut [f32], &mut [i32]))| {
-            quantize_slice(isa, block, x, q, d, s);
-        };
-        if n * cols < 1 << 16 {
-            rows(((x, &mut all.q), (&mut all.scales, &mut all.sums)));
+        if x.len() < MIN_PARALLEL {
+            quantize_slice(isa, block, x, &mut all.q, &mut all.scales, &mut all.sums);
         } else {
             let quantised = x.par_chunks(cols).zip(all.q.par_chunks_mut(cols));
             let scales = all.scales.par_chunks_mut(cols / block);
-            quantised
-                .zip(scales.zip(all.sums.par_chunks_mut(cols / SUM_LEN)))
-                .for_each(rows);
+            let outputs = scales.zip(all.sums.par_chunks_mut(cols / SUM_LEN));
+            quantised.zip(outputs).for_each(|((x, q), (scales, sums))| {
+                quantize_slice(isa, block, x, q, scales, sums);
+            });
         }
         all
     }

@@ -5,12 +5,15 @@
 //! [`Isa::Avx2`](super::isa::Isa::Avx2), which its caller has checked by holding that value.
 
 #![allow(unsafe_code)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "registers are named by their index"
+)]
 
 use std::arch::x86_64::*;
 
-use super::activations::{Token, quantize_blocks};
+use super::activations::quantize_blocks;
 use super::exact::{MAX_TILE_TOKENS, TILE_ROWS};
-use super::portable::{self, Row};
 use super::unpack::{self, Shape, Unpacked};
 use crate::Format;
 
@@ -26,12 +29,90 @@ pub(super) fn unpack_row(format: Format, row: &[u8], out: Unpacked<'_>) {
 
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) fn expand_row(format: Format, row: &[u8], parts: Unpacked<'_>, out: &mut [f32]) {
-    unpack::expand_row(format, row, parts, out);
+    match Shape::of(format) {
+        Some(shape) => {
+            let Unpacked {
+                q,
+                scales,
+                mins,
+                stride,
+            } = parts;
+            unpack::unpack_row(
+                format,
+                row,
+                Unpacked {
+                    q,
+                    scales,
+                    mins,
+                    stride,
+                },
+            );
+            expand(
+                shape,
+                Unpacked {
+                    q,
+                    scales,
+                    mins,
+                    stride,
+                },
+                out,
+            );
+        }
+        None if format == Format::F16 => expand_halves(row, out),
+        None => unpack::expand_floats(format, row, out),
+    }
 }
 
+/// Expands an unpacked row. Product and difference are rounded one after the other, as
+/// [`Format::dequantize`] does it.
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_groups(shape: Shape, row: Row<'_>, x: Token<'_>) -> f32 {
-    portable::dot_groups(shape, row, x)
+fn expand(shape: Shape, row: Unpacked<'_>, out: &mut [f32]) {
+    let offset = _mm256_set1_epi32(shape.offset);
+    let per_group = shape.group / 8;
+    let lines = row
+        .q
+        .as_chunks::<8>()
+        .0
+        .iter()
+        .zip(out.as_chunks_mut::<8>().0);
+    for (i, (q, y)) in lines.enumerate() {
+        let at = i / per_group * row.stride;
+        // SAFETY: `q` holds 8 bytes.
+        let q = unsafe { _mm256_cvtepu8_epi32(_mm_loadl_epi64(q.as_ptr().cast())) };
+        let q = _mm256_cvtepi32_ps(_mm256_sub_epi32(q, offset));
+        let mut v = _mm256_mul_ps(q, _mm256_set1_ps(row.scales[at]));
+        if shape.mins {
+            v = _mm256_sub_ps(v, _mm256_set1_ps(row.mins[at]));
+        }
+        // SAFETY: `y` holds 8 f32.
+        unsafe { _mm256_storeu_ps(y.as_mut_ptr(), v) };
+    }
+}
+
+/// Expands f16.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn expand_halves(row: &[u8], out: &mut [f32]) {
+    let (halves, rest) = row.as_chunks::<16>();
+    let (values, tail) = out.as_chunks_mut::<8>();
+    for (h, v) in halves.iter().zip(values) {
+        // SAFETY: `h` holds 8 f16 and `v` 8 f32.
+        unsafe {
+            let h = _mm_loadu_si128(h.as_ptr().cast());
+            _mm256_storeu_ps(v.as_mut_ptr(), _mm256_cvtph_ps(h));
+        }
+    }
+    unpack::expand_floats(Format::F16, rest, tail);
+}
+
+/// The sum of eight lanes, pairwise.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sum(v: __m256) -> f32 {
+    let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+    let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+    _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
 }
 
 /// The tile of [`super::exact`] for up to four rows and two tokens.
@@ -91,14 +172,11 @@ unsafe fn sub_tile<const R: usize, const T: usize>(
     }
     for r in 0..R {
         for t in 0..T {
-            let mut lanes = [0.0f32; 8];
-            // SAFETY: `lanes` holds eight f32.
-            unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), acc[r][t]) };
-            for (l, k) in (whole..cols).enumerate() {
-                lanes[l] = w[r * cols + k].mul_add(x[t * cols + k], lanes[l]);
+            let mut total = sum(acc[r][t]);
+            for k in whole..cols {
+                total = w[r * cols + k].mul_add(x[t * cols + k], total);
             }
-            let [a, b, c, d, e, f, g, h] = lanes;
-            out[r * MAX_TILE_TOKENS + t] = ((a + e) + (c + g)) + ((b + f) + (d + h));
+            out[r * MAX_TILE_TOKENS + t] = total;
         }
     }
 }

@@ -5,12 +5,15 @@
 //! [`Isa::Avx512`](super::isa::Isa::Avx512), which its caller has checked by holding that value.
 
 #![allow(unsafe_code)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "registers are named by their index"
+)]
 
 use std::arch::x86_64::*;
 
-use super::activations::{Token, quantize_blocks};
+use super::activations::quantize_blocks;
 use super::exact::{MAX_TILE_TOKENS, TILE_ROWS};
-use super::portable::{self, Row};
 use super::unpack::{self, Shape, Unpacked};
 use crate::Format;
 
@@ -26,12 +29,81 @@ pub(super) fn unpack_row(format: Format, row: &[u8], out: Unpacked<'_>) {
 
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 pub(super) fn expand_row(format: Format, row: &[u8], parts: Unpacked<'_>, out: &mut [f32]) {
-    unpack::expand_row(format, row, parts, out);
+    match Shape::of(format) {
+        Some(shape) => {
+            let Unpacked {
+                q,
+                scales,
+                mins,
+                stride,
+            } = parts;
+            unpack::unpack_row(
+                format,
+                row,
+                Unpacked {
+                    q,
+                    scales,
+                    mins,
+                    stride,
+                },
+            );
+            expand(
+                shape,
+                Unpacked {
+                    q,
+                    scales,
+                    mins,
+                    stride,
+                },
+                out,
+            );
+        }
+        None if format == Format::F16 => expand_halves(row, out),
+        None => unpack::expand_floats(format, row, out),
+    }
 }
 
+/// Expands an unpacked row. Product and difference are rounded one after the other, as
+/// [`Format::dequantize`] does it.
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn dot_groups(shape: Shape, row: Row<'_>, x: Token<'_>) -> f32 {
-    portable::dot_groups(shape, row, x)
+fn expand(shape: Shape, row: Unpacked<'_>, out: &mut [f32]) {
+    let offset = _mm512_set1_epi32(shape.offset);
+    let per_group = shape.group / 16;
+    let lines = row
+        .q
+        .as_chunks::<16>()
+        .0
+        .iter()
+        .zip(out.as_chunks_mut::<16>().0);
+    for (i, (q, y)) in lines.enumerate() {
+        let at = i / per_group * row.stride;
+        // SAFETY: `q` holds 16 bytes.
+        let q = unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(q.as_ptr().cast())) };
+        let q = _mm512_cvtepi32_ps(_mm512_sub_epi32(q, offset));
+        let mut v = _mm512_mul_ps(q, _mm512_set1_ps(row.scales[at]));
+        if shape.mins {
+            v = _mm512_sub_ps(v, _mm512_set1_ps(row.mins[at]));
+        }
+        // SAFETY: `y` holds 16 f32.
+        unsafe { _mm512_storeu_ps(y.as_mut_ptr(), v) };
+    }
+}
+
+/// Expands f16.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn expand_halves(row: &[u8], out: &mut [f32]) {
+    let (halves, rest) = row.as_chunks::<32>();
+    let (values, tail) = out.as_chunks_mut::<16>();
+    for (h, v) in halves.iter().zip(values) {
+        // SAFETY: `h` holds 16 f16 and `v` 16 f32.
+        unsafe {
+            let h = _mm256_loadu_si256(h.as_ptr().cast());
+            _mm512_storeu_ps(v.as_mut_ptr(), _mm512_cvtph_ps(h));
+        }
+    }
+    unpack::expand_floats(Format::F16, rest, tail);
 }
 
 /// The tile of [`super::exact`] for up to four rows and six tokens.

@@ -4,6 +4,10 @@
 //! activations, whose lengths are asserted once per tile.
 
 #![allow(unsafe_code)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "registers are named by their index"
+)]
 
 use std::arch::x86_64::*;
 

@@ -10,6 +10,10 @@
 //! is summed in the same order.
 
 #![allow(unsafe_code)]
+#![allow(
+    clippy::needless_range_loop,
+    reason = "registers are named by their index"
+)]
 
 use std::arch::x86_64::*;
 

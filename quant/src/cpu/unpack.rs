@@ -105,171 +105,236 @@ pub(super) fn scales_k4(packed: &[u8]) -> ([u8; 8], [u8; 8]) {
     (join(scales), join(mins))
 }
 
+/// Where the scales and minimums of one block go.
+struct Groups<'a> {
+    scales: &'a mut [f32],
+    mins: &'a mut [f32],
+    stride: usize,
+    first: usize,
+}
+
+impl Groups<'_> {
+    #[inline(always)]
+    fn scale(&mut self, group: usize, value: f32) {
+        self.scales[(self.first + group) * self.stride] = value;
+    }
+
+    #[inline(always)]
+    fn min(&mut self, group: usize, value: f32) {
+        self.mins[(self.first + group) * self.stride] = value;
+    }
+}
+
 /// Unpacks one row into the common form. Float formats have none and leave `out` alone.
 #[inline(always)]
 pub(super) fn unpack_row(format: Format, row: &[u8], out: Unpacked<'_>) {
-    let Unpacked {
-        q,
-        scales,
-        mins,
-        stride,
-    } = out;
-    let (len, bytes) = (format.block_len(), format.block_bytes());
-    let Some(shape) = Shape::of(format) else {
-        return;
-    };
-    let groups = len / shape.group;
-    for (i, (block, q)) in row
-        .chunks_exact(bytes)
-        .zip(q.chunks_exact_mut(len))
-        .enumerate()
-    {
-        let at = |g: usize| (i * groups + g) * stride;
-        match format {
-            Format::Q4_0 | Format::Q4_1 => {
-                scales[at(0)] = half_at(block, 0);
-                if format == Format::Q4_1 {
-                    mins[at(0)] = -half_at(block, 2);
-                }
-                nibbles(&block[bytes - 16..], q);
+    match format {
+        Format::Q4_0 => each_block(row, out, 1, |b: &[u8; 18], q: &mut [u8; 32], g| {
+            g.scale(0, half_at(b, 0));
+            nibbles(part(b, 2), q);
+        }),
+        Format::Q4_1 => each_block(row, out, 1, |b: &[u8; 20], q: &mut [u8; 32], g| {
+            g.scale(0, half_at(b, 0));
+            g.min(0, -half_at(b, 2));
+            nibbles(part(b, 4), q);
+        }),
+        Format::Q5_0 => each_block(row, out, 1, |b: &[u8; 22], q: &mut [u8; 32], g| {
+            g.scale(0, half_at(b, 0));
+            nibbles(part(b, 6), q);
+            fifth_bits(part(b, 2), q);
+        }),
+        Format::Q5_1 => each_block(row, out, 1, |b: &[u8; 24], q: &mut [u8; 32], g| {
+            g.scale(0, half_at(b, 0));
+            g.min(0, -half_at(b, 2));
+            nibbles(part(b, 8), q);
+            fifth_bits(part(b, 4), q);
+        }),
+        Format::Q8_0 => each_block(row, out, 1, |b: &[u8; 34], q: &mut [u8; 32], g| {
+            g.scale(0, half_at(b, 0));
+            signed(part(b, 2), q);
+        }),
+        Format::Q8_1 => each_block(row, out, 1, |b: &[u8; 36], q: &mut [u8; 32], g| {
+            g.scale(0, half_at(b, 0));
+            signed(part(b, 4), q);
+        }),
+        Format::IQ4_NL => each_block(row, out, 1, |b: &[u8; 18], q: &mut [u8; 32], g| {
+            g.scale(0, half_at(b, 0));
+            nibbles(part(b, 2), q);
+            q.iter_mut().for_each(|q| *q = IQ4_BYTES[usize::from(*q)]);
+        }),
+        Format::IQ4_XS => each_block(row, out, 8, |b: &[u8; 136], q: &mut [u8; 256], g| {
+            let (d, high) = (half_at(b, 0), u16::from_le_bytes([b[2], b[3]]));
+            for (i, q) in q.as_chunks_mut().0.iter_mut().enumerate() {
+                let low = (b[4 + i / 2] >> (4 * (i % 2))) & 15;
+                let scale = i32::from(low) | (i32::from((high >> (2 * i)) & 3) << 4);
+                g.scale(i, d * (scale - 32) as f32);
+                nibbles(part(b, 8 + 16 * i), q);
+                q.iter_mut().for_each(|q| *q = IQ4_BYTES[usize::from(*q)]);
             }
-            Format::Q5_0 | Format::Q5_1 => {
-                scales[at(0)] = half_at(block, 0);
-                if format == Format::Q5_1 {
-                    mins[at(0)] = -half_at(block, 2);
-                }
-                nibbles(&block[bytes - 16..], q);
-                let h = &block[bytes - 20..bytes - 16];
-                for (j, q) in q.iter_mut().enumerate() {
-                    *q |= ((h[j / 8] >> (j % 8)) & 1) << 4;
-                }
+        }),
+        Format::Q8_K => each_block(row, out, 8, |b: &[u8; 292], q: &mut [u8; 256], g| {
+            let d = f32::from_le_bytes(*part(b, 0));
+            (0..8).for_each(|i| g.scale(i, d));
+            signed(part(b, 4), q);
+        }),
+        Format::Q2_K => each_block(row, out, 16, |b: &[u8; 84], q: &mut [u8; 256], g| {
+            let (d, dmin) = (half_at(b, 80), half_at(b, 82));
+            for (i, scales) in b[..16].iter().enumerate() {
+                g.scale(i, d * f32::from(scales & 15));
+                g.min(i, dmin * f32::from(scales >> 4));
             }
-            Format::Q8_0 | Format::Q8_1 => {
-                scales[at(0)] = half_at(block, 0);
-                signed(&block[bytes - 32..], q);
+            two_bits(part(b, 16), q);
+        }),
+        Format::Q3_K => each_block(row, out, 16, |b: &[u8; 110], q: &mut [u8; 256], g| {
+            let (d, packed) = (half_at(b, 108), part::<110, 12>(b, 96));
+            for i in 0..16 {
+                let low = (packed[i % 8] >> (4 * (i / 8))) & 15;
+                let high = (packed[8 + i % 4] >> (2 * (i / 4))) & 3;
+                g.scale(i, d * f32::from((low | (high << 4)) as i8 - 32));
             }
-            Format::IQ4_NL => {
-                scales[at(0)] = half_at(block, 0);
-                iq4(&block[2..18], q);
+            two_bits(part(b, 32), q);
+            or_bits(part(b, 0), 2, q);
+        }),
+        Format::Q4_K => each_block(row, out, 8, |b: &[u8; 144], q: &mut [u8; 256], g| {
+            k4(b, g);
+            nibble_runs(part(b, 16), q);
+        }),
+        Format::Q5_K => each_block(row, out, 8, |b: &[u8; 176], q: &mut [u8; 256], g| {
+            k4(b, g);
+            nibble_runs(part(b, 48), q);
+            or_bits(part(b, 16), 4, q);
+        }),
+        Format::Q6_K => each_block(row, out, 16, |b: &[u8; 210], q: &mut [u8; 256], g| {
+            let d = half_at(b, 208);
+            for i in 0..16 {
+                g.scale(i, d * f32::from(b[192 + i] as i8));
             }
-            Format::IQ4_XS => {
-                let d = half_at(block, 0);
-                let high = u16::from_le_bytes([block[2], block[3]]);
-                for g in 0..8 {
-                    let low = (block[4 + g / 2] >> (4 * (g % 2))) & 15;
-                    let scale = i32::from(low) | (i32::from((high >> (2 * g)) & 3) << 4);
-                    scales[at(g)] = d * (scale - 32) as f32;
-                    iq4(&block[8 + 16 * g..24 + 16 * g], &mut q[32 * g..32 * g + 32]);
-                }
-            }
-            Format::Q8_K => {
-                let d = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
-                (0..8).for_each(|g| scales[at(g)] = d);
-                signed(&block[4..260], q);
-            }
-            Format::Q2_K => {
-                let (d, dmin) = (half_at(block, 80), half_at(block, 82));
-                for g in 0..16 {
-                    scales[at(g)] = d * f32::from(block[g] & 15);
-                    mins[at(g)] = dmin * f32::from(block[g] >> 4);
-                }
-                two_bits(&block[16..80], q);
-            }
-            Format::Q3_K => {
-                let d = half_at(block, 108);
-                let packed = &block[96..108];
-                for g in 0..16 {
-                    let low = (packed[g % 8] >> (4 * (g / 8))) & 15;
-                    let high = (packed[8 + g % 4] >> (2 * (g / 4))) & 3;
-                    scales[at(g)] = d * f32::from((low | (high << 4)) as i8 - 32);
-                }
-                two_bits(&block[32..96], q);
-                for (j, q) in q.chunks_exact_mut(32).enumerate() {
-                    for (q, h) in q.iter_mut().zip(&block[..32]) {
-                        *q |= ((h >> j) & 1) << 2;
-                    }
-                }
-            }
-            Format::Q4_K | Format::Q5_K => {
-                let (d, dmin) = (half_at(block, 0), half_at(block, 2));
-                let (sc, mn) = scales_k4(&block[4..16]);
-                for g in 0..8 {
-                    scales[at(g)] = d * f32::from(sc[g]);
-                    mins[at(g)] = dmin * f32::from(mn[g]);
-                }
-                for (src, dst) in block[bytes - 128..]
-                    .chunks_exact(32)
-                    .zip(q.chunks_exact_mut(64))
-                {
-                    for l in 0..32 {
-                        dst[l] = src[l] & 15;
-                        dst[l + 32] = src[l] >> 4;
-                    }
-                }
-                if format == Format::Q5_K {
-                    for (j, q) in q.chunks_exact_mut(32).enumerate() {
-                        for (q, h) in q.iter_mut().zip(&block[16..48]) {
-                            *q |= ((h >> j) & 1) << 4;
-                        }
-                    }
-                }
-            }
-            Format::Q6_K => {
-                let d = half_at(block, 208);
-                for g in 0..16 {
-                    scales[at(g)] = d * f32::from(block[192 + g] as i8);
-                }
-                for half in 0..2 {
-                    let low = &block[64 * half..64 * half + 64];
-                    let high = &block[128 + 32 * half..160 + 32 * half];
-                    let q = &mut q[128 * half..128 * half + 128];
-                    for l in 0..32 {
-                        q[l] = (low[l] & 15) | ((high[l] & 3) << 4);
-                        q[l + 32] = (low[l + 32] & 15) | (((high[l] >> 2) & 3) << 4);
-                        q[l + 64] = (low[l] >> 4) | (((high[l] >> 4) & 3) << 4);
-                        q[l + 96] = (low[l + 32] >> 4) | ((high[l] >> 6) << 4);
-                    }
-                }
-            }
-            Format::F32 | Format::F16 | Format::BF16 => {}
-        }
+            six_bits(part(b, 0), part(b, 128), q);
+        }),
+        Format::F32 | Format::F16 | Format::BF16 => {}
     }
 }
+
+/// Calls `unpack` for every block of a row: `BYTES` bytes, `LEN` weights, `groups` groups.
+#[inline(always)]
+fn each_block<const BYTES: usize, const LEN: usize>(
+    row: &[u8],
+    out: Unpacked<'_>,
+    groups: usize,
+    unpack: impl Fn(&[u8; BYTES], &mut [u8; LEN], &mut Groups<'_>),
+) {
+    let mut to = Groups {
+        scales: out.scales,
+        mins: out.mins,
+        stride: out.stride,
+        first: 0,
+    };
+    for (block, q) in row.as_chunks().0.iter().zip(out.q.as_chunks_mut().0) {
+        unpack(block, q, &mut to);
+        to.first += groups;
+    }
+}
+
+/// The `LEN` bytes of a block from byte `at` on.
+#[inline(always)]
+fn part<const BYTES: usize, const LEN: usize>(block: &[u8; BYTES], at: usize) -> &[u8; LEN] {
+    block[at..]
+        .first_chunk()
+        .expect("fields lie within their block")
+}
+
+// The bodies below work on local arrays: the compiler then knows that source and destination do not
+// overlap, and finds the vector instructions.
 
 /// 16 bytes to 32 nibbles: low ones first, then high ones.
 #[inline(always)]
-fn nibbles(src: &[u8], dst: &mut [u8]) {
-    for j in 0..16 {
-        dst[j] = src[j] & 15;
-        dst[j + 16] = src[j] >> 4;
-    }
-}
-
-/// As [`nibbles`], each looked up in the IQ4 table.
-#[inline(always)]
-fn iq4(src: &[u8], dst: &mut [u8]) {
-    for j in 0..16 {
-        dst[j] = IQ4_BYTES[usize::from(src[j] & 15)];
-        dst[j + 16] = IQ4_BYTES[usize::from(src[j] >> 4)];
-    }
+fn nibbles(src: &[u8; 16], dst: &mut [u8; 32]) {
+    let (low, high) = (src.map(|b| b & 15), src.map(|b| b >> 4));
+    dst[..16].copy_from_slice(&low);
+    dst[16..].copy_from_slice(&high);
 }
 
 /// Two's complement bytes to bytes with offset 128.
 #[inline(always)]
-fn signed(src: &[u8], dst: &mut [u8]) {
+fn signed<const LEN: usize>(src: &[u8; LEN], dst: &mut [u8; LEN]) {
     for (q, b) in dst.iter_mut().zip(src) {
         *q = b ^ 0x80;
     }
 }
 
+/// 128 bytes to eight runs of 32 nibbles: low and high ones of 32 bytes each.
+#[inline(always)]
+fn nibble_runs(src: &[u8; 128], dst: &mut [u8; 256]) {
+    for (src, dst) in src
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .zip(dst.as_chunks_mut::<64>().0)
+    {
+        let (low, high) = (src.map(|b| b & 15), src.map(|b| b >> 4));
+        dst[..32].copy_from_slice(&low);
+        dst[32..].copy_from_slice(&high);
+    }
+}
+
+/// Adds bit `j` of 32 to weight `j`, as its bit 4.
+#[inline(always)]
+fn fifth_bits(bits: &[u8; 4], q: &mut [u8; 32]) {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    for (&bits, q) in bits.iter().zip(q.as_chunks_mut::<8>().0) {
+        // Byte `j` keeps bit `j`; adding 0x7f moves "not zero" to bit 7.
+        let kept = (u64::from(bits) * ONES) & 0x8040_2010_0804_0201;
+        let fifth = ((kept + 0x7f * ONES) >> 3) & (0x10 * ONES);
+        *q = (u64::from_le_bytes(*q) | fifth).to_le_bytes();
+    }
+}
+
+/// Adds bit `i` of byte `l` to weight `l` of run `i` (of 32), as its bit `to`.
+#[inline(always)]
+fn or_bits(bits: &[u8; 32], to: u32, q: &mut [u8; 256]) {
+    for (i, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let bits = bits.map(|b| ((b >> i) & 1) << to);
+        *q = std::array::from_fn(|l| q[l] | bits[l]);
+    }
+}
+
+/// The scales and minimums of Q4_K and Q5_K.
+#[inline(always)]
+fn k4(block: &[u8], to: &mut Groups<'_>) {
+    let (d, dmin) = (half_at(block, 0), half_at(block, 2));
+    let (scales, mins) = scales_k4(&block[4..16]);
+    for i in 0..8 {
+        to.scale(i, d * f32::from(scales[i]));
+        to.min(i, dmin * f32::from(mins[i]));
+    }
+}
+
+/// The weights of Q6_K: four bits in `low`, two in `high`.
+#[inline(always)]
+fn six_bits(low: &[u8; 128], high: &[u8; 64], q: &mut [u8; 256]) {
+    let low = low.as_chunks::<64>().0.iter().zip(high.as_chunks::<32>().0);
+    for ((low, high), q) in low.zip(q.as_chunks_mut::<128>().0) {
+        let runs: [[u8; 32]; 4] = [
+            std::array::from_fn(|l| (low[l] & 15) | ((high[l] & 3) << 4)),
+            std::array::from_fn(|l| (low[l + 32] & 15) | (((high[l] >> 2) & 3) << 4)),
+            std::array::from_fn(|l| (low[l] >> 4) | (((high[l] >> 4) & 3) << 4)),
+            std::array::from_fn(|l| (low[l + 32] >> 4) | ((high[l] >> 6) << 4)),
+        ];
+        q.copy_from_slice(runs.as_flattened());
+    }
+}
+
 /// The 2-bit planes of Q2_K and Q3_K: each 32 bytes hold four runs of 32 weights.
 #[inline(always)]
-fn two_bits(src: &[u8], dst: &mut [u8]) {
-    for (src, dst) in src.chunks_exact(32).zip(dst.chunks_exact_mut(128)) {
-        for (shift, dst) in dst.chunks_exact_mut(32).enumerate() {
-            for (q, b) in dst.iter_mut().zip(src) {
-                *q = (b >> (2 * shift)) & 3;
-            }
+fn two_bits(src: &[u8; 64], dst: &mut [u8; 256]) {
+    for (src, dst) in src
+        .as_chunks::<32>()
+        .0
+        .iter()
+        .zip(dst.as_chunks_mut::<128>().0)
+    {
+        for (i, dst) in dst.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            *dst = src.map(|b| (b >> (2 * i)) & 3);
         }
     }
 }
@@ -277,26 +342,8 @@ fn two_bits(src: &[u8], dst: &mut [u8]) {
 /// Expands one row to f32, bit for bit as [`Format::dequantize`] does; `parts` is scratch space.
 #[inline(always)]
 pub(super) fn expand_row(format: Format, row: &[u8], parts: Unpacked<'_>, out: &mut [f32]) {
-    let bits = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
     let Some(shape) = Shape::of(format) else {
-        match format {
-            Format::F16 => {
-                for (y, b) in out.iter_mut().zip(row.chunks_exact(2)) {
-                    *y = f16_to_f32(bits(b));
-                }
-            }
-            Format::BF16 => {
-                for (y, b) in out.iter_mut().zip(row.chunks_exact(2)) {
-                    *y = f32::from_bits(u32::from(bits(b)) << 16);
-                }
-            }
-            _ => {
-                for (y, b) in out.iter_mut().zip(row.chunks_exact(4)) {
-                    *y = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
-                }
-            }
-        }
-        return;
+        return expand_floats(format, row, out);
     };
     let Unpacked {
         q,
@@ -324,6 +371,28 @@ pub(super) fn expand_row(format: Format, row: &[u8], parts: Unpacked<'_>, out: &
         }
         if shape.mins {
             y.iter_mut().for_each(|y| *y -= min);
+        }
+    }
+}
+
+/// [`expand_row`] for the formats that have no common form.
+#[inline(always)]
+pub(super) fn expand_floats(format: Format, row: &[u8], out: &mut [f32]) {
+    match format {
+        Format::F16 => {
+            for (y, b) in out.iter_mut().zip(row.as_chunks().0) {
+                *y = f16_to_f32(u16::from_le_bytes(*b));
+            }
+        }
+        Format::BF16 => {
+            for (y, b) in out.iter_mut().zip(row.as_chunks().0) {
+                *y = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+            }
+        }
+        _ => {
+            for (y, b) in out.iter_mut().zip(row.as_chunks().0) {
+                *y = f32::from_le_bytes(*b);
+            }
         }
     }
 }

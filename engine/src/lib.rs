@@ -37,6 +37,7 @@ pub mod rope;
 pub mod safetensors;
 pub mod sample;
 pub mod session;
+pub mod synth;
 pub mod tokenizer;
 
 pub use config::Config;

@@ -3,6 +3,8 @@
 //! `data/malformed/manifest.json` lists each file with `expect` (`accept` or `reject`) and the word
 //! that the refusal must contain.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -276,4 +278,33 @@ fn other_files_pass() {
             .to_string()
             .contains("not supported")
     );
+}
+
+#[test]
+fn no_byte_panics_the_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.safetensors");
+    let header = format!(
+        r#"{{"__metadata__":{{"k":"v"}},"a":{},"b":{}}}"#,
+        tensor("[1]", 0, 4),
+        tensor("[2,1]", 4, 12)
+    );
+    write(&path, &header, &[0; 12]);
+    let sound = fs::read(&path).unwrap();
+    assert!(SafeTensors::open(&path).is_ok());
+    for at in 0..sound.len() - 12 {
+        for byte in [0, b'"', b'{', b']', b'9', b'-', b'\\', 0xff] {
+            let mut bytes = sound.clone();
+            bytes[at] = byte;
+            fs::write(&path, &bytes).unwrap();
+            if let Ok(model) = SafeTensors::open(&path) {
+                for tensor in model.tensors() {
+                    let len = tensor.bytes.end - tensor.bytes.start;
+                    assert_eq!(model.data(&tensor.name).unwrap().len() as u64, len);
+                }
+            }
+        }
+        fs::write(&path, &sound[..at]).unwrap();
+        assert!(SafeTensors::open(&path).is_err(), "cut at {at}");
+    }
 }

@@ -18,6 +18,14 @@ const SLICE: u64 = 100_000;
 /// Rounds in which every warp only polled and nothing changed before the block counts as stuck.
 pub(crate) const IDLE_ROUNDS: u32 = 10_000;
 
+/// One step of SplitMix64 (Steele, Lea and Flood, 2014).
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
 /// A named barrier.
 #[derive(Clone, Copy, Default)]
 struct Barrier {
@@ -54,6 +62,9 @@ pub(crate) struct Block<'a> {
     has_peers: bool,
     /// Rounds in a row in which nothing happened but polling.
     pub(crate) idle: u32,
+    /// State of the generator that draws the order of warps, where it is drawn.
+    shuffle: Option<u64>,
+    seed: Option<u64>,
 }
 
 impl<'a> Block<'a> {
@@ -86,6 +97,8 @@ impl<'a> Block<'a> {
             max_steps: options.max_steps,
             has_peers: program.communicates && grid != [1, 1, 1],
             idle: 0,
+            shuffle: None,
+            seed: options.shuffle,
         }
     }
 
@@ -95,6 +108,8 @@ impl<'a> Block<'a> {
         self.warps.iter_mut().for_each(|w| w.restart(threads));
         self.barriers = [Barrier::default(); 16];
         self.idle = 0;
+        let salt = index.iter().fold(0, |n, i| n * 0x1_0001 + u64::from(*i));
+        self.shuffle = self.seed.map(|seed| mix(seed ^ mix(salt)));
         let cx = &mut self.cx;
         cx.block = index;
         cx.shared.reset();
@@ -120,10 +135,23 @@ impl<'a> Block<'a> {
         Ok(())
     }
 
+    /// A number below `bound`; 0 unless warps are shuffled.
+    fn draw(&mut self, bound: u64) -> u64 {
+        match &mut self.shuffle {
+            None => 0,
+            Some(state) => {
+                *state = mix(*state);
+                *state % bound
+            }
+        }
+    }
+
     /// Gives every warp a turn.
     pub(crate) fn round(&mut self) -> Result<Progress, Fault> {
         let (before, mut only_polled, mut ran, mut done) = (self.cx.events, true, false, true);
-        for index in 0..self.warps.len() {
+        let start = self.draw(self.warps.len() as u64);
+        for n in 0..self.warps.len() {
+            let index = (start as usize + n) % self.warps.len();
             if self.warps[index].state == State::Ready {
                 ran = true;
                 only_polled &= self.turn(index)? != Turn::Slice;
@@ -197,7 +225,15 @@ impl<'a> Block<'a> {
     /// Runs one warp until it waits, ends, polls or has had its share.
     fn turn(&mut self, index: usize) -> Result<Turn, Fault> {
         let program = self.cx.program;
+        if self.cx.steps > self.max_steps {
+            let steps = self.cx.steps;
+            return Err(self.fault(index, 0, FaultKind::StepLimit { steps }));
+        }
         let limit = self.cx.steps + SLICE;
+        let interrupt = match self.shuffle {
+            None => u64::MAX,
+            Some(_) => self.cx.steps + 1 + self.draw(64),
+        };
         self.warps[index].polled = false;
         loop {
             let w = &mut self.warps[index];
@@ -226,6 +262,9 @@ impl<'a> Block<'a> {
                         }
                     }
                     w.pc += 1;
+                    if self.cx.steps >= interrupt {
+                        return Ok(Turn::Slice);
+                    }
                 }
                 Step::If {
                     cond,
@@ -271,10 +310,6 @@ impl<'a> Block<'a> {
                         return Ok(Turn::Polled);
                     }
                     if self.cx.steps >= limit {
-                        if self.cx.steps > self.max_steps {
-                            let steps = self.cx.steps;
-                            return Err(self.fault(index, 0, FaultKind::StepLimit { steps }));
-                        }
                         return Ok(Turn::Slice);
                     }
                 }

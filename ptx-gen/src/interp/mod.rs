@@ -94,6 +94,9 @@ pub struct Options {
     pub resident_blocks: usize,
     /// Fault on reads of shared memory that nothing has written (slower).
     pub track_shared: bool,
+    /// Switch between warps at arbitrary instructions, in an order drawn from this seed, instead of only where a warp
+    /// waits: what depends on the order comes out differently from seed to seed.
+    pub shuffle: Option<u64>,
     /// Fault on accesses to shared memory that no barrier orders (slower).
     pub races: bool,
 }
@@ -106,6 +109,7 @@ impl Default for Options {
             resident_blocks: 1024,
             track_shared: true,
             races: true,
+            shuffle: None,
         }
     }
 }

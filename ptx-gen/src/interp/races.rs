@@ -141,7 +141,7 @@ impl Races {
 
     /// A named barrier opens for the warps that waited.
     pub(crate) fn open(&mut self, id: u8, waiting: impl Iterator<Item = u32>) {
-        let clock = std::mem::replace(&mut self.barriers[usize::from(id) % 16], [0; 32]);
+        let clock = std::mem::take(&mut self.barriers[usize::from(id) % 16]);
         for warp in waiting {
             join(&mut self.clocks[warp as usize], &clock);
         }

@@ -72,7 +72,7 @@ fn nested_branches_in_a_loop_of_uneven_length() {
             if t % 2 == 0 {
                 100 * (t + 1)
             } else {
-                (t + 1) / 2 * 11
+                t.div_ceil(2) * 11
             }
         })
         .collect();
@@ -398,6 +398,90 @@ fn atomics_count_every_lane_and_blocks_may_wait_for_each_other() {
         memory.read::<u32>(out, 2).expect("in bounds"),
         [64 * blocks; 2]
     );
+}
+
+#[test]
+fn a_seed_shuffles_the_warps_and_barriers_still_hold() {
+    // The first lane of each warp takes a ticket; after a barrier every thread reads the number of tickets taken.
+    let mut a = Asm::new(256);
+    let out = a.pointer();
+    let s = a.shared(4);
+    let tid = a.tid();
+    let lane = a.get(Op::Special(Special::Laneid), U32, &[]);
+    let zero = |a: &mut Asm, x| {
+        let test = Op::Setp {
+            cmp: Cmp::Eq,
+            ty: U32,
+        };
+        a.get(test, Ty::Pred, &[Operand::Reg(x), Imm::u32(0).into()])
+    };
+    let (thread_0, lane_0) = (zero(&mut a, tid), zero(&mut a, lane));
+    let st = Op::St {
+        space: Space::Shared,
+        ty: U32,
+        vec: 1,
+        order: Order::Weak,
+    };
+    a.emit_if(
+        Some((thread_0, true)),
+        st,
+        &[],
+        &[in_shared(s, 0), Imm::u32(0).into()],
+    );
+    a.emit(Op::BarSync, &[], &[]);
+    let order = Order::Relaxed(Scope::Cta);
+    let take = Op::Atom {
+        space: Space::Shared,
+        f: Rmw::Add,
+        ty: U32,
+        order,
+    };
+    let ticket = a.var(U32, Imm::u32(0));
+    a.emit_if(
+        Some((lane_0, true)),
+        take,
+        &[ticket],
+        &[in_shared(s, 0), Imm::u32(1).into()],
+    );
+    a.emit(Op::BarSync, &[], &[]);
+    let ld = Op::Ld {
+        space: Space::Shared,
+        ty: U32,
+        vec: 1,
+        order: Order::Weak,
+        cache: Cache::default(),
+    };
+    let taken = a.get(ld, U32, &[in_shared(s, 0)]);
+    let address = a.element(out, tid);
+    a.store(U32, address, 0, taken);
+    let store = Op::St {
+        space: Space::Global,
+        ty: U32,
+        vec: 1,
+        order: Order::Weak,
+    };
+    a.emit_if(
+        Some((lane_0, true)),
+        store,
+        &[],
+        &[at(address, 1024), ticket.into()],
+    );
+    let kernel = a.finish();
+    let tickets = |shuffle| {
+        let mut memory = Memory::new();
+        let out = memory.alloc(2048);
+        let options = Options {
+            shuffle,
+            ..Options::default()
+        };
+        launch(&kernel, [1, 1, 1], &[Arg::U64(out)], &memory, &options).expect("no fault");
+        let words: Vec<u32> = memory.read(out, 512).expect("in bounds");
+        assert_eq!(words[..256], [8; 256]);
+        words[256..].iter().copied().step_by(32).collect::<Vec<_>>()
+    };
+    assert_eq!(tickets(None), [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(tickets(Some(1)), tickets(Some(1)), "reproducible");
+    assert!((1..9).any(|seed| tickets(Some(seed)) != tickets(None)));
 }
 
 #[test]

@@ -67,8 +67,10 @@ fn exchange(flip: u32, sync: Option<(Op, Vec<Operand>)>) -> bool {
         a.emit(op, &[], &src);
     }
     a.get(ld(U32), U32, &[at(other, 0)]);
-    let mut options = Options::default();
-    options.track_shared = false;
+    let options = Options {
+        track_shared: false,
+        ..Options::default()
+    };
     raced(with_options(&a.finish(), &[], &Memory::new(), &options))
 }
 

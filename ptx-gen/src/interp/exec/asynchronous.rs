@@ -281,7 +281,7 @@ pub(super) fn bulk(i: &Inst, m: u32, w: &Warp, cx: &mut Context) -> Exec {
     let barriers = addresses(Space::Shared, i, 3, 2, w);
     for l in lanes(m) {
         let bytes = w.word(i.src[2])[l];
-        if bytes % 16 != 0 {
+        if !bytes.is_multiple_of(16) {
             return protocol(
                 l,
                 format!("cp.async.bulk of {bytes} bytes: the size must be a multiple of 16"),

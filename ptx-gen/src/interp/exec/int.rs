@@ -34,7 +34,7 @@ fn narrow(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
         Op::Sub { .. } => w.map2(i, m, |a, b| cut(v(a).wrapping_sub(v(b)))),
         Op::Mul { .. } => w.map2(i, m, |a, b| cut(v(a).wrapping_mul(v(b)))),
         Op::MulHi { .. } => w.map2(i, m, |a, b| {
-            cut((i64::from(v(a)) * i64::from(v(b)) >> 16) as i32)
+            cut(((i64::from(v(a)) * i64::from(v(b))) >> 16) as i32)
         }),
         Op::MadLo { .. } => w.map3(i, m, |a, b, c| {
             cut(v(a).wrapping_mul(v(b)).wrapping_add(v(c)))

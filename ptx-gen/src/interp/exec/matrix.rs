@@ -30,8 +30,8 @@ pub(super) fn mma(shape: Mma, i: &Inst, m: u32, w: &mut Warp) -> Exec {
         Mma::M16n8k32Int8 { a_signed, b_signed } | Mma::M8n8k16Int8 { a_signed, b_signed } => {
             let sign = |signed| if signed { Factor::S8 } else { Factor::U8 };
             let d = mma::integer((sign(a_signed), sign(b_signed)), (a, b), c, false);
-            for r in 0..c_regs {
-                w.put(i.dst[r], &d[r], m);
+            for (r, lanes) in d.iter().enumerate().take(c_regs) {
+                w.put(i.dst[r], lanes, m);
             }
             return Ok(());
         }
@@ -39,8 +39,8 @@ pub(super) fn mma(shape: Mma, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     let d = mma::float(factor, a, b, |r, lane| {
         f64::from(f32::from_bits(c[r][lane]))
     });
-    for r in 0..c_regs {
-        w.put(i.dst[r], &d[r].map(|x| (x as f32).to_bits()), m);
+    for (r, lanes) in d.iter().enumerate().take(c_regs) {
+        w.put(i.dst[r], &lanes.map(|x| (x as f32).to_bits()), m);
     }
     Ok(())
 }

@@ -21,9 +21,12 @@ mod avx512_gemv;
 mod exact;
 mod fast;
 mod isa;
+#[cfg(target_arch = "x86_64")]
 mod panel;
 mod parallel;
 mod portable;
+#[cfg(target_arch = "x86_64")]
+mod prompt;
 #[cfg(test)]
 mod tests;
 mod unpack;

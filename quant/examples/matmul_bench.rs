@@ -11,18 +11,20 @@ use gannet_quant::{Format, Matrix, cpu};
 use rayon::prelude::*;
 
 /// Bytes of weights that one measurement walks through.
-const WEIGHT_BYTES: usize = 128 << 20;
+const WEIGHT_BYTES: usize = 256 << 20;
 
 fn main() {
-    let named: Vec<Format> = std::env::args()
-        .skip(1)
-        .filter_map(|a| Format::from_name(&a))
-        .collect();
-    let formats = if named.is_empty() {
-        Format::ALL.to_vec()
-    } else {
-        named
-    };
+    let mut formats = Vec::new();
+    for name in std::env::args().skip(1) {
+        let Some(format) = Format::from_name(&name) else {
+            eprintln!("{name}: no such format; formats are {:?}", Format::ALL);
+            std::process::exit(2);
+        };
+        formats.push(format);
+    }
+    if formats.is_empty() {
+        formats = Format::ALL.to_vec();
+    }
     let ceiling = read_ceiling();
     println!(
         "{}, {} threads, memory reads {ceiling:.1} GB/s",
@@ -33,17 +35,24 @@ fn main() {
         "{:8} {:5} {:>9} {:>4} {:>10} {:>9} {:>9} {:>8}",
         "format", "mode", "shape", "n", "us", "GFLOP/s", "GB/s", "ceiling"
     );
-    for format in formats {
-        for n in [1, 4, 32, 128] {
-            report("fast", format, (1536, 1536), n, ceiling, cpu::matmul_fast);
-        }
-        for n in [1, 128] {
-            report("exact", format, (1536, 1536), n, ceiling, cpu::matmul_exact);
-        }
-        // A small model's products: what they cost beside the arithmetic.
-        report("fast", format, (256, 256), 1, ceiling, cpu::matmul_fast);
-        report("fast", format, (1024, 256), 1, ceiling, cpu::matmul_fast);
+    // On one of rayon's threads, as an engine would.
+    rayon::scope(|_| {
+        formats
+            .into_iter()
+            .for_each(|format| report_all(format, ceiling))
+    });
+}
+
+fn report_all(format: Format, ceiling: f64) {
+    for n in [1, 4, 32, 128] {
+        report("fast", format, (1536, 1536), n, ceiling, cpu::matmul_fast);
     }
+    for n in [1, 128] {
+        report("exact", format, (1536, 1536), n, ceiling, cpu::matmul_exact);
+    }
+    // A small model's products: what they cost beside the arithmetic.
+    report("fast", format, (256, 256), 1, ceiling, cpu::matmul_fast);
+    report("fast", format, (1024, 256), 1, ceiling, cpu::matmul_fast);
 }
 
 type Product = fn(&Matrix<'_>, &[f32], usize, &mut [f32]);
@@ -64,7 +73,7 @@ fn report(
     let count = if rows <= 1024 {
         64
     } else if n == 1 {
-        (WEIGHT_BYTES / 4) / (rows * row_bytes)
+        WEIGHT_BYTES / (rows * row_bytes)
     } else {
         4
     };

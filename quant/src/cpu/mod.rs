@@ -4,6 +4,9 @@
 //! arithmetic), [`matmul_fast`] trades the activations' precision for int8 dot products. Both find
 //! the machine's vector instructions at run time and spread rows over rayon's threads.
 //!
+//! A caller that makes many small products should itself run on one of rayon's threads (inside
+//! `rayon::scope`, say): it then works along instead of sleeping and being woken once a product.
+//!
 //! Always holds: a result never depends on the number of threads. All of the crate's `unsafe` is
 //! below this module: vector intrinsics, and one output shared by threads that own disjoint rows.
 

@@ -14,6 +14,9 @@ use rayon::prelude::*;
 /// sleeping thread costs several microseconds on both sides.
 const MIN_PARALLEL_NS: usize = 20_000;
 
+/// The same for callers outside rayon's threads, which also have to sleep and be woken again.
+const MIN_PARALLEL_NS_OUTSIDE: usize = 60_000;
+
 /// Ranges per thread: more than one, so that a thread that was late does not hold up the rest.
 const RANGES_PER_THREAD: usize = 4;
 
@@ -23,7 +26,13 @@ pub(super) const ROW_STEP: usize = 16;
 /// Calls `work` with ranges that cover `0..rows`; `ns` estimates the whole work on one thread.
 pub(super) fn for_rows(rows: usize, ns: usize, work: impl Fn(Range<usize>) + Sync) {
     let threads = rayon::current_num_threads();
-    if ns < MIN_PARALLEL_NS || threads == 1 || rows <= ROW_STEP {
+    let inside = rayon::current_thread_index().is_some();
+    let floor = if inside {
+        MIN_PARALLEL_NS
+    } else {
+        MIN_PARALLEL_NS_OUTSIDE
+    };
+    if ns < floor || threads == 1 || rows <= ROW_STEP {
         return work(0..rows);
     }
     // A range should be worth a hand-over as well.

@@ -168,6 +168,26 @@ fn fast_matches_f64_with_the_same_quantised_activations() {
 }
 
 #[test]
+fn long_prompts_pass_in_parts() {
+    // 8192 columns and 130 tokens are more than stays in the cache at once.
+    let case = Case::new(Format::Q4_K, (17, 32, 130));
+    for isa in Isa::available() {
+        let together = case.run(isa, fast::matmul);
+        let tokens = case
+            .x
+            .chunks(4 * case.cols)
+            .zip(together.chunks(4 * case.rows));
+        for (x, want) in tokens {
+            // Four tokens at a time go through panels as well; the last two may not.
+            let n = x.len() / case.cols;
+            let mut out = vec![0.0; want.len()];
+            fast::matmul(isa, &case.matrix(), x, n, &mut out);
+            assert!(nmse(&out, &wide(want)) < 1e-11, "{isa:?}");
+        }
+    }
+}
+
+#[test]
 fn fast_is_close_to_f64() {
     for &format in Format::ALL {
         let case = Case::new(format, (64, 4, 5));

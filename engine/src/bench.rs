@@ -35,7 +35,12 @@ pub struct BenchOptions {
 
 impl Default for BenchOptions {
     fn default() -> Self {
-        BenchOptions { prompts: vec![512], generate: 128, depths: vec![0], repeats: 3 }
+        BenchOptions {
+            prompts: vec![512],
+            generate: 128,
+            depths: vec![0],
+            repeats: 3,
+        }
     }
 }
 
@@ -90,7 +95,11 @@ impl Row {
             Kind::Prompt => "pp",
             Kind::Generate => "tg",
         };
-        let depth = if self.depth > 0 { format!("@d{}", self.depth) } else { String::new() };
+        let depth = if self.depth > 0 {
+            format!("@d{}", self.depth)
+        } else {
+            String::new()
+        };
         format!("{kind}{}{depth}", self.tokens)
     }
 
@@ -133,7 +142,10 @@ pub fn run(
     on_row: &mut dyn FnMut(&Row),
 ) -> Result<BenchReport, Error> {
     check(bench)?;
-    let options = SessionOptions { context: Some(context(options, bench)?), ..options.clone() };
+    let options = SessionOptions {
+        context: Some(context(options, bench)?),
+        ..options.clone()
+    };
     let start = Instant::now();
     let made = device::make_executor(model, &options)?;
     let load_seconds = start.elapsed().as_secs_f64();
@@ -189,7 +201,10 @@ fn context(options: &SessionOptions, bench: &BenchOptions) -> Result<usize, Erro
     let longest = bench.prompts.iter().max().copied().unwrap_or(0);
     let needed = longest.max(decode).max(FIRST_TOKEN_PROMPT);
     match options.context {
-        Some(context) if context < needed => Err(Error::ContextFull { tokens: needed, context }),
+        Some(context) if context < needed => Err(Error::ContextFull {
+            tokens: needed,
+            context,
+        }),
         Some(context) => Ok(context),
         None => Ok(needed),
     }
@@ -218,7 +233,11 @@ impl Subject {
         for chunk in tokens.chunks(max_rows) {
             let end = first + chunk.len();
             let lengths: Vec<u32> = (first as u32 + 1..=end as u32).collect();
-            let outputs: &[u32] = if end == len { &[chunk.len() as u32 - 1] } else { &[] };
+            let outputs: &[u32] = if end == len {
+                &[chunk.len() as u32 - 1]
+            } else {
+                &[]
+            };
             self.executor.run(&Step {
                 tokens: chunk,
                 lengths: &lengths,
@@ -249,10 +268,15 @@ impl Subject {
         }
         // The keys that the repeat before wrote past the depth are written again before they are
         // read, so every repeat does the same work.
-        let start = DecodeStart { token: 1, length: depth as u32 + 1, slot: 0 };
+        let start = DecodeStart {
+            token: 1,
+            length: depth as u32 + 1,
+            slot: 0,
+        };
         let seconds = timed(repeats, || {
             let go_on = &mut |_| ControlFlow::Continue(());
-            self.executor.decode_greedy(start, tokens, &self.table, go_on)
+            self.executor
+                .decode_greedy(start, tokens, &self.table, go_on)
         })?;
         let mut row = row(Kind::Generate, tokens, depth, seconds);
         let plan = self.executor.plan();
@@ -274,10 +298,7 @@ fn kv_bytes(plan: &Plan, executor: &str) -> u64 {
 }
 
 /// Runs once to warm up, then `repeats` times with a clock.
-fn timed(
-    repeats: usize,
-    mut body: impl FnMut() -> Result<(), Error>,
-) -> Result<Vec<f64>, Error> {
+fn timed(repeats: usize, mut body: impl FnMut() -> Result<(), Error>) -> Result<Vec<f64>, Error> {
     body()?;
     (0..repeats)
         .map(|_| {
@@ -322,7 +343,9 @@ fn median(values: &[f64]) -> f64 {
 /// and no speed depends on which.
 fn arbitrary_tokens(len: usize, vocab_size: usize) -> Vec<u32> {
     let vocab_size = vocab_size.max(1) as u64;
-    (1..=len as u64).map(|i| (i.wrapping_mul(2_654_435_761) % vocab_size) as u32).collect()
+    (1..=len as u64)
+        .map(|i| (i.wrapping_mul(2_654_435_761) % vocab_size) as u32)
+        .collect()
 }
 
 /// Bytes a second that the device's memory gives to a plain read.
@@ -386,10 +409,26 @@ mod tests {
 
     #[test]
     fn nothing_to_measure_is_refused() {
-        let empty = BenchOptions { prompts: vec![], generate: 0, ..BenchOptions::default() };
+        let empty = BenchOptions {
+            prompts: vec![],
+            generate: 0,
+            ..BenchOptions::default()
+        };
         assert!(check(&empty).is_err());
-        assert!(check(&BenchOptions { repeats: 0, ..BenchOptions::default() }).is_err());
-        assert!(check(&BenchOptions { prompts: vec![0], ..BenchOptions::default() }).is_err());
+        assert!(
+            check(&BenchOptions {
+                repeats: 0,
+                ..BenchOptions::default()
+            })
+            .is_err()
+        );
+        assert!(
+            check(&BenchOptions {
+                prompts: vec![0],
+                ..BenchOptions::default()
+            })
+            .is_err()
+        );
         assert!(check(&BenchOptions::default()).is_ok());
     }
 

@@ -20,10 +20,26 @@ pub struct Variable {
 
 /// Every variable that Gannet reads.
 pub const TABLE: &[Variable] = &[
-    Variable { name: "GANNET_DEVICE", values: "auto, cpu, cuda, cuda:N", meaning: "default of --device" },
-    Variable { name: "GANNET_EXECUTOR", values: "eager, graph", meaning: "default of --executor on a GPU" },
-    Variable { name: "GANNET_CACHE", values: "folder", meaning: "where compiled kernels are kept" },
-    Variable { name: "GANNET_CUBIN_CACHE", values: "1, 0", meaning: "keep compiled kernels on disk" },
+    Variable {
+        name: "GANNET_DEVICE",
+        values: "auto, cpu, cuda, cuda:N",
+        meaning: "default of --device",
+    },
+    Variable {
+        name: "GANNET_EXECUTOR",
+        values: "eager, graph",
+        meaning: "default of --executor on a GPU",
+    },
+    Variable {
+        name: "GANNET_CACHE",
+        values: "folder",
+        meaning: "where compiled kernels are kept",
+    },
+    Variable {
+        name: "GANNET_CUBIN_CACHE",
+        values: "1, 0",
+        meaning: "keep compiled kernels on disk",
+    },
 ];
 
 /// The configuration of a process.
@@ -41,7 +57,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { device: None, executor: None, cache_dir: None, cubin_cache: true }
+        Config {
+            device: None,
+            executor: None,
+            cache_dir: None,
+            cubin_cache: true,
+        }
     }
 }
 
@@ -93,7 +114,10 @@ mod tests {
         assert_eq!(Config::from_lookup(|_| None).unwrap(), Config::default());
         let bad = Config::from_lookup(|n| (n == "GANNET_CUBIN_CACHE").then(|| "maybe".into()));
         let line = bad.unwrap_err().to_string();
-        assert_eq!(line, "GANNET_CUBIN_CACHE=\"maybe\" is not valid; expected 1 or 0");
+        assert_eq!(
+            line,
+            "GANNET_CUBIN_CACHE=\"maybe\" is not valid; expected 1 or 0"
+        );
         let home = Config::from_lookup(|n| (n == "HOME").then(|| "/home/u".into())).unwrap();
         assert_eq!(home.cache_dir, Some(PathBuf::from("/home/u/.cache/gannet")));
     }

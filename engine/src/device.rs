@@ -36,7 +36,9 @@ impl FromStr for DeviceChoice {
                 .strip_prefix("cuda:")
                 .and_then(|n| n.parse().ok())
                 .map(DeviceChoice::Cuda)
-                .ok_or_else(|| format!("{s:?} is not a device; expected auto, cpu, cuda or cuda:N")),
+                .ok_or_else(|| {
+                    format!("{s:?} is not a device; expected auto, cpu, cuda or cuda:N")
+                }),
         }
     }
 }
@@ -112,16 +114,28 @@ pub struct Made {
 /// The device was asked for by name and cannot be used, or the model does not fit on it.
 pub fn make_executor(model: &Arc<Model>, options: &SessionOptions) -> Result<Made, Error> {
     match options.device {
-        DeviceChoice::Cpu => Ok(Made { executor: cpu(model, options), notice: None }),
+        DeviceChoice::Cpu => Ok(Made {
+            executor: cpu(model, options),
+            notice: None,
+        }),
         DeviceChoice::Cuda(index) => {
             let executor = crate::exec::cuda::make(model, options, index)?;
-            Ok(Made { executor, notice: None })
+            Ok(Made {
+                executor,
+                notice: None,
+            })
         }
         DeviceChoice::Auto => match crate::exec::cuda::make(model, options, 0) {
-            Ok(executor) => Ok(Made { executor, notice: None }),
+            Ok(executor) => Ok(Made {
+                executor,
+                notice: None,
+            }),
             Err(Error::Cuda(why)) => {
                 let notice = format!("no GPU in use ({why}); running on the CPU");
-                Ok(Made { executor: cpu(model, options), notice: Some(notice) })
+                Ok(Made {
+                    executor: cpu(model, options),
+                    notice: Some(notice),
+                })
             }
             Err(other) => Err(other),
         },
@@ -130,7 +144,9 @@ pub fn make_executor(model: &Arc<Model>, options: &SessionOptions) -> Result<Mad
 
 /// The sizes that the options ask for, with a device's default for the rows of a step.
 pub(crate) fn limits(model: &Model, options: &SessionOptions, rows: usize) -> Limits {
-    let context = options.context.unwrap_or(model.hparams().context_length.min(DEFAULT_CONTEXT));
+    let context = options
+        .context
+        .unwrap_or(model.hparams().context_length.min(DEFAULT_CONTEXT));
     let max_rows = options.max_rows.unwrap_or(rows).clamp(1, context.max(1));
     Limits {
         max_rows,
@@ -142,7 +158,12 @@ pub(crate) fn limits(model: &Model, options: &SessionOptions, rows: usize) -> Li
 
 fn cpu(model: &Arc<Model>, options: &SessionOptions) -> Box<dyn Executor> {
     let limits = limits(model, options, 256);
-    Box::new(CpuExecutor::new(Arc::clone(model), options.precision, limits, options.buffers))
+    Box::new(CpuExecutor::new(
+        Arc::clone(model),
+        options.precision,
+        limits,
+        options.buffers,
+    ))
 }
 
 #[cfg(test)]
@@ -155,6 +176,11 @@ mod tests {
             assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
-        assert!("gpu".parse::<DeviceChoice>().unwrap_err().contains("expected auto"));
+        assert!(
+            "gpu"
+                .parse::<DeviceChoice>()
+                .unwrap_err()
+                .contains("expected auto")
+        );
     }
 }

@@ -57,7 +57,9 @@ pub enum Error {
         problem: String,
     },
     /// A prompt and its continuation do not fit the context.
-    #[error("{tokens} tokens do not fit the context of {context}; shorten the prompt or raise --ctx")]
+    #[error(
+        "{tokens} tokens do not fit the context of {context}; shorten the prompt or raise --ctx"
+    )]
     ContextFull {
         /// Tokens asked for.
         tokens: usize,

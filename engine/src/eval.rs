@@ -20,7 +20,10 @@ pub fn logits(
 ) -> Result<(), Error> {
     let limits = executor.limits();
     if tokens.len() > limits.context {
-        return Err(Error::ContextFull { tokens: tokens.len(), context: limits.context });
+        return Err(Error::ContextFull {
+            tokens: tokens.len(),
+            context: limits.context,
+        });
     }
     let vocab_size = executor.plan().vocab_size;
     let mut table = BlockTable::new(1, limits.context, BlockTable::blocks_for(1, limits.context));
@@ -28,11 +31,18 @@ pub fn logits(
     let mut start = 0;
     while start < tokens.len() {
         // Rows without outputs fill a chunk to the first wanted position, or to the limit of rows.
-        let most = if start < first { (first - start).min(limits.max_rows) } else { limits.max_outputs };
+        let most = if start < first {
+            (first - start).min(limits.max_rows)
+        } else {
+            limits.max_outputs
+        };
         let end = (start + most).min(tokens.len());
         let lengths: Vec<u32> = (start as u32 + 1..=end as u32).collect();
-        let outputs: Vec<u32> =
-            if start < first { Vec::new() } else { (0..(end - start) as u32).collect() };
+        let outputs: Vec<u32> = if start < first {
+            Vec::new()
+        } else {
+            (0..(end - start) as u32).collect()
+        };
         executor.run(&Step {
             tokens: &tokens[start..end],
             lengths: &lengths,
@@ -88,14 +98,23 @@ pub fn perplexity(
         if let Some(bos) = bos {
             window[0] = bos;
         }
-        logits(executor, &window[..context - 1], context / 2, |position, row| {
-            sum -= log_probability(row, window[position + 1]);
-            scored += 1;
-            Ok(())
-        })?;
+        logits(
+            executor,
+            &window[..context - 1],
+            context / 2,
+            |position, row| {
+                sum -= log_probability(row, window[position + 1]);
+                scored += 1;
+                Ok(())
+            },
+        )?;
         progress(i + 1, chunks, (sum / scored as f64).exp());
     }
-    Ok(Perplexity { value: (sum / scored as f64).exp(), scored, chunks })
+    Ok(Perplexity {
+        value: (sum / scored as f64).exp(),
+        scored,
+        chunks,
+    })
 }
 
 /// Natural logarithm of a token's probability under a row of logits.
@@ -111,7 +130,10 @@ pub fn log_probability(logits: &[f32], token: u32) -> f64 {
 pub fn kl_divergence(reference: &[f32], other: &[f32]) -> f64 {
     let log_sum = |row: &[f32]| {
         let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = row.iter().map(|&l| (f64::from(l) - f64::from(max)).exp()).sum();
+        let sum: f64 = row
+            .iter()
+            .map(|&l| (f64::from(l) - f64::from(max)).exp())
+            .sum();
         f64::from(max) + sum.ln()
     };
     let (r, o) = (log_sum(reference), log_sum(other));

@@ -47,7 +47,10 @@ impl BlockTable {
         let held = self.held[slot];
         if wanted > self.max_blocks || wanted > held + self.free.len() {
             let context = self.max_blocks.min(held + self.free.len()) * BLOCK_TOKENS;
-            return Err(Error::ContextFull { tokens: positions, context });
+            return Err(Error::ContextFull {
+                tokens: positions,
+                context,
+            });
         }
         for i in held..wanted {
             let block = self.free.pop().expect("the free blocks were counted");
@@ -60,7 +63,8 @@ impl BlockTable {
     /// Gives a slot's blocks back.
     pub fn release(&mut self, slot: usize) {
         let start = slot * self.max_blocks;
-        self.free.extend(self.entries[start..start + self.held[slot]].iter().rev());
+        self.free
+            .extend(self.entries[start..start + self.held[slot]].iter().rev());
         self.held[slot] = 0;
     }
 
@@ -94,8 +98,11 @@ mod tests {
         assert_eq!(table.max_blocks(), 4);
         table.reserve(0, 33).unwrap();
         table.reserve(1, 100).unwrap();
-        let mut seen: Vec<_> =
-            [0, 32].map(|p| table.locate(0, p).0).into_iter().chain([0, 32, 64, 96].map(|p| table.locate(1, p).0)).collect();
+        let mut seen: Vec<_> = [0, 32]
+            .map(|p| table.locate(0, p).0)
+            .into_iter()
+            .chain([0, 32, 64, 96].map(|p| table.locate(1, p).0))
+            .collect();
         seen.sort_unstable();
         assert_eq!(seen, [0, 1, 2, 3, 4, 5]);
         assert!(table.reserve(0, 65).is_err(), "no block is free");

@@ -5,11 +5,16 @@
 //! measures every operation on its own; *free* runs both sides whole and compares what they left,
 //! which is the only way to look at a graph.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::Error;
-use crate::exec::{Executor, Step, Unit};
+use crate::config::Config;
+use crate::device::{self, DeviceChoice, ExecutorChoice, SessionOptions};
+use crate::exec::{Buffers, Executor, Precision, Step, Unit};
 use crate::kv::BlockTable;
+use crate::model::Model;
 use crate::plan::{Buf, Element, Op, Plan};
 
 /// How the right side runs.
@@ -54,6 +59,8 @@ pub struct Report {
     pub left: String,
     /// Name of the right executor.
     pub right: String,
+    /// Position of the step's first token.
+    pub position: usize,
     /// Tokens of the step.
     pub rows: usize,
     /// The buffers.
@@ -76,8 +83,16 @@ impl Report {
     /// The buffer with the largest error against its limit.
     #[must_use]
     pub fn worst(&self) -> Option<&Row> {
-        let share = |r: &Row| if r.nmse.is_nan() { f64::INFINITY } else { r.nmse / r.limit.max(1e-300) };
-        self.buffers.iter().max_by(|a, b| share(a).total_cmp(&share(b)))
+        let share = |r: &Row| {
+            if r.nmse.is_nan() {
+                f64::INFINITY
+            } else {
+                r.nmse / r.limit.max(1e-300)
+            }
+        };
+        self.buffers
+            .iter()
+            .max_by(|a, b| share(a).total_cmp(&share(b)))
     }
 }
 
@@ -115,6 +130,7 @@ pub fn diff(
     let mut report = Report {
         left: left.name().to_owned(),
         right: right.name().to_owned(),
+        position: step.lengths.first().map_or(0, |&l| l as usize - 1),
         rows: step.rows(),
         buffers: Vec::new(),
     };
@@ -146,24 +162,113 @@ pub fn diff(
     Ok(report)
 }
 
-/// Feeds the tokens before the step to both sides, so that their caches agree.
+/// What [`compare`] compares.
+#[derive(Debug, Clone)]
+pub struct ParityOptions {
+    /// `cpu` (f32 activations, the reference), `cpu-fast`, `cuda-eager` or `cuda-graph`.
+    pub left: String,
+    /// As `left`.
+    pub right: String,
+    /// Arithmetic of GPU sides.
+    pub precision: Precision,
+    /// GPU by index.
+    pub gpu: usize,
+    /// Tokens of the prompt; at least one.
+    pub tokens: Vec<u32>,
+    /// Tokens generated after it, one a step, each the left side's choice.
+    pub generate: usize,
+    /// Settings of the process.
+    pub config: Config,
+}
+
+/// Makes both executors and compares them on a prompt, on a few rows after it, and on generated
+/// tokens. A CPU on the left leads the right side in lockstep; two GPU executors run free and must
+/// agree in every bit.
 ///
 /// # Errors
-/// A device failed.
-pub fn feed(executor: &mut dyn Executor, tokens: &[u32], table: &BlockTable) -> Result<(), Error> {
-    let max_rows = executor.limits().max_rows;
-    for (i, chunk) in tokens.chunks(max_rows).enumerate() {
-        let first = (i * max_rows) as u32 + 1;
-        let lengths: Vec<u32> = (first..).take(chunk.len()).collect();
-        executor.run(&Step {
-            tokens: chunk,
-            lengths: &lengths,
-            slots: &vec![0; chunk.len()],
-            outputs: &[],
-            table,
-        })?;
+/// An unknown name, a device that cannot be used, or one that failed.
+pub fn compare(model: &Arc<Model>, options: &ParityOptions) -> Result<Vec<Report>, Error> {
+    model.check_tokens(&options.tokens)?;
+    if options.tokens.is_empty() {
+        return Err(Error::Request("parity needs at least one token".to_owned()));
     }
-    Ok(())
+    let mut left = side(model, options, &options.left)?;
+    let mut right = side(model, options, &options.right)?;
+    let on_gpu = |name: &str| name.starts_with("cuda");
+    let (mode, tolerance) = match (on_gpu(&options.left), on_gpu(&options.right)) {
+        (true, true) => (Mode::Free, Tolerance::BitEqual),
+        _ => (Mode::Lockstep, Tolerance::PerOperation),
+    };
+    let context = left.limits().context;
+    let mut table = BlockTable::new(1, context, BlockTable::blocks_for(1, context));
+    table.reserve(0, context)?;
+    let mut reports = Vec::new();
+    let mut position = 0;
+    let mut tokens = options.tokens.clone();
+    // The last few tokens of the prompt are a step of their own: few rows take other kernels.
+    let few = tokens.len().min(FEW_ROWS);
+    let bulk = tokens.len() - few;
+    let mut steps = vec![bulk, few];
+    steps.retain(|&rows| rows > 0);
+    steps.extend(std::iter::repeat_n(1, options.generate));
+    for rows in steps {
+        if position == tokens.len() {
+            tokens.push(left.next()?[0]);
+        }
+        let lengths: Vec<u32> = (position as u32 + 1..).take(rows).collect();
+        let step = Step {
+            tokens: &tokens[position..position + rows],
+            lengths: &lengths,
+            slots: &vec![0; rows],
+            outputs: &[rows as u32 - 1],
+            table: &table,
+        };
+        reports.push(diff(left.as_mut(), right.as_mut(), &step, mode, tolerance)?);
+        position += rows;
+    }
+    Ok(reports)
+}
+
+/// Rows of the step between the prompt and the generated tokens.
+const FEW_ROWS: usize = 5;
+
+/// Makes one side, with every buffer in memory of its own.
+fn side(
+    model: &Arc<Model>,
+    options: &ParityOptions,
+    name: &str,
+) -> Result<Box<dyn Executor>, Error> {
+    let (device, executor, precision) = match name {
+        "cpu" | "cpu-exact" => (DeviceChoice::Cpu, ExecutorChoice::Eager, Precision::Exact),
+        "cpu-fast" => (DeviceChoice::Cpu, ExecutorChoice::Eager, Precision::Fast),
+        "cuda-eager" => (
+            DeviceChoice::Cuda(options.gpu),
+            ExecutorChoice::Eager,
+            options.precision,
+        ),
+        "cuda-graph" => (
+            DeviceChoice::Cuda(options.gpu),
+            ExecutorChoice::Graph,
+            options.precision,
+        ),
+        _ => {
+            return Err(Error::Request(format!(
+                "{name:?} is not an executor; expected cpu, cpu-fast, cuda-eager or cuda-graph"
+            )));
+        }
+    };
+    let rows = options.tokens.len();
+    let session = SessionOptions {
+        device,
+        executor,
+        precision,
+        context: Some(rows + options.generate + 1),
+        max_rows: Some(rows),
+        buffers: Buffers::Distinct,
+        config: options.config.clone(),
+        ..SessionOptions::default()
+    };
+    Ok(device::make_executor(model, &session)?.executor)
 }
 
 fn compare_writes(
@@ -175,7 +280,9 @@ fn compare_writes(
     report: &mut Report,
 ) -> Result<(), Error> {
     for &b in &unit.writes {
-        let (Some(l), Some(r)) = (left.read(b)?, right.read(b)?) else { continue };
+        let (Some(l), Some(r)) = (left.read(b)?, right.read(b)?) else {
+            continue;
+        };
         let limit = match tolerance {
             Tolerance::BitEqual => 0.0,
             Tolerance::PerOperation => unit_limit(plan, b),
@@ -218,7 +325,11 @@ fn error(left: &[f32], right: &[f32]) -> (f64, f64) {
     let (mut difference, mut norm, mut max_abs) = (0.0f64, 0.0f64, 0.0f64);
     for (&l, &r) in left.iter().zip(right) {
         if l.to_bits() == r.to_bits() && !l.is_nan() {
-            norm += if l.is_finite() { f64::from(l).powi(2) } else { 0.0 };
+            norm += if l.is_finite() {
+                f64::from(l).powi(2)
+            } else {
+                0.0
+            };
             continue;
         }
         if !l.is_finite() || !r.is_finite() {
@@ -229,7 +340,11 @@ fn error(left: &[f32], right: &[f32]) -> (f64, f64) {
         norm += f64::from(l).powi(2);
         max_abs = max_abs.max(d.abs());
     }
-    let nmse = if difference == 0.0 { 0.0 } else { difference / norm.max(f64::MIN_POSITIVE) };
+    let nmse = if difference == 0.0 {
+        0.0
+    } else {
+        difference / norm.max(f64::MIN_POSITIVE)
+    };
     (nmse, max_abs)
 }
 

@@ -58,7 +58,10 @@ impl Sampling {
             self.temperature.is_finite() && self.temperature >= 0.0,
             "temperature must be a number of at least 0",
         )?;
-        rule(unit(self.top_p) && self.top_p > 0.0, "top-p must be above 0 and at most 1")?;
+        rule(
+            unit(self.top_p) && self.top_p > 0.0,
+            "top-p must be above 0 and at most 1",
+        )?;
         rule(unit(self.min_p), "min-p must be from 0 to 1")?;
         rule(
             self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0,
@@ -80,7 +83,12 @@ impl Sampler {
     /// A sampler at the start of its random sequence.
     #[must_use]
     pub fn new(settings: Sampling) -> Sampler {
-        Sampler { settings, draws: 0, logits: Vec::new(), candidates: Vec::new() }
+        Sampler {
+            settings,
+            draws: 0,
+            logits: Vec::new(),
+            candidates: Vec::new(),
+        }
     }
 
     /// The next token, given the logits and the tokens so far.
@@ -102,7 +110,9 @@ impl Sampler {
         if penalty == 1.0 {
             return;
         }
-        let start = history.len().saturating_sub(self.settings.repetition_window);
+        let start = history
+            .len()
+            .saturating_sub(self.settings.repetition_window);
         let mut recent = history[start..].to_vec();
         recent.sort_unstable();
         recent.dedup();
@@ -117,13 +127,16 @@ impl Sampler {
     fn filter(&mut self) {
         let s = &self.settings;
         let descending = |a: &(f32, u32), b: &(f32, u32)| {
-            b.0.partial_cmp(&a.0).unwrap_or(Ordering::Equal).then(a.1.cmp(&b.1))
+            b.0.partial_cmp(&a.0)
+                .unwrap_or(Ordering::Equal)
+                .then(a.1.cmp(&b.1))
         };
         self.candidates.clear();
         let finite = self.logits.iter().enumerate().filter(|(_, l)| !l.is_nan());
         self.candidates.extend(finite.map(|(i, &l)| (l, i as u32)));
         if s.top_k > 0 && s.top_k < self.candidates.len() {
-            self.candidates.select_nth_unstable_by(s.top_k - 1, descending);
+            self.candidates
+                .select_nth_unstable_by(s.top_k - 1, descending);
             self.candidates.truncate(s.top_k);
         }
         self.candidates.sort_unstable_by(descending);
@@ -208,7 +221,10 @@ mod tests {
     #[test]
     fn philox_matches_the_published_vectors() {
         // Known-answer tests of the Random123 distribution.
-        assert_eq!(philox4x32([0; 4], 0), [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]);
+        assert_eq!(
+            philox4x32([0; 4], 0),
+            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]
+        );
         assert_eq!(
             philox4x32([u32::MAX; 4], u64::MAX),
             [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]
@@ -242,20 +258,42 @@ mod tests {
     fn draws_follow_the_distribution_and_the_filters() {
         // Probabilities 0.5, 0.25, 0.125, 0.125.
         let logits = [8f32, 4.0, 2.0, 2.0].map(f32::ln);
-        let base = Sampling { temperature: 1.0, seed: 7, ..Sampling::default() };
-        assert_close(&frequencies(&base, &logits, &[]), &[0.5, 0.25, 0.125, 0.125]);
-        let hot = Sampling { temperature: 2.0, ..base.clone() };
+        let base = Sampling {
+            temperature: 1.0,
+            seed: 7,
+            ..Sampling::default()
+        };
+        assert_close(
+            &frequencies(&base, &logits, &[]),
+            &[0.5, 0.25, 0.125, 0.125],
+        );
+        let hot = Sampling {
+            temperature: 2.0,
+            ..base.clone()
+        };
         let w = [8f64, 4.0, 2.0, 2.0].map(f64::sqrt);
         let sum: f64 = w.iter().sum();
         assert_close(&frequencies(&hot, &logits, &[]), &w.map(|v| v / sum));
         let third = [2.0 / 3.0, 1.0 / 3.0, 0.0, 0.0];
-        let top_k = Sampling { top_k: 2, ..base.clone() };
+        let top_k = Sampling {
+            top_k: 2,
+            ..base.clone()
+        };
         assert_close(&frequencies(&top_k, &logits, &[]), &third);
-        let top_p = Sampling { top_p: 0.7, ..base.clone() };
+        let top_p = Sampling {
+            top_p: 0.7,
+            ..base.clone()
+        };
         assert_close(&frequencies(&top_p, &logits, &[]), &third);
-        let min_p = Sampling { min_p: 0.4, ..base.clone() };
+        let min_p = Sampling {
+            min_p: 0.4,
+            ..base.clone()
+        };
         assert_close(&frequencies(&min_p, &logits, &[]), &third);
-        let penalty = Sampling { repetition_penalty: 3.0, ..base };
+        let penalty = Sampling {
+            repetition_penalty: 3.0,
+            ..base
+        };
         let w = [2f64, 4.0, 2.0, 2.0];
         assert_close(&frequencies(&penalty, &logits, &[0]), &w.map(|v| v / 10.0));
     }
@@ -264,7 +302,11 @@ mod tests {
     fn a_seed_gives_the_same_tokens_and_greedy_needs_none() {
         let logits: Vec<f32> = (0..50).map(|i| (i as f32 * 0.37).sin()).collect();
         let run = |seed| {
-            let mut s = Sampler::new(Sampling { temperature: 1.0, seed, ..Sampling::default() });
+            let mut s = Sampler::new(Sampling {
+                temperature: 1.0,
+                seed,
+                ..Sampling::default()
+            });
             (0..20).map(|_| s.sample(&logits, &[])).collect::<Vec<_>>()
         };
         assert_eq!(run(1), run(1));
@@ -275,9 +317,22 @@ mod tests {
 
     #[test]
     fn settings_out_of_range_are_named() {
-        let bad = Sampling { top_p: 1.5, ..Sampling::default() };
-        assert_eq!(bad.check().unwrap_err(), "top-p must be above 0 and at most 1");
-        assert!(Sampling { temperature: f32::NAN, ..Sampling::default() }.check().is_err());
+        let bad = Sampling {
+            top_p: 1.5,
+            ..Sampling::default()
+        };
+        assert_eq!(
+            bad.check().unwrap_err(),
+            "top-p must be above 0 and at most 1"
+        );
+        assert!(
+            Sampling {
+                temperature: f32::NAN,
+                ..Sampling::default()
+            }
+            .check()
+            .is_err()
+        );
         assert!(Sampling::default().check().is_ok());
     }
 }

@@ -13,7 +13,7 @@ use crate::exec::{DecodeStart, Executor, Step};
 use crate::kv::BlockTable;
 use crate::model::Model;
 use crate::sample::{Sampler, Sampling};
-use crate::tokenizer::{EncodeOptions, StreamDecoder};
+use crate::tokenizer::{DecodeOptions, EncodeOptions, StreamDecoder};
 
 /// What to generate.
 #[derive(Debug, Clone)]
@@ -171,7 +171,10 @@ impl Session {
         options: &GenerateOptions,
         on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Generation, Error> {
-        let encode = EncodeOptions { add_special: true, parse_special: options.parse_special };
+        let encode = EncodeOptions {
+            add_special: true,
+            parse_special: options.parse_special,
+        };
         let tokens = self.model.tokenizer().encode(prompt, encode);
         self.generate_tokens(&tokens, options, on_event)
     }
@@ -188,7 +191,9 @@ impl Session {
     ) -> Result<Generation, Error> {
         options.sampling.check().map_err(Error::Request)?;
         if prompt.is_empty() {
-            return Err(Error::Request("the prompt has no tokens; give some text".to_owned()));
+            return Err(Error::Request(
+                "the prompt has no tokens; give some text".to_owned(),
+            ));
         }
         let start = Instant::now();
         let model = Arc::clone(&self.model);
@@ -207,7 +212,11 @@ impl Session {
             }
         } else {
             output.prompt_time = start.elapsed();
-            output.finish = if stopped { Finish::Stopped } else { Finish::Length };
+            output.finish = if stopped {
+                Finish::Stopped
+            } else {
+                Finish::Length
+            };
         }
         Ok(output.into_generation(prompt.len(), start, &mut on_event))
     }
@@ -225,7 +234,10 @@ impl Session {
         self.model.check_tokens(tokens)?;
         let total = self.cached.len() + tokens.len();
         if total > self.context() {
-            return Err(Error::ContextFull { tokens: total, context: self.context() });
+            return Err(Error::ContextFull {
+                tokens: total,
+                context: self.context(),
+            });
         }
         self.table.reserve(0, total)?;
         let max_rows = self.executor.limits().max_rows;
@@ -270,14 +282,20 @@ impl Session {
         self.table.reserve(0, self.cached.len() + steps)?;
         if output.sampler.is_none() {
             let length = self.cached.len() as u32 + 1;
-            let start = DecodeStart { token: first, length, slot: 0 };
+            let start = DecodeStart {
+                token: first,
+                length,
+                slot: 0,
+            };
             let mut fed = first;
             let cached = &mut self.cached;
-            return self.executor.decode_greedy(start, steps, &self.table, &mut |token| {
-                cached.push(fed);
-                fed = token;
-                output.push(token, on_event)
-            });
+            return self
+                .executor
+                .decode_greedy(start, steps, &self.table, &mut |token| {
+                    cached.push(fed);
+                    fed = token;
+                    output.push(token, on_event)
+                });
         }
         let mut token = first;
         for _ in 0..steps {
@@ -310,7 +328,7 @@ impl<'m> Output<'m> {
         let sampling = &options.sampling;
         Output {
             model,
-            decoder: StreamDecoder::new(model.tokenizer()),
+            decoder: StreamDecoder::continuing(model.tokenizer(), DecodeOptions::default()),
             sampler: (!sampling.is_greedy()).then(|| Sampler::new(sampling.clone())),
             history: prompt.to_vec(),
             tokens: Vec::new(),
@@ -333,7 +351,10 @@ impl<'m> Output<'m> {
         self.history.push(token);
         self.tokens.push(token);
         let text = self.decoder.push(token);
-        let flow = on_event(Event::Token { id: token, text: &text });
+        let flow = on_event(Event::Token {
+            id: token,
+            text: &text,
+        });
         self.text.push_str(&text);
         if flow.is_break() {
             self.finish = Finish::Stopped;

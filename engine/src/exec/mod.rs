@@ -51,7 +51,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { max_rows: 512, max_outputs: 1, context: 2048, num_slots: 1 }
+        Limits {
+            max_rows: 512,
+            max_outputs: 1,
+            context: 2048,
+            num_slots: 1,
+        }
     }
 }
 

@@ -61,7 +61,10 @@ impl Node {
             NodeKind::MatMulAdd { .. } => "matmul+add",
             NodeKind::GatedMatMul { .. } => "gated matmul",
         };
-        let of = self.writes.first().map_or("", |&b| plan.buffer(b).name.as_str());
+        let of = self
+            .writes
+            .first()
+            .map_or("", |&b| plan.buffer(b).name.as_str());
         Unit {
             name: format!("{kind} {of}").trim_end().to_owned(),
             last_op: self.last_op,
@@ -88,18 +91,41 @@ pub fn fuse(plan: &Plan, shape: Shape) -> Vec<Node> {
             Op::Add { a, b, out } => {
                 let choice = private_product(b).map(|p| (p, a));
                 let choice = choice.or_else(|| private_product(a).map(|p| (p, b)));
-                let Some((product, residual)) = choice else { continue };
-                let Op::MatMul { x, weight, bias, .. } = plan.ops[product] else { continue };
+                let Some((product, residual)) = choice else {
+                    continue;
+                };
+                let Op::MatMul {
+                    x, weight, bias, ..
+                } = plan.ops[product]
+                else {
+                    continue;
+                };
                 absorbed[product] = true;
-                fused[i] = Some(NodeKind::MatMulAdd { x, weight, bias, residual, out });
+                fused[i] = Some(NodeKind::MatMulAdd {
+                    x,
+                    weight,
+                    bias,
+                    residual,
+                    out,
+                });
             }
             Op::Glu { act, gate, up, out } if shape.rows <= GEMV_MAX_ROWS => {
                 let (Some(g), Some(u)) = (private_product(gate), private_product(up)) else {
                     continue;
                 };
                 let (
-                    Op::MatMul { x, weight: gate, bias: None, .. },
-                    Op::MatMul { x: x_up, weight: up, bias: None, .. },
+                    Op::MatMul {
+                        x,
+                        weight: gate,
+                        bias: None,
+                        ..
+                    },
+                    Op::MatMul {
+                        x: x_up,
+                        weight: up,
+                        bias: None,
+                        ..
+                    },
                 ) = (&plan.ops[g], &plan.ops[u])
                 else {
                     continue;
@@ -108,7 +134,13 @@ pub fn fuse(plan: &Plan, shape: Shape) -> Vec<Node> {
                     absorbed[g] = true;
                     absorbed[u] = true;
                     let (x, gate, up) = (*x, *gate, *up);
-                    fused[i] = Some(NodeKind::GatedMatMul { act, x, gate, up, out });
+                    fused[i] = Some(NodeKind::GatedMatMul {
+                        act,
+                        x,
+                        gate,
+                        up,
+                        out,
+                    });
                 }
             }
             _ => {}
@@ -117,7 +149,9 @@ pub fn fuse(plan: &Plan, shape: Shape) -> Vec<Node> {
     let mut nodes = Vec::new();
     for (i, op) in plan.ops.iter().enumerate() {
         let idle = shape.outputs == 0
-            && op.writes().is_some_and(|b| plan.buffer(b).rows == Rows::Outputs);
+            && op
+                .writes()
+                .is_some_and(|b| plan.buffer(b).rows == Rows::Outputs);
         if absorbed[i] || idle {
             continue;
         }
@@ -127,7 +161,12 @@ pub fn fuse(plan: &Plan, shape: Shape) -> Vec<Node> {
             NodeKind::MatMulAdd { x, residual, .. } => vec![*x, *residual],
             NodeKind::GatedMatMul { x, .. } => vec![*x],
         };
-        nodes.push(Node { kind, last_op: i, reads, writes: op.writes().into_iter().collect() });
+        nodes.push(Node {
+            kind,
+            last_op: i,
+            reads,
+            writes: op.writes().into_iter().collect(),
+        });
     }
     nodes
 }

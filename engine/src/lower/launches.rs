@@ -7,8 +7,8 @@ use gannet_ptx_gen::kernels::{
 };
 use gannet_quant::{Format, repack};
 
-use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Launch, LowerOptions, Lowered, Node, NodeKind, Shape};
 use super::StepKind;
+use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Launch, LowerOptions, Lowered, Node, NodeKind, Shape};
 use crate::Error;
 use crate::exec::Precision;
 use crate::kv::BLOCK_TOKENS;
@@ -37,12 +37,29 @@ impl Emitter<'_> {
     pub(super) fn node(&self, node: &Node, out: &mut Lowered) -> Result<(), Error> {
         match node.kind {
             NodeKind::Op(ref op) => self.op(op, out),
-            NodeKind::MatMulAdd { x, weight, bias, residual, out: to } => {
-                self.product(Product { x, weight, bias, residual: Some(residual), out: to }, out)
-            }
-            NodeKind::GatedMatMul { act, x, gate, up, out: to } => {
-                self.gated(act, x, (gate, up), to, out)
-            }
+            NodeKind::MatMulAdd {
+                x,
+                weight,
+                bias,
+                residual,
+                out: to,
+            } => self.product(
+                Product {
+                    x,
+                    weight,
+                    bias,
+                    residual: Some(residual),
+                    out: to,
+                },
+                out,
+            ),
+            NodeKind::GatedMatMul {
+                act,
+                x,
+                gate,
+                up,
+                out: to,
+            } => self.gated(act, x, (gate, up), to, out),
         }
     }
 
@@ -57,22 +74,54 @@ impl Emitter<'_> {
                     vocab_size: info.rows as u32,
                     hidden_size: info.cols as u32,
                 };
-                let (grid, bytes) = (spec.grid(self.rows(out)), spec.bytes(u64::from(self.rows(out))));
+                let (grid, bytes) = (
+                    spec.grid(self.rows(out)),
+                    spec.bytes(u64::from(self.rows(out))),
+                );
                 let args = vec![Arg::Weight(table), Arg::Tokens, Arg::Buffer(out)];
                 self.push(lowered, spec, grid, args, bytes);
             }
-            Op::RmsNorm { x, weight, eps, out } => {
+            Op::RmsNorm {
+                x,
+                weight,
+                eps,
+                out,
+            } => {
                 let dim = self.plan.weight(weight).cols;
                 let groups = self.rows(out) * (self.plan.buffer(out).cols / dim) as u32;
-                let spec = RmsNormSpec { target, dim: dim as u32, eps };
+                let spec = RmsNormSpec {
+                    target,
+                    dim: dim as u32,
+                    eps,
+                };
                 let (grid, bytes) = (spec.grid(groups), spec.bytes(u64::from(groups)));
                 let args = vec![Arg::Buffer(x), Arg::Weight(weight), Arg::Buffer(out)];
                 self.push(lowered, spec, grid, args, bytes);
             }
-            Op::MatMul { x, weight, bias, out } => {
-                self.product(Product { x, weight, bias, residual: None, out }, lowered)?;
+            Op::MatMul {
+                x,
+                weight,
+                bias,
+                out,
+            } => {
+                self.product(
+                    Product {
+                        x,
+                        weight,
+                        bias,
+                        residual: None,
+                        out,
+                    },
+                    lowered,
+                )?;
             }
-            Op::Rope { x, rope, num_heads, head_dim, out } => {
+            Op::Rope {
+                x,
+                rope,
+                num_heads,
+                head_dim,
+                out,
+            } => {
                 let info = &self.plan.ropes[rope.0 as usize];
                 let kind = match info.kind {
                     RopeKind::Interleaved => library::RopeKind::Interleaved,
@@ -85,9 +134,16 @@ impl Emitter<'_> {
                     rot_dim: info.rot_dim as u32,
                     kind,
                 };
-                let (grid, bytes) = (spec.grid(self.rows(out)), spec.bytes(u64::from(self.rows(out))));
-                let args =
-                    vec![Arg::Buffer(x), Arg::Lengths, Arg::RopeTable(rope), Arg::Buffer(out)];
+                let (grid, bytes) = (
+                    spec.grid(self.rows(out)),
+                    spec.bytes(u64::from(self.rows(out))),
+                );
+                let args = vec![
+                    Arg::Buffer(x),
+                    Arg::Lengths,
+                    Arg::RopeTable(rope),
+                    Arg::Buffer(out),
+                ];
                 self.push(lowered, spec, grid, args, bytes);
             }
             Op::KvWrite { layer, k, v } => {
@@ -111,32 +167,79 @@ impl Emitter<'_> {
                 ];
                 self.push(lowered, spec, grid, args, bytes);
             }
-            Op::Attention { layer, spec, q, out } => {
+            Op::Attention {
+                layer,
+                spec,
+                q,
+                out,
+            } => {
                 self.attention(layer, &spec, q, out, lowered);
             }
             Op::Glu { act, gate, up, out } => {
                 let n = self.elements(out);
-                let spec = GluSpec { target, activation: activation(act) };
-                let args =
-                    vec![Arg::Buffer(gate), Arg::Buffer(up), Arg::Buffer(out), Arg::U32(n)];
-                self.push(lowered, spec.clone(), spec.grid(n), args, spec.bytes(u64::from(n)));
+                let spec = GluSpec {
+                    target,
+                    activation: activation(act),
+                };
+                let args = vec![
+                    Arg::Buffer(gate),
+                    Arg::Buffer(up),
+                    Arg::Buffer(out),
+                    Arg::U32(n),
+                ];
+                self.push(
+                    lowered,
+                    spec.clone(),
+                    spec.grid(n),
+                    args,
+                    spec.bytes(u64::from(n)),
+                );
             }
             Op::Add { a, b, out } => {
                 let n = self.elements(out);
                 let spec = AddSpec { target };
-                let args = vec![Arg::Buffer(a), Arg::Buffer(b), Arg::Buffer(out), Arg::U32(n)];
-                self.push(lowered, spec.clone(), spec.grid(n), args, spec.bytes(u64::from(n)));
+                let args = vec![
+                    Arg::Buffer(a),
+                    Arg::Buffer(b),
+                    Arg::Buffer(out),
+                    Arg::U32(n),
+                ];
+                self.push(
+                    lowered,
+                    spec.clone(),
+                    spec.grid(n),
+                    args,
+                    spec.bytes(u64::from(n)),
+                );
             }
             Op::GatherOutputs { x, out } => {
-                let spec = GatherRowsSpec { target, dim: self.plan.buffer(out).cols as u32 };
-                let (grid, bytes) = (spec.grid(self.rows(out)), spec.bytes(u64::from(self.rows(out))));
+                let spec = GatherRowsSpec {
+                    target,
+                    dim: self.plan.buffer(out).cols as u32,
+                };
+                let (grid, bytes) = (
+                    spec.grid(self.rows(out)),
+                    spec.bytes(u64::from(self.rows(out))),
+                );
                 let args = vec![Arg::Buffer(x), Arg::Outputs, Arg::Buffer(out)];
                 self.push(lowered, spec, grid, args, bytes);
             }
             Op::ArgMax { logits, out } => {
-                let spec = ArgmaxSpec { target, vocab_size: self.plan.vocab_size as u32 };
-                let (grid, bytes) = (spec.grid(self.rows(out)), spec.bytes(u64::from(self.rows(out))));
-                self.push(lowered, spec, grid, vec![Arg::Buffer(logits), Arg::Buffer(out)], bytes);
+                let spec = ArgmaxSpec {
+                    target,
+                    vocab_size: self.plan.vocab_size as u32,
+                };
+                let (grid, bytes) = (
+                    spec.grid(self.rows(out)),
+                    spec.bytes(u64::from(self.rows(out))),
+                );
+                self.push(
+                    lowered,
+                    spec,
+                    grid,
+                    vec![Arg::Buffer(logits), Arg::Buffer(out)],
+                    bytes,
+                );
             }
         }
         Ok(())
@@ -152,12 +255,28 @@ impl Emitter<'_> {
         args.extend(p.bias.map(Arg::Weight));
         args.extend(p.residual.map(Arg::Buffer));
         args.push(Arg::U32(tokens));
-        let gemm = GemmSpec { target, format, rows, cols, bias, residual };
+        let gemm = GemmSpec {
+            target,
+            format,
+            rows,
+            cols,
+            bias,
+            residual,
+        };
         let few = tokens as usize <= GEMV_MAX_ROWS;
         if few || self.options.precision == Precision::Exact || gemm.check().is_err() {
             let tokens_per_block = tokens_per_block(tokens);
-            let spec = GemvSpec { target, format, rows, cols, tokens_per_block, bias, residual };
-            spec.check().map_err(|why| self.unsupported(p.weight, why))?;
+            let spec = GemvSpec {
+                target,
+                format,
+                rows,
+                cols,
+                tokens_per_block,
+                bias,
+                residual,
+            };
+            spec.check()
+                .map_err(|why| self.unsupported(p.weight, why))?;
             let (grid, bytes) = (spec.grid(tokens), spec.bytes(u64::from(tokens)));
             self.push(lowered, spec, grid, args, bytes);
         } else {
@@ -199,14 +318,7 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn attention(
-        &self,
-        layer: usize,
-        a: &AttentionSpec,
-        q: Buf,
-        to: Buf,
-        lowered: &mut Lowered,
-    ) {
+    fn attention(&self, layer: usize, a: &AttentionSpec, q: Buf, to: Buf, lowered: &mut Lowered) {
         let tokens = self.rows(to);
         let cache = [
             Arg::Buffer(q),
@@ -250,7 +362,11 @@ impl Emitter<'_> {
             splits,
         };
         let mut args = cache.to_vec();
-        args.push(if splits == 1 { Arg::Buffer(to) } else { Arg::Scratch });
+        args.push(if splits == 1 {
+            Arg::Buffer(to)
+        } else {
+            Arg::Scratch
+        });
         let (grid, bytes) = (spec.grid(tokens), spec.bytes(u64::from(tokens)));
         self.push(lowered, spec, grid, args, bytes);
         if splits > 1 {
@@ -286,12 +402,22 @@ impl Emitter<'_> {
         bytes: u64,
     ) {
         let spec = spec.into();
-        let kernel = lowered.kernels.iter().position(|k| *k == spec).unwrap_or_else(|| {
-            lowered.kernels.push(spec);
-            lowered.kernels.len() - 1
-        });
+        let kernel = lowered
+            .kernels
+            .iter()
+            .position(|k| *k == spec)
+            .unwrap_or_else(|| {
+                lowered.kernels.push(spec);
+                lowered.kernels.len() - 1
+            });
         let unit = lowered.units.len();
-        lowered.launches.push(Launch { kernel, grid, args, unit, bytes });
+        lowered.launches.push(Launch {
+            kernel,
+            grid,
+            args,
+            unit,
+            bytes,
+        });
     }
 
     fn rows(&self, b: Buf) -> u32 {

@@ -123,7 +123,10 @@ pub struct Lowered {
 /// A shape that no kernel of the library computes.
 pub fn lower(plan: &Plan, shape: Shape, options: &LowerOptions) -> Result<Lowered, Error> {
     let nodes = fuse(plan, shape);
-    let steps: Vec<_> = nodes.iter().map(|n| (n.reads.clone(), n.writes.clone())).collect();
+    let steps: Vec<_> = nodes
+        .iter()
+        .map(|n| (n.reads.clone(), n.writes.clone()))
+        .collect();
     let storage = match options.buffers {
         Buffers::Shared => assign_storage(plan, &steps, &[plan.logits, plan.next]),
         Buffers::Distinct => {
@@ -139,7 +142,11 @@ pub fn lower(plan: &Plan, shape: Shape, options: &LowerOptions) -> Result<Lowere
         storage,
         scratch_bytes: 0,
     };
-    let emit = launches::Emitter { plan, shape, options };
+    let emit = launches::Emitter {
+        plan,
+        shape,
+        options,
+    };
     for node in nodes {
         emit.node(&node, &mut lowered)?;
         lowered.units.push(node.into_unit(plan));

@@ -22,7 +22,12 @@ pub(crate) struct Binder<'a> {
 
 impl<'a> Binder<'a> {
     pub(crate) fn new(gguf: &'a Gguf, hparams: &'a HyperParams, vocab_size: usize) -> Self {
-        Binder { gguf, hparams, vocab_size, sources: Vec::new() }
+        Binder {
+            gguf,
+            hparams,
+            vocab_size,
+            sources: Vec::new(),
+        }
     }
 
     /// A matrix `[rows, cols]`.
@@ -67,7 +72,10 @@ impl<'a> Binder<'a> {
         let weight = self.declare(p, tensor, 1, len)?;
         match Format::from_ggml_id(tensor.ty.id()) {
             Some(Format::F32 | Format::F16 | Format::BF16) => Ok(weight),
-            _ => Err(self.bad(name, format!("type {}; expected F32, F16 or BF16", tensor.ty.name()))),
+            _ => Err(self.bad(
+                name,
+                format!("type {}; expected F32, F16 or BF16", tensor.ty.name()),
+            )),
         }
     }
 
@@ -77,7 +85,10 @@ impl<'a> Binder<'a> {
         if self.gguf.tensor("output.weight").is_some() {
             self.linear(p, "output", rows, cols)
         } else {
-            Ok(Linear { weight: embedding, bias: None })
+            Ok(Linear {
+                weight: embedding,
+                bias: None,
+            })
         }
     }
 
@@ -96,7 +107,9 @@ impl<'a> Binder<'a> {
 
     fn rope_factors(&self) -> Result<Vec<f32>, Error> {
         let name = "rope_freqs.weight";
-        let Some(tensor) = self.gguf.tensor(name) else { return Ok(Vec::new()) };
+        let Some(tensor) = self.gguf.tensor(name) else {
+            return Ok(Vec::new());
+        };
         let pairs = self.hparams.rope_dim / 2;
         self.check_shape(tensor, &[pairs as u64])?;
         if Format::from_ggml_id(tensor.ty.id()) != Some(Format::F32) {
@@ -122,7 +135,10 @@ impl<'a> Binder<'a> {
         let format = Format::from_ggml_id(tensor.ty.id()).ok_or_else(|| {
             let names: Vec<_> = Format::ALL.iter().map(|f| f.name()).collect();
             let problem = format!("type {} cannot be computed with", tensor.ty.name());
-            self.bad(&tensor.name, format!("{problem}; supported: {}", names.join(", ")))
+            self.bad(
+                &tensor.name,
+                format!("{problem}; supported: {}", names.join(", ")),
+            )
         })?;
         let index = self
             .gguf
@@ -149,11 +165,18 @@ impl<'a> Binder<'a> {
         if found == expected {
             Ok(())
         } else {
-            Err(self.bad(&tensor.name, format!("shape {:?}; expected {expected:?}", tensor.dims)))
+            Err(self.bad(
+                &tensor.name,
+                format!("shape {:?}; expected {expected:?}", tensor.dims),
+            ))
         }
     }
 
     fn bad(&self, tensor: &str, problem: String) -> Error {
-        Error::Tensor { file: self.gguf.path().to_owned(), tensor: tensor.to_owned(), problem }
+        Error::Tensor {
+            file: self.gguf.path().to_owned(),
+            tensor: tensor.to_owned(),
+            problem,
+        }
     }
 }

@@ -51,7 +51,10 @@ impl HyperParams {
     /// # Errors
     /// A key that is missing, has the wrong type or is out of range.
     pub fn read(gguf: &Gguf) -> Result<HyperParams, Error> {
-        let reader = Reader { gguf, arch: architecture(gguf)? };
+        let reader = Reader {
+            gguf,
+            arch: architecture(gguf)?,
+        };
         reader.read()
     }
 }
@@ -138,7 +141,11 @@ impl Reader<'_> {
 
     fn rope_base(&self) -> Result<f32, Error> {
         let key = "rope.freq_base";
-        let base = self.gguf.metadata().opt_f32(&self.key(key))?.unwrap_or(10_000.0);
+        let base = self
+            .gguf
+            .metadata()
+            .opt_f32(&self.key(key))?
+            .unwrap_or(10_000.0);
         if base.is_finite() && base > 0.0 {
             Ok(base)
         } else {
@@ -169,7 +176,9 @@ impl Reader<'_> {
     /// Mixtures of experts are not in the dense families; say so by the key that announces them.
     fn check_experts(&self) -> Result<(), Error> {
         let count = self.opt_int("expert_count", 0, MAX_WIDTH)?.unwrap_or(0);
-        let used = self.opt_int("expert_used_count", 0, MAX_WIDTH)?.unwrap_or(0);
+        let used = self
+            .opt_int("expert_used_count", 0, MAX_WIDTH)?
+            .unwrap_or(0);
         if used > count {
             let expected = format!("must be at most expert_count, which is {count}");
             return Err(self.bad("expert_used_count", used, expected));

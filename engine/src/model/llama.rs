@@ -71,7 +71,11 @@ impl Network {
             softcap: None,
             window: None,
         };
-        Ok(Network { attention, rope: b.rope(p, kind)?, eps: h.rms_eps })
+        Ok(Network {
+            attention,
+            rope: b.rope(p, kind)?,
+            eps: h.rms_eps,
+        })
     }
 }
 

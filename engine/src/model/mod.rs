@@ -19,7 +19,7 @@ pub use hparams::HyperParams;
 
 use crate::Error;
 use crate::plan::{Plan, PlanBuilder, Weight};
-use crate::tokenizer::{Tokenizer, TokenizerOptions};
+use crate::tokenizer::{self, Tokenizer, TokenizerOptions};
 
 /// A model family: its name in `general.architecture` and the function that writes its plan.
 pub struct Family {
@@ -88,12 +88,26 @@ impl Model {
             }
         })?;
         let hparams = HyperParams::read(&gguf)?;
-        let tokenizer = Tokenizer::from_gguf(gguf.metadata(), &options.tokenizer)
-            .map_err(|source| Error::Tokenizer { file: gguf.path().to_owned(), source })?;
+        let tokenizer = Tokenizer::from_gguf(gguf.metadata(), &options.tokenizer).map_err(
+            |source| match source {
+                // It names the file itself.
+                tokenizer::Error::Metadata(e) => Error::Gguf(e),
+                source => Error::Tokenizer {
+                    file: gguf.path().to_owned(),
+                    source,
+                },
+            },
+        )?;
         let mut binder = Binder::new(&gguf, &hparams, tokenizer.vocab_size());
         let plan = (family.build)(&mut PlanBuilder::new(), &mut binder)?;
         let sources = binder.sources;
-        Ok(Model { gguf, hparams, tokenizer, plan, sources })
+        Ok(Model {
+            gguf,
+            hparams,
+            tokenizer,
+            plan,
+            sources,
+        })
     }
 
     /// The container.

@@ -5,8 +5,11 @@ use crate::Error;
 use crate::plan::{Plan, PlanBuilder};
 use crate::rope::RopeKind;
 
-pub(super) const FAMILY: Family =
-    Family { arch: "qwen2", models: "Qwen 2, Qwen 2.5, QwQ, R1 distillations of them", build };
+pub(super) const FAMILY: Family = Family {
+    arch: "qwen2",
+    models: "Qwen 2, Qwen 2.5, QwQ, R1 distillations of them",
+    build,
+};
 
 fn build(p: &mut PlanBuilder, b: &mut Binder<'_>) -> Result<Plan, Error> {
     llama::decoder(p, b, RopeKind::Neox)

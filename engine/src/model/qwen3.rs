@@ -7,7 +7,11 @@ use crate::Error;
 use crate::plan::{Buf, Plan, PlanBuilder, Weight};
 use crate::rope::RopeKind;
 
-pub(super) const FAMILY: Family = Family { arch: "qwen3", models: "Qwen 3 dense models", build };
+pub(super) const FAMILY: Family = Family {
+    arch: "qwen3",
+    models: "Qwen 3 dense models",
+    build,
+};
 
 fn build(p: &mut PlanBuilder, b: &mut Binder<'_>) -> Result<Plan, Error> {
     let (vocab, hidden, head_dim) = (b.vocab_size, b.hparams.hidden_size, b.hparams.head_dim);
@@ -34,7 +38,10 @@ fn layer(
     let a = net.attention;
     let h = p.rms_norm(x, l.attn_norm, net.eps);
     let (q, k, v) = (p.matmul(h, l.q), p.matmul(h, l.k), p.matmul(h, l.v));
-    let (q, k) = (p.rms_norm(q, q_norm, net.eps), p.rms_norm(k, k_norm, net.eps));
+    let (q, k) = (
+        p.rms_norm(q, q_norm, net.eps),
+        p.rms_norm(k, k_norm, net.eps),
+    );
     let q = p.rope(q, net.rope, a.num_heads, a.head_dim);
     let k = p.rope(k, net.rope, a.num_kv_heads, a.head_dim);
     p.kv_write(index, k, v, a);

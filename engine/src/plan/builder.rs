@@ -39,7 +39,12 @@ impl PlanBuilder {
 
     /// Declares a weight `[rows, cols]`.
     pub fn weight(&mut self, name: &str, format: Format, rows: usize, cols: usize) -> Weight {
-        self.weights.push(WeightInfo { name: name.to_owned(), format, rows, cols });
+        self.weights.push(WeightInfo {
+            name: name.to_owned(),
+            format,
+            rows,
+            cols,
+        });
         Weight(self.weights.len() as u32 - 1)
     }
 
@@ -60,9 +65,18 @@ impl PlanBuilder {
     /// Root-mean-square norm over groups as long as the weight.
     pub fn rms_norm(&mut self, x: Buf, weight: Weight, eps: f32) -> Buf {
         let (rows, cols) = self.shape(x);
-        assert_eq!(cols % self.info(weight).cols, 0, "a norm's groups fill the row");
+        assert_eq!(
+            cols % self.info(weight).cols,
+            0,
+            "a norm's groups fill the row"
+        );
         let out = self.buffer(self.weight_name(weight), rows, cols, Element::F32);
-        self.ops.push(Op::RmsNorm { x, weight, eps, out });
+        self.ops.push(Op::RmsNorm {
+            x,
+            weight,
+            eps,
+            out,
+        });
         out
     }
 
@@ -73,7 +87,12 @@ impl PlanBuilder {
         assert_eq!(cols, info.cols, "{}: input and weight agree", info.name);
         let (name, out_cols) = (self.weight_name(linear.weight), info.rows);
         let out = self.buffer(name, rows, out_cols, Element::F32);
-        self.ops.push(Op::MatMul { x, weight: linear.weight, bias: linear.bias, out });
+        self.ops.push(Op::MatMul {
+            x,
+            weight: linear.weight,
+            bias: linear.bias,
+            out,
+        });
         out
     }
 
@@ -82,7 +101,13 @@ impl PlanBuilder {
         let (rows, cols) = self.shape(x);
         assert_eq!(cols, num_heads * head_dim, "heads fill the row");
         let out = self.buffer(format!("{}.rope", self.name(x)), rows, cols, Element::F32);
-        self.ops.push(Op::Rope { x, rope, num_heads, head_dim, out });
+        self.ops.push(Op::Rope {
+            x,
+            rope,
+            num_heads,
+            head_dim,
+            out,
+        });
         out
     }
 
@@ -103,7 +128,12 @@ impl PlanBuilder {
         let (rows, cols) = self.shape(q);
         assert_eq!(cols, spec.num_heads * spec.head_dim, "heads fill the row");
         let out = self.buffer(format!("blk.{layer}.attention"), rows, cols, Element::F32);
-        self.ops.push(Op::Attention { layer, spec, q, out });
+        self.ops.push(Op::Attention {
+            layer,
+            spec,
+            q,
+            out,
+        });
         out
     }
 
@@ -156,8 +186,16 @@ impl PlanBuilder {
     }
 
     fn buffer(&mut self, name: String, rows: Rows, cols: usize, element: Element) -> Buf {
-        debug_assert!(self.buffers.iter().all(|b| b.name != name), "{name} is unique");
-        self.buffers.push(BufferInfo { name, rows, cols, element });
+        debug_assert!(
+            self.buffers.iter().all(|b| b.name != name),
+            "{name} is unique"
+        );
+        self.buffers.push(BufferInfo {
+            name,
+            rows,
+            cols,
+            element,
+        });
         Buf(self.buffers.len() as u32 - 1)
     }
 

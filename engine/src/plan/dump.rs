@@ -24,7 +24,12 @@ impl fmt::Display for Plan {
             }
             write!(f, "{}(", op.name())?;
             for (i, b) in op.reads().into_iter().enumerate() {
-                write!(f, "{}{}", if i > 0 { ", " } else { "" }, self.buffer(b).name)?;
+                write!(
+                    f,
+                    "{}{}",
+                    if i > 0 { ", " } else { "" },
+                    self.buffer(b).name
+                )?;
             }
             writeln!(f, "){}", self.attributes(op))?;
         }
@@ -41,11 +46,18 @@ impl Plan {
         match op {
             Op::Embed { table, .. } => format!(" {}", weight(*table)),
             Op::RmsNorm { weight: w, eps, .. } => format!(" {} eps {eps:e}", weight(*w)),
-            Op::MatMul { weight: w, bias, .. } => {
+            Op::MatMul {
+                weight: w, bias, ..
+            } => {
                 let bias = bias.map_or(String::new(), |b| format!(" + {}", self.weight(b).name));
                 format!(" {}{bias}", weight(*w))
             }
-            Op::Rope { rope, num_heads, head_dim, .. } => {
+            Op::Rope {
+                rope,
+                num_heads,
+                head_dim,
+                ..
+            } => {
                 format!(" {num_heads} x {head_dim}, {}", self.ropes[rope.0 as usize])
             }
             Op::KvWrite { layer, .. } => format!(" layer {layer}"),

@@ -312,7 +312,10 @@ impl Plan {
     /// The buffer of a name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Buf> {
-        self.buffers.iter().position(|b| b.name == name).map(|i| Buf(i as u32))
+        self.buffers
+            .iter()
+            .position(|b| b.name == name)
+            .map(|i| Buf(i as u32))
     }
 
     /// Bytes of weights that a step of one token reads: every matrix once, one embedding row.

@@ -30,7 +30,10 @@ pub fn assign_storage(plan: &Plan, steps: &[(Vec<Buf>, Vec<Buf>)], keep: &[Buf])
     for b in keep {
         last_use[b.0 as usize] = usize::MAX;
     }
-    let mut storage = Storage { slot: vec![None; plan.buffers.len()], sizes: Vec::new() };
+    let mut storage = Storage {
+        slot: vec![None; plan.buffers.len()],
+        sizes: Vec::new(),
+    };
     let mut free: Vec<usize> = Vec::new();
     let mut live: Vec<Buf> = Vec::new();
     for (i, (_, writes)) in steps.iter().enumerate() {
@@ -53,12 +56,7 @@ pub fn assign_storage(plan: &Plan, steps: &[(Vec<Buf>, Vec<Buf>)], keep: &[Buf])
 }
 
 /// The free slot that fits best: the smallest that is large enough, else the largest, grown.
-fn take_slot(
-    plan: &Plan,
-    b: Buf,
-    free: &mut Vec<usize>,
-    sizes: &mut Vec<(Rows, usize)>,
-) -> usize {
+fn take_slot(plan: &Plan, b: Buf, free: &mut Vec<usize>, sizes: &mut Vec<(Rows, usize)>) -> usize {
     let info = plan.buffer(b);
     let candidate = free
         .iter()
@@ -66,7 +64,11 @@ fn take_slot(
         .filter(|&(_, &s)| sizes[s].0 == info.rows)
         .min_by_key(|&(_, &s)| {
             let cols = sizes[s].1;
-            if cols >= info.cols { (0, cols) } else { (1, usize::MAX - cols) }
+            if cols >= info.cols {
+                (0, cols)
+            } else {
+                (1, usize::MAX - cols)
+            }
         })
         .map(|(i, _)| i);
     match candidate {

@@ -14,8 +14,8 @@ use super::{Buffers, Executor, Limits, Precision, Stats, Step, Unit};
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::model::Model;
-use crate::sample::argmax;
 use crate::plan::{Buf, Op, Plan, Rows, Storage, Weight, assign_storage};
+use crate::sample::argmax;
 
 /// Keys and values of one layer: `[num_blocks, num_kv_heads, BLOCK_TOKENS, head_dim]` each.
 struct LayerCache {
@@ -52,8 +52,11 @@ impl CpuExecutor {
         let plan = model.plan();
         let storage = match buffers {
             Buffers::Shared => {
-                let steps: Vec<_> =
-                    plan.ops.iter().map(|op| (op.reads(), op.writes().into_iter().collect())).collect();
+                let steps: Vec<_> = plan
+                    .ops
+                    .iter()
+                    .map(|op| (op.reads(), op.writes().into_iter().collect()))
+                    .collect();
                 assign_storage(plan, &steps, &[plan.logits, plan.next])
             }
             Buffers::Distinct => Storage {
@@ -64,12 +67,21 @@ impl CpuExecutor {
         let blocks = BlockTable::blocks_for(limits.num_slots, limits.context);
         let layer_len = blocks * plan.kv.num_kv_heads * BLOCK_TOKENS * plan.kv.head_dim;
         let cache = (0..plan.kv.num_layers)
-            .map(|_| LayerCache { k: vec![0.0; layer_len], v: vec![0.0; layer_len] })
+            .map(|_| LayerCache {
+                k: vec![0.0; layer_len],
+                v: vec![0.0; layer_len],
+            })
             .collect();
         let ropes = plan.ropes.iter().map(|r| r.table(limits.context)).collect();
         let vectors = (0..plan.weights.len() as u32)
             .map(Weight)
-            .map(|w| if plan.weight(w).rows == 1 { model.weight_f32(w) } else { Vec::new() })
+            .map(|w| {
+                if plan.weight(w).rows == 1 {
+                    model.weight_f32(w)
+                } else {
+                    Vec::new()
+                }
+            })
             .collect();
         CpuExecutor {
             slots: vec![Vec::new(); storage.sizes.len()],
@@ -141,7 +153,10 @@ impl CpuExecutor {
                 let kv = self.model.plan().kv;
                 let mut cache = std::mem::replace(
                     &mut self.cache[layer],
-                    LayerCache { k: Vec::new(), v: Vec::new() },
+                    LayerCache {
+                        k: Vec::new(),
+                        v: Vec::new(),
+                    },
                 );
                 ops::kv_write(step, kv, self.get(k), &mut cache.k);
                 ops::kv_write(step, kv, self.get(v), &mut cache.v);
@@ -169,11 +184,26 @@ impl CpuExecutor {
             Op::RmsNorm { x, weight, eps, .. } => {
                 ops::rms_norm(self.get(x), vector(weight), eps, out);
             }
-            Op::MatMul { x, weight, bias, .. } => self.matmul(self.get(x), weight, bias, out),
-            Op::Rope { x, rope, num_heads, head_dim, .. } => {
+            Op::MatMul {
+                x, weight, bias, ..
+            } => self.matmul(self.get(x), weight, bias, out),
+            Op::Rope {
+                x,
+                rope,
+                num_heads,
+                head_dim,
+                ..
+            } => {
                 let table = &self.ropes[rope.0 as usize];
                 let spec = &plan.ropes[rope.0 as usize];
-                ops::rope(step.lengths, self.get(x), spec, table, (num_heads, head_dim), out);
+                ops::rope(
+                    step.lengths,
+                    self.get(x),
+                    spec,
+                    table,
+                    (num_heads, head_dim),
+                    out,
+                );
             }
             Op::Attention { layer, spec, q, .. } => {
                 let cache = &self.cache[layer];
@@ -182,7 +212,9 @@ impl CpuExecutor {
             Op::Glu { act, gate, up, .. } => ops::glu(act, self.get(gate), self.get(up), out),
             Op::Add { a, b, .. } => {
                 let (a, b) = (self.get(a), self.get(b));
-                out.iter_mut().zip(a.iter().zip(b)).for_each(|(o, (a, b))| *o = a + b);
+                out.iter_mut()
+                    .zip(a.iter().zip(b))
+                    .for_each(|(o, (a, b))| *o = a + b);
             }
             Op::GatherOutputs { x, .. } => {
                 let cols = plan.buffer(x).cols;

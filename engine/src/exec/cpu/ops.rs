@@ -37,7 +37,9 @@ pub(super) fn rope(
     out.copy_from_slice(x);
     let (row, pairs) = (num_heads * head_dim, spec.rot_dim / 2);
     for (&length, out) in lengths.iter().zip(out.chunks_exact_mut(row)) {
-        let Some(position) = (length as usize).checked_sub(1) else { continue };
+        let Some(position) = (length as usize).checked_sub(1) else {
+            continue;
+        };
         let angles = &table[position * spec.rot_dim..][..spec.rot_dim];
         for head in out.chunks_exact_mut(head_dim) {
             for i in 0..pairs {
@@ -58,7 +60,9 @@ pub(super) fn rope(
 pub(super) fn kv_write(step: &Step<'_>, kv: KvShape, x: &[f32], pool: &mut [f32]) {
     let row = kv.num_kv_heads * kv.head_dim;
     for (t, x) in x.chunks_exact(row).enumerate() {
-        let Some(position) = (step.lengths[t] as usize).checked_sub(1) else { continue };
+        let Some(position) = (step.lengths[t] as usize).checked_sub(1) else {
+            continue;
+        };
         let (block, token) = step.table.locate(step.slots[t] as usize, position);
         for (head, x) in x.chunks_exact(kv.head_dim).enumerate() {
             let at = ((block * kv.num_kv_heads + head) * BLOCK_TOKENS + token) * kv.head_dim;
@@ -140,7 +144,11 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
             sums[i] += a[i] * b[i];
         }
     }
-    let tail = a_chunks.remainder().iter().zip(b_chunks.remainder()).map(|(a, b)| a * b);
+    let tail = a_chunks
+        .remainder()
+        .iter()
+        .zip(b_chunks.remainder())
+        .map(|(a, b)| a * b);
     sums.iter().copied().chain(tail).sum()
 }
 
@@ -152,7 +160,6 @@ pub(super) fn glu(act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
         };
     }
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -168,12 +175,25 @@ mod tests {
 
     #[test]
     fn both_rope_kinds_rotate_their_pairs() {
-        let spec = |kind| RopeSpec { kind, rot_dim: 4, base: 1e4, scale: 1.0, factors: vec![] };
+        let spec = |kind| RopeSpec {
+            kind,
+            rot_dim: 4,
+            base: 1e4,
+            scale: 1.0,
+            factors: vec![],
+        };
         // A quarter turn for pair 0, nothing for pair 1, at position 1.
         let table = [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0];
         let x = [1.0, 2.0, 3.0, 4.0, 9.0];
         let mut out = [0.0; 5];
-        rope(&[2], &x, &spec(RopeKind::Interleaved), &table, (1, 5), &mut out);
+        rope(
+            &[2],
+            &x,
+            &spec(RopeKind::Interleaved),
+            &table,
+            (1, 5),
+            &mut out,
+        );
         assert_eq!(out, [-2.0, 1.0, 3.0, 4.0, 9.0]);
         rope(&[2], &x, &spec(RopeKind::Neox), &table, (1, 5), &mut out);
         assert_eq!(out, [-3.0, 2.0, 1.0, 4.0, 9.0]);

@@ -1,0 +1,131 @@
+//! The CPU executor against float64 references: logits, greedy text and perplexity of the trained
+//! model in five formats, and logits of a micro-model of every family.
+
+mod common;
+
+use common::{
+    Divergence, FILES, check_greedy, divergence, floats, json, model, options, perplexity, shared,
+    tokens,
+};
+use gannet_engine::device::make_executor;
+use gannet_engine::exec::Precision;
+use gannet_engine::{DeviceChoice, Model, Session, SessionOptions, eval};
+
+const GOLDEN: &str = "golden/rustdoc-tiny";
+
+#[test]
+fn logits_of_the_trained_model() {
+    let Some(folder) = shared("logits on the CPU", GOLDEN) else {
+        return;
+    };
+    let Some(models) = shared("logits on the CPU", "models") else {
+        return;
+    };
+    for file in FILES {
+        let model = model(&models.join(format!("rustdoc-tiny-{file}.gguf")));
+        let mut run = |precision| {
+            let options = options(DeviceChoice::Cpu, precision, 256);
+            let mut executor = make_executor(&model, &options).unwrap().executor;
+            divergence(&folder, file, executor.as_mut())
+        };
+        let d = run(Precision::Exact);
+        println!("{file} exact: {d:?}");
+        assert!(
+            d.positions > 100 && d.max <= 1e-9 && d.max_difference <= 1e-3,
+            "{file}: {d:?}"
+        );
+        let d = run(Precision::Fast);
+        println!("{file} fast: mean {:e} {d:?}", d.mean());
+        assert!(d.positions > 100 && d.mean() <= 1e-3, "{file}: {d:?}");
+        // Near-ties may flip: a sample of 111 positions holds a few; a clear choice never may.
+        assert!(
+            d.agreed * 100 >= d.positions * 97 && d.clear_flips == 0,
+            "{file}: {d:?}"
+        );
+    }
+}
+
+#[test]
+fn greedy_text_of_the_trained_model() {
+    let Some(folder) = shared("greedy text on the CPU", GOLDEN) else {
+        return;
+    };
+    let Some(models) = shared("greedy text on the CPU", "models") else {
+        return;
+    };
+    for file in FILES {
+        let reference = json(&folder.join(format!("greedy-{file}.json")));
+        let model = model(&models.join(format!("rustdoc-tiny-{file}.gguf")));
+        for (precision, noise) in [(Precision::Exact, 0.01), (Precision::Fast, 0.1)] {
+            let options = options(DeviceChoice::Cpu, precision, 1);
+            let mut session = Session::new(&model, &options).unwrap();
+            check_greedy(&mut session, &reference, noise);
+        }
+    }
+}
+
+#[test]
+fn perplexity_of_the_trained_model() {
+    let Some(folder) = shared("perplexity on the CPU", GOLDEN) else {
+        return;
+    };
+    let Some(models) = shared("perplexity on the CPU", "models") else {
+        return;
+    };
+    for file in FILES {
+        let name = format!("rustdoc-tiny-{file}.gguf");
+        let model = model(&models.join(&name));
+        for (precision, limit) in [(Precision::Exact, 2e-4), (Precision::Fast, 2e-3)] {
+            let options = options(DeviceChoice::Cpu, precision, 256);
+            let mut executor = make_executor(&model, &options).unwrap().executor;
+            let (found, reference) = perplexity(&folder, &model, &name, executor.as_mut());
+            let error = (found / reference - 1.0).abs();
+            println!("{file} {precision:?}: {found} against {reference}: {error:e}");
+            assert!(error <= limit, "{file} {precision:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn logits_of_a_micro_model_of_each_family() {
+    let Some(arch) = shared("micro-models on the CPU", "golden/arch") else {
+        return;
+    };
+    for name in ["llama", "llama3-scaled", "qwen2", "qwen3"] {
+        let folder = arch.join(name);
+        let model = model(&folder.join(format!("{name}.gguf")));
+        let options = options(DeviceChoice::Cpu, Precision::Exact, 64);
+        let options = SessionOptions {
+            context: Some(256),
+            ..options
+        };
+        let mut executor = make_executor(&model, &options).unwrap().executor;
+        let vocab = model.plan().vocab_size;
+        for sequence in ["s5", "s33"] {
+            let ids = tokens(&json(&folder.join(format!("{sequence}.tokens.json"))));
+            let reference = floats(&folder.join(format!("{sequence}.ref64.f32")));
+            let mut d = Divergence::default();
+            eval::logits(executor.as_mut(), &ids, 0, |position, row| {
+                d.add(&reference[position * vocab..][..vocab], row);
+                Ok(())
+            })
+            .unwrap();
+            println!("{name} {sequence}: {d:?}");
+            assert_eq!(d.positions, ids.len());
+            assert!(d.max <= 1e-9, "{name} {sequence}: {d:?}");
+        }
+    }
+}
+
+#[test]
+fn other_families_are_refused_by_name() {
+    let Some(arch) = shared("refused families", "golden/arch") else {
+        return;
+    };
+    for name in ["qwen3moe", "gemma2", "gemma3", "phi3"] {
+        let path = arch.join(name).join(format!("{name}.gguf"));
+        let line = Model::open(path).err().expect("refused").to_string();
+        let list = "supported: llama, qwen2, qwen3";
+        assert!(line.contains(name) && line.contains(list), "{line}");
+    }
+}

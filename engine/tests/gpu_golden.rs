@@ -1,0 +1,102 @@
+//! The CUDA executors against float64 references: logits, greedy text and perplexity of the trained
+//! model in five formats.
+
+mod common;
+
+use common::{FILES, check_greedy, divergence, gpu, json, model, options, perplexity, shared};
+use gannet_engine::device::make_executor;
+use gannet_engine::exec::Precision;
+use gannet_engine::{DeviceChoice, ExecutorChoice, Session, SessionOptions};
+
+const GOLDEN: &str = "golden/rustdoc-tiny";
+const DEVICE: DeviceChoice = DeviceChoice::Cuda(0);
+
+#[test]
+fn gpu_logits_of_the_trained_model() {
+    let test = "logits on the GPU";
+    if !gpu(test) {
+        return;
+    }
+    let Some(folder) = shared(test, GOLDEN) else {
+        return;
+    };
+    for file in FILES {
+        let Some(path) = shared(test, &format!("models/rustdoc-tiny-{file}.gguf")) else {
+            continue;
+        };
+        let model = model(&path);
+        for precision in [Precision::Exact, Precision::Fast] {
+            // Few rows at a time go through matrix-vector kernels, many through tensor cores.
+            for max_rows in [1, 5, 256] {
+                let options = SessionOptions {
+                    max_rows: Some(max_rows),
+                    ..options(DEVICE, precision, max_rows)
+                };
+                let mut executor = make_executor(&model, &options).unwrap().executor;
+                let d = divergence(&folder, file, executor.as_mut());
+                println!(
+                    "{file} {precision:?} by {max_rows}: KLD max {:e} mean {:e} difference {:e} agreed {}/{}",
+                    d.max,
+                    d.mean(),
+                    d.max_difference,
+                    d.agreed,
+                    d.positions
+                );
+                assert!(
+                    d.positions > 100 && d.max <= 5e-6,
+                    "{file} {precision:?}: {d:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn gpu_greedy_text_of_the_trained_model() {
+    let test = "greedy text on the GPU";
+    if !gpu(test) {
+        return;
+    }
+    let Some(folder) = shared(test, GOLDEN) else {
+        return;
+    };
+    for file in FILES {
+        let Some(path) = shared(test, &format!("models/rustdoc-tiny-{file}.gguf")) else {
+            continue;
+        };
+        let reference = json(&folder.join(format!("greedy-{file}.json")));
+        let model = model(&path);
+        for executor in [ExecutorChoice::Eager, ExecutorChoice::Graph] {
+            let options = SessionOptions {
+                executor,
+                ..options(DEVICE, Precision::Fast, 1)
+            };
+            let mut session = Session::new(&model, &options).unwrap();
+            check_greedy(&mut session, &reference, 0.1);
+        }
+    }
+}
+
+#[test]
+fn gpu_perplexity_of_the_trained_model() {
+    let test = "perplexity on the GPU";
+    if !gpu(test) {
+        return;
+    }
+    let Some(folder) = shared(test, GOLDEN) else {
+        return;
+    };
+    for file in FILES {
+        let name = format!("rustdoc-tiny-{file}.gguf");
+        let Some(path) = shared(test, &format!("models/{name}")) else {
+            continue;
+        };
+        let model = model(&path);
+        let options = options(DEVICE, Precision::Fast, 256);
+        let mut executor = make_executor(&model, &options).unwrap().executor;
+        let (found, reference) = perplexity(&folder, &model, &name, executor.as_mut());
+        let error = (found / reference - 1.0).abs();
+        println!("{file}: {found} against {reference}: {error:e}");
+        assert!(error <= 2e-3, "{file}: {error}");
+    }
+}

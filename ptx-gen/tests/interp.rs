@@ -4,6 +4,8 @@
 
 #[path = "interp/asm.rs"]
 mod asm;
+#[path = "interp/built.rs"]
+mod built;
 #[path = "interp/control.rs"]
 mod control;
 #[path = "interp/faults.rs"]
@@ -16,3 +18,5 @@ mod races;
 mod scalar;
 #[path = "interp/waiting.rs"]
 mod waiting;
+#[path = "interp/warpwide.rs"]
+mod warpwide;

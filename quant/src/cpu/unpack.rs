@@ -129,88 +129,20 @@ impl Groups<'_> {
 #[inline(always)]
 pub(super) fn unpack_row(format: Format, row: &[u8], out: Unpacked<'_>) {
     match format {
-        Format::Q4_0 => each_block(row, out, 1, |b: &[u8; 18], q: &mut [u8; 32], g| {
-            g.scale(0, half_at(b, 0));
-            nibbles(part(b, 2), q);
-        }),
-        Format::Q4_1 => each_block(row, out, 1, |b: &[u8; 20], q: &mut [u8; 32], g| {
-            g.scale(0, half_at(b, 0));
-            g.min(0, -half_at(b, 2));
-            nibbles(part(b, 4), q);
-        }),
-        Format::Q5_0 => each_block(row, out, 1, |b: &[u8; 22], q: &mut [u8; 32], g| {
-            g.scale(0, half_at(b, 0));
-            nibbles(part(b, 6), q);
-            fifth_bits(part(b, 2), q);
-        }),
-        Format::Q5_1 => each_block(row, out, 1, |b: &[u8; 24], q: &mut [u8; 32], g| {
-            g.scale(0, half_at(b, 0));
-            g.min(0, -half_at(b, 2));
-            nibbles(part(b, 8), q);
-            fifth_bits(part(b, 4), q);
-        }),
-        Format::Q8_0 => each_block(row, out, 1, |b: &[u8; 34], q: &mut [u8; 32], g| {
-            g.scale(0, half_at(b, 0));
-            signed(part(b, 2), q);
-        }),
-        Format::Q8_1 => each_block(row, out, 1, |b: &[u8; 36], q: &mut [u8; 32], g| {
-            g.scale(0, half_at(b, 0));
-            signed(part(b, 4), q);
-        }),
-        Format::IQ4_NL => each_block(row, out, 1, |b: &[u8; 18], q: &mut [u8; 32], g| {
-            g.scale(0, half_at(b, 0));
-            nibbles(part(b, 2), q);
-            q.iter_mut().for_each(|q| *q = IQ4_BYTES[usize::from(*q)]);
-        }),
-        Format::IQ4_XS => each_block(row, out, 8, |b: &[u8; 136], q: &mut [u8; 256], g| {
-            let (d, high) = (half_at(b, 0), u16::from_le_bytes([b[2], b[3]]));
-            for (i, q) in q.as_chunks_mut().0.iter_mut().enumerate() {
-                let low = (b[4 + i / 2] >> (4 * (i % 2))) & 15;
-                let scale = i32::from(low) | (i32::from((high >> (2 * i)) & 3) << 4);
-                g.scale(i, d * (scale - 32) as f32);
-                nibbles(part(b, 8 + 16 * i), q);
-                q.iter_mut().for_each(|q| *q = IQ4_BYTES[usize::from(*q)]);
-            }
-        }),
-        Format::Q8_K => each_block(row, out, 8, |b: &[u8; 292], q: &mut [u8; 256], g| {
-            let d = f32::from_le_bytes(*part(b, 0));
-            (0..8).for_each(|i| g.scale(i, d));
-            signed(part(b, 4), q);
-        }),
-        Format::Q2_K => each_block(row, out, 16, |b: &[u8; 84], q: &mut [u8; 256], g| {
-            let (d, dmin) = (half_at(b, 80), half_at(b, 82));
-            for (i, scales) in b[..16].iter().enumerate() {
-                g.scale(i, d * f32::from(scales & 15));
-                g.min(i, dmin * f32::from(scales >> 4));
-            }
-            two_bits(part(b, 16), q);
-        }),
-        Format::Q3_K => each_block(row, out, 16, |b: &[u8; 110], q: &mut [u8; 256], g| {
-            let (d, packed) = (half_at(b, 108), part::<110, 12>(b, 96));
-            for i in 0..16 {
-                let low = (packed[i % 8] >> (4 * (i / 8))) & 15;
-                let high = (packed[8 + i % 4] >> (2 * (i / 4))) & 3;
-                g.scale(i, d * f32::from((low | (high << 4)) as i8 - 32));
-            }
-            two_bits(part(b, 32), q);
-            or_bits(part(b, 0), 2, q);
-        }),
-        Format::Q4_K => each_block(row, out, 8, |b: &[u8; 144], q: &mut [u8; 256], g| {
-            k4(b, g);
-            nibble_runs(part(b, 16), q);
-        }),
-        Format::Q5_K => each_block(row, out, 8, |b: &[u8; 176], q: &mut [u8; 256], g| {
-            k4(b, g);
-            nibble_runs(part(b, 48), q);
-            or_bits(part(b, 16), 4, q);
-        }),
-        Format::Q6_K => each_block(row, out, 16, |b: &[u8; 210], q: &mut [u8; 256], g| {
-            let d = half_at(b, 208);
-            for i in 0..16 {
-                g.scale(i, d * f32::from(b[192 + i] as i8));
-            }
-            six_bits(part(b, 0), part(b, 128), q);
-        }),
+        Format::Q4_0 => each_block(row, out, 1, q4_0),
+        Format::Q4_1 => each_block(row, out, 1, q4_1),
+        Format::Q5_0 => each_block(row, out, 1, q5_0),
+        Format::Q5_1 => each_block(row, out, 1, q5_1),
+        Format::Q8_0 => each_block(row, out, 1, q8_0),
+        Format::Q8_1 => each_block(row, out, 1, q8_1),
+        Format::IQ4_NL => each_block(row, out, 1, iq4_nl),
+        Format::IQ4_XS => each_block(row, out, 8, iq4_xs),
+        Format::Q8_K => each_block(row, out, 8, q8_k),
+        Format::Q2_K => each_block(row, out, 16, q2_k),
+        Format::Q3_K => each_block(row, out, 16, q3_k),
+        Format::Q4_K => each_block(row, out, 8, q4_k),
+        Format::Q5_K => each_block(row, out, 8, q5_k),
+        Format::Q6_K => each_block(row, out, 16, q6_k),
         Format::F32 | Format::F16 | Format::BF16 => {}
     }
 }
@@ -235,6 +167,136 @@ fn each_block<const BYTES: usize, const LEN: usize>(
     }
 }
 
+// Functions, not closures, and loops over local arrays, not `map`: only what is inlined for certain
+// is compiled with the vector instructions of the caller, and only arrays that cannot overlap are
+// vectorised.
+
+/// A block of Q4_0.
+#[inline(always)]
+fn q4_0(b: &[u8; 18], q: &mut [u8; 32], g: &mut Groups<'_>) {
+    g.scale(0, half_at(b, 0));
+    nibbles::<16>(part(b, 2), q);
+}
+
+/// A block of Q4_1.
+#[inline(always)]
+fn q4_1(b: &[u8; 20], q: &mut [u8; 32], g: &mut Groups<'_>) {
+    g.scale(0, half_at(b, 0));
+    g.min(0, -half_at(b, 2));
+    nibbles::<16>(part(b, 4), q);
+}
+
+/// A block of Q5_0.
+#[inline(always)]
+fn q5_0(b: &[u8; 22], q: &mut [u8; 32], g: &mut Groups<'_>) {
+    g.scale(0, half_at(b, 0));
+    nibbles::<16>(part(b, 6), q);
+    fifth_bits(part(b, 2), q);
+}
+
+/// A block of Q5_1.
+#[inline(always)]
+fn q5_1(b: &[u8; 24], q: &mut [u8; 32], g: &mut Groups<'_>) {
+    g.scale(0, half_at(b, 0));
+    g.min(0, -half_at(b, 2));
+    nibbles::<16>(part(b, 8), q);
+    fifth_bits(part(b, 4), q);
+}
+
+/// A block of Q8_0.
+#[inline(always)]
+fn q8_0(b: &[u8; 34], q: &mut [u8; 32], g: &mut Groups<'_>) {
+    g.scale(0, half_at(b, 0));
+    signed(part(b, 2), q);
+}
+
+/// A block of Q8_1.
+#[inline(always)]
+fn q8_1(b: &[u8; 36], q: &mut [u8; 32], g: &mut Groups<'_>) {
+    g.scale(0, half_at(b, 0));
+    signed(part(b, 4), q);
+}
+
+/// A block of IQ4_NL.
+#[inline(always)]
+fn iq4_nl(b: &[u8; 18], q: &mut [u8; 32], g: &mut Groups<'_>) {
+    g.scale(0, half_at(b, 0));
+    nibbles::<16>(part(b, 2), q);
+    iq4(q);
+}
+
+/// A block of IQ4_XS.
+#[inline(always)]
+fn iq4_xs(b: &[u8; 136], q: &mut [u8; 256], g: &mut Groups<'_>) {
+    let (d, high) = (half_at(b, 0), u16::from_le_bytes([b[2], b[3]]));
+    for (i, q) in q.as_chunks_mut().0.iter_mut().enumerate() {
+        let low = (b[4 + i / 2] >> (4 * (i % 2))) & 15;
+        let scale = i32::from(low) | (i32::from((high >> (2 * i)) & 3) << 4);
+        g.scale(i, d * (scale - 32) as f32);
+        nibbles::<16>(part(b, 8 + 16 * i), q);
+        iq4(q);
+    }
+}
+
+/// A block of Q8_K.
+#[inline(always)]
+fn q8_k(b: &[u8; 292], q: &mut [u8; 256], g: &mut Groups<'_>) {
+    let d = f32::from_le_bytes(*part(b, 0));
+    for i in 0..8 {
+        g.scale(i, d);
+    }
+    signed(part(b, 4), q);
+}
+
+/// A block of Q2_K.
+#[inline(always)]
+fn q2_k(b: &[u8; 84], q: &mut [u8; 256], g: &mut Groups<'_>) {
+    let (d, dmin) = (half_at(b, 80), half_at(b, 82));
+    for (i, scales) in b[..16].iter().enumerate() {
+        g.scale(i, d * f32::from(scales & 15));
+        g.min(i, dmin * f32::from(scales >> 4));
+    }
+    two_bits(part(b, 16), q);
+}
+
+/// A block of Q3_K.
+#[inline(always)]
+fn q3_k(b: &[u8; 110], q: &mut [u8; 256], g: &mut Groups<'_>) {
+    let (d, packed) = (half_at(b, 108), part::<110, 12>(b, 96));
+    for i in 0..16 {
+        let low = (packed[i % 8] >> (4 * (i / 8))) & 15;
+        let high = (packed[8 + i % 4] >> (2 * (i / 4))) & 3;
+        g.scale(i, d * f32::from((low | (high << 4)) as i8 - 32));
+    }
+    two_bits(part(b, 32), q);
+    or_bits(part(b, 0), 2, q);
+}
+
+/// A block of Q4_K.
+#[inline(always)]
+fn q4_k(b: &[u8; 144], q: &mut [u8; 256], g: &mut Groups<'_>) {
+    k4(b, g);
+    nibble_runs(part(b, 16), q);
+}
+
+/// A block of Q5_K.
+#[inline(always)]
+fn q5_k(b: &[u8; 176], q: &mut [u8; 256], g: &mut Groups<'_>) {
+    k4(b, g);
+    nibble_runs(part(b, 48), q);
+    or_bits(part(b, 16), 4, q);
+}
+
+/// A block of Q6_K.
+#[inline(always)]
+fn q6_k(b: &[u8; 210], q: &mut [u8; 256], g: &mut Groups<'_>) {
+    let d = half_at(b, 208);
+    for i in 0..16 {
+        g.scale(i, d * f32::from(b[192 + i] as i8));
+    }
+    six_bits(part(b, 0), part(b, 128), q);
+}
+
 /// The `LEN` bytes of a block from byte `at` on.
 #[inline(always)]
 fn part<const BYTES: usize, const LEN: usize>(block: &[u8; BYTES], at: usize) -> &[u8; LEN] {
@@ -243,15 +305,24 @@ fn part<const BYTES: usize, const LEN: usize>(block: &[u8; BYTES], at: usize) ->
         .expect("fields lie within their block")
 }
 
-// The bodies below work on local arrays: the compiler then knows that source and destination do not
-// overlap, and finds the vector instructions.
-
-/// 16 bytes to 32 nibbles: low ones first, then high ones.
+/// `LEN` bytes to their low nibbles, then their high ones, in `dst`.
 #[inline(always)]
-fn nibbles(src: &[u8; 16], dst: &mut [u8; 32]) {
-    let (low, high) = (src.map(|b| b & 15), src.map(|b| b >> 4));
-    dst[..16].copy_from_slice(&low);
-    dst[16..].copy_from_slice(&high);
+fn nibbles<const LEN: usize>(src: &[u8; LEN], dst: &mut [u8]) {
+    let (src, mut low, mut high) = (*src, [0; LEN], [0; LEN]);
+    for j in 0..LEN {
+        low[j] = src[j] & 15;
+        high[j] = src[j] >> 4;
+    }
+    dst[..LEN].copy_from_slice(&low);
+    dst[LEN..2 * LEN].copy_from_slice(&high);
+}
+
+/// Codes to the values of the IQ4 table.
+#[inline(always)]
+fn iq4(q: &mut [u8; 32]) {
+    for q in q {
+        *q = IQ4_BYTES[usize::from(*q & 15)];
+    }
 }
 
 /// Two's complement bytes to bytes with offset 128.
@@ -265,15 +336,8 @@ fn signed<const LEN: usize>(src: &[u8; LEN], dst: &mut [u8; LEN]) {
 /// 128 bytes to eight runs of 32 nibbles: low and high ones of 32 bytes each.
 #[inline(always)]
 fn nibble_runs(src: &[u8; 128], dst: &mut [u8; 256]) {
-    for (src, dst) in src
-        .as_chunks::<32>()
-        .0
-        .iter()
-        .zip(dst.as_chunks_mut::<64>().0)
-    {
-        let (low, high) = (src.map(|b| b & 15), src.map(|b| b >> 4));
-        dst[..32].copy_from_slice(&low);
-        dst[32..].copy_from_slice(&high);
+    for (src, dst) in src.as_chunks::<32>().0.iter().zip(dst.chunks_exact_mut(64)) {
+        nibbles(src, dst);
     }
 }
 
@@ -293,8 +357,11 @@ fn fifth_bits(bits: &[u8; 4], q: &mut [u8; 32]) {
 #[inline(always)]
 fn or_bits(bits: &[u8; 32], to: u32, q: &mut [u8; 256]) {
     for (i, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let bits = bits.map(|b| ((b >> i) & 1) << to);
-        *q = std::array::from_fn(|l| q[l] | bits[l]);
+        let mut sum = *q;
+        for l in 0..32 {
+            sum[l] |= ((bits[l] >> i) & 1) << to;
+        }
+        *q = sum;
     }
 }
 
@@ -314,12 +381,13 @@ fn k4(block: &[u8], to: &mut Groups<'_>) {
 fn six_bits(low: &[u8; 128], high: &[u8; 64], q: &mut [u8; 256]) {
     let low = low.as_chunks::<64>().0.iter().zip(high.as_chunks::<32>().0);
     for ((low, high), q) in low.zip(q.as_chunks_mut::<128>().0) {
-        let runs: [[u8; 32]; 4] = [
-            std::array::from_fn(|l| (low[l] & 15) | ((high[l] & 3) << 4)),
-            std::array::from_fn(|l| (low[l + 32] & 15) | (((high[l] >> 2) & 3) << 4)),
-            std::array::from_fn(|l| (low[l] >> 4) | (((high[l] >> 4) & 3) << 4)),
-            std::array::from_fn(|l| (low[l + 32] >> 4) | ((high[l] >> 6) << 4)),
-        ];
+        let (low, high, mut runs) = (*low, *high, [[0u8; 32]; 4]);
+        for l in 0..32 {
+            runs[0][l] = (low[l] & 15) | ((high[l] & 3) << 4);
+            runs[1][l] = (low[l + 32] & 15) | (((high[l] >> 2) & 3) << 4);
+            runs[2][l] = (low[l] >> 4) | (((high[l] >> 4) & 3) << 4);
+            runs[3][l] = (low[l + 32] >> 4) | ((high[l] >> 6) << 4);
+        }
         q.copy_from_slice(runs.as_flattened());
     }
 }
@@ -334,7 +402,11 @@ fn two_bits(src: &[u8; 64], dst: &mut [u8; 256]) {
         .zip(dst.as_chunks_mut::<128>().0)
     {
         for (i, dst) in dst.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            *dst = src.map(|b| (b >> (2 * i)) & 3);
+            let mut two = *src;
+            for b in &mut two {
+                *b = (*b >> (2 * i)) & 3;
+            }
+            *dst = two;
         }
     }
 }

@@ -22,6 +22,7 @@
 //! feeds it tokens; [`parity`] compares two executors of it. The crate prints nothing, speaks no
 //! HTTP and starts no runtime.
 
+pub mod bench;
 pub mod config;
 pub mod device;
 mod error;

@@ -181,6 +181,21 @@ pub struct ParityOptions {
     pub config: Config,
 }
 
+impl Default for ParityOptions {
+    fn default() -> Self {
+        ParityOptions {
+            left: "cpu".to_owned(),
+            right: "cuda-eager".to_owned(),
+            precision: Precision::default(),
+            gpu: 0,
+            // Any tokens do; these are in every vocabulary.
+            tokens: (0..40).map(|i| (i * 37 + 11) % 256).collect(),
+            generate: 3,
+            config: Config::default(),
+        }
+    }
+}
+
 /// Makes both executors and compares them on a prompt, on a few rows after it, and on generated
 /// tokens. A CPU on the left leads the right side in lockstep; two GPU executors run free and must
 /// agree in every bit.

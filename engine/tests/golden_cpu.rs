@@ -23,7 +23,7 @@ fn logits_of_the_trained_model() {
     };
     for file in FILES {
         let model = model(&models.join(format!("rustdoc-tiny-{file}.gguf")));
-        let mut run = |precision| {
+        let run = |precision| {
             let options = options(DeviceChoice::Cpu, precision, 256);
             let mut executor = make_executor(&model, &options).unwrap().executor;
             divergence(&folder, file, executor.as_mut())

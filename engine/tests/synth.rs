@@ -54,7 +54,7 @@ fn tiny_models_of_every_mix_are_sound_files() {
             summary.weight_bytes
         );
         let expected = [
-            ("token_embd.weight", 2.0 / 16.0),
+            ("token_embd.weight", 0.5),
             ("blk.2.attn_q.weight", 1.0 / 16.0),
             ("blk.0.attn_v.weight", 1.0 / 16.0),
             ("blk.3.ffn_down.weight", 1.0 / (1024.0f64 * 8.0).sqrt()),

@@ -87,7 +87,6 @@ impl Model {
                 supported: names.join(", "),
             }
         })?;
-        let hparams = HyperParams::read(&gguf)?;
         let tokenizer = Tokenizer::from_gguf(gguf.metadata(), &options.tokenizer).map_err(
             |source| match source {
                 // It names the file itself.
@@ -98,6 +97,7 @@ impl Model {
                 },
             },
         )?;
+        let hparams = HyperParams::read(&gguf)?;
         let mut binder = Binder::new(&gguf, &hparams, tokenizer.vocab_size());
         let plan = (family.build)(&mut PlanBuilder::new(), &mut binder)?;
         let sources = binder.sources;

@@ -22,9 +22,12 @@
 //! What always holds: the same options give the same bytes on any machine. Weights are scaled as
 //! for training, so that numbers stay of order one from the first layer to the last: a matrix has a
 //! standard deviation of `1 / sqrt(cols)`, the two that write to the residual stream are smaller by
-//! `sqrt(2 * layers)`, weights of norms are near 1, and logits have a deviation of about 2. Those of
-//! the last norm have random signs: otherwise a tied head would recognise the embedding that the
-//! residual stream began with, and greedy text would repeat its first token for ever.
+//! `sqrt(2 * layers)`, weights of norms are near 1, and logits have a deviation of about 2.
+//!
+//! Greedy text should vary, or comparing two runs of it would show little. So the embedding carries
+//! about as much of the residual stream as all layers together; and the last norm's weights have
+//! random signs, for a tied head would recognise the token that it has just read. With tied
+//! embeddings these weights are small, because the embedding table is large for a head.
 
 mod mix;
 mod shape;
@@ -121,6 +124,9 @@ const PIECE_BYTES: usize = 8 << 20;
 
 /// Standard deviation of the logits, for a last hidden state of norm `sqrt(hidden_size)`.
 const LOGIT_STD: f64 = 2.0;
+
+/// Standard deviation of an embedding table that is the head, too.
+const TIED_EMBEDDING_STD: f64 = 0.5;
 
 /// Standard deviation of norm weights around 1.
 const NORM_STD: f32 = 0.05;
@@ -232,11 +238,9 @@ impl Maker<'_> {
                 self.vector(noise.map(|v| 1.0 + v), data)
             }
             Role::OutputNorm => {
+                let gain = self.output_gain() as f32;
                 let noise = random_vector(seed, tensor.cols, NORM_STD);
-                self.vector(
-                    noise.map(|v| if v < 0.0 { -1.0 - v } else { 1.0 + v }),
-                    data,
-                )
+                self.vector(noise.map(|v| gain * (1.0 + v.abs()).copysign(v)), data)
             }
             Role::Bias => self.vector(random_vector(seed, tensor.cols, BIAS_STD), data),
             Role::RopeFactors => self.vector(self.shape.rope_factors().into_iter(), data),
@@ -277,11 +281,21 @@ impl Maker<'_> {
         Ok(())
     }
 
+    /// What the last norm multiplies with, so that the head's logits have their deviation.
+    fn output_gain(&self) -> f64 {
+        if self.shape.is_tied {
+            LOGIT_STD / (TIED_EMBEDDING_STD * (self.shape.hidden_size as f64).sqrt())
+        } else {
+            1.0
+        }
+    }
+
     /// The standard deviation of a matrix's weights.
     fn deviation(&self, tensor: &Tensor) -> f64 {
         let plain = 1.0 / (tensor.cols as f64).sqrt();
         match tensor.role {
-            Role::Embedding { is_tied: true } | Role::Output => LOGIT_STD * plain,
+            Role::Output => LOGIT_STD * plain,
+            Role::Embedding { is_tied: true } => TIED_EMBEDDING_STD,
             Role::Embedding { is_tied: false } => 1.0,
             Role::AttentionOutput | Role::Down { .. } => {
                 plain / (2.0 * self.shape.num_layers as f64).sqrt()

@@ -18,3 +18,12 @@ pub fn make(
     gannet_cuda_runtime::Driver::load()?;
     Err(Error::Cuda("being written".to_owned()))
 }
+
+/// Bytes a second that a plain read of device memory reaches.
+///
+/// # Errors
+/// No GPU can be used.
+pub fn measure_read_ceiling(_index: usize, _config: &crate::config::Config) -> Result<f64, Error> {
+    gannet_cuda_runtime::Driver::load()?;
+    Err(Error::Cuda("being written".to_owned()))
+}

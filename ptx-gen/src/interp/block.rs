@@ -72,6 +72,7 @@ impl<'a> Block<'a> {
         program: &'a Program,
         memory: &'a Memory,
         args: &'a [u64],
+        launch: u32,
         grid: [u32; 3],
         options: &Options,
     ) -> Block<'a> {
@@ -82,6 +83,7 @@ impl<'a> Block<'a> {
                 program,
                 memory,
                 args,
+                launch,
                 grid,
                 block: [0; 3],
                 shared,

@@ -95,6 +95,8 @@ pub(crate) struct Program {
     pub(crate) shared_bytes: u32,
     /// Bytes of its narrowest access, at most 4.
     pub(crate) shared_cell: u32,
+    /// Whether it loads through the read-only path.
+    pub(crate) read_only_loads: bool,
     /// Whether blocks may wait for each other or update common words.
     pub(crate) communicates: bool,
 }
@@ -118,6 +120,7 @@ struct Decoder<'k> {
     order: Vec<(File, u64)>,
     communicates: bool,
     shared_cell: u32,
+    read_only_loads: bool,
 }
 
 /// Linearises a kernel.
@@ -132,6 +135,7 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         order: Vec::new(),
         communicates: false,
         shared_cell: 4,
+        read_only_loads: false,
     };
     d.body(&kernel.body)?;
     let end = d.sites.last().copied().unwrap_or(Loc { file: "", line: 0 });
@@ -142,6 +146,7 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         order,
         communicates,
         shared_cell,
+        read_only_loads,
         ..
     } = d;
     let assigned = slots::assign(kernel, &mut code, &order);
@@ -156,6 +161,7 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         constants: assigned.constants,
         shared_bytes,
         shared_cell,
+        read_only_loads,
         communicates,
     })
 }
@@ -174,6 +180,7 @@ impl<'k> Decoder<'k> {
                 Stmt::Inst(inst) => {
                     let decoded = self.inst(inst)?;
                     self.communicates |= communicates(inst.op);
+                    self.read_only_loads |= matches!(inst.op, Op::Ld { cache, .. } if cache.nc);
                     self.shared_cell = self.shared_cell.min(shared_width(inst.op));
                     self.step(Step::Op(decoded), inst.loc);
                 }

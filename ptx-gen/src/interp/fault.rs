@@ -99,6 +99,16 @@ pub enum FaultKind {
         /// The register, as printed.
         register: String,
     },
+    /// A load through the read-only path of bytes that the same launch has written: hardware may return old ones.
+    #[error(
+        "read-only load of {bytes} bytes at global address {address:#x}, which this launch has written"
+    )]
+    ReadOnly {
+        /// The lane's address.
+        address: u64,
+        /// The lane's access width in bytes.
+        bytes: u32,
+    },
     /// Two warps touched the same shared word with nothing ordering them, at least one writing.
     #[error("shared-memory race at address {address:#x}: {what}")]
     Race {

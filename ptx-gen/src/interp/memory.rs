@@ -4,6 +4,7 @@
 //! that runs over an end lands in the guard gap and faults. Words are relaxed atomics: blocks run on several threads
 //! and may touch the same allocation without `unsafe`.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::fault::{Fault, FaultKind, Space};
@@ -22,6 +23,8 @@ pub(crate) struct Region {
     bytes: u64,
     /// One bit a byte, set once written; only for regions whose reads are checked.
     defined: Option<Vec<AtomicU32>>,
+    /// The launch that last stored to each word; made by the first store of a launch that needs to know.
+    stored: OnceLock<Vec<AtomicU32>>,
 }
 
 /// The pattern of memory that nobody wrote: NaN in every float format.
@@ -34,7 +37,28 @@ impl Region {
             words: (0..words).map(|_| AtomicU32::new(POISON)).collect(),
             bytes,
             defined: tracked.then(|| (0..words.div_ceil(8)).map(|_| AtomicU32::new(0)).collect()),
+            stored: OnceLock::new(),
         }
+    }
+
+    /// Notes that a launch has stored to an access's bytes.
+    pub(crate) fn mark_stored(&self, offset: u64, bytes: u32, launch: u32) {
+        let make = || self.words.iter().map(|_| AtomicU32::new(0)).collect();
+        let stored = self.stored.get_or_init(make);
+        for word in offset / 4..(offset + u64::from(bytes)).div_ceil(4) {
+            stored[word as usize].store(launch, Relaxed);
+        }
+    }
+
+    /// Whether this launch has stored to any of an access's words.
+    pub(crate) fn is_stored(&self, offset: u64, bytes: u32, launch: u32) -> bool {
+        let Some(stored) = self.stored.get() else {
+            return false;
+        };
+        let words = offset / 4..(offset + u64::from(bytes)).div_ceil(4);
+        words
+            .into_iter()
+            .any(|word| stored[word as usize].load(Relaxed) == launch)
     }
 
     /// Back to bytes that nobody has written.
@@ -190,12 +214,18 @@ elements!(
 #[derive(Debug, Default)]
 pub struct Memory {
     allocations: Vec<Region>,
+    launches: AtomicU32,
 }
 
 impl Memory {
     /// Memory without an allocation.
     pub fn new() -> Memory {
         Memory::default()
+    }
+
+    /// The number of a new launch, from 1.
+    pub(crate) fn next_launch(&self) -> u32 {
+        self.launches.fetch_add(1, Relaxed).wrapping_add(1)
     }
 
     fn push(&mut self, region: Region) -> u64 {

@@ -177,9 +177,10 @@ impl Prepared {
         let program = &self.program;
         let args = check(program, grid, args)?;
         let blocks = u64::from(grid[0]) * u64::from(grid[1]) * u64::from(grid[2]);
-        let new = || Block::new(program, memory, &args, grid, options);
+        let launch = memory.next_launch();
+        let new = || Block::new(program, memory, &args, launch, grid, options);
         if program.communicates && blocks > 1 {
-            return take_turns(program, memory, &args, grid, options);
+            return take_turns(program, memory, &args, launch, grid, options);
         }
         let one = |block: &mut Block, n: u64| {
             block.start(index(n, grid));
@@ -227,6 +228,7 @@ fn take_turns(
     program: &Program,
     memory: &Memory,
     args: &[u64],
+    launch: u32,
     grid: [u32; 3],
     options: &Options,
 ) -> Result<Stats, Fault> {
@@ -234,7 +236,7 @@ fn take_turns(
     let mut waiting = (0..blocks).map(|n| index(n, grid));
     let mut resident: Vec<Block> = Vec::new();
     for at in waiting.by_ref().take(options.resident_blocks.max(1)) {
-        let mut block = Block::new(program, memory, args, grid, options);
+        let mut block = Block::new(program, memory, args, launch, grid, options);
         block.start(at);
         resident.push(block);
     }

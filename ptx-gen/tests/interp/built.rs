@@ -1,6 +1,6 @@
 //! Whole kernels written with the builder, against the same computation in Rust.
 
-use gannet_ptx_gen::interp::{Arg, Memory, Options, launch};
+use gannet_ptx_gen::interp::{Arg, FaultKind, Memory, Options, launch};
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::target::Target;
 use half::f16;
@@ -191,4 +191,37 @@ fn loops_of_a_different_length_in_each_thread() {
     };
     let expected: Vec<u32> = (1..=96).map(steps).collect();
     assert_eq!(memory.read::<u32>(out, 96).expect("in bounds"), expected);
+}
+
+#[test]
+fn the_read_only_path_may_not_read_what_the_launch_wrote() {
+    // Reversing in place, 256 elements by 256 threads: half of the loads come after the other half's stores.
+    let reverse = |read_only: bool| {
+        Kernel::new("reverse", Target::Sm80, |k| {
+            k.block_size(256);
+            let (x, y) = (k.input::<f32>("x"), k.output::<f32>("y"));
+            let x = if read_only { x.read_only() } else { x };
+            let i = k.thread_x();
+            y.store(i, x.load(k.constant(255u32) - i));
+        })
+    };
+    let run = |kernel: &Kernel, in_place: bool| {
+        let mut memory = Memory::new();
+        let x = memory.alloc_zeroed(1024);
+        let y = if in_place { x } else { memory.alloc(1024) };
+        launch(
+            kernel,
+            [1, 1, 1],
+            &[Arg::U64(x), Arg::U64(y)],
+            &memory,
+            &Options::default(),
+        )
+    };
+    assert!(run(&reverse(true), false).is_ok());
+    assert!(run(&reverse(false), true).is_ok());
+    let fault = run(&reverse(true), true).expect_err("a fault");
+    assert!(
+        matches!(*fault.kind, FaultKind::ReadOnly { bytes: 4, .. }),
+        "{fault}"
+    );
 }

@@ -129,6 +129,9 @@ impl<'c> Cursor<'c> {
     pub(super) fn write(&mut self, lane: usize, address: u64) -> Exec<(&'c Region, u64)> {
         let (region, offset) = self.at(lane, address)?;
         region.define(offset, self.bytes);
+        if self.cx.program.read_only_loads && self.space == Space::Global {
+            region.mark_stored(offset, self.bytes, self.cx.launch);
+        }
         Ok((region, offset))
     }
 }
@@ -251,6 +254,25 @@ pub(super) fn store(
             } else {
                 region.store(to, size, w.word(slot)[l]);
             }
+        }
+    }
+    Ok(())
+}
+
+/// Checks a load through the read-only path: nothing it reads may have been written by this launch.
+pub(super) fn check_read_only(bytes: u32, i: &Inst, m: u32, w: &Warp, cx: &Context) -> Exec {
+    let at = addresses(Space::Global, i, 0, 0, w);
+    let mut cursor = Cursor::new(cx, Space::Global, bytes);
+    for l in lanes(m) {
+        let (region, offset) = cursor.at(l, at[l])?;
+        if region.is_stored(offset, bytes, cx.launch) {
+            return fault(
+                l,
+                FaultKind::ReadOnly {
+                    address: at[l],
+                    bytes,
+                },
+            );
         }
     }
     Ok(())

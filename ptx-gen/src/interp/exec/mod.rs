@@ -52,6 +52,8 @@ pub(crate) struct Context<'a> {
     pub(crate) memory: &'a Memory,
     /// One value a parameter, as bits.
     pub(crate) args: &'a [u64],
+    /// The launch's number in this memory.
+    pub(crate) launch: u32,
     pub(crate) grid: [u32; 3],
     /// The block's index in the grid.
     pub(crate) block: [u32; 3],
@@ -210,8 +212,13 @@ pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec 
             ty,
             vec,
             order,
-            ..
-        } => return memory::load(space, ty, vec, order, i, m, w, cx),
+            cache,
+        } => {
+            if cache.nc {
+                memory::check_read_only(u32::from(vec) * ty.bytes(), i, m, w, cx)?;
+            }
+            return memory::load(space, ty, vec, order, i, m, w, cx);
+        }
         Op::St {
             space,
             ty,

@@ -163,6 +163,7 @@ fn forward_reads(stmts: &mut [Stmt], kernel: &Kernel, uses: &[u32]) -> bool {
         if let Some((to, from)) = plain_copy(inst)
             && kernel.reg(from).mutable
             && !kernel.reg(to).mutable
+            && kernel.reg(from).ty == kernel.reg(to).ty
         {
             copies.insert(to, (at, from));
         }

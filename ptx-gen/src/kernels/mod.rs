@@ -8,11 +8,18 @@ mod activation;
 mod add;
 mod advance;
 mod argmax;
+mod dot;
+mod embed;
 mod gather_rows;
+mod gemm;
+mod gemv;
+mod gemv_glu;
 mod glu;
 mod kv_write;
 mod rms_norm;
 mod rope;
+mod stream_read;
+mod unpack;
 mod weights;
 
 use crate::ir::Kernel;
@@ -22,11 +29,16 @@ pub use activation::{Activation, KvType};
 pub use add::AddSpec;
 pub use advance::AdvanceSpec;
 pub use argmax::ArgmaxSpec;
+pub use embed::EmbedSpec;
 pub use gather_rows::GatherRowsSpec;
+pub use gemm::GemmSpec;
+pub use gemv::GemvSpec;
+pub use gemv_glu::GemvGluSpec;
 pub use glu::GluSpec;
 pub use kv_write::KvWriteSpec;
 pub use rms_norm::RmsNormSpec;
 pub use rope::{RopeKind, RopeSpec};
+pub use stream_read::StreamReadSpec;
 pub use weights::{Plane, WeightFormat, planes};
 
 /// Representative kernels of every family for a target, in a fixed order with unique names:
@@ -61,5 +73,18 @@ pub fn library(target: Target) -> Vec<Kernel> {
             .map(KvWriteSpec::kernel),
     );
     kernels.extend(rope::representative(target).iter().map(RopeSpec::kernel));
+    kernels.extend(embed::representative(target).iter().map(EmbedSpec::kernel));
+    kernels.extend(gemv::representative(target).iter().map(GemvSpec::kernel));
+    kernels.extend(
+        gemv_glu::representative(target)
+            .iter()
+            .map(GemvGluSpec::kernel),
+    );
+    kernels.extend(gemm::representative(target).iter().map(GemmSpec::kernel));
+    kernels.extend(
+        stream_read::representative(target)
+            .iter()
+            .map(StreamReadSpec::kernel),
+    );
     kernels
 }

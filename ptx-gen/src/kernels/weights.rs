@@ -117,7 +117,7 @@ impl WeightFormat {
     /// What is wrong with the shape.
     pub fn check(self, rows: u32, cols: u32) -> Result<(), String> {
         let multiple = self.block_len().max(4);
-        if rows == 0 || cols == 0 || cols % multiple != 0 {
+        if rows == 0 || cols == 0 || !cols.is_multiple_of(multiple) {
             return Err(format!(
                 "a {} matrix of {rows} rows and {cols} columns; columns must be a multiple of \
                  {multiple}",

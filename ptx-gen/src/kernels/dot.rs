@@ -1,0 +1,389 @@
+//! The inner part of matrix-vector products: rows of weights times rows of activations.
+//!
+//! A warp holds `32 / lanes` slots of `lanes` lanes; a slot works on `rows_per_slot` rows at once.
+//! Lanes take groups of 16 bytes in turn (see [`super::unpack`]). Activations are staged in shared
+//! memory a chunk of columns at a time, units of four columns swizzled so that lanes do not collide;
+//! for formats with minima the sums of 16 columns lie behind them. The first packets of weights
+//! are requested before the first chunk is staged, and from then on `depth` packets a row are in
+//! flight.
+//!
+//! Every lane adds its products in the order of the columns, in f32 with one rounding an FMA, and
+//! lanes are summed in a fixed tree. The order depends on format and columns alone: not on the
+//! number of tokens, of rows a slot, or on how activations are staged.
+
+use super::WeightFormat;
+use super::unpack::{Geometry, Lane, Packet, Row};
+use crate::build::{Builder, Ptr, Shared, Val, Var};
+
+/// Static shared memory to stage activations in, in f32.
+const STAGE_FLOATS: u32 = 12 << 10;
+/// Columns of a sum of activations.
+const SUM: u32 = 16;
+/// Loads of activations in flight a thread.
+const STAGE_BATCH: u32 = 8;
+
+/// How a product is spread over a block.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Tiling {
+    pub(super) geometry: Geometry,
+    pub(super) warps: u32,
+    /// Rows of one matrix that a slot works on at once.
+    pub(super) rows_per_slot: u32,
+    pub(super) tokens: u32,
+    /// Packets a row in flight.
+    pub(super) depth: u32,
+    /// Steps whose activations are in shared memory at once.
+    chunk_steps: u32,
+}
+
+/// Multiprocessors to spread work over; what the tiling is tuned for.
+const PROCESSORS: u32 = 132;
+
+impl Tiling {
+    /// The tiling for `matrices` equal matrices and `tokens` rows of activations at once.
+    pub(super) fn new(
+        format: WeightFormat,
+        (rows, cols): (u32, u32),
+        matrices: u32,
+        tokens: u32,
+    ) -> Tiling {
+        let geometry = geometry(format, rows, cols);
+        let slots = 32 / geometry.lanes;
+        // A slot's rows share what it reads from shared memory; registers bound them.
+        let most = match (tokens, format) {
+            (8.., _) | (_, WeightFormat::Q5K | WeightFormat::Q6K) => 2,
+            _ => 4,
+        };
+        let mut rows_per_slot = (most / matrices).max(1);
+        let blocks = |warps: u32, per_slot: u32| rows.div_ceil(warps * slots * per_slot);
+        while rows_per_slot > 1 && blocks(8, rows_per_slot) < 2 * PROCESSORS {
+            rows_per_slot /= 2;
+        }
+        let warps = if blocks(8, rows_per_slot) >= 4 * PROCESSORS {
+            8
+        } else {
+            // Few blocks: the size that leaves the fewest processors idle in the last round.
+            let busy = |warps: u32| {
+                let blocks = blocks(warps, rows_per_slot);
+                100 * blocks / blocks.next_multiple_of(PROCESSORS)
+            };
+            let best = [16, 12, 10, 8, 6, 4].into_iter();
+            best.max_by_key(|w| (busy(*w) / 8, *w)).unwrap_or(8)
+        };
+        Tiling::staged(geometry, (warps, rows_per_slot), matrices, tokens)
+    }
+
+    /// The tiling of a second product over the same rows, in another format.
+    pub(super) fn beside(&self, format: WeightFormat) -> Tiling {
+        let geometry = Geometry {
+            format,
+            ..self.geometry
+        };
+        Tiling::staged(geometry, (self.warps, self.rows_per_slot), 1, self.tokens)
+    }
+
+    /// Completes a tiling with what fits registers and shared memory.
+    fn staged(
+        geometry: Geometry,
+        (warps, rows_per_slot): (u32, u32),
+        matrices: u32,
+        tokens: u32,
+    ) -> Tiling {
+        let in_flight = match geometry.format {
+            WeightFormat::Q4K | WeightFormat::Q5K | WeightFormat::Q6K => 4,
+            _ => 8,
+        };
+        let steps = geometry.steps();
+        let per_column = SUM + u32::from(geometry.has_minima());
+        let chunk = STAGE_FLOATS * SUM / (per_column * tokens) / geometry.step();
+        let depth = (in_flight / (rows_per_slot * matrices)).clamp(1, chunk.min(steps));
+        let chunk_steps = if steps <= chunk {
+            steps
+        } else {
+            chunk / depth * depth
+        };
+        Tiling {
+            geometry,
+            warps,
+            rows_per_slot,
+            tokens,
+            depth,
+            chunk_steps,
+        }
+    }
+
+    /// Threads of a block.
+    pub(super) fn threads(&self) -> u32 {
+        32 * self.warps
+    }
+
+    /// Rows of a matrix that a block computes.
+    pub(super) fn rows_per_block(&self) -> u32 {
+        self.warps * (32 / self.geometry.lanes) * self.rows_per_slot
+    }
+
+    fn chunk_cols(&self) -> u32 {
+        self.chunk_steps * self.geometry.step()
+    }
+
+    /// Shared memory that the product needs, in f32.
+    pub(super) fn shared_floats(&self) -> u32 {
+        let cols = self.chunk_cols();
+        let sums = if self.geometry.has_minima() {
+            cols / SUM
+        } else {
+            0
+        };
+        self.tokens * (cols + sums)
+    }
+}
+
+/// Lanes a row: as many as waste little in the last step of a row.
+fn geometry(format: WeightFormat, rows: u32, cols: u32) -> Geometry {
+    let with = |lanes| Geometry {
+        format,
+        rows,
+        cols,
+        lanes,
+    };
+    let waste = |lanes: u32| {
+        let g = with(lanes);
+        g.steps() * g.step() * 16 / cols
+    };
+    let lanes = [32, 16, 8].into_iter().min_by_key(|lanes| waste(*lanes));
+    with(lanes.unwrap_or(32))
+}
+
+/// The products of a slot's rows: `[row][token]`, equal in the slot's lanes once finished.
+pub(super) type Products<'k> = Vec<Vec<Val<'k, f32>>>;
+
+/// Computes the products of rows with activations.
+pub(super) struct Dot<'k> {
+    pub(super) k: &'k Builder,
+    pub(super) tiling: Tiling,
+    /// `[n, cols]`.
+    pub(super) x: Ptr<'k, f32>,
+    /// Rows of `x` to take, `tiling.tokens` of them, all existing.
+    pub(super) tokens: Vec<Val<'k, u32>>,
+    /// At least `tiling.shared_floats()`.
+    pub(super) stage: Shared<'k, f32>,
+}
+
+/// A packet that is on its way.
+struct InFlight<'k> {
+    words: Vec<Var<'k, u32>>,
+    halves: Vec<Var<'k, half::f16>>,
+}
+
+impl<'k> InFlight<'k> {
+    fn new(k: &'k Builder, packet: &Packet<'k>) -> InFlight<'k> {
+        InFlight {
+            words: packet.words.iter().map(|w| k.var(*w)).collect(),
+            halves: packet.halves.iter().map(|h| k.var(*h)).collect(),
+        }
+    }
+
+    fn set(&self, packet: &Packet<'k>) {
+        let words = self.words.iter().zip(&packet.words);
+        words.for_each(|(var, w)| var.set(*w));
+        let halves = self.halves.iter().zip(&packet.halves);
+        halves.for_each(|(var, h)| var.set(*h));
+    }
+
+    fn get(&self) -> Packet<'k> {
+        Packet {
+            words: self.words.iter().map(Var::get).collect(),
+            halves: self.halves.iter().map(Var::get).collect(),
+        }
+    }
+}
+
+/// State of a product under way.
+struct Running<'k, 'a> {
+    dot: &'a Dot<'k>,
+    lane: Lane<'k>,
+    rows: &'a [Row<'k>],
+    /// By buffer, then row.
+    packets: Vec<Vec<InFlight<'k>>>,
+    /// By row, then token.
+    sums: Vec<Vec<Var<'k, f32>>>,
+    /// Where unit `i` of a run lies in the stage in step 0, in f32; without the run's first unit.
+    units: Vec<Val<'k, u32>>,
+}
+
+impl<'k> Dot<'k> {
+    /// The products of `rows` with every token. Holds barriers; the stage is free afterwards once
+    /// the block has met again.
+    pub(super) fn products(&self, rows: &[Row<'k>]) -> Products<'k> {
+        let Tiling {
+            geometry,
+            depth,
+            chunk_steps,
+            ..
+        } = self.tiling;
+        let k = self.k;
+        let lane = Lane::new(&geometry, k.thread_x() % geometry.lanes);
+        let steps = geometry.steps();
+        let packets = (0..depth)
+            .map(|step| {
+                let clamp = geometry.ragged() && step + 1 == steps;
+                let load = |row: &Row<'k>| row.load(&lane, k.constant(step), clamp);
+                rows.iter()
+                    .map(|row| InFlight::new(k, &load(row)))
+                    .collect()
+            })
+            .collect();
+        let key = geometry.swizzle(k, lane.unit);
+        let most = geometry.runs().iter().map(|(_, n)| *n).max().unwrap_or(0);
+        let unit = |i: u32| (lane.unit + (key ^ i)) * 4;
+        let running = Running {
+            dot: self,
+            rows,
+            packets,
+            sums: (rows.iter())
+                .map(|_| self.tokens.iter().map(|_| k.var(0f32)).collect())
+                .collect(),
+            units: (0..most).map(unit).collect(),
+            lane,
+        };
+        let whole_chunks = (steps - 1) / chunk_steps;
+        let may_end = geometry.ragged() || (steps - whole_chunks * chunk_steps) < depth;
+        k.for_each(0u32, whole_chunks, 1u32, |chunk| {
+            let first = chunk * chunk_steps;
+            self.stage(first);
+            k.for_each(0u32, chunk_steps, depth, |step| {
+                for j in 0..depth {
+                    running.step(step + j, j);
+                    running.fetch(first + step + (j + depth), j, may_end);
+                }
+            });
+            k.barrier();
+        });
+        let first = whole_chunks * chunk_steps;
+        self.stage(k.constant(first));
+        running.finish(first, steps - first);
+        let total = |sum: &Var<'k, f32>| k.lanes_reduce(sum.get(), geometry.lanes, |a, b| a + b);
+        let sums = running.sums.iter();
+        sums.map(|row| row.iter().map(total).collect()).collect()
+    }
+
+    /// Copies the activations of the chunk that begins with step `first`, zeros past the row's end.
+    fn stage(&self, first: Val<'k, u32>) {
+        let Dot { k, tiling, .. } = self;
+        let (geometry, threads) = (tiling.geometry, k.threads());
+        let units = tiling.chunk_cols() / 4;
+        let in_row = geometry.cols / 4;
+        let first = first * (geometry.step() / 4);
+        for (token, row) in self.tokens.iter().enumerate() {
+            let x = self.x.offset(*row * geometry.cols);
+            let stage = self.stage.at(token as u32 * units * 4);
+            let sums = self
+                .stage
+                .at((tiling.tokens * units + token as u32 * units / SUM) * 4);
+            let batch = units.div_ceil(threads).min(STAGE_BATCH);
+            k.for_each(0u32, units, threads * batch, |base| {
+                let at: Vec<_> = (0..batch)
+                    .map(|i| base + (k.thread_x() + i * threads))
+                    .collect();
+                let loads: Vec<_> = (at.iter())
+                    .map(|u| x.load_vec4((first + *u).min(in_row - 1) * 4))
+                    .collect();
+                for (u, v) in at.into_iter().zip(loads) {
+                    let inside = (first + u).lt(in_row);
+                    let v = v.map(|v| v.select(inside, 0f32));
+                    let store = || {
+                        stage.store_vec((u ^ geometry.swizzle(k, u)) * 4, v);
+                    };
+                    let in_stage = u.lt(units);
+                    k.if_(in_stage, store);
+                    if geometry.has_minima() {
+                        let [a, b, c, d] = v;
+                        let sum = k.lanes_reduce((a + b) + (c + d), SUM / 4, |a, b| a + b);
+                        let speaks = in_stage & (u % (SUM / 4)).eq(0);
+                        k.if_(speaks, || sums.store(u / (SUM / 4), sum));
+                    }
+                }
+            });
+        }
+        k.barrier();
+    }
+}
+
+impl<'k> Running<'k, '_> {
+    /// Runs the last `count` steps, from step `first`, whose activations are staged.
+    fn finish(&self, first: u32, count: u32) {
+        let (k, depth) = (self.dot.k, self.dot.tiling.depth);
+        // Full rounds but the last fetch what exists; the rest is written out.
+        let rounds = (count / depth).saturating_sub(1);
+        let ragged = self.dot.tiling.geometry.ragged();
+        let may_end = ragged && count.is_multiple_of(depth);
+        k.for_each(0u32, rounds * depth, depth, |step| {
+            for j in 0..depth {
+                self.step(step + j, j);
+                self.fetch(step + (first + j + depth), j, may_end);
+            }
+        });
+        for step in rounds * depth..count {
+            let buffer = step % depth;
+            self.step(k.constant(step), buffer);
+            if step + depth < count {
+                let ends = ragged && step + depth + 1 == count;
+                self.fetch(k.constant(first + step + depth), buffer, ends);
+            }
+        }
+    }
+
+    /// Requests the packets of `step`; `clamp` when it may reach past the row.
+    fn fetch(&self, step: Val<'k, u32>, buffer: u32, clamp: bool) {
+        for (row, packet) in self.rows.iter().zip(&self.packets[buffer as usize]) {
+            packet.set(&row.load(&self.lane, step, clamp));
+        }
+    }
+
+    /// Multiplies the packets in `buffer` with the activations of `step`, counted in the chunk.
+    fn step(&self, step: Val<'k, u32>, buffer: u32) {
+        let tiling = &self.dot.tiling;
+        let geometry = &tiling.geometry;
+        let chunk = tiling.chunk_cols();
+        let packets: Vec<Packet> = self.packets[buffer as usize]
+            .iter()
+            .map(InFlight::get)
+            .collect();
+        let column = step * geometry.step();
+        let units: Vec<_> = self.units.iter().map(|u| *u + column).collect();
+        for (r, (at, count)) in geometry.runs().iter().enumerate() {
+            let runs: Vec<_> = (self.rows.iter().zip(&packets))
+                .map(|(row, packet)| row.run(&self.lane, packet, r))
+                .collect();
+            for token in 0..tiling.tokens {
+                let stage = self.dot.stage.at(token * chunk + at * 4);
+                let x: Vec<_> = (0..*count as usize)
+                    .map(|i| stage.load_vec::<4>(units[i]))
+                    .collect();
+                let sum = geometry.has_minima().then(|| {
+                    let sums = self
+                        .dot
+                        .stage
+                        .at(tiling.tokens * chunk + token * chunk / SUM);
+                    sums.load(self.lane.unit / (SUM / 4) + step * (geometry.step() / SUM) + at / 4)
+                });
+                for (run, sums) in runs.iter().zip(&self.sums) {
+                    let acc = &sums[token as usize];
+                    let before = acc.get();
+                    let start = match run.scale {
+                        None => before,
+                        Some(_) => run.units[0][0] * x[0][0],
+                    };
+                    let products = (run.units.iter().flatten().zip(x.iter().flatten()))
+                        .skip(usize::from(run.scale.is_some()));
+                    let dot = products.fold(start, |sum, (w, x)| w.fma(*x, sum));
+                    let scaled = run.scale.map_or(dot, |scale| scale.fma(dot, before));
+                    acc.set(match (run.offset, sum) {
+                        (Some(offset), Some(sum)) => offset.fma(sum, scaled),
+                        _ => scaled,
+                    });
+                }
+            }
+        }
+    }
+}

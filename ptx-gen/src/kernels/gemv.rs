@@ -1,0 +1,259 @@
+//! Products of a weight matrix with a few rows of activations:
+//! `out[t, r] = sum_c w[r, c] * x[t, c] (+ bias[r]) (+ residual[t, r])`.
+//!
+//! | parameter | type | shape |
+//! |---|---|---|
+//! | w | planes | `[rows, cols]`, see [`super::WeightFormat`] |
+//! | x | f32 | `[n, cols]` |
+//! | out | f32, may be residual | `[n, rows]` |
+//! | bias, if the spec says so | f32 | `[rows]` |
+//! | residual, if the spec says so | f32 | `[n, rows]` |
+//! | n | u32 | at least 1 |
+//!
+//! Grid `[ceil(rows / rows_per_block), ceil(n / tokens_per_block), 1]`. Weights are read once for
+//! `tokens_per_block` rows of x, so `ceil(n / tokens_per_block)` times in all; see `bytes`.
+//! Weights are exact, activations and sums f32; the result of a row of x depends on neither `n`
+//! nor `tokens_per_block` ([`super::dot`] says how).
+//!
+//! Instructions a weight, one token, scales and minima included, without loads: F32 1, F16 2,
+//! BF16 2, Q8_0 3.3, Q4_0 3.2, Q4_K 4, Q5_K 4.7, Q6_K 4.3. Every further token adds one FMA.
+
+use super::WeightFormat;
+use super::dot::{Dot, Tiling};
+use super::unpack::Row;
+use crate::build::{Builder, Ptr, Shared, Val};
+use crate::ir::Kernel;
+use crate::target::Target;
+
+/// A matrix-vector product.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GemvSpec {
+    /// GPU to write for.
+    pub target: Target,
+    /// Format of the matrix.
+    pub format: WeightFormat,
+    /// Output features.
+    pub rows: u32,
+    /// Input features.
+    pub cols: u32,
+    /// Rows of x that a block computes together: 1, 2, 4 or 8.
+    pub tokens_per_block: u32,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// Whether a residual is added.
+    pub residual: bool,
+}
+
+impl GemvSpec {
+    /// Whether shape and tokens are supported.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them.
+    pub fn check(&self) -> Result<(), String> {
+        check_tokens(self.tokens_per_block)?;
+        self.format.check(self.rows, self.cols)
+    }
+
+    fn tiling(&self) -> Tiling {
+        Tiling::new(
+            self.format,
+            (self.rows, self.cols),
+            1,
+            self.tokens_per_block,
+        )
+    }
+
+    /// Blocks for `tokens` rows of x.
+    pub fn grid(&self, tokens: u32) -> [u32; 3] {
+        let blocks = self.rows.div_ceil(self.tiling().rows_per_block());
+        [blocks, tokens.div_ceil(self.tokens_per_block), 1]
+    }
+
+    /// Bytes moved for `tokens` rows of x, x counted once.
+    pub fn bytes(&self, tokens: u64) -> u64 {
+        let (rows, cols) = (u64::from(self.rows), u64::from(self.cols));
+        let passes = tokens.div_ceil(u64::from(self.tokens_per_block));
+        let outputs = rows * (1 + u64::from(self.residual)) + cols;
+        passes * self.format.bytes(self.rows, self.cols)
+            + 4 * (tokens * outputs + rows * u64::from(self.bias))
+    }
+
+    /// Operations on `tokens` rows of x.
+    pub fn flops(&self, tokens: u64) -> u64 {
+        2 * tokens * u64::from(self.rows) * u64::from(self.cols)
+    }
+
+    /// The kernel, named after all that its text depends on.
+    pub fn kernel(&self) -> Kernel {
+        let GemvSpec {
+            format,
+            rows,
+            cols,
+            bias,
+            residual,
+            ..
+        } = *self;
+        let tiling = self.tiling();
+        let mut name = format!("gemv_{}_{rows}x{cols}", format.name());
+        let mut extra = String::new();
+        for (wanted, short, text) in [
+            (bias, "bias", " + bias[r]"),
+            (residual, "add", " + residual[t, r]"),
+        ] {
+            if wanted {
+                name += &format!("_{short}");
+                extra += text;
+            }
+        }
+        if tiling.tokens > 1 {
+            name += &format!("_t{}", tiling.tokens);
+        }
+        Kernel::new(name, self.target, |k| {
+            let per_block = tiling.rows_per_block();
+            k.doc(format!(
+                "out[t, r] = sum_c w[r, c] * x[t, c]{extra}, r < {rows}, c < {cols}, t < n; w is \
+                 {}.\nGrid [ceil({rows} / {per_block}), ceil(n / {}), 1].",
+                format.name(),
+                tiling.tokens
+            ));
+            k.block_size(tiling.threads());
+            let (w, x) = (k.input::<u8>("w"), k.input::<f32>("x"));
+            let out = k.output::<f32>("out");
+            let bias = bias.then(|| k.input::<f32>("bias"));
+            let residual = residual.then(|| k.input::<f32>("residual"));
+            let place = Place::new(k, tiling, rows);
+
+            let matrix: Vec<_> = place
+                .rows()
+                .iter()
+                .map(|r| Row::new(k, tiling.geometry, w, *r))
+                .collect();
+            let dot = place.dot(tiling, x, k.shared("stage", tiling.shared_floats()));
+            let products = dot.products(&matrix);
+            place.for_outputs(|row, r, token, t| {
+                let mut sum = products[row][token];
+                let at = t * rows + r;
+                if let Some(bias) = bias {
+                    sum = sum + bias.load(r);
+                }
+                if let Some(residual) = residual {
+                    sum = sum + residual.load(at);
+                }
+                out.store(at, sum);
+            });
+        })
+    }
+}
+
+/// Refuses counts of tokens that no kernel is written for.
+pub(super) fn check_tokens(tokens: u32) -> Result<(), String> {
+    if matches!(tokens, 1 | 2 | 4 | 8) {
+        return Ok(());
+    }
+    Err(format!(
+        "{tokens} tokens a block; 1, 2, 4 and 8 are supported"
+    ))
+}
+
+/// The rows and tokens of a slot: which it is to compute, and which of them exist.
+pub(super) struct Place<'k> {
+    k: &'k Builder,
+    tiling: Tiling,
+    rows: u32,
+    /// First row of the slot; its others follow at a distance of one row a slot of the warp.
+    first_row: Val<'k, u32>,
+    first_token: Val<'k, u32>,
+    n: Val<'k, u32>,
+}
+
+impl<'k> Place<'k> {
+    /// Declares `n`, the last parameter.
+    pub(super) fn new(k: &'k Builder, tiling: Tiling, rows: u32) -> Place<'k> {
+        let n = k.scalar::<u32>("n");
+        let slots = 32 / tiling.geometry.lanes;
+        let of_warp = k.block_x() * tiling.warps + k.warp();
+        let first_row = of_warp * (slots * tiling.rows_per_slot) + k.lane() / tiling.geometry.lanes;
+        let first_token = k.block_y() * tiling.tokens;
+        Place {
+            k,
+            tiling,
+            rows,
+            first_row,
+            first_token,
+            n,
+        }
+    }
+
+    fn row(&self, i: u32) -> Val<'k, u32> {
+        self.first_row + i * (32 / self.tiling.geometry.lanes)
+    }
+
+    /// The slot's rows; those past the matrix are replaced by the last one.
+    pub(super) fn rows(&self) -> Vec<Val<'k, u32>> {
+        let row = |i| match self.rows % self.tiling.rows_per_block() {
+            0 => self.row(i),
+            _ => self.row(i).min(self.rows - 1),
+        };
+        (0..self.tiling.rows_per_slot).map(row).collect()
+    }
+
+    /// The product's inner part; tokens past `n` are replaced by the last one.
+    pub(super) fn dot(&self, tiling: Tiling, x: Ptr<'k, f32>, stage: Shared<'k, f32>) -> Dot<'k> {
+        let token = |i| (self.first_token + i).min(self.n - 1);
+        let tokens = (0..self.tiling.tokens).map(token).collect();
+        Dot {
+            k: self.k,
+            tiling,
+            x,
+            tokens,
+            stage,
+        }
+    }
+
+    /// Calls `write(row of the slot, row, token of the block, token)` for each output that exists,
+    /// in one lane of the slot.
+    pub(super) fn for_outputs(
+        &self,
+        mut write: impl FnMut(usize, Val<'k, u32>, usize, Val<'k, u32>),
+    ) {
+        let k = self.k;
+        let lane = k.lane() % self.tiling.geometry.lanes;
+        for token in 0..self.tiling.tokens {
+            let t = self.first_token + token;
+            for i in 0..self.tiling.rows_per_slot {
+                let r = self.row(i);
+                // Neighbouring lanes take turns, so that outputs of several tokens go out together.
+                let writer = (token * self.tiling.rows_per_slot + i) % self.tiling.geometry.lanes;
+                let exists = lane.eq(writer) & r.lt(self.rows) & t.lt(self.n);
+                k.if_(exists, || write(i as usize, r, token as usize, t));
+            }
+        }
+    }
+}
+
+pub(super) fn representative(target: Target) -> Vec<GemvSpec> {
+    let spec = |format, rows, cols, tokens_per_block| GemvSpec {
+        target,
+        format,
+        rows,
+        cols,
+        tokens_per_block,
+        bias: false,
+        residual: false,
+    };
+    let mut specs = WeightFormat::ALL
+        .map(|format| spec(format, 1000, 768, 1))
+        .to_vec();
+    specs.push(GemvSpec {
+        bias: true,
+        ..spec(WeightFormat::Q4K, 2048, 1536, 1)
+    });
+    specs.push(GemvSpec {
+        residual: true,
+        ..spec(WeightFormat::Q6K, 1536, 8960, 1)
+    });
+    specs.push(spec(WeightFormat::Q4K, 4096, 14336, 8));
+    specs.push(spec(WeightFormat::F16, 576, 64, 4));
+    specs
+}

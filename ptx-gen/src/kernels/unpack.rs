@@ -1,0 +1,425 @@
+//! Rows of weights as lanes read them: 16 bytes of codes at a time, unpacked to f32 exactly.
+//!
+//! The codes of a row fall into *groups* of 16 bytes, one per lane and step; the scales that belong
+//! to a group are loaded with it. A group holds one or two *runs* of neighbouring columns that
+//! share a scale, counted in *units* of four columns (one 16-byte load of activations):
+//!
+//! | format | weights a group | runs: columns from the start of the block |
+//! |---|---|---|
+//! | F32 / F16, BF16 | 4 / 8 (4 where rows are odd multiples of 8 bytes) | one, `wpl * g` |
+//! | Q8_0 | 16 | one, `16 g`; two groups share a scale |
+//! | Q4_0 | 32 | one, `32 g` |
+//! | Q4_K, Q5_K | 32 | group `2c + h` of 8: 16 from `64c + 16h`, 16 from `64c + 32 + 16h` |
+//! | Q6_K | 32 | group `4n + 2b + h` of 8: 16 from `128n + 32b + 16h`, 16 from `64` further on |
+//!
+//! No conversion instruction touches a code. A field at bits `s..` of a word becomes the mantissa
+//! of `2^(23 - s)`, whose last place above bit `s` counts ones, by one `lop3`; one subtraction
+//! leaves the integer, offset included. So an integer code costs two instructions and fractions of
+//! shifts, and is exact.
+
+use half::f16;
+
+use super::{WeightFormat, planes};
+use crate::build::{Builder, Ptr, Val};
+use crate::op::Op;
+
+/// `(a & b) | c` as a function of three words.
+const AND_OR: u8 = 0xEA;
+/// Bits of `a` where `c` has ones, bits of `b` elsewhere.
+const CHOOSE: u8 = 0xE4;
+/// Exponent and leading one of `2^23`: or-ed with an integer below `2^23` gives `2^23 +` it.
+const TWO_23: u32 = 0x4B00_0000;
+/// Picks byte 0 of the low word and completes it to an f32 with the high word's other bytes.
+const PICK: u32 = 0x7650;
+
+/// How lanes share the rows of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Geometry {
+    pub(super) format: WeightFormat,
+    pub(super) rows: u32,
+    pub(super) cols: u32,
+    /// Lanes that work on one row, a multiple of 8.
+    pub(super) lanes: u32,
+}
+
+impl Geometry {
+    /// Weights of a group.
+    pub(super) fn group(&self) -> u32 {
+        match self.format {
+            WeightFormat::F32 => 4,
+            WeightFormat::F16 | WeightFormat::BF16 => {
+                if self.cols.is_multiple_of(8) {
+                    8
+                } else {
+                    4
+                }
+            }
+            WeightFormat::Q8_0 => 16,
+            _ => 32,
+        }
+    }
+
+    /// Groups that are loaded together with one set of scales.
+    fn groups_per_block(&self) -> u32 {
+        match self.format {
+            WeightFormat::Q8_0 => 2,
+            WeightFormat::Q4K | WeightFormat::Q5K | WeightFormat::Q6K => 8,
+            _ => 1,
+        }
+    }
+
+    /// Columns of a step: one group a lane.
+    pub(super) fn step(&self) -> u32 {
+        self.lanes * self.group()
+    }
+
+    /// Steps over a row; the last may be ragged.
+    pub(super) fn steps(&self) -> u32 {
+        self.cols.div_ceil(self.step())
+    }
+
+    /// Whether the last step reaches past the row.
+    pub(super) fn ragged(&self) -> bool {
+        !self.cols.is_multiple_of(self.step())
+    }
+
+    /// Whether runs have minima, which multiply sums of activations.
+    pub(super) fn has_minima(&self) -> bool {
+        matches!(self.format, WeightFormat::Q4K | WeightFormat::Q5K)
+    }
+
+    /// First unit, from the group's own, and units of every run of a group.
+    pub(super) fn runs(&self) -> &'static [(u32, u32)] {
+        match self.format {
+            WeightFormat::F32 => &[(0, 1)],
+            WeightFormat::F16 | WeightFormat::BF16 if self.group() == 4 => &[(0, 1)],
+            WeightFormat::F16 | WeightFormat::BF16 => &[(0, 2)],
+            WeightFormat::Q8_0 => &[(0, 4)],
+            WeightFormat::Q4_0 => &[(0, 8)],
+            WeightFormat::Q4K | WeightFormat::Q5K => &[(0, 4), (8, 4)],
+            WeightFormat::Q6K => &[(0, 4), (16, 4)],
+        }
+    }
+
+    /// Where unit `u` of the activations lies in shared memory, as a number to be xor-ed to `u`:
+    /// eight neighbouring lanes then read eight different bank groups.
+    pub(super) fn swizzle<'k>(&self, k: &'k Builder, u: Val<'k, u32>) -> Val<'k, u32> {
+        match self.format {
+            WeightFormat::F32 => k.constant(0),
+            WeightFormat::F16 | WeightFormat::BF16 if self.group() == 4 => k.constant(0),
+            WeightFormat::F16 | WeightFormat::BF16 => (u >> 3u32) & 1,
+            WeightFormat::Q8_0 => (u >> 3u32) & 3,
+            WeightFormat::Q4_0 => (u >> 3u32) & 7,
+            WeightFormat::Q4K | WeightFormat::Q5K => (u >> 4u32) & 3,
+            WeightFormat::Q6K => ((u >> 3u32) & 1) | ((u >> 4u32) & 2),
+        }
+    }
+}
+
+/// What a lane is to the row it works on.
+pub(super) struct Lane<'k> {
+    /// Its first group's block, and the group within the block.
+    block: Val<'k, u32>,
+    within: Val<'k, u32>,
+    /// First unit of its group in step 0.
+    pub(super) unit: Val<'k, u32>,
+}
+
+impl<'k> Lane<'k> {
+    /// Lane `index` of those that share a row.
+    pub(super) fn new(geometry: &Geometry, index: Val<'k, u32>) -> Lane<'k> {
+        let share = geometry.groups_per_block();
+        let (block, within) = (index / share, index % share);
+        let unit = match geometry.format {
+            WeightFormat::Q4K | WeightFormat::Q5K => {
+                block * 64 + (within / 2) * 16 + (within % 2) * 4
+            }
+            WeightFormat::Q6K => {
+                block * 64 + (within / 4) * 32 + ((within / 2) % 2) * 8 + (within % 2) * 4
+            }
+            _ => index * (geometry.group() / 4),
+        };
+        Lane {
+            block,
+            within,
+            unit,
+        }
+    }
+}
+
+/// One group and its scales, as loaded.
+pub(super) struct Packet<'k> {
+    pub(super) words: Vec<Val<'k, u32>>,
+    pub(super) halves: Vec<Val<'k, f16>>,
+}
+
+/// Weights of neighbouring columns: `scale * code + offset`.
+pub(super) struct Run<'k> {
+    /// Codes as f32, by unit.
+    pub(super) units: Vec<[Val<'k, f32>; 4]>,
+    /// Absent where it is 1.
+    pub(super) scale: Option<Val<'k, f32>>,
+    /// Absent where it is 0.
+    pub(super) offset: Option<Val<'k, f32>>,
+}
+
+/// A row of a matrix, read by some lanes together.
+pub(super) struct Row<'k> {
+    k: &'k Builder,
+    geometry: Geometry,
+    planes: Vec<Ptr<'k, u32>>,
+}
+
+impl<'k> Row<'k> {
+    /// Row `row` (which exists) of the matrix at `matrix`.
+    pub(super) fn new(
+        k: &'k Builder,
+        geometry: Geometry,
+        matrix: Ptr<'k, u8>,
+        row: Val<'k, u32>,
+    ) -> Row<'k> {
+        let Geometry {
+            format, rows, cols, ..
+        } = geometry;
+        let planes = planes(format, rows, cols)
+            .iter()
+            .map(|plane| {
+                let start = matrix.byte_offset(plane.offset);
+                if plane.name == "d" {
+                    // Lanes and steps share lines: these go through L1.
+                    let d = start.cast::<f16>().read_only();
+                    return d.offset(row * (plane.row_bytes / 2)).cast::<u32>();
+                }
+                let words = start.cast::<u32>().streaming();
+                if plane.row_bytes % 4 == 0 {
+                    words.offset(row * (plane.row_bytes / 4))
+                } else {
+                    words.cast::<u8>().offset(row * plane.row_bytes).cast()
+                }
+            })
+            .collect();
+        Row {
+            k,
+            geometry,
+            planes,
+        }
+    }
+
+    /// Loads the lane's group of a step. With `clamp`, a group past the row is replaced by the
+    /// one in its place of the last block: activations past the row are zero.
+    pub(super) fn load(&self, lane: &Lane<'k>, step: Val<'k, u32>, clamp: bool) -> Packet<'k> {
+        let geometry = &self.geometry;
+        let share = geometry.groups_per_block();
+        let group_words = geometry.group_bytes() / 4;
+        let mut block = lane.block + step * (geometry.lanes / share);
+        let word = if clamp {
+            block = block.min(geometry.cols / (geometry.group() * share) - 1);
+            block * (share * group_words) + lane.within * group_words
+        } else {
+            (lane.block * (share * group_words) + lane.within * group_words)
+                + step * (geometry.lanes * group_words)
+        };
+        let main = self.planes[0];
+        let mut words = if group_words == 4 {
+            main.load_vec4(word).to_vec()
+        } else {
+            main.load_vec::<2>(word).to_vec()
+        };
+        let mut halves = Vec::new();
+        // Everything below is written from the lane's part and the step's, so that constant
+        // steps become offsets of addresses.
+        let at = |stride: u32, lane_part: Val<'k, u32>| {
+            if clamp {
+                block * stride + lane_part
+            } else {
+                (lane.block * stride + lane_part) + step * (geometry.lanes / share * stride)
+            }
+        };
+        let zero = self.k.constant(0u32);
+        let half = |plane: usize| self.planes[plane].cast::<f16>().load(at(1, zero));
+        match geometry.format {
+            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => {}
+            WeightFormat::Q8_0 | WeightFormat::Q4_0 => halves.push(half(1)),
+            WeightFormat::Q4K => words.extend(self.planes[1].load_vec4(at(4, zero))),
+            WeightFormat::Q5K => {
+                words.extend(self.planes[1].load_vec4(at(8, (lane.within % 2) * 4)));
+                words.extend(self.planes[2].load_vec4(at(4, zero)));
+            }
+            WeightFormat::Q6K => {
+                let high = (lane.within / 4) * 8 + (lane.within % 2) * 4;
+                words.extend(self.planes[1].load_vec4(at(16, high)));
+                words.extend(self.planes[2].load_vec::<2>(at(4, (lane.within / 4) * 2)));
+                halves.push(half(3));
+            }
+        }
+        Packet { words, halves }
+    }
+
+    /// Unpacks run `run` of a packet that `lane` loaded.
+    pub(super) fn run(&self, lane: &Lane<'k>, packet: &Packet<'k>, run: usize) -> Run<'k> {
+        let k = self.k;
+        let w = &packet.words;
+        let half = |i: usize| packet.halves[i].cast::<f32>();
+        let plain = |units: Vec<[Val<'k, f32>; 4]>| Run {
+            units,
+            scale: None,
+            offset: None,
+        };
+        match self.geometry.format {
+            WeightFormat::F32 => plain(vec![std::array::from_fn(|i| w[i].bitcast())]),
+            WeightFormat::F16 => plain(w.chunks(2).map(f16_unit).collect()),
+            WeightFormat::BF16 => plain(w.chunks(2).map(bf16_unit).collect()),
+            WeightFormat::Q8_0 => Run {
+                units: w.iter().map(|w| signed_bytes(*w)).collect(),
+                scale: Some(half(0)),
+                offset: None,
+            },
+            WeightFormat::Q4_0 => Run {
+                units: (0..8).map(|u| nibbles(w[u % 4], u >= 4, 8.0)).collect(),
+                scale: Some(half(0)),
+                offset: None,
+            },
+            WeightFormat::Q4K => {
+                let (scale, offset) = scale_and_min(k, lane, &w[4..8], run);
+                Run {
+                    units: w[..4].iter().map(|w| nibbles(*w, run == 1, 0.0)).collect(),
+                    scale: Some(scale),
+                    offset: Some(offset),
+                }
+            }
+            WeightFormat::Q5K => {
+                let (scale, offset) = scale_and_min(k, lane, &w[8..12], run);
+                // The fifth bits of chunk c's runs are bits 2c and 2c + 1 of the bytes; the first
+                // is turned to bit 4, where it completes the code.
+                let turn = (lane.within / 2) * 2 + 28;
+                let unit = |i: usize| {
+                    let (low, high) = (w[i] >> (4 * run as u32), w[4 + i]);
+                    let high = rotate_right(k, high, turn) >> run as u32;
+                    fields(low.lop3(high, 0x0F0F_0F0F, CHOOSE), 5, 0.0)
+                };
+                Run {
+                    units: (0..4).map(unit).collect(),
+                    scale: Some(scale),
+                    offset: Some(offset),
+                }
+            }
+            WeightFormat::Q6K => {
+                let b = (lane.within / 2) % 2;
+                let unit = |i: usize| {
+                    let low = w[i] >> (4 * run as u32);
+                    let high = match run {
+                        0 => w[4 + i] << (k.constant(4) - b * 2),
+                        _ => w[4 + i] >> (b * 2),
+                    };
+                    fields(low.lop3(high, 0x0F0F_0F0F, CHOOSE), 6, 32.0)
+                };
+                let scales = w[8 + run] ^ 0x8080_8080;
+                let scale = scales.prmt(TWO_23, lane.within % 4 + PICK).bitcast::<f32>();
+                let scale = scale + -(8_388_608.0 + 128.0);
+                Run {
+                    units: (0..4).map(unit).collect(),
+                    scale: Some(scale * half(0)),
+                    offset: None,
+                }
+            }
+        }
+    }
+}
+
+impl Geometry {
+    /// Bytes of a group in the plane of codes: 16, or 8 for short rows of halves.
+    fn group_bytes(&self) -> u32 {
+        match self.format {
+            WeightFormat::F16 | WeightFormat::BF16 => 2 * self.group(),
+            _ => 16,
+        }
+    }
+}
+
+/// Two words of f16.
+fn f16_unit<'k>(words: &[Val<'k, u32>]) -> [Val<'k, f32>; 4] {
+    let [a, b] = words[0].unpack_f16();
+    let [c, d] = words[1].unpack_f16();
+    [a, b, c, d].map(|h| h.cast::<f32>())
+}
+
+/// Two words of bf16: the upper halves of f32.
+fn bf16_unit<'k>(words: &[Val<'k, u32>]) -> [Val<'k, f32>; 4] {
+    let low = |w: Val<'k, u32>| (w << 16u32).bitcast::<f32>();
+    let high = |w: Val<'k, u32>| (w & 0xFFFF_0000).bitcast::<f32>();
+    [low(words[0]), high(words[0]), low(words[1]), high(words[1])]
+}
+
+/// The `bits` bits from bit `shift` of a word, less `bias`; the field ends below bit 23.
+fn field(word: Val<'_, u32>, shift: u32, bits: u32, bias: f32) -> Val<'_, f32> {
+    let mask = ((1 << bits) - 1) << shift;
+    let exponent = (127 + 23 - shift) << 23;
+    let value = word.lop3(mask, exponent, AND_OR).bitcast::<f32>();
+    value + -(f32::from_bits(exponent) + bias)
+}
+
+/// The low (high) nibbles of a word's bytes, less `bias`.
+fn nibbles(word: Val<'_, u32>, high: bool, bias: f32) -> [Val<'_, f32>; 4] {
+    let upper = word >> 12u32;
+    let at = |shift: u32| {
+        if shift <= 16 {
+            field(word, shift, 4, bias)
+        } else {
+            field(upper, shift - 12, 4, bias)
+        }
+    };
+    std::array::from_fn(|i| at(8 * i as u32 + 4 * u32::from(high)))
+}
+
+/// The low `bits` (up to 6) bits of a word's bytes, less `bias`.
+fn fields(word: Val<'_, u32>, bits: u32, bias: f32) -> [Val<'_, f32>; 4] {
+    let upper = word >> 8u32;
+    [
+        field(word, 0, bits, bias),
+        field(word, 8, bits, bias),
+        field(word, 16, bits, bias),
+        field(upper, 16, bits, bias),
+    ]
+}
+
+/// The signed bytes of a word.
+fn signed_bytes(word: Val<'_, u32>) -> [Val<'_, f32>; 4] {
+    let excess = word ^ 0x8080_8080;
+    std::array::from_fn(|i| {
+        let value = excess.prmt(TWO_23, PICK + i as u32).bitcast::<f32>();
+        value + -(8_388_608.0 + 128.0)
+    })
+}
+
+/// `d * scale` and `-dmin * min` of run `run` of the lane's group, from the 16 bytes of scales of a
+/// Q4_K or Q5_K block.
+///
+/// Sub-blocks 0..=3 have 6 bits in bytes 0..=3 (scales) and 4..=7 (minima) of the packed part;
+/// 4..=7 have their low four bits in the nibbles of bytes 8..=11 and the upper two above the
+/// others' six.
+fn scale_and_min<'k>(
+    k: &'k Builder,
+    lane: &Lane<'k>,
+    words: &[Val<'k, u32>],
+    run: usize,
+) -> (Val<'k, f32>, Val<'k, f32>) {
+    let upper = lane.within.ge(4);
+    let shift = k.select(upper, 2u32, 0u32);
+    let own = k.select(upper, 0x3030_3030u32, 0x3F3F_3F3Fu32);
+    let shared = k.select(upper, 0x0F0F_0F0Fu32, 0u32);
+    let scales = words[3].lop3(shared, (words[1] >> shift) & own, AND_OR);
+    let minima = (words[3] >> 4u32).lop3(shared, (words[2] >> shift) & own, AND_OR);
+    let pick = ((lane.within / 2) % 2) * 2 + (PICK + run as u32);
+    let integer = |w: Val<'k, u32>| w.prmt(TWO_23, pick).bitcast::<f32>() + -8_388_608.0;
+    let [d, dmin] = words[0].unpack_f16();
+    let offset = integer(minima) * -dmin.cast::<f32>();
+    (integer(scales) * d.cast::<f32>(), offset)
+}
+
+/// The word's bits turned right by `by` modulo 32.
+fn rotate_right<'k>(k: &'k Builder, word: Val<'k, u32>, by: Val<'k, u32>) -> Val<'k, u32> {
+    let op = Op::Shf { left: false };
+    let word = word.operand();
+    let r = k.inst(op, &[crate::ir::Ty::U32], &[word, word, by.operand()]);
+    k.from_reg(r[0])
+}

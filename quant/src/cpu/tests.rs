@@ -317,6 +317,41 @@ fn zeros_and_extremes_stay_finite() {
 }
 
 #[test]
+fn extreme_codes_do_not_overflow() {
+    // The largest codes and scales of a block, all activations at 127 or -127.
+    let extremes = [
+        (Format::Q8_0, 2..34, 0x80),
+        (Format::Q8_0, 2..34, 0x7f),
+        (Format::Q4_K, 4..144, 0xff),
+        (Format::Q5_K, 4..176, 0xff),
+        (Format::Q6_K, 0..192, 0xff),
+        (Format::Q6_K, 192..208, 0x80),
+        (Format::Q5_0, 2..22, 0xff),
+        (Format::Q8_K, 4..260, 0x80),
+        (Format::IQ4_XS, 8..136, 0xff),
+    ];
+    for (format, bytes, value) in extremes {
+        let mut case = Case::new(format, (17, 4, 5));
+        for block in case.data.chunks_exact_mut(format.block_bytes()) {
+            block[bytes.clone()].fill(value);
+        }
+        format.dequantize(&case.data, &mut case.dense).unwrap();
+        for x in [1.0, -1.0] {
+            case.x.fill(x);
+            let want = case.reference(&wide(&case.x));
+            for isa in Isa::available() {
+                for n in [1, 5] {
+                    let mut out = vec![0.0; n * case.rows];
+                    fast::matmul(isa, &case.matrix(), &case.x[..n * case.cols], n, &mut out);
+                    let error = nmse(&out, &want[..n * case.rows]);
+                    assert!(error < 1e-10, "{format} {isa:?}: {error:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn every_half_converts_as_the_half_crate_does() {
     for bits in 0..=u16::MAX {
         let (got, want) = (f16_to_f32(bits), half::f16::from_bits(bits).to_f32());

@@ -24,6 +24,11 @@
 //! assert_eq!(fault.unwrap_err().site.unwrap().thread, [31, 0, 0]);
 //! ```
 //!
+//! Beside accesses out of bounds, misaligned or to nothing, these are faults: reads of shared memory (and of
+//! allocations made with [`Memory::alloc_poisoned`]) that nothing has written, races on shared memory, asynchronous
+//! copies read before they were waited for, barriers and warp-wide instructions that part of a warp reaches,
+//! deadlocks, mbarriers used against their protocol, and read-only loads of what the launch has written.
+//!
 //! The interpreter knows nothing of performance, of caches or of memory that reorders: memory is sequentially
 //! consistent here, so a missing fence goes unnoticed. `mma` accumulates in `f64` and rounds once. Approximate
 //! functions are exactly rounded.
@@ -105,7 +110,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             serial: false,
-            max_steps: 1 << 32,
+            max_steps: 1 << 30,
             resident_blocks: 1024,
             track_shared: true,
             races: true,
@@ -158,6 +163,10 @@ impl Prepared {
     ///
     /// # Errors
     /// [`FaultKind::Unsupported`] where an instruction's operands do not fit it.
+    ///
+    /// # Panics
+    /// A launch may panic where an instruction carries a type that PTX does not give it, such as a 64-bit shuffle;
+    /// the verifier rules those out.
     pub fn unverified(kernel: &Kernel) -> Result<Prepared, Fault> {
         let program = decode::decode(kernel).map_err(Fault::new)?;
         Ok(Prepared { program })
@@ -273,6 +282,12 @@ fn check(program: &Program, grid: [u32; 3], args: &[Arg]) -> Result<Vec<u64>, Fa
     };
     if grid.contains(&0) {
         return refuse(format!("the grid {grid:?} is empty"));
+    }
+    // CUDA's limits on a grid.
+    if grid[0] > i32::MAX as u32 || grid[1] > 65535 || grid[2] > 65535 {
+        return refuse(format!(
+            "the grid {grid:?} is larger than [2147483647, 65535, 65535]"
+        ));
     }
     let threads = program
         .block_size

@@ -184,7 +184,11 @@ fn loops_of_a_different_length_in_each_thread() {
     let steps = |mut n: u32| {
         let mut steps = 0;
         while n != 1 {
-            n = if n.is_multiple_of(2) { n / 2 } else { 3 * n + 1 };
+            n = if n.is_multiple_of(2) {
+                n / 2
+            } else {
+                3 * n + 1
+            };
             steps += 1;
         }
         steps

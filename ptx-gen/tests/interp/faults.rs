@@ -258,6 +258,7 @@ fn arguments_must_fit_the_parameters() {
         ([1, 1, 1], vec![Arg::U32(0)], "parameter p0 is u64"),
         ([1, 1, 1], vec![Arg::F64(0.0)], "parameter p0 is u64"),
         ([0, 1, 1], vec![Arg::U64(0)], "empty"),
+        ([1, 65536, 1], vec![Arg::U64(0)], "larger than"),
     ] {
         let fault = with(grid, &args).expect_err("a fault");
         assert!(fault.to_string().contains(word), "{fault}");

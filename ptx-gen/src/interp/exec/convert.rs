@@ -132,6 +132,9 @@ pub(super) fn execute(
         (Ty::F16, Ty::F32, Rn, false) => {
             return w.map1(i, m, |a| Half::F16.narrow(f32::from_bits(a)));
         }
+        (Ty::Bf16, Ty::F32, Rn, false) => {
+            return w.map1(i, m, |a| Half::Bf16.narrow(f32::from_bits(a)));
+        }
         (Ty::F32, Ty::U32, Rn, false) => return w.map1(i, m, |a| (a as f32).to_bits()),
         (Ty::F32, Ty::I32, Rn, false) => return w.map1(i, m, |a| (a as i32 as f32).to_bits()),
         (Ty::F32, Ty::I8, _, false) => return w.map1(i, m, |a| f32::from(a as u8 as i8).to_bits()),

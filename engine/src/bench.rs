@@ -290,10 +290,15 @@ impl Subject {
     }
 }
 
+/// Whether an executor of this name runs on a GPU.
+fn is_gpu(executor: &str) -> bool {
+    executor.starts_with("cuda")
+}
+
 /// Bytes of one position's keys and values in all layers: f32 on the CPU, f16 on a GPU.
 fn kv_bytes(plan: &Plan, executor: &str) -> u64 {
     let kv = plan.kv;
-    let element = if executor == "cpu" { 4 } else { 2 };
+    let element = if is_gpu(executor) { 2 } else { 4 };
     (2 * kv.num_layers * kv.num_kv_heads * kv.head_dim * element) as u64
 }
 
@@ -351,7 +356,7 @@ fn arbitrary_tokens(len: usize, vocab_size: usize) -> Vec<u32> {
 /// Bytes a second that the device's memory gives to a plain read.
 fn read_ceiling(executor: &str, options: &SessionOptions) -> Result<f64, Error> {
     match options.device {
-        _ if executor == "cpu" => Ok(cpu_read_ceiling()),
+        _ if !is_gpu(executor) => Ok(cpu_read_ceiling()),
         DeviceChoice::Cuda(index) => {
             crate::exec::cuda::measure_read_ceiling(index, &options.config)
         }

@@ -1,0 +1,132 @@
+//! `gannet bench`: prompt and generation speed, next to what the memory gives in the same run.
+
+use clap::Args;
+use gannet_engine::bench::{self, BenchOptions, BenchReport, Kind, Row};
+use serde_json::json;
+
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::figures;
+use crate::flags::{DeviceFlags, ModelFlag};
+use crate::progress::Progress;
+use crate::table::Table;
+
+/// Measure prompt and generation speed, GB/s and the share of the measured read ceiling
+#[derive(Args)]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    model: ModelFlag,
+    /// Lengths of prompts
+    #[arg(short, long, value_name = "TOKENS", value_delimiter = ',', default_value = "512")]
+    prompt: Vec<usize>,
+    /// Tokens to generate; 0: none
+    #[arg(short = 'n', long = "generate", value_name = "TOKENS", default_value_t = 128)]
+    generate: usize,
+    /// Tokens in the cache before generation
+    #[arg(short, long, value_name = "TOKENS", value_delimiter = ',', default_value = "0")]
+    depth: Vec<usize>,
+    /// Sequences at once
+    #[arg(short, long, value_name = "N", value_delimiter = ',', default_value = "1",
+          value_parser = ["1"])]
+    batch: Vec<String>,
+    /// Timed repeats of each test, after one that is not; the median counts
+    #[arg(short, long, value_name = "N", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    repeats: u32,
+    #[command(flatten)]
+    device: DeviceFlags,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Bench {
+    pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
+        let options = BenchOptions {
+            // 0 is how a list says "none".
+            prompts: self.prompt.iter().copied().filter(|&p| p > 0).collect(),
+            generate: self.generate,
+            depths: self.depth.clone(),
+            repeats: self.repeats as usize,
+        };
+        let session_options = self.device.session_options()?;
+        let model = self.model.open(console)?;
+        let report = {
+            let progress = Progress::spinner("loading");
+            let mut on_row = |row: &Row| progress.message(format!("{} done", row.name()));
+            bench::run(&model, &session_options, &options, &mut on_row)?
+        };
+        if let Some(notice) = &report.notice {
+            console.note(notice.as_str());
+        }
+        let file = model.gguf().path().display().to_string();
+        if self.json {
+            console.json(&as_json(&report, &file))
+        } else {
+            console.print(&as_text(&report, &file))
+        }
+    }
+}
+
+fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
+    let rows: Vec<_> = report
+        .rows
+        .iter()
+        .map(|row| {
+            json!({
+                "test": row.name(),
+                "kind": row.kind,
+                "tokens": row.tokens,
+                "depth": row.depth,
+                "batch": row.batch,
+                "tokens_per_second": row.tokens_per_second,
+                "median_seconds": row.median(),
+                "spread": row.spread,
+                "seconds": row.seconds,
+                "bytes_per_token": row.bytes_per_token,
+                "gb_per_second": row.gb_per_second,
+                "share_of_ceiling": row.share_of_ceiling,
+            })
+        })
+        .collect();
+    json!({
+        "model": file,
+        "device": report.executor,
+        "weight_bytes": report.weight_bytes,
+        "load_seconds": report.load_seconds,
+        "cold_first_token_seconds": report.cold_first_token_seconds,
+        "ceiling_gb_per_second": report.ceiling_gb_per_second,
+        "rows": rows,
+    })
+}
+
+fn as_text(report: &BenchReport, file: &str) -> String {
+    let mut table = Table::new(&[
+        "test", ">tok/s", ">time", ">spread", ">bytes/token", ">GB/s", ">of ceiling",
+    ]);
+    for row in &report.rows {
+        let rate = match row.kind {
+            Kind::FirstToken => String::new(),
+            _ => figures::rate(row.tokens_per_second),
+        };
+        table.row([
+            row.name(),
+            rate,
+            figures::seconds(row.median()),
+            figures::percent(row.spread),
+            row.bytes_per_token.map_or(String::new(), figures::bytes),
+            row.gb_per_second.map_or(String::new(), figures::rate),
+            row.share_of_ceiling.map_or(String::new(), figures::percent),
+        ]);
+    }
+    format!(
+        "{file} on {}: {} of weights, loaded in {}, first token {} after loading began\n\
+         reading memory: {} GB/s\n\n{}",
+        report.executor,
+        figures::bytes(report.weight_bytes),
+        figures::seconds(report.load_seconds),
+        figures::seconds(report.cold_first_token_seconds),
+        figures::rate(report.ceiling_gb_per_second),
+        table.render()
+    )
+}

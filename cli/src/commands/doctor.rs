@@ -1,0 +1,260 @@
+//! `gannet doctor`: what this machine has, what is configured, what is missing and what to do.
+//!
+//! Exit code 0 whatever it finds: a missing GPU is an answer.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use gannet_cuda_runtime::{DeviceProperties, Driver};
+use gannet_engine::Config;
+use gannet_engine::config::TABLE;
+use gannet_ptx_gen::target::Target;
+use serde_json::{Value, json};
+
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::figures;
+
+/// Show driver, devices, configuration and caches, and what is missing
+#[derive(Args)]
+pub(crate) struct Doctor {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Doctor {
+    pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
+        let findings = Findings::gather();
+        if self.json { console.json(&findings.json()) } else { console.print(&findings.text()) }
+    }
+}
+
+/// A GPU, or why it cannot be looked at.
+type DeviceFinding = Result<DeviceProperties, String>;
+
+struct Findings {
+    threads: usize,
+    /// Version of CUDA that the driver serves, or why there is none.
+    driver: Result<(u32, u32), String>,
+    devices: Vec<DeviceFinding>,
+    config: Result<Config, String>,
+    cache: Option<Cache>,
+}
+
+/// The folder of compiled kernels.
+struct Cache {
+    folder: PathBuf,
+    entries: u64,
+    bytes: u64,
+}
+
+impl Findings {
+    fn gather() -> Findings {
+        let driver = Driver::load().map_err(|e| e.to_string());
+        let config = Config::from_env().map_err(|e| e.to_string());
+        let folder = config.as_ref().ok().and_then(|c| c.cache_dir.as_ref()?.join("cubin").into());
+        Findings {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            devices: driver.as_ref().map_or_else(|_| Vec::new(), devices),
+            driver: driver.and_then(|d| d.version().map_err(|e| e.to_string())),
+            cache: folder.map(|f| Cache::measure(&f)),
+            config,
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut out = format!(
+            "gannet {}\n\ncpu      {} threads, matrix products in {}\n",
+            env!("CARGO_PKG_VERSION"),
+            self.threads,
+            gannet_quant::cpu::isa()
+        );
+        match &self.driver {
+            Ok((major, minor)) => out.push_str(&format!("driver   serves CUDA {major}.{minor}\n")),
+            Err(why) => out.push_str(&format!(
+                "driver   {why}\n         until then --device cuda fails and auto uses the CPU\n"
+            )),
+        }
+        for (index, device) in self.devices.iter().enumerate() {
+            out.push_str(&device_text(index, device));
+        }
+        out.push_str("\nconfiguration\n");
+        match &self.config {
+            Ok(config) => {
+                for (variable, row) in TABLE.iter().zip(values(config)) {
+                    let Variable { value, is_default } = row;
+                    let origin = if is_default { " (default)" } else { "" };
+                    let (name, meaning) = (variable.name, variable.meaning);
+                    out.push_str(&format!("  {name}={value}{origin}: {meaning}\n"));
+                }
+            }
+            Err(why) => out.push_str(&format!("  {why}\n")),
+        }
+        out.push_str("\ncompiled kernels\n");
+        match &self.cache {
+            Some(cache) => out.push_str(&format!(
+                "  {}: {} entries, {}\n",
+                cache.folder.display(),
+                figures::count(cache.entries),
+                figures::bytes(cache.bytes)
+            )),
+            None => out.push_str("  not kept: no cache folder; set GANNET_CACHE to one\n"),
+        }
+        out.push_str("\nkernel library\n");
+        for (target, kernels) in library() {
+            out.push_str(&format!("  {target}: {kernels} kernels\n"));
+        }
+        out
+    }
+
+    fn json(&self) -> Value {
+        let config = match &self.config {
+            Ok(config) => {
+                let rows = TABLE.iter().zip(values(config));
+                rows.map(|(v, row)| (v.name.to_owned(), Value::from(row.value))).collect()
+            }
+            Err(why) => json!({ "error": why }),
+        };
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "cpu": { "threads": self.threads, "isa": gannet_quant::cpu::isa() },
+            "driver": match &self.driver {
+                Ok((major, minor)) => json!({ "cuda": format!("{major}.{minor}") }),
+                Err(why) => json!({ "error": why }),
+            },
+            "devices": self.devices.iter().map(device_json).collect::<Vec<_>>(),
+            "configuration": config,
+            "cache": self.cache.as_ref().map(|c| json!({
+                "folder": c.folder.display().to_string(),
+                "entries": c.entries,
+                "bytes": c.bytes,
+            })),
+            "kernels": library().map(|(target, n)| (target.to_string(), Value::from(n)))
+                .collect::<serde_json::Map<_, _>>(),
+        })
+    }
+}
+
+fn devices(driver: &Driver) -> Vec<DeviceFinding> {
+    let properties =
+        |index| driver.device(index).and_then(|d| d.properties()).map_err(|e| e.to_string());
+    match driver.device_count() {
+        Ok(count) => (0..count).map(properties).collect(),
+        Err(error) => vec![Err(error.to_string())],
+    }
+}
+
+/// How many kernels the library has for each target.
+fn library() -> impl Iterator<Item = (Target, usize)> {
+    Target::ALL.iter().map(|&t| (t, gannet_ptx_gen::kernels::library(t).len()))
+}
+
+fn device_text(index: usize, device: &DeviceFinding) -> String {
+    let p = match device {
+        Ok(properties) => properties,
+        Err(why) => return format!("cuda:{index}   {why}\n"),
+    };
+    let (major, minor) = p.compute_capability;
+    let kernels = match Target::for_device(major, minor) {
+        Some(target) => format!("kernels for {target}"),
+        None => "too old: compute capability 7.5 or newer is needed".to_owned(),
+    };
+    let bandwidth = match p.peak_bandwidth() {
+        0 => String::new(),
+        b => format!(", {} GB/s peak", figures::rate(b as f64 / 1e9)),
+    };
+    format!(
+        "cuda:{index}   {}, compute capability {major}.{minor}, {kernels}\n         {} memory{bandwidth}, \
+         {} multiprocessors, {} L2, {}, {}\n",
+        p.name,
+        figures::bytes(p.total_memory as u64),
+        p.multiprocessors,
+        figures::bytes(u64::from(p.l2_bytes)),
+        p.pci,
+        p.uuid_text()
+    )
+}
+
+fn device_json(device: &DeviceFinding) -> Value {
+    let p = match device {
+        Ok(properties) => properties,
+        Err(why) => return json!({ "error": why }),
+    };
+    let (major, minor) = p.compute_capability;
+    json!({
+        "name": p.name,
+        "compute_capability": format!("{major}.{minor}"),
+        "target": Target::for_device(major, minor).map(Target::name),
+        "memory_bytes": p.total_memory,
+        "multiprocessors": p.multiprocessors,
+        "l2_bytes": p.l2_bytes,
+        "shared_per_block_bytes": p.max_shared_per_block_optin,
+        "clock_khz": p.clock_khz,
+        "peak_bytes_per_second": p.peak_bandwidth(),
+        "pci": p.pci,
+        "uuid": p.uuid_text(),
+    })
+}
+
+/// What is in force for a variable.
+struct Variable {
+    value: String,
+    is_default: bool,
+}
+
+/// The effective values, in the order of [`TABLE`].
+fn values(config: &Config) -> impl Iterator<Item = Variable> {
+    let default = Config::default();
+    let text = |set: &Option<String>, default: &str| Variable {
+        value: set.clone().unwrap_or_else(|| default.to_owned()),
+        is_default: set.is_none(),
+    };
+    let folder = config.cache_dir.as_ref().map_or("none".to_owned(), |d| d.display().to_string());
+    TABLE
+        .iter()
+        .map(|variable| match variable.name {
+            "GANNET_DEVICE" => text(&config.device, "auto"),
+            "GANNET_EXECUTOR" => text(&config.executor, "graph"),
+            "GANNET_CACHE" => Variable { value: folder.clone(), is_default: false },
+            "GANNET_CUBIN_CACHE" => Variable {
+                value: u8::from(config.cubin_cache).to_string(),
+                is_default: config.cubin_cache == default.cubin_cache,
+            },
+            _ => Variable { value: "?".to_owned(), is_default: false },
+        })
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
+impl Cache {
+    /// Counts the compiled kernels of a folder, which may not exist yet.
+    fn measure(folder: &Path) -> Cache {
+        let mut cache = Cache { folder: folder.to_owned(), entries: 0, bytes: 0 };
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let is_kernel = entry.path().extension().is_some_and(|e| e == "cubin");
+            if let (true, Ok(metadata)) = (is_kernel, entry.metadata()) {
+                cache.entries += 1;
+                cache.bytes += metadata.len();
+            }
+        }
+        cache
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variable_has_a_value() {
+        for (variable, row) in TABLE.iter().zip(values(&Config::default())) {
+            assert_ne!(row.value, "?", "{} is not shown", variable.name);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_holds_nothing() {
+        assert_eq!(Cache::measure(Path::new("/no/such/folder")).entries, 0);
+    }
+}

@@ -1,0 +1,106 @@
+//! `gannet logits`: the logits of given tokens, as raw numbers for another program.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use gannet_engine::{Error, Session, SessionOptions, eval};
+
+use crate::console::{self, Console};
+use crate::failure::Failure;
+use crate::figures;
+use crate::flags::{DeviceFlags, ModelFlag, token_ids};
+use crate::progress::Progress;
+
+/// Positions whose logits are computed at once: enough to fill a device, little to hold for a
+/// large vocabulary.
+const POSITIONS_AT_ONCE: usize = 64;
+
+/// Write the logits of given tokens: little-endian f32, row-major [positions, vocabulary]
+#[derive(Args)]
+pub(crate) struct Logits {
+    #[command(flatten)]
+    model: ModelFlag,
+    /// Token ids: 1,2,3, or @FILE with a JSON array
+    #[arg(long, value_name = "IDS")]
+    tokens: String,
+    /// File to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Only the last N positions
+    #[arg(long, value_name = "N")]
+    last: Option<usize>,
+    #[command(flatten)]
+    device: DeviceFlags,
+}
+
+impl Logits {
+    pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
+        let tokens = token_ids(&self.tokens)?;
+        if tokens.is_empty() {
+            return Err(Failure::Usage("--tokens: give at least one id".to_owned()));
+        }
+        let positions = self.last.unwrap_or(tokens.len()).min(tokens.len());
+        if positions == 0 {
+            return Err(Failure::Usage("--last must be at least 1".to_owned()));
+        }
+        let options = SessionOptions {
+            context: Some(tokens.len()),
+            max_outputs: Some(POSITIONS_AT_ONCE),
+            ..self.device.session_options()?
+        };
+        let model = self.model.open(console)?;
+        model.check_tokens(&tokens)?;
+        let mut session = Session::new(&model, &options)?;
+        if let Some(notice) = session.notice() {
+            console.note(notice);
+        }
+        let mut out = Writer::create(&self.out)?;
+        let progress = Progress::bar("computing", tokens.len() as u64);
+        let first = tokens.len() - positions;
+        eval::logits(session.executor(), &tokens, first, |position, row| {
+            progress.set(position as u64 + 1);
+            out.row(row)
+        })?;
+        drop(progress);
+        let bytes = out.finish()?;
+        console.show_notes();
+        let vocab_size = model.plan().vocab_size;
+        let size = figures::bytes(bytes);
+        let device = session.executor().name();
+        console::say(&format!("[{positions} positions x {vocab_size} f32, {size}; {device}]"));
+        Ok(())
+    }
+}
+
+/// The output file; its errors are the engine's, since rows are written from inside it.
+struct Writer<'p> {
+    path: &'p Path,
+    file: BufWriter<File>,
+    bytes: u64,
+}
+
+impl Writer<'_> {
+    fn create(path: &Path) -> Result<Writer<'_>, Failure> {
+        let file = File::create(path).map_err(|e| Failure::file(path, "create", &e))?;
+        Ok(Writer { path, file: BufWriter::new(file), bytes: 0 })
+    }
+
+    fn row(&mut self, row: &[f32]) -> Result<(), Error> {
+        for value in row {
+            self.file.write_all(&value.to_le_bytes()).map_err(|e| self.error(e))?;
+        }
+        self.bytes += 4 * row.len() as u64;
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<u64, Error> {
+        self.file.flush().map_err(|e| self.error(e))?;
+        Ok(self.bytes)
+    }
+
+    fn error(&self, source: io::Error) -> Error {
+        Error::Io { file: self.path.to_owned(), source }
+    }
+}

@@ -1,0 +1,149 @@
+//! `gannet parity`: do two executors compute the same, buffer by buffer?
+
+use clap::Args;
+use gannet_engine::Config;
+use gannet_engine::parity::{self, ParityOptions, Report, Row};
+use gannet_engine::tokenizer::EncodeOptions;
+use serde_json::json;
+
+use crate::console::{self, Console};
+use crate::failure::Failure;
+use crate::flags::{ModelFlag, precision, token_ids};
+use crate::progress::Progress;
+use crate::table::Table;
+
+/// Rows of the table: the largest errors against their limits.
+const WORST: usize = 16;
+
+/// What is compared on where nobody said: a text long enough for a chunk of a prompt.
+const TEXT: &str = "Ownership is a set of rules that govern how a program manages memory. All \
+                    programs have to manage the way they use a computer's memory while running.";
+
+/// Compare two executors of a model, buffer by buffer; exit code 1 where they differ
+#[derive(Args)]
+pub(crate) struct Parity {
+    #[command(flatten)]
+    model: ModelFlag,
+    /// Reference: cpu, cpu-fast, cuda-eager or cuda-graph
+    #[arg(long, value_name = "EXECUTOR", default_value = "cpu")]
+    left: String,
+    /// What is held against it
+    #[arg(long, value_name = "EXECUTOR")]
+    right: String,
+    /// Token ids: 1,2,3, or @FILE with a JSON array [default: a short English text]
+    #[arg(long, value_name = "IDS")]
+    tokens: Option<String>,
+    /// Tokens to generate after them, each compared
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 8)]
+    generate: usize,
+    /// Sequences at once
+    #[arg(long, value_name = "N", default_value = "1", value_parser = ["1"])]
+    batch: String,
+    /// Which GPU
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    gpu: usize,
+    /// Compute with f32 activations
+    #[arg(long)]
+    exact: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Parity {
+    pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
+        let config = Config::from_env()?;
+        let given = self.tokens.as_deref().map(token_ids).transpose()?;
+        let model = self.model.open(console)?;
+        let encode = EncodeOptions {
+            add_special: true,
+            parse_special: false,
+        };
+        let tokens = given.unwrap_or_else(|| model.tokenizer().encode(TEXT, encode));
+        let options = ParityOptions {
+            left: self.left,
+            right: self.right,
+            precision: precision(self.exact),
+            gpu: self.gpu,
+            tokens,
+            generate: self.generate,
+            config,
+        };
+        let reports = {
+            let _progress = Progress::spinner("comparing");
+            parity::compare(&model, &options)?
+        };
+        let pass = !reports.is_empty() && reports.iter().all(Report::passes);
+        if self.json {
+            console.json(&json!({ "pass": pass, "reports": reports }))?;
+        } else {
+            console.print(&as_text(&reports))?;
+        }
+        console.flush()?;
+        if pass {
+            console::say(&format!("[{} buffers within their limits]", buffers(&reports)));
+            return Ok(());
+        }
+        Err(difference(&reports))
+    }
+}
+
+/// The first thing that is wrong, in the order of the computation: what follows inherits it.
+fn difference(reports: &[Report]) -> Failure {
+    for report in reports {
+        let (left, right) = (&report.left, &report.right);
+        if let Some(row) = report.first_failure() {
+            return Failure::Work(format!(
+                "{left} and {right} differ at position {}: buffer {} of {} has NMSE {:.2e}, limit \
+                 {:.0e}",
+                report.position, row.buffer, row.unit, row.nmse, row.limit
+            ));
+        }
+        if !report.passes() {
+            return Failure::Work(format!(
+                "{left} and {right} have no buffer in common at position {}",
+                report.position
+            ));
+        }
+    }
+    Failure::Work("nothing was compared; give at least one token".to_owned())
+}
+
+fn buffers(reports: &[Report]) -> usize {
+    reports.iter().map(|r| r.buffers.len()).sum()
+}
+
+fn as_text(reports: &[Report]) -> String {
+    let mut rows: Vec<(&Report, &Row)> =
+        reports.iter().flat_map(|r| r.buffers.iter().map(move |row| (r, row))).collect();
+    let failed = rows.iter().filter(|(_, row)| !row.pass).count();
+    rows.sort_by(|(_, a), (_, b)| share(b).total_cmp(&share(a)));
+    let mut table = Table::new(&[
+        "", ">position", ">rows", "unit", "buffer", ">NMSE", ">limit", ">max difference",
+    ]);
+    for (report, row) in rows.into_iter().take(WORST) {
+        table.row([
+            if row.pass { "ok" } else { "FAIL" }.to_owned(),
+            report.position.to_string(),
+            report.rows.to_string(),
+            row.unit.clone(),
+            row.buffer.clone(),
+            format!("{:.2e}", row.nmse),
+            format!("{:.0e}", row.limit),
+            format!("{:.2e}", row.max_abs),
+        ]);
+    }
+    let names = reports.first().map_or(String::new(), |r| format!("{} against {}: ", r.left, r.right));
+    format!(
+        "{names}{} steps, {} buffers, {failed} past their limit; the worst:\n{}",
+        reports.len(),
+        buffers(reports),
+        table.render()
+    )
+}
+
+/// An error as a share of its limit; failures first.
+fn share(row: &Row) -> f64 {
+    let share = if row.nmse.is_nan() { f64::INFINITY } else { row.nmse / row.limit.max(1e-300) };
+    if row.pass { share.min(1.0) } else { 2.0 + share }
+}

@@ -1,0 +1,89 @@
+//! `gannet perplexity`: how well a model predicts a text.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use gannet_engine::tokenizer::EncodeOptions;
+use gannet_engine::{Session, SessionOptions, eval};
+use serde_json::json;
+
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::flags::{DeviceFlags, ModelFlag, read_text};
+use crate::progress::Progress;
+
+/// Positions whose logits are computed at once.
+const POSITIONS_AT_ONCE: usize = 64;
+
+/// Measure how well a model predicts a text (the second half of each window is scored)
+#[derive(Args)]
+pub(crate) struct Perplexity {
+    #[command(flatten)]
+    model: ModelFlag,
+    /// File with the text
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// Tokens in a window
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    context: usize,
+    #[command(flatten)]
+    device: DeviceFlags,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Perplexity {
+    pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
+        if self.context < 4 {
+            return Err(Failure::Usage("-c must be at least 4".to_owned()));
+        }
+        let options = SessionOptions {
+            context: Some(self.context),
+            max_outputs: Some(POSITIONS_AT_ONCE),
+            ..self.device.session_options()?
+        };
+        let text = read_text(&self.file)?;
+        let model = self.model.open(console)?;
+        let tokenizer = model.tokenizer();
+        let encode = EncodeOptions { add_special: true, parse_special: false };
+        let tokens = tokenizer.encode(&text, encode);
+        let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
+        let mut session = Session::new(&model, &options)?;
+        if let Some(notice) = session.notice() {
+            console.note(notice);
+        }
+        let progress = Progress::bar("scoring", 1);
+        let result = eval::perplexity(
+            session.executor(),
+            &tokens,
+            bos,
+            self.context,
+            |done, of, value| {
+                progress.set_of(done as u64, of as u64);
+                progress.message(format!("perplexity {value:.4}"));
+            },
+        )?;
+        drop(progress);
+        let device = session.executor().name();
+        if self.json {
+            return console.json(&json!({
+                "perplexity": result.value,
+                "tokens": tokens.len(),
+                "scored": result.scored,
+                "chunks": result.chunks,
+                "context": self.context,
+                "device": device,
+            }));
+        }
+        console.line(&format!("{:.4}", result.value))?;
+        console.note(format!(
+            "[{} tokens in {} windows of {}, {} scored; {device}]",
+            tokens.len(),
+            result.chunks,
+            self.context,
+            result.scored
+        ));
+        Ok(())
+    }
+}

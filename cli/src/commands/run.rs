@@ -1,0 +1,230 @@
+//! `gannet run`: continues a prompt.
+//!
+//! Standard output gets the continuation and nothing else, whole characters as they come, flushed
+//! for every token.
+
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use clap::Args;
+use gannet_engine::{
+    Event, Finish, GenerateOptions, Generation, Sampling, Session, SessionOptions,
+};
+use serde_json::json;
+
+use crate::console::{self, Console};
+use crate::failure::Failure;
+use crate::figures;
+use crate::flags::{DeviceFlags, ModelFlag};
+use crate::progress::Progress;
+
+/// Prompts shorter than this are done before a bar could be read.
+const LONG_PROMPT: usize = 512;
+
+/// Continue a prompt: text to standard output, figures to standard error
+#[derive(Args)]
+pub(crate) struct Run {
+    /// Text to continue; `-` reads it from standard input [default: the start of a text]
+    #[arg(value_name = "PROMPT", default_value = "", hide_default_value = true)]
+    prompt: String,
+    #[command(flatten)]
+    model: ModelFlag,
+    /// Most tokens to generate
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
+    max_tokens: usize,
+    #[command(flatten)]
+    sampling: SamplingFlags,
+    #[command(flatten)]
+    device: DeviceFlags,
+    /// Positions of the cache: prompt and continuation together [default: the model's, at most 4096]
+    #[arg(long, value_name = "N")]
+    ctx: Option<usize>,
+    /// Go on when the model ends its text
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Print one JSON object at the end instead of text as it comes
+    #[arg(long)]
+    json: bool,
+}
+
+/// How the next token is chosen.
+#[derive(Args)]
+struct SamplingFlags {
+    /// Temperature; 0 takes the most likely token
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temp: f32,
+    /// Choose among the K most likely tokens; 0: all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+    /// Choose among the most likely tokens that together reach probability P
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+    /// Choose among tokens at least P times as likely as the most likely one
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    min_p: f32,
+    /// Make the last 64 tokens less likely by this factor; 1: not
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    repeat_penalty: f32,
+    /// Seed of the random choice: the same seed gives the same text
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+}
+
+impl SamplingFlags {
+    fn sampling(&self) -> Result<Sampling, Failure> {
+        let sampling = Sampling {
+            temperature: self.temp,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repeat_penalty,
+            seed: self.seed,
+            ..Sampling::default()
+        };
+        sampling.check().map_err(Failure::Usage)?;
+        Ok(sampling)
+    }
+}
+
+impl Run {
+    pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
+        let start = Instant::now();
+        let options = GenerateOptions {
+            max_tokens: self.max_tokens,
+            sampling: self.sampling.sampling()?,
+            ignore_eog: self.ignore_eos,
+            ..GenerateOptions::default()
+        };
+        if self.ctx == Some(0) {
+            return Err(Failure::Usage("--ctx must be at least 1".to_owned()));
+        }
+        let session_options =
+            SessionOptions { context: self.ctx, ..self.device.session_options()? };
+        let prompt = self.prompt_text()?;
+        let model = self.model.open(console)?;
+        let mut session = {
+            let _progress = Progress::spinner("loading");
+            Session::new(&model, &session_options)?
+        };
+        if let Some(notice) = session.notice() {
+            console.note(notice);
+        }
+        let mut stream = Stream::new(console, !self.json);
+        let generated = session.generate(&prompt, &options, |event| stream.event(event));
+        let first_token = stream.first_token.map(|at| at.duration_since(start).as_secs_f64());
+        // A failure to print explains a stopped generation, so it comes first.
+        if let Some(failure) = stream.failure.take() {
+            return Err(failure);
+        }
+        drop(stream);
+        let generation = generated?;
+        let device = session.executor().name();
+        if self.json {
+            console.json(&report(&generation, device, first_token))
+        } else {
+            console.end_text()?;
+            console.show_notes();
+            console::say(&figures_line(&generation, device, first_token));
+            Ok(())
+        }
+    }
+
+    fn prompt_text(&self) -> Result<String, Failure> {
+        if self.prompt != "-" {
+            return Ok(self.prompt.clone());
+        }
+        let mut bytes = Vec::new();
+        std::io::stdin()
+            .read_to_end(&mut bytes)
+            .map_err(|e| Failure::Work(format!("standard input: cannot read: {e}")))?;
+        String::from_utf8(bytes).map_err(|e| {
+            let at = e.utf8_error().valid_up_to();
+            Failure::Work(format!("standard input: not UTF-8 text at byte {at}; convert it first"))
+        })
+    }
+}
+
+/// Shows a generation as it goes.
+struct Stream<'c> {
+    console: &'c mut Console,
+    text: bool,
+    progress: Option<Progress>,
+    first_token: Option<Instant>,
+    failure: Option<Failure>,
+}
+
+impl<'c> Stream<'c> {
+    fn new(console: &'c mut Console, text: bool) -> Stream<'c> {
+        Stream { console, text, progress: None, first_token: None, failure: None }
+    }
+
+    fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
+        match event {
+            Event::Prompt { done, total } => {
+                self.console.show_notes();
+                if total >= LONG_PROMPT {
+                    let bar = || Progress::bar("reading", total as u64);
+                    self.progress.get_or_insert_with(bar).set(done as u64);
+                }
+                ControlFlow::Continue(())
+            }
+            Event::Token { text, .. } => {
+                self.progress = None;
+                self.first_token.get_or_insert_with(Instant::now);
+                if !self.text {
+                    return ControlFlow::Continue(());
+                }
+                match self.console.stream(text) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(failure) => {
+                        self.failure = Some(failure);
+                        ControlFlow::Break(())
+                    }
+                }
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+fn finish_name(finish: Finish) -> &'static str {
+    match finish {
+        Finish::Length => "length",
+        Finish::EndOfText => "stop",
+        Finish::Stopped => "cancelled",
+    }
+}
+
+fn report(g: &Generation, device: &str, first_token: Option<f64>) -> serde_json::Value {
+    json!({
+        "text": g.text,
+        "tokens": g.tokens,
+        "prompt_tokens": g.prompt_tokens,
+        "finish": finish_name(g.finish),
+        "prompt_tokens_per_second": g.prompt_rate(),
+        "decode_tokens_per_second": g.decode_rate(),
+        "first_token_seconds": first_token,
+        "device": device,
+    })
+}
+
+fn figures_line(g: &Generation, device: &str, first_token: Option<f64>) -> String {
+    let mut parts = vec![format!(
+        "prompt {} tokens, {} tok/s",
+        g.prompt_tokens,
+        figures::rate(g.prompt_rate())
+    )];
+    // One token has no time between tokens.
+    if g.tokens.len() > 1 {
+        let rate = figures::rate(g.decode_rate());
+        parts.push(format!("generated {} tokens, {rate} tok/s", g.tokens.len()));
+    } else {
+        parts.push(format!("generated {} tokens", g.tokens.len()));
+    }
+    if let Some(seconds) = first_token {
+        parts.push(format!("first token after {}", figures::seconds(seconds)));
+    }
+    parts.push(device.to_owned());
+    format!("[{}]", parts.join("; "))
+}

@@ -1,0 +1,173 @@
+//! Flags that several commands share, and what they make.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use gannet_engine::exec::Precision;
+use gannet_engine::{
+    Config, DeviceChoice, Error, ExecutorChoice, Model, ModelOptions, SessionOptions,
+};
+use gannet_gguf::Gguf;
+
+use crate::console::Console;
+use crate::embedded;
+use crate::failure::Failure;
+use crate::progress::Progress;
+
+/// The model to work with.
+#[derive(Args)]
+pub(crate) struct ModelFlag {
+    /// GGUF file, or the first of its shards [default: the embedded demonstration model]
+    #[arg(short, long, value_name = "FILE")]
+    model: Option<PathBuf>,
+}
+
+impl ModelFlag {
+    /// Opens and checks the model.
+    pub(crate) fn open(&self, console: &mut Console) -> Result<Arc<Model>, Failure> {
+        let options = ModelOptions::default();
+        let model = match &self.model {
+            Some(path) => {
+                let _progress = Progress::spinner("opening");
+                Model::open_with(path, &options)?
+            }
+            None => Model::from_gguf(embedded::open()?, &options)?,
+        };
+        for warning in model
+            .gguf()
+            .warnings()
+            .iter()
+            .chain(model.tokenizer().warnings())
+        {
+            console.note(format!("warning: {warning}"));
+        }
+        Ok(Arc::new(model))
+    }
+
+    /// Opens the container alone.
+    pub(crate) fn open_container(&self) -> Result<Gguf, Failure> {
+        match &self.model {
+            Some(path) => Ok(Gguf::open(path)?),
+            None => embedded::open(),
+        }
+    }
+}
+
+/// Where and how a model runs.
+#[derive(Args)]
+pub(crate) struct DeviceFlags {
+    /// Where to run: auto (a GPU if one works, else the CPU), cpu, cuda or cuda:N
+    /// [default: GANNET_DEVICE, else auto]
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceChoice>,
+    /// How kernels reach a GPU: eager or graph [default: GANNET_EXECUTOR, else graph]
+    #[arg(long, value_name = "EXECUTOR")]
+    executor: Option<ExecutorChoice>,
+    /// Compute with f32 activations: the reference, slower
+    #[arg(long)]
+    exact: bool,
+}
+
+impl DeviceFlags {
+    /// Options of a session; a flag wins over its variable in the environment.
+    pub(crate) fn session_options(&self) -> Result<SessionOptions, Failure> {
+        let config = Config::from_env()?;
+        let device = match (self.device, &config.device) {
+            (Some(device), _) => device,
+            (None, Some(text)) => parsed("GANNET_DEVICE", text, "auto, cpu, cuda or cuda:N")?,
+            (None, None) => DeviceChoice::Auto,
+        };
+        let executor = match (self.executor, &config.executor) {
+            (Some(executor), _) => executor,
+            (None, Some(text)) => parsed("GANNET_EXECUTOR", text, "eager or graph")?,
+            (None, None) => ExecutorChoice::default(),
+        };
+        let precision = precision(self.exact);
+        Ok(SessionOptions {
+            device,
+            executor,
+            precision,
+            config,
+            ..SessionOptions::default()
+        })
+    }
+}
+
+/// What `--exact` means.
+pub(crate) fn precision(exact: bool) -> Precision {
+    if exact {
+        Precision::Exact
+    } else {
+        Precision::Fast
+    }
+}
+
+fn parsed<T: std::str::FromStr>(
+    variable: &'static str,
+    value: &str,
+    expected: &'static str,
+) -> Result<T, Failure> {
+    let wrong = || Error::Config {
+        variable,
+        value: value.to_owned(),
+        expected,
+    };
+    Ok(value.parse().map_err(|_| wrong())?)
+}
+
+/// Token ids: `1,2,3`, or `@FILE` for a file with a JSON array of them.
+pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>, Failure> {
+    let Some(file) = text.strip_prefix('@') else {
+        return text
+            .split(',')
+            .map(|id| id.trim().parse())
+            .collect::<Result<_, _>>()
+            .map_err(|_| {
+                let expected = "expected ids with commas between them, or @FILE with a JSON array";
+                Failure::Usage(format!("--tokens {text:?}: {expected}"))
+            });
+    };
+    let path = Path::new(file);
+    let json = std::fs::read(path).map_err(|e| Failure::file(path, "read", &e))?;
+    serde_json::from_slice(&json).map_err(|e| {
+        Failure::Work(format!(
+            "{file}: not a JSON array of token ids, such as [1, 2, 3]: {e}"
+        ))
+    })
+}
+
+/// The text of a file.
+pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
+    let bytes = std::fs::read(path).map_err(|e| Failure::file(path, "read", &e))?;
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Failure::Work(format!(
+            "{}: not UTF-8 text at byte {at}; convert it first",
+            path.display()
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_ids_come_from_text_or_from_a_file() {
+        assert_eq!(token_ids("1, 2,3").unwrap(), [1, 2, 3]);
+        assert!(matches!(token_ids("1,x"), Err(Failure::Usage(_))));
+        assert!(matches!(token_ids("@/no/such/file"), Err(Failure::Work(_))));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[8184, 46]").unwrap();
+        assert_eq!(
+            token_ids(&format!("@{}", file.path().display())).unwrap(),
+            [8184, 46]
+        );
+        std::fs::write(file.path(), "[-1]").unwrap();
+        assert!(matches!(
+            token_ids(&format!("@{}", file.path().display())),
+            Err(Failure::Work(_))
+        ));
+    }
+}

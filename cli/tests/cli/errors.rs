@@ -1,0 +1,192 @@
+//! Exit codes, the one line of an error, bad usage, settings.
+
+use crate::support::{finish, gannet, has_gpu, model, run};
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    let help = run(&["--help"]).ok();
+    let commands = [
+        "run",
+        "inspect",
+        "tokenize",
+        "logits",
+        "perplexity",
+        "parity",
+        "bench",
+        "ptx",
+        "doctor",
+        "synth",
+    ];
+    for command in commands {
+        assert!(
+            help.stdout.contains(&format!("  {command} ")),
+            "{command} is not in the help"
+        );
+        assert!(
+            run(&[command, "--help"])
+                .ok()
+                .stdout
+                .contains("Usage: gannet")
+        );
+    }
+    assert_eq!(
+        run(&["--version"]).ok().stdout,
+        concat!("gannet ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn bad_usage_exits_with_2() {
+    run(&[]).usage();
+    run(&["fly"]).usage();
+    run(&["run", "x", "--no-such-flag"]).usage();
+    run(&["run", "x", "-n", "many"]).usage();
+    run(&["run", "x", "--temp", "-1"]).usage();
+    run(&["run", "x", "--top-p", "1.5", "--temp", "1"]).usage();
+    run(&["run", "x", "--ctx", "0"]).usage();
+    run(&["inspect"]).usage();
+    run(&["tokenize"]).usage();
+    run(&["tokenize", "--text", "a", "--file", "b"]).usage();
+    run(&["logits", "--tokens", "1,b", "--out", "x"]).usage();
+    run(&["bench", "-b", "8"]).usage();
+    run(&["bench", "-r", "0"]).usage();
+    run(&["synth", "--shape", "tiny"]).usage();
+    run(&["synth", "--shape", "huge", "-o", "x"]).usage();
+}
+
+#[test]
+fn a_value_that_does_not_exist_is_answered_with_those_that_do() {
+    assert!(
+        run(&["run", "x", "--device", "interp"])
+            .usage()
+            .contains("auto, cpu, cuda")
+    );
+    let usage = run(&["run", "x", "--executor", "persistent"]);
+    assert!(usage.usage().contains("eager or graph"));
+    assert!(run(&["ptx", "--target", "sm_1"]).usage().contains("sm_90a"));
+    assert!(
+        run(&["synth", "--shape", "x", "-o", "x"])
+            .usage()
+            .contains("qwen2.5-1.5b")
+    );
+}
+
+#[test]
+fn failed_work_is_one_line() {
+    let line = run(&["run", "x", "-m", "/no/such/model.gguf"]);
+    assert!(
+        line.error().contains("/no/such/model.gguf"),
+        "{}",
+        line.error()
+    );
+    let folder = env!("CARGO_MANIFEST_DIR");
+    assert!(run(&["run", "x", "-m", folder]).error().contains(folder));
+    assert!(
+        run(&["inspect", "/no/such/model.gguf"])
+            .error()
+            .contains("/no/such")
+    );
+    assert!(
+        run(&["tokenize", "--file", "/no/such.txt"])
+            .error()
+            .contains("/no/such.txt")
+    );
+    assert!(
+        run(&["logits", "--tokens", "@/no/such", "--out", "x"])
+            .error()
+            .contains("/no/such")
+    );
+    run(&[
+        "logits",
+        "--tokens",
+        "1",
+        "--out",
+        "/no/such/folder/x",
+        "--device",
+        "cpu",
+    ])
+    .error();
+    assert!(
+        run(&["ptx", "no_such_kernel"])
+            .error()
+            .contains("no_such_kernel")
+    );
+    run(&["synth", "--shape", "tiny", "-o", "/no/such/folder/x.gguf"]).error();
+}
+
+#[test]
+fn a_prompt_that_does_not_fit_names_both_counts() {
+    let long = "word ".repeat(300);
+    let done = run(&["run", &long, "--ctx", "100", "--device", "cpu"]);
+    assert!(done.error().contains("context of 100"), "{}", done.error());
+    assert_eq!(done.stdout, "");
+}
+
+#[test]
+fn a_token_that_the_vocabulary_lacks_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let out = file.path().to_str().unwrap();
+    let done = run(&[
+        "logits", "--tokens", "1,99999", "--out", out, "--device", "cpu",
+    ]);
+    assert!(done.error().contains("99999"), "{}", done.error());
+}
+
+#[test]
+fn cuda_without_a_driver_fails_in_one_line() {
+    if has_gpu() {
+        eprintln!("skipped: this machine has a GPU");
+        return;
+    }
+    for device in ["cuda", "cuda:1"] {
+        let done = run(&["run", "x", "-n", "1", "--device", device]);
+        assert!(done.error().contains("driver"), "{}", done.error());
+        assert_eq!(done.stdout, "", "--device cuda never computes on the CPU");
+    }
+    run(&["parity", "--left", "cpu", "--right", "cuda-eager"]).error();
+    run(&["bench", "--device", "cuda"]).error();
+}
+
+#[test]
+fn settings_come_from_the_environment_and_flags_win() {
+    let with = |variable: &str, value: &str, args: &[&str]| {
+        finish(gannet(args).env(variable, value), args)
+    };
+    let done = with("GANNET_DEVICE", "toaster", &["run", "x", "-n", "1"]);
+    assert!(
+        done.error().contains("GANNET_DEVICE=\"toaster\""),
+        "{}",
+        done.error()
+    );
+    let done = with("GANNET_CUBIN_CACHE", "maybe", &["run", "x", "-n", "1"]);
+    assert!(
+        done.error().contains("GANNET_CUBIN_CACHE"),
+        "{}",
+        done.error()
+    );
+    with(
+        "GANNET_DEVICE",
+        "cuda:9",
+        &["run", "x", "-n", "1", "--device", "cpu"],
+    )
+    .ok();
+    if !has_gpu() {
+        with("GANNET_DEVICE", "cuda", &["run", "x", "-n", "1"]).error();
+    }
+}
+
+#[test]
+fn the_model_flag_is_read_from_a_file() {
+    let done = run(&[
+        "run",
+        "fn main",
+        "-m",
+        &model(),
+        "-n",
+        "2",
+        "--device",
+        "cpu",
+    ])
+    .ok();
+    assert!(!done.stdout.is_empty());
+}

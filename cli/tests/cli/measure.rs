@@ -1,0 +1,53 @@
+//! `gannet bench` and `gannet parity` on the CPU: the form of what they print.
+
+use crate::support::run;
+
+#[test]
+fn bench_gives_a_row_for_each_test() {
+    let args = [
+        "bench", "-p", "16,32", "-n", "4", "-d", "0,24", "-r", "2", "--device", "cpu", "--json",
+    ];
+    let object = run(&args).ok().json();
+    let rows = object["rows"].as_array().unwrap();
+    let names: Vec<_> = rows.iter().map(|r| r["test"].as_str().unwrap()).collect();
+    assert_eq!(names, ["ttft32", "pp16", "pp32", "tg4", "tg4@d24"]);
+    for row in rows {
+        assert!(row["tokens_per_second"].as_f64().unwrap() > 0.0);
+        assert_eq!(row["seconds"].as_array().unwrap().len(), 2);
+    }
+    // 7.3 MB of weights, less the embedding's rows that are not read but as the output matrix.
+    let bytes = rows[3]["bytes_per_token"].as_u64().unwrap();
+    assert!((7_000_000..9_000_000).contains(&bytes), "{bytes}");
+    assert!(rows[4]["bytes_per_token"].as_u64().unwrap() > bytes);
+    assert!(object["ceiling_gb_per_second"].as_f64().unwrap() > 0.1);
+    assert!(rows[3]["share_of_ceiling"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn bench_prints_a_table() {
+    let args = ["bench", "-p", "0", "-n", "2", "-r", "1", "--device", "cpu"];
+    let text = run(&args).ok().stdout;
+    assert!(text.contains("of ceiling"), "{text}");
+    assert!(text.lines().any(|l| l.starts_with("tg2 ")), "{text}");
+    run(&["bench", "-p", "0", "-n", "0", "--device", "cpu"]).error();
+}
+
+#[test]
+fn an_executor_agrees_with_itself() {
+    let args = [
+        "parity", "--left", "cpu", "--right", "cpu", "--exact", "--json",
+    ];
+    let object = run(&args).ok().json();
+    assert_eq!(object["pass"], true);
+    let buffers = object["reports"][0]["buffers"].as_array().unwrap();
+    assert!(buffers.len() > 100, "{} buffers", buffers.len());
+    let text = run(&["parity", "--left", "cpu", "--right", "cpu", "--exact"])
+        .ok()
+        .stdout;
+    assert!(text.contains("cpu"), "{text}");
+}
+
+#[test]
+fn executors_that_do_not_exist_are_refused() {
+    run(&["parity", "--left", "cpu", "--right", "abacus"]).error();
+}

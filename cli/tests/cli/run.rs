@@ -1,0 +1,179 @@
+//! `gannet run` on the model that the binary carries.
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+
+use crate::support::{finish, gannet, has_gpu, here, run};
+
+const CPU: &[&str] = &["--device", "cpu"];
+
+fn continuation(args: &[&str]) -> crate::support::Done {
+    let mut all = vec!["run", "Ownership is"];
+    all.extend_from_slice(args);
+    all.extend_from_slice(CPU);
+    run(&all).ok()
+}
+
+/// The text that a float64 reference gives, whose smallest margin is above the noise of exact
+/// arithmetic.
+#[test]
+fn greedy_text_is_the_references() {
+    let golden = std::fs::read_to_string(here("tests/data/greedy-ownership.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(&golden).unwrap();
+    let tokens = golden["tokens"].as_array().unwrap();
+    let n = tokens.len().to_string();
+    let done = continuation(&["-n", &n, "--temp", "0", "--exact", "--json", "--ignore-eos"]);
+    let found = done.json();
+    assert_eq!(found["tokens"], golden["tokens"]);
+    assert_eq!(found["text"], golden["text"]);
+    assert_eq!(
+        found["prompt_tokens"],
+        golden["prompt_tokens"].as_array().unwrap().len()
+    );
+    let streamed = continuation(&["-n", &n, "--temp", "0", "--exact", "--ignore-eos"]);
+    assert_eq!(streamed.stdout, golden["text"].as_str().unwrap());
+}
+
+#[test]
+fn the_same_command_gives_the_same_text() {
+    let greedy = || continuation(&["-n", "40", "--temp", "0"]).stdout;
+    assert_eq!(greedy(), greedy());
+    let sampled = |seed: &str| {
+        let args = [
+            "-n", "40", "--temp", "0.9", "--top-p", "0.95", "--top-k", "50", "--seed", seed,
+        ];
+        continuation(&args).stdout
+    };
+    assert_eq!(sampled("7"), sampled("7"));
+    assert_ne!(sampled("7"), sampled("8"));
+}
+
+#[test]
+fn text_goes_to_standard_output_and_figures_to_standard_error() {
+    let done = continuation(&["-n", "12"]);
+    assert!(!done.stdout.contains("tok/s"), "{}", done.stdout);
+    assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
+    assert!(
+        done.stderr.contains("generated 12 tokens"),
+        "{}",
+        done.stderr
+    );
+    assert!(done.stderr.contains("cpu"), "{}", done.stderr);
+}
+
+#[test]
+fn json_is_one_object_with_the_contracts_fields() {
+    let done = continuation(&["-n", "3", "--json"]);
+    let object = done.json();
+    for field in [
+        "text",
+        "tokens",
+        "prompt_tokens",
+        "finish",
+        "prompt_tokens_per_second",
+        "decode_tokens_per_second",
+        "device",
+    ] {
+        assert!(!object[field].is_null(), "{field}");
+    }
+    assert_eq!(object["finish"], "length");
+    assert_eq!(object["tokens"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn the_prompt_comes_from_standard_input() {
+    let args = ["run", "-", "-n", "8", "--device", "cpu"];
+    let mut child = gannet(&args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"Ownership is")
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        continuation(&["-n", "8"]).stdout
+    );
+}
+
+#[test]
+fn edges_of_length() {
+    assert_eq!(continuation(&["-n", "0"]).stdout, "");
+    assert!(
+        !run(&["run", "-n", "4", "--device", "cpu"])
+            .ok()
+            .stdout
+            .is_empty(),
+        "no prompt"
+    );
+    // Five prompt tokens and a cache of eight: three more fit, and the token after them.
+    let full = continuation(&["-n", "100", "--ctx", "8", "--ignore-eos", "--json"]).json();
+    assert_eq!(full["finish"], "length");
+    assert!(
+        (3..=4).contains(&full["tokens"].as_array().unwrap().len()),
+        "{full}"
+    );
+}
+
+/// A reader that has seen enough is not an error: exit code 0, and not a word.
+#[test]
+fn a_closed_pipe_is_silent() {
+    let cases: [&[&str]; 4] = [
+        &[
+            "run",
+            "fn main",
+            "-n",
+            "400",
+            "--ignore-eos",
+            "--device",
+            "cpu",
+        ],
+        &["inspect", "--tensors", &crate::support::model()],
+        &["--help"],
+        &["doctor"],
+    ];
+    for args in cases {
+        let mut child = gannet(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        stdout.read_exact(&mut [0; 1]).unwrap();
+        drop(stdout);
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{args:?}: {stderr}");
+        assert!(
+            !stderr.contains("error") && !stderr.contains("panicked"),
+            "{args:?}: {stderr}"
+        );
+    }
+}
+
+#[test]
+fn auto_says_that_it_runs_on_the_cpu() {
+    if has_gpu() {
+        eprintln!("skipped: this machine has a GPU");
+        return;
+    }
+    for args in [
+        &["run", "x", "-n", "2"][..],
+        &["run", "x", "-n", "2", "--device", "auto"],
+    ] {
+        let done = finish(&mut gannet(args), args).ok();
+        assert!(
+            done.stderr.contains("running on the CPU"),
+            "{}",
+            done.stderr
+        );
+        assert!(!done.stdout.is_empty());
+    }
+}

@@ -82,8 +82,9 @@ impl Console {
 
     /// The end of a command that worked.
     pub(crate) fn finish(&mut self) -> Result<(), Failure> {
+        self.flush()?;
         self.show_notes();
-        self.flush()
+        Ok(())
     }
 }
 

@@ -114,6 +114,33 @@ fn failed_work_is_one_line() {
     run(&["synth", "--shape", "tiny", "-o", "/no/such/folder/x.gguf"]).error();
 }
 
+/// What a person reads, word for word: what, where, what to do.
+#[test]
+fn the_words_of_errors() {
+    let long = "word ".repeat(300);
+    let commands: [&[&str]; 8] = [
+        &["run", "x", "-m", "/no/such.gguf"],
+        &["run", "x", "-m", "Cargo.toml"],
+        &["run", &long, "--ctx", "100", "--device", "cpu"],
+        &["inspect", "/no/such.safetensors"],
+        &["logits", "--tokens", "@/no/such.json", "--out", "x"],
+        &["ptx", "no_such_kernel", "--target", "sm_80"],
+        &["parity", "--right", "abacus"],
+        &["bench", "-p", "0", "-n", "0", "--device", "cpu"],
+    ];
+    let lines = commands.map(|args| run(args).error().to_owned()).join("\n");
+    insta::assert_snapshot!(lines, @r#"
+    /no/such.gguf: cannot open the file: No such file or directory (os error 2)
+    Cargo.toml: the magic is "[pac", must be "GGUF"
+    302 tokens do not fit the context of 100; shorten the prompt or raise --ctx
+    /no/such.safetensors: cannot open: No such file or directory (os error 2)
+    /no/such.json: cannot read: No such file or directory (os error 2)
+    no kernel "no_such_kernel" for sm_80; `gannet ptx` lists them
+    "abacus" is not an executor; expected cpu, cpu-fast, cuda-eager or cuda-graph
+    nothing to measure: give prompt lengths, or tokens to generate
+    "#);
+}
+
 #[test]
 fn a_prompt_that_does_not_fit_names_both_counts() {
     let long = "word ".repeat(300);

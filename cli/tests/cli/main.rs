@@ -5,6 +5,8 @@
 
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
+// Most commands are tried on the model that the binary carries.
+#![cfg(feature = "embedded-model")]
 
 mod errors;
 mod evaluate;

@@ -10,19 +10,22 @@ use gannet_engine::exec::Precision;
 use gannet_engine::{DeviceChoice, Model};
 use serde_json::Value;
 
-/// The reference data beside the repository, or where `GANNET_SHARED` says; `None` (and a line that
-/// says *skipped*) where a stranger's machine has none.
+/// A part of the reference data: beside the repository (or where `GANNET_SHARED` says), else the
+/// share of it that the repository ships. `None`, and a line that says *skipped*, where neither has
+/// it.
 pub fn shared(test: &str, part: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("GANNET_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"),
-        PathBuf::from,
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = std::env::var_os("GANNET_SHARED")
+        .map_or_else(|| here.join("../../shared"), PathBuf::from);
+    let shipped = part.strip_prefix("models/").map_or_else(
+        || here.join("tests/data").join(part),
+        |model| here.join("../cli/models").join(model),
     );
-    let path = root.join(part);
-    if path.exists() {
-        return Some(path);
+    let found = [root.join(part), shipped].into_iter().find(|path| path.exists());
+    if found.is_none() {
+        eprintln!("skipped: {test}: no {part} in the reference data");
     }
-    eprintln!("skipped: {test}: no {part} in the reference data");
-    None
+    found
 }
 
 pub fn json(path: &Path) -> Value {

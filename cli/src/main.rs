@@ -2,8 +2,8 @@
 //!
 //! Reads arguments, calls the engine, formats what comes back; nothing here computes. What always
 //! holds for scripts: exit code 0 is done, 1 is failed with one line on standard error that starts
-//! with `error:`, 2 is bad usage; a reader that closes the pipe early is not an error; results go to
-//! standard output, figures and notices to standard error.
+//! with `error:`, 2 is bad usage; a reader that closes the pipe early is not an error; results go
+//! to standard output, figures and notices to standard error.
 
 mod commands;
 mod console;

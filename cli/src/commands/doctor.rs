@@ -165,8 +165,8 @@ fn device_text(index: usize, device: &DeviceFinding) -> String {
         b => format!(", {} GB/s peak", figures::rate(b as f64 / 1e9)),
     };
     format!(
-        "cuda:{index}   {}, compute capability {major}.{minor}, {kernels}\n         {} memory{bandwidth}, \
-         {} multiprocessors, {} L2, {}, {}\n",
+        "cuda:{index}   {}, compute capability {major}.{minor}, {kernels}\n         \
+         {} memory{bandwidth}, {} multiprocessors, {} L2, {}, {}\n",
         p.name,
         figures::bytes(p.total_memory as u64),
         p.multiprocessors,

@@ -329,7 +329,8 @@ fn value_text(value: &Value<'_>) -> String {
             let shown = if long { SHOWN_ELEMENTS } else { SHORT_ARRAY };
             let mut parts: Vec<_> = array.iter().take(shown).map(|v| value_text(&v)).collect();
             if long {
-                parts.push(format!("... {} {}", figures::count(array.len() as u64), array.ty().name()));
+                let len = figures::count(array.len() as u64);
+                parts.push(format!("... {len} {}", array.ty().name()));
             }
             format!("[{}]", parts.join(", "))
         }

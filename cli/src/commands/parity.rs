@@ -133,7 +133,9 @@ fn as_text(reports: &[Report]) -> String {
             format!("{:.2e}", row.max_abs),
         ]);
     }
-    let names = reports.first().map_or(String::new(), |r| format!("{} against {}: ", r.left, r.right));
+    let names = reports
+        .first()
+        .map_or(String::new(), |r| format!("{} against {}: ", r.left, r.right));
     format!(
         "{names}{} steps, {} buffers, {failed} past their limit; the worst:\n{}",
         reports.len(),

@@ -37,7 +37,7 @@ pub(crate) struct Run {
     sampling: SamplingFlags,
     #[command(flatten)]
     device: DeviceFlags,
-    /// Positions of the cache: prompt and continuation together [default: the model's, at most 4096]
+    /// Positions of the cache, for prompt and continuation [default: the model's, at most 4096]
     #[arg(long, value_name = "N")]
     ctx: Option<usize>,
     /// Go on when the model ends its text

@@ -1,5 +1,7 @@
 //! Products on tensor cores in the interpreter, against f64 over dequantised weights.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Random, nmse};

@@ -79,9 +79,9 @@ const LARGE: Tile = Tile {
     warps: (4, 2),
 };
 const MEDIUM: Tile = Tile {
-    rows: 64,
+    rows: 128,
     tokens: 64,
-    warps: (2, 2),
+    warps: (4, 2),
 };
 const SMALL: Tile = Tile {
     rows: 64,
@@ -91,6 +91,7 @@ const SMALL: Tile = Tile {
 
 impl GemmSpec {
     /// The tile: smaller for fewer rows, so that a prompt of some hundred tokens occupies a GPU.
+    /// It does not depend on the tokens, so that one text serves every prompt.
     fn tile(&self) -> Tile {
         match self.rows {
             0..=512 => SMALL,
@@ -527,10 +528,12 @@ pub(super) fn representative(target: Target) -> Vec<GemmSpec> {
         bias: false,
         residual: false,
     };
+    // The large tile needs the most registers, in every format its own number.
     let mut specs: Vec<GemmSpec> = WeightFormat::ALL
-        .map(|format| spec(format, 1536, 1536))
+        .map(|format| spec(format, 8960, 1536))
         .to_vec();
-    specs.extend(WeightFormat::ALL.map(|format| spec(format, 8960, 1536)));
+    let medium = [WeightFormat::F16, WeightFormat::Q4K, WeightFormat::Q6K];
+    specs.extend(medium.map(|format| spec(format, 1536, 8960)));
     specs.push(GemmSpec {
         bias: true,
         residual: true,

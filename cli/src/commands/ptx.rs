@@ -5,7 +5,7 @@
 use clap::Args;
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::target::Target;
-use gannet_ptx_gen::{kernels, print};
+use gannet_ptx_gen::kernels;
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -36,7 +36,7 @@ impl Ptx {
         match &self.kernel {
             None => console.print(&listing(&kernels)),
             Some(name) => match kernels.iter().find(|k| k.name == *name) {
-                Some(kernel) => console.print(&print::print(kernel)),
+                Some(kernel) => console.print(&kernel.ptx().map_err(Failure::of)?),
                 None => Err(Failure::Work(format!(
                     "no kernel {name:?} for {}; `gannet ptx` lists them",
                     self.target

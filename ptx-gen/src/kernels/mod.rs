@@ -8,6 +8,9 @@ mod activation;
 mod add;
 mod advance;
 mod argmax;
+mod attention;
+mod attention_flash;
+mod attention_merge;
 mod dot;
 mod embed;
 mod gather_rows;
@@ -29,6 +32,9 @@ pub use activation::{Activation, KvType};
 pub use add::AddSpec;
 pub use advance::AdvanceSpec;
 pub use argmax::ArgmaxSpec;
+pub use attention::AttentionSpec;
+pub use attention_flash::AttentionFlashSpec;
+pub use attention_merge::AttentionMergeSpec;
 pub use embed::EmbedSpec;
 pub use gather_rows::GatherRowsSpec;
 pub use gemm::GemmSpec;
@@ -86,5 +92,9 @@ pub fn library(target: Target) -> Vec<Kernel> {
             .iter()
             .map(StreamReadSpec::kernel),
     );
+    let attention = attention::representative(target);
+    kernels.extend(attention.iter().map(AttentionSpec::kernel));
+    let merges = attention_merge::representative(target);
+    kernels.extend(merges.iter().map(AttentionMergeSpec::kernel));
     kernels
 }

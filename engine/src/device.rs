@@ -22,6 +22,8 @@ pub enum DeviceChoice {
     Cpu,
     /// A GPU by index.
     Cuda(usize),
+    /// The kernels of a GPU, interpreted on the CPU.
+    Interp,
 }
 
 impl FromStr for DeviceChoice {
@@ -32,12 +34,13 @@ impl FromStr for DeviceChoice {
             "auto" => Ok(DeviceChoice::Auto),
             "cpu" => Ok(DeviceChoice::Cpu),
             "cuda" => Ok(DeviceChoice::Cuda(0)),
+            "interp" => Ok(DeviceChoice::Interp),
             _ => s
                 .strip_prefix("cuda:")
                 .and_then(|n| n.parse().ok())
                 .map(DeviceChoice::Cuda)
                 .ok_or_else(|| {
-                    format!("{s:?} is not a device; expected auto, cpu, cuda or cuda:N")
+                    format!("{s:?} is not a device; expected auto, cpu, cuda, cuda:N or interp")
                 }),
         }
     }
@@ -49,6 +52,7 @@ impl fmt::Display for DeviceChoice {
             DeviceChoice::Auto => write!(f, "auto"),
             DeviceChoice::Cpu => write!(f, "cpu"),
             DeviceChoice::Cuda(n) => write!(f, "cuda:{n}"),
+            DeviceChoice::Interp => write!(f, "interp"),
         }
     }
 }
@@ -125,6 +129,7 @@ pub fn make_executor(model: &Arc<Model>, options: &SessionOptions) -> Result<Mad
                 notice: None,
             })
         }
+        DeviceChoice::Interp => Ok(Made { executor: interp(model, options)?, notice: None }),
         DeviceChoice::Auto => match crate::exec::cuda::make(model, options, 0) {
             Ok(executor) => Ok(Made {
                 executor,
@@ -166,13 +171,30 @@ fn cpu(model: &Arc<Model>, options: &SessionOptions) -> Box<dyn Executor> {
     ))
 }
 
+#[cfg(feature = "interp")]
+fn interp(model: &Arc<Model>, options: &SessionOptions) -> Result<Box<dyn Executor>, Error> {
+    let limits = limits(model, options, 16);
+    let (model, precision) = (Arc::clone(model), options.precision);
+    // A target that every kernel of the library can be written for.
+    let target = gannet_ptx_gen::target::Target::Sm80;
+    let made =
+        crate::exec::interp::InterpExecutor::new(model, target, precision, limits, options.buffers);
+    Ok(Box::new(made?))
+}
+
+#[cfg(not(feature = "interp"))]
+fn interp(_: &Arc<Model>, _: &SessionOptions) -> Result<Box<dyn Executor>, Error> {
+    let why = "this build has no interpreter; build with the feature \"interp\"";
+    Err(Error::Interp(why.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn devices_parse_and_print() {
-        for text in ["auto", "cpu", "cuda:0", "cuda:3"] {
+        for text in ["auto", "cpu", "cuda:0", "cuda:3", "interp"] {
             assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
         assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));

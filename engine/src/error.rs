@@ -90,6 +90,9 @@ pub enum Error {
     /// The GPU was asked for and cannot be used, or failed.
     #[error("cuda: {0}")]
     Cuda(String),
+    /// An interpreted kernel was refused or broke a rule.
+    #[error("interp: {0}")]
+    Interp(String),
     /// A file of the user's could not be read or written.
     #[error("{}: {source}", file.display())]
     Io {

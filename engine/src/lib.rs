@@ -29,7 +29,6 @@ mod error;
 pub mod eval;
 pub mod exec;
 pub mod kv;
-#[cfg(any())]
 pub mod lower;
 pub mod model;
 pub mod parity;

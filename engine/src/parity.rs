@@ -256,6 +256,7 @@ fn side(
     let (device, executor, precision) = match name {
         "cpu" | "cpu-exact" => (DeviceChoice::Cpu, ExecutorChoice::Eager, Precision::Exact),
         "cpu-fast" => (DeviceChoice::Cpu, ExecutorChoice::Eager, Precision::Fast),
+        "interp" => (DeviceChoice::Interp, ExecutorChoice::Eager, options.precision),
         "cuda-eager" => (
             DeviceChoice::Cuda(options.gpu),
             ExecutorChoice::Eager,
@@ -268,7 +269,8 @@ fn side(
         ),
         _ => {
             return Err(Error::Request(format!(
-                "{name:?} is not an executor; expected cpu, cpu-fast, cuda-eager or cuda-graph"
+                "{name:?} is not an executor; expected cpu, cpu-fast, interp, cuda-eager \
+                 or cuda-graph"
             )));
         }
     };

@@ -6,11 +6,15 @@
 
 pub mod cpu;
 pub mod cuda;
+#[cfg(feature = "interp")]
+pub mod interp;
+mod packed;
 
 use std::ops::ControlFlow;
 
 use crate::Error;
-use crate::kv::BlockTable;
+use crate::kv::{BLOCK_TOKENS, BlockTable};
+use crate::lower::{Shape, StepKind};
 use crate::plan::{Buf, Plan};
 
 /// What one forward step computes: a row for each token.
@@ -33,6 +37,44 @@ impl Step<'_> {
     #[must_use]
     pub fn rows(&self) -> usize {
         self.tokens.len()
+    }
+
+    /// The shape that it is lowered to: rows of one slot at consecutive positions are a prompt.
+    #[must_use]
+    pub fn shape(&self) -> Shape {
+        let one_slot = self.slots.windows(2).all(|w| w[0] == w[1]);
+        let consecutive = self.lengths.windows(2).all(|w| w[0] != 0 && w[1] == w[0] + 1);
+        let kind = if one_slot && consecutive { StepKind::Prompt } else { StepKind::Batch };
+        Shape { rows: self.rows(), outputs: self.outputs.len(), kind }
+    }
+
+    /// Refuses a step that would make a kernel leave its buffers.
+    ///
+    /// # Errors
+    /// More rows, outputs or positions than the limits, or a token, slot or row outside.
+    pub fn check(&self, limits: Limits, vocab_size: usize) -> Result<(), Error> {
+        let rows = self.rows();
+        let lengths_match = self.lengths.len() == rows && self.slots.len() == rows;
+        let in_range = self.lengths.iter().all(|&l| l as usize <= limits.context)
+            && self.slots.iter().all(|&s| (s as usize) < limits.num_slots)
+            && self.tokens.iter().all(|&t| (t as usize) < vocab_size)
+            && self.outputs.iter().all(|&o| (o as usize) < rows);
+        let table = limits.num_slots * limits.context.div_ceil(BLOCK_TOKENS);
+        let fits = rows <= limits.max_rows
+            && self.outputs.len() <= limits.max_outputs
+            && self.table.entries().len() == table;
+        if lengths_match && in_range && fits {
+            return Ok(());
+        }
+        Err(Error::Request(format!(
+            "a step of {rows} rows and {} outputs does not fit an executor of {} rows, {} \
+             outputs, {} slots and {} positions, or names a token, slot, row or position outside",
+            self.outputs.len(),
+            limits.max_rows,
+            limits.max_outputs,
+            limits.num_slots,
+            limits.context
+        )))
     }
 }
 

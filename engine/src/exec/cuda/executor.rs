@@ -9,12 +9,13 @@ use gannet_cuda_runtime::{Buffer, GraphBuilder, GraphExec, Stream};
 
 use super::decode::Replay;
 use super::open::Gpu;
-use super::prepare::{Kernels, Memory, Prepared, prepare, storage_bytes};
-use super::state::{StepState, check};
+use super::prepare::{Kernels, Memory, Prepared, prepare};
+use super::state::StepState;
 use super::weights;
 use crate::Error;
 use crate::device::{DEFAULT_CONTEXT, ExecutorChoice, SessionOptions, limits};
 use crate::exec::{DecodeStart, Executor, Limits, Stats, Step, Unit};
+use crate::exec::packed::{KV_BYTES, place};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{GEMV_MAX_ROWS, LowerOptions, Lowered, Shape, StepKind, lower};
 use crate::model::Model;
@@ -22,9 +23,6 @@ use crate::plan::{Buf, Element, Plan};
 
 /// Rows of a prompt chunk where nobody said otherwise.
 const DEFAULT_ROWS: usize = 512;
-
-/// Bytes of a key or value element: f16.
-const KV_BYTES: usize = 2;
 
 /// Memory left for the driver and for what is allocated late.
 const RESERVE: usize = 256 << 20;
@@ -186,14 +184,6 @@ fn prompt_shape(rows: usize, outputs: usize) -> Shape {
     Shape { rows, outputs, kind: StepKind::Prompt }
 }
 
-/// A step's shape; rows of one slot at consecutive positions are a prompt.
-fn shape_of(step: &Step<'_>) -> Shape {
-    let one_slot = step.slots.windows(2).all(|w| w[0] == w[1]);
-    let consecutive = step.lengths.windows(2).all(|w| w[0] != 0 && w[1] == w[0] + 1);
-    let kind = if one_slot && consecutive { StepKind::Prompt } else { StepKind::Batch };
-    Shape { rows: step.rows(), outputs: step.outputs.len(), kind }
-}
-
 /// The limits that fit on the device: an automatic context shrinks, one that was asked for is
 /// refused with the largest that fits.
 fn fit(gpu: &Gpu, model: &Model, session: &SessionOptions) -> Result<Limits, Error> {
@@ -264,7 +254,7 @@ fn allocate(
             Ok(buffer)
         })
         .collect::<Result<_, Error>>()?;
-    let workspace = shapes.iter().map(|l| storage_bytes(l)).max().unwrap_or(0);
+    let workspace = shapes.iter().map(|l| place(plan, l).1).max().unwrap_or(0);
     let scratch = shapes.iter().map(|l| l.scratch_bytes).max().unwrap_or(0);
     Ok(Memory {
         weights,
@@ -293,10 +283,10 @@ impl Executor for CudaExecutor {
     }
 
     fn run(&mut self, step: &Step<'_>) -> Result<(), Error> {
-        check(step, self.limits, self.plan().vocab_size)?;
+        step.check(self.limits, self.plan().vocab_size)?;
         self.state.upload(&self.stream, step)?;
         self.steps += 1;
-        self.issue(shape_of(step))
+        self.issue(step.shape())
     }
 
     fn logits(&mut self) -> Result<&[f32], Error> {
@@ -334,7 +324,7 @@ impl Executor for CudaExecutor {
             outputs: &[0],
             table,
         };
-        check(&first, self.limits, self.plan().vocab_size)?;
+        first.check(self.limits, self.plan().vocab_size)?;
         if start.length as usize + steps - 1 > self.limits.context {
             let tokens = start.length as usize + steps - 1;
             return Err(Error::ContextFull { tokens, context: self.limits.context });
@@ -366,9 +356,9 @@ impl Executor for CudaExecutor {
     }
 
     fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
-        check(step, self.limits, self.plan().vocab_size)?;
+        step.check(self.limits, self.plan().vocab_size)?;
         self.state.upload(&self.stream, step)?;
-        self.current = Some(self.prepared(shape_of(step))?);
+        self.current = Some(self.prepared(step.shape())?);
         Ok(())
     }
 

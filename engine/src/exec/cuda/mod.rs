@@ -1,4 +1,17 @@
 //! The CUDA executors: a plan lowered to kernel launches, issued one by one or replayed as a graph.
+//!
+//! Launches are prepared once for a shape of step: every pointer in them stays where it is for the
+//! life of the executor, and every value that changes between steps is read from the step state, a
+//! fixed device buffer. Nothing here computes on the CPU.
+
+mod ceiling;
+mod decode;
+mod executor;
+mod open;
+mod prepare;
+mod state;
+mod weights;
+
 use std::sync::Arc;
 
 use crate::Error;
@@ -6,24 +19,19 @@ use crate::device::SessionOptions;
 use crate::exec::Executor;
 use crate::model::Model;
 
+pub use ceiling::measure_read_ceiling;
+pub use executor::CudaExecutor;
+pub use open::{Gpu, target_for};
+
 /// Puts a model on a GPU.
 ///
 /// # Errors
 /// [`Error::Cuda`] where no GPU can be used, or the model does not fit on it.
 pub fn make(
-    _model: &Arc<Model>,
-    _options: &SessionOptions,
-    _index: usize,
+    model: &Arc<Model>,
+    options: &SessionOptions,
+    index: usize,
 ) -> Result<Box<dyn Executor>, Error> {
-    gannet_cuda_runtime::Driver::load()?;
-    Err(Error::Cuda("being written".to_owned()))
-}
-
-/// Bytes a second that a plain read of device memory reaches.
-///
-/// # Errors
-/// No GPU can be used.
-pub fn measure_read_ceiling(_index: usize, _config: &crate::config::Config) -> Result<f64, Error> {
-    gannet_cuda_runtime::Driver::load()?;
-    Err(Error::Cuda("being written".to_owned()))
+    let gpu = Arc::new(Gpu::open(index, &options.config)?);
+    Ok(Box::new(CudaExecutor::new(&gpu, model, options)?))
 }

@@ -11,8 +11,9 @@ use rayon::prelude::*;
 use super::open::Gpu;
 use super::state::StepState;
 use crate::Error;
+use crate::exec::packed::place;
 use crate::lower::{Arg, KernelSpec, Lowered};
-use crate::plan::{Buf, Plan, Rows};
+use crate::plan::{Buf, Plan};
 
 /// A step of one shape, ready to issue.
 pub(super) struct Prepared {
@@ -93,7 +94,7 @@ pub(super) fn prepare(
     kernels.compile(gpu, &lowered.kernels)?;
     let compiled: Vec<&Kernel> =
         lowered.kernels.iter().map(|k| kernels.get(k)).collect::<Result<_, _>>()?;
-    let buffers = place(gpu, plan, &lowered, &memory.workspace)?;
+    let buffers = allocate(gpu, plan, &lowered, &memory.workspace)?;
     let scratch = if lowered.scratch_bytes <= memory.scratch.len() {
         memory.scratch.clone()
     } else {
@@ -133,52 +134,21 @@ fn made<'a>(buffers: &'a [Option<Buffer>], plan: &Plan, b: Buf) -> Result<&'a Bu
     })
 }
 
-/// Bytes of the buffers of a lowered step.
-pub(super) fn storage_bytes(lowered: &Lowered) -> usize {
-    slot_sizes(lowered).iter().sum()
-}
-
-fn slot_sizes(lowered: &Lowered) -> Vec<usize> {
-    let bytes = |&(rows, cols): &(Rows, usize)| {
-        let rows = match rows {
-            Rows::Tokens => lowered.shape.rows,
-            Rows::Outputs => lowered.shape.outputs,
-        };
-        (rows * cols * 4).next_multiple_of(256)
-    };
-    lowered.storage.sizes.iter().map(bytes).collect()
-}
-
-/// Lays the slots out in the workspace, or in memory of their own where they do not fit.
-fn place(
+/// Lays the buffers out in the workspace, or in memory of their own where they do not fit.
+fn allocate(
     gpu: &Gpu,
     plan: &Plan,
     lowered: &Lowered,
     workspace: &Buffer,
 ) -> Result<Vec<Option<Buffer>>, Error> {
-    let sizes = slot_sizes(lowered);
-    let total: usize = sizes.iter().sum();
+    let (places, total) = place(plan, lowered);
     let memory = if total <= workspace.len() {
         workspace.clone()
     } else {
         Buffer::new(&gpu.context, total)?
     };
-    let mut starts = Vec::with_capacity(sizes.len());
-    let mut at = 0;
-    for size in &sizes {
-        starts.push(at);
-        at += size;
-    }
-    (0..plan.buffers.len())
-        .map(|i| {
-            let Some(slot) = lowered.storage.slot[i] else { return Ok(None) };
-            let info = &plan.buffers[i];
-            let rows = match info.rows {
-                Rows::Tokens => lowered.shape.rows,
-                Rows::Outputs => lowered.shape.outputs,
-            };
-            let start = starts[slot];
-            Ok(Some(memory.slice(start..start + rows * info.cols * 4)?))
-        })
+    places
+        .into_iter()
+        .map(|p| Ok(p.map(|(start, len)| memory.slice(start..start + len)).transpose()?))
         .collect()
 }

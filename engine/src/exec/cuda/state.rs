@@ -61,30 +61,3 @@ impl StepState {
         Ok(())
     }
 }
-
-/// Refuses a step that would make a kernel leave its buffers.
-pub(super) fn check(step: &Step<'_>, limits: Limits, vocab_size: usize) -> Result<(), Error> {
-    let rows = step.rows();
-    let lengths_match = step.lengths.len() == rows && step.slots.len() == rows;
-    let in_range = step.lengths.iter().all(|&l| l as usize <= limits.context)
-        && step.slots.iter().all(|&s| (s as usize) < limits.num_slots)
-        && step.tokens.iter().all(|&t| (t as usize) < vocab_size)
-        && step.outputs.iter().all(|&o| (o as usize) < rows);
-    let table = limits.num_slots * limits.context.div_ceil(BLOCK_TOKENS);
-    let fits = rows <= limits.max_rows
-        && step.outputs.len() <= limits.max_outputs
-        && step.table.entries().len() == table;
-    if lengths_match && in_range && fits {
-        Ok(())
-    } else {
-        Err(Error::Request(format!(
-            "a step of {rows} rows and {} outputs does not fit an executor of {} rows, {} \
-             outputs, {} slots and {} positions, or names a token, slot, row or position outside",
-            step.outputs.len(),
-            limits.max_rows,
-            limits.max_outputs,
-            limits.num_slots,
-            limits.context
-        )))
-    }
-}

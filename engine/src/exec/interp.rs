@@ -1,0 +1,275 @@
+//! The interpreted executor: the lowered kernels, run instruction by instruction on the CPU.
+//!
+//! It runs what a GPU would run, from the same lowering, and says exactly what is wrong where a
+//! kernel leaves its buffers, reads what nothing wrote or races. It is slow and needs no GPU.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use gannet_ptx_gen::interp::{Arg as InterpArg, Fault, Memory, Options, Prepared as Kernel};
+use gannet_ptx_gen::target::Target;
+
+use super::packed::{KV_BYTES, pack_weight, place};
+use super::{Buffers, Executor, Limits, Precision, Stats, Step, Unit};
+use crate::Error;
+use crate::kv::{BLOCK_TOKENS, BlockTable};
+use crate::lower::{Arg, LowerOptions, Lowered, Shape, StepKind, lower};
+use crate::model::Model;
+use crate::plan::{Buf, Element, Plan, Weight};
+
+/// Multiprocessors that lowering is told of: few, since blocks cost time here.
+const MULTIPROCESSORS: usize = 4;
+
+/// Runs a plan on interpreted kernels.
+pub struct InterpExecutor {
+    model: Arc<Model>,
+    options: LowerOptions,
+    limits: Limits,
+    memory: Memory,
+    weights: Vec<u64>,
+    ropes: Vec<u64>,
+    keys: Vec<u64>,
+    values: Vec<u64>,
+    state: State,
+    prepared: HashMap<Shape, Arc<Prepared>>,
+    current: Option<Arc<Prepared>>,
+    logits: Vec<f32>,
+    next: Vec<u32>,
+    steps: u64,
+    launches: u64,
+}
+
+/// Addresses of the step state.
+struct State {
+    tokens: u64,
+    lengths: u64,
+    slots: u64,
+    outputs: u64,
+    table: u64,
+}
+
+/// A step of one shape with addresses.
+struct Prepared {
+    lowered: Lowered,
+    kernels: Vec<Kernel>,
+    /// Address and bytes of each buffer.
+    buffers: Vec<Option<(u64, usize)>>,
+    scratch: u64,
+}
+
+impl InterpExecutor {
+    /// Loads a model into the interpreter's memory.
+    ///
+    /// # Errors
+    /// A weight that has no layout for kernels.
+    pub fn new(
+        model: Arc<Model>,
+        target: Target,
+        precision: Precision,
+        limits: Limits,
+        buffers: Buffers,
+    ) -> Result<InterpExecutor, Error> {
+        let plan = model.plan();
+        let max_blocks = limits.context.div_ceil(BLOCK_TOKENS);
+        let multiprocessors = MULTIPROCESSORS;
+        let options = LowerOptions { target, precision, multiprocessors, max_blocks, buffers };
+        let mut memory = Memory::new();
+        let weights = (0..plan.weights.len() as u32)
+            .map(|i| Ok(memory.alloc_from(&pack_weight(&model, Weight(i))?)))
+            .collect::<Result<_, Error>>()?;
+        let ropes =
+            plan.ropes.iter().map(|r| memory.alloc_from(&r.table(limits.context))).collect();
+        let blocks = BlockTable::blocks_for(limits.num_slots, limits.context);
+        let layer = blocks * plan.kv.num_kv_heads * BLOCK_TOKENS * plan.kv.head_dim * KV_BYTES;
+        let mut pool = |_| memory.alloc_zeroed(layer as u64);
+        let keys = (0..plan.kv.num_layers).map(&mut pool).collect();
+        let values = (0..plan.kv.num_layers).map(&mut pool).collect();
+        let mut array = |words: usize| memory.alloc_poisoned(words as u64 * 4);
+        let state = State {
+            tokens: array(limits.max_rows),
+            lengths: array(limits.max_rows),
+            slots: array(limits.max_rows),
+            outputs: array(limits.max_outputs),
+            table: array(limits.num_slots * max_blocks),
+        };
+        Ok(InterpExecutor {
+            options,
+            limits,
+            memory,
+            weights,
+            ropes,
+            keys,
+            values,
+            state,
+            prepared: HashMap::new(),
+            current: None,
+            logits: Vec::new(),
+            next: Vec::new(),
+            steps: 0,
+            launches: 0,
+            model,
+        })
+    }
+
+    fn prepared(&mut self, shape: Shape) -> Result<Arc<Prepared>, Error> {
+        if let Some(found) = self.prepared.get(&shape) {
+            return Ok(Arc::clone(found));
+        }
+        let plan = self.model.plan();
+        let lowered = lower(plan, shape, &self.options)?;
+        let kernels = lowered
+            .kernels
+            .iter()
+            .map(|spec| Kernel::new(&spec.kernel()).map_err(fault))
+            .collect::<Result<_, _>>()?;
+        let (places, total) = place(plan, &lowered);
+        let base = self.memory.alloc_poisoned(total as u64);
+        let scratch = self.memory.alloc_poisoned(lowered.scratch_bytes.max(4) as u64);
+        let buffers =
+            places.into_iter().map(|p| p.map(|(at, len)| (base + at as u64, len))).collect();
+        let made = Arc::new(Prepared { lowered, kernels, buffers, scratch });
+        self.prepared.insert(shape, Arc::clone(&made));
+        Ok(made)
+    }
+
+    /// Runs the launches of one unit, or all.
+    fn launch(&mut self, unit: Option<usize>) -> Result<(), Error> {
+        let Some(prepared) = self.current.clone() else { return Ok(()) };
+        let launches = prepared.lowered.launches.iter();
+        for launch in launches.filter(|l| unit.is_none_or(|u| l.unit == u)) {
+            let args = launch.args.iter().map(|&arg| self.address(&prepared, arg));
+            let args: Vec<InterpArg> = args.collect::<Result<_, _>>()?;
+            prepared.kernels[launch.kernel]
+                .launch(launch.grid, &args, &self.memory, &Options::default())
+                .map_err(fault)?;
+            self.launches += 1;
+        }
+        Ok(())
+    }
+
+    fn address(&self, prepared: &Prepared, arg: Arg) -> Result<InterpArg, Error> {
+        Ok(InterpArg::U64(match arg {
+            Arg::U32(n) => return Ok(InterpArg::U32(n)),
+            Arg::Buffer(b) => {
+                let place = prepared.buffers[b.0 as usize].ok_or_else(|| {
+                    let name = &self.model.plan().buffer(b).name;
+                    Error::Interp(format!("buffer {name} is read and never written"))
+                })?;
+                place.0
+            }
+            Arg::Weight(w) => self.weights[w.0 as usize],
+            Arg::Tokens => self.state.tokens,
+            Arg::Lengths => self.state.lengths,
+            Arg::Slots => self.state.slots,
+            Arg::Outputs => self.state.outputs,
+            Arg::BlockTable => self.state.table,
+            Arg::Keys(layer) => self.keys[layer],
+            Arg::Values(layer) => self.values[layer],
+            Arg::RopeTable(r) => self.ropes[r.0 as usize],
+            Arg::Scratch => prepared.scratch,
+        }))
+    }
+
+    fn place_of(&self, b: Buf) -> Option<(u64, usize)> {
+        self.current.as_ref().and_then(|p| p.buffers[b.0 as usize])
+    }
+
+    fn words(&self, b: Buf) -> Result<Vec<u32>, Error> {
+        let (address, bytes) = self.place_of(b).ok_or_else(|| {
+            Error::Interp(format!("no step has written {} yet", self.plan().buffer(b).name))
+        })?;
+        self.memory.read(address, bytes / 4).map_err(fault)
+    }
+}
+
+fn fault(fault: Fault) -> Error {
+    Error::Interp(fault.to_string())
+}
+
+impl Executor for InterpExecutor {
+    fn name(&self) -> &'static str {
+        "interp"
+    }
+
+    fn plan(&self) -> &Plan {
+        self.model.plan()
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn run(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        self.begin(step)?;
+        self.launch(None)?;
+        self.steps += 1;
+        Ok(())
+    }
+
+    fn logits(&mut self) -> Result<&[f32], Error> {
+        let words = self.words(self.plan().logits)?;
+        self.logits = words.into_iter().map(f32::from_bits).collect();
+        Ok(&self.logits)
+    }
+
+    fn next(&mut self) -> Result<&[u32], Error> {
+        self.next = self.words(self.plan().next)?;
+        Ok(&self.next)
+    }
+
+    fn units(&mut self, rows: usize, outputs: usize) -> Result<Vec<Unit>, Error> {
+        let shape = Shape { rows, outputs, kind: StepKind::Prompt };
+        Ok(self.prepared(shape)?.lowered.units.clone())
+    }
+
+    fn poison(&mut self) -> Result<(), Error> {
+        let Some(current) = &self.current else { return Ok(()) };
+        for &(address, bytes) in current.buffers.iter().flatten() {
+            self.memory.write(address, &vec![u32::MAX; bytes / 4]).map_err(fault)?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        step.check(self.limits, self.plan().vocab_size)?;
+        let state = &self.state;
+        let arrays = [
+            (state.tokens, step.tokens),
+            (state.lengths, step.lengths),
+            (state.slots, step.slots),
+            (state.outputs, step.outputs),
+            (state.table, step.table.entries()),
+        ];
+        for (address, values) in arrays {
+            self.memory.write(address, values).map_err(fault)?;
+        }
+        self.current = Some(self.prepared(step.shape())?);
+        Ok(())
+    }
+
+    fn run_unit(&mut self, _step: &Step<'_>, unit: usize) -> Result<(), Error> {
+        self.launch(Some(unit))
+    }
+
+    fn read(&mut self, b: Buf) -> Result<Option<Vec<f32>>, Error> {
+        if self.place_of(b).is_none() {
+            return Ok(None);
+        }
+        let value = |w: u32| match self.plan().buffer(b).element {
+            Element::F32 => f32::from_bits(w),
+            Element::U32 => w as f32,
+        };
+        Ok(Some(self.words(b)?.into_iter().map(value).collect()))
+    }
+
+    fn write(&mut self, b: Buf, data: &[f32]) -> Result<(), Error> {
+        match self.place_of(b) {
+            Some((address, _)) => self.memory.write(address, data).map_err(fault),
+            None => Ok(()),
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        Stats { steps: self.steps, launches: self.launches, ..Stats::default() }
+    }
+}

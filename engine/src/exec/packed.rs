@@ -1,0 +1,67 @@
+//! Weights as kernels read them, and where a lowered step's buffers lie: what the executors of
+//! kernels share, on a device or interpreted.
+
+use bytemuck::cast_slice;
+use gannet_quant::{Matrix, repack};
+
+use crate::Error;
+use crate::lower::Lowered;
+use crate::model::Model;
+use crate::plan::{Plan, Rows, Weight};
+
+/// Alignment of every buffer: what the widest loads and bulk copies want.
+pub(crate) const ALIGN: usize = 256;
+
+/// Bytes of a key or value element of the cache: f16.
+pub(crate) const KV_BYTES: usize = 2;
+
+/// Bytes of a weight in the layout of kernels.
+pub(crate) fn weight_bytes(plan: &Plan, w: Weight) -> Result<usize, Error> {
+    let info = plan.weight(w);
+    if info.rows == 1 {
+        return Ok(info.cols * 4);
+    }
+    let format = repack::gpu_format(info.format);
+    let layout = repack::planes(format, info.rows, info.cols).map_err(|e| failed(plan, w, &e))?;
+    Ok(layout.bytes)
+}
+
+/// A weight in the layout of kernels: planes of a matrix, f32 of a vector.
+pub(crate) fn pack_weight(model: &Model, w: Weight) -> Result<Vec<u8>, Error> {
+    let plan = model.plan();
+    let info = plan.weight(w);
+    if info.rows == 1 {
+        return Ok(cast_slice(&model.weight_f32(w)).to_vec());
+    }
+    let pack = || {
+        let stored = Matrix::new(info.format, info.rows, info.cols, model.weight_bytes(w))?;
+        Ok(repack::pack(&stored)?.1)
+    };
+    pack().map_err(|e: gannet_quant::Error| failed(plan, w, &e))
+}
+
+fn failed(plan: &Plan, w: Weight, e: &gannet_quant::Error) -> Error {
+    Error::Cuda(format!("{}: {e}", plan.weight(w).name))
+}
+
+/// Offset and bytes of every buffer of a lowered step in one piece of memory, and its size. `None`
+/// where fusion never makes the buffer.
+pub(crate) fn place(plan: &Plan, lowered: &Lowered) -> (Vec<Option<(usize, usize)>>, usize) {
+    let rows_of = |rows: Rows| match rows {
+        Rows::Tokens => lowered.shape.rows,
+        Rows::Outputs => lowered.shape.outputs,
+    };
+    let mut starts = Vec::with_capacity(lowered.storage.sizes.len());
+    let mut total = 0;
+    for &(rows, cols) in &lowered.storage.sizes {
+        starts.push(total);
+        total += (rows_of(rows) * cols * 4).next_multiple_of(ALIGN);
+    }
+    let buffers = plan
+        .buffers
+        .iter()
+        .zip(&lowered.storage.slot)
+        .map(|(info, slot)| slot.map(|s| (starts[s], rows_of(info.rows) * info.cols * 4)))
+        .collect();
+    (buffers, total)
+}

@@ -1,0 +1,60 @@
+//! The lowered kernels, interpreted, against the CPU operation by operation: what a GPU will run,
+//! checked on a machine that has none.
+
+mod common;
+
+use std::path::Path;
+
+use common::{model, shared};
+use gannet_engine::Config;
+use gannet_engine::exec::Precision;
+use gannet_engine::parity::{ParityOptions, Report, compare};
+
+fn check(path: &Path, precision: Precision, prompt: u32) {
+    let model = model(path);
+    let vocab = model.plan().vocab_size as u32;
+    let options = ParityOptions {
+        left: "cpu".to_owned(),
+        right: "interp".to_owned(),
+        precision,
+        gpu: 0,
+        tokens: (0..prompt).map(|i| (i * i * 7 + 3 * i + 11) % vocab).collect(),
+        generate: 2,
+        config: Config::default(),
+    };
+    let name = path.display();
+    let reports = compare(&model, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
+    for report in &reports {
+        assert!(
+            report.passes(),
+            "{name} {precision:?} at {} ({} rows): {:?}",
+            report.position,
+            report.rows,
+            report.first_failure()
+        );
+    }
+    let worst = reports.iter().filter_map(Report::worst);
+    let worst = worst.max_by(|a, b| a.nmse.total_cmp(&b.nmse));
+    println!("{name} {precision:?}: {} steps, worst {worst:?}", reports.len());
+}
+
+#[test]
+fn micro_models_of_every_family() {
+    for name in ["llama", "llama3-scaled", "qwen2", "qwen3"] {
+        let part = format!("golden/arch/{name}/{name}.gguf");
+        let Some(path) = shared("interpreted micro-models", &part) else {
+            continue;
+        };
+        for precision in [Precision::Exact, Precision::Fast] {
+            check(&path, precision, 21);
+        }
+    }
+}
+
+#[test]
+fn the_trained_model() {
+    let part = "models/rustdoc-tiny-Q4_K_M.gguf";
+    if let Some(path) = shared("the interpreted trained model", part) {
+        check(&path, Precision::Fast, 17);
+    }
+}

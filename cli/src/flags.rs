@@ -52,6 +52,11 @@ impl ModelFlag {
             None => embedded::open(),
         }
     }
+
+    /// Whether a file was named.
+    pub(crate) fn is_given(&self) -> bool {
+        self.model.is_some()
+    }
 }
 
 /// Where and how a model runs.

@@ -1,8 +1,12 @@
 //! `gannet ptx`: the kernels that Gannet writes, as text.
 //!
-//! The library has representative kernels of every family.
+//! Without a model: the library's representative kernels. With one: exactly those that its steps
+//! are lowered to.
 
 use clap::Args;
+use gannet_engine::exec::Buffers;
+use gannet_engine::kv::BLOCK_TOKENS;
+use gannet_engine::lower::{LowerOptions, Shape, StepKind, lower};
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::target::Target;
 use gannet_ptx_gen::kernels;
@@ -10,7 +14,15 @@ use gannet_ptx_gen::kernels;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::figures;
+use crate::flags::{ModelFlag, precision};
 use crate::table::Table;
+
+/// Multiprocessors assumed for a model's kernels: some texts depend on how much work there must be
+/// to fill a GPU. An H200's.
+const MULTIPROCESSORS: usize = 132;
+
+/// Rows of the prompt chunk whose kernels are shown.
+const PROMPT_ROWS: usize = 512;
 
 /// List the kernels, or print one as PTX
 #[derive(Args)]
@@ -21,6 +33,14 @@ pub(crate) struct Ptx {
     /// GPU to write for
     #[arg(long, value_name = "TARGET", default_value = "sm_90a", value_parser = target)]
     target: Target,
+    #[command(flatten)]
+    model: ModelFlag,
+    /// With a model: positions of the cache [default: the model's, at most 4096]
+    #[arg(long, value_name = "N")]
+    ctx: Option<usize>,
+    /// With a model: the kernels of f32 activations
+    #[arg(long)]
+    exact: bool,
 }
 
 fn target(name: &str) -> Result<Target, String> {
@@ -32,7 +52,11 @@ fn target(name: &str) -> Result<Target, String> {
 
 impl Ptx {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
-        let kernels = kernels::library(self.target);
+        let kernels = if self.model.is_given() {
+            self.of_model(console)?
+        } else {
+            kernels::library(self.target)
+        };
         match &self.kernel {
             None => console.print(&listing(&kernels)),
             Some(name) => match kernels.iter().find(|k| k.name == *name) {
@@ -44,13 +68,62 @@ impl Ptx {
             },
         }
     }
+
+    /// The kernels of a token and of a prompt chunk, each once.
+    fn of_model(&self, console: &mut Console) -> Result<Vec<Kernel>, Failure> {
+        let model = self.model.open(console)?;
+        let context = self.ctx.unwrap_or(
+            model
+                .hparams()
+                .context_length
+                .min(gannet_engine::device::DEFAULT_CONTEXT),
+        );
+        let options = LowerOptions {
+            target: self.target,
+            precision: precision(self.exact),
+            multiprocessors: MULTIPROCESSORS,
+            max_blocks: context.max(1).div_ceil(BLOCK_TOKENS),
+            buffers: Buffers::Shared,
+        };
+        let mut kernels: Vec<Kernel> = Vec::new();
+        let rows = PROMPT_ROWS.min(context.max(1));
+        for (rows, kind) in [(1, StepKind::Batch), (rows, StepKind::Prompt)] {
+            let lowered = lower(
+                model.plan(),
+                Shape {
+                    rows,
+                    outputs: 1,
+                    kind,
+                },
+                &options,
+            )?;
+            for spec in &lowered.kernels {
+                let kernel = spec.kernel();
+                if kernels.iter().all(|k| k.name != kernel.name) {
+                    kernels.push(kernel);
+                }
+            }
+        }
+        Ok(kernels)
+    }
 }
 
 fn listing(kernels: &[Kernel]) -> String {
-    let mut table = Table::new(&["kernel", ">threads", ">shared", ">parameters", "what it does"]);
+    let mut table = Table::new(&[
+        "kernel",
+        ">threads",
+        ">shared",
+        ">parameters",
+        "what it does",
+    ]);
     for kernel in kernels {
         let (_, shared) = kernel.shared_offsets();
-        let what = kernel.doc.lines().map(str::trim).find(|l| !l.is_empty()).unwrap_or("");
+        let what = kernel
+            .doc
+            .lines()
+            .map(str::trim)
+            .find(|l| !l.is_empty())
+            .unwrap_or("");
         table.row([
             kernel.name.clone(),
             kernel.threads().to_string(),

@@ -54,6 +54,22 @@ fn kernels_are_listed_and_printed() {
 }
 
 #[test]
+fn a_models_kernels_are_its_own() {
+    let list = run(&["ptx", "-m", &model(), "--target", "sm_75"])
+        .ok()
+        .stdout;
+    let rows: Vec<&str> = list.lines().skip(1).collect();
+    for part in ["q4_k", "q6_k", "8192", "argmax"] {
+        assert!(
+            rows.iter().any(|row| row.contains(part)),
+            "no kernel with {part} in\n{list}"
+        );
+    }
+    let name = rows[0].split_whitespace().next().unwrap();
+    run(&["ptx", name, "-m", &model(), "--target", "sm_75"]).ok();
+}
+
+#[test]
 fn synthetic_models_run() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");

@@ -386,6 +386,39 @@ fn embedding_gives_the_exact_weights() {
     }
 }
 
+/// Instructions a weight, everything included; the documentation of the kernel states them.
+#[test]
+fn instructions_a_weight_are_few() {
+    let budget = [3.0, 3.4, 3.9, 5.0, 5.5, 6.1, 6.9, 6.3];
+    for (format, budget) in WeightFormat::ALL.into_iter().zip(budget) {
+        let spec = spec(format, 4096, 4096, 1);
+        let bytes = planes(format, spec.rows, spec.cols).last().unwrap().offset as usize
+            + format.bytes(spec.rows, spec.cols) as usize;
+        let mut memory = Memory::new();
+        let (w, x) = (
+            memory.alloc_from(&vec![0u8; bytes]),
+            memory.alloc_from(&vec![0f32; 4096]),
+        );
+        let out = memory.alloc(4 * 4096);
+        let args = [Arg::U64(w), Arg::U64(x), Arg::U64(out), Arg::U32(1)];
+        let stats = launch(
+            &spec.kernel(),
+            [1, 1, 1],
+            &args,
+            &memory,
+            &Options::default(),
+        )
+        .unwrap();
+        let weights = 4096 / spec.grid(1)[0] * 4096;
+        let found = stats.lane_instructions as f64 / f64::from(weights);
+        assert!(
+            found <= budget,
+            "{}: {found:.2} instructions a weight",
+            format.name()
+        );
+    }
+}
+
 #[test]
 fn unsupported_shapes_are_refused() {
     assert!(spec(WeightFormat::Q4K, 4, 128, 1).check().is_err());

@@ -36,6 +36,8 @@ pub(super) struct Tiling {
     chunk_steps: u32,
 }
 
+/// Columns from which staging the activations is a good part of a block's work.
+const LONG_ROW: u32 = 4096;
 /// Multiprocessors to spread work over; what the tiling is tuned for.
 const PROCESSORS: u32 = 132;
 
@@ -49,26 +51,13 @@ impl Tiling {
     ) -> Tiling {
         let geometry = geometry(format, rows, cols);
         let slots = 32 / geometry.lanes;
-        // A slot's rows share what it reads from shared memory; registers bound them.
-        let most = match (tokens, format) {
-            (8.., _) | (_, WeightFormat::Q5K | WeightFormat::Q6K) => 2,
-            _ => 4,
-        };
-        let mut rows_per_slot = (most / matrices).max(1);
         let blocks = |warps: u32, per_slot: u32| rows.div_ceil(warps * slots * per_slot);
-        while rows_per_slot > 1 && blocks(8, rows_per_slot) < 2 * PROCESSORS {
-            rows_per_slot /= 2;
-        }
-        let warps = if blocks(8, rows_per_slot) >= 4 * PROCESSORS {
-            8
-        } else {
-            // Few blocks: the size that leaves the fewest processors idle in the last round.
-            let busy = |warps: u32| {
-                let blocks = blocks(warps, rows_per_slot);
-                100 * blocks / blocks.next_multiple_of(PROCESSORS)
-            };
-            let best = [16, 12, 10, 8, 6, 4].into_iter();
-            best.max_by_key(|w| (busy(*w) / 8, *w)).unwrap_or(8)
+        let (warps, rows_per_slot) = match tokens {
+            1 => one_token_tile(geometry, matrices, blocks),
+            // Two rows of both matrices would not fit registers.
+            _ if matrices == 2 && (tokens == 2 || !geometry.has_minima()) => (8, 1),
+            _ if blocks(8, 2) >= PROCESSORS / 2 => (8, 2),
+            _ => (8, 1),
         };
         Tiling::staged(geometry, (warps, rows_per_slot), matrices, tokens)
     }
@@ -90,8 +79,8 @@ impl Tiling {
         tokens: u32,
     ) -> Tiling {
         let in_flight = match geometry.format {
-            WeightFormat::Q4K | WeightFormat::Q5K | WeightFormat::Q6K => 4,
-            _ => 8,
+            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 | WeightFormat::Q4_0 => 8,
+            _ => 4,
         };
         let steps = geometry.steps();
         let per_column = SUM + u32::from(geometry.has_minima());
@@ -136,6 +125,38 @@ impl Tiling {
         };
         self.tokens * (cols + sums)
     }
+}
+
+/// Warps a block and rows a slot for one token, by what was measured on an H200: rows that share a
+/// slot save reads of shared memory, large blocks save staging (each block stages all of x), and
+/// small blocks start and end smoothly. `blocks` counts blocks by warps and rows a slot.
+fn one_token_tile(
+    geometry: Geometry,
+    matrices: u32,
+    blocks: impl Fn(u32, u32) -> u32,
+) -> (u32, u32) {
+    let (most, plenty) = match geometry.format {
+        WeightFormat::Q4K | WeightFormat::Q5K | WeightFormat::Q6K => (2, 8000),
+        _ => (4, 512),
+    };
+    let most = most / matrices;
+    if geometry.cols >= LONG_ROW && blocks(4, most) < plenty {
+        // Staging counts: large blocks, of a size that leaves few processors idle at the end.
+        let busy = |warps: u32, per_slot: u32| {
+            let blocks = blocks(warps, per_slot);
+            // In quarters, so that small differences do not decide.
+            4 * blocks / blocks.next_multiple_of(PROCESSORS)
+        };
+        let tiles = [2, 1].into_iter().flat_map(|r| [16, 12, 8].map(|w| (w, r)));
+        return tiles
+            .max_by_key(|(w, r)| (busy(*w, *r), *r, *w))
+            .unwrap_or((8, 1));
+    }
+    let mut rows_per_slot = most;
+    while rows_per_slot > 1 && blocks(4, rows_per_slot) < 512 * matrices {
+        rows_per_slot /= 2;
+    }
+    (4, rows_per_slot)
 }
 
 /// Lanes a row: as many as waste little in the last step of a row.

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{Random, nmse, run};
-use gannet_ptx_gen::interp::{Arg, Memory};
-use gannet_ptx_gen::kernels::{AttentionMergeSpec, AttentionSpec, KvType};
+use gannet_ptx_gen::interp::{Arg, Memory, Options, launch};
+use gannet_ptx_gen::kernels::{AttentionFlashSpec, AttentionMergeSpec, AttentionSpec, KvType};
 use gannet_ptx_gen::target::Target;
 use half::f16;
 
@@ -23,6 +23,21 @@ fn spec(heads: u32, kv_heads: u32, dim: u32) -> AttentionSpec {
         softcap: None,
         window: None,
         splits: 1,
+    }
+}
+
+/// The same attention on tensor cores.
+fn flash(spec: &AttentionSpec) -> AttentionFlashSpec {
+    AttentionFlashSpec {
+        target: spec.target,
+        num_heads: spec.num_heads,
+        num_kv_heads: spec.num_kv_heads,
+        head_dim: spec.head_dim,
+        block_tokens: spec.block_tokens,
+        max_blocks: spec.max_blocks,
+        scale: spec.scale,
+        softcap: spec.softcap,
+        window: spec.window,
     }
 }
 
@@ -167,6 +182,38 @@ impl Case {
         memory.read(out, self.q.len()).unwrap()
     }
 
+    fn run_flash(&self) -> Vec<f32> {
+        let spec = flash(&self.spec);
+        spec.check().unwrap();
+        let rows = self.lengths.len() as u32;
+        let mut memory = Memory::new();
+        let mut args = self.arguments(&mut memory);
+        let out = memory.alloc_poisoned(4 * self.q.len() as u64);
+        args.extend([Arg::U64(out), Arg::U32(rows)]);
+        let kernel = spec.kernel();
+        kernel
+            .ptx()
+            .unwrap_or_else(|e| panic!("{}: {e}", kernel.name));
+        let options = Options {
+            track_shared: true,
+            ..Options::default()
+        };
+        if let Err(fault) = launch(&kernel, spec.grid(rows), &args, &memory, &options) {
+            panic!("{}: {fault}", kernel.name);
+        }
+        memory.read(out, self.q.len()).unwrap()
+    }
+
+    fn check_flash(&self) {
+        let error = nmse(&self.run_flash(), &self.expected());
+        let lengths = (self.lengths.first(), self.lengths.last());
+        assert!(
+            error <= 1e-6,
+            "{:?}, {lengths:?}: NMSE {error:e}",
+            flash(&self.spec)
+        );
+    }
+
     fn check(&self, most: f64) {
         let error = nmse(&self.run(), &self.expected());
         assert!(
@@ -269,4 +316,96 @@ fn a_partial_without_keys_says_so() {
         assert_eq!(part[16] == f32::NEG_INFINITY, !full, "{i}");
         assert!(full || part[..16].iter().all(|v| *v == 0.0), "{i}");
     }
+}
+
+/// Rows of one prompt from a position on.
+fn prompt(spec: AttentionSpec, start: u32, rows: u32) -> Case {
+    let lengths: Vec<u32> = (start + 1..=start + rows).collect();
+    Case::new(spec, &lengths, &vec![0; rows as usize])
+}
+
+#[test]
+fn prompts_of_every_dimension_and_group() {
+    for (group, dim) in [
+        (1, 16),
+        (2, 32),
+        (4, 64),
+        (6, 128),
+        (8, 64),
+        (3, 48),
+        (1, 80),
+        (1, 112),
+    ] {
+        let kv_heads = if group < 3 { 2 } else { 1 };
+        prompt(spec(group * kv_heads, kv_heads, dim), 0, 70).check_flash();
+    }
+}
+
+#[test]
+fn prompts_in_chunks_on_old_and_new_targets() {
+    for target in [Target::Sm75, Target::Sm80, Target::Sm86, Target::Sm90a] {
+        for (start, rows) in [(0, 1), (0, 64), (31, 33), (100, 9), (150, 100)] {
+            for dim in [64, 128] {
+                let spec = AttentionSpec {
+                    target,
+                    ..spec(2, 1, dim)
+                };
+                prompt(spec, start, rows).check_flash();
+            }
+        }
+    }
+}
+
+#[test]
+fn prompts_with_windows_and_caps() {
+    for target in [Target::Sm75, Target::Sm80] {
+        for (window, softcap) in [
+            (Some(40), None),
+            (None, Some(5.0)),
+            (Some(1), Some(2.0)),
+            (Some(64), None),
+            (Some(1000), None),
+        ] {
+            let spec = AttentionSpec {
+                target,
+                window,
+                softcap,
+                ..spec(2, 1, 32)
+            };
+            prompt(spec, 0, 130).check_flash();
+            prompt(spec, 101, 70).check_flash();
+        }
+    }
+}
+
+#[test]
+fn dead_rows_of_a_prompt_are_zeros() {
+    for window in [None, Some(20)] {
+        let spec = AttentionSpec {
+            window,
+            ..spec(2, 1, 64)
+        };
+        let mut lengths: Vec<u32> = (1..=70).collect();
+        lengths[3] = 0;
+        lengths[64..].fill(0);
+        let case = Case::new(spec, &lengths, &[0; 70]);
+        case.check_flash();
+        let out = case.run_flash();
+        assert!(out[64 * 128..].iter().all(|v| *v == 0.0));
+    }
+}
+
+#[test]
+fn unsupported_shapes_are_refused() {
+    for (heads, kv_heads, dim) in [
+        (3, 2, 64),
+        (4, 0, 64),
+        (4, 2, 40),
+        (4, 2, 0),
+        (4, 2, 272),
+        (128, 1, 64),
+    ] {
+        assert!(spec(heads, kv_heads, dim).check().is_err());
+    }
+    assert!(flash(&spec(4, 2, 144)).check().is_err());
 }

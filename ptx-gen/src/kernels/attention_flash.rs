@@ -1,6 +1,30 @@
-//! Attention of a prompt on tensor cores.
+//! Attention of many consecutive queries of one slot, on tensor cores:
+//! `out[t, h] = sum_j softmax_j(cap(scale * q[t, h] . k[j])) * v[j]` for `t < n`.
+//!
+//! | parameter | type | shape |
+//! |---|---|---|
+//! | q | f32 | `[n, num_heads, head_dim]` |
+//! | lengths | u32 | `[n]`: keys that the row may see, its own included; 0 is a dead row |
+//! | slots | u32 | `[n]`, row of the block table, equal in all rows |
+//! | block_table | u32 | `[slots, max_blocks]` |
+//! | k_pool, v_pool | f16 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | out | f32 | `[n, num_heads, head_dim]` |
+//! | n | u32 | rows |
+//!
+//! Grid `[ceil(n / 64), num_heads, 1]`. Row t sees keys `max(0, length - window) .. length`;
+//! with a cap, scores become `softcap * tanh(score / softcap)`. A dead row gives zeros. Lengths
+//! may be any; consecutive ones make the least work, as keys that no row of a block sees are
+//! skipped. Positions from the longest length on may hold anything, NaN included.
+//!
+//! A block owns 64 queries of one head, 16 a warp, and walks over tiles of 64 or 32 keys. While
+//! it multiplies one tile, the next comes to shared memory (from Ampere on). A warp holds
+//! its scores as accumulators of `q * k`, which are the left operand of `p * v` as they lie, so
+//! that the softmax never leaves registers. Queries (times scale and log2(e)) and weights p are
+//! rounded to f16; scores, sums and the running softmax are f32. A row's result depends on the
+//! tiles its block visits, and those on the block's lengths.
 
-use super::attention::{check_heads, variant};
+use super::attention::{LOWEST, capped, check_heads, variant};
+use crate::build::{Builder, Pred, Ptr, Shared, Val, Var};
 use crate::ir::Kernel;
 use crate::target::Target;
 
@@ -27,7 +51,41 @@ pub struct AttentionFlashSpec {
     pub window: Option<u32>,
 }
 
+const WARPS: u32 = 4;
+/// Queries of a block.
+const QUERIES: u32 = 16 * WARPS;
+/// Halves that a row in shared memory is longer than a key: the eight rows of an `ldmatrix` then
+/// lie in different banks.
+const PAD: u32 = 8;
+/// The largest f16.
+const F16_MAX: f32 = 65504.0;
+
 impl AttentionFlashSpec {
+    /// Pairs of tiles in shared memory: one is filled while the other is multiplied.
+    fn stages(&self) -> u32 {
+        if self.target.has_ampere() { 2 } else { 1 }
+    }
+
+    /// Words of a tile of so many keys.
+    fn words(&self, keys: u32) -> u32 {
+        keys * self.stride()
+    }
+
+    /// Words from one key to the next in shared memory.
+    fn stride(&self) -> u32 {
+        (self.head_dim + PAD) / 2
+    }
+
+    /// Keys of a tile: such that two blocks fit beside each other.
+    fn keys(&self) -> u32 {
+        let bytes = 4 * 2 * self.stages() * self.words(64);
+        if bytes <= self.target.max_shared() / 2 {
+            64
+        } else {
+            32
+        }
+    }
+
     /// Whether the kernel covers the shape.
     ///
     /// # Errors
@@ -35,22 +93,487 @@ impl AttentionFlashSpec {
     /// What is wrong with it.
     pub fn check(&self) -> Result<(), String> {
         check_heads(self.num_heads, self.num_kv_heads, self.head_dim, 128)?;
-        Err("attention of prompts on tensor cores".into())
+        if self.block_tokens == 0 || self.max_blocks == 0 {
+            return Err("attention over a cache without blocks".into());
+        }
+        Ok(())
     }
 
     /// Blocks for `tokens` rows.
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
-        [tokens.div_ceil(64), self.num_heads, 1]
+        [tokens.div_ceil(QUERIES), self.num_heads, 1]
     }
 
-    /// Bytes moved for `tokens` rows.
+    /// Bytes moved for `tokens` rows from position 0, queries, outputs and cache counted once.
     pub fn bytes(&self, tokens: u64) -> u64 {
-        tokens
+        let rows = 8 * u64::from(self.num_heads) + 4 * u64::from(self.num_kv_heads);
+        tokens * rows * u64::from(self.head_dim)
+    }
+
+    /// Operations on `tokens` rows from position 0, without those of masked keys.
+    pub fn flops(&self, tokens: u64) -> u64 {
+        let window = self.window.map_or(tokens, |w| tokens.min(u64::from(w)));
+        let seen = window * (window + 1) / 2 + (tokens - window) * window;
+        4 * seen * u64::from(self.num_heads * self.head_dim)
     }
 
     /// The kernel, named after its shape.
     pub fn kernel(&self) -> Kernel {
-        let name = variant(self.head_dim, self.scale, self.softcap, self.window);
-        Kernel::new(format!("attention_flash{name}"), self.target, |_| {})
+        let AttentionFlashSpec {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            block_tokens,
+            max_blocks,
+            ..
+        } = *self;
+        let mut name = format!(
+            "attention_flash_{num_heads}x{num_kv_heads}x{head_dim}_b{block_tokens}x{max_blocks}"
+        );
+        name += &variant(head_dim, self.scale, self.softcap, self.window);
+        Kernel::new(name, self.target, |k| {
+            k.doc(format!(
+                "Attention of rows [n, {num_heads}, {head_dim}] of one slot over f16 pools \
+                 [blocks, {num_kv_heads}, {block_tokens}, {head_dim}],\nscale {}, softcap {:?}, \
+                 window {:?}. Grid [ceil(n / {QUERIES}), {num_heads}, 1].",
+                self.scale, self.softcap, self.window
+            ));
+            k.block_size(32 * WARPS);
+            let q = k.input::<f32>("q");
+            let (lengths, slots) = (k.input::<u32>("lengths"), k.input::<u32>("slots"));
+            let table = k.input::<u32>("block_table");
+            let pools = [k.input::<u8>("k_pool"), k.input::<u8>("v_pool")];
+            let out = k.output::<f32>("out");
+            let n = k.scalar::<u32>("n");
+            // The last queries see the most keys: they start first.
+            let first = (k.grid_x() - 1 - k.block_x()) * QUERIES;
+            k.exit_if(first.ge(n));
+
+            let rows = Rows::new(self, k, q, lengths, first, n);
+            let copies = Copies {
+                spec: self,
+                k,
+                pools,
+                table: table.offset(slots.load(first) * max_blocks),
+                head: k.block_y() / (num_heads / num_kv_heads),
+                end: rows.end,
+                tiles: k.dynamic_shared("tiles", 2 * self.stages() * self.words(self.keys())),
+            };
+            self.walk(k, &rows, &copies);
+            rows.finish(self, k, out, n);
+        })
     }
+
+    /// Walks over the tiles of keys that some row of the block sees.
+    fn walk<'k>(&self, k: &'k Builder, rows: &Rows<'k>, copies: &Copies<'k, '_>) {
+        let keys = self.keys();
+        let start = rows.start / keys * keys;
+        // Every warp computed start and end from the same lengths.
+        let some = |from: Val<'k, u32>| k.assume_uniform(from.lt(rows.end));
+        let zero = k.constant(0u32);
+        let both = 2 * self.words(keys);
+        k.if_(some(start), || {
+            if self.stages() == 2 {
+                copies.start(start, zero);
+            }
+            let (first, stage) = (k.var(start), k.var(0u32));
+            k.loop_while(|| {
+                let (now, from) = (first.get(), stage.get());
+                let next = now + keys;
+                if self.stages() == 2 {
+                    k.cp_async_wait(0);
+                    // All of this tile is there, and no one still reads the one before.
+                    k.barrier();
+                    let to = k.constant(both) - from;
+                    k.if_(some(next), || copies.start(next, to));
+                    stage.set(to);
+                } else {
+                    k.barrier();
+                    copies.run(now);
+                    k.barrier();
+                }
+                self.attend(k, rows, copies.tiles, now, from);
+                first.set(next);
+                some(next)
+            });
+        });
+    }
+
+    /// Adds the tile of keys `now ..` that lies at word `from`.
+    fn attend<'k>(
+        &self,
+        k: &'k Builder,
+        rows: &Rows<'k>,
+        tiles: Shared<'k, u32>,
+        now: Val<'k, u32>,
+        from: Val<'k, u32>,
+    ) {
+        let (keys, stride, steps) = (self.keys(), self.stride(), self.head_dim / 16);
+        let lane = k.lane();
+        // Rows that the lane addresses for ldmatrix: matrices of keys lie along the elements
+        // first (pairs of k), those of values along the keys first (the same, transposed).
+        let k_lane = from + ((lane / 16) * 8 + lane % 8) * stride + ((lane / 8) % 2) * 4;
+        let v_lane = from + (lane % 16) * stride + (lane / 16) * 4;
+        let mut scores = vec![[k.constant(0f32); 4]; (keys / 8) as usize];
+        for (step, q) in (0..steps).zip(&rows.q) {
+            for (j, pair) in (0..).zip(scores.chunks_exact_mut(2)) {
+                let b: [_; 4] = tiles.ldmatrix(k_lane + (j * 16 * stride + step * 8));
+                pair[0] = k.mma_f16_any(*q, [b[0], b[1]], pair[0]);
+                pair[1] = k.mma_f16_any(*q, [b[2], b[3]], pair[1]);
+            }
+        }
+        let scores = scores.map_each(|s| capped(k, s, self.softcap));
+        let scores = self.mask(k, rows, scores, now);
+
+        let mut weights = scores.clone();
+        let mut shrinks = Vec::new();
+        for (half, running) in rows.softmax.iter().enumerate() {
+            let own = |s: &[Val<'k, f32>; 4]| [s[2 * half], s[2 * half + 1]];
+            let before = running.max.get();
+            let max = scores.iter().flat_map(own).fold(before, |m, s| m.max(s));
+            let max = k.lanes_reduce(max, 4, |a, b| a.max(b));
+            let shrink = (before - max).ex2();
+            let mut sum = running.sum.get() * shrink;
+            for (scores, weights) in scores.iter().zip(&mut weights) {
+                for e in [2 * half, 2 * half + 1] {
+                    weights[e] = (scores[e] - max).ex2();
+                    sum = sum + weights[e];
+                }
+            }
+            running.max.set(max);
+            running.sum.set(sum);
+            shrinks.push(shrink);
+        }
+        for out in &rows.out {
+            for (e, o) in out.iter().enumerate() {
+                o.update(|o| o * shrinks[e / 2]);
+            }
+        }
+        let values = self.words(keys);
+        for (j, p) in (0..).zip(weights.chunks_exact(2)) {
+            let pack = |a, b| k.pack_f16(a, b).bitcast::<u32>();
+            let a = [
+                pack(p[0][0], p[0][1]),
+                pack(p[0][2], p[0][3]),
+                pack(p[1][0], p[1][1]),
+                pack(p[1][2], p[1][3]),
+            ];
+            for (step, out) in (0..).zip(rows.out.chunks_exact(2)) {
+                let b: [_; 4] =
+                    tiles.ldmatrix_trans(v_lane + (values + j * 16 * stride + step * 8));
+                for (half, out) in out.iter().enumerate() {
+                    let sums = std::array::from_fn(|e| out[e].get());
+                    let sums = k.mma_f16_any(a, [b[2 * half], b[2 * half + 1]], sums);
+                    out.iter().zip(sums).for_each(|(o, v)| o.set(v));
+                }
+            }
+        }
+    }
+
+    /// Scores with minus infinity where a row does not see the key; tiles that every row of the
+    /// block sees whole go without the comparisons.
+    fn mask<'k>(
+        &self,
+        k: &'k Builder,
+        rows: &Rows<'k>,
+        scores: Vec<[Val<'k, f32>; 4]>,
+        now: Val<'k, u32>,
+    ) -> Vec<[Val<'k, f32>; 4]> {
+        let mut partial = (now + self.keys()).gt(rows.shortest);
+        if let Some(window) = self.window {
+            partial = partial | (now + window).lt(rows.end);
+        }
+        let masked: Vec<[Var<'k, f32>; 4]> = scores.iter().map(|s| s.map(|s| k.var(s))).collect();
+        k.if_(k.assume_uniform(partial), || {
+            let column = now + (k.lane() % 4) * 2;
+            // Keys relative to the lane's first; a distance below zero is one as an i32.
+            let ends = rows.lengths.map(|length| (length - column).as_i32());
+            let starts = rows.lengths.map(|length| {
+                let low = self.window.map(|window| length.max(window) - window);
+                low.map(|low| (low - column).as_i32())
+            });
+            for (j, scores) in (0..).zip(&masked) {
+                for (e, score) in (0..).zip(scores) {
+                    let key = k.constant(8 * j + e % 2);
+                    let half = (e / 2) as usize;
+                    let mut seen = ends[half].gt(key);
+                    if let Some(start) = starts[half] {
+                        seen = seen & start.le(key);
+                    }
+                    score.update(|s| k.select(seen, s, f32::NEG_INFINITY));
+                }
+            }
+        });
+        masked
+            .iter()
+            .map(|s| std::array::from_fn(|e| s[e].get()))
+            .collect()
+    }
+}
+
+/// Applies a function to every element of fragments.
+trait MapEach<'k> {
+    fn map_each(self, f: impl Fn(Val<'k, f32>) -> Val<'k, f32>) -> Self;
+}
+
+impl<'k> MapEach<'k> for Vec<[Val<'k, f32>; 4]> {
+    fn map_each(self, f: impl Fn(Val<'k, f32>) -> Val<'k, f32>) -> Self {
+        self.into_iter().map(|v| v.map(&f)).collect()
+    }
+}
+
+/// The running softmax of a row; the sum is the lane's own share.
+struct Softmax<'k> {
+    max: Var<'k, f32>,
+    sum: Var<'k, f32>,
+}
+
+/// A warp's 16 queries: a lane has elements of rows `lane / 4` and 8 further on.
+struct Rows<'k> {
+    /// The lane's two rows, the keys they see, their softmaxes.
+    row: [Val<'k, u32>; 2],
+    lengths: [Val<'k, u32>; 2],
+    softmax: [Softmax<'k>; 2],
+    /// Queries as left operands, one for each 16 elements.
+    q: Vec<[Val<'k, u32>; 4]>,
+    /// Outputs as accumulators, one for each 8 elements.
+    out: Vec<[Var<'k, f32>; 4]>,
+    /// First key that a row of the block sees, one past the last, and the least length.
+    start: Val<'k, u32>,
+    end: Val<'k, u32>,
+    shortest: Val<'k, u32>,
+}
+
+impl<'k> Rows<'k> {
+    fn new(
+        spec: &AttentionFlashSpec,
+        k: &'k Builder,
+        q: Ptr<'k, f32>,
+        lengths: Ptr<'k, u32>,
+        first: Val<'k, u32>,
+        n: Val<'k, u32>,
+    ) -> Rows<'k> {
+        let dim = spec.head_dim;
+        let lane = k.lane();
+        // Every warp looks at all lengths of the block; past the end at the last row again.
+        let found: Vec<_> = (0..QUERIES / 32)
+            .map(|i| lengths.load((first + lane + 32 * i).min(n - 1)))
+            .collect();
+        let most = found.iter().skip(1).fold(found[0], |a, b| a.max(*b));
+        let least = found.iter().skip(1).fold(found[0], |a, b| a.min(*b));
+        let end = k.warp_max(most);
+        let shortest = k.lanes_reduce(least, 32, |a, b| a.min(b));
+        let start = match spec.window {
+            Some(window) => shortest.max(window) - window,
+            None => k.constant(0),
+        };
+
+        let log2_e = std::f32::consts::LOG2_E;
+        let factor = match spec.softcap {
+            Some(cap) => spec.scale * 2.0 * log2_e / cap,
+            None => spec.scale * log2_e,
+        };
+        let row = [0, 8].map(|half| first + k.warp() * 16 + lane / 4 + half);
+        let exists = row.map(|row| row.min(n - 1));
+        let q_rows = exists.map(|row| {
+            q.offset(row * (spec.num_heads * dim))
+                .offset(k.block_y() * dim + (lane % 4) * 2)
+        });
+        let q = (0..dim / 16).map(|step| {
+            let pair = |half: usize, element: u32| {
+                let pair = q_rows[half].load_vec::<2>(16 * step + element);
+                let [a, b] = pair.map(|v| (v * factor).min(F16_MAX).max(-F16_MAX));
+                k.pack_f16(a, b).bitcast::<u32>()
+            };
+            [pair(0, 0), pair(1, 0), pair(0, 8), pair(1, 8)]
+        });
+        Rows {
+            row,
+            lengths: exists.map(|row| lengths.load(row)),
+            softmax: [0, 1].map(|_| Softmax {
+                max: k.var(LOWEST),
+                sum: k.var(0f32),
+            }),
+            q: q.collect(),
+            out: (0..dim / 8)
+                .map(|_| std::array::from_fn(|_| k.var(0f32)))
+                .collect(),
+            start,
+            end,
+            shortest,
+        }
+    }
+
+    /// Divides by the sums and stores the rows that exist.
+    fn finish(
+        &self,
+        spec: &AttentionFlashSpec,
+        k: &'k Builder,
+        out: Ptr<'k, f32>,
+        n: Val<'k, u32>,
+    ) {
+        let dim = spec.head_dim;
+        for (half, softmax) in self.softmax.iter().enumerate() {
+            let sum = k.lanes_reduce(softmax.sum.get(), 4, |a, b| a + b);
+            let inverse = k.select(sum.gt(0f32), sum.rcp(), 0f32);
+            let row = self.row[half];
+            let out = out.offset(row * (spec.num_heads * dim));
+            let out = out.offset(k.block_y() * dim + (k.lane() % 4) * 2);
+            k.if_(row.lt(n), || {
+                for (j, sums) in (0u32..).zip(&self.out) {
+                    let pair = [sums[2 * half].get(), sums[2 * half + 1].get()];
+                    out.store_vec(8 * j, pair.map(|v| v * inverse));
+                }
+            });
+        }
+    }
+}
+
+/// How a tile of keys and values comes to shared memory: 16 bytes a thread and turn.
+struct Copies<'k, 's> {
+    spec: &'s AttentionFlashSpec,
+    k: &'k Builder,
+    pools: [Ptr<'k, u8>; 2],
+    /// The slot's row of the block table.
+    table: Ptr<'k, u32>,
+    head: Val<'k, u32>,
+    /// Keys from here on are zeros.
+    end: Val<'k, u32>,
+    /// Pairs of tiles: keys, then values.
+    tiles: Shared<'k, u32>,
+}
+
+/// 16 bytes of a key in a pool and in a tile.
+struct Piece<'k> {
+    /// Within the tile; none when all turns are whole.
+    exists: Option<Val<'k, Pred>>,
+    /// Whether the key is below the end.
+    seen: Val<'k, Pred>,
+    /// In 8 bytes from the pool's start.
+    from: Val<'k, u32>,
+    /// In words from the tile's start.
+    to: Val<'k, u32>,
+}
+
+impl<'k> Copies<'k, '_> {
+    /// The thread's pieces of the tile of keys `now ..`.
+    fn pieces(&self, now: Val<'k, u32>) -> Vec<Piece<'k>> {
+        let (k, spec) = (self.k, self.spec);
+        let threads = k.threads();
+        let (parts, tokens) = (spec.head_dim / 8, spec.block_tokens);
+        let total = spec.keys() * parts;
+        let last = (self.end - 1) / tokens;
+        let block = |key: Val<'k, u32>| self.table.load((key / tokens).min(last));
+        // Turns whose keys lie in the same block share its number.
+        let apart = threads / parts;
+        let aligned = threads.is_multiple_of(parts) && tokens.is_multiple_of(apart);
+        let aligned = aligned
+            && spec
+                .keys()
+                .max(tokens)
+                .is_multiple_of(spec.keys().min(tokens));
+        let mut known = (None, k.constant(0u32));
+        (0..total.div_ceil(threads))
+            .map(|turn| {
+                let index = k.thread_x() + turn * threads;
+                let (row, part) = if threads.is_multiple_of(parts) {
+                    let row = k.thread_x() / parts + turn * apart;
+                    (row, k.thread_x() % parts)
+                } else {
+                    (index / parts, index % parts)
+                };
+                let key = now + row;
+                if !aligned {
+                    known = (None, block(key));
+                } else if known.0 != Some(turn * apart / tokens) {
+                    known = (Some(turn * apart / tokens), block(now + turn * apart));
+                }
+                let line = (known.1 * spec.num_kv_heads + self.head) * tokens + key % tokens;
+                let ragged = (turn + 1) * threads > total;
+                Piece {
+                    exists: ragged.then(|| index.lt(total)),
+                    seen: key.lt(self.end),
+                    from: (line * parts + part) * 2,
+                    to: row * spec.stride() + part * 4,
+                }
+            })
+            .collect()
+    }
+
+    /// Runs `body` where the piece lies within the tile.
+    fn where_exists(&self, piece: &Piece<'k>, body: impl FnOnce()) {
+        match piece.exists {
+            Some(exists) => self.k.if_(exists, body),
+            None => body(),
+        }
+    }
+
+    /// Starts the copy of a tile pair to word `to`.
+    fn start(&self, now: Val<'k, u32>, to: Val<'k, u32>) {
+        let tile = self.spec.words(self.spec.keys());
+        for piece in self.pieces(now) {
+            self.where_exists(&piece, || {
+                let bytes = self.k.select(piece.seen, 16u32, 0u32);
+                for (i, pool) in (0..).zip(self.pools) {
+                    let from = pool.cast::<u64>().offset(piece.from);
+                    let to = to + piece.to + i * tile;
+                    self.k
+                        .cp_async_partial(16, self.tiles, to, from, 0u32, bytes);
+                }
+            });
+        }
+        self.k.cp_async_commit();
+    }
+
+    /// Copies a tile pair through registers.
+    fn run(&self, now: Val<'k, u32>) {
+        let k = self.k;
+        let tile = self.spec.words(self.spec.keys());
+        let pieces = self.pieces(now);
+        for (i, pool) in (0..).zip(self.pools) {
+            let loaded: Vec<_> = pieces
+                .iter()
+                .map(|piece| {
+                    let words: [Var<'k, u32>; 4] = std::array::from_fn(|_| k.var(0u32));
+                    self.where_exists(piece, || {
+                        let from = pool.cast::<u64>().offset(piece.from).cast::<u32>();
+                        let found = from.load_vec4(0u32);
+                        for (word, v) in words.iter().zip(found) {
+                            word.set(k.select(piece.seen, v, 0u32));
+                        }
+                    });
+                    words
+                })
+                .collect();
+            for (piece, words) in pieces.iter().zip(&loaded) {
+                self.where_exists(piece, || {
+                    let words = std::array::from_fn(|e| words[e].get());
+                    self.tiles.store_vec::<4>(piece.to + i * tile, words);
+                });
+            }
+        }
+    }
+}
+
+pub(super) fn representative(target: Target) -> Vec<AttentionFlashSpec> {
+    let spec = |num_heads, num_kv_heads, head_dim: u32| AttentionFlashSpec {
+        target,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        block_tokens: 32,
+        max_blocks: 128,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        softcap: None,
+        window: None,
+    };
+    vec![
+        spec(8, 2, 64),
+        spec(32, 8, 128),
+        AttentionFlashSpec {
+            softcap: Some(50.0),
+            window: Some(512),
+            ..spec(6, 1, 80)
+        },
+    ]
 }

@@ -96,5 +96,7 @@ pub fn library(target: Target) -> Vec<Kernel> {
     kernels.extend(attention.iter().map(AttentionSpec::kernel));
     let merges = attention_merge::representative(target);
     kernels.extend(merges.iter().map(AttentionMergeSpec::kernel));
+    let flashes = attention_flash::representative(target);
+    kernels.extend(flashes.iter().map(AttentionFlashSpec::kernel));
     kernels
 }

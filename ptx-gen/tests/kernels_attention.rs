@@ -1,5 +1,7 @@
 //! Attention in the interpreter, against f64 softmaxes over the same rounded keys and values.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Random, nmse, run};
@@ -357,6 +359,22 @@ fn prompts_in_chunks_on_old_and_new_targets() {
 }
 
 #[test]
+fn prompts_of_long_heads() {
+    for (target, dim) in [
+        (Target::Sm75, 192),
+        (Target::Sm80, 144),
+        (Target::Sm86, 256),
+        (Target::Sm90a, 256),
+    ] {
+        let spec = AttentionSpec {
+            target,
+            ..spec(2, 1, dim)
+        };
+        prompt(spec, 10, 70).check_flash();
+    }
+}
+
+#[test]
 fn prompts_with_windows_and_caps() {
     for target in [Target::Sm75, Target::Sm80] {
         for (window, softcap) in [
@@ -407,5 +425,11 @@ fn unsupported_shapes_are_refused() {
     ] {
         assert!(spec(heads, kv_heads, dim).check().is_err());
     }
-    assert!(flash(&spec(4, 2, 144)).check().is_err());
+    assert!(flash(&spec(4, 2, 72)).check().is_err());
+    // Two tiles and the queries exceed what a block may have.
+    let turing = AttentionSpec {
+        target: Target::Sm75,
+        ..spec(4, 2, 256)
+    };
+    assert!(flash(&turing).check().is_err());
 }

@@ -25,6 +25,7 @@
 //! row's length alone, so that a row's result does not depend on other rows.
 
 use super::KvType;
+use super::attention_common::{LOWEST, capped, check_heads, factor, variant};
 use crate::build::{Builder, Ptr, Val, Var};
 use crate::ir::Kernel;
 use crate::target::Target;
@@ -60,8 +61,6 @@ pub struct AttentionSpec {
 const WARPS: u32 = 8;
 /// Elements of a key that a lane holds.
 const WIDTH: u32 = 8;
-/// Where a running maximum starts: below every score, and its differences are no NaN.
-pub(super) const LOWEST: f32 = -1e30;
 
 impl AttentionSpec {
     /// Query heads of a key/value head.
@@ -71,8 +70,13 @@ impl AttentionSpec {
 
     /// Sets that the block's warps form, each with its own query heads.
     fn sets(&self) -> u32 {
-        // Registers hold two rows of WIDTH a head; shared memory one of every warp and head.
-        let most = if self.head_dim > 128 { 4 } else { 8 };
+        // Four heads fit 128 registers, so that two blocks share a multiprocessor: more keys are
+        // in flight than with more heads, though several sets read each (all but one from L1).
+        let most = if self.group() > 4 * WARPS && self.head_dim <= 128 {
+            8
+        } else {
+            4
+        };
         self.group().div_ceil(most).next_power_of_two()
     }
 
@@ -216,12 +220,7 @@ impl AttentionSpec {
         let (lane, warp) = (k.lane(), k.warp());
         let own = lane % lanes;
         let part = own.min(dim / WIDTH - 1);
-        // Folded into q: the scale, and what turns e^x (or the e^2x of tanh) into 2^x.
-        let log2_e = std::f32::consts::LOG2_E;
-        let factor = match self.softcap {
-            Some(cap) => self.scale * 2.0 * log2_e / cap,
-            None => self.scale * log2_e,
-        };
+        let factor = factor(self.scale, self.softcap);
         let state: Vec<Head<'k>> = (0..heads)
             .map(|h| {
                 let head = self.head(k, h).min(self.group() - 1) + k.block_y() * self.group();
@@ -448,45 +447,6 @@ impl<'k> Pools<'k, '_> {
     }
 }
 
-/// The score in base 2 of a product with a scaled query: `cap * tanh(x)` as
-/// `cap * (1 - 2 / (1 + e^2x))`, which saturates without a NaN.
-pub(super) fn capped<'k>(k: &'k Builder, dot: Val<'k, f32>, cap: Option<f32>) -> Val<'k, f32> {
-    let Some(cap) = cap else { return dot };
-    let cap = cap * std::f32::consts::LOG2_E;
-    let one = k.constant(1f32);
-    (one + dot.ex2()).rcp().fma(-2.0 * cap, cap)
-}
-
-/// What in a kernel's name tells apart attention of one shape.
-pub(super) fn variant(dim: u32, scale: f32, cap: Option<f32>, window: Option<u32>) -> String {
-    let mut name = String::new();
-    if scale.to_bits() != (1.0 / (dim as f32).sqrt()).to_bits() {
-        name += &format!("_scale{:08x}", scale.to_bits());
-    }
-    if let Some(cap) = cap {
-        name += &format!("_cap{:08x}", cap.to_bits());
-    }
-    if let Some(window) = window {
-        name += &format!("_w{window}");
-    }
-    name
-}
-
-/// Whether heads divide into groups and have a supported dimension.
-pub(super) fn check_heads(heads: u32, kv_heads: u32, dim: u32, most: u32) -> Result<(), String> {
-    if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
-        return Err(format!(
-            "{heads} query heads over {kv_heads} key/value heads"
-        ));
-    }
-    if dim == 0 || dim > most || !dim.is_multiple_of(16) {
-        return Err(format!(
-            "heads of {dim} elements; this attention takes multiples of 16 up to {most}"
-        ));
-    }
-    Ok(())
-}
-
 pub(super) fn representative(target: Target) -> Vec<AttentionSpec> {
     let spec = |num_heads, num_kv_heads, head_dim: u32, splits| AttentionSpec {
         target,
@@ -504,6 +464,8 @@ pub(super) fn representative(target: Target) -> Vec<AttentionSpec> {
     vec![
         spec(8, 2, 64, 1),
         spec(32, 8, 128, 8),
+        spec(64, 8, 128, 1),
+        spec(8, 1, 256, 4),
         AttentionSpec {
             kv_type: KvType::F32,
             softcap: Some(50.0),

@@ -23,8 +23,9 @@
 //! rounded to f16; scores, sums and the running softmax are f32. A row's result depends on the
 //! tiles its block visits, and those on the block's lengths.
 
-use super::attention::{LOWEST, capped, check_heads, variant};
-use crate::build::{Builder, Pred, Ptr, Shared, Val, Var};
+use super::attention_common::{LOWEST, capped, check_heads, factor, variant};
+use super::attention_tiles::Copies;
+use crate::build::{Builder, Ptr, Shared, Val, Var};
 use crate::ir::Kernel;
 use crate::target::Target;
 
@@ -37,7 +38,7 @@ pub struct AttentionFlashSpec {
     pub num_heads: u32,
     /// Key/value heads, a divisor of the query heads.
     pub num_kv_heads: u32,
-    /// Elements of a head: a multiple of 16 up to 128.
+    /// Elements of a head: a multiple of 16 up to 256.
     pub head_dim: u32,
     /// Positions of a cache block.
     pub block_tokens: u32,
@@ -62,28 +63,38 @@ const F16_MAX: f32 = 65504.0;
 
 impl AttentionFlashSpec {
     /// Pairs of tiles in shared memory: one is filled while the other is multiplied.
-    fn stages(&self) -> u32 {
+    pub(super) fn stages(&self) -> u32 {
         if self.target.has_ampere() { 2 } else { 1 }
     }
 
     /// Words of a tile of so many keys.
-    fn words(&self, keys: u32) -> u32 {
+    pub(super) fn words(&self, keys: u32) -> u32 {
         keys * self.stride()
     }
 
     /// Words from one key to the next in shared memory.
-    fn stride(&self) -> u32 {
+    pub(super) fn stride(&self) -> u32 {
         (self.head_dim + PAD) / 2
     }
 
-    /// Keys of a tile: such that two blocks fit beside each other.
-    fn keys(&self) -> u32 {
-        let bytes = 4 * 2 * self.stages() * self.words(64);
-        if bytes <= self.target.max_shared() / 2 {
-            64
+    /// Words of queries in shared memory: those of heads too long for registers.
+    fn query_words(&self) -> u32 {
+        if self.head_dim > 128 {
+            QUERIES * self.head_dim / 2
         } else {
-            32
+            0
         }
+    }
+
+    /// Words of shared memory for tiles of so many keys.
+    fn shared_words(&self, keys: u32) -> u32 {
+        2 * self.stages() * self.words(keys) + self.query_words()
+    }
+
+    /// Keys of a tile: such that two blocks fit beside each other, where that is possible.
+    pub(super) fn keys(&self) -> u32 {
+        let fits = 4 * self.shared_words(64) <= self.target.max_shared() / 2;
+        if fits && self.head_dim <= 128 { 64 } else { 32 }
     }
 
     /// Whether the kernel covers the shape.
@@ -92,9 +103,15 @@ impl AttentionFlashSpec {
     ///
     /// What is wrong with it.
     pub fn check(&self) -> Result<(), String> {
-        check_heads(self.num_heads, self.num_kv_heads, self.head_dim, 128)?;
+        check_heads(self.num_heads, self.num_kv_heads, self.head_dim, 256)?;
         if self.block_tokens == 0 || self.max_blocks == 0 {
             return Err("attention over a cache without blocks".into());
+        }
+        if 4 * self.shared_words(32) > self.target.max_shared() {
+            return Err(format!(
+                "heads of {} elements, two tiles of which exceed the shared memory of {}",
+                self.head_dim, self.target
+            ));
         }
         Ok(())
     }
@@ -149,7 +166,14 @@ impl AttentionFlashSpec {
             let first = (k.grid_x() - 1 - k.block_x()) * QUERIES;
             k.exit_if(first.ge(n));
 
-            let rows = Rows::new(self, k, q, lengths, first, n);
+            let tiles = k.dynamic_shared("tiles", self.shared_words(self.keys()));
+            let mut rows = Rows::new(self, k, q, lengths, first, n);
+            if self.query_words() > 0 {
+                rows.park(
+                    k,
+                    tiles.byte_offset(8 * self.stages() * self.words(self.keys())),
+                );
+            }
             let copies = Copies {
                 spec: self,
                 k,
@@ -157,7 +181,7 @@ impl AttentionFlashSpec {
                 table: table.offset(slots.load(first) * max_blocks),
                 head: k.block_y() / (num_heads / num_kv_heads),
                 end: rows.end,
-                tiles: k.dynamic_shared("tiles", 2 * self.stages() * self.words(self.keys())),
+                tiles,
             };
             self.walk(k, &rows, &copies);
             rows.finish(self, k, out, n);
@@ -215,11 +239,12 @@ impl AttentionFlashSpec {
         let k_lane = from + ((lane / 16) * 8 + lane % 8) * stride + ((lane / 8) % 2) * 4;
         let v_lane = from + (lane % 16) * stride + (lane / 16) * 4;
         let mut scores = vec![[k.constant(0f32); 4]; (keys / 8) as usize];
-        for (step, q) in (0..steps).zip(&rows.q) {
+        for step in 0..steps {
+            let q = rows.query(k, step);
             for (j, pair) in (0..).zip(scores.chunks_exact_mut(2)) {
                 let b: [_; 4] = tiles.ldmatrix(k_lane + (j * 16 * stride + step * 8));
-                pair[0] = k.mma_f16_any(*q, [b[0], b[1]], pair[0]);
-                pair[1] = k.mma_f16_any(*q, [b[2], b[3]], pair[1]);
+                pair[0] = k.mma_f16_any(q, [b[0], b[1]], pair[0]);
+                pair[1] = k.mma_f16_any(q, [b[2], b[3]], pair[1]);
             }
         }
         let scores = scores.map_each(|s| capped(k, s, self.softcap));
@@ -336,6 +361,8 @@ struct Rows<'k> {
     softmax: [Softmax<'k>; 2],
     /// Queries as left operands, one for each 16 elements.
     q: Vec<[Val<'k, u32>; 4]>,
+    /// Where each lane left its own operands, if not in registers.
+    parked: Option<Shared<'k, u32>>,
     /// Outputs as accumulators, one for each 8 elements.
     out: Vec<[Var<'k, f32>; 4]>,
     /// First key that a row of the block sees, one past the last, and the least length.
@@ -368,11 +395,7 @@ impl<'k> Rows<'k> {
             None => k.constant(0),
         };
 
-        let log2_e = std::f32::consts::LOG2_E;
-        let factor = match spec.softcap {
-            Some(cap) => spec.scale * 2.0 * log2_e / cap,
-            None => spec.scale * log2_e,
-        };
+        let factor = factor(spec.scale, spec.softcap);
         let row = [0, 8].map(|half| first + k.warp() * 16 + lane / 4 + half);
         let exists = row.map(|row| row.min(n - 1));
         let q_rows = exists.map(|row| {
@@ -395,12 +418,29 @@ impl<'k> Rows<'k> {
                 sum: k.var(0f32),
             }),
             q: q.collect(),
+            parked: None,
             out: (0..dim / 8)
                 .map(|_| std::array::from_fn(|_| k.var(0f32)))
                 .collect(),
             start,
             end,
             shortest,
+        }
+    }
+
+    /// Leaves the queries in shared memory. Each lane reads back only its own words.
+    fn park(&mut self, k: &'k Builder, to: Shared<'k, u32>) {
+        for (step, q) in (0..).zip(&self.q) {
+            to.store_vec((k.thread_x() + step * k.threads()) * 4, *q);
+        }
+        self.parked = Some(to);
+    }
+
+    /// Elements `16 * step ..` of the queries.
+    fn query(&self, k: &'k Builder, step: u32) -> [Val<'k, u32>; 4] {
+        match self.parked {
+            Some(parked) => parked.load_vec((k.thread_x() + step * k.threads()) * 4),
+            None => self.q[step as usize],
         }
     }
 
@@ -429,132 +469,6 @@ impl<'k> Rows<'k> {
     }
 }
 
-/// How a tile of keys and values comes to shared memory: 16 bytes a thread and turn.
-struct Copies<'k, 's> {
-    spec: &'s AttentionFlashSpec,
-    k: &'k Builder,
-    pools: [Ptr<'k, u8>; 2],
-    /// The slot's row of the block table.
-    table: Ptr<'k, u32>,
-    head: Val<'k, u32>,
-    /// Keys from here on are zeros.
-    end: Val<'k, u32>,
-    /// Pairs of tiles: keys, then values.
-    tiles: Shared<'k, u32>,
-}
-
-/// 16 bytes of a key in a pool and in a tile.
-struct Piece<'k> {
-    /// Within the tile; none when all turns are whole.
-    exists: Option<Val<'k, Pred>>,
-    /// Whether the key is below the end.
-    seen: Val<'k, Pred>,
-    /// In 8 bytes from the pool's start.
-    from: Val<'k, u32>,
-    /// In words from the tile's start.
-    to: Val<'k, u32>,
-}
-
-impl<'k> Copies<'k, '_> {
-    /// The thread's pieces of the tile of keys `now ..`.
-    fn pieces(&self, now: Val<'k, u32>) -> Vec<Piece<'k>> {
-        let (k, spec) = (self.k, self.spec);
-        let threads = k.threads();
-        let (parts, tokens) = (spec.head_dim / 8, spec.block_tokens);
-        let total = spec.keys() * parts;
-        let last = (self.end - 1) / tokens;
-        let block = |key: Val<'k, u32>| self.table.load((key / tokens).min(last));
-        // Turns whose keys lie in the same block share its number.
-        let apart = threads / parts;
-        let aligned = threads.is_multiple_of(parts) && tokens.is_multiple_of(apart);
-        let aligned = aligned
-            && spec
-                .keys()
-                .max(tokens)
-                .is_multiple_of(spec.keys().min(tokens));
-        let mut known = (None, k.constant(0u32));
-        (0..total.div_ceil(threads))
-            .map(|turn| {
-                let index = k.thread_x() + turn * threads;
-                let (row, part) = if threads.is_multiple_of(parts) {
-                    let row = k.thread_x() / parts + turn * apart;
-                    (row, k.thread_x() % parts)
-                } else {
-                    (index / parts, index % parts)
-                };
-                let key = now + row;
-                if !aligned {
-                    known = (None, block(key));
-                } else if known.0 != Some(turn * apart / tokens) {
-                    known = (Some(turn * apart / tokens), block(now + turn * apart));
-                }
-                let line = (known.1 * spec.num_kv_heads + self.head) * tokens + key % tokens;
-                let ragged = (turn + 1) * threads > total;
-                Piece {
-                    exists: ragged.then(|| index.lt(total)),
-                    seen: key.lt(self.end),
-                    from: (line * parts + part) * 2,
-                    to: row * spec.stride() + part * 4,
-                }
-            })
-            .collect()
-    }
-
-    /// Runs `body` where the piece lies within the tile.
-    fn where_exists(&self, piece: &Piece<'k>, body: impl FnOnce()) {
-        match piece.exists {
-            Some(exists) => self.k.if_(exists, body),
-            None => body(),
-        }
-    }
-
-    /// Starts the copy of a tile pair to word `to`.
-    fn start(&self, now: Val<'k, u32>, to: Val<'k, u32>) {
-        let tile = self.spec.words(self.spec.keys());
-        for piece in self.pieces(now) {
-            self.where_exists(&piece, || {
-                let bytes = self.k.select(piece.seen, 16u32, 0u32);
-                for (i, pool) in (0..).zip(self.pools) {
-                    let from = pool.cast::<u64>().offset(piece.from);
-                    let to = to + piece.to + i * tile;
-                    self.k
-                        .cp_async_partial(16, self.tiles, to, from, 0u32, bytes);
-                }
-            });
-        }
-        self.k.cp_async_commit();
-    }
-
-    /// Copies a tile pair through registers.
-    fn run(&self, now: Val<'k, u32>) {
-        let k = self.k;
-        let tile = self.spec.words(self.spec.keys());
-        let pieces = self.pieces(now);
-        for (i, pool) in (0..).zip(self.pools) {
-            let loaded: Vec<_> = pieces
-                .iter()
-                .map(|piece| {
-                    let words: [Var<'k, u32>; 4] = std::array::from_fn(|_| k.var(0u32));
-                    self.where_exists(piece, || {
-                        let from = pool.cast::<u64>().offset(piece.from).cast::<u32>();
-                        let found = from.load_vec4(0u32);
-                        for (word, v) in words.iter().zip(found) {
-                            word.set(k.select(piece.seen, v, 0u32));
-                        }
-                    });
-                    words
-                })
-                .collect();
-            for (piece, words) in pieces.iter().zip(&loaded) {
-                self.where_exists(piece, || {
-                    let words = std::array::from_fn(|e| words[e].get());
-                    self.tiles.store_vec::<4>(piece.to + i * tile, words);
-                });
-            }
-        }
-    }
-}
-
 pub(super) fn representative(target: Target) -> Vec<AttentionFlashSpec> {
     let spec = |num_heads, num_kv_heads, head_dim: u32| AttentionFlashSpec {
         target,
@@ -567,7 +481,7 @@ pub(super) fn representative(target: Target) -> Vec<AttentionFlashSpec> {
         softcap: None,
         window: None,
     };
-    vec![
+    [
         spec(8, 2, 64),
         spec(32, 8, 128),
         AttentionFlashSpec {
@@ -575,5 +489,9 @@ pub(super) fn representative(target: Target) -> Vec<AttentionFlashSpec> {
             window: Some(512),
             ..spec(6, 1, 80)
         },
+        spec(8, 4, 256),
     ]
+    .into_iter()
+    .filter(|spec| spec.check().is_ok())
+    .collect()
 }

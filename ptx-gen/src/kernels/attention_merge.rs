@@ -12,7 +12,7 @@
 use crate::ir::Kernel;
 use crate::target::Target;
 
-use super::attention::LOWEST;
+use super::attention_common::LOWEST;
 
 /// The merge of partials of one shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

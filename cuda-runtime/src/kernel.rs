@@ -310,13 +310,9 @@ fn compare_params(
             }
         }
     }
-    match info(layout.params.len())? {
-        Some(_) => wrong(format!(
-            "{} parameters given, the compiled kernel has more",
-            layout.params.len()
-        )),
-        None => Ok(()),
-    }
+    // Asking for a parameter past the last is an error to the driver, and tools such as
+    // compute-sanitizer report it; so one that the compiled kernel has beyond these goes unseen.
+    Ok(())
 }
 
 fn attributes(

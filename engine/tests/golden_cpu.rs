@@ -5,22 +5,17 @@ mod common;
 
 use common::{
     Divergence, FILES, check_greedy, divergence, floats, json, model, options, perplexity, shared,
-    tokens,
+    tokens, trained,
 };
 use gannet_engine::device::make_executor;
 use gannet_engine::exec::Precision;
 use gannet_engine::{DeviceChoice, Model, Session, SessionOptions, eval};
 
-const GOLDEN: &str = "golden/rustdoc-tiny";
-
 #[test]
 fn logits_of_the_trained_model() {
     let test = "logits on the CPU";
-    let Some(folder) = shared(test, GOLDEN) else {
-        return;
-    };
     for file in FILES {
-        let Some(path) = shared(test, &format!("models/rustdoc-tiny-{file}.gguf")) else {
+        let Some((folder, path)) = trained(test, file) else {
             continue;
         };
         let model = model(&path);
@@ -49,11 +44,8 @@ fn logits_of_the_trained_model() {
 #[test]
 fn greedy_text_of_the_trained_model() {
     let test = "greedy text on the CPU";
-    let Some(folder) = shared(test, GOLDEN) else {
-        return;
-    };
     for file in FILES {
-        let Some(path) = shared(test, &format!("models/rustdoc-tiny-{file}.gguf")) else {
+        let Some((folder, path)) = trained(test, file) else {
             continue;
         };
         let reference = json(&folder.join(format!("greedy-{file}.json")));
@@ -69,22 +61,19 @@ fn greedy_text_of_the_trained_model() {
 #[test]
 fn perplexity_of_the_trained_model() {
     let test = "perplexity on the CPU";
-    if shared(test, "golden/rustdoc-tiny/val-200k.txt").is_none() {
-        return;
-    }
-    let Some(folder) = shared(test, GOLDEN) else {
+    let Some(text) = shared(test, "golden/rustdoc-tiny/val-200k.txt") else {
         return;
     };
     for file in FILES {
         let name = format!("rustdoc-tiny-{file}.gguf");
-        let Some(path) = shared(test, &format!("models/{name}")) else {
+        let Some((_, path)) = trained(test, file) else {
             continue;
         };
         let model = model(&path);
         for (precision, limit) in [(Precision::Exact, 2e-4), (Precision::Fast, 2e-3)] {
             let options = options(DeviceChoice::Cpu, precision, 256);
             let mut executor = make_executor(&model, &options).unwrap().executor;
-            let (found, reference) = perplexity(&folder, &model, &name, executor.as_mut());
+            let (found, reference) = perplexity(&text, &model, &name, executor.as_mut());
             let error = (found / reference - 1.0).abs();
             println!("{file} {precision:?}: {found} against {reference}: {error:e}");
             assert!(error <= limit, "{file} {precision:?}: {error}");

@@ -3,12 +3,13 @@
 
 mod common;
 
-use common::{FILES, check_greedy, divergence, gpu, json, model, options, perplexity, shared};
+use common::{
+    FILES, check_greedy, divergence, gpu, json, model, options, perplexity, shared, trained,
+};
 use gannet_engine::device::make_executor;
 use gannet_engine::exec::Precision;
 use gannet_engine::{DeviceChoice, ExecutorChoice, Session, SessionOptions};
 
-const GOLDEN: &str = "golden/rustdoc-tiny";
 const DEVICE: DeviceChoice = DeviceChoice::Cuda(0);
 
 #[test]
@@ -17,11 +18,8 @@ fn gpu_logits_of_the_trained_model() {
     if !gpu(test) {
         return;
     }
-    let Some(folder) = shared(test, GOLDEN) else {
-        return;
-    };
     for file in FILES {
-        let Some(path) = shared(test, &format!("models/rustdoc-tiny-{file}.gguf")) else {
+        let Some((folder, path)) = trained(test, file) else {
             continue;
         };
         let model = model(&path);
@@ -57,11 +55,8 @@ fn gpu_greedy_text_of_the_trained_model() {
     if !gpu(test) {
         return;
     }
-    let Some(folder) = shared(test, GOLDEN) else {
-        return;
-    };
     for file in FILES {
-        let Some(path) = shared(test, &format!("models/rustdoc-tiny-{file}.gguf")) else {
+        let Some((folder, path)) = trained(test, file) else {
             continue;
         };
         let reference = json(&folder.join(format!("greedy-{file}.json")));
@@ -83,18 +78,18 @@ fn gpu_perplexity_of_the_trained_model() {
     if !gpu(test) {
         return;
     }
-    let Some(folder) = shared(test, GOLDEN) else {
+    let Some(text) = shared(test, "golden/rustdoc-tiny/val-200k.txt") else {
         return;
     };
     for file in FILES {
         let name = format!("rustdoc-tiny-{file}.gguf");
-        let Some(path) = shared(test, &format!("models/{name}")) else {
+        let Some((_, path)) = trained(test, file) else {
             continue;
         };
         let model = model(&path);
         let options = options(DEVICE, Precision::Fast, 256);
         let mut executor = make_executor(&model, &options).unwrap().executor;
-        let (found, reference) = perplexity(&folder, &model, &name, executor.as_mut());
+        let (found, reference) = perplexity(&text, &model, &name, executor.as_mut());
         let error = (found / reference - 1.0).abs();
         println!("{file}: {found} against {reference}: {error:e}");
         assert!(error <= 2e-3, "{file}: {error}");

@@ -18,7 +18,9 @@ fn check(path: &Path, precision: Precision, prompt: u32) {
         right: "interp".to_owned(),
         precision,
         gpu: 0,
-        tokens: (0..prompt).map(|i| (i * i * 7 + 3 * i + 11) % vocab).collect(),
+        tokens: (0..prompt)
+            .map(|i| (i * i * 7 + 3 * i + 11) % vocab)
+            .collect(),
         generate: 2,
         config: Config::default(),
     };
@@ -35,7 +37,10 @@ fn check(path: &Path, precision: Precision, prompt: u32) {
     }
     let worst = reports.iter().filter_map(Report::worst);
     let worst = worst.max_by(|a, b| a.nmse.total_cmp(&b.nmse));
-    println!("{name} {precision:?}: {} steps, worst {worst:?}", reports.len());
+    println!(
+        "{name} {precision:?}: {} steps, worst {worst:?}",
+        reports.len()
+    );
 }
 
 #[test]

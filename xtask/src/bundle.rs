@@ -132,22 +132,27 @@ fn build(arguments: &[String]) -> Result<Vec<Built>, String> {
 
 /// The executables in cargo's JSON messages. A test's name gets its crate's folder in front.
 fn executables(messages: &str) -> Vec<Built> {
+    let messages: Vec<Value> = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let is_test = |message: &Value| message["profile"]["test"].as_bool().unwrap_or(false);
+    let tests = messages
+        .iter()
+        .any(|m| is_test(m) && m["executable"].is_string());
     let mut found: Vec<Built> = Vec::new();
-    for line in messages.lines() {
-        let Ok(message) = serde_json::from_str::<Value>(line) else {
-            continue;
-        };
+    for message in &messages {
         let Some(executable) = message["executable"].as_str() else {
             continue;
         };
         let target = message["target"]["name"].as_str().unwrap_or("unnamed");
-        let is_test = message["profile"]["test"].as_bool().unwrap_or(false);
+        let is_test = is_test(message);
         let folder = message["manifest_path"]
             .as_str()
             .and_then(|path| Path::new(path).parent()?.file_name())
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         // `cargo test` builds the command line too, for tests that start it.
-        let is_side_product = !is_test && messages.contains("\"test\":true");
+        let is_side_product = !is_test && tests;
         if !is_side_product {
             let name = if is_test {
                 format!("{folder}-{target}")

@@ -15,17 +15,26 @@ use serde_json::Value;
 /// it.
 pub fn shared(test: &str, part: &str) -> Option<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = std::env::var_os("GANNET_SHARED")
-        .map_or_else(|| here.join("../../shared"), PathBuf::from);
+    let root =
+        std::env::var_os("GANNET_SHARED").map_or_else(|| here.join("../../shared"), PathBuf::from);
     let shipped = part.strip_prefix("models/").map_or_else(
         || here.join("tests/data").join(part),
         |model| here.join("../cli/models").join(model),
     );
-    let found = [root.join(part), shipped].into_iter().find(|path| path.exists());
+    let found = [root.join(part), shipped]
+        .into_iter()
+        .find(|path| path.exists());
     if found.is_none() {
         eprintln!("skipped: {test}: no {part} in the reference data");
     }
     found
+}
+
+/// The folder of reference logits and the model file of a weight type, where both are there.
+pub fn trained(test: &str, file: &str) -> Option<(PathBuf, PathBuf)> {
+    let model = shared(test, &format!("models/rustdoc-tiny-{file}.gguf"))?;
+    let logits = shared(test, &format!("golden/rustdoc-tiny/{file}"))?;
+    Some((logits.parent()?.to_path_buf(), model))
 }
 
 pub fn json(path: &Path) -> Value {
@@ -165,16 +174,16 @@ pub fn check_greedy(session: &mut gannet_engine::Session, reference: &Value, noi
 
 /// The perplexity that the reference protocol asks for, and the reference's own.
 pub fn perplexity(
-    folder: &Path,
+    text: &Path,
     model: &Arc<Model>,
     name: &str,
     executor: &mut dyn gannet_engine::exec::Executor,
 ) -> (f64, f64) {
-    let protocol = json(&folder.join("perplexity.json"));
+    let protocol = json(&text.with_file_name("perplexity.json"));
     let reference = protocol["models"][name]["ref64"]
         .as_f64()
         .expect("a perplexity");
-    let text = std::fs::read_to_string(folder.join("val-200k.txt")).expect("the text");
+    let text = std::fs::read_to_string(text).expect("the text");
     let encode = gannet_engine::tokenizer::EncodeOptions {
         add_special: true,
         parse_special: false,

@@ -91,10 +91,15 @@ impl AttentionFlashSpec {
         2 * self.stages() * self.words(keys) + self.query_words()
     }
 
-    /// Keys of a tile: such that two blocks fit beside each other, where that is possible.
+    /// Keys of a tile: such that two blocks fit beside each other, where that is possible. Short
+    /// heads take the small tile, as ptxas holds them to 128 registers and spills some scores.
     pub(super) fn keys(&self) -> u32 {
         let fits = 4 * self.shared_words(64) <= self.target.max_shared() / 2;
-        if fits && self.head_dim <= 128 { 64 } else { 32 }
+        if fits && (48..=128).contains(&self.head_dim) {
+            64
+        } else {
+            32
+        }
     }
 
     /// Whether the kernel covers the shape.

@@ -19,7 +19,7 @@ pub enum Error {
         /// The model file.
         file: PathBuf,
         /// What is wrong with the vocabulary.
-        source: tokenizer::Error,
+        source: Box<tokenizer::Error>,
     },
     /// The safetensors container could not be read.
     #[error(transparent)]

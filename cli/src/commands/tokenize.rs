@@ -71,5 +71,5 @@ impl Tokenize {
 
 fn vocabulary(gguf: &gannet_gguf::Gguf, source: gannet_engine::tokenizer::Error) -> Failure {
     let file = gguf.path().to_owned();
-    Failure::of(gannet_engine::Error::Tokenizer { file, source })
+    Failure::of(gannet_engine::Error::Tokenizer { file, source: Box::new(source) })
 }

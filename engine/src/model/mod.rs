@@ -93,7 +93,7 @@ impl Model {
                 tokenizer::Error::Metadata(e) => Error::Gguf(e),
                 source => Error::Tokenizer {
                     file: gguf.path().to_owned(),
-                    source,
+                    source: Box::new(source),
                 },
             },
         )?;

@@ -9,18 +9,22 @@
 #![allow(unsafe_code)]
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::Product;
 use super::activations::Activations;
 #[cfg(target_arch = "x86_64")]
 use super::avx512_gemv::{self, Lanes};
 use super::exact;
 use super::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::panel::GroupTerms;
 use super::parallel::{self, Output};
 use super::portable::{self, Row};
 #[cfg(target_arch = "x86_64")]
 use super::prompt::Panels;
 use super::unpack::{self, Shape, Unpacked};
-use crate::Matrix;
+use crate::{Format, Matrix};
 
 /// From this many tokens on, unpacking rows first pays.
 #[cfg(target_arch = "x86_64")]
@@ -31,35 +35,106 @@ const MIN_GEMM_TOKENS: usize = 4;
 const GEMV_ROWS: usize = 32;
 
 /// One product, spread over threads.
+#[cfg(test)]
 pub(super) fn matmul(isa: Isa, w: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f32]) {
-    let Some(shape) = Shape::of(w.format) else {
-        // Float weights have no integer form: their fast path is the f32 one.
-        return exact::matmul(isa, w, x, n, out);
-    };
-    let x = &Activations::quantize(isa, x, n, w.cols, shape.act_block);
-    let out = &Output::new(out, w.rows);
-    // About 64 multiply-adds a nanosecond; unpacking costs as much as four tokens.
-    let ns = (w.rows * w.cols / 64).saturating_mul(n + 4);
+    let w = *w;
+    matmul_each(isa, &mut [Product { w, out }], x, n);
+}
 
-    #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512 && n < MIN_GEMM_TOKENS && avx512_gemv::supports(w.format) {
-        // A core reads and multiplies about 16 bytes of packed weights a nanosecond.
-        let ns = (w.data.len() / 16).saturating_mul(n);
-        let x: Vec<Lanes> = (0..n).map(|t| Lanes::new(w.format, x.token(t))).collect();
-        return parallel::for_rows(w.rows, ns, |rows| packed_gemv(w, &x, rows, out));
+/// Products of one `x`, spread over threads together.
+pub(super) fn matmul_each(isa: Isa, products: &mut [Product<'_>], x: &[f32], n: usize) {
+    let inputs = Inputs::of_each(isa, products, x, n);
+    let mut jobs = Vec::with_capacity(products.len());
+    for Product { w, out } in products {
+        match Shape::of(w.format) {
+            Some(shape) => jobs.push(Job {
+                shape,
+                w,
+                input: inputs.of(w.format),
+                n,
+                out: Output::new(out, w.rows),
+            }),
+            // Float weights have no integer form: their fast path is the f32 one.
+            None => exact::matmul(isa, w, x, n, out),
+        }
     }
-    let job = Job {
-        shape,
-        w,
-        x,
-        n,
-        out,
-    };
+    let rows: Vec<usize> = jobs.iter().map(|job| job.w.rows).collect();
+    let ns = jobs.iter().map(Job::ns).sum();
+    parallel::for_rows_of_each(&rows, ns, |i, rows| jobs[i].multiply_rows(rows));
+}
+
+/// What the products of one `x` read: quantised once for each size of block, and laid out once
+/// for each format.
+struct Inputs {
+    inputs: Vec<(Format, Input)>,
+}
+
+/// `x` as the kernel of a format reads it.
+struct Input {
+    x: Arc<Activations>,
+    layout: Layout,
+}
+
+/// What a kernel reads beside the quantised activations, or instead of them.
+///
+/// Always holds: the machine has the features of the kernel.
+enum Layout {
+    /// For packed rows and few tokens with AVX-512.
     #[cfg(target_arch = "x86_64")]
-    if let Some(panels) = Panels::new(isa, &job) {
-        return parallel::for_rows(w.rows, ns, |rows| panels.multiply_rows(rows));
+    Lanes(Vec<Lanes>),
+    /// For panels with AVX2, or AVX-512 if `wide`.
+    #[cfg(target_arch = "x86_64")]
+    Terms { wide: bool, terms: GroupTerms },
+    /// Nothing: for plain Rust.
+    Plain,
+}
+
+impl Inputs {
+    fn of_each(isa: Isa, products: &[Product<'_>], x: &[f32], n: usize) -> Inputs {
+        let mut inputs: Vec<(Format, Input)> = Vec::with_capacity(products.len());
+        for Product { w, .. } in products {
+            let Some(shape) = Shape::of(w.format) else {
+                continue;
+            };
+            if inputs.iter().any(|&(format, _)| format == w.format) {
+                continue;
+            }
+            let same = inputs.iter().find(|(_, i)| i.x.block == shape.act_block);
+            let x = match same {
+                Some((_, input)) => Arc::clone(&input.x),
+                None => Arc::new(Activations::quantize(isa, x, n, w.cols, shape.act_block)),
+            };
+            let layout = Layout::new(isa, w.format, shape, &x, n);
+            inputs.push((w.format, Input { x, layout }));
+        }
+        Inputs { inputs }
     }
-    parallel::for_rows(w.rows, ns, |rows| job.multiply_rows(rows));
+
+    fn of(&self, format: Format) -> &Input {
+        let found = self.inputs.iter().find(|&&(f, _)| f == format);
+        &found.expect("made for each of the products' formats").1
+    }
+}
+
+impl Layout {
+    #[cfg(target_arch = "x86_64")]
+    fn new(isa: Isa, format: Format, shape: Shape, x: &Activations, n: usize) -> Layout {
+        if isa == Isa::Avx512 && n < MIN_GEMM_TOKENS && avx512_gemv::supports(format) {
+            Layout::Lanes((0..n).map(|t| Lanes::new(format, x.token(t))).collect())
+        } else if isa != Isa::Portable {
+            Layout::Terms {
+                wide: isa == Isa::Avx512,
+                terms: GroupTerms::new(shape, x),
+            }
+        } else {
+            Layout::Plain
+        }
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn new(_: Isa, _: Format, _: Shape, _: &Activations, _: usize) -> Layout {
+        Layout::Plain
+    }
 }
 
 /// Rows `rows` times few tokens with a kernel that reads packed rows.
@@ -71,7 +146,7 @@ fn packed_gemv(w: &Matrix<'_>, x: &[Lanes], rows: Range<usize>, out: &Output<'_>
         let last = rows.end.min(first + GEMV_ROWS);
         let packed = &w.data[first * bytes..last * bytes];
         for (t, x) in x.iter().enumerate() {
-            // SAFETY: only called for `Isa::Avx512`, which the machine then has.
+            // SAFETY: `Lanes` are only laid out where the machine has the features.
             unsafe { avx512_gemv::gemv(w.format, packed, bytes, x, &mut values) }
             for (row, &value) in (first..last).zip(&values) {
                 // SAFETY: rows of this range belong to this call alone.
@@ -82,17 +157,50 @@ fn packed_gemv(w: &Matrix<'_>, x: &[Lanes], rows: Range<usize>, out: &Output<'_>
 }
 
 /// What the threads of one product share.
-pub(super) struct Job<'a> {
-    pub(super) shape: Shape,
-    pub(super) w: &'a Matrix<'a>,
-    pub(super) x: &'a Activations,
-    pub(super) n: usize,
-    pub(super) out: &'a Output<'a>,
+struct Job<'a> {
+    shape: Shape,
+    w: &'a Matrix<'a>,
+    input: &'a Input,
+    n: usize,
+    out: Output<'a>,
 }
 
 impl Job<'_> {
-    /// Rows `rows`, one unpacked after the other, in plain Rust.
+    /// Estimated time on one thread.
+    fn ns(&self) -> usize {
+        match self.input.layout {
+            // A core reads and multiplies about 16 bytes of packed weights a nanosecond.
+            #[cfg(target_arch = "x86_64")]
+            Layout::Lanes(_) => (self.w.data.len() / 16).saturating_mul(self.n),
+            // About 64 multiply-adds a nanosecond; unpacking costs as much as four tokens.
+            _ => (self.w.rows * self.w.cols / 64).saturating_mul(self.n + 4),
+        }
+    }
+
+    /// Rows `rows` of the product.
     fn multiply_rows(&self, rows: Range<usize>) {
+        match &self.input.layout {
+            #[cfg(target_arch = "x86_64")]
+            Layout::Lanes(x) => packed_gemv(self.w, x, rows, &self.out),
+            #[cfg(target_arch = "x86_64")]
+            Layout::Terms { wide, terms } => {
+                let panels = Panels {
+                    wide: *wide,
+                    shape: self.shape,
+                    w: self.w,
+                    x: &self.input.x,
+                    n: self.n,
+                    terms,
+                    out: &self.out,
+                };
+                panels.multiply_rows(rows);
+            }
+            Layout::Plain => self.multiply_plainly(rows),
+        }
+    }
+
+    /// Rows `rows`, one unpacked after the other, in plain Rust.
+    fn multiply_plainly(&self, rows: Range<usize>) {
         let (cols, groups) = (self.w.cols, self.w.cols / self.shape.group);
         let mut q = vec![0; cols];
         let (mut scales, mut mins) = (vec![0.0; groups], vec![0.0; groups]);
@@ -110,7 +218,7 @@ impl Job<'_> {
                 mins: &mins,
             };
             for t in 0..self.n {
-                let value = portable::dot_groups(self.shape, unpacked, self.x.token(t));
+                let value = portable::dot_groups(self.shape, unpacked, self.input.x.token(t));
                 // SAFETY: rows of this range belong to this call alone.
                 unsafe { self.out.set(row, t, value) }
             }

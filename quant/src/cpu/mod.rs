@@ -23,6 +23,7 @@ mod avx512_gemm;
 mod avx512_gemv;
 mod exact;
 mod fast;
+mod floats;
 mod isa;
 #[cfg(target_arch = "x86_64")]
 mod panel;
@@ -30,12 +31,15 @@ mod parallel;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod prompt;
+mod small_gemm;
 #[cfg(test)]
 mod tests;
 mod unpack;
 
 use crate::{Format, Matrix};
 use isa::Isa;
+
+pub use floats::{Rows, RowsMut, accumulate, silu_mul, softmax, sum_squares};
 
 /// `out = x * wᵀ` with `w` `[rows, cols]` expanded to f32, `x` `[n, cols]` and `out` `[n, rows]`,
 /// all row-major.
@@ -66,11 +70,33 @@ pub fn matmul_exact(w: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f32]) {
 /// # Panics
 /// As [`matmul_exact`].
 pub fn matmul_fast(w: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f32]) {
-    check(w, x, n, out);
-    if w.cols == 0 {
-        return out.fill(0.0);
+    matmul_fast_each(&mut [Product { w: *w, out }], x, n);
+}
+
+/// A matrix to multiply with, and where the result goes.
+#[derive(Debug)]
+pub struct Product<'a> {
+    /// `[rows, cols]`.
+    pub w: Matrix<'a>,
+    /// `[n, rows]`.
+    pub out: &'a mut [f32],
+}
+
+/// [`matmul_fast`] of several matrices with one `x`: the same results, with `x` quantised once and
+/// all rows spread over the threads together.
+///
+/// # Panics
+/// As [`matmul_exact`], for each of the products.
+pub fn matmul_fast_each(products: &mut [Product<'_>], x: &[f32], n: usize) {
+    for Product { w, out } in products.iter_mut() {
+        check(w, x, n, out);
+        if w.cols == 0 {
+            out.fill(0.0);
+        }
     }
-    fast::matmul(Isa::detect(), w, x, n, out);
+    if !x.is_empty() {
+        fast::matmul_each(Isa::detect(), products, x, n);
+    }
 }
 
 /// One row of [`matmul_exact`]: `row`, packed in `format`, times `x`.

@@ -25,6 +25,16 @@ pub(super) const ROW_STEP: usize = 16;
 
 /// Calls `work` with ranges that cover `0..rows`; `ns` estimates the whole work on one thread.
 pub(super) fn for_rows(rows: usize, ns: usize, work: impl Fn(Range<usize>) + Sync) {
+    for_rows_of_each(&[rows], ns, |_, range| work(range));
+}
+
+/// Calls `work` with an index into `rows` and ranges that cover `0..rows[index]`, for each index;
+/// `ns` estimates the whole work on one thread.
+pub(super) fn for_rows_of_each(
+    rows: &[usize],
+    ns: usize,
+    work: impl Fn(usize, Range<usize>) + Sync,
+) {
     let threads = rayon::current_num_threads();
     let inside = rayon::current_thread_index().is_some();
     let floor = if inside {
@@ -32,18 +42,27 @@ pub(super) fn for_rows(rows: usize, ns: usize, work: impl Fn(Range<usize>) + Syn
     } else {
         MIN_PARALLEL_NS_OUTSIDE
     };
-    if ns < floor || threads == 1 || rows <= ROW_STEP {
-        return work(0..rows);
+    let total: usize = rows.iter().sum();
+    if ns < floor || threads == 1 || total <= ROW_STEP {
+        return (0..).zip(rows).for_each(|(i, &rows)| work(i, 0..rows));
     }
     // A range should be worth a hand-over as well.
     let ranges = (threads * RANGES_PER_THREAD)
         .min(ns / (MIN_PARALLEL_NS / 4))
         .max(threads);
-    let step = rows.div_ceil(ranges).next_multiple_of(ROW_STEP);
-    (0..rows.div_ceil(step))
+    let step = total.div_ceil(ranges).next_multiple_of(ROW_STEP);
+    let tasks: Vec<(usize, Range<usize>)> = (0..)
+        .zip(rows)
+        .flat_map(|(i, &rows)| {
+            (0..rows)
+                .step_by(step)
+                .map(move |first| (i, first..rows.min(first + step)))
+        })
+        .collect();
+    tasks
         .into_par_iter()
         .with_max_len(1)
-        .for_each(|i| work(i * step..rows.min((i + 1) * step)));
+        .for_each(|(i, range)| work(i, range));
 }
 
 /// The output `[n, rows]`, writable from several threads that own different rows of the weights.

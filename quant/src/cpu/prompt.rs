@@ -7,11 +7,12 @@
 
 use std::ops::Range;
 
-use super::fast::Job;
-use super::isa::Isa;
+use super::activations::Activations;
 use super::panel::{GroupTerms, PANEL_ROWS, Panel, TILE_TOKENS, Tile, TileValues};
-use super::unpack::Unpacked;
+use super::parallel::Output;
+use super::unpack::{Shape, Unpacked};
 use super::{avx2, avx2_gemm, avx512, avx512_gemm};
+use crate::Matrix;
 
 /// Bytes of activations that panels are multiplied with before the next ones: what fits the
 /// second-level cache beside a panel.
@@ -19,29 +20,23 @@ const RESIDENT_BYTES: usize = 1 << 20;
 
 /// A product through panels, as its threads share it.
 ///
-/// Always holds: the machine has the features of [`Isa::Avx2`], and of [`Isa::Avx512`] if `wide`.
+/// Always holds: the machine has the features of [`Isa::Avx2`](super::isa::Isa::Avx2), and of
+/// [`Isa::Avx512`](super::isa::Isa::Avx512) if `wide`.
 pub(super) struct Panels<'a> {
-    wide: bool,
-    job: &'a Job<'a>,
-    terms: GroupTerms,
+    pub(super) wide: bool,
+    pub(super) shape: Shape,
+    pub(super) w: &'a Matrix<'a>,
+    pub(super) x: &'a Activations,
+    pub(super) terms: &'a GroupTerms,
+    pub(super) n: usize,
+    pub(super) out: &'a Output<'a>,
 }
 
-impl<'a> Panels<'a> {
-    /// `None` for the portable instruction set, which has no panel kernel.
-    pub(super) fn new(isa: Isa, job: &'a Job<'a>) -> Option<Panels<'a>> {
-        let wide = match isa {
-            Isa::Portable => return None,
-            Isa::Avx2 => false,
-            Isa::Avx512 => true,
-        };
-        let terms = GroupTerms::new(job.shape, job.x);
-        Some(Panels { wide, job, terms })
-    }
-
+impl Panels<'_> {
     /// Rows `rows` of the product.
     pub(super) fn multiply_rows(&self, rows: Range<usize>) {
-        let (n, cols) = (self.job.n, self.job.w.cols);
-        let mut panel = Panel::new(self.job.shape, cols);
+        let (n, cols) = (self.n, self.w.cols);
+        let mut panel = Panel::new(self.shape, cols);
         let mut values: TileValues = Default::default();
         // Tokens that stay in the second-level cache while the panels pass by.
         let resident = (RESIDENT_BYTES / cols).max(1).next_multiple_of(TILE_TOKENS);
@@ -57,7 +52,7 @@ impl<'a> Panels<'a> {
                     for (t, values) in values.iter().take(tokens).enumerate() {
                         for (r, &value) in values.iter().take(count).enumerate() {
                             // SAFETY: rows of this range belong to this call alone.
-                            unsafe { self.job.out.set(first + r, token + t, value) }
+                            unsafe { self.out.set(first + r, token + t, value) }
                         }
                     }
                     token += tokens;
@@ -68,7 +63,7 @@ impl<'a> Panels<'a> {
 
     /// Unpacks `count` rows from `first` on and interleaves them.
     fn fill(&self, panel: &mut Panel, first: usize, count: usize) {
-        let cols = self.job.w.cols;
+        let cols = self.w.cols;
         for r in 0..count {
             let parts = Unpacked {
                 q: &mut panel.rows[r * cols..(r + 1) * cols],
@@ -101,8 +96,8 @@ impl<'a> Panels<'a> {
     /// The products of a panel with `tokens` tokens from `first` on.
     fn multiply(&self, panel: &Panel, first: usize, tokens: usize, out: &mut TileValues) {
         let tile = Tile {
-            x: self.job.x,
-            terms: &self.terms,
+            x: self.x,
+            terms: self.terms,
             first,
         };
         // SAFETY: `Panels` only exists where the machine has the features; see there.
@@ -117,7 +112,7 @@ impl<'a> Panels<'a> {
 
     /// Unpacks row `row`.
     fn unpack(&self, row: usize, parts: Unpacked<'_>) {
-        let (format, row) = (self.job.w.format, self.job.w.row(row));
+        let (format, row) = (self.w.format, self.w.row(row));
         // SAFETY: `Panels` only exists where the machine has the features; see there.
         unsafe {
             if self.wide {

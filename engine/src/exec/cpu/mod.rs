@@ -4,24 +4,23 @@
 //! activations); everything else is f32 and the same in both. Buffers hold one row a token; the
 //! cache is f32.
 
+mod attention;
 mod ops;
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use gannet_quant::{Matrix, cpu as products};
+use gannet_quant::Matrix;
+use gannet_quant::cpu::{Product, matmul_exact, matmul_fast_each};
+
+use attention::LayerCache;
 
 use super::{Buffers, Executor, Limits, Precision, Stats, Step, Unit};
 use crate::Error;
-use crate::kv::{BLOCK_TOKENS, BlockTable};
+use crate::kv::BlockTable;
 use crate::model::Model;
 use crate::plan::{Buf, Op, Plan, Rows, Storage, Weight, assign_storage};
 use crate::sample::argmax;
-
-/// Keys and values of one layer: `[num_blocks, num_kv_heads, BLOCK_TOKENS, head_dim]` each.
-struct LayerCache {
-    k: Vec<f32>,
-    v: Vec<f32>,
-}
 
 /// Runs a plan on the CPU.
 pub struct CpuExecutor {
@@ -29,6 +28,8 @@ pub struct CpuExecutor {
     precision: Precision,
     limits: Limits,
     storage: Storage,
+    /// The plan's operations, in order: products of one buffer together, the others one by one.
+    groups: Vec<Range<usize>>,
     slots: Vec<Vec<f32>>,
     next: Vec<u32>,
     cache: Vec<LayerCache>,
@@ -50,12 +51,16 @@ impl CpuExecutor {
         buffers: Buffers,
     ) -> CpuExecutor {
         let plan = model.plan();
+        let groups = group_products(&plan.ops);
         let storage = match buffers {
             Buffers::Shared => {
-                let steps: Vec<_> = plan
-                    .ops
+                let steps: Vec<_> = groups
                     .iter()
-                    .map(|op| (op.reads(), op.writes().into_iter().collect()))
+                    .map(|group| {
+                        let ops = &plan.ops[group.clone()];
+                        let reads = ops.iter().flat_map(Op::reads).collect();
+                        (reads, ops.iter().filter_map(Op::writes).collect())
+                    })
                     .collect();
                 assign_storage(plan, &steps, &[plan.logits, plan.next])
             }
@@ -65,12 +70,8 @@ impl CpuExecutor {
             },
         };
         let blocks = BlockTable::blocks_for(limits.num_slots, limits.context);
-        let layer_len = blocks * plan.kv.num_kv_heads * BLOCK_TOKENS * plan.kv.head_dim;
         let cache = (0..plan.kv.num_layers)
-            .map(|_| LayerCache {
-                k: vec![0.0; layer_len],
-                v: vec![0.0; layer_len],
-            })
+            .map(|_| LayerCache::new(plan.kv, blocks))
             .collect();
         let ropes = plan.ropes.iter().map(|r| r.table(limits.context)).collect();
         let vectors = (0..plan.weights.len() as u32)
@@ -88,6 +89,7 @@ impl CpuExecutor {
             next: Vec::new(),
             precision,
             limits,
+            groups,
             storage,
             cache,
             ropes,
@@ -129,64 +131,112 @@ impl CpuExecutor {
         self.slots[slot] = memory;
     }
 
-    fn matmul(&self, x: &[f32], weight: Weight, bias: Option<Weight>, out: &mut [f32]) {
-        let info = self.model.plan().weight(weight);
-        let bytes = self.model.weight_bytes(weight);
-        let matrix = Matrix::new(info.format, info.rows, info.cols, bytes)
-            .expect("the tensor's size was checked when it was bound");
-        let n = x.len() / info.cols;
-        match self.precision {
-            Precision::Exact => products::matmul_exact(&matrix, x, n, out),
-            Precision::Fast => products::matmul_fast(&matrix, x, n, out),
+    /// Runs products of one buffer.
+    fn run_products(&mut self, ops: &[Op]) {
+        let mut outputs: Vec<(Buf, Vec<f32>)> = ops
+            .iter()
+            .filter_map(Op::writes)
+            .map(|b| (b, self.take(b)))
+            .collect();
+        self.multiply(ops, &mut outputs);
+        for (b, memory) in outputs {
+            self.put(b, memory);
         }
-        if let Some(bias) = bias {
-            let bias = &self.vectors[bias.0 as usize];
-            for row in out.chunks_exact_mut(bias.len()) {
-                row.iter_mut().zip(bias).for_each(|(o, b)| *o += b);
+    }
+
+    /// The products `ops` of one buffer, each into the memory of its output.
+    fn multiply(&self, ops: &[Op], outputs: &mut [(Buf, Vec<f32>)]) {
+        let plan = self.model.plan();
+        let mut products = Vec::with_capacity(ops.len());
+        let mut biases = Vec::with_capacity(ops.len());
+        let mut input: &[f32] = &[];
+        for (op, (b, memory)) in ops.iter().zip(outputs) {
+            let &Op::MatMul {
+                x, weight, bias, ..
+            } = op
+            else {
+                unreachable!("groups of several operations are products");
+            };
+            let info = plan.weight(weight);
+            let bytes = self.model.weight_bytes(weight);
+            let w = Matrix::new(info.format, info.rows, info.cols, bytes)
+                .expect("the tensor's size was checked when it was bound");
+            let out = &mut memory[..self.len(*b)];
+            input = self.get(x);
+            products.push(Product { w, out });
+            biases.push(bias);
+        }
+        let Some(cols) = products.first().map(|p| p.w.cols) else {
+            return;
+        };
+        let n = input.len() / cols;
+        match self.precision {
+            Precision::Exact => products
+                .iter_mut()
+                .for_each(|p| matmul_exact(&p.w, input, n, p.out)),
+            Precision::Fast => matmul_fast_each(&mut products, input, n),
+        }
+        for (product, bias) in products.iter_mut().zip(biases) {
+            if let Some(bias) = bias {
+                ops::add_bias(&self.vectors[bias.0 as usize], product.out);
             }
         }
     }
 
-    fn run_op(&mut self, step: &Step<'_>, op: &Op) {
+    /// Runs one group of [`CpuExecutor::groups`].
+    fn run_ops(&mut self, step: &Step<'_>, ops: &[Op]) {
+        let op = match ops {
+            [op] => op,
+            _ => return self.run_products(ops),
+        };
         match *op {
+            Op::MatMul { .. } => self.run_products(ops),
             Op::KvWrite { layer, k, v } => {
-                let kv = self.model.plan().kv;
-                let mut cache = std::mem::replace(
-                    &mut self.cache[layer],
-                    LayerCache {
-                        k: Vec::new(),
-                        v: Vec::new(),
-                    },
-                );
-                ops::kv_write(step, kv, self.get(k), &mut cache.k);
-                ops::kv_write(step, kv, self.get(v), &mut cache.v);
-                self.cache[layer] = cache;
+                let len = self.len(k);
+                let (k, v) = (self.slot(k), self.slot(v));
+                let (k, v) = (&self.slots[k][..len], &self.slots[v][..len]);
+                self.cache[layer].write(step, k, v);
             }
             Op::ArgMax { logits, .. } => {
                 let vocab = self.model.plan().vocab_size;
                 self.next = self.get(logits).chunks_exact(vocab).map(argmax).collect();
             }
+            Op::Attention {
+                layer,
+                spec,
+                q,
+                out,
+            } => {
+                let len = self.len(out);
+                let mut memory = self.take(out);
+                let out_rows = &mut memory[..len];
+                self.cache[layer].attend(step, &spec, self.get(q), out_rows);
+                self.put(out, memory);
+            }
             _ => {
                 let out = op.writes().expect("only the cache write has no output");
-                let mut memory = self.take(out);
                 let len = self.len(out);
-                self.compute(step, op, &mut memory[..len]);
+                let mut memory = self.take(out);
+                let cols = self.model.plan().buffer(out).cols;
+                ops::by_rows(&mut memory[..len], cols, |at, piece| {
+                    self.compute(step, op, at / cols, piece);
+                });
                 self.put(out, memory);
             }
         }
     }
 
-    fn compute(&self, step: &Step<'_>, op: &Op, out: &mut [f32]) {
+    /// Rows of `op`'s output, from row `first` on.
+    fn compute(&self, step: &Step<'_>, op: &Op, first: usize, out: &mut [f32]) {
         let plan = self.model.plan();
         let vector = |w: Weight| self.vectors[w.0 as usize].as_slice();
+        // The same rows of an input as wide as the output.
+        let rows = |b: Buf| &self.get(b)[first * plan.buffer(b).cols..][..out.len()];
         match *op {
-            Op::Embed { table, .. } => self.embed(step.tokens, table, out),
+            Op::Embed { table, .. } => self.embed(&step.tokens[first..], table, out),
             Op::RmsNorm { x, weight, eps, .. } => {
-                ops::rms_norm(self.get(x), vector(weight), eps, out);
+                ops::rms_norm(rows(x), vector(weight), eps, out);
             }
-            Op::MatMul {
-                x, weight, bias, ..
-            } => self.matmul(self.get(x), weight, bias, out),
             Op::Rope {
                 x,
                 rope,
@@ -194,36 +244,24 @@ impl CpuExecutor {
                 head_dim,
                 ..
             } => {
+                let (lengths, x) = (&step.lengths[first..], rows(x));
                 let table = &self.ropes[rope.0 as usize];
                 let spec = &plan.ropes[rope.0 as usize];
-                ops::rope(
-                    step.lengths,
-                    self.get(x),
-                    spec,
-                    table,
-                    (num_heads, head_dim),
-                    out,
-                );
+                ops::rope(lengths, x, spec, table, (num_heads, head_dim), out);
             }
-            Op::Attention { layer, spec, q, .. } => {
-                let cache = &self.cache[layer];
-                ops::attention(step, &spec, self.get(q), &cache.k, &cache.v, out);
-            }
-            Op::Glu { act, gate, up, .. } => ops::glu(act, self.get(gate), self.get(up), out),
-            Op::Add { a, b, .. } => {
-                let (a, b) = (self.get(a), self.get(b));
-                out.iter_mut()
-                    .zip(a.iter().zip(b))
-                    .for_each(|(o, (a, b))| *o = a + b);
-            }
+            Op::Glu { act, gate, up, .. } => ops::glu(act, rows(gate), rows(up), out),
+            Op::Add { a, b, .. } => ops::add(rows(a), rows(b), out),
             Op::GatherOutputs { x, .. } => {
                 let cols = plan.buffer(x).cols;
                 let x = self.get(x);
-                for (row, &i) in out.chunks_exact_mut(cols).zip(step.outputs) {
+                let outputs = &step.outputs[first..];
+                for (row, &i) in out.chunks_exact_mut(cols).zip(outputs) {
                     row.copy_from_slice(&x[i as usize * cols..][..cols]);
                 }
             }
-            Op::KvWrite { .. } | Op::ArgMax { .. } => unreachable!("handled by run_op"),
+            Op::MatMul { .. } | Op::Attention { .. } | Op::KvWrite { .. } | Op::ArgMax { .. } => {
+                unreachable!("handled by run_ops")
+            }
         }
     }
 
@@ -237,6 +275,21 @@ impl CpuExecutor {
                 .expect("a row of a checked tensor");
         }
     }
+}
+
+/// Ranges that cover `ops`: consecutive products of the same buffer, or one operation.
+fn group_products(ops: &[Op]) -> Vec<Range<usize>> {
+    let input = |op: &Op| match *op {
+        Op::MatMul { x, .. } => Some(x),
+        _ => None,
+    };
+    let mut start = 0;
+    ops.chunk_by(|a, b| input(a).is_some() && input(a) == input(b))
+        .map(|group| {
+            start += group.len();
+            start - group.len()..start
+        })
+        .collect()
 }
 
 impl Executor for CpuExecutor {
@@ -258,13 +311,17 @@ impl Executor for CpuExecutor {
     fn run(&mut self, step: &Step<'_>) -> Result<(), Error> {
         self.begin(step)?;
         let model = Arc::clone(&self.model);
-        for op in &model.plan().ops {
-            // Without outputs the head has nothing to do.
-            let idle = op.writes().is_some_and(|b| self.len(b) == 0);
-            if !idle {
-                self.run_op(step, op);
+        // On a thread of the pool: every product then starts at once, without waking one first.
+        rayon::scope(|_| {
+            for group in self.groups.clone() {
+                let ops = &model.plan().ops[group];
+                // Without outputs the head has nothing to do.
+                let idle = ops[0].writes().is_some_and(|b| self.len(b) == 0);
+                if !idle {
+                    self.run_ops(step, ops);
+                }
             }
-        }
+        });
         self.stats.steps += 1;
         Ok(())
     }
@@ -310,8 +367,8 @@ impl Executor for CpuExecutor {
     }
 
     fn run_unit(&mut self, step: &Step<'_>, unit: usize) -> Result<(), Error> {
-        let op = self.model.plan().ops[unit].clone();
-        self.run_op(step, &op);
+        let model = Arc::clone(&self.model);
+        self.run_ops(step, &model.plan().ops[unit..=unit]);
         Ok(())
     }
 

@@ -74,12 +74,8 @@ impl Emitter<'_> {
                     vocab_size: info.rows as u32,
                     hidden_size: info.cols as u32,
                 };
-                let (grid, bytes) = (
-                    spec.grid(self.rows(out)),
-                    spec.bytes(u64::from(self.rows(out))),
-                );
                 let args = vec![Arg::Weight(table), Arg::Tokens, Arg::Buffer(out)];
-                self.push(lowered, spec, grid, args, bytes);
+                self.push(lowered, spec, self.rows(out), args);
             }
             Op::RmsNorm {
                 x,
@@ -94,9 +90,8 @@ impl Emitter<'_> {
                     dim: dim as u32,
                     eps,
                 };
-                let (grid, bytes) = (spec.grid(groups), spec.bytes(u64::from(groups)));
                 let args = vec![Arg::Buffer(x), Arg::Weight(weight), Arg::Buffer(out)];
-                self.push(lowered, spec, grid, args, bytes);
+                self.push(lowered, spec, groups, args);
             }
             Op::MatMul {
                 x,
@@ -134,17 +129,13 @@ impl Emitter<'_> {
                     rot_dim: info.rot_dim as u32,
                     kind,
                 };
-                let (grid, bytes) = (
-                    spec.grid(self.rows(out)),
-                    spec.bytes(u64::from(self.rows(out))),
-                );
                 let args = vec![
                     Arg::Buffer(x),
                     Arg::Lengths,
                     Arg::RopeTable(rope),
                     Arg::Buffer(out),
                 ];
-                self.push(lowered, spec, grid, args, bytes);
+                self.push(lowered, spec, self.rows(out), args);
             }
             Op::KvWrite { layer, k, v } => {
                 let spec = KvWriteSpec {
@@ -155,7 +146,6 @@ impl Emitter<'_> {
                     max_blocks: self.options.max_blocks as u32,
                     kv_type: library::KvType::F16,
                 };
-                let (grid, bytes) = (spec.grid(self.rows(k)), spec.bytes(u64::from(self.rows(k))));
                 let args = vec![
                     Arg::Buffer(k),
                     Arg::Buffer(v),
@@ -165,7 +155,7 @@ impl Emitter<'_> {
                     Arg::Keys(layer),
                     Arg::Values(layer),
                 ];
-                self.push(lowered, spec, grid, args, bytes);
+                self.push(lowered, spec, self.rows(k), args);
             }
             Op::Attention {
                 layer,
@@ -173,7 +163,7 @@ impl Emitter<'_> {
                 q,
                 out,
             } => {
-                self.attention(layer, &spec, q, out, lowered);
+                self.attention(layer, &spec, q, out, lowered)?;
             }
             Op::Glu { act, gate, up, out } => {
                 let n = self.elements(out);
@@ -187,13 +177,7 @@ impl Emitter<'_> {
                     Arg::Buffer(out),
                     Arg::U32(n),
                 ];
-                self.push(
-                    lowered,
-                    spec.clone(),
-                    spec.grid(n),
-                    args,
-                    spec.bytes(u64::from(n)),
-                );
+                self.push(lowered, spec, spec.grid(n), args, spec.bytes(u64::from(n)));
             }
             Op::Add { a, b, out } => {
                 let n = self.elements(out);
@@ -204,42 +188,23 @@ impl Emitter<'_> {
                     Arg::Buffer(out),
                     Arg::U32(n),
                 ];
-                self.push(
-                    lowered,
-                    spec.clone(),
-                    spec.grid(n),
-                    args,
-                    spec.bytes(u64::from(n)),
-                );
+                self.push(lowered, spec, spec.grid(n), args, spec.bytes(u64::from(n)));
             }
             Op::GatherOutputs { x, out } => {
                 let spec = GatherRowsSpec {
                     target,
                     dim: self.plan.buffer(out).cols as u32,
                 };
-                let (grid, bytes) = (
-                    spec.grid(self.rows(out)),
-                    spec.bytes(u64::from(self.rows(out))),
-                );
                 let args = vec![Arg::Buffer(x), Arg::Outputs, Arg::Buffer(out)];
-                self.push(lowered, spec, grid, args, bytes);
+                self.push(lowered, spec, self.rows(out), args);
             }
             Op::ArgMax { logits, out } => {
                 let spec = ArgmaxSpec {
                     target,
                     vocab_size: self.plan.vocab_size as u32,
                 };
-                let (grid, bytes) = (
-                    spec.grid(self.rows(out)),
-                    spec.bytes(u64::from(self.rows(out))),
-                );
-                self.push(
-                    lowered,
-                    spec,
-                    grid,
-                    vec![Arg::Buffer(logits), Arg::Buffer(out)],
-                    bytes,
-                );
+                let args = vec![Arg::Buffer(logits), Arg::Buffer(out)];
+                self.push(lowered, spec, self.rows(out), args);
             }
         }
         Ok(())
@@ -277,11 +242,9 @@ impl Emitter<'_> {
             };
             spec.check()
                 .map_err(|why| self.unsupported(p.weight, why))?;
-            let (grid, bytes) = (spec.grid(tokens), spec.bytes(u64::from(tokens)));
-            self.push(lowered, spec, grid, args, bytes);
+            self.push(lowered, spec, tokens, args);
         } else {
-            let (grid, bytes) = (gemm.grid(tokens), gemm.bytes(u64::from(tokens)));
-            self.push(lowered, gemm, grid, args, bytes);
+            self.push(lowered, gemm, tokens, args);
         }
         Ok(())
     }
@@ -313,12 +276,18 @@ impl Emitter<'_> {
             Arg::Buffer(to),
             Arg::U32(tokens),
         ];
-        let (grid, bytes) = (spec.grid(tokens), spec.bytes(u64::from(tokens)));
-        self.push(lowered, spec, grid, args, bytes);
+        self.push(lowered, spec, tokens, args);
         Ok(())
     }
 
-    fn attention(&self, layer: usize, a: &AttentionSpec, q: Buf, to: Buf, lowered: &mut Lowered) {
+    fn attention(
+        &self,
+        layer: usize,
+        a: &AttentionSpec,
+        q: Buf,
+        to: Buf,
+        lowered: &mut Lowered,
+    ) -> Result<(), Error> {
         let tokens = self.rows(to);
         let cache = [
             Arg::Buffer(q),
@@ -343,9 +312,8 @@ impl Emitter<'_> {
         if many && self.options.precision == Precision::Fast && flash.check().is_ok() {
             let mut args = cache.to_vec();
             args.extend([Arg::Buffer(to), Arg::U32(tokens)]);
-            let (grid, bytes) = (flash.grid(tokens), flash.bytes(u64::from(tokens)));
-            self.push(lowered, flash, grid, args, bytes);
-            return;
+            self.push(lowered, flash, tokens, args);
+            return Ok(());
         }
         let splits = self.splits(a, tokens);
         let spec = AttentionKernel {
@@ -361,14 +329,15 @@ impl Emitter<'_> {
             window: a.window,
             splits,
         };
+        spec.check()
+            .map_err(|why| Error::Cuda(format!("attention of layer {layer}: {why}")))?;
         let mut args = cache.to_vec();
         args.push(if splits == 1 {
             Arg::Buffer(to)
         } else {
             Arg::Scratch
         });
-        let (grid, bytes) = (spec.grid(tokens), spec.bytes(u64::from(tokens)));
-        self.push(lowered, spec, grid, args, bytes);
+        self.push(lowered, spec, tokens, args);
         if splits > 1 {
             let partials = tokens as usize * a.num_heads * splits as usize * (a.head_dim + 2);
             lowered.scratch_bytes = lowered.scratch_bytes.max(partials * 4);
@@ -379,9 +348,9 @@ impl Emitter<'_> {
                 splits,
             };
             let args = vec![Arg::Scratch, Arg::Lengths, Arg::Buffer(to)];
-            let (grid, bytes) = (merge.grid(tokens), merge.bytes(u64::from(tokens)));
-            self.push(lowered, merge, grid, args, bytes);
+            self.push(lowered, merge, tokens, args);
         }
+        Ok(())
     }
 
     /// Enough splits to give every multiprocessor two blocks, none with too few keys to be worth
@@ -393,23 +362,15 @@ impl Emitter<'_> {
         wanted.min(most).clamp(1, 64) as u32
     }
 
-    fn push(
-        &self,
-        lowered: &mut Lowered,
-        spec: impl Into<KernelSpec>,
-        grid: [u32; 3],
-        args: Vec<Arg>,
-        bytes: u64,
-    ) {
+    /// Appends a launch over `n` rows (elements, for kernels without rows).
+    fn push(&self, lowered: &mut Lowered, spec: impl Into<KernelSpec>, n: u32, args: Vec<Arg>) {
         let spec = spec.into();
-        let kernel = lowered
-            .kernels
-            .iter()
-            .position(|k| *k == spec)
-            .unwrap_or_else(|| {
-                lowered.kernels.push(spec);
-                lowered.kernels.len() - 1
-            });
+        let (grid, bytes) = (spec.grid(n), spec.bytes(n));
+        let kernel = lowered.kernels.iter().position(|k| *k == spec);
+        let kernel = kernel.unwrap_or_else(|| {
+            lowered.kernels.push(spec);
+            lowered.kernels.len() - 1
+        });
         let unit = lowered.units.len();
         lowered.launches.push(Launch {
             kernel,

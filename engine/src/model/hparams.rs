@@ -114,7 +114,7 @@ impl Reader<'_> {
         let value_length = self.opt_int("attention.value_length", 1, MAX_WIDTH)?;
         let head_dim = match key_length {
             Some(n) => n,
-            None if hidden_size % num_heads == 0 => hidden_size / num_heads,
+            None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
             None => {
                 let expected = format!("must be a multiple of attention.head_count, {num_heads}");
                 return Err(self.bad("embedding_length", hidden_size, expected));

@@ -129,7 +129,10 @@ pub fn make_executor(model: &Arc<Model>, options: &SessionOptions) -> Result<Mad
                 notice: None,
             })
         }
-        DeviceChoice::Interp => Ok(Made { executor: interp(model, options)?, notice: None }),
+        DeviceChoice::Interp => Ok(Made {
+            executor: interp(model, options)?,
+            notice: None,
+        }),
         DeviceChoice::Auto => match crate::exec::cuda::make(model, options, 0) {
             Ok(executor) => Ok(Made {
                 executor,

@@ -256,7 +256,11 @@ fn side(
     let (device, executor, precision) = match name {
         "cpu" | "cpu-exact" => (DeviceChoice::Cpu, ExecutorChoice::Eager, Precision::Exact),
         "cpu-fast" => (DeviceChoice::Cpu, ExecutorChoice::Eager, Precision::Fast),
-        "interp" => (DeviceChoice::Interp, ExecutorChoice::Eager, options.precision),
+        "interp" => (
+            DeviceChoice::Interp,
+            ExecutorChoice::Eager,
+            options.precision,
+        ),
         "cuda-eager" => (
             DeviceChoice::Cuda(options.gpu),
             ExecutorChoice::Eager,

@@ -72,13 +72,22 @@ impl InterpExecutor {
         let plan = model.plan();
         let max_blocks = limits.context.div_ceil(BLOCK_TOKENS);
         let multiprocessors = MULTIPROCESSORS;
-        let options = LowerOptions { target, precision, multiprocessors, max_blocks, buffers };
+        let options = LowerOptions {
+            target,
+            precision,
+            multiprocessors,
+            max_blocks,
+            buffers,
+        };
         let mut memory = Memory::new();
         let weights = (0..plan.weights.len() as u32)
             .map(|i| Ok(memory.alloc_from(&pack_weight(&model, Weight(i))?)))
             .collect::<Result<_, Error>>()?;
-        let ropes =
-            plan.ropes.iter().map(|r| memory.alloc_from(&r.table(limits.context))).collect();
+        let ropes = plan
+            .ropes
+            .iter()
+            .map(|r| memory.alloc_from(&r.table(limits.context)))
+            .collect();
         let blocks = BlockTable::blocks_for(limits.num_slots, limits.context);
         let layer = blocks * plan.kv.num_kv_heads * BLOCK_TOKENS * plan.kv.head_dim * KV_BYTES;
         let mut pool = |_| memory.alloc_zeroed(layer as u64);
@@ -124,17 +133,28 @@ impl InterpExecutor {
             .collect::<Result<_, _>>()?;
         let (places, total) = place(plan, &lowered);
         let base = self.memory.alloc_poisoned(total as u64);
-        let scratch = self.memory.alloc_poisoned(lowered.scratch_bytes.max(4) as u64);
-        let buffers =
-            places.into_iter().map(|p| p.map(|(at, len)| (base + at as u64, len))).collect();
-        let made = Arc::new(Prepared { lowered, kernels, buffers, scratch });
+        let scratch = self
+            .memory
+            .alloc_poisoned(lowered.scratch_bytes.max(4) as u64);
+        let buffers = places
+            .into_iter()
+            .map(|p| p.map(|(at, len)| (base + at as u64, len)))
+            .collect();
+        let made = Arc::new(Prepared {
+            lowered,
+            kernels,
+            buffers,
+            scratch,
+        });
         self.prepared.insert(shape, Arc::clone(&made));
         Ok(made)
     }
 
     /// Runs the launches of one unit, or all.
     fn launch(&mut self, unit: Option<usize>) -> Result<(), Error> {
-        let Some(prepared) = self.current.clone() else { return Ok(()) };
+        let Some(prepared) = self.current.clone() else {
+            return Ok(());
+        };
         let launches = prepared.lowered.launches.iter();
         for launch in launches.filter(|l| unit.is_none_or(|u| l.unit == u)) {
             let args = launch.args.iter().map(|&arg| self.address(&prepared, arg));
@@ -176,7 +196,10 @@ impl InterpExecutor {
 
     fn words(&self, b: Buf) -> Result<Vec<u32>, Error> {
         let (address, bytes) = self.place_of(b).ok_or_else(|| {
-            Error::Interp(format!("no step has written {} yet", self.plan().buffer(b).name))
+            Error::Interp(format!(
+                "no step has written {} yet",
+                self.plan().buffer(b).name
+            ))
         })?;
         self.memory.read(address, bytes / 4).map_err(fault)
     }
@@ -218,14 +241,22 @@ impl Executor for InterpExecutor {
     }
 
     fn units(&mut self, rows: usize, outputs: usize) -> Result<Vec<Unit>, Error> {
-        let shape = Shape { rows, outputs, kind: StepKind::Prompt };
+        let shape = Shape {
+            rows,
+            outputs,
+            kind: StepKind::Prompt,
+        };
         Ok(self.prepared(shape)?.lowered.units.clone())
     }
 
     fn poison(&mut self) -> Result<(), Error> {
-        let Some(current) = &self.current else { return Ok(()) };
+        let Some(current) = &self.current else {
+            return Ok(());
+        };
         for &(address, bytes) in current.buffers.iter().flatten() {
-            self.memory.write(address, &vec![u32::MAX; bytes / 4]).map_err(fault)?;
+            self.memory
+                .write(address, &vec![u32::MAX; bytes / 4])
+                .map_err(fault)?;
         }
         Ok(())
     }
@@ -270,6 +301,10 @@ impl Executor for InterpExecutor {
     }
 
     fn stats(&self) -> Stats {
-        Stats { steps: self.steps, launches: self.launches, ..Stats::default() }
+        Stats {
+            steps: self.steps,
+            launches: self.launches,
+            ..Stats::default()
+        }
     }
 }

@@ -43,9 +43,20 @@ impl Step<'_> {
     #[must_use]
     pub fn shape(&self) -> Shape {
         let one_slot = self.slots.windows(2).all(|w| w[0] == w[1]);
-        let consecutive = self.lengths.windows(2).all(|w| w[0] != 0 && w[1] == w[0] + 1);
-        let kind = if one_slot && consecutive { StepKind::Prompt } else { StepKind::Batch };
-        Shape { rows: self.rows(), outputs: self.outputs.len(), kind }
+        let consecutive = self
+            .lengths
+            .windows(2)
+            .all(|w| w[0] != 0 && w[1] == w[0] + 1);
+        let kind = if one_slot && consecutive {
+            StepKind::Prompt
+        } else {
+            StepKind::Batch
+        };
+        Shape {
+            rows: self.rows(),
+            outputs: self.outputs.len(),
+            kind,
+        }
     }
 
     /// Refuses a step that would make a kernel leave its buffers.

@@ -4,9 +4,8 @@
 
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::kernels::{
-    AddSpec, AdvanceSpec, ArgmaxSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec,
-    EmbedSpec, GatherRowsSpec, GemmSpec, GemvGluSpec, GemvSpec, GluSpec, KvWriteSpec, RmsNormSpec,
-    RopeSpec,
+    AddSpec, ArgmaxSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec, EmbedSpec,
+    GatherRowsSpec, GemmSpec, GemvGluSpec, GemvSpec, GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec,
 };
 
 macro_rules! kernel_specs {
@@ -26,6 +25,22 @@ macro_rules! kernel_specs {
                     $(KernelSpec::$name(spec) => spec.kernel(),)*
                 }
             }
+
+            /// Blocks for `n` rows (elements, for kernels without rows).
+            #[must_use]
+            pub fn grid(&self, n: u32) -> [u32; 3] {
+                match self {
+                    $(KernelSpec::$name(spec) => spec.grid(n),)*
+                }
+            }
+
+            /// Bytes moved for `n` rows (elements, for kernels without rows).
+            #[must_use]
+            pub fn bytes(&self, n: u32) -> u64 {
+                match self {
+                    $(KernelSpec::$name(spec) => spec.bytes(u64::from(n)),)*
+                }
+            }
         }
 
         $(impl From<$spec> for KernelSpec {
@@ -38,7 +53,6 @@ macro_rules! kernel_specs {
 
 kernel_specs! {
     Add(AddSpec),
-    Advance(AdvanceSpec),
     Argmax(ArgmaxSpec),
     Attention(AttentionSpec),
     AttentionFlash(AttentionFlashSpec),

@@ -177,7 +177,7 @@ impl Emitter<'_> {
                     Arg::Buffer(out),
                     Arg::U32(n),
                 ];
-                self.push(lowered, spec, spec.grid(n), args, spec.bytes(u64::from(n)));
+                self.push(lowered, spec, n, args);
             }
             Op::Add { a, b, out } => {
                 let n = self.elements(out);
@@ -188,7 +188,7 @@ impl Emitter<'_> {
                     Arg::Buffer(out),
                     Arg::U32(n),
                 ];
-                self.push(lowered, spec, spec.grid(n), args, spec.bytes(u64::from(n)));
+                self.push(lowered, spec, n, args);
             }
             Op::GatherOutputs { x, out } => {
                 let spec = GatherRowsSpec {

@@ -28,13 +28,23 @@ pub fn measure_read_ceiling(index: usize, config: &Config) -> Result<f64, Error>
     let spec = StreamReadSpec { target: gpu.target };
     let kernel = compile(&gpu, &spec.kernel())?;
     let stream = Stream::new(&gpu.context)?;
-    let (data, sink) = (Buffer::new(&gpu.context, bytes)?, Buffer::new(&gpu.context, 256)?);
+    let (data, sink) = (
+        Buffer::new(&gpu.context, bytes)?,
+        Buffer::new(&gpu.context, 256)?,
+    );
     // Not zeros: memory may be faster on them.
     stream.memset_d32(&data, 0x5bd1_e995)?;
-    let args = Args::for_kernel(&kernel).ptr(&data).ptr(&sink).u64(bytes as u64 / 16).finish()?;
+    let args = Args::for_kernel(&kernel)
+        .ptr(&data)
+        .ptr(&sink)
+        .u64(bytes as u64 / 16)
+        .finish()?;
     let grid = [gpu.properties.multiprocessors * BLOCKS, 1, 1];
     let launch = Launch::new(&kernel, grid, args);
-    let (start, end) = (Event::new(&gpu.context, true)?, Event::new(&gpu.context, true)?);
+    let (start, end) = (
+        Event::new(&gpu.context, true)?,
+        Event::new(&gpu.context, true)?,
+    );
     let mut best = f32::INFINITY;
     for _ in 0..PASSES {
         start.record(&stream)?;

@@ -7,9 +7,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_cuda_runtime::{
-    Args, Buffer, GraphBuilder, GraphExec, Launch, PinnedBuffer, Stream,
-};
+use gannet_cuda_runtime::{Args, Buffer, GraphBuilder, GraphExec, Launch, PinnedBuffer, Stream};
 use gannet_ptx_gen::kernels::AdvanceSpec;
 
 use super::executor::CudaExecutor;
@@ -73,7 +71,11 @@ impl Replay {
         } else {
             Issue::Launches(launches)
         };
-        Ok(Replay { step, counter, ring })
+        Ok(Replay {
+            step,
+            counter,
+            ring,
+        })
     }
 
     /// Runs `steps` steps, or until `on_token` breaks, and returns how many were issued.

@@ -14,8 +14,8 @@ use super::state::StepState;
 use super::weights;
 use crate::Error;
 use crate::device::{DEFAULT_CONTEXT, ExecutorChoice, SessionOptions, limits};
-use crate::exec::{DecodeStart, Executor, Limits, Stats, Step, Unit};
 use crate::exec::packed::{KV_BYTES, place};
+use crate::exec::{DecodeStart, Executor, Limits, Stats, Step, Unit};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{GEMV_MAX_ROWS, LowerOptions, Lowered, Shape, StepKind, lower};
 use crate::model::Model;
@@ -67,13 +67,23 @@ impl CudaExecutor {
             buffers: session.buffers,
         };
         let token = lower(plan, TOKEN, &options)?;
-        let prompt = lower(plan, prompt_shape(limits.max_rows, limits.max_outputs), &options)?;
+        let prompt = lower(
+            plan,
+            prompt_shape(limits.max_rows, limits.max_outputs),
+            &options,
+        )?;
         let mut kernels = Kernels::default();
         // The driver compiles on one thread while another packs and uploads the weights.
         let (compiled, weights) = std::thread::scope(|scope| {
             let compile = scope.spawn(|| {
                 let mut specs = token.kernels.clone();
-                specs.extend(prompt.kernels.iter().filter(|k| !token.kernels.contains(k)).cloned());
+                specs.extend(
+                    prompt
+                        .kernels
+                        .iter()
+                        .filter(|k| !token.kernels.contains(k))
+                        .cloned(),
+                );
                 kernels.compile(gpu, &specs)
             });
             let weights = weights::upload(&gpu.context, model);
@@ -114,7 +124,14 @@ impl CudaExecutor {
         let plan = self.model.plan();
         let lowered = lower(plan, shape, &self.options)?;
         let (kernels, memory) = (&mut self.kernels, &self.memory);
-        let made = Arc::new(prepare(&self.gpu, plan, kernels, memory, &self.state, lowered)?);
+        let made = Arc::new(prepare(
+            &self.gpu,
+            plan,
+            kernels,
+            memory,
+            &self.state,
+            lowered,
+        )?);
         // Prompts come in many lengths; keeping the launches of each would only grow.
         if shape.rows <= GEMV_MAX_ROWS || shape.rows == self.limits.max_rows {
             self.prepared.insert(shape, Arc::clone(&made));
@@ -153,12 +170,17 @@ impl CudaExecutor {
     }
 
     fn memory_of(&self, b: Buf) -> Option<Buffer> {
-        self.current.as_ref().and_then(|p| p.buffers[b.0 as usize].clone())
+        self.current
+            .as_ref()
+            .and_then(|p| p.buffers[b.0 as usize].clone())
     }
 
     fn download(&self, b: Buf, out: &mut [u8]) -> Result<(), Error> {
         let memory = self.memory_of(b).ok_or_else(|| {
-            Error::Cuda(format!("no step has written {} yet", self.plan().buffer(b).name))
+            Error::Cuda(format!(
+                "no step has written {} yet",
+                self.plan().buffer(b).name
+            ))
         })?;
         Ok(self.stream.copy_from_device(&memory, 0, out)?)
     }
@@ -178,10 +200,18 @@ impl CudaExecutor {
 }
 
 /// The step of one generated token.
-pub(super) const TOKEN: Shape = Shape { rows: 1, outputs: 1, kind: StepKind::Prompt };
+pub(super) const TOKEN: Shape = Shape {
+    rows: 1,
+    outputs: 1,
+    kind: StepKind::Prompt,
+};
 
 fn prompt_shape(rows: usize, outputs: usize) -> Shape {
-    Shape { rows, outputs, kind: StepKind::Prompt }
+    Shape {
+        rows,
+        outputs,
+        kind: StepKind::Prompt,
+    }
 }
 
 /// The limits that fit on the device: an automatic context shrinks, one that was asked for is
@@ -192,8 +222,8 @@ fn fit(gpu: &Gpu, model: &Model, session: &SessionOptions) -> Result<Limits, Err
     let (free, _) = gpu.context.free_memory()?;
     let widest = plan.buffers.iter().map(|b| b.cols).max().unwrap_or(0);
     // A step keeps a handful of rows of its widest buffer alive at once.
-    let workspace = 8 * limits.max_rows * widest.min(64 << 10) * 4
-        + limits.max_outputs * plan.vocab_size * 4;
+    let workspace =
+        8 * limits.max_rows * widest.min(64 << 10) * 4 + limits.max_outputs * plan.vocab_size * 4;
     let weights = weights::total_bytes(plan)?;
     let position = 2 * plan.kv.num_layers * plan.kv.num_kv_heads * plan.kv.head_dim * KV_BYTES;
     let left = free.saturating_sub(weights + workspace + RESERVE);
@@ -327,7 +357,10 @@ impl Executor for CudaExecutor {
         first.check(self.limits, self.plan().vocab_size)?;
         if start.length as usize + steps - 1 > self.limits.context {
             let tokens = start.length as usize + steps - 1;
-            return Err(Error::ContextFull { tokens, context: self.limits.context });
+            return Err(Error::ContextFull {
+                tokens,
+                context: self.limits.context,
+            });
         }
         self.state.upload(&self.stream, &first)?;
         let prepared = self.prepared(TOKEN)?;
@@ -336,13 +369,19 @@ impl Executor for CudaExecutor {
             self.replay = Some(Replay::new(self, &prepared, graph)?);
         }
         self.current = Some(prepared);
-        let Some(replay) = &mut self.replay else { return Ok(()) };
+        let Some(replay) = &mut self.replay else {
+            return Ok(());
+        };
         self.steps += replay.run(&self.stream, steps, on_token)?;
         Ok(())
     }
 
     fn units(&mut self, rows: usize, outputs: usize) -> Result<Vec<Unit>, Error> {
-        Ok(self.prepared(prompt_shape(rows, outputs))?.lowered.units.clone())
+        Ok(self
+            .prepared(prompt_shape(rows, outputs))?
+            .lowered
+            .units
+            .clone())
     }
 
     fn poison(&mut self) -> Result<(), Error> {
@@ -363,7 +402,9 @@ impl Executor for CudaExecutor {
     }
 
     fn run_unit(&mut self, _step: &Step<'_>, unit: usize) -> Result<(), Error> {
-        let Some(current) = &self.current else { return Ok(()) };
+        let Some(current) = &self.current else {
+            return Ok(());
+        };
         let launches = current.lowered.launches.iter().zip(&current.launches);
         for (_, launch) in launches.filter(|(l, _)| l.unit == unit) {
             self.stream.launch(launch)?;
@@ -372,9 +413,12 @@ impl Executor for CudaExecutor {
     }
 
     fn read(&mut self, b: Buf) -> Result<Option<Vec<f32>>, Error> {
-        let Some(memory) = self.memory_of(b) else { return Ok(None) };
+        let Some(memory) = self.memory_of(b) else {
+            return Ok(None);
+        };
         let mut words = vec![0u32; memory.len() / 4];
-        self.stream.copy_from_device(&memory, 0, cast_slice_mut(&mut words))?;
+        self.stream
+            .copy_from_device(&memory, 0, cast_slice_mut(&mut words))?;
         let value = |w: u32| match self.plan().buffer(b).element {
             Element::F32 => f32::from_bits(w),
             Element::U32 => w as f32,

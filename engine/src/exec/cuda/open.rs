@@ -39,7 +39,12 @@ impl Gpu {
             Some(dir) if config.cubin_cache => CubinCache::new(dir.join("cubin")),
             _ => CubinCache::disabled(),
         };
-        Ok(Gpu { context: Context::new(device)?, properties, target, cache })
+        Ok(Gpu {
+            context: Context::new(device)?,
+            properties,
+            target,
+            cache,
+        })
     }
 }
 

@@ -44,10 +44,14 @@ impl Kernels {
     /// Compiles what is not compiled yet, on all cores.
     pub(super) fn compile(&mut self, gpu: &Gpu, specs: &[KernelSpec]) -> Result<(), Error> {
         let written: Vec<PtxKernel> = specs.par_iter().map(KernelSpec::kernel).collect();
-        let missing: Vec<&PtxKernel> =
-            written.iter().filter(|k| !self.by_name.contains_key(k.name.as_str())).collect();
-        let compiled: Vec<Kernel> =
-            missing.par_iter().map(|k| compile(gpu, k)).collect::<Result<_, _>>()?;
+        let missing: Vec<&PtxKernel> = written
+            .iter()
+            .filter(|k| !self.by_name.contains_key(k.name.as_str()))
+            .collect();
+        let compiled: Vec<Kernel> = missing
+            .par_iter()
+            .map(|k| compile(gpu, k))
+            .collect::<Result<_, _>>()?;
         for kernel in compiled {
             self.by_name.insert(kernel.name().to_owned(), kernel);
         }
@@ -65,9 +69,15 @@ impl Kernels {
 
 /// Compiles one kernel.
 pub(super) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<Kernel, Error> {
-    let ptx = kernel.ptx().map_err(|e| Error::Cuda(format!("kernel {}: {e}", kernel.name.as_str())))?;
+    let ptx = kernel
+        .ptx()
+        .map_err(|e| Error::Cuda(format!("kernel {}: {e}", kernel.name.as_str())))?;
     let target = gpu.target.to_string();
-    let source = ModuleSource { name: kernel.name.as_str(), ptx: &ptx, target: &target };
+    let source = ModuleSource {
+        name: kernel.name.as_str(),
+        ptx: &ptx,
+        target: &target,
+    };
     let module = Module::load(&gpu.context, source, &gpu.cache)?;
     let params = kernel
         .params
@@ -92,8 +102,11 @@ pub(super) fn prepare(
     lowered: Lowered,
 ) -> Result<Prepared, Error> {
     kernels.compile(gpu, &lowered.kernels)?;
-    let compiled: Vec<&Kernel> =
-        lowered.kernels.iter().map(|k| kernels.get(k)).collect::<Result<_, _>>()?;
+    let compiled: Vec<&Kernel> = lowered
+        .kernels
+        .iter()
+        .map(|k| kernels.get(k))
+        .collect::<Result<_, _>>()?;
     let buffers = allocate(gpu, plan, &lowered, &memory.workspace)?;
     let scratch = if lowered.scratch_bytes <= memory.scratch.len() {
         memory.scratch.clone()
@@ -125,12 +138,19 @@ pub(super) fn prepare(
             Ok(Launch::new(kernel, launch.grid, args.finish()?))
         })
         .collect::<Result<Vec<_>, Error>>()?;
-    Ok(Prepared { lowered, launches, buffers })
+    Ok(Prepared {
+        lowered,
+        launches,
+        buffers,
+    })
 }
 
 fn made<'a>(buffers: &'a [Option<Buffer>], plan: &Plan, b: Buf) -> Result<&'a Buffer, Error> {
     buffers[b.0 as usize].as_ref().ok_or_else(|| {
-        Error::Cuda(format!("buffer {} is read and never written", plan.buffer(b).name))
+        Error::Cuda(format!(
+            "buffer {} is read and never written",
+            plan.buffer(b).name
+        ))
     })
 }
 
@@ -149,6 +169,9 @@ fn allocate(
     };
     places
         .into_iter()
-        .map(|p| Ok(p.map(|(start, len)| memory.slice(start..start + len)).transpose()?))
+        .map(|p| {
+            Ok(p.map(|(start, len)| memory.slice(start..start + len))
+                .transpose()?)
+        })
         .collect()
 }

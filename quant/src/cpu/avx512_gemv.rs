@@ -24,6 +24,10 @@ use crate::Format;
 /// Weights that a kernel takes in one step.
 const STEP: usize = 256;
 
+/// How far ahead of its reads a kernel asks for weights: the machine's own prefetcher stops at
+/// every page and does not keep enough reads under way by itself.
+const PREFETCH_BYTES: usize = 2048;
+
 /// One token's activations as these kernels read them.
 pub(super) struct Lanes {
     /// `[steps, 256]`
@@ -96,6 +100,18 @@ pub(super) fn gemv(format: Format, rows: &[u8], row_bytes: usize, x: &Lanes, out
     }
 }
 
+/// Asks for what lies [`PREFETCH_BYTES`] ahead of `BYTES` bytes of weights. Rows lie one after the
+/// other, so this is weights as well, except at the end of a thread's rows; prefetching never
+/// faults.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn prefetch<const BYTES: usize>(weights: &[u8]) {
+    let ahead = weights.as_ptr().wrapping_add(PREFETCH_BYTES);
+    for line in (0..BYTES).step_by(64) {
+        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
+    }
+}
+
 /// The step of a super-block format.
 trait SuperBlock {
     /// Adds one block's products to `acc` and what is subtracted from them to `less`.
@@ -132,6 +148,7 @@ fn super_blocks<const BYTES: usize, B: SuperBlock>(row: &[u8], x: &Lanes) -> f32
     let (mut acc, mut less) = (_mm512_setzero_ps(), _mm512_setzero_ps());
     let steps = x.q.chunks_exact(STEP).zip(&x.scales).zip(&x.sums);
     for (block, ((q, scales), sums)) in row.chunks_exact(BYTES).zip(steps) {
+        prefetch::<BYTES>(block);
         let x = Step {
             q: q.as_ptr(),
             scale: scales[0],
@@ -329,6 +346,7 @@ fn blocks<const BYTES: usize, B: Block>(row: &[u8], x: &Lanes) -> f32 {
     padded[..rest.len()].copy_from_slice(rest);
     let last = (!rest.is_empty()).then_some(&padded[..8 * BYTES]);
     for (eight, ((q, x_scales), sums)) in whole.chain(last).zip(&mut steps) {
+        prefetch::<{ 8 * 34 }>(eight);
         let halves: [u16; 8] =
             std::array::from_fn(|i| u16::from_le_bytes([eight[i * BYTES], eight[i * BYTES + 1]]));
         // SAFETY: `halves`, `x_scales` and `sums` hold eight values each.

@@ -46,3 +46,8 @@ pub use error::Error;
 pub use model::{Model, ModelOptions};
 pub use sample::Sampling;
 pub use session::{Event, Finish, GenerateOptions, Generation, Session};
+
+/// The examples of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -177,3 +177,14 @@ fn auto_says_that_it_runs_on_the_cpu() {
         assert!(!done.stdout.is_empty());
     }
 }
+
+/// The kernels of a GPU, interpreted, choose the tokens that the CPU chooses.
+#[test]
+fn interpreted_kernels_give_the_cpus_tokens() {
+    let tokens = |device: &str| {
+        let args = ["run", "fn main() {", "-n", "4", "--temp", "0", "--json"];
+        let done = run(&[&args[..], &["--device", device]].concat()).ok();
+        done.json()["tokens"].clone()
+    };
+    assert_eq!(tokens("interp"), tokens("cpu"));
+}

@@ -1,11 +1,13 @@
 //! `cargo xtask bless`: rewrites golden files and snapshots from what the code does now.
 //!
-//! Two kinds exist: raw `.ptx` goldens, which the `golden` test of ptx-gen writes when it sees
-//! `GANNET_BLESS=1`, and insta snapshots, which insta writes under `INSTA_UPDATE=always`. Only
-//! test targets that hold one of them run. The review is the diff that follows.
+//! Three kinds exist: raw `.ptx` goldens, which the `golden` test of ptx-gen writes when it sees
+//! `GANNET_BLESS=1`; insta snapshots, which insta writes under `INSTA_UPDATE=always`; and the
+//! baseline of the kernels' costs, which needs ptxas and is left as it is without. Only test
+//! targets that hold a golden or a snapshot run. The review is the diff that follows.
 
 use std::path::Path;
 
+use crate::ptx_check::{self, Verdict};
 use crate::workspace::{self, CRATES};
 use crate::{Outcome, no_arguments};
 
@@ -34,12 +36,18 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
             failed.push(package);
         }
     }
+    println!("blessing the costs of kernels");
+    let costs = ptx_check::bless();
+    if let Ok(Verdict::Skipped(why)) = &costs {
+        println!("skipped: the costs of kernels: {why}");
+    }
     if !failed.is_empty() {
         return Err(format!(
             "tests of {} fail for another reason",
             failed.join(", ")
         ));
     }
+    costs?;
     println!("done; `git diff` shows what changed");
     Ok(())
 }

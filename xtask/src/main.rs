@@ -44,7 +44,7 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "ptx-check",
         arguments: "[KERNEL]",
-        about: "assembles every kernel for every target with ptxas; no spills",
+        about: "every kernel on every target through ptxas: no spills, costs as before",
         run: ptx_check::run,
     },
     Command {
@@ -56,7 +56,7 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "bless",
         arguments: "",
-        about: "rewrites golden files and snapshots from what the code does now",
+        about: "rewrites goldens, snapshots and kernel costs from what the code does now",
         run: bless::run,
     },
     Command {

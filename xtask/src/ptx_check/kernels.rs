@@ -5,11 +5,6 @@ use gannet_ptx_gen::target::Target;
 
 use super::assemble::Source;
 
-/// Names of all targets, oldest first.
-pub(super) fn targets() -> Vec<&'static str> {
-    Target::ALL.iter().map(|target| target.name()).collect()
-}
-
 /// The text of every kernel for every target it exists on; `Err` when our own verifier refuses one.
 pub(super) fn all() -> Result<Vec<Source>, String> {
     let mut sources = Vec::new();
@@ -23,6 +18,7 @@ pub(super) fn all() -> Result<Vec<Source>, String> {
                 name: kernel.name,
                 target,
                 ptx,
+                dynamic_shared: kernel.dynamic_shared,
             });
         }
     }

@@ -1,19 +1,22 @@
 //! `cargo xtask ptx-check`: assembles every kernel of the library for every target.
 //!
 //! The verifier of ptx-gen knows its own rules; ptxas knows NVIDIA's. A kernel passes when ptxas
-//! accepts it with no spill and no notice that a directive was ignored. Without ptxas, and without
-//! a way to get it, the check says *skipped* and succeeds, unless `REQUIRE_PTXAS=1`.
-
-use std::collections::BTreeMap;
+//! accepts it with no spill and no notice that a directive was ignored, and when it costs what the
+//! committed baseline says. Without ptxas, and without a way to get it, the check says *skipped*
+//! and succeeds, unless `REQUIRE_PTXAS=1`.
 
 use crate::{Outcome, workspace};
 
 mod assemble;
+mod baseline;
+mod cubin;
 mod kernels;
 mod ptxas;
 mod report;
 
 use assemble::Source;
+use baseline::{Baseline, Compare, Cost, Costs};
+use ptxas::Ptxas;
 use report::Report;
 
 /// How a check that did not fail ended.
@@ -32,7 +35,7 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     Ok(())
 }
 
-/// Assembles every kernel, or the one named.
+/// Assembles every kernel, or the one named, and holds its cost to the baseline.
 pub(crate) fn check(arguments: &[String]) -> Result<Verdict, String> {
     if arguments.len() > 1 {
         return Err("takes one kernel name at most".into());
@@ -52,63 +55,109 @@ pub(crate) fn check(arguments: &[String]) -> Result<Verdict, String> {
             wanted.map_or(String::new(), |n| format!(" '{n}'"))
         ));
     }
-    let cache = workspace::target_dir().join("ptx-check");
-    let reports = assemble::all(&ptxas, &cache, &sources)?;
-    print!("{}", table(&sources, &reports, &kernels::targets()));
-    let mut bad = 0;
-    for (source, report) in sources.iter().zip(&reports) {
-        for complaint in &report.complaints {
-            println!("{} for {}: {complaint}", source.name, source.target);
-        }
-        bad += usize::from(!report.complaints.is_empty());
-    }
+    let reports = assemble(&ptxas, &sources)?;
+    let today = costs(&sources, &reports);
+    print!("{}", baseline::table(&today));
+    let bad = complain(&sources, &reports);
     let spilling = reports.iter().filter(|r| r.spills > 0).count();
     println!(
         "ptx-check: {} texts, {bad} refused, {spilling} with spills",
         sources.len()
     );
+    let compared = compare(&ptxas, wanted, &sources, &today);
     if bad == 0 {
-        Ok(Verdict::Passed)
+        compared.map(|()| Verdict::Passed)
     } else {
-        Err(format!("{bad} of {} texts refused", sources.len()))
+        let also = compared.err().map_or(String::new(), |e| format!("; {e}"));
+        Err(format!("{bad} of {} texts refused{also}", sources.len()))
     }
 }
 
-/// One row a kernel: registers for each target (`-` where the kernel does not exist), the most
-/// spilled bytes and the most static shared memory on any target.
-fn table(sources: &[Source], reports: &[Report], targets: &[&str]) -> String {
-    let mut rows: BTreeMap<&str, Vec<(&str, &Report)>> = BTreeMap::new();
+/// Writes the baseline from what the library costs now, with the pinned release of ptxas.
+pub(crate) fn bless() -> Result<Verdict, String> {
+    let ptxas = match ptxas::find() {
+        Ok(ptxas) if ptxas.is(ptxas::VERSION) => ptxas,
+        _ => match ptxas::pinned() {
+            Ok(ptxas) => ptxas,
+            Err(why) => return Ok(Verdict::Skipped(why)),
+        },
+    };
+    let sources = kernels::all()?;
+    let reports = assemble(&ptxas, &sources)?;
+    let bad = complain(&sources, &reports);
+    if bad > 0 {
+        return Err(format!("{bad} of {} texts refused", sources.len()));
+    }
+    let baseline = Baseline {
+        version: ptxas::VERSION.to_string(),
+        costs: costs(&sources, &reports),
+    };
+    baseline.write().map(|()| Verdict::Passed)
+}
+
+fn assemble(ptxas: &Ptxas, sources: &[Source]) -> Result<Vec<Report>, String> {
+    assemble::all(ptxas, &workspace::target_dir().join("ptx-check"), sources)
+}
+
+/// What each text that was not refused costs.
+fn costs(sources: &[Source], reports: &[Report]) -> Costs {
+    let cost = |(source, report): (&Source, &Report)| {
+        let cost = Cost {
+            registers: report.registers,
+            spills: report.spills,
+            shared: report.shared.saturating_add(source.dynamic_shared),
+            instructions: report.instructions?,
+        };
+        Some(((source.name.clone(), source.target.clone()), cost))
+    };
+    sources.iter().zip(reports).filter_map(cost).collect()
+}
+
+/// Prints every complaint; the number of texts that have one.
+fn complain(sources: &[Source], reports: &[Report]) -> usize {
     for (source, report) in sources.iter().zip(reports) {
-        rows.entry(&source.name)
-            .or_default()
-            .push((&source.target, report));
-    }
-    let width = rows
-        .keys()
-        .map(|name| name.len())
-        .max()
-        .unwrap_or(0)
-        .max("registers on".len());
-    let mut text = format!("{:<width$}", "registers on");
-    for target in targets {
-        text.push_str(&format!(" {target:>6}"));
-    }
-    text.push_str("  spills  shared\n");
-    for (name, cells) in &rows {
-        text.push_str(&format!("{name:<width$}"));
-        for target in targets {
-            let found = cells.iter().find(|(t, _)| t == target);
-            let cell = found.map_or("-".to_string(), |(_, r)| r.registers.to_string());
-            text.push_str(&format!(" {cell:>6}"));
+        for complaint in &report.complaints {
+            println!("{} for {}: {complaint}", source.name, source.target);
         }
-        let most = |of: fn(&Report) -> u32| cells.iter().map(|(_, r)| of(r)).max().unwrap_or(0);
-        text.push_str(&format!(
-            "  {:>6}  {:>6}\n",
-            most(|r| r.spills),
-            most(|r| r.shared)
-        ));
     }
-    text
+    reports.iter().filter(|r| !r.complaints.is_empty()).count()
+}
+
+/// Holds `today` to the baseline and lists what differs.
+fn compare(
+    ptxas: &Ptxas,
+    wanted: Option<&str>,
+    sources: &[Source],
+    today: &Costs,
+) -> Result<(), String> {
+    let mut baseline = Baseline::read()?;
+    let what = if ptxas.is(&baseline.version) {
+        Compare::All
+    } else {
+        println!(
+            "the figures of {} are of ptxas {}: only spills are compared",
+            baseline::NAME,
+            baseline.version
+        );
+        Compare::Spills
+    };
+    let refused = |name: &str, target: &str| {
+        let listed = sources.iter().any(|s| s.name == name && s.target == target);
+        listed && !today.contains_key(&(name.to_string(), target.to_string()))
+    };
+    baseline.costs.retain(|(name, target), _| {
+        wanted.is_none_or(|wanted| wanted == name) && !refused(name, target)
+    });
+    let listing = baseline::differences(&baseline.costs, today, what);
+    if listing.is_empty() {
+        return Ok(());
+    }
+    print!("--- {}\n+++ now\n{listing}", baseline::NAME);
+    Err(format!(
+        "costs differ from {}; if they should, {}",
+        baseline::NAME,
+        baseline::hint()
+    ))
 }
 
 #[cfg(test)]
@@ -116,29 +165,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_has_a_row_a_kernel_and_a_column_a_target() {
-        let source = |name: &str, target: &str| Source {
+    fn a_cost_has_all_shared_memory_and_a_refused_text_none() {
+        let source = |name: &str| Source {
             name: name.into(),
-            target: target.into(),
+            target: "sm_80".into(),
             ptx: String::new(),
+            dynamic_shared: 4096,
         };
-        let report = |registers, spills, shared| Report {
-            registers,
-            spills,
-            shared,
+        let report = |instructions| Report {
+            registers: 128,
+            spills: 8,
+            shared: 64,
+            instructions,
             complaints: vec![],
         };
-        let sources = [
-            source("gemm", "sm_80"),
-            source("add", "sm_75"),
-            source("add", "sm_80"),
-        ];
-        let reports = [report(128, 8, 4096), report(10, 0, 0), report(12, 0, 0)];
-        let expected = "\
-registers on  sm_75  sm_80  spills  shared
-add              10     12       0       0
-gemm              -    128       8    4096
-";
-        assert_eq!(table(&sources, &reports, &["sm_75", "sm_80"]), expected);
+        let found = costs(
+            &[source("gemm"), source("bad")],
+            &[report(Some(900)), report(None)],
+        );
+        let expected = Cost {
+            registers: 128,
+            spills: 8,
+            shared: 4160,
+            instructions: 900,
+        };
+        let key = ("gemm".to_string(), "sm_80".to_string());
+        assert_eq!(found, Costs::from([(key, expected)]));
     }
 }

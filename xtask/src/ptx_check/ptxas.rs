@@ -9,8 +9,8 @@ use std::process::Command;
 
 use crate::workspace;
 
-/// The wheel's version. It is the first that knows every target and every PTX version we emit.
-const VERSION: &str = "13.0.88";
+/// The wheel's version, which the baseline's figures are of. It is the first that knows every target and every PTX version we emit.
+pub(super) const VERSION: &str = "13.0.88";
 const PACKAGE: &str = "nvidia-cuda-nvcc";
 /// SHA-256 of the Linux x86-64 wheel; the wheels of other platforms are not pinned.
 const WHEEL_SHA256: &str = "56fe502eb77625a12f25172caa3cdddb4e4c8ba2c8c17dba44b164761b380f03";
@@ -48,6 +48,14 @@ pub(super) struct Ptxas {
     pub(super) version: String,
 }
 
+impl Ptxas {
+    /// Whether this is release `version`, as in `release 13.0, V13.0.88`.
+    pub(super) fn is(&self, version: &str) -> bool {
+        let own = self.version.rsplit_once(", V");
+        own.is_some_and(|(_, number)| number == version)
+    }
+}
+
 /// The assembler to use, or why there is none.
 pub(super) fn find() -> Result<Ptxas, String> {
     if let Some(path) = std::env::var_os("PTXAS") {
@@ -58,6 +66,11 @@ pub(super) fn find() -> Result<Ptxas, String> {
     {
         return Ok(found);
     }
+    pinned()
+}
+
+/// The pinned release from the wheel, whatever else is here.
+pub(super) fn pinned() -> Result<Ptxas, String> {
     let name = if cfg!(windows) { "ptxas.exe" } else { "ptxas" };
     let cached = workspace::target_dir()
         .join("tools")
@@ -132,6 +145,17 @@ mod tests {
         assert!(!is_new_enough(&line("12.8")));
         assert!(!is_new_enough(&line("11.10")));
         assert!(!is_new_enough("no such line"));
+    }
+
+    #[test]
+    fn a_release_is_known_by_all_of_its_number() {
+        let ptxas = Ptxas {
+            path: "ptxas".into(),
+            version: "Cuda compilation tools, release 13.0, V13.0.88".into(),
+        };
+        assert!(ptxas.is("13.0.88"));
+        assert!(!ptxas.is("13.0.8"));
+        assert!(!ptxas.is("13.0"));
     }
 
     #[test]

@@ -9,17 +9,22 @@ pub(super) struct Report {
     pub(super) shared: u32,
     /// Bytes of spill stores plus spill loads a thread.
     pub(super) spills: u32,
+    /// Machine instructions; `None` for a text that ptxas refused.
+    pub(super) instructions: Option<u32>,
     /// One line for each complaint; empty for a good kernel.
     pub(super) complaints: Vec<String>,
 }
 
-/// The report of a run that ended with `accepted` and printed `text`.
+/// The report of a run that made `instructions` (`None`: it refused) and printed `text`.
 ///
 /// Three things are complaints: an error, a spill, and a notice `(C75xx)`, by which ptxas says
 /// that it ignored a directive or serialised matrix instructions; it never makes those errors,
 /// though they cost more speed than most.
-pub(super) fn read(accepted: bool, text: &str) -> Report {
-    let mut report = Report::default();
+pub(super) fn read(instructions: Option<u32>, text: &str) -> Report {
+    let mut report = Report {
+        instructions,
+        ..Report::default()
+    };
     let (mut stores, mut loads) = (0, 0);
     for line in text.lines() {
         for (number, rest) in numbers(line) {
@@ -44,7 +49,7 @@ pub(super) fn read(accepted: bool, text: &str) -> Report {
             .complaints
             .push(format!("spills {} bytes", report.spills));
     }
-    if !accepted && report.complaints.is_empty() {
+    if instructions.is_none() && report.complaints.is_empty() {
         let last = text.lines().rfind(|line| !line.trim().is_empty());
         report.complaints.push(
             last.unwrap_or("ptxas failed without a message")
@@ -91,9 +96,10 @@ ptxas info    : Used 42 registers, used 1 barriers, 1024 bytes smem, 16 bytes cm
         let expected = Report {
             registers: 42,
             shared: 1024,
+            instructions: Some(96),
             ..Report::default()
         };
-        assert_eq!(read(true, GOOD), expected);
+        assert_eq!(read(Some(96), GOOD), expected);
     }
 
     #[test]
@@ -105,7 +111,7 @@ ptxas info    : Function properties for k
     8 bytes stack frame, 8 bytes spill stores, 8 bytes spill loads
 ptxas info    : Used 32 registers, used 0 barriers
 ";
-        let report = read(true, text);
+        let report = read(Some(96), text);
         assert_eq!(report.spills, 16);
         assert_eq!(report.complaints, ["spills 16 bytes"]);
     }
@@ -113,21 +119,24 @@ ptxas info    : Used 32 registers, used 0 barriers
     #[test]
     fn notices_of_ignored_directives_are_complaints() {
         let line = "ptxas info    : (C7508) Potential Performance Loss: 'setmaxnreg' ignored";
-        assert_eq!(read(true, &format!("{GOOD}{line}\n")).complaints, [line]);
+        assert_eq!(
+            read(Some(96), &format!("{GOOD}{line}\n")).complaints,
+            [line]
+        );
     }
 
     #[test]
     fn errors_are_complaints_and_silence_is_too() {
         let line = "ptxas k.ptx, line 9; error   : Unknown symbol '%r1'";
         let fatal = "ptxas fatal   : Ptx assembly aborted due to errors";
-        let report = read(false, &format!("{line}\n{fatal}\n"));
+        let report = read(None, &format!("{line}\n{fatal}\n"));
         assert_eq!(report.complaints, [line, fatal]);
         let named = "ptxas info    : Compiling entry function 'error' for 'sm_80'";
-        assert_eq!(read(true, named).complaints, [""; 0]);
+        assert_eq!(read(Some(96), named).complaints, [""; 0]);
         assert_eq!(
-            read(false, "").complaints,
+            read(None, "").complaints,
             ["ptxas failed without a message"]
         );
-        assert_eq!(read(false, "killed\n\n").complaints, ["killed"]);
+        assert_eq!(read(None, "killed\n\n").complaints, ["killed"]);
     }
 }

@@ -1,0 +1,120 @@
+//! Batch is a dimension of the one plan: sequences in several slots give what each gives alone.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{model, shared};
+use gannet_engine::Model;
+use gannet_engine::exec::cpu::CpuExecutor;
+use gannet_engine::exec::interp::InterpExecutor;
+use gannet_engine::exec::{Buffers, Executor, Limits, Precision, Step};
+use gannet_engine::kv::BlockTable;
+use gannet_ptx_gen::target::Target;
+
+const LIMITS: Limits = Limits {
+    max_rows: 16,
+    max_outputs: 3,
+    context: 70,
+    num_slots: 3,
+};
+
+const PROMPTS: [&[u32]; 3] = [&[3, 141, 59, 26, 5], &[35, 89, 79], &[1; 40]];
+
+fn executors(model: &Arc<Model>) -> Vec<Box<dyn Executor>> {
+    let interp = InterpExecutor::new(
+        Arc::clone(model),
+        Target::Sm80,
+        Precision::Exact,
+        LIMITS,
+        Buffers::Shared,
+    );
+    vec![
+        Box::new(CpuExecutor::new(
+            Arc::clone(model),
+            Precision::Exact,
+            LIMITS,
+            Buffers::Shared,
+        )),
+        Box::new(interp.unwrap_or_else(|e| panic!("{e}"))),
+    ]
+}
+
+/// Feeds a prompt to a slot, in chunks that fit.
+fn feed(executor: &mut dyn Executor, table: &BlockTable, slot: u32, prompt: &[u32]) {
+    for (i, chunk) in prompt.chunks(LIMITS.max_rows).enumerate() {
+        let first = (i * LIMITS.max_rows) as u32 + 1;
+        let lengths: Vec<u32> = (first..).take(chunk.len()).collect();
+        let step = Step {
+            tokens: chunk,
+            lengths: &lengths,
+            slots: &vec![slot; chunk.len()],
+            outputs: &[],
+            table,
+        };
+        executor.run(&step).unwrap();
+    }
+}
+
+fn table() -> BlockTable {
+    let blocks = BlockTable::blocks_for(LIMITS.num_slots, LIMITS.context);
+    let mut table = BlockTable::new(LIMITS.num_slots, LIMITS.context, blocks);
+    // Interleaved, so that no slot's blocks are neighbours.
+    for positions in [32, 64] {
+        for slot in 0..LIMITS.num_slots {
+            table.reserve(slot, positions).unwrap();
+        }
+    }
+    table
+}
+
+#[test]
+fn slots_in_one_step_give_what_each_gives_alone() {
+    for name in ["llama", "qwen3"] {
+        let part = format!("golden/arch/{name}/{name}.gguf");
+        let Some(path) = shared("batch", &part) else {
+            continue;
+        };
+        let model = model(&path);
+        let vocab = model.plan().vocab_size;
+        for mut executor in executors(&model) {
+            let executor = executor.as_mut();
+            let table = table();
+            for (slot, prompt) in (0..).zip(PROMPTS) {
+                feed(executor, &table, slot, prompt);
+            }
+            let next = [7u32, 8, 9];
+            let lengths: Vec<u32> = PROMPTS.iter().map(|p| p.len() as u32 + 1).collect();
+            let mut alone = Vec::new();
+            for slot in 0..3 {
+                let step = Step {
+                    tokens: &next[slot..=slot],
+                    lengths: &lengths[slot..=slot],
+                    slots: &[slot as u32],
+                    outputs: &[0],
+                    table: &table,
+                };
+                executor.run(&step).unwrap();
+                alone.extend_from_slice(executor.logits().unwrap());
+            }
+            // Together, in another order, with a row that does nothing between them.
+            let step = Step {
+                tokens: &[9, 0, 7, 8],
+                lengths: &[lengths[2], 0, lengths[0], lengths[1]],
+                slots: &[2, 0, 0, 1],
+                outputs: &[0, 2, 3],
+                table: &table,
+            };
+            executor.run(&step).unwrap();
+            let together = executor.logits().unwrap().to_vec();
+            for (row, slot) in [(0, 2), (1, 0), (2, 1)] {
+                assert_eq!(
+                    together[row * vocab..][..vocab],
+                    alone[slot * vocab..][..vocab],
+                    "{name}, slot {slot}, {}",
+                    executor.name()
+                );
+            }
+        }
+    }
+}

@@ -1,5 +1,8 @@
 //! Batch is a dimension of the one plan: sequences in several slots give what each gives alone.
 
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::sync::Arc;

@@ -1,5 +1,8 @@
 //! Plans and their lowering as text: what a family says, and what a GPU is asked to run.
 
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fmt::Write;

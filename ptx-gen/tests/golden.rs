@@ -5,6 +5,9 @@
 //! file there shows a real difference. The files are raw PTX and load as they are. Run with
 //! `GANNET_BLESS=1` to rewrite them, and review the diff.
 
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,8 @@
 //! The verifier: each rule broken once, and the shapes of real kernels that it must let pass.
 
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
 use gannet_ptx_gen::build::Builder;
 use gannet_ptx_gen::ir::{Imm, Inst, Kernel, Loc, Operand, Reg, RegInfo, Stmt, Ty};
 use gannet_ptx_gen::op::{Op, Space};

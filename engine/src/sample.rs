@@ -180,13 +180,22 @@ impl Sampler {
 /// Index of the largest value; the lowest index on ties; NaN never wins.
 #[must_use]
 pub fn argmax(row: &[f32]) -> u32 {
-    let mut best = (f32::NEG_INFINITY, 0);
-    for (i, &v) in row.iter().enumerate() {
-        if v > best.0 {
-            best = (v, i as u32);
+    // First the value, in lanes that vectorise, then where it is. A comparison with NaN is false.
+    const LANES: usize = 16;
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (lines, tail) = row.as_chunks::<LANES>();
+    for line in lines {
+        for (max, &v) in lanes.iter_mut().zip(line) {
+            *max = larger(*max, v);
         }
     }
-    best.1
+    let values = lanes.iter().chain(tail).copied();
+    let max = values.fold(f32::NEG_INFINITY, larger);
+    if max == f32::NEG_INFINITY {
+        return 0;
+    }
+    row.iter().position(|&v| v == max).unwrap_or(0) as u32
 }
 
 /// The `counter`-th number of a seed in `[0, 1)`.
@@ -236,6 +245,10 @@ mod tests {
         assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
         assert_eq!(argmax(&[f32::NAN, -2.0, -1.0]), 2);
         assert_eq!(argmax(&[f32::NAN]), 0);
+        assert_eq!(argmax(&[]), 0);
+        let mut long = [f32::NAN; 50];
+        (long[7], long[23], long[49]) = (f32::NEG_INFINITY, 5.0, 5.0);
+        assert_eq!(argmax(&long), 23);
     }
 
     fn frequencies(settings: &Sampling, logits: &[f32], history: &[u32]) -> Vec<f64> {

@@ -20,11 +20,13 @@ pub(super) trait MulAdd {
 }
 
 /// Rounded once, where the machine has an instruction for it.
+#[cfg(any(test, target_arch = "x86_64"))]
 pub(super) struct Fused;
 
 /// Rounded twice.
 pub(super) struct Separate;
 
+#[cfg(any(test, target_arch = "x86_64"))]
 impl MulAdd for Fused {
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {

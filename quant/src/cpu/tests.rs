@@ -188,6 +188,45 @@ fn long_prompts_pass_in_parts() {
 }
 
 #[test]
+fn products_together_are_the_products_alone() {
+    let formats = [
+        Format::Q4_K,
+        Format::F16,
+        Format::Q8_0,
+        Format::Q4_K,
+        Format::Q6_K,
+    ];
+    for n in [1, 9] {
+        let x = gaussian(n * 512);
+        let row_counts = [96, 10, 400, 1024, 33];
+        let data: Vec<Vec<u8>> = formats
+            .iter()
+            .zip(row_counts)
+            .map(|(format, rows)| {
+                let mut data = vec![0; rows * format.row_bytes(512).unwrap()];
+                format.random(rows as u64, 0.1, &mut data);
+                data
+            })
+            .collect();
+        for isa in Isa::available() {
+            let mut alone: Vec<Vec<f32>> = Vec::new();
+            let mut outs: Vec<Vec<f32>> = row_counts.map(|rows| vec![f32::NAN; n * rows]).into();
+            let mut products = Vec::new();
+            let parts = formats.iter().zip(row_counts).zip(&data);
+            for (((&format, rows), data), out) in parts.zip(&mut outs) {
+                let w = Matrix::new(format, rows, 512, data).unwrap();
+                let mut single = vec![f32::NAN; n * rows];
+                fast::matmul(isa, &w, &x, n, &mut single);
+                alone.push(single);
+                products.push(super::Product { w, out });
+            }
+            fast::matmul_each(isa, &mut products, &x, n);
+            assert_eq!(outs, alone, "{isa:?} with {n} tokens");
+        }
+    }
+}
+
+#[test]
 fn fast_is_close_to_f64() {
     for &format in Format::ALL {
         let case = Case::new(format, (64, 4, 5));

@@ -355,6 +355,7 @@ impl Executor for CpuExecutor {
     }
 
     fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        step.check(self.limits, self.model.plan().vocab_size)?;
         self.shape = (step.rows(), step.outputs.len());
         for i in 0..self.slots.len() {
             let (rows, cols) = self.storage.sizes[i];

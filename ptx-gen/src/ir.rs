@@ -44,6 +44,9 @@ pub struct Kernel {
     pub shared: Vec<SharedDecl>,
     /// Threads of a block in x, y and z (`.reqntid`).
     pub block_size: [u32; 3],
+    /// Blocks that must fit a multiprocessor together (`.minnctapersm`): what bounds the registers
+    /// that ptxas may use. `None` leaves the bound to ptxas, which may spill to reach more blocks.
+    pub min_blocks: Option<u32>,
     /// Bytes of dynamic shared memory the launch must provide.
     pub dynamic_shared: u32,
     /// The program.

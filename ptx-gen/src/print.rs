@@ -135,6 +135,9 @@ impl Printer<'_> {
         self.line(0, ")");
         let [x, y, z] = k.block_size;
         self.line(0, &format!(".reqntid {x}, {y}, {z}"));
+        if let Some(blocks) = k.min_blocks {
+            self.line(0, &format!(".minnctapersm {blocks}"));
+        }
         self.line(0, "{");
         for (file, (prefix, ty)) in FILES.iter().enumerate() {
             let count = self

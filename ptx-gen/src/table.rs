@@ -634,6 +634,21 @@ pub fn row_of(op: Op, target: Target) -> Row {
                 r.needs(8, 0, 90)
             }
         }
+        Op::CpAsyncBulkStore => row("cp.async.bulk.global.shared::cta.bulk_group")
+            .section("cp.async.bulk")
+            .needs(8, 0, 90)
+            .takes(&[GLOBAL, SHARED, U32]),
+        Op::CpAsyncBulkCommit => row("cp.async.bulk.commit_group")
+            .section("cp.async.bulk.commit_group")
+            .needs(8, 0, 90),
+        Op::CpAsyncBulkWait { pending, read } => row(if read {
+            "cp.async.bulk.wait_group.read"
+        } else {
+            "cp.async.bulk.wait_group"
+        })
+        .section("cp.async.bulk.wait_group")
+        .needs(8, 0, 90)
+        .lit(pending.to_string()),
         Op::GridDepWait => row("griddepcontrol.wait")
             .section("griddepcontrol")
             .needs(7, 8, 90),

@@ -182,6 +182,16 @@ fn forms() -> Vec<Op> {
         Op::CpAsyncCommit,
         Op::CpAsyncWait { pending: 1 },
         Op::CpAsyncBulk,
+        Op::CpAsyncBulkStore,
+        Op::CpAsyncBulkCommit,
+        Op::CpAsyncBulkWait {
+            pending: 1,
+            read: false,
+        },
+        Op::CpAsyncBulkWait {
+            pending: 0,
+            read: true,
+        },
     ]);
     ops.extend([
         Op::MbarrierInit,
@@ -414,6 +424,7 @@ fn kernel_of(op: Op, target: Target) -> Kernel {
             dynamic: false,
         }],
         block_size: [32, 1, 1],
+        min_blocks: None,
         dynamic_shared: 0,
         body: Vec::new(),
         regs: Vec::new(),

@@ -3,11 +3,12 @@
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
 
-use gannet_ptx_gen::build::Builder;
+use gannet_ptx_gen::build::{Builder, F16x2};
 use gannet_ptx_gen::ir::{Imm, Inst, Kernel, Loc, Operand, Reg, RegInfo, Stmt, Ty};
 use gannet_ptx_gen::op::{Op, Space};
 use gannet_ptx_gen::target::Target;
 use gannet_ptx_gen::verify::Error;
+use half::f16;
 
 fn build(target: Target, body: impl FnOnce(&Builder)) -> Kernel {
     Kernel::new("test", target, |k| {
@@ -84,6 +85,114 @@ fn refuses_the_wrong_number_of_operands_and_impossible_types() {
     let two = [Operand::Reg(Reg(0)), Operand::Reg(Reg(0))];
     let bytes = single(Op::Add { ty: Ty::U8 }, &[Ty::U8], &two, &[Ty::U8]);
     assert!(matches!(bytes.verify(), Err(Error::Form { .. })));
+}
+
+#[test]
+fn refuses_constants_that_ptxas_refuses() {
+    for ty in [Ty::F16, Ty::Bf16, Ty::F16x2, Ty::Bf16x2] {
+        let src = [Operand::Reg(Reg(0)), Operand::Imm(Imm { ty, bits: 0x3c00 })];
+        for op in [Op::Add { ty }, Op::Min { ty }, Op::Max { ty }] {
+            let kernel = on_hopper(single(op, &[ty], &src, &[ty]));
+            assert!(
+                matches!(kernel.verify(), Err(Error::Operand { index: 2, .. })),
+                "{op:?}"
+            );
+        }
+        let chosen = [
+            src[1],
+            src[0],
+            Operand::Imm(Imm {
+                ty: Ty::Pred,
+                bits: 1,
+            }),
+        ];
+        let kernel = on_hopper(single(Op::Selp { ty }, &[ty], &chosen, &[ty]));
+        assert_eq!(kernel.verify(), Ok(()), "{ty} may be chosen");
+    }
+}
+
+fn on_hopper(mut kernel: Kernel) -> Kernel {
+    kernel.target = Target::Sm90a;
+    kernel
+}
+
+#[test]
+fn the_builder_moves_such_constants_into_registers() {
+    let kernel = build(Target::Sm80, |k| {
+        let x = k.in_out::<F16x2>("x");
+        let (zero, one) = (f16::from_f32(0.0), f16::from_f32(1.0));
+        let value = x.load(0).max(F16x2(zero, zero)).min(F16x2(one, one));
+        x.store(0, value.fma(value, F16x2(one, one)));
+    });
+    let text = kernel.ptx().unwrap();
+    assert!(!text.contains("f16x2 %r2, %r1, 0x"), "{text}");
+    assert!(text.contains("mov.b32 %r"), "{text}");
+}
+
+#[test]
+fn bounds_on_registers_are_printed_and_checked() {
+    let kernel = |blocks| build(Target::Sm80, |k| k.min_blocks(blocks));
+    let text = kernel(2).ptx().unwrap();
+    assert!(
+        text.contains(".reqntid 64, 1, 1\n.minnctapersm 2\n"),
+        "{text}"
+    );
+    for blocks in [0, 33] {
+        assert!(
+            matches!(kernel(blocks).verify(), Err(Error::Kernel { .. })),
+            "{blocks}"
+        );
+    }
+}
+
+#[test]
+fn refuses_a_named_barrier_that_part_of_the_block_never_meets() {
+    let wait = |k: &Builder| k.barrier_n(1, 64);
+    let arrive = |k: &Builder| {
+        let op = Op::BarArrive { id: 1, threads: 64 };
+        k.inst(op, &[], &[]);
+    };
+    assert_divergent(verify(|k| k.if_(k.thread_x().lt(32), || wait(k))), "block");
+    let split = |k: &Builder| k.if_else(k.thread_x().lt(32), || wait(k), || arrive(k));
+    assert_eq!(verify(split), Ok(()));
+    assert_divergent(
+        verify(|k| k.if_else(k.thread_x().lt(8), || wait(k), || arrive(k))),
+        "warp",
+    );
+}
+
+#[test]
+fn refuses_addresses_and_operands_out_of_their_slots() {
+    // An address where a value belongs, a value where an address belongs, and a parameter as memory.
+    let address = |base| {
+        let offset = 0;
+        Operand::Addr(gannet_ptx_gen::ir::Address { base, offset })
+    };
+    use gannet_ptx_gen::ir::Base;
+    let (order, cache) = (gannet_ptx_gen::op::Order::Weak, Default::default());
+    let load = |space| Op::Ld {
+        space,
+        ty: Ty::U32,
+        vec: 1,
+        order,
+        cache,
+    };
+    let cases = [
+        (Op::Neg { ty: Ty::I32 }, address(Base::Reg(Reg(0)))),
+        (load(Space::Global), Operand::Reg(Reg(1))),
+        (load(Space::Global), address(Base::Reg(Reg(0)))),
+        (load(Space::Shared), address(Base::Reg(Reg(1)))),
+        (load(Space::Shared), address(Base::Shared(0))),
+        (load(Space::Global), address(Base::Param(0))),
+        (Op::Neg { ty: Ty::I32 }, Operand::Reg(Reg(99))),
+    ];
+    for (op, src) in cases {
+        let kernel = single(op, &[Ty::U32], &[src], &[Ty::U32, Ty::U64]);
+        assert!(
+            matches!(kernel.verify(), Err(Error::Operand { .. })),
+            "{op:?} of {src:?}"
+        );
+    }
 }
 
 #[test]

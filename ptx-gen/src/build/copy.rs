@@ -54,6 +54,43 @@ impl Builder {
         self.emit(Op::CpAsyncWait { pending }, &[], &[]);
     }
 
+    /// Starts a bulk copy of `bytes` (a multiple of 16) from `src` at index `from` to `dst` at
+    /// index `to`; one thread does it. What ordinary stores wrote to `src` must be handed to the
+    /// asynchronous proxy first: a [`Fence::ProxyAsync`](crate::op::Fence::ProxyAsync) in each
+    /// thread that wrote, then a barrier. sm_90 and later.
+    #[track_caller]
+    pub fn bulk_store<'k, T: Type, U: Type>(
+        &'k self,
+        (dst, to): (Ptr<'k, T>, Val<'k, u32>),
+        (src, from): (Shared<'k, U>, Val<'k, u32>),
+        bytes: impl Arg<'k, u32>,
+    ) {
+        let operands = [dst.at(to), src.operand(from), bytes.val(self).operand()];
+        self.emit(Op::CpAsyncBulkStore, &[], &operands);
+    }
+
+    /// Closes the group of the thread's bulk copies so far; sm_90 and later.
+    #[track_caller]
+    pub fn bulk_commit(&self) {
+        self.emit(Op::CpAsyncBulkCommit, &[], &[]);
+    }
+
+    /// Waits until all but `pending` of the thread's bulk groups have been written; sm_90 and
+    /// later.
+    #[track_caller]
+    pub fn bulk_wait(&self, pending: u8) {
+        let read = false;
+        self.emit(Op::CpAsyncBulkWait { pending, read }, &[], &[]);
+    }
+
+    /// Waits until all but `pending` of the thread's bulk groups have read their sources, which
+    /// may then be overwritten; a thread does so before it ends. sm_90 and later.
+    #[track_caller]
+    pub fn bulk_wait_read(&self, pending: u8) {
+        let read = true;
+        self.emit(Op::CpAsyncBulkWait { pending, read }, &[], &[]);
+    }
+
     /// Waits for the launches this one programmatically depends on; sm_90 and later.
     #[track_caller]
     pub fn wait_for_predecessor(&self) {
@@ -120,7 +157,8 @@ impl<'k> Shared<'k, u64> {
     pub fn mbarrier_wait(self, index: impl Arg<'k, u32>, parity: impl Arg<'k, u32>) {
         let k = self.builder();
         let (at, parity) = (self.operand(index), parity.val(k).operand());
-        k.loop_while(|| !k.value::<Pred>(Op::MbarrierTryWait, &[at, parity]));
+        let spin = || k.loop_while(|| !k.value::<Pred>(Op::MbarrierTryWait, &[at, parity]));
+        k.blame(k.here(), spin);
     }
 
     /// Starts a bulk copy of `bytes` (a multiple of 16) from `src` at index `from` to `dst` at

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::val::Repr;
 use super::{Arg, Builder, Pred, Type, Val};
-use crate::ir::{If, Loc, Loop, Reg, Stmt};
+use crate::ir::{If, Loop, Reg, Stmt};
 use crate::op::{Fence, Op};
 
 impl Builder {
@@ -17,7 +17,7 @@ impl Builder {
     /// Runs `then` in the threads where `cond` holds, `otherwise` in the others.
     #[track_caller]
     pub fn if_else(&self, cond: Val<'_, Pred>, then: impl FnOnce(), otherwise: impl FnOnce()) {
-        let loc = Loc::here();
+        let loc = self.here();
         match cond.repr {
             Repr::Imm(imm) if imm.bits != 0 => then(),
             Repr::Imm(_) => otherwise(),
@@ -110,7 +110,7 @@ impl Builder {
     /// `do { again = body() } while again`.
     #[track_caller]
     pub fn loop_while<'k>(&'k self, body: impl FnOnce() -> Val<'k, Pred>) {
-        let loc = Loc::here();
+        let loc = self.here();
         let (stmts, again) = self.scoped(|| body().to_reg());
         self.push(Stmt::Loop(Loop {
             body: stmts,

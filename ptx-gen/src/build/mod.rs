@@ -113,7 +113,10 @@ struct State {
     shared: Vec<SharedDecl>,
     doc: String,
     block_size: [u32; 3],
+    min_blocks: Option<u32>,
     dynamic_shared: u32,
+    /// Who is named as the emitter instead of the caller, while a method emits inside a closure.
+    blamed: Option<Loc>,
     /// Open statement lists, innermost last.
     scopes: Vec<Scope>,
     /// `reg = other + constant`, for folding constants into addresses.
@@ -146,7 +149,9 @@ impl Kernel {
                 shared: Vec::new(),
                 doc: String::new(),
                 block_size: [1, 1, 1],
+                min_blocks: None,
                 dynamic_shared: 0,
+                blamed: None,
                 scopes: vec![Scope::default()],
                 offsets: HashMap::new(),
                 negations: HashMap::new(),
@@ -165,6 +170,7 @@ impl Kernel {
             params: state.params,
             shared: order.iter().map(|i| state.shared[*i].clone()).collect(),
             block_size: state.block_size,
+            min_blocks: state.min_blocks,
             dynamic_shared: state.dynamic_shared,
             body,
             regs: state.regs,
@@ -189,6 +195,11 @@ impl Builder {
     /// [`Builder::threads`] read it.
     pub fn block_size(&self, threads: u32) {
         self.state.borrow_mut().block_size = [threads, 1, 1];
+    }
+
+    /// Lets ptxas use all registers with which `blocks` blocks still fit a multiprocessor.
+    pub fn min_blocks(&self, blocks: u32) {
+        self.state.borrow_mut().min_blocks = Some(blocks);
     }
 
     /// Threads of a block, as set by [`Builder::block_size`].
@@ -349,7 +360,9 @@ impl Builder {
     /// already computed is not computed again.
     #[track_caller]
     pub(crate) fn emit(&self, op: Op, dst: &[Ty], src: &[Operand]) -> Vec<Reg> {
-        let loc = Loc::here();
+        let loc = self.here();
+        let src: Vec<Operand> = src.iter().map(|o| self.as_taken(op, *o)).collect();
+        let src = src.as_slice();
         let state = &mut *self.state.borrow_mut();
         let reusable = op.is_pure() && src.iter().all(|o| state.is_constant(o));
         if reusable
@@ -380,6 +393,34 @@ impl Builder {
             scope.stmts.push(Stmt::Inst(inst));
         }
         dst
+    }
+
+    /// The caller's caller, unless a method of ours has taken its place.
+    #[track_caller]
+    fn here(&self) -> Loc {
+        let caller = Loc::here();
+        self.state.borrow().blamed.unwrap_or(caller)
+    }
+
+    /// Runs a part of a method whose closures cannot see who called it: all that is emitted names `loc`. For code of
+    /// the builder only; what a kernel's author writes keeps its own lines.
+    fn blame<R>(&self, loc: Loc, emit: impl FnOnce() -> R) -> R {
+        let outer = self.state.borrow().blamed;
+        self.state.borrow_mut().blamed = outer.or(Some(loc));
+        let result = emit();
+        self.state.borrow_mut().blamed = outer;
+        result
+    }
+
+    /// The operand, in a register where the instruction takes no such constant.
+    #[track_caller]
+    fn as_taken(&self, op: Op, operand: Operand) -> Operand {
+        match operand {
+            Operand::Imm(imm) if !op.takes_constant(imm.ty) => {
+                self.emit(Op::Mov { ty: imm.ty }, &[imm.ty], &[operand])[0].into()
+            }
+            operand => operand,
+        }
     }
 
     fn push(&self, stmt: Stmt) {

@@ -119,19 +119,24 @@ impl Builder {
     /// The sum over the warp, in every lane.
     #[track_caller]
     pub fn warp_sum<'k, T: Word + Num>(&'k self, value: Val<'k, T>) -> Val<'k, T> {
-        self.lanes_reduce(value, 32, |a, b| a + b)
+        self.blame(self.here(), || self.lanes_reduce(value, 32, |a, b| a + b))
     }
 
     /// The maximum over the warp, in every lane.
     #[track_caller]
     pub fn warp_max<'k, T: Word + Num>(&'k self, value: Val<'k, T>) -> Val<'k, T> {
-        self.lanes_reduce(value, 32, |a, b| a.max(b))
+        self.blame(self.here(), || {
+            self.lanes_reduce(value, 32, |a, b| a.max(b))
+        })
     }
 
     /// The sum over the block, in every thread. Holds barriers.
     #[track_caller]
     pub fn block_sum<'k, T: Word + Num>(&'k self, value: Val<'k, T>) -> Val<'k, T> {
-        self.block_reduce(value, Imm { ty: T::TY, bits: 0 }, |a, b| a + b)
+        let neutral = Imm { ty: T::TY, bits: 0 };
+        self.blame(self.here(), || {
+            self.block_reduce(value, neutral, |a, b| a + b)
+        })
     }
 
     /// The maximum over the block, in every thread. Holds barriers.
@@ -144,7 +149,10 @@ impl Builder {
             Ty::Bf16x2 => 0xFF80_FF80,
             _ => 0,
         };
-        self.block_reduce(value, Imm { ty: T::TY, bits }, |a, b| a.max(b))
+        let neutral = Imm { ty: T::TY, bits };
+        self.blame(self.here(), || {
+            self.block_reduce(value, neutral, |a, b| a.max(b))
+        })
     }
 
     /// Combines the values of all threads of a one-dimensional block with a commutative function
@@ -168,7 +176,9 @@ impl Builder {
             return own;
         }
         let parts = self.shared::<T>("parts", warps);
-        self.if_(self.lane().eq(0), || parts.store(self.warp(), own));
+        self.blame(self.here(), || {
+            self.if_(self.lane().eq(0), || parts.store(self.warp(), own))
+        });
         self.barrier();
         let lane = self.lane();
         let lanes = warps.next_power_of_two();

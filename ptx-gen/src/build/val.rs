@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::{Builder, Pred, Type};
-use crate::ir::{Imm, Inst, Loc, Operand, Reg, Stmt, Ty};
+use crate::ir::{Imm, Inst, Operand, Reg, Stmt, Ty};
 use crate::op::{Op, Round};
 
 /// A value: computed once, never changed, free to copy.
@@ -249,7 +249,7 @@ impl<'k, T: Type> Var<'k, T> {
             dst: vec![self.reg],
             src,
             guard: None,
-            loc: Loc::here(),
+            loc: self.k.here(),
         };
         self.k.push(Stmt::Inst(inst));
     }

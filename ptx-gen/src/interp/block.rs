@@ -316,6 +316,9 @@ impl<'a> Block<'a> {
                     }
                 }
                 Step::End => {
+                    if let Err(e) = exec::end_lanes(w.live, w, &self.cx) {
+                        return Err(self.fault(index, e.lane, e.kind));
+                    }
                     w.state = State::Done;
                     self.cx.events += 1;
                     self.release(0);
@@ -333,6 +336,9 @@ impl<'a> Block<'a> {
             Op::BarSyncN { id, threads } => (id, u32::from(threads), true),
             Op::BarArrive { id, threads } => (id, u32::from(threads), false),
             _ => {
+                if let Err(e) = exec::end_lanes(m, w, &self.cx) {
+                    return Err(self.fault(index, e.lane, e.kind));
+                }
                 w.live &= !m;
                 w.active &= !m;
                 w.pc += 1;

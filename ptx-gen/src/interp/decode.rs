@@ -99,6 +99,8 @@ pub(crate) struct Program {
     pub(crate) read_only_loads: bool,
     /// Whether blocks may wait for each other or update common words.
     pub(crate) communicates: bool,
+    /// Whether it copies from global memory in bulk.
+    pub(crate) bulk_loads: bool,
 }
 
 impl Program {
@@ -121,6 +123,7 @@ struct Decoder<'k> {
     communicates: bool,
     shared_cell: u32,
     read_only_loads: bool,
+    bulk_loads: bool,
 }
 
 /// Linearises a kernel.
@@ -136,6 +139,7 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         communicates: false,
         shared_cell: 4,
         read_only_loads: false,
+        bulk_loads: false,
     };
     d.body(&kernel.body)?;
     let end = d.sites.last().copied().unwrap_or(Loc { file: "", line: 0 });
@@ -147,6 +151,7 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         communicates,
         shared_cell,
         read_only_loads,
+        bulk_loads,
         ..
     } = d;
     let assigned = slots::assign(kernel, &mut code, &order);
@@ -163,6 +168,7 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         shared_cell,
         read_only_loads,
         communicates,
+        bulk_loads,
     })
 }
 
@@ -181,6 +187,7 @@ impl<'k> Decoder<'k> {
                     let decoded = self.inst(inst)?;
                     self.communicates |= communicates(inst.op);
                     self.read_only_loads |= matches!(inst.op, Op::Ld { cache, .. } if cache.nc);
+                    self.bulk_loads |= inst.op == Op::CpAsyncBulk;
                     self.shared_cell = self.shared_cell.min(shared_width(inst.op));
                     self.step(Step::Op(decoded), inst.loc);
                 }

@@ -117,6 +117,16 @@ pub enum FaultKind {
         /// Which accesses conflict.
         what: String,
     },
+    /// An asynchronous copy of bytes that ordinary instructions wrote, with no `fence.proxy.async` since.
+    #[error("{space} address {address:#x} is accessed through the async proxy: {what}")]
+    Proxy {
+        /// The state space of the bytes.
+        space: Space,
+        /// Their first address.
+        address: u64,
+        /// Which write lacks the fence.
+        what: String,
+    },
     /// A warp-wide instruction reached by only part of its warp.
     #[error("executed with lanes {active:#010x}, but it needs lanes {needed:#010x} together")]
     Divergent {

@@ -26,7 +26,7 @@
 //!
 //! Beside accesses out of bounds, misaligned or to nothing, these are faults: reads of shared memory (and of
 //! allocations made with [`Memory::alloc_poisoned`]) that nothing has written, races on shared memory, asynchronous
-//! copies read before they were waited for, barriers and warp-wide instructions that part of a warp reaches,
+//! copies read before they were waited for, bulk copies of what no `fence.proxy.async` has handed to them, barriers and warp-wide instructions that part of a warp reaches,
 //! deadlocks, mbarriers used against their protocol, and read-only loads of what the launch has written.
 //!
 //! The interpreter knows nothing of performance, of caches or of memory that reorders: memory is sequentially

@@ -8,11 +8,21 @@
 //! What is reported is a race whatever the schedule. Two lanes of one instruction storing to one place are not
 //! reported, and a synchronisation by one lane is credited to its whole warp: races may be missed, not invented.
 
-use super::decode::Program;
-use super::fault::FaultKind;
+//!
+//! Bulk copies go through the async proxy, which does not see what ordinary instructions wrote before a
+//! `fence.proxy.async` on the way from the write to the copy. A second half of each clock therefore says up to when
+//! each warp's writes were fenced; it travels as the first half does. Of global memory only the block's own writes are
+//! followed, and only where a kernel copies from it in bulk.
 
-/// A time for each warp.
-type Clock = [u32; 32];
+use std::collections::HashMap;
+
+use super::decode::{Program, SHARED_BASE};
+use super::fault::{FaultKind, Space};
+
+/// A time for each warp, and a time for each warp up to which its writes are fenced for the async proxy.
+pub(crate) type Clock = [u32; 64];
+/// Where the second half of a [`Clock`] starts.
+const FENCED: usize = 32;
 
 fn join(into: &mut Clock, from: &Clock) {
     for (a, b) in into.iter_mut().zip(from) {
@@ -22,7 +32,8 @@ fn join(into: &mut Clock, from: &Clock) {
 
 /// In place of a lane: several lanes.
 const MANY: u8 = 0xfe;
-/// In place of a lane: a bulk copy, which whoever waits for it may read.
+/// In place of a lane: a bulk copy. What it wrote may be read by whoever waited for it; what it reads may not be
+/// written until it was waited for.
 const BULK: u8 = 0xff;
 
 /// The last write of a cell.
@@ -88,6 +99,8 @@ pub(crate) struct Races {
     writes: Vec<Write>,
     /// `[cell][warp]`.
     reads: Vec<Read>,
+    /// The block's last write of each word of global memory, by address; kept where bulk copies may read it.
+    global: Option<HashMap<u64, Write>>,
 }
 
 impl Races {
@@ -98,26 +111,28 @@ impl Races {
         Races {
             warps,
             shift,
-            clocks: vec![[0; 32]; warps],
+            clocks: vec![[0; 64]; warps],
             ordered: vec![0; warps],
-            barriers: [[0; 32]; 16],
-            strong: [0; 32],
+            barriers: [[0; 64]; 16],
+            strong: [0; 64],
             mbarriers: Vec::new(),
             writes: vec![Write::default(); cells],
             reads: vec![Read::default(); cells * warps],
+            global: program.bulk_loads.then(HashMap::new),
         }
     }
 
     /// Starts another block: all that was is ordered before all that comes, so no record needs clearing.
     pub(crate) fn restart(&mut self) {
         let latest = self.clocks.iter().flatten().copied().max().unwrap_or(0);
-        self.clocks.fill([latest; 32]);
+        self.clocks.fill([latest; 64]);
         // A warp's own clock is ahead of what the others know of it.
         (0..self.warps as u32).for_each(|warp| self.warp_sync(warp));
-        self.barriers = [[0; 32]; 16];
-        self.strong = [0; 32];
+        self.barriers = [[0; 64]; 16];
+        self.strong = [0; 64];
         self.mbarriers.clear();
         self.writes.iter_mut().for_each(|w| w.in_flight = false);
+        self.global.iter_mut().for_each(HashMap::clear);
     }
 
     fn tick(&mut self, warp: u32) {
@@ -141,7 +156,7 @@ impl Races {
 
     /// A named barrier opens for the warps that waited.
     pub(crate) fn open(&mut self, id: u8, waiting: impl Iterator<Item = u32>) {
-        let clock = std::mem::take(&mut self.barriers[usize::from(id) % 16]);
+        let clock = std::mem::replace(&mut self.barriers[usize::from(id) % 16], [0; 64]);
         for warp in waiting {
             join(&mut self.clocks[warp as usize], &clock);
         }
@@ -154,7 +169,7 @@ impl Races {
         self.mbarriers.push(Arrivals {
             offset,
             born,
-            clock: [0; 32],
+            clock: [0; 64],
         });
     }
 
@@ -236,7 +251,9 @@ impl Races {
             }
             let mine = cell * self.warps;
             for (other, read) in self.reads[mine..mine + self.warps].iter().enumerate() {
-                let unordered = if other == warp {
+                let unordered = if read.lane == BULK {
+                    true
+                } else if other == warp {
                     read.clock >= ordered && read.lane != lane
                 } else {
                     read.clock > clocks[other]
@@ -263,6 +280,9 @@ impl Races {
         for cell in self.cells(offset, bytes) {
             if kind == Kind::Read {
                 let read = &mut self.reads[cell * self.warps + warp];
+                if read.lane == BULK {
+                    continue;
+                }
                 let many = read.clock == clock && read.lane != lane;
                 *read = Read {
                     clock,
@@ -312,6 +332,106 @@ impl Races {
         issued
     }
 
+    /// A bulk copy begins to read shared memory.
+    pub(crate) fn bulk_reads(&mut self, by: By, offset: u64, bytes: u32) {
+        let clock = self.clocks[by.warp as usize][by.warp as usize];
+        for cell in self.cells(offset, bytes) {
+            self.reads[cell * self.warps + by.warp as usize] = Read {
+                clock,
+                pc: by.pc as u32,
+                lane: BULK,
+            };
+        }
+    }
+
+    /// A lane has waited until its bulk copy had read shared memory: it has read, now.
+    pub(crate) fn bulk_has_read(&mut self, by: By, offset: u64, bytes: u32) {
+        let clock = self.clocks[by.warp as usize][by.warp as usize];
+        for cell in self.cells(offset, bytes) {
+            let read = &mut self.reads[cell * self.warps + by.warp as usize];
+            (read.clock, read.lane) = (clock, by.lane as u8);
+        }
+    }
+
+    /// `fence.proxy.async`: bulk copies that come after it see the writes that came before it.
+    pub(crate) fn proxy_fence(&mut self, warp: u32) {
+        let clock = &mut self.clocks[warp as usize];
+        let (now, fenced) = clock.split_at_mut(FENCED);
+        for (a, b) in fenced.iter_mut().zip(now) {
+            *a = (*a).max(*b);
+        }
+        self.tick(warp);
+    }
+
+    /// Whether a write lacks a fence that a warp's bulk copy needs.
+    fn unfenced(&self, warp: u32, write: &Write) -> bool {
+        let fenced = self.clocks[warp as usize][FENCED + usize::from(write.warp)];
+        write.lane != BULK && write.clock > fenced
+    }
+
+    /// Checks that a warp's bulk copy may access shared memory: ordinary writes to it are fenced.
+    pub(crate) fn check_proxy(
+        &self,
+        warp: u32,
+        offset: u64,
+        bytes: u32,
+        program: &Program,
+    ) -> Result<(), FaultKind> {
+        let mut cells = self.cells(offset, bytes);
+        match cells.find(|cell| self.unfenced(warp, &self.writes[*cell])) {
+            None => Ok(()),
+            Some(cell) => Err(FaultKind::Proxy {
+                space: Space::Shared,
+                address: ((cell as u64) << self.shift) + u64::from(SHARED_BASE),
+                what: unfenced(&self.writes[cell], program),
+            }),
+        }
+    }
+
+    /// As [`Races::check_proxy`], for a copy from global memory.
+    pub(crate) fn check_global_proxy(
+        &self,
+        warp: u32,
+        address: u64,
+        bytes: u32,
+        program: &Program,
+    ) -> Result<(), FaultKind> {
+        let Some(global) = &self.global else {
+            return Ok(());
+        };
+        for word in words(address, bytes) {
+            if let Some(write) = global.get(&word)
+                && self.unfenced(warp, write)
+            {
+                return Err(FaultKind::Proxy {
+                    space: Space::Global,
+                    address: word * 4,
+                    what: unfenced(write, program),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether writes to global memory are to be shown to [`Races::wrote_global`].
+    pub(crate) fn follows_global(&self) -> bool {
+        self.global.is_some()
+    }
+
+    /// A lane has written to global memory.
+    pub(crate) fn wrote_global(&mut self, by: By, address: u64, bytes: u32) {
+        let write = Write {
+            clock: self.clocks[by.warp as usize][by.warp as usize],
+            pc: by.pc as u32,
+            warp: by.warp as u8,
+            lane: by.lane as u8,
+            ..Write::default()
+        };
+        if let Some(global) = &mut self.global {
+            global.extend(words(address, bytes).map(|word| (word, write)));
+        }
+    }
+
     #[cold]
     fn conflict(&self, kind: Kind, offset: u64, past: Past, program: &Program) -> FaultKind {
         let this = if kind == Kind::Read { "read" } else { "write" };
@@ -322,13 +442,25 @@ impl Races {
         };
         let source = &program.sites[past.pc as usize];
         FaultKind::Race {
-            address: offset + u64::from(super::decode::SHARED_BASE),
+            address: offset + u64::from(SHARED_BASE),
             what: format!(
                 "this {this} and the {} by warp {}, {lane}, from {source} are not ordered by a barrier",
                 past.what, past.warp
             ),
         }
     }
+}
+
+/// The words of global memory that an access touches, by address.
+fn words(address: u64, bytes: u32) -> std::ops::Range<u64> {
+    address / 4..address.saturating_add(u64::from(bytes)).div_ceil(4)
+}
+
+fn unfenced(write: &Write, program: &Program) -> String {
+    format!(
+        "no fence.proxy.async since the write by warp {} from {}",
+        write.warp, program.sites[write.pc as usize]
+    )
 }
 
 /// The earlier of two conflicting accesses.

@@ -4,7 +4,7 @@
 //! turns into vector code. Writes touch active lanes only.
 
 use super::decode::{File, Inst, Program};
-use super::exec::PendingCopy;
+use super::exec::{PendingCopy, PendingStore};
 
 /// The 32 lanes of a 32-bit register.
 pub(crate) type Lanes = [u32; 32];
@@ -48,6 +48,10 @@ pub(crate) struct Warp {
     pub(crate) copies: Vec<PendingCopy>,
     /// The number of each lane's open group of copies.
     pub(crate) groups: [u32; 32],
+    /// Bulk copies to global memory that were issued and not yet waited for.
+    pub(crate) stores: Vec<PendingStore>,
+    /// The number of each lane's open group of bulk copies.
+    pub(crate) bulk_groups: [u32; 32],
 }
 
 /// `BIT[l]` is lane l's bit.
@@ -87,6 +91,8 @@ impl Warp {
             polled: false,
             copies: Vec::new(),
             groups: [0; 32],
+            stores: Vec::new(),
+            bulk_groups: [0; 32],
         };
         for &(file, slot, bits) in &program.constants {
             match file {
@@ -113,6 +119,8 @@ impl Warp {
         self.polled = false;
         self.copies.clear();
         self.groups = [0; 32];
+        self.stores.clear();
+        self.bulk_groups = [0; 32];
     }
 
     #[inline(always)]

@@ -123,6 +123,7 @@ impl GemvSpec {
                 tiling.tokens
             ));
             k.block_size(tiling.threads());
+            tiling.bound_registers(k);
             let (w, x) = (k.input::<u8>("w"), k.input::<f32>("x"));
             let out = k.output::<f32>("out");
             let bias = bias.then(|| k.input::<f32>("bias"));

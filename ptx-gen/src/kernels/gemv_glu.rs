@@ -108,6 +108,7 @@ impl GemvGluSpec {
                 up.name()
             ));
             k.block_size(tiling.threads());
+            tiling.bound_registers(k);
             let (w_gate, w_up) = (k.input::<u8>("w_gate"), k.input::<u8>("w_up"));
             let (x, out) = (k.input::<f32>("x"), k.output::<f32>("out"));
             let place = Place::new(k, tiling, rows);

@@ -390,6 +390,19 @@ pub enum Op {
     /// Bulk copy of `c` (u32, a multiple of 16) bytes from global address `b` to shared address
     /// `a`, counted on mbarrier `e` (sources a, b, c, e).
     CpAsyncBulk,
+    /// Bulk copy of `c` (u32, a multiple of 16) bytes from shared address `b` to global address
+    /// `a`, counted in the thread's open bulk group. It reads through the async proxy: what was
+    /// written by ordinary stores needs [`Fence::ProxyAsync`] first.
+    CpAsyncBulkStore,
+    /// Closes the group of this thread's bulk copies since the last commit.
+    CpAsyncBulkCommit,
+    /// Waits until at most `pending` of this thread's newest bulk groups are in flight.
+    CpAsyncBulkWait {
+        /// Groups that may stay in flight.
+        pending: u8,
+        /// Waits only until the others have read their sources, which may then be overwritten.
+        read: bool,
+    },
     /// Waits for the launches this one programmatically depends on.
     GridDepWait,
     /// Lets launches that programmatically depend on this one start.
@@ -408,6 +421,18 @@ pub enum Op {
 }
 
 impl Op {
+    /// Whether PTX lets a constant of type `ty` stand where the instruction wants a value: 16-bit
+    /// floats and pairs of them may be moved, chosen and stored, but not computed with.
+    pub fn takes_constant(self, ty: Ty) -> bool {
+        let half = matches!(ty, Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2);
+        match self {
+            Op::Movmatrix => false,
+            Op::Mov { .. } | Op::Selp { .. } | Op::St { .. } | Op::Shfl { .. } => true,
+            Op::Pack2x16 | Op::Unpack2x16 => true,
+            _ => !half,
+        }
+    }
+
     /// Whether the instruction only computes its results from its sources: it may be reused,
     /// moved or dropped. Loads are not pure, since memory changes.
     pub fn is_pure(self) -> bool {
@@ -423,6 +448,7 @@ impl Op {
             Op::CpAsync { .. } | Op::CpAsyncCommit | Op::CpAsyncWait { .. } | Op::CpAsyncBulk => {
                 false
             }
+            Op::CpAsyncBulkStore | Op::CpAsyncBulkCommit | Op::CpAsyncBulkWait { .. } => false,
             Op::MbarrierInit | Op::MbarrierInval | Op::MbarrierArrive => false,
             Op::MbarrierArriveExpectTx | Op::MbarrierTryWait | Op::MbarrierTestWait => false,
             Op::GridDepWait | Op::GridDepLaunch | Op::Nanosleep | Op::Trap | Op::Exit => false,

@@ -175,6 +175,14 @@ fn whole(k: &Kernel) -> Result<(), Error> {
             "a block of {x} x {y} x {z} threads; the limit is 1024"
         ));
     }
+    if let Some(blocks) = k.min_blocks
+        && (blocks == 0 || blocks.saturating_mul(k.threads()) > 2048)
+    {
+        return refuse(format!(
+            "{blocks} blocks of {} threads on a multiprocessor; 2048 threads fit",
+            k.threads()
+        ));
+    }
     let bytes: u32 = k
         .params
         .iter()

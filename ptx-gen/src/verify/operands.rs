@@ -51,6 +51,9 @@ fn instruction(k: &Kernel, inst: &Inst) -> Result<(), Error> {
     for (i, (slot, operand)) in src.iter().zip(&inst.src).enumerate() {
         let result = match operand {
             Operand::Imm(_) if in_braces(&row.src, i) => Err("a constant, not a register".into()),
+            Operand::Imm(imm) if !inst.op.takes_constant(imm.ty) => {
+                Err(format!("a {} constant, not a register", imm.ty))
+            }
             operand => fits(k, *slot, operand),
         };
         result.map_err(|found| mismatch(k, inst, &row, dst.len() + i, slot, found))?;

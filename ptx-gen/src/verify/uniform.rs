@@ -7,6 +7,9 @@
 //! weak load is as uniform as its address. Votes are warp-uniform; shuffles keep a level and
 //! never improve one, except that reading one fixed lane makes a value warp-uniform. Whatever is
 //! assigned under divergent control is divergent. `assume_uniform` vouches for the rest.
+//!
+//! A named barrier that counts the whole block is a block barrier, unless some threads only arrive
+//! at it: those who wait are then fewer, and whole warps are all that can be asked of them.
 
 use super::Error;
 use crate::ir::{Address, Base, Imm, Inst, Kernel, Loc, Operand, Reg, Stmt};
@@ -48,6 +51,7 @@ pub(super) fn check(k: &Kernel) -> Result<(), Error> {
         levels: vec![Level::Block; k.regs.len()],
         thread_x: vec![false; k.regs.len()],
         one_dimensional: y == 1 && z == 1,
+        split_barriers: split_barriers(k),
         changed: true,
         report: false,
     };
@@ -80,6 +84,7 @@ struct Analysis<'a> {
     /// Registers that hold `%tid.x` itself.
     thread_x: Vec<bool>,
     one_dimensional: bool,
+    split_barriers: u16,
     changed: bool,
     report: bool,
 }
@@ -225,7 +230,9 @@ impl Analysis<'_> {
     fn rendezvous(&self, inst: &Inst, flow: Flow) -> Result<(), Error> {
         let (group, worst) = match inst.op {
             Op::BarSync => ("block", Level::Block),
-            Op::BarSyncN { threads, .. } if u32::from(threads) == self.k.threads() => {
+            Op::BarSyncN { id, threads }
+                if u32::from(threads) == self.k.threads() && self.split_barriers >> id & 1 == 0 =>
+            {
                 ("block", Level::Block)
             }
             Op::BarSyncN { .. } | Op::BarArrive { .. } | Op::Mma(_) | Op::Movmatrix => {
@@ -250,6 +257,17 @@ impl Analysis<'_> {
             cause: flow.cause.unwrap_or(inst.loc),
         })
     }
+}
+
+/// The barriers, as bits, at which some threads only arrive while others wait: their threads come by different ways.
+fn split_barriers(k: &Kernel) -> u16 {
+    let mut ids = 0;
+    k.for_each_inst(|inst| {
+        if let Op::BarArrive { id, .. } = inst.op {
+            ids |= 1 << (id % 16);
+        }
+    });
+    ids
 }
 
 /// Whether the member mask in source `i` names every lane.

@@ -23,6 +23,7 @@ impl Asm {
             params: Vec::new(),
             shared: Vec::new(),
             block_size: [threads, 1, 1],
+            min_blocks: None,
             dynamic_shared: 0,
             body: Vec::new(),
             regs: Vec::new(),

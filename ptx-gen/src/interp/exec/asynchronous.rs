@@ -9,7 +9,7 @@ use super::{Context, Exec, fault};
 use crate::interp::decode::{Inst, SHARED_BASE};
 use crate::interp::fault::FaultKind;
 use crate::interp::memory::Region;
-use crate::interp::races::{By, Kind};
+use crate::interp::races::{By, Clock, Kind};
 use crate::interp::warp::{Warp, lanes};
 use crate::op::{Op, Space};
 
@@ -32,7 +32,7 @@ pub(crate) struct PendingCopy {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PendingBulk {
     /// What the race detector knew of the issuing warp.
-    issued: [u32; 32],
+    issued: Clock,
     /// Shared offset of the mbarrier that counts it.
     mbarrier: u32,
     to: u64,
@@ -301,8 +301,14 @@ pub(super) fn bulk(i: &Inst, m: u32, w: &Warp, cx: &mut Context) -> Exec {
         }
         let mbarrier = Cursor::new(cx, Space::Shared, 8).at(l, barriers[l])?.1 as u32;
         find(cx, l, mbarrier)?;
+        if let Some(races) = &cx.races {
+            races
+                .check_proxy(w.index, start, bytes, cx.program)
+                .and_then(|()| races.check_global_proxy(w.index, from[l], bytes, cx.program))
+                .or_else(|kind| fault(l, kind))?;
+        }
         cx.touch(Kind::Copy, &to, 1 << l, bytes, w)?;
-        let issued = cx.races.as_mut().map_or([0; 32], |r| r.issue_bulk(w.index));
+        let issued = cx.races.as_mut().map_or([0; 64], |r| r.issue_bulk(w.index));
         poison(&cx.shared, start, bytes);
         cx.bulk.push(PendingBulk {
             issued,

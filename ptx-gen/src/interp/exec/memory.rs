@@ -1,10 +1,10 @@
 //! Loads, stores and atomics, every lane checked.
 
-use super::{Context, Exec, fault};
+use super::{Context, Exec, fault, num};
 use crate::interp::decode::{Inst, SHARED_BASE};
 use crate::interp::fault::{self, FaultKind};
 use crate::interp::memory::{Region, describe};
-use crate::interp::races::Kind;
+use crate::interp::races::{By, Kind};
 use crate::interp::warp::{Lanes, Longs, Warp, lanes};
 use crate::ir::Ty;
 use crate::op::{Order, Rmw, Space};
@@ -244,6 +244,9 @@ pub(super) fn store(
     if space == Space::Shared {
         cx.touch(kind(order, Kind::Write), &at, m, size * u32::from(vec), w)?;
     }
+    if space == Space::Global {
+        wrote_global(&at, m, size * u32::from(vec), w, cx);
+    }
     let mut cursor = Cursor::new(cx, space, size * u32::from(vec));
     for l in lanes(m) {
         let (region, offset) = cursor.write(l, at[l])?;
@@ -257,6 +260,21 @@ pub(super) fn store(
         }
     }
     Ok(())
+}
+
+/// Shows the race detector an ordinary write of global memory, where it follows them.
+fn wrote_global(at: &Longs, m: u32, bytes: u32, w: &Warp, cx: &mut Context) {
+    let Some(races) = cx.races.as_mut().filter(|r| r.follows_global()) else {
+        return;
+    };
+    for lane in lanes(m) {
+        let by = By {
+            warp: w.index,
+            lane,
+            pc: w.pc,
+        };
+        races.wrote_global(by, at[lane], bytes);
+    }
 }
 
 /// Checks a load through the read-only path: nothing it reads may have been written by this launch.
@@ -309,6 +327,12 @@ fn update32(f: Rmw, ty: Ty, old: u32, a: u32, b: u32) -> u32 {
     }
 }
 
+/// PTX ISA, `atom`: single-precision sums in global memory flush subnormals, those in shared memory do not.
+fn add_flushed(old: u32, a: u32) -> u32 {
+    let flushed = |x: u32| num::flush(f32::from_bits(x));
+    num::flush(flushed(old) + flushed(a)).to_bits()
+}
+
 fn update64(f: Rmw, ty: Ty, old: u64, a: u64, b: u64) -> u64 {
     match (f, ty) {
         (Rmw::Add, Ty::F64) => (f64::from_bits(old) + f64::from_bits(a)).to_bits(),
@@ -348,6 +372,8 @@ pub(super) fn atomic(
     let at = addresses(space, i, 0, 0, w);
     if space == Space::Shared {
         cx.touch(kind(order, Kind::Relaxed), &at, m, ty.bytes(), w)?;
+    } else {
+        wrote_global(&at, m, ty.bytes(), w, cx);
     }
     let mut cursor = Cursor::new(cx, space, ty.bytes());
     let b = if f == Rmw::Cas { i.src[2] } else { i.src[1] };
@@ -368,7 +394,12 @@ pub(super) fn atomic(
         for l in lanes(m) {
             let (region, offset) = cursor.read(l, at[l])?;
             out[l] = region.load(offset, ty.bytes());
-            let new = update32(f, ty, out[l], w.word(i.src[1])[l], w.word(b)[l]);
+            let a = w.word(i.src[1])[l];
+            let new = if space == Space::Global && f == Rmw::Add && ty == Ty::F32 {
+                add_flushed(out[l], a)
+            } else {
+                update32(f, ty, out[l], a, w.word(b)[l])
+            };
             changed |= new != out[l];
             region.store(offset, ty.bytes(), new);
         }

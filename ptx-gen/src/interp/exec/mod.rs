@@ -3,6 +3,7 @@
 //! Control flow and block-wide barriers are not here; they belong to [`super::block`].
 
 mod asynchronous;
+mod bulk_store;
 mod convert;
 mod float;
 mod int;
@@ -18,9 +19,10 @@ use super::memory::{Memory, Region};
 use super::races::{By, Kind, Races};
 use super::warp::{Longs, Warp, lanes};
 use crate::ir::Ty;
-use crate::op::{Op, Special};
+use crate::op::{Fence, Op, Special};
 
 pub(crate) use asynchronous::{Mbarrier, PendingBulk, PendingCopy};
+pub(crate) use bulk_store::{PendingStore, end_lanes};
 
 /// A fault and the lane that it is blamed on.
 #[derive(Debug)]
@@ -240,6 +242,11 @@ pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec 
             return memory::atomic(space, f, ty, order, i, m, w, cx);
         }
         // One warp runs at a time and sees all that others did: memory is sequentially consistent.
+        Op::Fence(Fence::ProxyAsync) => {
+            if let Some(races) = &mut cx.races {
+                races.proxy_fence(w.index);
+            }
+        }
         Op::Fence(_) => {
             if let Some(races) = &mut cx.races {
                 races.fence(w.index);
@@ -272,6 +279,11 @@ pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec 
         | Op::MbarrierTryWait
         | Op::MbarrierTestWait => return asynchronous::mbarrier(i, m, w, cx),
         Op::CpAsyncBulk => return asynchronous::bulk(i, m, w, cx),
+        Op::CpAsyncBulkStore => return bulk_store::issue(i, m, w, cx),
+        Op::CpAsyncBulkCommit => lanes(m).for_each(|l| w.bulk_groups[l] += 1),
+        Op::CpAsyncBulkWait { pending, read } => {
+            bulk_store::wait(u32::from(pending), read, m, w, cx);
+        }
 
         Op::Trap => return fault(first(m), FaultKind::Trap),
         Op::BarSync | Op::BarSyncN { .. } | Op::BarArrive { .. } | Op::Exit => {

@@ -86,7 +86,7 @@ fn ring(planted: bool) -> (Kernel, u32) {
             for round in 0..rounds {
                 let stage = round % 2;
                 if round >= 2 && !planted {
-                    empty.mbarrier_wait(stage, round / 2 % 2 ^ 1);
+                    empty.mbarrier_wait(stage, (round / 2 % 2) ^ 1);
                 }
                 let (to, from) = (k.constant(stage * 32), k.constant(round * 32));
                 line = line!() + 1;

@@ -62,8 +62,8 @@ impl ModelFlag {
 /// Where and how a model runs.
 #[derive(Args)]
 pub(crate) struct DeviceFlags {
-    /// Where to run: auto (a GPU if one works, else the CPU), cpu, cuda or cuda:N
-    /// [default: GANNET_DEVICE, else auto]
+    /// Where to run: auto (a GPU if one works, else the CPU), cpu, cuda, cuda:N, or interp (the
+    /// kernels of a GPU, interpreted) [default: GANNET_DEVICE, else auto]
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
     /// How kernels reach a GPU: eager or graph [default: GANNET_EXECUTOR, else graph]

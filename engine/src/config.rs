@@ -22,7 +22,7 @@ pub struct Variable {
 pub const TABLE: &[Variable] = &[
     Variable {
         name: "GANNET_DEVICE",
-        values: "auto, cpu, cuda, cuda:N",
+        values: "auto, cpu, cuda, cuda:N, interp",
         meaning: "default of --device",
     },
     Variable {

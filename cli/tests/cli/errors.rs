@@ -57,7 +57,7 @@ fn bad_usage_exits_with_2() {
 #[test]
 fn a_value_that_does_not_exist_is_answered_with_those_that_do() {
     assert!(
-        run(&["run", "x", "--device", "interp"])
+        run(&["run", "x", "--device", "abacus"])
             .usage()
             .contains("auto, cpu, cuda")
     );
@@ -136,7 +136,7 @@ fn the_words_of_errors() {
     /no/such.safetensors: cannot open: No such file or directory (os error 2)
     /no/such.json: cannot read: No such file or directory (os error 2)
     no kernel "no_such_kernel" for sm_80; `gannet ptx` lists them
-    "abacus" is not an executor; expected cpu, cpu-fast, cuda-eager or cuda-graph
+    "abacus" is not an executor; expected cpu, cpu-fast, interp, cuda-eager or cuda-graph
     nothing to measure: give prompt lengths, or tokens to generate
     "#);
 }

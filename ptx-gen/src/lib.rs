@@ -37,6 +37,8 @@
 
 pub mod build;
 #[cfg(feature = "interp")]
+pub mod conformance;
+#[cfg(feature = "interp")]
 pub mod interp;
 pub mod ir;
 pub mod kernels;

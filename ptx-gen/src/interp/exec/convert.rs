@@ -93,6 +93,10 @@ pub(super) fn convert(to: Ty, from: Ty, round: op::Round, sat: bool, bits: u64) 
             num::add_odd(x as f64, (x - (x as f64) as i128) as f64),
             mode,
         ),
+        // PTX ISA, `cvt`: NaN becomes 0 between types of up to 32 bits, else the top bit alone.
+        Value::Float(x) if to.is_int() && x.is_nan() && (from == Ty::F64 || to.bits() == 64) => {
+            cut(to, 1 << (to.bits() - 1))
+        }
         // A conversion to an integer always clamps; `as` does, and takes NaN to 0.
         Value::Float(x) if to.is_int() => {
             let (low, high) = range(to);

@@ -41,6 +41,24 @@ fn max32(a: f32, b: f32) -> f32 {
     }
 }
 
+#[inline(always)]
+fn min64(a: f64, b: f64) -> f64 {
+    if a == b {
+        f64::from_bits(a.to_bits() | b.to_bits())
+    } else {
+        a.min(b)
+    }
+}
+
+#[inline(always)]
+fn max64(a: f64, b: f64) -> f64 {
+    if a == b {
+        f64::from_bits(a.to_bits() & b.to_bits())
+    } else {
+        a.max(b)
+    }
+}
+
 /// Arithmetic on a float type.
 pub(super) fn arithmetic(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     match ty {
@@ -76,8 +94,8 @@ fn double(op: Op, i: &Inst, m: u32, w: &mut Warp) -> Exec {
         Op::Mul { .. } => w.long2(i, m, |a, b| (d(a) * d(b)).to_bits()),
         Op::Div { .. } => w.long2(i, m, |a, b| (d(a) / d(b)).to_bits()),
         Op::Fma { .. } => w.long3(i, m, |a, b, c| d(a).mul_add(d(b), d(c)).to_bits()),
-        Op::Min { .. } => w.long2(i, m, |a, b| d(a).min(d(b)).to_bits()),
-        Op::Max { .. } => w.long2(i, m, |a, b| d(a).max(d(b)).to_bits()),
+        Op::Min { .. } => w.long2(i, m, |a, b| min64(d(a), d(b)).to_bits()),
+        Op::Max { .. } => w.long2(i, m, |a, b| max64(d(a), d(b)).to_bits()),
         Op::Neg { .. } => w.long1(i, m, |a| a ^ 1 << 63),
         Op::Abs { .. } => w.long1(i, m, |a| a & !(1 << 63)),
         Op::SqrtRn { .. } => w.long1(i, m, |a| d(a).sqrt().to_bits()),

@@ -44,7 +44,8 @@ fn narrow(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
         Op::Min { .. } => w.map2(i, m, |a, b| cut(v(a).min(v(b)))),
         Op::Max { .. } => w.map2(i, m, |a, b| cut(v(a).max(v(b)))),
         Op::Neg { .. } => w.map1(i, m, |a| cut(-v(a))),
-        Op::Abs { .. } => w.map1(i, m, |a| cut(v(a).abs())),
+        // PTX has the signed form only.
+        Op::Abs { .. } => w.map1(i, m, |a| cut(s16(a).abs())),
         _ => return unsupported(op),
     }
     Ok(())

@@ -1,0 +1,137 @@
+//! What a GPU's results are held to, form by form.
+//!
+//! The numbers are the PTX ISA's own, from the sections of the instructions. For floats it says ("Floating Point
+//! Instructions") that which NaN an instruction gives is unspecified; moves, loads, stores and selections keep the
+//! bits they are given.
+
+use std::fmt;
+
+use crate::ir::Ty;
+use crate::op::{Approx, Op, Rmw};
+
+/// How far results may be apart.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Rule {
+    /// Equal bits.
+    Bits,
+    /// Equal bits, or a NaN of any kind on both sides.
+    BitsOrBothNan,
+    /// Within so many units in the last place (any NaN for a NaN).
+    Ulp(u64),
+    /// Within the larger of `abs` and `rel * |x|`, `x` being the interpreter's value, whose own rounding adds half
+    /// a unit in the last place (any NaN for a NaN).
+    AbsRel {
+        /// Absolute error.
+        abs: f64,
+        /// Relative error.
+        rel: f64,
+    },
+    /// Within an absolute bound of each output slot's own (any NaN for a NaN, infinities equal).
+    Bounded {
+        /// One bound a slot.
+        bounds: Vec<f64>,
+        /// What the bounds are, in words.
+        what: &'static str,
+    },
+    /// The launch ends with an error on both sides.
+    Traps,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Rule::Bits => f.write_str("bits"),
+            Rule::BitsOrBothNan => f.write_str("bits, any NaN"),
+            Rule::Ulp(n) => write!(f, "{n} ulp"),
+            Rule::AbsRel { abs, rel } => {
+                let part = |name: &str, x: f64| format!("{name} 2^{:.4}", x.log2());
+                let trim =
+                    |text: String| text.trim_end_matches('0').trim_end_matches('.').to_owned();
+                let parts = [("abs", *abs), ("rel", *rel)];
+                let parts = parts.iter().filter(|(_, x)| *x > 0.0);
+                let parts: Vec<String> = parts.map(|(n, x)| trim(part(n, *x))).collect();
+                f.write_str(&parts.join(" or "))
+            }
+            Rule::Bounded { what, .. } => f.write_str(what),
+            Rule::Traps => f.write_str("launch fails"),
+        }
+    }
+}
+
+fn relative(exponent: f64) -> Rule {
+    Rule::AbsRel {
+        abs: 0.0,
+        rel: exponent.exp2(),
+    }
+}
+
+fn absolute(exponent: f64) -> Rule {
+    Rule::AbsRel {
+        abs: exponent.exp2(),
+        rel: 0.0,
+    }
+}
+
+/// The rule of a form whose bounds do not depend on its inputs.
+pub(super) fn of(op: Op) -> Rule {
+    let pair = |ty| matches!(ty, Ty::F16x2 | Ty::Bf16x2);
+    let float = |ty: Ty| ty.is_float() || pair(ty);
+    match op {
+        Op::Approx { f, ty: Ty::F32 } => match f {
+            Approx::Rcp => Rule::Ulp(1),
+            Approx::Sqrt => relative(-23.0),
+            Approx::Rsqrt => relative(-22.9),
+            Approx::Ex2 => relative(-22.5),
+            // Absolute for arguments in (0.5, 2), relative elsewhere, which is where the result exceeds 1.
+            Approx::Lg2 => Rule::AbsRel {
+                abs: (-22.6f64).exp2(),
+                rel: (-22.6f64).exp2(),
+            },
+            // By argument; see `trigonometric`.
+            Approx::Sin | Approx::Cos => absolute(-20.5),
+            Approx::Tanh => relative(-11.0),
+        },
+        // One unit of the subnormals, whose spacing is wider than the relative error that the ISA states.
+        Op::Approx { f: Approx::Ex2, .. } => Rule::AbsRel {
+            abs: (-24f64).exp2(),
+            rel: (-9.9f64).exp2(),
+        },
+        Op::Approx { .. } => absolute(-10.987),
+        Op::DivFull => Rule::Ulp(2),
+        Op::SqrtRn { .. } | Op::RcpRn { .. } | Op::Fma { .. } | Op::CvtPack { .. } => {
+            Rule::BitsOrBothNan
+        }
+        Op::Add { ty }
+        | Op::Sub { ty }
+        | Op::Mul { ty }
+        | Op::Div { ty }
+        | Op::Min { ty }
+        | Op::Max { ty }
+        | Op::Neg { ty }
+        | Op::Abs { ty }
+        | Op::Cvt { to: ty, .. }
+        | Op::Atom {
+            f: Rmw::Add, ty, ..
+        }
+        | Op::Red {
+            f: Rmw::Add, ty, ..
+        } if float(ty) => Rule::BitsOrBothNan,
+        Op::Trap => Rule::Traps,
+        _ => Rule::Bits,
+    }
+}
+
+/// Largest argument of sin and cos for which the PTX ISA bounds the error.
+pub(super) const TRIGONOMETRIC_RANGE: f32 = 100.0 * core::f32::consts::PI;
+
+/// The bound of sin and cos at an argument: 2^-20.5 within two pi, 2^-14.7 within a hundred, plus the rounding of the
+/// interpreter's value.
+pub(super) fn trigonometric(x: f32) -> f64 {
+    let exponent = if x.abs() <= core::f32::consts::TAU {
+        -20.5
+    } else {
+        -14.7
+    };
+    f64::exp2(exponent) + f64::exp2(-25.0)
+}

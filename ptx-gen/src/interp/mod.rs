@@ -31,7 +31,8 @@
 //!
 //! The interpreter knows nothing of performance, of caches or of memory that reorders: memory is sequentially
 //! consistent here, so a missing fence goes unnoticed. `mma` accumulates in `f64` and rounds once. Approximate
-//! functions are exactly rounded.
+//! functions are exactly rounded. How near hardware comes, form by form, is measured by [`crate::conformance`];
+//! `CONFORMANCE.md` has the figures.
 
 mod block;
 mod decode;

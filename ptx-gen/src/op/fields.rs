@@ -30,7 +30,7 @@ pub enum Special {
 pub enum Approx {
     /// `1 / a` (1 ulp).
     Rcp,
-    /// `1 / sqrt(a)` (2^-22.4 relative).
+    /// `1 / sqrt(a)` (2^-22.9 relative).
     Rsqrt,
     /// `sqrt(a)`.
     Sqrt,

@@ -130,3 +130,40 @@ fn emission_is_deterministic() {
         assert_eq!(texts(*target), texts(*target));
     }
 }
+
+/// A family is a module with a `kernel` method; a new one must be in the library, and with it in
+/// the goldens, the ptxas table and the listing, and must be mutated.
+#[test]
+fn every_family_is_in_the_library_and_is_mutated() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap();
+    let library = read("src/kernels/mod.rs");
+    let mutated: String = [
+        "tests/mutation/families.rs",
+        "tests/common/attention.rs",
+        "tests/common/products.rs",
+        "tests/common/simple.rs",
+    ]
+    .map(read)
+    .concat();
+    let mut families = 0;
+    for entry in fs::read_dir(root.join("src/kernels")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        if !text.contains("pub fn kernel(") {
+            continue;
+        }
+        families += 1;
+        let module = path.file_stem().unwrap().to_str().unwrap();
+        let listed = format!("{module}::representative(target)");
+        assert!(library.contains(&listed), "{module} is not in library()");
+        let spec = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub struct "))
+            .filter_map(|line| line.split(' ').next())
+            .find(|name| name.ends_with("Spec"))
+            .unwrap_or_else(|| panic!("{module} has no Spec"));
+        assert!(mutated.contains(spec), "no mutants of {spec}");
+    }
+    assert!(families >= 16, "found only {families} families");
+}

@@ -1,0 +1,316 @@
+//! Attention over a paged cache, against f64 softmaxes over the same rounded keys and values.
+
+use gannet_ptx_gen::interp::Arg;
+use gannet_ptx_gen::kernels::{AttentionFlashSpec, AttentionMergeSpec, AttentionSpec, KvType};
+use gannet_ptx_gen::target::Target;
+use half::f16;
+
+use super::Random;
+use super::trial::{Bytes, Launch, Trial};
+
+/// Positions of a cache block.
+pub const BLOCK: u32 = 32;
+
+pub fn spec(heads: u32, kv_heads: u32, dim: u32) -> AttentionSpec {
+    AttentionSpec {
+        target: Target::Sm80,
+        num_heads: heads,
+        num_kv_heads: kv_heads,
+        head_dim: dim,
+        block_tokens: BLOCK,
+        max_blocks: 8,
+        kv_type: KvType::F16,
+        scale: 1.0 / (dim as f32).sqrt(),
+        softcap: None,
+        window: None,
+        splits: 1,
+    }
+}
+
+/// The same attention on tensor cores.
+pub fn flash(spec: &AttentionSpec) -> AttentionFlashSpec {
+    AttentionFlashSpec {
+        target: spec.target,
+        num_heads: spec.num_heads,
+        num_kv_heads: spec.num_kv_heads,
+        head_dim: spec.head_dim,
+        block_tokens: spec.block_tokens,
+        max_blocks: spec.max_blocks,
+        scale: spec.scale,
+        softcap: spec.softcap,
+        window: spec.window,
+    }
+}
+
+/// Queries over a cache whose blocks lie in a random order. What no row may see is NaN.
+pub struct Case {
+    pub spec: AttentionSpec,
+    /// Row t sees `lengths[t]` keys of slot `slots[t]`.
+    lengths: Vec<u32>,
+    slots: Vec<u32>,
+    table: Vec<u32>,
+    q: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    outliers: bool,
+}
+
+/// A softmax over some keys: weighted sum of values, maximum and denominator in base 2.
+struct Partial {
+    out: Vec<f64>,
+    max: f64,
+    sum: f64,
+}
+
+impl Case {
+    pub fn new(spec: AttentionSpec, lengths: &[u32], slots: &[u32]) -> Case {
+        let mut random = Random::new(u64::from(spec.num_heads * 1000 + spec.head_dim));
+        let rows = lengths.len();
+        let num_slots = slots.iter().max().unwrap() + 1;
+        let blocks = num_slots * spec.max_blocks;
+        let mut table: Vec<u32> = (0..blocks).collect();
+        for i in (1..blocks).rev() {
+            table.swap(i as usize, random.below(i + 1) as usize);
+        }
+        let pool = (blocks * spec.num_kv_heads * BLOCK * spec.head_dim) as usize;
+        let mut case = Case {
+            q: random.gaussians(rows * (spec.num_heads * spec.head_dim) as usize),
+            keys: vec![f32::NAN; pool],
+            values: vec![f32::NAN; pool],
+            lengths: lengths.to_vec(),
+            slots: slots.to_vec(),
+            table,
+            spec,
+            outliers: false,
+        };
+        for slot in 0..num_slots {
+            let own = lengths.iter().zip(slots).filter(|(_, s)| **s == slot);
+            let keys = own.map(|(l, _)| *l).max().unwrap_or(0);
+            for key in 0..keys {
+                for head in 0..case.spec.num_kv_heads {
+                    let at = case.at(slot, head, key);
+                    for i in at..at + case.spec.head_dim as usize {
+                        case.keys[i] = f16::from_f32(random.gauss()).to_f32();
+                        case.values[i] = f16::from_f32(random.gauss()).to_f32();
+                    }
+                }
+            }
+            // Blocks that hold no key are not there.
+            let row = slot * case.spec.max_blocks;
+            let own = row + keys.div_ceil(BLOCK)..row + case.spec.max_blocks;
+            own.for_each(|i| case.table[i as usize] = u32::MAX / 2);
+        }
+        case
+    }
+
+    /// Rows of the prompt of slot 1 from a position on.
+    pub fn prompt(spec: AttentionSpec, start: u32, rows: u32) -> Case {
+        let lengths: Vec<u32> = (start + 1..=start + rows).collect();
+        Case::new(spec, &lengths, &vec![1; rows as usize])
+    }
+
+    /// Every fifth element of a query so large that it exceeds f16 once scaled, which counts as
+    /// its largest value.
+    pub fn with_outliers(mut self) -> Case {
+        let dim = self.spec.head_dim as usize;
+        let log2_e = std::f32::consts::LOG2_E;
+        let largest = 65504.0 / (self.spec.scale * self.spec.softcap.map_or(log2_e, |c| 1.0 / c));
+        for (i, q) in self.q.iter_mut().enumerate() {
+            if (i + i / dim).is_multiple_of(5) {
+                *q = largest.copysign(*q);
+            }
+        }
+        self.outliers = true;
+        self
+    }
+
+    /// The queries as the kernel gets them.
+    fn queries(&self) -> Vec<f32> {
+        let large = |q: &f32| self.outliers && q.abs() > 100.0;
+        let q = self.q.iter();
+        q.map(|q| if large(q) { q * 1e6 } else { *q }).collect()
+    }
+
+    /// First element of a key in its pool.
+    fn at(&self, slot: u32, head: u32, key: u32) -> usize {
+        let block = self.table[(slot * self.spec.max_blocks + key / BLOCK) as usize];
+        let row = (block * self.spec.num_kv_heads + head) * BLOCK + key % BLOCK;
+        (row * self.spec.head_dim) as usize
+    }
+
+    /// The softmax of row `t`'s query head over the keys of one split.
+    fn partial(&self, t: usize, head: u32, split: u32) -> Partial {
+        let spec = &self.spec;
+        let dim = spec.head_dim as usize;
+        let (length, slot) = (self.lengths[t], self.slots[t]);
+        let low = spec.window.map_or(0, |w| length.saturating_sub(w));
+        let first = low / BLOCK;
+        let each = (length.div_ceil(BLOCK) - first).div_ceil(spec.splits) * BLOCK;
+        let start = first * BLOCK + each * split;
+        let keys = low.max(start)..length.min(start + each);
+        let at = (t * spec.num_heads as usize + head as usize) * dim;
+        let kv_head = head / (spec.num_heads / spec.num_kv_heads);
+        let q = &self.q[at..at + dim];
+        let score = |key: u32| {
+            let k = &self.keys[self.at(slot, kv_head, key)..][..dim];
+            let products = q.iter().zip(k).map(|(q, k)| f64::from(*q) * f64::from(*k));
+            let score = products.sum::<f64>() * f64::from(spec.scale);
+            let cap = spec.softcap.map(f64::from);
+            let capped = cap.map_or(score, |cap| cap * (score / cap).tanh());
+            capped * std::f64::consts::LOG2_E
+        };
+        let scores: Vec<f64> = keys.clone().map(score).collect();
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let mut partial = Partial {
+            out: vec![0.0; dim],
+            max,
+            sum: 0.0,
+        };
+        for (key, score) in keys.zip(scores) {
+            let weight = (score - max).exp2();
+            partial.sum += weight;
+            let v = &self.values[self.at(slot, kv_head, key)..][..dim];
+            for (o, v) in partial.out.iter_mut().zip(v) {
+                *o += weight * f64::from(*v);
+            }
+        }
+        partial
+    }
+
+    /// The partials of every row, head and split, in this order.
+    fn partials(&self) -> Vec<Partial> {
+        let (heads, splits) = (self.spec.num_heads, self.spec.splits);
+        let of_row = |t| {
+            let of_head = move |h| (0..splits).map(move |z| (t, h, z));
+            (0..heads).flat_map(of_head)
+        };
+        let all = (0..self.lengths.len()).flat_map(of_row);
+        all.map(|(t, h, z)| self.partial(t, h, z)).collect()
+    }
+
+    /// What the partials add up to.
+    fn expected(&self) -> Vec<f64> {
+        let partials = self.partials();
+        let merged = partials
+            .chunks(self.spec.splits as usize)
+            .flat_map(|parts| {
+                let max = parts.iter().map(|p| p.max).fold(-1e300, f64::max);
+                let weight = move |p: &Partial| (p.max - max).exp2();
+                let sum: f64 = parts.iter().map(|p| weight(p) * p.sum).sum();
+                let element = move |i: usize| -> f64 {
+                    let out: f64 = parts.iter().map(|p| weight(p) * p.out[i]).sum();
+                    if sum > 0.0 { out / sum } else { 0.0 }
+                };
+                (0..self.spec.head_dim as usize).map(element)
+            });
+        merged.collect()
+    }
+
+    /// Partials as they lie in memory: sums, maximum, denominator.
+    fn flattened(&self) -> Vec<f64> {
+        let flat = |p: Partial| p.out.into_iter().chain([p.max, p.sum]);
+        self.partials().into_iter().flat_map(flat).collect()
+    }
+
+    /// Everything up to the cache as arguments.
+    fn launch(&self, grid: [u32; 3]) -> Launch {
+        let launch = Launch::new(grid)
+            .input(&self.queries())
+            .input(&self.lengths)
+            .input(&self.slots)
+            .input(&self.table);
+        [&self.keys, &self.values]
+            .iter()
+            .fold(launch, |launch, pool| {
+                let bytes = match self.spec.kv_type {
+                    KvType::F32 => pool.bytes(),
+                    KvType::F16 => {
+                        let halves = pool.iter().map(|v| f16::from_f32(*v).to_bits());
+                        halves.collect::<Vec<u16>>().bytes()
+                    }
+                };
+                launch.input(&bytes)
+            })
+    }
+
+    fn rows(&self) -> u32 {
+        self.lengths.len() as u32
+    }
+
+    /// The attention of few queries: the outputs, or with several splits the partials.
+    pub fn decode_launch(&self, nmse: f64) -> Launch {
+        self.spec.check().unwrap();
+        let values = match self.spec.splits {
+            1 => self.expected(),
+            _ => self.flattened(),
+        };
+        self.launch(self.spec.grid(self.rows()))
+            .floats(values, nmse)
+    }
+
+    /// The merge of the partials.
+    pub fn merge_launch(&self, nmse: f64) -> Launch {
+        let partial: Vec<f32> = self.flattened().iter().map(|v| *v as f32).collect();
+        Launch::new(self.merge().grid(self.rows()))
+            .input(&partial)
+            .input(&self.lengths)
+            .floats(self.expected(), nmse)
+    }
+
+    /// The attention of a prompt, in `more` blocks more than it takes.
+    pub fn flash_launch(&self, more: u32) -> Launch {
+        let spec = flash(&self.spec);
+        spec.check().unwrap();
+        let [x, y, z] = spec.grid(self.rows());
+        self.launch([x + more, y, z])
+            .floats(self.expected(), 1e-6)
+            .scalar(Arg::U32(self.rows()))
+    }
+
+    pub fn merge(&self) -> AttentionMergeSpec {
+        AttentionMergeSpec {
+            target: self.spec.target,
+            num_heads: self.spec.num_heads,
+            head_dim: self.spec.head_dim,
+            splits: self.spec.splits,
+        }
+    }
+
+    /// Attention and, with several splits, their merge pass.
+    pub fn pass(&self, nmse: f64) {
+        decode(std::slice::from_ref(self), nmse).pass();
+        if self.spec.splits > 1 {
+            merge(std::slice::from_ref(self), nmse).pass();
+        }
+    }
+
+    pub fn pass_flash(&self) {
+        prompts(std::slice::from_ref(self)).pass();
+    }
+}
+
+/// The attention of cases of one shape.
+pub fn decode(cases: &[Case], nmse: f64) -> Trial {
+    Trial {
+        kernel: cases[0].spec.kernel(),
+        launches: cases.iter().map(|c| c.decode_launch(nmse)).collect(),
+    }
+}
+
+/// The merge of cases of one shape.
+pub fn merge(cases: &[Case], nmse: f64) -> Trial {
+    Trial {
+        kernel: cases[0].merge().kernel(),
+        launches: cases.iter().map(|c| c.merge_launch(nmse)).collect(),
+    }
+}
+
+/// The attention of prompts of one shape, on tensor cores; the first once more in too large a grid.
+pub fn prompts(cases: &[Case]) -> Trial {
+    let surplus = cases[0].flash_launch(1);
+    let launches = cases.iter().map(|c| c.flash_launch(0));
+    Trial {
+        kernel: flash(&cases[0].spec).kernel(),
+        launches: launches.chain([surplus]).collect(),
+    }
+}

@@ -1,0 +1,344 @@
+//! Kernels that move or map rows, with their plain meaning.
+
+use gannet_ptx_gen::interp::Arg;
+use gannet_ptx_gen::kernels::{
+    Activation, AddSpec, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, GluSpec, KvType, KvWriteSpec,
+    RmsNormSpec, RopeKind, RopeSpec, StreamReadSpec,
+};
+use gannet_ptx_gen::target::Target;
+
+use super::Random;
+use super::trial::{Bytes, End, Launch, Trial};
+
+/// Sums of vectors of these lengths, the last one in place.
+pub fn add(target: Target, lengths: &[u32]) -> Trial {
+    let spec = AddSpec { target };
+    let launch = |(i, n): (usize, &u32)| {
+        let mut random = Random::new(u64::from(*n));
+        let (a, b) = (random.gaussians(*n as usize), random.gaussians(*n as usize));
+        let sum: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
+        let end = End::Bytes(sum.bytes());
+        let launch = Launch::new(spec.grid(*n));
+        let launch = if i + 1 == lengths.len() {
+            launch.in_out(&a, end).input(&b).again(0)
+        } else {
+            launch.input(&a).input(&b).output(4 * a.len(), end)
+        };
+        launch.scalar(Arg::U32(*n))
+    };
+    Trial {
+        kernel: spec.kernel(),
+        launches: lengths.iter().enumerate().map(launch).collect(),
+    }
+}
+
+/// The activation's formula.
+pub fn plain(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => {
+            let c = (2.0 / std::f64::consts::PI).sqrt();
+            x / 2.0 * (1.0 + (c * (x + 0.044_715 * x.powi(3))).tanh())
+        }
+    }
+}
+
+/// Gated units of vectors of these lengths, and of gates at which exponentials overflow.
+pub fn glu(target: Target, activation: Activation, lengths: &[u32]) -> Trial {
+    let spec = GluSpec { target, activation };
+    let launch = |n: &u32| {
+        let mut random = Random::new(u64::from(*n));
+        let (g, u) = (random.gaussians(*n as usize), random.gaussians(*n as usize));
+        let product = |(&g, &u): (&f32, &f32)| plain(activation, g.into()) * f64::from(u);
+        Launch::new(spec.grid(*n))
+            .input(&g)
+            .input(&u)
+            .floats(g.iter().zip(&u).map(product).collect(), 1e-12)
+            .scalar(Arg::U32(*n))
+    };
+    let gate = [-1e30f32, -200.0, -90.0, 90.0, 200.0, 1e30, 0.0, -0.0];
+    let end = End::Each {
+        values: gate.map(|v| f64::from(v).max(0.0)).to_vec(),
+        absolute: 1e-30,
+        relative: 0.0,
+    };
+    let extremes = Launch::new(spec.grid(8))
+        .input(&gate)
+        .input(&[1f32; 8])
+        .output(32, end)
+        .scalar(Arg::U32(8));
+    Trial {
+        kernel: spec.kernel(),
+        launches: lengths.iter().map(launch).chain([extremes]).collect(),
+    }
+}
+
+/// A norm of rows, then the same in place.
+pub fn rms_norm(spec: RmsNormSpec, rows: u32) -> Trial {
+    let dim = spec.dim as usize;
+    let mut random = Random::new(u64::from(spec.dim));
+    // Rows of different size, the last so small that `eps` decides.
+    let size = |r: u32| 10f32.powi(-(r as i32));
+    let x: Vec<f32> = (0..rows)
+        .flat_map(|r| random.gaussians(dim).into_iter().map(move |v| v * size(r)))
+        .collect();
+    let w = random.gaussians(dim);
+    let expected: Vec<f64> = x
+        .chunks_exact(dim)
+        .flat_map(|row| {
+            let mean = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / dim as f64;
+            let scale = 1.0 / (mean + f64::from(spec.eps)).sqrt();
+            let w = &w;
+            (0..dim).map(move |i| f64::from(row[i]) * scale * f64::from(w[i]))
+        })
+        .collect();
+    let nmse = 1e-12;
+    let apart = Launch::new(spec.grid(rows)).input(&x).input(&w);
+    let end = End::Near {
+        values: expected.clone(),
+        nmse,
+    };
+    let in_place = Launch::new(spec.grid(rows)).in_out(&x, end).input(&w);
+    Trial {
+        kernel: spec.kernel(),
+        launches: vec![apart.floats(expected, nmse), in_place.again(0)],
+    }
+}
+
+/// Rotations of four rows, one of them at no position, apart and in place.
+pub fn rope(spec: RopeSpec) -> Trial {
+    let lengths = [1u32, 6, 0, 3];
+    let mut random = Random::new(9);
+    let x = random.gaussians(lengths.len() * (spec.num_heads * spec.head_dim) as usize);
+    let table = random.gaussians(6 * spec.rot_dim as usize);
+    let values = rotated(&spec, &x, &lengths, &table);
+    let nmse = 1e-12;
+    let apart = Launch::new(spec.grid(4))
+        .input(&x)
+        .input(&lengths)
+        .input(&table);
+    let in_place = Launch::new(spec.grid(4))
+        .in_out(
+            &x,
+            End::Near {
+                values: values.clone(),
+                nmse,
+            },
+        )
+        .input(&lengths)
+        .input(&table);
+    Trial {
+        kernel: spec.kernel(),
+        launches: vec![apart.floats(values, nmse), in_place.again(0)],
+    }
+}
+
+fn rotated(spec: &RopeSpec, x: &[f32], lengths: &[u32], table: &[f32]) -> Vec<f64> {
+    let (dim, rot) = (spec.head_dim as usize, spec.rot_dim as usize);
+    let mut out: Vec<f64> = x.iter().map(|&v| v.into()).collect();
+    let row = spec.num_heads as usize * dim;
+    for (t, row) in out.chunks_exact_mut(row).enumerate() {
+        let position = lengths[t].max(1) as usize - 1;
+        for head in row.chunks_exact_mut(dim) {
+            for i in 0..rot / 2 {
+                let (a, b) = match spec.kind {
+                    RopeKind::Interleaved => (2 * i, 2 * i + 1),
+                    RopeKind::Neox => (i, i + rot / 2),
+                };
+                let angle = &table[position * rot + 2 * i..];
+                let (cos, sin) = (f64::from(angle[0]), f64::from(angle[1]));
+                let (x, y) = (head[a], head[b]);
+                head[a] = x * cos - y * sin;
+                head[b] = x * sin + y * cos;
+            }
+        }
+    }
+    out
+}
+
+/// Keys and values of four rows of two slots, one row dead; what no row writes stays zero.
+pub fn kv_write(spec: KvWriteSpec) -> Trial {
+    let (tokens, blocks) = (spec.block_tokens, spec.max_blocks);
+    let (lengths, slots) = ([tokens + 1, 1, 0, 3 * tokens], [1u32, 0, 0, 1]);
+    let heads = spec.num_kv_heads as usize;
+    let dim = spec.head_dim as usize;
+    // Slot 1's blocks in descending order, then slot 0's; past the third the table is not read.
+    let mut table = vec![u32::MAX; 2 * blocks as usize];
+    for i in 0..3 {
+        table[i] = i as u32;
+        table[blocks as usize + i] = 5 - i as u32;
+    }
+    let mut random = Random::new(4);
+    let row = heads * dim;
+    let sources = [random.gaussians(4 * row), random.gaussians(4 * row)];
+    let len = 6 * row * tokens as usize;
+    let written = |source: &[f32]| {
+        let mut pool = vec![0f32; len];
+        for t in [0usize, 1, 3] {
+            let position = lengths[t] - 1;
+            let block = table[(slots[t] * blocks + position / tokens) as usize] as usize;
+            for h in 0..heads {
+                for i in 0..dim {
+                    let line = (block * heads + h) * tokens as usize + (position % tokens) as usize;
+                    pool[line * dim + i] = source[t * row + h * dim + i];
+                }
+            }
+        }
+        match spec.kv_type {
+            KvType::F32 => pool.bytes(),
+            KvType::F16 => {
+                let bits = pool.iter().map(|v| half::f16::from_f32(*v).to_bits());
+                bits.collect::<Vec<u16>>().bytes()
+            }
+        }
+    };
+    let [k, v] = &sources;
+    let [k_pool, v_pool] = sources.each_ref().map(|s| written(s));
+    let empty = vec![0u8; k_pool.len()];
+    let launch = Launch::new(spec.grid(4))
+        .input(k)
+        .input(v)
+        .input(&lengths)
+        .input(&slots)
+        .input(&table)
+        .in_out(&empty, End::Bytes(k_pool))
+        .in_out(&empty, End::Bytes(v_pool));
+    Trial {
+        kernel: spec.kernel(),
+        launches: vec![launch],
+    }
+}
+
+/// Rows of minus infinity, of NaN, of many equals with some NaN between, with one largest value
+/// (at an end, or somewhere: in many places, as the way to the result depends on it), and of values
+/// far below zero.
+pub fn argmax(spec: ArgmaxSpec) -> Trial {
+    let n = spec.vocab_size as usize;
+    let mut random = Random::new(u64::from(spec.vocab_size));
+    let rows = 24;
+    let mut logits: Vec<f32> = (0..rows * n)
+        .map(|_| random.below(50) as f32 - 25.0)
+        .collect();
+    logits[..n].fill(f32::NEG_INFINITY);
+    logits[n..2 * n].fill(f32::NAN);
+    for i in (0..5 * n).step_by(3) {
+        logits[i] = if i < 2 * n { logits[i] } else { f32::NAN };
+    }
+    logits[6 * n - 1] = 100.0;
+    logits[6 * n] = 100.0;
+    for logit in &mut logits[7 * n..8 * n] {
+        *logit -= 1000.0;
+    }
+    for row in 8..rows {
+        logits[row * n + random.below(n as u32) as usize] = 100.0;
+    }
+    let best = |row: &[f32]| {
+        let mut best = (f32::NEG_INFINITY, 0);
+        for (i, &v) in row.iter().enumerate() {
+            if v > best.0 {
+                best = (v, i as u32);
+            }
+        }
+        best.1
+    };
+    let expected: Vec<u32> = logits.chunks_exact(n).map(best).collect();
+    let launch = Launch::new(spec.grid(rows as u32))
+        .input(&logits)
+        .output(4 * rows, End::Bytes(expected.bytes()));
+    Trial {
+        kernel: spec.kernel(),
+        launches: vec![launch],
+    }
+}
+
+/// Three of six rows.
+pub fn gather_rows(spec: GatherRowsSpec) -> Trial {
+    let dim = spec.dim as usize;
+    let x = Random::new(1).gaussians(6 * dim);
+    let indices = [5u32, 0, 5];
+    let row = |&i: &u32| x[i as usize * dim..][..dim].to_vec();
+    let expected: Vec<f32> = indices.iter().flat_map(row).collect();
+    let launch = Launch::new(spec.grid(3))
+        .input(&x)
+        .input(&indices)
+        .output(12 * dim, End::Bytes(expected.bytes()));
+    Trial {
+        kernel: spec.kernel(),
+        launches: vec![launch],
+    }
+}
+
+/// Two steps across the end of the ring: slots that go on, that are dead and that are full.
+pub fn advance(spec: AdvanceSpec) -> Trial {
+    let (slots, ring_len) = (spec.num_slots as usize, spec.ring_len as usize);
+    let next: Vec<u32> = (0..slots as u32).map(|s| 100 + s).collect();
+    let mut tokens: Vec<u32> = (0..slots as u32).map(|s| s + 1).collect();
+    let length = |s: u32| [5, 0, spec.context - 1, spec.context, 1][s as usize % 5];
+    let mut lengths: Vec<u32> = (0..slots as u32).map(length).collect();
+    let done = spec.ring_len * 7 - 1;
+    let mut ring = vec![0u32; slots * ring_len + 1];
+    let launch = Launch::new(spec.grid()).turns(2).input(&next);
+    let before = (tokens.clone(), lengths.clone(), ring.clone());
+    for turn in 0..2 {
+        for s in (0..slots).filter(|s| before.1[*s] > 0) {
+            tokens[s] = next[s];
+            lengths[s] = (lengths[s] + 1).min(spec.context);
+            ring[(done as usize + turn) % ring_len * slots + s] = next[s];
+        }
+    }
+    ring[slots * ring_len] = done + 2;
+    let launch = launch
+        .in_out(&before.0, End::Bytes(tokens.bytes()))
+        .in_out(&before.1, End::Bytes(lengths.bytes()))
+        .in_out(&[done], End::Bytes([done + 2].bytes()))
+        .in_out(&before.2, End::Bytes(ring.bytes()));
+    Trial {
+        kernel: spec.kernel(),
+        launches: vec![launch],
+    }
+}
+
+/// Reads of buffers by three blocks. What a thread read shows only where it folds to one word, so
+/// there are launches in which exactly one thread's share does.
+pub fn stream_read(target: Target) -> Trial {
+    const FOLD: u32 = 0x9E37_79B9;
+    let spec = StreamReadSpec { target };
+    let (blocks, each, threads) = (3usize, 2048usize, 256usize);
+    let launch = |n16: usize, reader: Option<usize>| {
+        let mut random = Random::new(n16 as u64);
+        let mut data: Vec<u32> = (0..4 * n16.max(1)).map(|_| random.bits() as u32).collect();
+        if let Some(reader) = reader {
+            let owner = |word: usize| word / each % blocks * threads + word % threads;
+            let own: Vec<usize> = (0..4 * n16).filter(|i| owner(i / 4) == reader).collect();
+            let fold = own.iter().fold(0, |fold, i| fold ^ data[*i]);
+            data[own[0]] ^= fold ^ FOLD;
+        }
+        let sink = if reader.is_some() { FOLD } else { 7 };
+        Launch::new([blocks as u32, 1, 1])
+            .input(&data)
+            .in_out(&[7u32], End::Bytes([sink].bytes()))
+            .scalar(Arg::U64(n16 as u64))
+    };
+    // Whole and ragged turns, and none at all.
+    let quiet = [0, 1, 2047, 2048, 6144 + 300, 7000];
+    let read = [
+        (1, 0),
+        (2047, 254),
+        (2047, 255),
+        (2048, 255),
+        (6144 + 300, 5),
+        (6144 + 300, 100),
+        (7000, 10),
+        (13_000, 256 + 17),
+        (13_000, 512),
+    ];
+    Trial {
+        kernel: spec.kernel(),
+        launches: (quiet.into_iter().map(|n16| launch(n16, None)))
+            .chain(
+                read.into_iter()
+                    .map(|(n16, reader)| launch(n16, Some(reader))),
+            )
+            .collect(),
+    }
+}

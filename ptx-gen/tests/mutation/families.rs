@@ -1,0 +1,243 @@
+//! The kernels that are mutated, with small launches: every family, format and generation of GPU.
+
+use gannet_ptx_gen::kernels::{
+    Activation, AdvanceSpec, ArgmaxSpec, AttentionSpec, EmbedSpec, GatherRowsSpec, GemmSpec,
+    GemvGluSpec, GemvSpec, KvType, KvWriteSpec, RmsNormSpec, RopeKind, RopeSpec, WeightFormat,
+};
+use gannet_ptx_gen::target::Target;
+
+use crate::common::attention::{Case, decode, merge, prompts, spec};
+use crate::common::products::{Part, embed, gemm, gemm_of_outliers, gemv, gemv_glu};
+use crate::common::simple;
+use crate::common::trial::Trial;
+
+const TARGET: Target = Target::Sm80;
+
+pub(crate) fn all() -> Vec<Trial> {
+    let mut trials = rows();
+    trials.extend(products());
+    trials.extend(matrix_products());
+    trials.extend(attention());
+    trials
+}
+
+/// Kernels that move or map rows.
+fn rows() -> Vec<Trial> {
+    let target = TARGET;
+    let lengths = [1, 2, 3, 4, 5, 1023, 1025];
+    let mut trials = vec![simple::add(target, &lengths), simple::stream_read(target)];
+    let activations = [Activation::Silu, Activation::Gelu];
+    trials.extend(activations.map(|activation| simple::glu(target, activation, &lengths)));
+    trials.extend([(99, 3), (4100, 2)].map(|(dim, rows)| {
+        let eps = 1e-5;
+        simple::rms_norm(RmsNormSpec { dim, eps, target }, rows)
+    }));
+    let ropes = [
+        (5, 20, 20, RopeKind::Interleaved),
+        (9, 128, 66, RopeKind::Neox),
+    ];
+    trials.extend(ropes.map(|(num_heads, head_dim, rot_dim, kind)| {
+        simple::rope(RopeSpec {
+            target,
+            num_heads,
+            head_dim,
+            rot_dim,
+            kind,
+        })
+    }));
+    let caches = [
+        (Target::Sm75, 9, 132, KvType::F16),
+        (target, 3, 20, KvType::F16),
+        (target, 3, 20, KvType::F32),
+    ];
+    trials.extend(caches.map(|(target, num_kv_heads, head_dim, kv_type)| {
+        simple::kv_write(KvWriteSpec {
+            target,
+            num_kv_heads,
+            head_dim,
+            block_tokens: 24,
+            max_blocks: 3,
+            kv_type,
+        })
+    }));
+    trials
+        .extend([331, 40_000].map(|vocab_size| simple::argmax(ArgmaxSpec { target, vocab_size })));
+    trials.push(simple::gather_rows(GatherRowsSpec { target, dim: 300 }));
+    trials.extend([(3, 4), (70, 2)].map(|(num_slots, ring_len)| {
+        simple::advance(AdvanceSpec {
+            target,
+            num_slots,
+            ring_len,
+            context: 10,
+        })
+    }));
+    trials
+}
+
+/// Embeddings and matrix-vector products.
+fn products() -> Vec<Trial> {
+    let target = TARGET;
+    let embedding = |format: WeightFormat| {
+        embed(EmbedSpec {
+            target,
+            format,
+            vocab_size: 9,
+            hidden_size: 5 * if format.block_len() == 1 {
+                100
+            } else {
+                format.block_len()
+            },
+        })
+    };
+    let product = |(format, cols, tokens_per_block, more): (WeightFormat, u32, u32, bool)| {
+        let spec = GemvSpec {
+            target,
+            format,
+            rows: 37,
+            cols,
+            tokens_per_block,
+            bias: more,
+            residual: more,
+        };
+        gemv(spec, &[1, tokens_per_block + 1], Part::All)
+    };
+    let mut trials: Vec<Trial> = WeightFormat::ALL.map(embedding).into_iter().collect();
+    trials.extend(
+        [
+            (WeightFormat::F32, 300, 1, false),
+            (WeightFormat::F16, 300, 2, true),
+            (WeightFormat::BF16, 300, 1, true),
+            (WeightFormat::Q4_0, 160, 1, false),
+            (WeightFormat::Q8_0, 5632, 2, false),
+            (WeightFormat::Q4K, 768, 1, true),
+            (WeightFormat::Q4K, 5632, 8, false),
+            (WeightFormat::Q5K, 768, 2, false),
+            (WeightFormat::Q6K, 1536, 1, false),
+        ]
+        .map(product),
+    );
+    let pairs = [
+        (WeightFormat::Q4K, WeightFormat::Q6K, 1, Activation::Silu),
+        (WeightFormat::Q8_0, WeightFormat::Q8_0, 2, Activation::Gelu),
+    ];
+    trials.extend(pairs.map(|(gate, up, tokens_per_block, activation)| {
+        let spec = GemvGluSpec {
+            target,
+            gate,
+            up,
+            rows: 37,
+            cols: 512,
+            tokens_per_block,
+            activation,
+        };
+        gemv_glu(spec, &[1, 3], Part::All)
+    }));
+    trials
+}
+
+/// Products on tensor cores.
+fn matrix_products() -> Vec<Trial> {
+    let shapes = [
+        (TARGET, WeightFormat::F32, 65, 96, true),
+        (TARGET, WeightFormat::F16, 66, 96, true),
+        (TARGET, WeightFormat::BF16, 64, 192, false),
+        (TARGET, WeightFormat::Q4_0, 65, 128, false),
+        (Target::Sm75, WeightFormat::Q8_0, 66, 128, true),
+        (TARGET, WeightFormat::Q4K, 91, 512, false),
+        (TARGET, WeightFormat::Q5K, 64, 512, false),
+        (Target::Sm75, WeightFormat::Q6K, 65, 512, false),
+        // The medium tile.
+        (TARGET, WeightFormat::Q4K, 522, 512, false),
+    ];
+    let product = |(target, format, rows, cols, more)| {
+        let spec = GemmSpec {
+            target,
+            format,
+            rows,
+            cols,
+            bias: more,
+            residual: more,
+        };
+        let mut trial = gemm(spec, &[1, 33], Part::All);
+        trial.launches.extend(gemm_of_outliers(spec).launches);
+        trial
+    };
+    shapes.map(product).into_iter().collect()
+}
+
+/// Attention of few queries, its merge, and attention of prompts.
+fn attention() -> Vec<Trial> {
+    let lengths = [0, 1, 33, 250, 64];
+    let slots = [0, 1, 2, 1, 3];
+    let specs = [
+        spec(4, 2, 32),
+        AttentionSpec {
+            splits: 3,
+            ..spec(6, 2, 48)
+        },
+        AttentionSpec {
+            kv_type: KvType::F32,
+            window: Some(40),
+            softcap: Some(2.0),
+            ..spec(5, 1, 64)
+        },
+        AttentionSpec {
+            window: Some(150),
+            splits: 2,
+            ..spec(9, 1, 16)
+        },
+    ];
+    let case = |spec| Case::new(spec, &lengths, &slots);
+    let mut trials: Vec<Trial> = (specs.iter())
+        .map(|spec| decode(&[case(*spec)], 1e-10))
+        .collect();
+    trials.extend([3, 11, 40].map(|splits| {
+        let spec = AttentionSpec {
+            splits,
+            max_blocks: splits,
+            ..spec(2, 1, 48)
+        };
+        let lengths = [0, 1, 33, 32 * splits - 5];
+        let case = |spec| Case::new(spec, &lengths, &[0, 1, 2, 3]);
+        // Maxima that overflow unless they are subtracted.
+        let large = AttentionSpec {
+            scale: 30.0,
+            ..spec
+        };
+        merge(&[case(spec), case(large)], 1e-10)
+    }));
+    let flashes = [
+        (Target::Sm75, spec(2, 1, 32)),
+        (TARGET, spec(2, 1, 64)),
+        (
+            TARGET,
+            AttentionSpec {
+                window: Some(40),
+                softcap: Some(2.0),
+                ..spec(2, 2, 80)
+            },
+        ),
+        (TARGET, spec(2, 2, 144)),
+    ];
+    trials.extend(flashes.map(|(target, spec)| {
+        // A last tile reaches past the block table's end.
+        let spec = AttentionSpec {
+            target,
+            max_blocks: 7,
+            ..spec
+        };
+        let mut dead: Vec<u32> = (1..=70).collect();
+        dead[3] = 0;
+        dead[64..].fill(0);
+        prompts(&[
+            Case::prompt(spec, 0, 66),
+            Case::prompt(spec, 150, 66),
+            Case::prompt(spec, 210, 14),
+            // The first row ends a key before a tile does, the others behind.
+            Case::prompt(spec, 62, 9),
+            Case::prompt(spec, 0, 66).with_outliers(),
+            Case::new(spec, &dead, &[0; 70]),
+        ])
+    }));
+    trials
+}

@@ -1,0 +1,496 @@
+//! Mutants: every way in which this test knows to spoil one statement of a kernel.
+//!
+//! A mutant is described by the place of its statement and a [`Change`]. Applied, it gives a kernel
+//! that mostly still verifies, since a mistake that the verifier refuses is an easy one.
+
+use gannet_ptx_gen::ir::{Imm, Inst, Kernel, Loc, Operand, RegInfo, Stmt, Ty};
+use gannet_ptx_gen::op::{Approx, Cmp, Op, Round, Shfl};
+
+/// What becomes of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Change {
+    /// The instruction goes; its results are zero, or keep the values that variables had.
+    Delete,
+    /// The instruction goes; its result is its first source of that type.
+    PassOn,
+    /// Two sources trade places.
+    Swap(usize, usize),
+    /// The constant source grows by one (a float or a mask doubles).
+    Grow(usize),
+    /// The constant source shrinks by one (a float or a mask halves).
+    Shrink(usize),
+    /// The address moves by one element.
+    Move(usize),
+    /// The instruction becomes a sibling: another comparison, `sub` for `add`, ...
+    Sibling,
+    /// The comparison is turned round.
+    Flip,
+    /// The guard or the branch is taken where it was not.
+    Negate,
+    /// The guard goes: the instruction always runs.
+    Unguard,
+    /// The branch is always taken.
+    Always,
+    /// The loop runs once.
+    Once,
+}
+
+impl Change {
+    /// In words, for the list of survivors.
+    pub(crate) fn describe(self) -> String {
+        match self {
+            Change::Delete => "deleted".into(),
+            Change::PassOn => "deleted, first source passed on".into(),
+            Change::Swap(a, b) => format!("sources {a} and {b} swapped"),
+            Change::Grow(i) => format!("constant {i} grown"),
+            Change::Shrink(i) => format!("constant {i} shrunk"),
+            Change::Move(i) => format!("address {i} moved by an element"),
+            Change::Sibling => "replaced by a sibling".into(),
+            Change::Flip => "comparison turned round".into(),
+            Change::Negate => "condition negated".into(),
+            Change::Unguard => "guard removed".into(),
+            Change::Always => "taken always".into(),
+            Change::Once => "runs once".into(),
+        }
+    }
+}
+
+/// A statement that can be spoilt: its number in program order, and how.
+pub(crate) struct Site {
+    pub(crate) statement: usize,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) loc: Loc,
+    /// The operation without its operands.
+    pub(crate) what: String,
+}
+
+/// All that can be spoilt in a kernel.
+pub(crate) fn sites(kernel: &Kernel) -> Vec<Site> {
+    let mut sites = Vec::new();
+    let mut statement = 0;
+    collect(kernel, &kernel.body, &mut statement, &mut sites);
+    sites
+}
+
+fn collect(kernel: &Kernel, stmts: &[Stmt], next: &mut usize, sites: &mut Vec<Site>) {
+    for stmt in stmts {
+        let statement = *next;
+        *next += 1;
+        let mut add = |changes: Vec<Change>, loc, what| {
+            sites.push(Site {
+                statement,
+                changes,
+                loc,
+                what,
+            });
+        };
+        match stmt {
+            Stmt::Comment(_) => {}
+            Stmt::Inst(inst) => {
+                let row = gannet_ptx_gen::table::row_of(inst.op, kernel.target);
+                add(changes(kernel, inst), inst.loc, row.mnemonic);
+            }
+            Stmt::If(branch) => {
+                add(
+                    vec![Change::Negate, Change::Always],
+                    branch.loc,
+                    "if".into(),
+                );
+                collect(kernel, &branch.then, next, sites);
+                collect(kernel, &branch.otherwise, next, sites);
+            }
+            Stmt::Loop(l) => {
+                add(vec![Change::Negate, Change::Once], l.loc, "loop".into());
+                collect(kernel, &l.body, next, sites);
+            }
+        }
+    }
+}
+
+/// The mutant.
+pub(crate) fn mutant(kernel: &Kernel, statement: usize, change: Change) -> Kernel {
+    let mut mutant = kernel.clone();
+    let body = std::mem::take(&mut mutant.body);
+    let mut next = 0;
+    mutant.body = rewrite(&mut mutant, body, &mut next, statement, change);
+    mutant
+}
+
+fn rewrite(
+    kernel: &mut Kernel,
+    stmts: Vec<Stmt>,
+    next: &mut usize,
+    wanted: usize,
+    change: Change,
+) -> Vec<Stmt> {
+    let mut out = Vec::with_capacity(stmts.len());
+    for mut stmt in stmts {
+        let here = *next == wanted;
+        *next += 1;
+        match &mut stmt {
+            Stmt::Comment(_) => {}
+            Stmt::Inst(inst) if here => {
+                out.extend(spoilt(kernel, inst, change).into_iter().map(Stmt::Inst));
+                continue;
+            }
+            Stmt::Inst(_) => {}
+            Stmt::If(branch) => {
+                let then = std::mem::take(&mut branch.then);
+                branch.then = rewrite(kernel, then, next, wanted, change);
+                let otherwise = std::mem::take(&mut branch.otherwise);
+                branch.otherwise = rewrite(kernel, otherwise, next, wanted, change);
+                match change {
+                    Change::Negate if here => branch.negated = !branch.negated,
+                    Change::Always if here => {
+                        out.append(&mut branch.then);
+                        continue;
+                    }
+                    _ => {}
+                }
+            }
+            Stmt::Loop(l) => {
+                let body = std::mem::take(&mut l.body);
+                l.body = rewrite(kernel, body, next, wanted, change);
+                match change {
+                    Change::Negate if here => {
+                        let again = new_register(kernel, Ty::Pred);
+                        let not = Inst {
+                            op: Op::Not { ty: Ty::Pred },
+                            dst: vec![again],
+                            src: vec![l.again.into()],
+                            guard: None,
+                            loc: l.loc,
+                        };
+                        l.body.push(Stmt::Inst(not));
+                        l.again = again;
+                        // Inside the loop the register is new in each turn.
+                        kernel.regs[again.0 as usize].mutable = true;
+                    }
+                    Change::Once if here => {
+                        out.append(&mut l.body);
+                        continue;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        out.push(stmt);
+    }
+    out
+}
+
+fn new_register(kernel: &mut Kernel, ty: Ty) -> gannet_ptx_gen::ir::Reg {
+    kernel.regs.push(RegInfo { ty, mutable: false });
+    gannet_ptx_gen::ir::Reg(kernel.regs.len() as u32 - 1)
+}
+
+/// The changes that make sense for an instruction. Those that no test could notice by their nature
+/// are left out: hints of caches, and the order of operands that commute.
+fn changes(kernel: &Kernel, inst: &Inst) -> Vec<Change> {
+    let mut changes = vec![Change::Delete];
+    if matches!(inst.op, Op::AssumeUniform) {
+        return vec![Change::Sibling];
+    }
+    // A generic address of global memory is the same number in the global window.
+    let copies = matches!(inst.op, Op::Mov { .. } | Op::CvtaToGlobal);
+    if first_of_type(kernel, inst).is_some() && !copies {
+        changes.push(Change::PassOn);
+    }
+    let reg = |i: usize| inst.src.get(i).filter(|s| !matches!(s, Operand::Addr(_)));
+    let ordered = matches!(
+        inst.op,
+        Op::Sub { .. }
+            | Op::Div { .. }
+            | Op::DivFull
+            | Op::Rem { .. }
+            | Op::Selp { .. }
+            | Op::Pack2x16
+            | Op::Pack2x32
+            | Op::CvtPack { .. }
+    );
+    if ordered && reg(0) != reg(1) && reg(0).is_some() {
+        changes.push(Change::Swap(0, 1));
+    }
+    // The addend for a factor.
+    let added = matches!(inst.op, Op::Fma { .. } | Op::MadLo { .. });
+    if added && inst.src[1] != inst.src[2] {
+        changes.push(Change::Swap(1, 2));
+    }
+    if let Op::Mma(m) = inst.op {
+        let (a, b, _) = m.fragments();
+        changes.extend([Change::Swap(a, a + b - 1), Change::Swap(0, a - 1)]);
+        changes.retain(|c| !matches!(c, Change::Swap(i, j) if inst.src[*i] == inst.src[*j]));
+    }
+    if let Op::St { vec, .. } = inst.op
+        && vec > 1
+        && inst.src[1] != inst.src[2]
+    {
+        changes.push(Change::Swap(1, 2));
+    }
+    for (i, operand) in inst.src.iter().enumerate() {
+        match operand {
+            Operand::Imm(imm) if imm.ty != Ty::Pred => {
+                // The clamp of a shuffle has no more bits.
+                if !(matches!(inst.op, Op::Shfl { .. }) && i == 2) {
+                    changes.push(Change::Grow(i));
+                }
+                // Zero has nothing to halve, and infinity becomes the same either way.
+                let infinite = imm.ty == Ty::F32 && f32::from_bits(imm.bits as u32).is_infinite();
+                if imm.bits != 0 && !infinite {
+                    changes.push(Change::Shrink(i));
+                }
+            }
+            Operand::Addr(_) if !matches!(inst.op, Op::LoadParam { .. }) => {
+                changes.push(Change::Move(i));
+            }
+            _ => {}
+        }
+    }
+    if sibling(inst.op).is_some() {
+        changes.push(Change::Sibling);
+    }
+    if matches!(inst.op, Op::Setp { .. }) {
+        changes.push(Change::Flip);
+    }
+    if inst.guard.is_some() {
+        changes.extend([Change::Negate, Change::Unguard]);
+    }
+    changes
+}
+
+/// The first source that fits the only destination.
+fn first_of_type(kernel: &Kernel, inst: &Inst) -> Option<Operand> {
+    let [dst] = inst.dst[..] else { return None };
+    let ty = kernel.reg(dst).ty;
+    let fits = |operand: &&Operand| match operand {
+        Operand::Reg(reg) => kernel.reg(*reg).ty.bits() == ty.bits() && *reg != dst,
+        _ => false,
+    };
+    inst.src.iter().find(fits).copied()
+}
+
+/// What stands for the instruction in the mutant.
+fn spoilt(kernel: &mut Kernel, inst: &Inst, change: Change) -> Vec<Inst> {
+    let mut new = inst.clone();
+    match change {
+        Change::Delete => return without(kernel, inst),
+        Change::PassOn => {
+            let ty = kernel.reg(inst.dst[0]).ty;
+            new.src = first_of_type(kernel, inst).into_iter().collect();
+            new.op = Op::Mov { ty };
+        }
+        Change::Swap(a, b) => new.src.swap(a, b),
+        Change::Grow(i) => new.src[i] = moved(inst.op, new.src[i], 1),
+        Change::Shrink(i) => new.src[i] = moved(inst.op, new.src[i], -1),
+        Change::Move(i) => {
+            if let Operand::Addr(address) = &mut new.src[i] {
+                address.offset += element(inst.op);
+            }
+        }
+        Change::Sibling => {
+            if let Some(op) = sibling(inst.op) {
+                new.op = op;
+            }
+        }
+        Change::Flip => {
+            if let Op::Setp { cmp, .. } = &mut new.op {
+                *cmp = opposite(*cmp);
+            }
+        }
+        Change::Negate => new.guard = inst.guard.map(|(reg, value)| (reg, !value)),
+        Change::Unguard => new.guard = None,
+        Change::Always | Change::Once => {}
+    }
+    vec![new]
+}
+
+/// Nothing in the instruction's place, or zeros in what only it writes. A matrix product leaves
+/// its accumulators.
+fn without(kernel: &Kernel, inst: &Inst) -> Vec<Inst> {
+    let fixed = inst.dst.iter().enumerate();
+    let fixed = fixed.filter(|(_, reg)| !kernel.reg(**reg).mutable);
+    fixed
+        .map(|(i, reg)| {
+            let ty = kernel.reg(*reg).ty;
+            let zero = Operand::Imm(Imm { ty, bits: 0 });
+            let value = match inst.op {
+                Op::Mma(m) => {
+                    let (a, b, _) = m.fragments();
+                    inst.src[a + b + i]
+                }
+                _ => zero,
+            };
+            Inst {
+                op: Op::Mov { ty },
+                dst: vec![*reg],
+                src: vec![value],
+                guard: None,
+                loc: inst.loc,
+            }
+        })
+        .collect()
+}
+
+/// The constant one further. A float becomes twice or half as large, zero and infinity become one;
+/// masks and distances of shuffles turn into their neighbours by a bit.
+fn moved(op: Op, operand: Operand, by: i64) -> Operand {
+    let Operand::Imm(imm) = operand else {
+        return operand;
+    };
+    let scale = if by > 0 { 2.0f64 } else { 0.5 };
+    let by_bits = matches!(
+        op,
+        Op::And { .. } | Op::Or { .. } | Op::Xor { .. } | Op::Lop3 { .. } | Op::Shfl { .. }
+    );
+    let bits = match imm.ty {
+        Ty::F32 => {
+            let value = f32::from_bits(imm.bits as u32);
+            let new = if value == 0.0 || value.is_infinite() {
+                1f32.copysign(value)
+            } else {
+                value * scale as f32
+            };
+            u64::from(new.to_bits())
+        }
+        Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2 => imm.bits ^ 0x0400,
+        Ty::F64 => (f64::from_bits(imm.bits) * scale).to_bits(),
+        ty if by_bits => {
+            let new = if by > 0 { imm.bits << 1 } else { imm.bits >> 1 };
+            new & (u64::MAX >> (64 - ty.bits()))
+        }
+        ty => imm.bits.wrapping_add_signed(by) & (u64::MAX >> (64 - ty.bits())),
+    };
+    Operand::Imm(Imm { ty: imm.ty, bits })
+}
+
+/// Bytes by which an access is moved.
+fn element(op: Op) -> i32 {
+    match op {
+        Op::Ld { ty, vec, .. } | Op::St { ty, vec, .. } => ty.bytes() as i32 * i32::from(vec),
+        Op::Atom { ty, .. } | Op::Red { ty, .. } => ty.bytes() as i32,
+        Op::CpAsync { bytes, .. } => i32::from(bytes),
+        Op::Ldmatrix { .. } | Op::Stmatrix { .. } => 16,
+        _ => 4,
+    }
+}
+
+fn opposite(cmp: Cmp) -> Cmp {
+    match cmp {
+        Cmp::Lt => Cmp::Ge,
+        Cmp::Le => Cmp::Gt,
+        Cmp::Eq => Cmp::Ne,
+        Cmp::Ne => Cmp::Eq,
+        Cmp::Ge => Cmp::Lt,
+        Cmp::Gt => Cmp::Le,
+    }
+}
+
+/// The operation that one writes by mistake.
+fn sibling(op: Op) -> Option<Op> {
+    Some(match op {
+        Op::Add { ty } => Op::Sub { ty },
+        Op::Sub { ty } => Op::Add { ty },
+        Op::Mul { ty } => Op::Add { ty },
+        Op::Min { ty } => Op::Max { ty },
+        Op::Max { ty } => Op::Min { ty },
+        Op::Div { ty } if ty.is_int() => Op::Rem { ty },
+        Op::Rem { ty } => Op::Div { ty },
+        Op::Neg { ty } => Op::Abs { ty },
+        Op::Abs { ty } => Op::Neg { ty },
+        Op::And { ty } => Op::Or { ty },
+        Op::Or { ty } => Op::And { ty },
+        Op::Xor { ty } => Op::Or { ty },
+        Op::Shl { ty } => Op::Shr { ty },
+        Op::Shr { ty: Ty::U32 } => Op::Shl { ty: Ty::U32 },
+        Op::Shr { ty: Ty::I32 } => Op::Shr { ty: Ty::U32 },
+        Op::Bfe { ty: Ty::U32 } => Op::Bfe { ty: Ty::I32 },
+        Op::Bfe { ty: Ty::I32 } => Op::Bfe { ty: Ty::U32 },
+        Op::Lop3 { lut } => Op::Lop3 { lut: lut ^ 0x40 },
+        Op::Dp4a { a_signed, b_signed } => Op::Dp4a {
+            a_signed: !a_signed,
+            b_signed,
+        },
+        Op::Setp { cmp, ty } => Op::Setp {
+            cmp: match cmp {
+                Cmp::Lt => Cmp::Le,
+                Cmp::Le => Cmp::Lt,
+                Cmp::Gt => Cmp::Ge,
+                Cmp::Ge => Cmp::Gt,
+                Cmp::Eq => Cmp::Le,
+                Cmp::Ne => Cmp::Lt,
+            },
+            ty,
+        },
+        Op::Cvt {
+            to,
+            from,
+            round,
+            sat,
+        } => match (to, from) {
+            (Ty::F32, Ty::I32) => Op::Cvt {
+                to,
+                from: Ty::U32,
+                round,
+                sat,
+            },
+            (Ty::F32, Ty::I8) => Op::Cvt {
+                to,
+                from: Ty::U8,
+                round,
+                sat,
+            },
+            (Ty::F32, Ty::U8) => Op::Cvt {
+                to,
+                from: Ty::I8,
+                round,
+                sat,
+            },
+            _ if to.is_int() && from.is_float() => {
+                let round = if round == Round::Rmi {
+                    Round::Rpi
+                } else {
+                    Round::Rmi
+                };
+                Op::Cvt {
+                    to,
+                    from,
+                    round,
+                    sat,
+                }
+            }
+            _ => return None,
+        },
+        Op::Approx { f, ty } => Op::Approx {
+            f: match f {
+                Approx::Rcp => Approx::Rsqrt,
+                Approx::Rsqrt => Approx::Rcp,
+                Approx::Sqrt => Approx::Rsqrt,
+                Approx::Ex2 => Approx::Rcp,
+                Approx::Lg2 => Approx::Ex2,
+                Approx::Sin => Approx::Cos,
+                Approx::Cos => Approx::Sin,
+                Approx::Tanh => Approx::Sin,
+            },
+            ty: match f {
+                Approx::Ex2 | Approx::Tanh if ty != Ty::F32 => return None,
+                _ => ty,
+            },
+        },
+        Op::Shfl { mode, ty } => Op::Shfl {
+            mode: match mode {
+                Shfl::Bfly => Shfl::Down,
+                Shfl::Down => Shfl::Up,
+                Shfl::Up => Shfl::Down,
+                Shfl::Idx => Shfl::Bfly,
+            },
+            ty,
+        },
+        Op::Ldmatrix { num, trans } => Op::Ldmatrix { num, trans: !trans },
+        Op::Stmatrix { num, trans } => Op::Stmatrix { num, trans: !trans },
+        Op::CpAsyncWait { pending } => Op::CpAsyncWait {
+            pending: pending + 1,
+        },
+        Op::AssumeUniform => Op::Not { ty: Ty::Pred },
+        _ => return None,
+    })
+}

@@ -17,7 +17,9 @@ use rayon::prelude::*;
 
 fn compile(gpu: &Gpu, case: &Case) -> Kernel {
     let kernel = &case.kernel;
-    let ptx = kernel.ptx().unwrap_or_else(|e| panic!("{}: {e}", case.name));
+    let ptx = kernel
+        .ptx()
+        .unwrap_or_else(|e| panic!("{}: {e}", case.name));
     let source = ModuleSource {
         name: kernel.name.as_str(),
         ptx: &ptx,
@@ -110,10 +112,17 @@ fn gpu_agrees_with_the_interpreter_form_by_form() {
     }
     if let Some(path) = std::env::var_os("GANNET_CONFORMANCE_OUT") {
         let (major, minor) = gpu.properties.compute_capability;
-        let device = format!("{}, compute capability {major}.{minor}", gpu.properties.name);
+        let device = format!(
+            "{}, compute capability {major}.{minor}",
+            gpu.properties.name
+        );
         let document = report::render(&cases, &device, &results);
         std::fs::write(&path, document).expect("the table is written");
     }
     println!("{} forms, {} disagree", cases.len(), failures.len());
-    assert!(failures.is_empty(), "disagreements:\n{}", failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "disagreements:\n{}",
+        failures.join("\n")
+    );
 }

@@ -1,9 +1,9 @@
 //! The instruction table: how each [`Op`] is spelled, what operands it takes, what it requires.
 //!
-//! A table, however long (tidy: table). One row an instruction form. The printer, the verifier and the `.version` of a kernel all
-//! read this table and nothing else, so that a new instruction is one variant, one row here and
-//! one arm of the interpreter. Minimum versions and targets were found by trial with ptxas 12.9
-//! and 13.0, which agree.
+//! A table, however long (tidy: table). One row an instruction form. The printer, the verifier and
+//! the `.version` of a kernel all read this table and nothing else, so that a new instruction is
+//! one variant, one row here and one arm of the interpreter. Minimum versions and targets were
+//! found by trial with ptxas 12.9 and 13.0, which agree.
 
 use crate::ir::Ty;
 use crate::op::{

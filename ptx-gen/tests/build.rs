@@ -1,7 +1,12 @@
 //! The builder: what it folds, shares and leaves out, seen in the printed text.
 
 // Helpers of tests are tests; what folds away is written on purpose.
-#![allow(clippy::unwrap_used, clippy::precedence, clippy::erasing_op, clippy::identity_op)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::precedence,
+    clippy::erasing_op,
+    clippy::identity_op
+)]
 
 use gannet_ptx_gen::build::Builder;
 use gannet_ptx_gen::ir::Kernel;

@@ -273,7 +273,7 @@ pub fn advance(spec: AdvanceSpec) -> Trial {
     let (slots, ring_len) = (spec.num_slots as usize, spec.ring_len as usize);
     let next: Vec<u32> = (0..slots as u32).map(|s| 100 + s).collect();
     let mut tokens: Vec<u32> = (0..slots as u32).map(|s| s + 1).collect();
-    let length = |s: u32| [5, 0, spec.context - 1, spec.context, 1][s as usize % 5];
+    let length = |s: u32| [1, 0, spec.context - 1, spec.context, 5][s as usize % 5];
     let mut lengths: Vec<u32> = (0..slots as u32).map(length).collect();
     let done = spec.ring_len * 7 - 1;
     let mut ring = vec![0u32; slots * ring_len + 1];

@@ -63,7 +63,7 @@ fn rows() -> Vec<Trial> {
     trials
         .extend([331, 40_000].map(|vocab_size| simple::argmax(ArgmaxSpec { target, vocab_size })));
     trials.push(simple::gather_rows(GatherRowsSpec { target, dim: 300 }));
-    trials.extend([(3, 4), (70, 2)].map(|(num_slots, ring_len)| {
+    trials.extend([(3, 4), (70, 3)].map(|(num_slots, ring_len)| {
         simple::advance(AdvanceSpec {
             target,
             num_slots,

@@ -151,6 +151,14 @@ impl Kernel {
         };
         let context = module.context();
 
+        if let Some(declared) = module.declared_params(&spec.name)
+            && declared != layout.params.len()
+        {
+            return Err(wrong(format!(
+                "{} parameters given, the text declares {declared}",
+                layout.params.len()
+            )));
+        }
         compare_params(context, function, &layout)?;
         let attributes = attributes(context, function)?;
         if threads > attributes.max_threads {
@@ -303,15 +311,12 @@ fn compare_params(
                 ));
             }
             None => {
-                return wrong(format!(
-                    "{} parameters given, the compiled kernel has {index}",
-                    layout.params.len()
-                ));
+                return wrong(format!("the compiled kernel has {index} parameters"));
             }
         }
     }
-    // Asking for a parameter past the last is an error to the driver, and tools such as
-    // compute-sanitizer report it; so one that the compiled kernel has beyond these goes unseen.
+    // Their number was compared with the text: asking the driver past the last parameter is an
+    // error that tools such as compute-sanitizer report.
     Ok(())
 }
 

@@ -46,9 +46,17 @@ pub(crate) struct Loaded {
     name: String,
     log: String,
     from_cache: bool,
+    /// Parameters of each entry, as the text declares them.
+    entries: Vec<(String, usize)>,
 }
 
 impl Loaded {
+    /// How many parameters the text gives the entry `name`.
+    pub(crate) fn declared_params(&self, name: &str) -> Option<usize> {
+        let entry = self.entries.iter().find(|(entry, _)| entry == name);
+        entry.map(|&(_, params)| params)
+    }
+
     pub(crate) fn context(&self) -> &Arc<Context> {
         &self.context
     }
@@ -129,6 +137,7 @@ impl Module {
                 name: source.name.to_owned(),
                 log,
                 from_cache,
+                entries: entries(source.ptx),
             }),
         })
     }
@@ -160,6 +169,25 @@ impl Module {
     pub fn log(&self) -> &str {
         &self.inner.log
     }
+}
+
+/// Every `.entry` of a PTX text with the number of its parameters.
+fn entries(ptx: &str) -> Vec<(String, usize)> {
+    let lines = ptx
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or(""));
+    let code = lines.collect::<Vec<_>>().join("\n");
+    code.split(".entry")
+        .skip(1)
+        .map(|after| {
+            // A kernel without parameters may go without the parentheses too.
+            let head = after.split('{').next().unwrap_or("");
+            let (name, params) = head.split_once('(').unwrap_or((head, ""));
+            let params = params.split(')').next().unwrap_or("");
+            let name = name.split_whitespace().next().unwrap_or("");
+            (name.to_owned(), params.matches(".param").count())
+        })
+        .collect()
 }
 
 /// Compiles and loads, and gives the machine code to `store` where there is some.
@@ -304,6 +332,14 @@ impl JitOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn entries_and_their_parameters_are_counted() {
+        let ptx = "// .entry none(.param .u64 p)\n.version 7.0\n.visible .entry add(\n\t.param .u64 \
+                   add_x,\n\t.param .align 4 .b8 t[8]\n)\n.reqntid 32\n{ ret; }\n.entry nothing\n{ ret; }";
+        let expected = [("add".to_owned(), 2), ("nothing".to_owned(), 0)];
+        assert_eq!(entries(ptx), expected);
+    }
 
     #[test]
     fn accelerated_targets() {

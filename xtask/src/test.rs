@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use crate::Outcome;
+use crate::ptx_check;
 use crate::runner;
 use crate::tally::Tally;
 
@@ -20,7 +21,11 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
 
 /// Runs the tests and counts.
 pub(crate) fn tests(arguments: &[String]) -> Result<Tally, String> {
-    runner::cargo_test(&selection(arguments), &[], &[])
+    // Tests that assemble what they wrote use the assembler that ptx-check left here, if any.
+    let ptxas = ptx_check::local_ptxas();
+    let ptxas = ptxas.as_ref().and_then(|path| path.to_str());
+    let environment: Vec<_> = ptxas.map(|path| ("PTXAS", path)).into_iter().collect();
+    runner::cargo_test(&selection(arguments), &[], &environment)
 }
 
 /// Prints the closing line; `Err` when a test failed.

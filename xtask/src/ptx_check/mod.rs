@@ -19,6 +19,8 @@ use baseline::{Baseline, Compare, Cost, Costs};
 use ptxas::Ptxas;
 use report::Report;
 
+pub(crate) use ptxas::local as local_ptxas;
+
 /// How a check that did not fail ended.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Verdict {

@@ -69,13 +69,28 @@ pub(super) fn find() -> Result<Ptxas, String> {
     pinned()
 }
 
-/// The pinned release from the wheel, whatever else is here.
-pub(super) fn pinned() -> Result<Ptxas, String> {
+/// The assembler that is on this machine already; fetches nothing.
+pub(crate) fn local() -> Option<PathBuf> {
+    let on_path = || open(Path::new("ptxas")).filter(|found| is_new_enough(&found.version));
+    let found = match std::env::var_os("PTXAS") {
+        Some(path) => open(Path::new(&path)),
+        None => on_path().or_else(|| open(&cached())),
+    };
+    found.map(|ptxas| ptxas.path)
+}
+
+/// Where the pinned release is kept.
+fn cached() -> PathBuf {
     let name = if cfg!(windows) { "ptxas.exe" } else { "ptxas" };
-    let cached = workspace::target_dir()
+    workspace::target_dir()
         .join("tools")
         .join(format!("ptxas-{VERSION}"))
-        .join(name);
+        .join(name)
+}
+
+/// The pinned release from the wheel, whatever else is here.
+pub(super) fn pinned() -> Result<Ptxas, String> {
+    let cached = cached();
     if let Some(found) = open(&cached) {
         return Ok(found);
     }

@@ -1,83 +1,107 @@
 //! The CPU executor against float64 references: logits, greedy text and perplexity of the trained
 //! model in five formats, and logits of a micro-model of every family.
 
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{
-    Divergence, FILES, check_greedy, divergence, floats, json, model, options, perplexity, shared,
-    tokens, trained,
+    Divergence, check_greedy, divergence, floats, json, model, options, perplexity, shared, tokens,
+    trained,
 };
 use gannet_engine::device::make_executor;
 use gannet_engine::exec::Precision;
 use gannet_engine::{DeviceChoice, Model, Session, SessionOptions, eval};
 
-#[test]
-fn logits_of_the_trained_model() {
+/// The tests of each file, so that one without its file is skipped alone.
+macro_rules! files {
+    ($($module:ident: $file:literal,)*) => {
+        $(mod $module {
+            #[test]
+            fn logits() {
+                super::logits($file);
+            }
+
+            #[test]
+            fn greedy_text() {
+                super::greedy_text($file);
+            }
+
+            #[test]
+            fn text_perplexity() {
+                super::text_perplexity($file);
+            }
+        })*
+    };
+}
+
+files! {
+    f16: "F16",
+    q8_0: "Q8_0",
+    q6_k: "Q6_K",
+    q4_k_m: "Q4_K_M",
+    q4_0: "Q4_0",
+}
+
+fn logits(file: &str) {
     let test = "logits on the CPU";
-    for file in FILES {
-        let Some((folder, path)) = trained(test, file) else {
-            continue;
-        };
-        let model = model(&path);
-        let run = |precision| {
-            let options = options(DeviceChoice::Cpu, precision, 256);
-            let mut executor = make_executor(&model, &options).unwrap().executor;
-            divergence(&folder, file, executor.as_mut())
-        };
-        let d = run(Precision::Exact);
-        println!("{file} exact: {d:?}");
-        assert!(
-            d.positions > 100 && d.max <= 1e-9 && d.max_difference <= 1e-3,
-            "{file}: {d:?}"
-        );
-        let d = run(Precision::Fast);
-        println!("{file} fast: mean {:e} {d:?}", d.mean());
-        assert!(d.positions > 100 && d.mean() <= 1e-3, "{file}: {d:?}");
-        // Near-ties may flip: a sample of 111 positions holds a few; a clear choice never may.
-        assert!(
-            d.agreed * 100 >= d.positions * 97 && d.clear_flips == 0,
-            "{file}: {d:?}"
-        );
-    }
+    let Some((folder, path)) = trained(test, file) else {
+        return;
+    };
+    let model = model(&path);
+    let run = |precision| {
+        let options = options(DeviceChoice::Cpu, precision, 256);
+        let mut executor = make_executor(&model, &options).unwrap().executor;
+        divergence(&folder, file, executor.as_mut())
+    };
+    let d = run(Precision::Exact);
+    println!("{file} exact: {d:?}");
+    assert!(
+        d.positions > 100 && d.max <= 1e-9 && d.max_difference <= 1e-3,
+        "{file}: {d:?}"
+    );
+    let d = run(Precision::Fast);
+    println!("{file} fast: mean {:e} {d:?}", d.mean());
+    assert!(d.positions > 100 && d.mean() <= 1e-3, "{file}: {d:?}");
+    // Near-ties may flip: a sample of 111 positions holds a few; a clear choice never may.
+    assert!(
+        d.agreed * 100 >= d.positions * 97 && d.clear_flips == 0,
+        "{file}: {d:?}"
+    );
 }
 
-#[test]
-fn greedy_text_of_the_trained_model() {
+fn greedy_text(file: &str) {
     let test = "greedy text on the CPU";
-    for file in FILES {
-        let Some((folder, path)) = trained(test, file) else {
-            continue;
-        };
-        let reference = json(&folder.join(format!("greedy-{file}.json")));
-        let model = model(&path);
-        for (precision, noise) in [(Precision::Exact, 0.01), (Precision::Fast, 0.1)] {
-            let options = options(DeviceChoice::Cpu, precision, 1);
-            let mut session = Session::new(&model, &options).unwrap();
-            check_greedy(&mut session, &reference, noise);
-        }
+    let Some((folder, path)) = trained(test, file) else {
+        return;
+    };
+    let reference = json(&folder.join(format!("greedy-{file}.json")));
+    let model = model(&path);
+    for (precision, noise) in [(Precision::Exact, 0.01), (Precision::Fast, 0.1)] {
+        let options = options(DeviceChoice::Cpu, precision, 1);
+        let mut session = Session::new(&model, &options).unwrap();
+        check_greedy(&mut session, &reference, noise);
     }
 }
 
-#[test]
-fn perplexity_of_the_trained_model() {
+fn text_perplexity(file: &str) {
     let test = "perplexity on the CPU";
     let Some(text) = shared(test, "golden/rustdoc-tiny/val-200k.txt") else {
         return;
     };
-    for file in FILES {
-        let name = format!("rustdoc-tiny-{file}.gguf");
-        let Some((_, path)) = trained(test, file) else {
-            continue;
-        };
-        let model = model(&path);
-        for (precision, limit) in [(Precision::Exact, 2e-4), (Precision::Fast, 2e-3)] {
-            let options = options(DeviceChoice::Cpu, precision, 256);
-            let mut executor = make_executor(&model, &options).unwrap().executor;
-            let (found, reference) = perplexity(&text, &model, &name, executor.as_mut());
-            let error = (found / reference - 1.0).abs();
-            println!("{file} {precision:?}: {found} against {reference}: {error:e}");
-            assert!(error <= limit, "{file} {precision:?}: {error}");
-        }
+    let name = format!("rustdoc-tiny-{file}.gguf");
+    let Some((_, path)) = trained(test, file) else {
+        return;
+    };
+    let model = model(&path);
+    for (precision, limit) in [(Precision::Exact, 2e-4), (Precision::Fast, 2e-3)] {
+        let options = options(DeviceChoice::Cpu, precision, 256);
+        let mut executor = make_executor(&model, &options).unwrap().executor;
+        let (found, reference) = perplexity(&text, &model, &name, executor.as_mut());
+        let error = (found / reference - 1.0).abs();
+        println!("{file} {precision:?}: {found} against {reference}: {error:e}");
+        assert!(error <= limit, "{file} {precision:?}: {error}");
     }
 }
 

@@ -1,79 +1,103 @@
 //! The CUDA executors against float64 references: logits, greedy text and perplexity of the trained
 //! model in five formats.
 
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
-use common::{
-    FILES, check_greedy, divergence, gpu, json, model, options, perplexity, shared, trained,
-};
+use common::{check_greedy, divergence, gpu, json, model, options, perplexity, shared, trained};
 use gannet_engine::device::make_executor;
 use gannet_engine::exec::Precision;
 use gannet_engine::{DeviceChoice, ExecutorChoice, Session, SessionOptions};
 
 const DEVICE: DeviceChoice = DeviceChoice::Cuda(0);
 
-#[test]
-fn gpu_logits_of_the_trained_model() {
+/// The tests of each file, so that one without its file is skipped alone.
+macro_rules! files {
+    ($($module:ident: $file:literal,)*) => {
+        $(mod $module {
+            #[test]
+            fn gpu_logits() {
+                super::logits($file);
+            }
+
+            #[test]
+            fn gpu_greedy_text() {
+                super::greedy_text($file);
+            }
+
+            #[test]
+            fn gpu_text_perplexity() {
+                super::text_perplexity($file);
+            }
+        })*
+    };
+}
+
+files! {
+    f16: "F16",
+    q8_0: "Q8_0",
+    q6_k: "Q6_K",
+    q4_k_m: "Q4_K_M",
+    q4_0: "Q4_0",
+}
+
+fn logits(file: &str) {
     let test = "logits on the GPU";
     if !gpu(test) {
         return;
     }
-    for file in FILES {
-        let Some((folder, path)) = trained(test, file) else {
-            continue;
-        };
-        let model = model(&path);
-        for precision in [Precision::Exact, Precision::Fast] {
-            // Few rows at a time go through matrix-vector kernels, many through tensor cores.
-            for max_rows in [1, 5, 256] {
-                let options = SessionOptions {
-                    max_rows: Some(max_rows),
-                    ..options(DEVICE, precision, max_rows)
-                };
-                let mut executor = make_executor(&model, &options).unwrap().executor;
-                let d = divergence(&folder, file, executor.as_mut());
-                println!(
-                    "{file} {precision:?} by {max_rows}: KLD max {:e} mean {:e} difference {:e} agreed {}/{}",
-                    d.max,
-                    d.mean(),
-                    d.max_difference,
-                    d.agreed,
-                    d.positions
-                );
-                assert!(
-                    d.positions > 100 && d.max <= 5e-6,
-                    "{file} {precision:?}: {d:?}"
-                );
-            }
+    let Some((folder, path)) = trained(test, file) else {
+        return;
+    };
+    let model = model(&path);
+    for precision in [Precision::Exact, Precision::Fast] {
+        // Few rows at a time go through matrix-vector kernels, many through tensor cores.
+        for max_rows in [1, 5, 256] {
+            let options = SessionOptions {
+                max_rows: Some(max_rows),
+                ..options(DEVICE, precision, max_rows)
+            };
+            let mut executor = make_executor(&model, &options).unwrap().executor;
+            let d = divergence(&folder, file, executor.as_mut());
+            println!(
+                "{file} {precision:?} by {max_rows}: KLD max {:e} mean {:e} difference {:e} agreed {}/{}",
+                d.max,
+                d.mean(),
+                d.max_difference,
+                d.agreed,
+                d.positions
+            );
+            assert!(
+                d.positions > 100 && d.max <= 5e-6,
+                "{file} {precision:?}: {d:?}"
+            );
         }
     }
 }
 
-#[test]
-fn gpu_greedy_text_of_the_trained_model() {
+fn greedy_text(file: &str) {
     let test = "greedy text on the GPU";
     if !gpu(test) {
         return;
     }
-    for file in FILES {
-        let Some((folder, path)) = trained(test, file) else {
-            continue;
+    let Some((folder, path)) = trained(test, file) else {
+        return;
+    };
+    let reference = json(&folder.join(format!("greedy-{file}.json")));
+    let model = model(&path);
+    for executor in [ExecutorChoice::Eager, ExecutorChoice::Graph] {
+        let options = SessionOptions {
+            executor,
+            ..options(DEVICE, Precision::Fast, 1)
         };
-        let reference = json(&folder.join(format!("greedy-{file}.json")));
-        let model = model(&path);
-        for executor in [ExecutorChoice::Eager, ExecutorChoice::Graph] {
-            let options = SessionOptions {
-                executor,
-                ..options(DEVICE, Precision::Fast, 1)
-            };
-            let mut session = Session::new(&model, &options).unwrap();
-            check_greedy(&mut session, &reference, 0.1);
-        }
+        let mut session = Session::new(&model, &options).unwrap();
+        check_greedy(&mut session, &reference, 0.1);
     }
 }
 
-#[test]
-fn gpu_perplexity_of_the_trained_model() {
+fn text_perplexity(file: &str) {
     let test = "perplexity on the GPU";
     if !gpu(test) {
         return;
@@ -81,17 +105,15 @@ fn gpu_perplexity_of_the_trained_model() {
     let Some(text) = shared(test, "golden/rustdoc-tiny/val-200k.txt") else {
         return;
     };
-    for file in FILES {
-        let name = format!("rustdoc-tiny-{file}.gguf");
-        let Some((_, path)) = trained(test, file) else {
-            continue;
-        };
-        let model = model(&path);
-        let options = options(DEVICE, Precision::Fast, 256);
-        let mut executor = make_executor(&model, &options).unwrap().executor;
-        let (found, reference) = perplexity(&text, &model, &name, executor.as_mut());
-        let error = (found / reference - 1.0).abs();
-        println!("{file}: {found} against {reference}: {error:e}");
-        assert!(error <= 2e-3, "{file}: {error}");
-    }
+    let name = format!("rustdoc-tiny-{file}.gguf");
+    let Some((_, path)) = trained(test, file) else {
+        return;
+    };
+    let model = model(&path);
+    let options = options(DEVICE, Precision::Fast, 256);
+    let mut executor = make_executor(&model, &options).unwrap().executor;
+    let (found, reference) = perplexity(&text, &model, &name, executor.as_mut());
+    let error = (found / reference - 1.0).abs();
+    println!("{file}: {found} against {reference}: {error:e}");
+    assert!(error <= 2e-3, "{file}: {error}");
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{FILES, gpu, model, shared};
+use common::{gpu, model, shared};
 use gannet_engine::Config;
 use gannet_engine::exec::Precision;
 use gannet_engine::parity::{ParityOptions, Report, compare};
@@ -56,38 +56,56 @@ fn check(path: &Path, reports: &[Report]) {
     );
 }
 
-#[test]
-fn gpu_agrees_with_the_cpu_operation_by_operation() {
+/// The tests of each file, so that one without its file is skipped alone.
+macro_rules! files {
+    ($($module:ident: $part:literal,)*) => {
+        $(mod $module {
+            #[test]
+            fn gpu_agrees_with_the_cpu_operation_by_operation() {
+                super::agrees_with_the_cpu($part);
+            }
+
+            #[test]
+            fn gpu_graph_is_bit_equal_to_eager() {
+                super::graph_is_bit_equal_to_eager($part);
+            }
+        })*
+    };
+}
+
+files! {
+    micro_llama: "golden/arch/llama/llama.gguf",
+    micro_llama3_scaled: "golden/arch/llama3-scaled/llama3-scaled.gguf",
+    micro_qwen2: "golden/arch/qwen2/qwen2.gguf",
+    micro_qwen3: "golden/arch/qwen3/qwen3.gguf",
+    f16: "models/rustdoc-tiny-F16.gguf",
+    q8_0: "models/rustdoc-tiny-Q8_0.gguf",
+    q6_k: "models/rustdoc-tiny-Q6_K.gguf",
+    q4_k_m: "models/rustdoc-tiny-Q4_K_M.gguf",
+    q4_0: "models/rustdoc-tiny-Q4_0.gguf",
+}
+
+fn agrees_with_the_cpu(part: &str) {
     let test = "parity of CPU and GPU";
     if !gpu(test) {
         return;
     }
-    let micro = ["llama", "llama3-scaled", "qwen2", "qwen3"];
-    let micro = micro.map(|m| format!("golden/arch/{m}/{m}.gguf"));
-    let tiny = FILES.map(|f| format!("models/rustdoc-tiny-{f}.gguf"));
-    for part in micro.iter().chain(&tiny) {
-        let Some(path) = shared(test, part) else {
-            continue;
-        };
-        for precision in [Precision::Exact, Precision::Fast] {
-            check(&path, &parity(&path, "cpu", "cuda-eager", precision, 3));
-        }
+    let Some(path) = shared(test, part) else {
+        return;
+    };
+    for precision in [Precision::Exact, Precision::Fast] {
+        check(&path, &parity(&path, "cpu", "cuda-eager", precision, 3));
     }
 }
 
-#[test]
-fn gpu_graph_is_bit_equal_to_eager() {
+fn graph_is_bit_equal_to_eager(part: &str) {
     let test = "parity of eager and graph";
     if !gpu(test) {
         return;
     }
-    for file in FILES {
-        let Some(path) = shared(test, &format!("models/rustdoc-tiny-{file}.gguf")) else {
-            continue;
-        };
-        check(
-            &path,
-            &parity(&path, "cuda-eager", "cuda-graph", Precision::Fast, 64),
-        );
-    }
+    let Some(path) = shared(test, part) else {
+        return;
+    };
+    let reports = parity(&path, "cuda-eager", "cuda-graph", Precision::Fast, 64);
+    check(&path, &reports);
 }

@@ -71,9 +71,6 @@ pub fn options(device: DeviceChoice, precision: Precision, outputs: usize) -> Se
     }
 }
 
-/// The five files that have reference logits and greedy text.
-pub const FILES: [&str; 5] = ["F16", "Q8_0", "Q6_K", "Q4_K_M", "Q4_0"];
-
 /// KLD, top-1 agreement and largest difference over many positions.
 #[derive(Debug, Default)]
 pub struct Divergence {

@@ -4,6 +4,7 @@
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
 mod common;
 
 use common::{
@@ -14,34 +15,10 @@ use gannet_engine::device::make_executor;
 use gannet_engine::exec::Precision;
 use gannet_engine::{DeviceChoice, Model, Session, SessionOptions, eval};
 
-/// The tests of each file, so that one without its file is skipped alone.
-macro_rules! files {
-    ($($module:ident: $file:literal,)*) => {
-        $(mod $module {
-            #[test]
-            fn logits() {
-                super::logits($file);
-            }
-
-            #[test]
-            fn greedy_text() {
-                super::greedy_text($file);
-            }
-
-            #[test]
-            fn text_perplexity() {
-                super::text_perplexity($file);
-            }
-        })*
-    };
-}
-
-files! {
-    f16: "F16",
-    q8_0: "Q8_0",
-    q6_k: "Q6_K",
-    q4_k_m: "Q4_K_M",
-    q4_0: "Q4_0",
+for_each_file! {
+    logits: logits,
+    greedy_text: greedy_text,
+    text_perplexity: text_perplexity,
 }
 
 fn logits(file: &str) {

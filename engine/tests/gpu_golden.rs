@@ -4,6 +4,7 @@
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
 mod common;
 
 use common::{check_greedy, divergence, gpu, json, model, options, perplexity, shared, trained};
@@ -13,34 +14,10 @@ use gannet_engine::{DeviceChoice, ExecutorChoice, Session, SessionOptions};
 
 const DEVICE: DeviceChoice = DeviceChoice::Cuda(0);
 
-/// The tests of each file, so that one without its file is skipped alone.
-macro_rules! files {
-    ($($module:ident: $file:literal,)*) => {
-        $(mod $module {
-            #[test]
-            fn gpu_logits() {
-                super::logits($file);
-            }
-
-            #[test]
-            fn gpu_greedy_text() {
-                super::greedy_text($file);
-            }
-
-            #[test]
-            fn gpu_text_perplexity() {
-                super::text_perplexity($file);
-            }
-        })*
-    };
-}
-
-files! {
-    f16: "F16",
-    q8_0: "Q8_0",
-    q6_k: "Q6_K",
-    q4_k_m: "Q4_K_M",
-    q4_0: "Q4_0",
+for_each_file! {
+    gpu_logits: logits,
+    gpu_greedy_text: greedy_text,
+    gpu_text_perplexity: text_perplexity,
 }
 
 fn logits(file: &str) {

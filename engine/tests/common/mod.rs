@@ -199,3 +199,24 @@ pub fn perplexity(
     );
     (found.value, reference)
 }
+
+/// Makes tests of a check for each file that has reference logits and greedy text, so that one
+/// without its file is skipped alone.
+#[allow(unused_macros, reason = "each test target uses its part")]
+macro_rules! for_each_file {
+    (@ $module:ident $file:literal $($test:ident $check:ident)*) => {
+        mod $module {
+            $(#[test]
+            fn $test() {
+                super::$check($file);
+            })*
+        }
+    };
+    ($($test:ident: $check:ident,)*) => {
+        for_each_file!(@ f16 "F16" $($test $check)*);
+        for_each_file!(@ q8_0 "Q8_0" $($test $check)*);
+        for_each_file!(@ q6_k "Q6_K" $($test $check)*);
+        for_each_file!(@ q4_k_m "Q4_K_M" $($test $check)*);
+        for_each_file!(@ q4_0 "Q4_0" $($test $check)*);
+    };
+}

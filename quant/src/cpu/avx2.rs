@@ -12,72 +12,12 @@
 
 use std::arch::x86_64::*;
 
-use super::activations::quantize_blocks;
+use super::bodies::portable_bodies;
 use super::exact::{MAX_TILE_TOKENS, TILE_ROWS};
-use super::floats::{self, Fused};
 use super::unpack::{self, Shape, Unpacked};
 use crate::Format;
 
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn quantize(block: usize, x: &[f32], q: &mut [i8], d: &mut [f32], s: &mut [i32]) {
-    quantize_blocks(block, x, q, d, s);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn softmax(x: &mut [f32]) {
-    floats::softmax_body::<Fused>(x);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
-    floats::silu_mul_body::<Fused>(gate, up, out);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn sum_squares(x: &[f32]) -> f64 {
-    floats::sum_squares_body(x)
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn unpack_row(format: Format, row: &[u8], out: Unpacked<'_>) {
-    unpack::unpack_row(format, row, out);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn expand_row(format: Format, row: &[u8], parts: Unpacked<'_>, out: &mut [f32]) {
-    match Shape::of(format) {
-        Some(shape) => {
-            let Unpacked {
-                q,
-                scales,
-                mins,
-                stride,
-            } = parts;
-            unpack::unpack_row(
-                format,
-                row,
-                Unpacked {
-                    q,
-                    scales,
-                    mins,
-                    stride,
-                },
-            );
-            expand(
-                shape,
-                Unpacked {
-                    q,
-                    scales,
-                    mins,
-                    stride,
-                },
-                out,
-            );
-        }
-        None if format == Format::F16 => expand_halves(row, out),
-        None => unpack::expand_floats(format, row, out),
-    }
-}
+portable_bodies!("avx2,fma,f16c");
 
 /// Expands an unpacked row. Product and difference are rounded one after the other, as
 /// [`Format::dequantize`] does it.

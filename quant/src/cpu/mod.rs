@@ -21,6 +21,8 @@ mod avx512;
 mod avx512_gemm;
 #[cfg(target_arch = "x86_64")]
 mod avx512_gemv;
+#[cfg(target_arch = "x86_64")]
+mod bodies;
 mod exact;
 mod fast;
 mod floats;

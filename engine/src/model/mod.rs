@@ -170,3 +170,23 @@ impl Model {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_file_has_its_row() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/model");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+            .filter(|name| !["mod", "bind", "hparams"].contains(&name.as_str()))
+            .collect();
+        files.sort();
+        let mut rows: Vec<&str> = FAMILIES.iter().map(|f| f.arch).collect();
+        rows.sort_unstable();
+        assert_eq!(files, rows);
+    }
+}

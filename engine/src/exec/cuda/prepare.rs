@@ -1,7 +1,5 @@
 //! From a lowered step to launches with addresses: kernels compiled, arguments packed.
 
-use std::collections::HashMap;
-
 use gannet_cuda_runtime::{
     Args, Buffer, Kernel, KernelSpec as RuntimeKernel, Launch, Module, ModuleSource, ParamSpec,
 };
@@ -34,36 +32,33 @@ pub(super) struct Memory {
     pub(super) scratch: Buffer,
 }
 
-/// Compiled kernels by name.
+/// Compiled kernels, each once.
 #[derive(Default)]
 pub(super) struct Kernels {
-    by_name: HashMap<String, Kernel>,
+    compiled: Vec<(KernelSpec, Kernel)>,
 }
 
 impl Kernels {
-    /// Compiles what is not compiled yet, on all cores.
+    /// Writes and compiles what is not compiled yet, on all cores.
     pub(super) fn compile(&mut self, gpu: &Gpu, specs: &[KernelSpec]) -> Result<(), Error> {
-        let written: Vec<PtxKernel> = specs.par_iter().map(KernelSpec::kernel).collect();
-        let missing: Vec<&PtxKernel> = written
+        let missing: Vec<&KernelSpec> = specs
             .iter()
-            .filter(|k| !self.by_name.contains_key(k.name.as_str()))
+            .filter(|spec| self.compiled.iter().all(|(known, _)| known != *spec))
             .collect();
-        let compiled: Vec<Kernel> = missing
-            .par_iter()
-            .map(|k| compile(gpu, k))
-            .collect::<Result<_, _>>()?;
-        for kernel in compiled {
-            self.by_name.insert(kernel.name().to_owned(), kernel);
-        }
+        let compiled = missing
+            .into_par_iter()
+            .map(|spec| Ok((spec.clone(), compile(gpu, &spec.kernel())?)))
+            .collect::<Result<Vec<_>, Error>>()?;
+        self.compiled.extend(compiled);
         Ok(())
     }
 
     /// The compiled kernel of a spec.
     pub(super) fn get(&self, spec: &KernelSpec) -> Result<&Kernel, Error> {
-        let kernel = spec.kernel();
-        self.by_name
-            .get(kernel.name.as_str())
-            .ok_or_else(|| Error::Cuda(format!("kernel {} was not compiled", kernel.name.as_str())))
+        let found = self.compiled.iter().find(|(known, _)| known == spec);
+        found
+            .map(|(_, kernel)| kernel)
+            .ok_or_else(|| Error::Cuda(format!("{spec:?} was not compiled")))
     }
 }
 

@@ -262,9 +262,14 @@ impl Trial {
     /// instructions that one launch took.
     pub fn check(&self, kernel: &Kernel, options: &Options) -> Result<u64, String> {
         let prepared = Prepared::new(kernel).map_err(|fault| fault.to_string())?;
+        self.check_prepared(&prepared, options)
+    }
+
+    /// [`Trial::check`] of a kernel that has been verified.
+    pub fn check_prepared(&self, kernel: &Prepared, options: &Options) -> Result<u64, String> {
         let mut most = 0;
         for launch in &self.launches {
-            most = most.max(launch.check(&prepared, options)?.warp_instructions);
+            most = most.max(launch.check(kernel, options)?.warp_instructions);
         }
         Ok(most)
     }

@@ -62,6 +62,8 @@ pub(crate) struct Site {
     pub(crate) loc: Loc,
     /// The operation without its operands.
     pub(crate) what: String,
+    /// The constants among its sources, by position.
+    pub(crate) constants: Vec<(usize, u64)>,
 }
 
 /// All that can be spoilt in a kernel.
@@ -76,12 +78,17 @@ fn collect(kernel: &Kernel, stmts: &[Stmt], next: &mut usize, sites: &mut Vec<Si
     for stmt in stmts {
         let statement = *next;
         *next += 1;
+        let constants = match stmt {
+            Stmt::Inst(inst) => constants(inst),
+            _ => Vec::new(),
+        };
         let mut add = |changes: Vec<Change>, loc, what| {
             sites.push(Site {
                 statement,
                 changes,
                 loc,
                 what,
+                constants: constants.clone(),
             });
         };
         match stmt {
@@ -105,6 +112,14 @@ fn collect(kernel: &Kernel, stmts: &[Stmt], next: &mut usize, sites: &mut Vec<Si
             }
         }
     }
+}
+
+fn constants(inst: &Inst) -> Vec<(usize, u64)> {
+    let constant = |(i, operand): (usize, &Operand)| match operand {
+        Operand::Imm(imm) => Some((i, imm.bits)),
+        _ => None,
+    };
+    inst.src.iter().enumerate().filter_map(constant).collect()
 }
 
 /// The mutant.

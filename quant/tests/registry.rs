@@ -296,6 +296,78 @@ fn every_format_reaches_the_gpu() {
     }
 }
 
+/// Packing band by band gives what packing at once gives, whatever the cuts.
+#[test]
+fn bands_make_the_packed_matrix() {
+    for &format in Format::ALL {
+        for (rows, cols) in [(1, 256), (7, 768), (1031, 256)] {
+            let mut blocks = vec![0; rows * format.row_bytes(cols).unwrap()];
+            format.random(11, 0.02, &mut blocks);
+            let m = Matrix::new(format, rows, cols, &blocks).unwrap();
+            let (layout, expected) = repack::pack(&m).unwrap();
+            let packer = repack::BandPacker::new(&m).unwrap();
+            assert_eq!(packer.layout(), &layout);
+            for per_band in [1, 3, 64, 500, rows] {
+                let mut written = vec![0u8; layout.bytes];
+                let mut packed = vec![0xEE; layout.bytes];
+                for first in (0..rows).step_by(per_band) {
+                    let band = first..rows.min(first + per_band);
+                    let mut out = vec![0xEE; packer.band_bytes(&band)];
+                    packer.pack(&band, &mut out).unwrap();
+                    for piece in packer.pieces(&band) {
+                        let to = piece.to..piece.to + piece.len;
+                        packed[to.clone()].copy_from_slice(&out[piece.from..][..piece.len]);
+                        written[to].iter_mut().for_each(|times| *times += 1);
+                    }
+                }
+                assert!(packed == expected, "{format} {rows}x{cols} by {per_band}");
+                assert!(written.iter().all(|&times| times == 1), "{format}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bands_keep_to_their_buffer() {
+    for &format in Format::ALL {
+        let (rows, cols) = (37, 512);
+        let blocks = vec![0; rows * format.row_bytes(cols).unwrap()];
+        let m = Matrix::new(format, rows, cols, &blocks).unwrap();
+        let packer = repack::BandPacker::new(&m).unwrap();
+        for bytes in [0, 100, 3000, 10_000, 1 << 20] {
+            let most = packer.rows_within(bytes).min(rows);
+            for band in [0..most, rows - most..rows] {
+                assert!(
+                    band.is_empty() || packer.band_bytes(&band) <= bytes,
+                    "{format}"
+                );
+            }
+        }
+        assert!(packer.rows_within(1 << 20) >= rows);
+        let wrong = packer.pack(&(0..2), &mut vec![0; packer.band_bytes(&(0..2)) + 1]);
+        assert!(matches!(wrong, Err(Error::Size { .. })));
+    }
+    let mut large = vec![0; 2 * 292];
+    Format::Q8_K
+        .quantize(&[1e6; 256], &mut large[292..])
+        .unwrap();
+    let m = Matrix::new(Format::Q8_K, 2, 256, &large).unwrap();
+    let packer = repack::BandPacker::new(&m).unwrap();
+    let mut out = vec![0; packer.band_bytes(&(1..2))];
+    let error = packer.pack(&(1..2), &mut out).unwrap_err();
+    assert!(matches!(
+        error,
+        Error::OutOfRange {
+            row: 1,
+            index: 0,
+            ..
+        }
+    ));
+    let empty = Matrix::new(Format::Q4_K, 0, 256, &[]).unwrap();
+    let packer = repack::BandPacker::new(&empty).unwrap();
+    packer.pack(&(0..0), &mut []).unwrap();
+}
+
 #[test]
 fn golden_blocks_convert_exactly() {
     for format in [Format::Q5_0, Format::IQ4_NL, Format::Q8_1, Format::Q3_K] {

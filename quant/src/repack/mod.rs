@@ -19,8 +19,10 @@
 //!
 //! Every other format is converted while it is packed, see [`gpu_format`].
 
+mod band;
 mod convert;
 
+pub use band::{BandPacker, Piece};
 pub use convert::{convert, gpu_format};
 
 use crate::matrix::matrix_bytes;

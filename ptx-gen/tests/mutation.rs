@@ -11,21 +11,29 @@
 //! loop of the builder writes out: the same instruction of the same source line with the same
 //! constants) the first one stands for all. `GANNET_MUTATE=rope` mutates only the kernels with that
 //! in their names, and leaves the lists alone.
+//!
+//! Survivors that [`equivalent`] proves to be the same program are no mutants. `GANNET_PROVE=1` asks
+//! it about all of them, to see that it never calls one the same that the launches notice.
 
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "mutation/equivalent.rs"]
+mod equivalent;
 #[path = "mutation/families.rs"]
 mod families;
 #[path = "mutation/mutate.rs"]
 mod mutate;
 #[path = "mutation/survivors.rs"]
 mod survivors;
+#[path = "mutation/values.rs"]
+mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use common::trial::Trial;
+use equivalent::Prover;
 use gannet_ptx_gen::interp::{Options, Prepared};
 use gannet_ptx_gen::ir::Loc;
 use mutate::{Change, mutant, sites};
@@ -50,6 +58,8 @@ enum Outcome {
     Refused,
     Failed,
     Survived,
+    /// It does provably the same: no mistake, and not counted.
+    Same,
 }
 
 /// The crate's sources by line, read once.
@@ -108,6 +118,42 @@ fn try_out(trial: &Trial, mutant_: &Mutant, options: &Options) -> Outcome {
     }
 }
 
+/// Finds the survivors that are no mistakes.
+fn sorted_out(trials: &[Trial], mutants: &[Mutant], mut outcomes: Vec<Outcome>) -> Vec<Outcome> {
+    let all = std::env::var_os("GANNET_PROVE").is_some_and(|v| v == "1");
+    let mut of_trial = vec![Vec::new(); trials.len()];
+    for (i, mutant) in mutants.iter().enumerate() {
+        if all || outcomes[i] == Outcome::Survived {
+            of_trial[mutant.trial].push(i);
+        }
+    }
+    let same: Vec<usize> = of_trial
+        .into_par_iter()
+        .enumerate()
+        .filter(|(_, numbers)| !numbers.is_empty())
+        .flat_map_iter(|(trial, numbers)| {
+            let kernel = &trials[trial].kernel;
+            let mut prover = Prover::new(kernel);
+            numbers.into_iter().filter(move |i| {
+                let Mutant {
+                    statement, change, ..
+                } = mutants[*i];
+                prover.is_same(&mutant(kernel, statement, change))
+            })
+        })
+        .collect();
+    for i in same {
+        let found = std::mem::replace(&mut outcomes[i], Outcome::Same);
+        let Mutant { loc, change, .. } = mutants[i];
+        assert!(
+            found == Outcome::Survived,
+            "the prover is wrong about {loc}: {}",
+            change.describe()
+        );
+    }
+    outcomes
+}
+
 #[test]
 fn mutants_are_noticed() {
     let only = std::env::var("GANNET_MUTATE").unwrap_or_default();
@@ -139,16 +185,19 @@ fn mutants_are_noticed() {
         })
         .collect();
 
+    let outcomes = sorted_out(&trials, &mutants, outcomes);
     let number = |outcome| outcomes.iter().filter(|o| **o == outcome).count();
     let survived = number(Outcome::Survived);
-    let noticed = mutants.len() - survived;
+    let same = number(Outcome::Same);
+    let mistakes = mutants.len() - same;
+    let noticed = mistakes - survived;
     println!(
-        "{} kernels, {} mutants: {} refused, {} failed, {survived} survived: {:.2}% noticed",
+        "{} kernels, {same} changes that change nothing, {mistakes} mutants: {} refused, {} failed, \
+         {survived} survived: {:.2}% noticed",
         trials.len(),
-        mutants.len(),
         number(Outcome::Refused),
         number(Outcome::Failed),
-        100.0 * noticed as f64 / mutants.len() as f64
+        100.0 * noticed as f64 / mistakes as f64
     );
     let mut sources = Sources::default();
     let mut rows: BTreeMap<Key, Row> = BTreeMap::new();
@@ -179,11 +228,10 @@ fn mutants_are_noticed() {
         let bless = std::env::var_os("GANNET_BLESS").is_some_and(|v| v == "1");
         let complaints = survivors::compare(&rows, bless);
         assert!(
-            100 * noticed >= LEAST * mutants.len(),
-            "only {noticed} of {} mutants are noticed",
-            mutants.len()
+            100 * noticed >= LEAST * mistakes,
+            "only {noticed} of {mistakes} mutants are noticed"
         );
-        assert!(mutants.len() >= 10_000, "only {} mutants", mutants.len());
+        assert!(mistakes >= 10_000, "only {mistakes} mutants");
         assert!(complaints.is_empty(), "{}", complaints.join("\n"));
     }
 }

@@ -261,7 +261,7 @@ fn changes(kernel: &Kernel, inst: &Inst) -> Vec<Change> {
             _ => {}
         }
     }
-    if sibling(inst.op).is_some() {
+    if sibling(inst).is_some() {
         changes.push(Change::Sibling);
     }
     if matches!(inst.op, Op::Setp { .. }) {
@@ -296,6 +296,8 @@ fn spoilt(kernel: &mut Kernel, inst: &Inst, change: Change) -> Vec<Inst> {
         }
         Change::Swap(a, b) => new.src.swap(a, b),
         Change::Grow(i) => new.src[i] = moved(inst.op, new.src[i], 1),
+        // The clamp of a shuffle is forgotten: a smaller one would do for the lower lanes.
+        Change::Shrink(2) if matches!(inst.op, Op::Shfl { .. }) => new.src[2] = Imm::u32(0).into(),
         Change::Shrink(i) => new.src[i] = moved(inst.op, new.src[i], -1),
         Change::Move(i) => {
             if let Operand::Addr(address) = &mut new.src[i] {
@@ -303,7 +305,7 @@ fn spoilt(kernel: &mut Kernel, inst: &Inst, change: Change) -> Vec<Inst> {
             }
         }
         Change::Sibling => {
-            if let Some(op) = sibling(inst.op) {
+            if let Some(op) = sibling(inst) {
                 new.op = op;
             }
         }
@@ -401,8 +403,9 @@ fn opposite(cmp: Cmp) -> Cmp {
 }
 
 /// The operation that one writes by mistake.
-fn sibling(op: Op) -> Option<Op> {
-    Some(match op {
+fn sibling(inst: &Inst) -> Option<Op> {
+    let zero = |i: usize| matches!(inst.src[i], Operand::Imm(imm) if imm.bits == 0);
+    Some(match inst.op {
         Op::Add { ty } => Op::Sub { ty },
         Op::Sub { ty } => Op::Add { ty },
         Op::Mul { ty } => Op::Add { ty },
@@ -425,6 +428,10 @@ fn sibling(op: Op) -> Option<Op> {
             a_signed: !a_signed,
             b_signed,
         },
+        // Unsigned, `x <= 0` would be the same.
+        Op::Setp { cmp: Cmp::Eq, ty } if zero(1) && ty.is_int() && !ty.is_signed() => {
+            Op::Setp { cmp: Cmp::Ge, ty }
+        }
         Op::Setp { cmp, ty } => Op::Setp {
             cmp: match cmp {
                 Cmp::Lt => Cmp::Le,
@@ -491,9 +498,10 @@ fn sibling(op: Op) -> Option<Op> {
                 _ => ty,
             },
         },
+        // For lane 0, and for a reduction all that matters is often lane 0, `Down` would be as good.
         Op::Shfl { mode, ty } => Op::Shfl {
             mode: match mode {
-                Shfl::Bfly => Shfl::Down,
+                Shfl::Bfly => Shfl::Idx,
                 Shfl::Down => Shfl::Up,
                 Shfl::Up => Shfl::Down,
                 Shfl::Idx => Shfl::Bfly,

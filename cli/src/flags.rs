@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use gannet_engine::exec::Precision;
 use gannet_engine::{
-    Config, DeviceChoice, Error, ExecutorChoice, Model, ModelOptions, SessionOptions,
+    Config, DeviceChoice, Error, ExecutorChoice, Model, ModelOptions, SamplerOn, SessionOptions,
 };
 use gannet_gguf::Gguf;
 
@@ -66,9 +66,14 @@ pub(crate) struct DeviceFlags {
     /// kernels of a GPU, interpreted) [default: GANNET_DEVICE, else auto]
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
-    /// How kernels reach a GPU: eager or graph [default: GANNET_EXECUTOR, else graph]
+    /// How kernels reach a GPU: auto (a graph, or eager where none can be built), eager, graph or
+    /// capture [default: GANNET_EXECUTOR, else auto]
     #[arg(long, value_name = "EXECUTOR")]
     executor: Option<ExecutorChoice>,
+    /// Where a GPU's tokens are chosen: device, or cpu (the CPU's own code, for equality with it)
+    /// [default: GANNET_SAMPLER_ON, else device]
+    #[arg(long, value_name = "WHERE")]
+    sampler_on: Option<SamplerOn>,
     /// Compute with f32 activations: the reference, slower
     #[arg(long)]
     exact: bool,
@@ -85,14 +90,20 @@ impl DeviceFlags {
         };
         let executor = match (self.executor, &config.executor) {
             (Some(executor), _) => executor,
-            (None, Some(text)) => parsed("GANNET_EXECUTOR", text, "eager or graph")?,
+            (None, Some(text)) => parsed("GANNET_EXECUTOR", text, ExecutorChoice::NAMES)?,
             (None, None) => ExecutorChoice::default(),
+        };
+        let sampler_on = match (self.sampler_on, &config.sampler_on) {
+            (Some(place), _) => place,
+            (None, Some(text)) => parsed("GANNET_SAMPLER_ON", text, "device or cpu")?,
+            (None, None) => SamplerOn::default(),
         };
         let precision = precision(self.exact);
         Ok(SessionOptions {
             device,
             executor,
             precision,
+            sampler_on,
             config,
             ..SessionOptions::default()
         })

@@ -19,6 +19,7 @@ use crate::exec::{DecodeStart, Executor, Step};
 use crate::kv::BlockTable;
 use crate::model::Model;
 use crate::plan::Plan;
+use crate::sample::Sampling;
 
 /// What to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -219,8 +220,7 @@ struct Subject {
 impl Subject {
     fn new(executor: Box<dyn Executor>) -> Result<Subject, Error> {
         let limits = executor.limits();
-        let blocks = BlockTable::blocks_for(limits.num_slots, limits.context);
-        let mut table = BlockTable::new(limits.num_slots, limits.context, blocks);
+        let mut table = BlockTable::new(limits.num_slots, limits.context, limits.cache_blocks);
         table.reserve(0, limits.context)?;
         Ok(Subject { executor, table })
     }
@@ -272,11 +272,13 @@ impl Subject {
             token: 1,
             length: depth as u32 + 1,
             slot: 0,
+            sampling: &Sampling::default(),
+            history: &[],
+            draws: 0,
         };
         let seconds = timed(repeats, || {
-            let go_on = &mut |_| ControlFlow::Continue(());
-            self.executor
-                .decode_greedy(start, tokens, &self.table, go_on)
+            let go_on = &mut |_, _| ControlFlow::Continue(());
+            self.executor.decode(&[start], tokens, &self.table, go_on)
         })?;
         let mut row = row(Kind::Generate, tokens, depth, seconds);
         let plan = self.executor.plan();

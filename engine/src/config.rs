@@ -27,8 +27,13 @@ pub const TABLE: &[Variable] = &[
     },
     Variable {
         name: "GANNET_EXECUTOR",
-        values: "eager, graph",
+        values: "auto, eager, graph, capture",
         meaning: "default of --executor on a GPU",
+    },
+    Variable {
+        name: "GANNET_SAMPLER_ON",
+        values: "device, cpu",
+        meaning: "default of --sampler-on: where a GPU's tokens are chosen",
     },
     Variable {
         name: "GANNET_CACHE",
@@ -49,6 +54,8 @@ pub struct Config {
     pub device: Option<String>,
     /// `GANNET_EXECUTOR`.
     pub executor: Option<String>,
+    /// `GANNET_SAMPLER_ON`.
+    pub sampler_on: Option<String>,
     /// `GANNET_CACHE`, else the user's cache folder, else none.
     pub cache_dir: Option<PathBuf>,
     /// `GANNET_CUBIN_CACHE`.
@@ -60,6 +67,7 @@ impl Default for Config {
         Config {
             device: None,
             executor: None,
+            sampler_on: None,
             cache_dir: None,
             cubin_cache: true,
         }
@@ -99,6 +107,7 @@ impl Config {
         Ok(Config {
             device: set("GANNET_DEVICE"),
             executor: set("GANNET_EXECUTOR"),
+            sampler_on: set("GANNET_SAMPLER_ON"),
             cache_dir,
             cubin_cache,
         })

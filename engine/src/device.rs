@@ -9,7 +9,8 @@ use std::sync::Arc;
 use crate::Error;
 use crate::config::Config;
 use crate::exec::cpu::CpuExecutor;
-use crate::exec::{Buffers, Executor, Limits, Precision};
+use crate::exec::{Buffers, Executor, Faults, Limits, Precision};
+use crate::kv::BlockTable;
 use crate::model::Model;
 
 /// `--device`.
@@ -60,11 +61,20 @@ impl fmt::Display for DeviceChoice {
 /// `--executor`: how launches reach a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ExecutorChoice {
+    /// A graph; one launch after the other where it can't be built, said once.
+    #[default]
+    Auto,
     /// One launch after the other.
     Eager,
-    /// A graph of kernel nodes, replayed for every token.
-    #[default]
+    /// A graph of kernel nodes, replayed for every step.
     Graph,
+    /// A graph recorded by capturing a stream, replayed for every step.
+    Capture,
+}
+
+impl ExecutorChoice {
+    /// The values of `--executor`, for messages.
+    pub const NAMES: &str = "auto, eager, graph or capture";
 }
 
 impl FromStr for ExecutorChoice {
@@ -72,9 +82,39 @@ impl FromStr for ExecutorChoice {
 
     fn from_str(s: &str) -> Result<Self, String> {
         match s {
+            "auto" => Ok(ExecutorChoice::Auto),
             "eager" => Ok(ExecutorChoice::Eager),
             "graph" => Ok(ExecutorChoice::Graph),
-            _ => Err(format!("{s:?} is not an executor; expected eager or graph")),
+            "capture" => Ok(ExecutorChoice::Capture),
+            _ => {
+                let names = ExecutorChoice::NAMES;
+                Err(format!("{s:?} is not an executor; expected {names}"))
+            }
+        }
+    }
+}
+
+/// `--sampler-on`: where the tokens of a GPU's sequences are chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SamplerOn {
+    /// On the device that computes the logits.
+    #[default]
+    Device,
+    /// On the CPU, by the code that chooses for a model on the CPU: logits travel to the host and
+    /// every token waits for it.
+    Cpu,
+}
+
+impl FromStr for SamplerOn {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "device" => Ok(SamplerOn::Device),
+            "cpu" => Ok(SamplerOn::Cpu),
+            _ => Err(format!(
+                "{s:?} is no place to sample on; expected device or cpu"
+            )),
         }
     }
 }
@@ -94,6 +134,15 @@ pub struct SessionOptions {
     pub max_rows: Option<usize>,
     /// Rows of a step whose logits are wanted; 1 for generation.
     pub max_outputs: Option<usize>,
+    /// Sequences at once; `None`: one.
+    pub slots: Option<usize>,
+    /// Blocks of the cache ([`crate::kv::BLOCK_TOKENS`] positions each); `None`: a whole context
+    /// for every slot. Sequences that share prefixes need fewer.
+    pub cache_blocks: Option<usize>,
+    /// Where tokens are chosen.
+    pub sampler_on: SamplerOn,
+    /// Faults to plant, for tests of what must notice them.
+    pub faults: Faults,
     /// Whether buffers share memory.
     pub buffers: Buffers,
     /// Settings of the process.
@@ -155,12 +204,25 @@ pub(crate) fn limits(model: &Model, options: &SessionOptions, rows: usize) -> Li
     let context = options
         .context
         .unwrap_or(model.hparams().context_length.min(DEFAULT_CONTEXT));
-    let max_rows = options.max_rows.unwrap_or(rows).clamp(1, context.max(1));
+    let (context, num_slots) = (context.max(1), options.slots.unwrap_or(1).max(1));
+    // A batch has a power of two of rows, each with its logits.
+    let batch = num_slots.next_power_of_two();
+    let max_rows = options
+        .max_rows
+        .unwrap_or(rows)
+        .clamp(1, context)
+        .max(batch);
+    let blocks = BlockTable::blocks_for(num_slots, context);
     Limits {
         max_rows,
-        max_outputs: options.max_outputs.unwrap_or(1).clamp(1, max_rows),
-        context: context.max(1),
-        num_slots: 1,
+        max_outputs: options
+            .max_outputs
+            .unwrap_or(1)
+            .clamp(1, max_rows)
+            .max(batch),
+        context,
+        num_slots,
+        cache_blocks: options.cache_blocks.unwrap_or(blocks).clamp(1, blocks),
     }
 }
 

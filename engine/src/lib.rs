@@ -41,7 +41,7 @@ pub mod synth;
 pub mod tokenizer;
 
 pub use config::Config;
-pub use device::{DeviceChoice, ExecutorChoice, SessionOptions};
+pub use device::{DeviceChoice, ExecutorChoice, SamplerOn, SessionOptions};
 pub use error::Error;
 pub use model::{Model, ModelOptions};
 pub use sample::Sampling;

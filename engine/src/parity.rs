@@ -125,7 +125,7 @@ pub fn diff(
     right.begin(step)?;
     left.poison()?;
     right.poison()?;
-    let units = right.units(step.rows(), step.outputs.len())?;
+    let units = right.units(step.shape())?;
     let plan = left.plan().clone();
     let mut report = Report {
         left: left.name().to_owned(),
@@ -253,6 +253,7 @@ fn side(
     options: &ParityOptions,
     name: &str,
 ) -> Result<Box<dyn Executor>, Error> {
+    let cuda = |executor| (DeviceChoice::Cuda(options.gpu), executor, options.precision);
     let (device, executor, precision) = match name {
         "cpu" | "cpu-exact" => (DeviceChoice::Cpu, ExecutorChoice::Eager, Precision::Exact),
         "cpu-fast" => (DeviceChoice::Cpu, ExecutorChoice::Eager, Precision::Fast),
@@ -261,20 +262,13 @@ fn side(
             ExecutorChoice::Eager,
             options.precision,
         ),
-        "cuda-eager" => (
-            DeviceChoice::Cuda(options.gpu),
-            ExecutorChoice::Eager,
-            options.precision,
-        ),
-        "cuda-graph" => (
-            DeviceChoice::Cuda(options.gpu),
-            ExecutorChoice::Graph,
-            options.precision,
-        ),
+        "cuda-eager" => cuda(ExecutorChoice::Eager),
+        "cuda-graph" => cuda(ExecutorChoice::Graph),
+        "cuda-capture" => cuda(ExecutorChoice::Capture),
         _ => {
             return Err(Error::Request(format!(
-                "{name:?} is not an executor; expected cpu, cpu-fast, interp, cuda-eager \
-                 or cuda-graph"
+                "{name:?} is not an executor; expected cpu, cpu-fast, interp, cuda-eager, \
+                 cuda-graph or cuda-capture"
             )));
         }
     };

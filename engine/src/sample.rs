@@ -83,12 +83,24 @@ impl Sampler {
     /// A sampler at the start of its random sequence.
     #[must_use]
     pub fn new(settings: Sampling) -> Sampler {
+        Sampler::with_draws(settings, 0)
+    }
+
+    /// A sampler that has drawn so often.
+    #[must_use]
+    pub fn with_draws(settings: Sampling, draws: u64) -> Sampler {
         Sampler {
             settings,
-            draws: 0,
+            draws,
             logits: Vec::new(),
             candidates: Vec::new(),
         }
+    }
+
+    /// How often it has drawn.
+    #[must_use]
+    pub fn draws(&self) -> u64 {
+        self.draws
     }
 
     /// The next token, given the logits and the tokens so far.

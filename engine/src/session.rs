@@ -121,10 +121,9 @@ impl Session {
     pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Session, Error> {
         let made = device::make_executor(model, options)?;
         let limits = made.executor.limits();
-        let blocks = BlockTable::blocks_for(limits.num_slots, limits.context);
         Ok(Session {
             model: Arc::clone(model),
-            table: BlockTable::new(limits.num_slots, limits.context, blocks),
+            table: BlockTable::new(limits.num_slots, limits.context, limits.cache_blocks),
             executor: made.executor,
             cached: Vec::new(),
             notice: made.notice,
@@ -133,8 +132,8 @@ impl Session {
 
     /// What a user should know about the choice of device, such as a fallback to the CPU.
     #[must_use]
-    pub fn notice(&self) -> Option<&str> {
-        self.notice.as_deref()
+    pub fn notice(&self) -> Option<String> {
+        self.notice.clone().or_else(|| self.executor.notice())
     }
 
     /// The executor in use.
@@ -280,32 +279,23 @@ impl Session {
         let room = self.context() - self.cached.len();
         let steps = (options.max_tokens - 1).min(room);
         self.table.reserve(0, self.cached.len() + steps)?;
-        if output.sampler.is_none() {
-            let length = self.cached.len() as u32 + 1;
-            let start = DecodeStart {
-                token: first,
-                length,
-                slot: 0,
-            };
-            let mut fed = first;
-            let cached = &mut self.cached;
-            return self
-                .executor
-                .decode_greedy(start, steps, &self.table, &mut |token| {
-                    cached.push(fed);
-                    fed = token;
-                    output.push(token, on_event)
-                });
-        }
-        let mut token = first;
-        for _ in 0..steps {
-            self.feed(&[token], |_, _| ControlFlow::Continue(()))?;
-            token = self.choose(&mut output.sampler, &output.history)?;
-            if output.push(token, on_event).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        let history = output.history.clone();
+        let start = DecodeStart {
+            token: first,
+            length: self.cached.len() as u32 + 1,
+            slot: 0,
+            sampling: &options.sampling,
+            history: &history,
+            draws: output.sampler.as_ref().map_or(0, Sampler::draws),
+        };
+        let mut fed = first;
+        let cached = &mut self.cached;
+        let take = &mut |_, token| {
+            cached.push(fed);
+            fed = token;
+            output.push(token, on_event)
+        };
+        self.executor.decode(&[start], steps, &self.table, take)
     }
 }
 

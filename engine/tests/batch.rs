@@ -20,6 +20,7 @@ const LIMITS: Limits = Limits {
     max_outputs: 3,
     context: 70,
     num_slots: 3,
+    cache_blocks: 9,
 };
 
 const PROMPTS: [&[u32]; 3] = [&[3, 141, 59, 26, 5], &[35, 89, 79], &[1; 40]];

@@ -24,7 +24,7 @@ const TEXT: &str = "Ownership is a set of rules that govern how a program manage
 pub(crate) struct Parity {
     #[command(flatten)]
     model: ModelFlag,
-    /// Reference: cpu, cpu-fast, cuda-eager or cuda-graph
+    /// Reference: cpu, cpu-fast, interp, cuda-eager, cuda-graph or cuda-capture
     #[arg(long, value_name = "EXECUTOR", default_value = "cpu")]
     left: String,
     /// What is held against it

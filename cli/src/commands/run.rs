@@ -107,7 +107,8 @@ impl Run {
             let _progress = Progress::spinner("loading");
             Session::new(&model, &session_options)?
         };
-        if let Some(notice) = session.notice() {
+        let told = session.notice();
+        if let Some(notice) = &told {
             console.note(notice);
         }
         let mut stream = Stream::new(console, !self.json);
@@ -118,6 +119,10 @@ impl Run {
             return Err(failure);
         }
         drop(stream);
+        // What only running could show, such as a graph that could not be built.
+        if let Some(notice) = session.notice().filter(|n| told.as_ref() != Some(n)) {
+            console.note(notice);
+        }
         let generation = generated?;
         let device = session.executor().name();
         if self.json {

@@ -4,16 +4,18 @@
 //! kernel leaves its buffers, reads what nothing wrote or races. It is slow and needs no GPU.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use gannet_ptx_gen::interp::{Arg as InterpArg, Fault, Memory, Options, Prepared as Kernel};
 use gannet_ptx_gen::target::Target;
 
+use super::decode::{check_blocks, check_sequences, decode_on_host};
 use super::packed::{KV_BYTES, pack_weight, place};
-use super::{Buffers, Executor, Limits, Precision, Stats, Step, Unit};
+use super::{Buffers, DecodeStart, Executor, Limits, Precision, Stats, Step, Unit};
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
-use crate::lower::{Arg, LowerOptions, Lowered, Shape, StepKind, lower};
+use crate::lower::{Arg, LowerOptions, Lowered, Shape, lower};
 use crate::model::Model;
 use crate::plan::{Buf, Element, Plan, Weight};
 
@@ -88,8 +90,8 @@ impl InterpExecutor {
             .iter()
             .map(|r| memory.alloc_from(&r.table(limits.context)))
             .collect();
-        let blocks = BlockTable::blocks_for(limits.num_slots, limits.context);
-        let layer = blocks * plan.kv.num_kv_heads * BLOCK_TOKENS * plan.kv.head_dim * KV_BYTES;
+        let layer =
+            limits.cache_blocks * plan.kv.num_kv_heads * BLOCK_TOKENS * plan.kv.head_dim * KV_BYTES;
         let mut pool = |_| memory.alloc_zeroed(layer as u64);
         let keys = (0..plan.kv.num_layers).map(&mut pool).collect();
         let values = (0..plan.kv.num_layers).map(&mut pool).collect();
@@ -240,12 +242,32 @@ impl Executor for InterpExecutor {
         Ok(&self.next)
     }
 
-    fn units(&mut self, rows: usize, outputs: usize) -> Result<Vec<Unit>, Error> {
-        let shape = Shape {
-            rows,
-            outputs,
-            kind: StepKind::Prompt,
-        };
+    fn decode(
+        &mut self,
+        sequences: &[DecodeStart<'_>],
+        steps: usize,
+        table: &BlockTable,
+        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        check_sequences(self, sequences, steps)?;
+        decode_on_host(self, sequences, steps, table, true, on_token)
+    }
+
+    fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        check_blocks(self.limits, pairs)?;
+        let kv = self.plan().kv;
+        let bytes = kv.num_kv_heads * BLOCK_TOKENS * kv.head_dim * KV_BYTES;
+        for &pool in self.keys.iter().chain(&self.values) {
+            for &(from, to) in pairs {
+                let at = |block: u32| pool + u64::from(block) * bytes as u64;
+                let block: Vec<u8> = self.memory.read(at(from), bytes).map_err(fault)?;
+                self.memory.write(at(to), &block).map_err(fault)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn units(&mut self, shape: Shape) -> Result<Vec<Unit>, Error> {
         Ok(self.prepared(shape)?.lowered.units.clone())
     }
 

@@ -6,6 +6,7 @@
 
 pub mod cpu;
 pub mod cuda;
+mod decode;
 #[cfg(feature = "interp")]
 pub mod interp;
 mod packed;
@@ -16,6 +17,9 @@ use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{Shape, StepKind};
 use crate::plan::{Buf, Plan};
+use crate::sample::Sampling;
+
+pub use decode::decode_on_host;
 
 /// What one forward step computes: a row for each token.
 #[derive(Debug, Clone, Copy)]
@@ -73,7 +77,12 @@ impl Step<'_> {
         let table = limits.num_slots * limits.context.div_ceil(BLOCK_TOKENS);
         let fits = rows <= limits.max_rows
             && self.outputs.len() <= limits.max_outputs
-            && self.table.entries().len() == table;
+            && self.table.entries().len() == table
+            && self
+                .table
+                .entries()
+                .iter()
+                .all(|&b| (b as usize) < limits.cache_blocks);
         if lengths_match && in_range && fits {
             return Ok(());
         }
@@ -100,6 +109,23 @@ pub struct Limits {
     pub context: usize,
     /// Sequences at once.
     pub num_slots: usize,
+    /// Blocks of the cache, of [`BLOCK_TOKENS`] positions each; sequences that share a prefix need
+    /// fewer than `num_slots` contexts of them.
+    pub cache_blocks: usize,
+}
+
+impl Limits {
+    /// Limits of `num_slots` sequences of `context` positions, each with blocks of its own.
+    #[must_use]
+    pub fn new(num_slots: usize, context: usize) -> Limits {
+        Limits {
+            max_rows: context.clamp(1, 512).max(num_slots),
+            max_outputs: num_slots,
+            context,
+            num_slots,
+            cache_blocks: BlockTable::blocks_for(num_slots, context),
+        }
+    }
 }
 
 impl Default for Limits {
@@ -109,6 +135,7 @@ impl Default for Limits {
             max_outputs: 1,
             context: 2048,
             num_slots: 1,
+            cache_blocks: BlockTable::blocks_for(1, 2048),
         }
     }
 }
@@ -146,15 +173,45 @@ pub enum Buffers {
     Distinct,
 }
 
-/// Where a greedy decode starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DecodeStart {
+/// Where a sequence's decode starts, and how its tokens are chosen.
+#[derive(Debug, Clone, Copy)]
+pub struct DecodeStart<'a> {
     /// The token to feed first.
     pub token: u32,
     /// Keys it may see: its position plus one.
     pub length: u32,
     /// Its slot.
     pub slot: u32,
+    /// How its tokens are chosen.
+    pub sampling: &'a Sampling,
+    /// Tokens before and including `token`, for the penalties.
+    pub history: &'a [u32],
+    /// Draws that the sequence has made: its place in the random sequence of its seed.
+    pub draws: u64,
+}
+
+/// What a launch took, measured on the device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LaunchTime {
+    /// The unit it belongs to: plan operation and buffer.
+    pub unit: String,
+    /// The kernel's name.
+    pub kernel: String,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Bytes that it must move.
+    pub bytes: u64,
+    /// Seconds of each repeat, in the order they ran.
+    pub seconds: Vec<f64>,
+}
+
+/// Planted faults, so that the machinery that must notice them can be tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Faults {
+    /// Leave this launch out of every list that is issued or recorded, by its index.
+    pub omit_launch: Option<usize>,
+    /// Refuse to build graphs.
+    pub refuse_graphs: bool,
 }
 
 /// Counters since an executor was made.
@@ -168,12 +225,19 @@ pub struct Stats {
     pub graph_launches: u64,
     /// Host waits for the device.
     pub synchronizations: u64,
+    /// Steps that were to run as a graph and ran eagerly, because the graph could not be built.
+    pub fallbacks: u64,
 }
 
 /// Runs a plan.
 pub trait Executor: Send {
-    /// Name on the command line: `cpu`, `cuda-eager`, `cuda-graph`.
+    /// Name on the command line: `cpu`, `cuda-eager`, `cuda-graph`, `cuda-capture`, `interp`.
     fn name(&self) -> &'static str;
+
+    /// What a user should know about how it runs, such as a graph that could not be built.
+    fn notice(&self) -> Option<String> {
+        None
+    }
 
     /// The plan it runs.
     fn plan(&self) -> &Plan;
@@ -199,37 +263,59 @@ pub trait Executor: Send {
     /// The device failed.
     fn next(&mut self) -> Result<&[u32], Error>;
 
-    /// Feeds `start.token`, then each most likely token, for `steps` steps or until `on_token`
-    /// breaks. The table must hold blocks for all of them.
+    /// Feeds each sequence its token, then each token that is chosen, for `steps` steps.
+    /// `on_token(i, token)` gets what sequence `i` chose and ends that sequence by breaking; nothing
+    /// of it is given out afterwards. Ends when all sequences have. The table must hold blocks that
+    /// each sequence may write for all of its steps.
+    ///
+    /// # Errors
+    /// More sequences or positions than the limits, two sequences of one slot, or the device failed.
+    fn decode(
+        &mut self,
+        sequences: &[DecodeStart<'_>],
+        steps: usize,
+        table: &BlockTable,
+        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+    ) -> Result<(), Error>;
+
+    /// Device time of one step of [`Executor::decode`] in seconds, all of its launches back to back;
+    /// `None` where there is no device to wait for.
+    ///
+    /// # Errors
+    /// As [`Executor::decode`].
+    fn device_step_time(
+        &mut self,
+        _sequences: &[DecodeStart<'_>],
+        _steps: usize,
+        _table: &BlockTable,
+    ) -> Result<Option<f64>, Error> {
+        Ok(None)
+    }
+
+    /// Runs a step launch by launch, `repeats` times, and says what each took; `None` where there
+    /// are no launches.
     ///
     /// # Errors
     /// The device failed.
-    fn decode_greedy(
+    fn profile(
         &mut self,
-        start: DecodeStart,
-        steps: usize,
-        table: &BlockTable,
-        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
-        let mut token = start.token;
-        for i in 0..steps {
-            self.run(&Step {
-                tokens: &[token],
-                lengths: &[start.length + i as u32],
-                slots: &[start.slot],
-                outputs: &[0],
-                table,
-            })?;
-            token = self.next()?[0];
-            if on_token(token).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        _step: &Step<'_>,
+        _repeats: usize,
+    ) -> Result<Option<Vec<LaunchTime>>, Error> {
+        Ok(None)
     }
 
+    /// Copies cache blocks, all layers and keys and values of each: `(from, to)`.
+    ///
+    /// # Errors
+    /// A block outside the cache, or the device failed.
+    fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error>;
+
     /// The pieces that [`Executor::run_unit`] runs for a step of this shape.
-    fn units(&mut self, rows: usize, outputs: usize) -> Result<Vec<Unit>, Error>;
+    ///
+    /// # Errors
+    /// A shape that cannot be lowered.
+    fn units(&mut self, shape: Shape) -> Result<Vec<Unit>, Error>;
 
     /// Fills every buffer with NaN (ids with an impossible value).
     ///

@@ -43,6 +43,14 @@ impl LayerCache {
         (block * self.kv.num_kv_heads + head) * BLOCK_TOKENS * self.kv.head_dim
     }
 
+    /// Copies a block onto another.
+    pub(super) fn copy_block(&mut self, from: usize, to: usize) {
+        let len = self.start(1, 0);
+        for pool in [&mut self.k, &mut self.v] {
+            pool.copy_within(from * len..(from + 1) * len, to * len);
+        }
+    }
+
     /// Copies the keys and values of the step's tokens to their positions. Dead rows have none.
     pub(super) fn write(&mut self, step: &Step<'_>, k: &[f32], v: &[f32]) {
         let KvShape {

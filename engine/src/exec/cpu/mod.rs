@@ -7,7 +7,7 @@
 mod attention;
 mod ops;
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use gannet_quant::Matrix;
@@ -15,9 +15,11 @@ use gannet_quant::cpu::{Product, matmul_exact, matmul_fast_each};
 
 use attention::LayerCache;
 
-use super::{Buffers, Executor, Limits, Precision, Stats, Step, Unit};
+use super::decode::{check_blocks, check_sequences, decode_on_host};
+use super::{Buffers, DecodeStart, Executor, Limits, Precision, Stats, Step, Unit};
 use crate::Error;
 use crate::kv::BlockTable;
+use crate::lower::Shape;
 use crate::model::Model;
 use crate::plan::{Buf, Op, Plan, Rows, Storage, Weight, assign_storage};
 use crate::sample::argmax;
@@ -69,9 +71,8 @@ impl CpuExecutor {
                 sizes: plan.buffers.iter().map(|b| (b.rows, b.cols)).collect(),
             },
         };
-        let blocks = BlockTable::blocks_for(limits.num_slots, limits.context);
         let cache = (0..plan.kv.num_layers)
-            .map(|_| LayerCache::new(plan.kv, blocks))
+            .map(|_| LayerCache::new(plan.kv, limits.cache_blocks))
             .collect();
         let ropes = plan.ropes.iter().map(|r| r.table(limits.context)).collect();
         let vectors = (0..plan.weights.len() as u32)
@@ -334,7 +335,28 @@ impl Executor for CpuExecutor {
         Ok(&self.next)
     }
 
-    fn units(&mut self, _rows: usize, _outputs: usize) -> Result<Vec<Unit>, Error> {
+    fn decode(
+        &mut self,
+        sequences: &[DecodeStart<'_>],
+        steps: usize,
+        table: &BlockTable,
+        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        check_sequences(self, sequences, steps)?;
+        decode_on_host(self, sequences, steps, table, false, on_token)
+    }
+
+    fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        check_blocks(self.limits, pairs)?;
+        for layer in &mut self.cache {
+            pairs
+                .iter()
+                .for_each(|&(from, to)| layer.copy_block(from as usize, to as usize));
+        }
+        Ok(())
+    }
+
+    fn units(&mut self, _shape: Shape) -> Result<Vec<Unit>, Error> {
         let plan = self.model.plan();
         let unit = |(i, op): (usize, &Op)| {
             let of = op.writes().map_or("", |b| plan.buffer(b).name.as_str());

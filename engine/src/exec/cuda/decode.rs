@@ -1,20 +1,23 @@
-//! Greedy decoding without the host in the loop.
+//! Decoding without the host in the loop.
 //!
-//! Each step ends with a kernel that feeds the chosen token back into the step state and appends it
-//! to a ring in host memory. The host only queues steps, a few ahead, and reads the ring as it
-//! fills: no copy and no synchronisation between tokens.
+//! Each step ends with a kernel that feeds the chosen tokens back into the step state and appends
+//! them to a ring in host memory. The host only queues steps, a few ahead, and reads the ring as it
+//! fills: no copy and no synchronisation between tokens. A sequence that ends gets length 0 by a
+//! fill queued between two steps; what it computed meanwhile is not given out.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_cuda_runtime::{Args, Buffer, GraphBuilder, GraphExec, Launch, PinnedBuffer, Stream};
+use gannet_cuda_runtime::{Args, Buffer, Launch, PinnedBuffer, Stream};
 use gannet_ptx_gen::kernels::AdvanceSpec;
 
 use super::executor::CudaExecutor;
 use super::prepare::{Prepared, compile};
+use super::record::Issue;
+use super::state::StepState;
 use crate::Error;
 
-/// Tokens that the ring holds.
+/// Steps that the ring holds.
 const RING: u32 = 256;
 
 /// Steps queued ahead of the token that the host waits for. Enough to hide the host, few enough
@@ -27,34 +30,30 @@ const POLLS: u32 = 1 << 14;
 /// A step that advances itself, and its ring.
 pub(super) struct Replay {
     step: Issue,
+    rows: usize,
     counter: Buffer,
-    /// `u32[RING + 1]`: tokens, then how many were written.
+    /// `u32[RING * rows + 1]`: the tokens of each step, then how many steps were written.
     ring: PinnedBuffer,
 }
 
-enum Issue {
-    Graph(GraphExec),
-    Launches(Vec<Launch>),
-}
-
 impl Replay {
-    /// Appends the advancing kernel to the launches of one token.
+    /// Appends the advancing kernel to the launches of one step of `rows` sequences.
     pub(super) fn new(
         executor: &mut CudaExecutor,
         prepared: &Arc<Prepared>,
-        graph: bool,
+        rows: usize,
     ) -> Result<Replay, Error> {
         let next = executor.next_buffer(prepared)?;
-        let (gpu, state, limits) = executor.parts();
+        let (gpu, state, limits, recorder) = executor.parts();
         let spec = AdvanceSpec {
             target: gpu.target,
-            num_slots: 1,
+            num_slots: rows as u32,
             ring_len: RING,
             context: limits.context as u32,
         };
         let kernel = compile(gpu, &spec.kernel())?;
         let counter = Buffer::new(&gpu.context, 4)?;
-        let ring = PinnedBuffer::new(&gpu.context, (RING as usize + 1) * 4)?;
+        let ring = PinnedBuffer::new(&gpu.context, (RING as usize * rows + 1) * 4)?;
         let args = Args::for_kernel(&kernel)
             .ptr(&next)
             .ptr(&state.tokens)
@@ -62,68 +61,74 @@ impl Replay {
             .ptr(&counter)
             .ptr(&ring.as_buffer())
             .finish()?;
-        let mut launches = prepared.launches.clone();
+        let mut launches = recorder.listed(&prepared.launches);
         launches.push(Launch::new(&kernel, spec.grid(), args));
-        let step = if graph {
-            let mut builder = GraphBuilder::new(&gpu.context)?;
-            builder.chain(&launches)?;
-            Issue::Graph(builder.instantiate()?)
-        } else {
-            Issue::Launches(launches)
-        };
         Ok(Replay {
-            step,
+            step: recorder.record(&gpu.context, launches)?,
+            rows,
             counter,
             ring,
         })
     }
 
-    /// Runs `steps` steps, or until `on_token` breaks, and returns how many were issued.
+    /// Whether it stands in for a graph that could not be built.
+    pub(super) fn is_fallback(&self) -> bool {
+        self.step.is_fallback()
+    }
+
+    /// Queues one step.
+    pub(super) fn issue(&self, stream: &Stream) -> Result<(), Error> {
+        self.step.issue(stream)
+    }
+
+    /// Runs up to `steps` steps of the first `sequences` rows, until `on_token` has ended them all,
+    /// and returns how many were issued. Everything issued is done when it returns.
     pub(super) fn run(
         &mut self,
         stream: &Stream,
-        steps: usize,
-        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
+        state: &StepState,
+        (sequences, steps): (usize, usize),
+        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<u64, Error> {
         stream.memset_d32(&self.counter, 0)?;
-        self.ring.write_u32(RING as usize, 0)?;
+        let count = RING as usize * self.rows;
+        self.ring.write_u32(count, 0)?;
+        let mut live: Vec<usize> = (0..sequences).collect();
         let (mut queued, mut read) = (0, 0);
-        while read < steps {
+        while read < steps && !live.is_empty() {
             while queued < steps && queued - read < AHEAD {
                 self.issue(stream)?;
                 queued += 1;
             }
             let written = self.wait(stream, read)?;
-            while read < written {
-                let token = self.ring.read_u32(read % RING as usize)?;
+            while read < written && !live.is_empty() {
+                let start = read % RING as usize * self.rows;
+                let mut ended = Vec::new();
+                for &i in &live {
+                    if on_token(i, self.ring.read_u32(start + i)?).is_break() {
+                        ended.push(i);
+                    }
+                }
                 read += 1;
-                if on_token(token).is_break() {
-                    // Steps already queued only write positions that nobody reads.
-                    stream.synchronize()?;
-                    return Ok(queued as u64);
+                live.retain(|i| !ended.contains(i));
+                if !live.is_empty() && read < steps {
+                    for i in ended {
+                        stream.memset_d32(&state.lengths.slice(4 * i..4 * i + 4)?, 0)?;
+                    }
                 }
             }
         }
+        // Steps still queued only write positions that nobody reads, but must not outlive this.
+        stream.synchronize()?;
         Ok(queued as u64)
     }
 
-    fn issue(&self, stream: &Stream) -> Result<(), Error> {
-        match &self.step {
-            Issue::Graph(graph) => graph.launch(stream)?,
-            Issue::Launches(launches) => {
-                for launch in launches {
-                    stream.launch(launch)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Polls until more than `read` tokens are in the ring; returns how many.
+    /// Polls until more than `read` steps are in the ring; returns how many.
     fn wait(&self, stream: &Stream, read: usize) -> Result<usize, Error> {
+        let count = RING as usize * self.rows;
         let mut polls = 0;
         loop {
-            let written = self.ring.read_u32(RING as usize)? as usize;
+            let written = self.ring.read_u32(count)? as usize;
             if written > read {
                 return Ok(written);
             }
@@ -131,7 +136,7 @@ impl Replay {
             if polls == POLLS {
                 polls = 0;
                 let idle = stream.query()?;
-                if idle && self.ring.read_u32(RING as usize)? as usize <= read {
+                if idle && self.ring.read_u32(count)? as usize <= read {
                     let why = "the device finished its steps without writing a token";
                     return Err(Error::Cuda(why.to_owned()));
                 }

@@ -5,46 +5,44 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytemuck::{cast_slice, cast_slice_mut};
-use gannet_cuda_runtime::{Buffer, GraphBuilder, GraphExec, Stream};
+use gannet_cuda_runtime::{Buffer, Stream};
 
 use super::decode::Replay;
+use super::memory::{allocate, block_bytes, fit};
 use super::open::Gpu;
 use super::prepare::{Kernels, Memory, Prepared, prepare};
+use super::record::{Issue, Recorder};
 use super::state::StepState;
-use super::weights;
+use super::{profile, weights};
 use crate::Error;
-use crate::device::{DEFAULT_CONTEXT, ExecutorChoice, SessionOptions, limits};
-use crate::exec::packed::{KV_BYTES, place};
-use crate::exec::{DecodeStart, Executor, Limits, Stats, Step, Unit};
+use crate::device::{SamplerOn, SessionOptions};
+use crate::exec::decode::{check_blocks, check_sequences, decode_on_host};
+use crate::exec::{DecodeStart, Executor, LaunchTime, Limits, Stats, Step, Unit};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{GEMV_MAX_ROWS, LowerOptions, Lowered, Shape, StepKind, lower};
 use crate::model::Model;
 use crate::plan::{Buf, Element, Plan};
-
-/// Rows of a prompt chunk where nobody said otherwise.
-const DEFAULT_ROWS: usize = 512;
-
-/// Memory left for the driver and for what is allocated late.
-const RESERVE: usize = 256 << 20;
 
 /// Runs a plan on a GPU.
 pub struct CudaExecutor {
     model: Arc<Model>,
     gpu: Arc<Gpu>,
     stream: Stream,
-    choice: ExecutorChoice,
+    recorder: Recorder,
+    sampler_on: SamplerOn,
     options: LowerOptions,
     limits: Limits,
     kernels: Kernels,
     memory: Memory,
     state: StepState,
     prepared: HashMap<Shape, Arc<Prepared>>,
-    graphs: HashMap<Shape, Arc<GraphExec>>,
-    replay: Option<Replay>,
+    recorded: HashMap<Shape, Arc<Issue>>,
+    replays: HashMap<usize, Replay>,
     current: Option<Arc<Prepared>>,
     logits: Vec<f32>,
     next: Vec<u32>,
     steps: u64,
+    fallbacks: u64,
 }
 
 impl CudaExecutor {
@@ -66,24 +64,23 @@ impl CudaExecutor {
             max_blocks: limits.context.div_ceil(BLOCK_TOKENS),
             buffers: session.buffers,
         };
-        let token = lower(plan, TOKEN, &options)?;
-        let prompt = lower(
-            plan,
-            prompt_shape(limits.max_rows, limits.max_outputs),
-            &options,
-        )?;
+        let mut shapes = vec![prompt_shape(limits.max_rows, limits.max_outputs)];
+        let buckets = std::iter::successors(Some(1), |n| Some(2 * n));
+        let buckets = buckets.take_while(|n| *n <= limits.num_slots.next_power_of_two());
+        shapes.extend(buckets.map(batch_shape));
+        let lowered: Vec<Lowered> = (shapes.iter())
+            .map(|&shape| lower(plan, shape, &options))
+            .collect::<Result<_, _>>()?;
         let mut kernels = Kernels::default();
         // The driver compiles on one thread while another packs and uploads the weights.
         let (compiled, weights) = std::thread::scope(|scope| {
             let compile = scope.spawn(|| {
-                let mut specs = token.kernels.clone();
-                specs.extend(
-                    prompt
-                        .kernels
-                        .iter()
-                        .filter(|k| !token.kernels.contains(k))
-                        .cloned(),
-                );
+                let mut specs = Vec::new();
+                for spec in lowered.iter().flat_map(|l| &l.kernels) {
+                    if !specs.contains(spec) {
+                        specs.push(spec.clone());
+                    }
+                }
                 kernels.compile(gpu, &specs)
             });
             let weights = weights::upload(&gpu.context, model);
@@ -94,25 +91,27 @@ impl CudaExecutor {
         });
         compiled?;
         let stream = Stream::new(&gpu.context)?;
-        let memory = allocate(gpu, model, limits, &[&token, &prompt], &stream, weights?)?;
+        let memory = allocate(gpu, model, limits, &lowered, &stream, weights?)?;
         let state = StepState::new(&gpu.context, limits)?;
         Ok(CudaExecutor {
             model: Arc::clone(model),
             gpu: Arc::clone(gpu),
             stream,
-            choice: session.executor,
+            recorder: Recorder::new(session.executor, session.faults),
+            sampler_on: session.sampler_on,
             options,
             limits,
             kernels,
             memory,
             state,
             prepared: HashMap::new(),
-            graphs: HashMap::new(),
-            replay: None,
+            recorded: HashMap::new(),
+            replays: HashMap::new(),
             current: None,
             logits: Vec::new(),
             next: Vec::new(),
             steps: 0,
+            fallbacks: 0,
         })
     }
 
@@ -133,40 +132,62 @@ impl CudaExecutor {
             lowered,
         )?);
         // Prompts come in many lengths; keeping the launches of each would only grow.
-        if shape.rows <= GEMV_MAX_ROWS || shape.rows == self.limits.max_rows {
+        let repeats = shape.kind == StepKind::Batch || shape.rows <= GEMV_MAX_ROWS;
+        if repeats || shape.rows == self.limits.max_rows {
             self.prepared.insert(shape, Arc::clone(&made));
         }
         Ok(made)
     }
 
-    /// The graph of a shape's launches.
-    fn graph(&mut self, shape: Shape, prepared: &Prepared) -> Result<Arc<GraphExec>, Error> {
-        if let Some(found) = self.graphs.get(&shape) {
-            return Ok(Arc::clone(found));
-        }
-        let mut builder = GraphBuilder::new(&self.gpu.context)?;
-        builder.chain(&prepared.launches)?;
-        let graph = Arc::new(builder.instantiate()?);
-        self.graphs.insert(shape, Arc::clone(&graph));
-        Ok(graph)
-    }
-
-    /// Whether a shape's launches are worth a graph: prompts run once.
-    fn replays(&self, shape: Shape) -> bool {
-        self.choice == ExecutorChoice::Graph && shape.rows <= GEMV_MAX_ROWS
-    }
-
+    /// Issues the launches of a shape: as a graph where they will be issued again.
     fn issue(&mut self, shape: Shape) -> Result<(), Error> {
         let prepared = self.prepared(shape)?;
-        if self.replays(shape) {
-            self.graph(shape, &prepared)?.launch(&self.stream)?;
+        let repeats = shape.kind == StepKind::Batch || shape.rows <= GEMV_MAX_ROWS;
+        if repeats && self.recorder.replays() {
+            if !self.recorded.contains_key(&shape) {
+                let launches = self.recorder.listed(&prepared.launches);
+                let made = self.recorder.record(&self.gpu.context, launches)?;
+                self.recorded.insert(shape, Arc::new(made));
+            }
+            let recorded = &self.recorded[&shape];
+            recorded.issue(&self.stream)?;
+            self.fallbacks += u64::from(recorded.is_fallback());
         } else {
-            for launch in &prepared.launches {
-                self.stream.launch(launch)?;
+            for launch in self.recorder.listed(&prepared.launches) {
+                self.stream.launch(&launch)?;
             }
         }
         self.current = Some(prepared);
         Ok(())
+    }
+
+    /// Sets the step state to the first step of a decode and returns how to repeat it.
+    fn start_decode(
+        &mut self,
+        sequences: &[DecodeStart<'_>],
+        table: &BlockTable,
+    ) -> Result<usize, Error> {
+        let rows = sequences.len().next_power_of_two();
+        let column = |of: fn(&DecodeStart<'_>) -> u32| -> Vec<u32> {
+            let spare = std::iter::repeat_n(0, rows - sequences.len());
+            sequences.iter().map(of).chain(spare).collect()
+        };
+        let first = Step {
+            tokens: &column(|s| s.token),
+            lengths: &column(|s| s.length),
+            slots: &column(|s| s.slot),
+            outputs: &(0..rows as u32).collect::<Vec<_>>(),
+            table,
+        };
+        first.check(self.limits, self.plan().vocab_size)?;
+        self.state.upload(&self.stream, &first)?;
+        let prepared = self.prepared(batch_shape(rows))?;
+        if !self.replays.contains_key(&rows) {
+            let made = Replay::new(self, &prepared, rows)?;
+            self.replays.insert(rows, made);
+        }
+        self.current = Some(prepared);
+        Ok(rows)
     }
 
     fn memory_of(&self, b: Buf) -> Option<Buffer> {
@@ -186,8 +207,8 @@ impl CudaExecutor {
     }
 
     /// What the replay loop needs.
-    pub(super) fn parts(&self) -> (&Arc<Gpu>, &StepState, Limits) {
-        (&self.gpu, &self.state, self.limits)
+    pub(super) fn parts(&mut self) -> (&Arc<Gpu>, &StepState, Limits, &mut Recorder) {
+        (&self.gpu, &self.state, self.limits, &mut self.recorder)
     }
 
     /// Where a prepared step writes its most likely token.
@@ -199,12 +220,19 @@ impl CudaExecutor {
     }
 }
 
-/// The step of one generated token.
-pub(super) const TOKEN: Shape = Shape {
-    rows: 1,
-    outputs: 1,
-    kind: StepKind::Prompt,
-};
+/// The shape of a step that decodes `rows` sequences.
+fn batch_shape(rows: usize) -> Shape {
+    Shape {
+        rows,
+        outputs: rows,
+        // One row is a prompt of one.
+        kind: if rows == 1 {
+            StepKind::Prompt
+        } else {
+            StepKind::Batch
+        },
+    }
+}
 
 fn prompt_shape(rows: usize, outputs: usize) -> Shape {
     Shape {
@@ -214,94 +242,16 @@ fn prompt_shape(rows: usize, outputs: usize) -> Shape {
     }
 }
 
-/// The limits that fit on the device: an automatic context shrinks, one that was asked for is
-/// refused with the largest that fits.
-fn fit(gpu: &Gpu, model: &Model, session: &SessionOptions) -> Result<Limits, Error> {
-    let plan = model.plan();
-    let mut limits = limits(model, session, DEFAULT_ROWS);
-    let (free, _) = gpu.context.free_memory()?;
-    let widest = plan.buffers.iter().map(|b| b.cols).max().unwrap_or(0);
-    // A step keeps a handful of rows of its widest buffer alive at once.
-    let workspace =
-        8 * limits.max_rows * widest.min(64 << 10) * 4 + limits.max_outputs * plan.vocab_size * 4;
-    let weights = weights::total_bytes(plan)?;
-    let position = 2 * plan.kv.num_layers * plan.kv.num_kv_heads * plan.kv.head_dim * KV_BYTES;
-    let left = free.saturating_sub(weights + workspace + RESERVE);
-    let largest = left / position.max(1) / BLOCK_TOKENS * BLOCK_TOKENS;
-    if limits.context * limits.num_slots <= largest {
-        return Ok(limits);
-    }
-    let estimate = format!(
-        "weights {} MiB, cache {} MiB for {} positions, workspace {} MiB, free {} MiB",
-        weights >> 20,
-        (position * limits.context) >> 20,
-        limits.context,
-        workspace >> 20,
-        free >> 20
-    );
-    if largest < BLOCK_TOKENS || session.context.is_some() {
-        let advice = if largest < BLOCK_TOKENS {
-            "the model does not fit on this GPU".to_owned()
-        } else {
-            format!("the largest context that fits is {largest}")
-        };
-        return Err(Error::Cuda(format!("{estimate}; {advice}")));
-    }
-    limits.context = largest.min(DEFAULT_CONTEXT);
-    limits.max_rows = limits.max_rows.min(limits.context);
-    Ok(limits)
-}
-
-fn allocate(
-    gpu: &Gpu,
-    model: &Model,
-    limits: Limits,
-    shapes: &[&Lowered],
-    stream: &Stream,
-    weights: Vec<Buffer>,
-) -> Result<Memory, Error> {
-    let plan = model.plan();
-    let blocks = BlockTable::blocks_for(limits.num_slots, limits.context);
-    let layer = blocks * plan.kv.num_kv_heads * BLOCK_TOKENS * plan.kv.head_dim * KV_BYTES;
-    let pool = || -> Result<Vec<Buffer>, Error> {
-        (0..plan.kv.num_layers)
-            .map(|_| {
-                let buffer = Buffer::new(&gpu.context, layer)?;
-                // Blocks are read in whole tiles, past the last position too: those values are
-                // masked out, but must not be NaN.
-                stream.memset_d8(&buffer, 0)?;
-                Ok(buffer)
-            })
-            .collect()
-    };
-    let ropes = plan
-        .ropes
-        .iter()
-        .map(|rope| {
-            let table = rope.table(limits.context);
-            let buffer = Buffer::new(&gpu.context, table.len() * 4)?;
-            stream.copy_to_device(&buffer, 0, cast_slice(&table))?;
-            Ok(buffer)
-        })
-        .collect::<Result<_, Error>>()?;
-    let workspace = shapes.iter().map(|l| place(plan, l).1).max().unwrap_or(0);
-    let scratch = shapes.iter().map(|l| l.scratch_bytes).max().unwrap_or(0);
-    Ok(Memory {
-        weights,
-        ropes,
-        keys: pool()?,
-        values: pool()?,
-        workspace: Buffer::new(&gpu.context, workspace.max(256))?,
-        scratch: Buffer::new(&gpu.context, scratch.max(256))?,
-    })
-}
-
 impl Executor for CudaExecutor {
     fn name(&self) -> &'static str {
-        match self.choice {
-            ExecutorChoice::Eager => "cuda-eager",
-            ExecutorChoice::Graph => "cuda-graph",
-        }
+        self.recorder.name()
+    }
+
+    fn notice(&self) -> Option<String> {
+        let why = self.recorder.broken()?;
+        Some(format!(
+            "no graph could be built ({why}); launching kernels one by one"
+        ))
     }
 
     fn plan(&self) -> &Plan {
@@ -337,51 +287,88 @@ impl Executor for CudaExecutor {
         copied.map(|()| self.next.as_slice())
     }
 
-    fn decode_greedy(
+    fn decode(
         &mut self,
-        start: DecodeStart,
+        sequences: &[DecodeStart<'_>],
         steps: usize,
         table: &BlockTable,
-        on_token: &mut dyn FnMut(u32) -> ControlFlow<()>,
+        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<(), Error> {
-        if steps == 0 {
+        check_sequences(self, sequences, steps)?;
+        if steps == 0 || sequences.is_empty() {
             return Ok(());
         }
-        let first = Step {
-            tokens: &[start.token],
-            lengths: &[start.length],
-            slots: &[start.slot],
-            outputs: &[0],
-            table,
-        };
-        first.check(self.limits, self.plan().vocab_size)?;
-        if start.length as usize + steps - 1 > self.limits.context {
-            let tokens = start.length as usize + steps - 1;
-            return Err(Error::ContextFull {
-                tokens,
-                context: self.limits.context,
-            });
+        let greedy = sequences.iter().all(|s| s.sampling.is_greedy());
+        if self.sampler_on == SamplerOn::Cpu || !greedy {
+            return decode_on_host(self, sequences, steps, table, true, on_token);
         }
-        self.state.upload(&self.stream, &first)?;
-        let prepared = self.prepared(TOKEN)?;
-        if self.replay.is_none() {
-            let graph = self.choice == ExecutorChoice::Graph;
-            self.replay = Some(Replay::new(self, &prepared, graph)?);
-        }
-        self.current = Some(prepared);
-        let Some(replay) = &mut self.replay else {
+        let rows = self.start_decode(sequences, table)?;
+        let Some(replay) = self.replays.get_mut(&rows) else {
             return Ok(());
         };
-        self.steps += replay.run(&self.stream, steps, on_token)?;
+        let issued = replay.run(
+            &self.stream,
+            &self.state,
+            (sequences.len(), steps),
+            on_token,
+        )?;
+        self.steps += issued;
+        if replay.is_fallback() {
+            self.fallbacks += issued;
+        }
         Ok(())
     }
 
-    fn units(&mut self, rows: usize, outputs: usize) -> Result<Vec<Unit>, Error> {
-        Ok(self
-            .prepared(prompt_shape(rows, outputs))?
-            .lowered
-            .units
-            .clone())
+    fn device_step_time(
+        &mut self,
+        sequences: &[DecodeStart<'_>],
+        steps: usize,
+        table: &BlockTable,
+    ) -> Result<Option<f64>, Error> {
+        check_sequences(self, sequences, steps)?;
+        let rows = self.start_decode(sequences, table)?;
+        let Some(replay) = self.replays.get(&rows) else {
+            return Ok(None);
+        };
+        let seconds = profile::time(&self.gpu.context, &self.stream, steps, || {
+            replay.issue(&self.stream)
+        })?;
+        Ok(Some(seconds))
+    }
+
+    fn profile(
+        &mut self,
+        step: &Step<'_>,
+        repeats: usize,
+    ) -> Result<Option<Vec<LaunchTime>>, Error> {
+        // Once as it is served: it compiles, records and warms up.
+        self.run(step)?;
+        let prepared = self.prepared(step.shape())?;
+        let ahead = self.recorded.get(&step.shape()).map(Arc::clone);
+        let times = profile::launches(
+            &self.gpu.context,
+            &self.stream,
+            &prepared,
+            ahead.as_deref(),
+            repeats,
+        )?;
+        Ok(Some(times))
+    }
+
+    fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        check_blocks(self.limits, pairs)?;
+        let bytes = block_bytes(self.plan());
+        for pool in self.memory.keys.iter().chain(&self.memory.values) {
+            for &(from, to) in pairs.iter().filter(|(from, to)| from != to) {
+                let (from, to) = (from as usize * bytes, to as usize * bytes);
+                self.stream.copy(pool, to, pool, from, bytes)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn units(&mut self, shape: Shape) -> Result<Vec<Unit>, Error> {
+        Ok(self.prepared(shape)?.lowered.units.clone())
     }
 
     fn poison(&mut self) -> Result<(), Error> {
@@ -405,8 +392,15 @@ impl Executor for CudaExecutor {
         let Some(current) = &self.current else {
             return Ok(());
         };
-        let launches = current.lowered.launches.iter().zip(&current.launches);
-        for (_, launch) in launches.filter(|(l, _)| l.unit == unit) {
+        let of_unit = |l: &&crate::lower::Launch| l.unit == unit;
+        let first = current
+            .lowered
+            .launches
+            .iter()
+            .take_while(|l| l.unit < unit);
+        let first = first.count();
+        let count = current.lowered.launches[first..].iter().take_while(of_unit);
+        for launch in &current.launches[first..first + count.count()] {
             self.stream.launch(launch)?;
         }
         Ok(())
@@ -440,6 +434,7 @@ impl Executor for CudaExecutor {
             launches: s.launches,
             graph_launches: s.graph_launches,
             synchronizations: s.synchronizations,
+            fallbacks: self.fallbacks,
         }
     }
 }

@@ -7,8 +7,11 @@
 mod ceiling;
 mod decode;
 mod executor;
+mod memory;
 mod open;
 mod prepare;
+mod profile;
+mod record;
 mod state;
 mod weights;
 

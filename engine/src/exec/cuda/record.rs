@@ -1,0 +1,137 @@
+//! From a list of launches to something that issues them: one by one, or as a graph.
+//!
+//! The list is the same for every way, and recording is the only place that chooses, so that a
+//! launch cannot run eagerly and be missing from a graph.
+
+use std::sync::Arc;
+
+use gannet_cuda_runtime::{Context, GraphBuilder, GraphExec, Launch, Stream};
+
+use crate::Error;
+use crate::device::ExecutorChoice;
+use crate::exec::Faults;
+
+/// Launches, ready to issue as often as wanted.
+pub(super) enum Issue {
+    /// One graph.
+    Graph(GraphExec),
+    /// One after the other; `fallback` where a graph was wanted.
+    Launches {
+        launches: Vec<Launch>,
+        fallback: bool,
+    },
+}
+
+impl Issue {
+    /// Queues all launches.
+    pub(super) fn issue(&self, stream: &Stream) -> Result<(), Error> {
+        match self {
+            Issue::Graph(graph) => graph.launch(stream)?,
+            Issue::Launches { launches, .. } => {
+                for launch in launches {
+                    stream.launch(launch)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it stands in for a graph.
+    pub(super) fn is_fallback(&self) -> bool {
+        matches!(self, Issue::Launches { fallback: true, .. })
+    }
+}
+
+/// Makes graphs the way that was asked for.
+pub(super) struct Recorder {
+    choice: ExecutorChoice,
+    faults: Faults,
+    /// Why graphs can't be built here; once one could not, no other is tried.
+    broken: Option<String>,
+}
+
+impl Recorder {
+    pub(super) fn new(choice: ExecutorChoice, faults: Faults) -> Recorder {
+        Recorder {
+            choice,
+            faults,
+            broken: None,
+        }
+    }
+
+    /// Name of the executor.
+    pub(super) fn name(&self) -> &'static str {
+        match (self.choice, &self.broken) {
+            (ExecutorChoice::Eager, _) | (ExecutorChoice::Auto, Some(_)) => "cuda-eager",
+            (ExecutorChoice::Capture, _) => "cuda-capture",
+            (ExecutorChoice::Graph | ExecutorChoice::Auto, _) => "cuda-graph",
+        }
+    }
+
+    /// Whether steps that repeat are replayed.
+    pub(super) fn replays(&self) -> bool {
+        self.choice != ExecutorChoice::Eager
+    }
+
+    /// Why graphs could not be built.
+    pub(super) fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
+    }
+
+    /// The launches of a list that are issued: all, but for a planted fault.
+    pub(super) fn listed(&self, launches: &[Launch]) -> Vec<Launch> {
+        let kept = |(i, _): &(usize, &Launch)| self.faults.omit_launch != Some(*i);
+        let launches = launches.iter().enumerate().filter(kept);
+        launches.map(|(_, launch)| launch.clone()).collect()
+    }
+
+    /// Records a list that will be issued often.
+    pub(super) fn record(
+        &mut self,
+        context: &Arc<Context>,
+        launches: Vec<Launch>,
+    ) -> Result<Issue, Error> {
+        let eagerly = |launches, fallback| Ok(Issue::Launches { launches, fallback });
+        if !self.replays() {
+            return eagerly(launches, false);
+        }
+        if self.broken.is_some() {
+            return eagerly(launches, true);
+        }
+        match self.graph(context, &launches) {
+            Ok(graph) => Ok(Issue::Graph(graph)),
+            Err(why) if self.choice == ExecutorChoice::Auto => {
+                self.broken = Some(why.to_string());
+                eagerly(launches, true)
+            }
+            Err(why) => Err(why),
+        }
+    }
+
+    fn graph(&self, context: &Arc<Context>, launches: &[Launch]) -> Result<GraphExec, Error> {
+        if self.faults.refuse_graphs {
+            return Err(Error::Cuda(
+                "graphs are refused: a planted fault".to_owned(),
+            ));
+        }
+        let graph = if self.choice == ExecutorChoice::Capture {
+            let mut capture = Stream::new(context)?.begin_capture()?;
+            for launch in launches {
+                capture.launch(launch)?;
+            }
+            capture.finish()?
+        } else {
+            let mut builder = GraphBuilder::new(context)?;
+            builder.chain(launches)?;
+            builder.instantiate()?
+        };
+        if graph.node_count() != launches.len() {
+            return Err(Error::Cuda(format!(
+                "a graph of {} launches has {} nodes",
+                launches.len(),
+                graph.node_count()
+            )));
+        }
+        Ok(graph)
+    }
+}

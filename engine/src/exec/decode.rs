@@ -1,0 +1,138 @@
+//! Decoding with the host in the loop: run a step, read its logits, choose, feed back.
+//!
+//! What executors without a device do, and what a device does where tokens are to be chosen by the
+//! very code that the CPU uses.
+
+use std::ops::ControlFlow;
+
+use super::{DecodeStart, Executor, Limits, Step};
+use crate::Error;
+use crate::kv::BlockTable;
+use crate::sample::Sampler;
+
+/// A sequence under way.
+struct Live {
+    index: usize,
+    token: u32,
+    length: u32,
+    slot: u32,
+    /// `None` takes the most likely token.
+    sampler: Option<Sampler>,
+    history: Vec<u32>,
+}
+
+/// [`Executor::decode`] over [`Executor::run`], tokens chosen on the CPU. Sequences that end leave
+/// the step; with `padded`, steps have a power of two of rows, the spare ones dead, so that few
+/// shapes are lowered.
+///
+/// # Errors
+/// As [`Executor::decode`].
+pub fn decode_on_host(
+    executor: &mut dyn Executor,
+    sequences: &[DecodeStart<'_>],
+    steps: usize,
+    table: &BlockTable,
+    padded: bool,
+    on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+) -> Result<(), Error> {
+    let mut live: Vec<Live> = (sequences.iter().enumerate())
+        .map(|(index, s)| Live {
+            index,
+            token: s.token,
+            length: s.length,
+            slot: s.slot,
+            sampler: (!s.sampling.is_greedy())
+                .then(|| Sampler::with_draws(s.sampling.clone(), s.draws)),
+            history: s.history.to_vec(),
+        })
+        .collect();
+    let vocab_size = executor.plan().vocab_size;
+    for _ in 0..steps {
+        if live.is_empty() {
+            break;
+        }
+        let rows = if padded {
+            live.len().next_power_of_two()
+        } else {
+            live.len()
+        };
+        let column = |of: fn(&Live) -> u32| -> Vec<u32> {
+            let spare = std::iter::repeat_n(0, rows - live.len());
+            live.iter().map(of).chain(spare).collect()
+        };
+        executor.run(&Step {
+            tokens: &column(|s| s.token),
+            lengths: &column(|s| s.length),
+            slots: &column(|s| s.slot),
+            outputs: &(0..rows as u32).collect::<Vec<_>>(),
+            table,
+        })?;
+        let chosen: Vec<u32> = if live.iter().all(|s| s.sampler.is_none()) {
+            executor.next()?[..live.len()].to_vec()
+        } else {
+            let logits = executor.logits()?.chunks_exact(vocab_size);
+            (live.iter_mut().zip(logits))
+                .map(|(s, logits)| match &mut s.sampler {
+                    Some(sampler) => sampler.sample(logits, &s.history),
+                    None => crate::sample::argmax(logits),
+                })
+                .collect()
+        };
+        let mut chosen = chosen.into_iter();
+        live.retain_mut(|s| {
+            let Some(token) = chosen.next() else {
+                return false;
+            };
+            s.token = token;
+            s.length += 1;
+            s.history.push(token);
+            on_token(s.index, token).is_continue()
+        });
+    }
+    Ok(())
+}
+
+/// Refuses copies of blocks that the cache does not have.
+pub(super) fn check_blocks(limits: Limits, pairs: &[(u32, u32)]) -> Result<(), Error> {
+    let outside = |&(from, to): &(u32, u32)| from.max(to) as usize >= limits.cache_blocks;
+    match pairs.iter().find(|pair| outside(pair)) {
+        None => Ok(()),
+        Some((from, to)) => Err(Error::Request(format!(
+            "no copy of cache block {from} to {to}: there are {}",
+            limits.cache_blocks
+        ))),
+    }
+}
+
+/// Refuses sequences that a decode would take outside the cache.
+pub(super) fn check_sequences(
+    executor: &dyn Executor,
+    sequences: &[DecodeStart<'_>],
+    steps: usize,
+) -> Result<(), Error> {
+    let limits = executor.limits();
+    if sequences.len() > limits.num_slots {
+        return Err(Error::Request(format!(
+            "{} sequences at once on an executor of {} slots; ask for more slots",
+            sequences.len(),
+            limits.num_slots
+        )));
+    }
+    for (i, s) in sequences.iter().enumerate() {
+        s.sampling.check().map_err(Error::Request)?;
+        let tokens = s.length as usize + steps.saturating_sub(1);
+        if tokens > limits.context {
+            return Err(Error::ContextFull {
+                tokens,
+                context: limits.context,
+            });
+        }
+        if sequences[..i].iter().any(|other| other.slot == s.slot) || s.length == 0 {
+            return Err(Error::Request(format!(
+                "sequence {i} has no token yet, or shares slot {} with another",
+                s.slot
+            )));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! Attention of few queries on tensor cores, in the interpreter, against f64 softmaxes over the same
+//! rounded keys and values.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::attention::{Case, spec};
+use common::trial::Trial;
+use gannet_ptx_gen::kernels::{AttentionDecodeSpec, AttentionSpec};
+use gannet_ptx_gen::target::Target;
+
+/// What f32 leaves of the sums.
+const NMSE: f64 = 1e-12;
+
+/// The same attention on tensor cores.
+fn decode(spec: &AttentionSpec) -> AttentionDecodeSpec {
+    AttentionDecodeSpec {
+        target: spec.target,
+        num_heads: spec.num_heads,
+        num_kv_heads: spec.num_kv_heads,
+        head_dim: spec.head_dim,
+        block_tokens: spec.block_tokens,
+        max_blocks: spec.max_blocks,
+        kv_type: spec.kv_type,
+        scale: spec.scale,
+        softcap: spec.softcap,
+        window: spec.window,
+        splits: spec.splits,
+    }
+}
+
+fn pass(case: &Case, nmse: f64) {
+    let spec = decode(&case.spec);
+    spec.check().unwrap();
+    let mut launch = case.decode_launch(nmse);
+    launch.grid = spec.grid(launch.grid[0]);
+    let trial = Trial {
+        kernel: spec.kernel(),
+        launches: vec![launch],
+    };
+    trial.pass();
+}
+
+#[test]
+fn heads_in_groups_of_every_dimension() {
+    for (group, dim) in [
+        (1, 16),
+        (2, 32),
+        (3, 48),
+        (4, 64),
+        (5, 80),
+        (7, 96),
+        (8, 112),
+        (6, 128),
+        (2, 256),
+        (9, 64),
+        (16, 128),
+        (12, 256),
+        (17, 32),
+        (40, 80),
+    ] {
+        let kv_heads = if group < 5 { 2 } else { 1 };
+        let spec = spec(group * kv_heads, kv_heads, dim);
+        pass(&Case::new(spec, &[101, 0, 17], &[0, 1, 1]), NMSE);
+    }
+}
+
+/// The heads of layers of a tiny, a 1.5B and an 8B model.
+#[test]
+fn layers_of_models() {
+    for (heads, kv_heads, dim) in [(8, 4, 32), (12, 2, 128), (32, 8, 128)] {
+        let spec = spec(heads, kv_heads, dim);
+        pass(&Case::new(spec, &[1, 130], &[0, 1]), NMSE);
+        let split = AttentionSpec { splits: 8, ..spec };
+        pass(&Case::new(split, &[200], &[0]), NMSE);
+    }
+}
+
+#[test]
+fn lengths_around_tiles_and_blocks() {
+    for splits in [1, 2, 8] {
+        for (group, dim) in [(2, 64), (9, 16), (2, 144)] {
+            let spec = AttentionSpec {
+                splits,
+                target: Target::Sm90a,
+                ..spec(group * 2, 2, dim)
+            };
+            let lengths = [0, 1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 256, 0];
+            let slots = [0, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 6, 7, 2];
+            pass(&Case::new(spec, &lengths, &slots), NMSE);
+        }
+    }
+}
+
+#[test]
+fn splits_windows_and_caps_together() {
+    for group in [3, 10] {
+        for splits in [1, 2, 8] {
+            for (window, softcap) in [
+                (Some(40), None),
+                (None, Some(5.0)),
+                (Some(33), Some(2.0)),
+                (Some(1), None),
+            ] {
+                let spec = AttentionSpec {
+                    splits,
+                    window,
+                    softcap,
+                    ..spec(group, 1, 32)
+                };
+                pass(&Case::new(spec, &[150, 40, 7], &[0, 1, 2]), NMSE);
+            }
+        }
+    }
+}
+
+#[test]
+fn large_and_tiny_scores_keep_their_precision() {
+    for group in [2, 9] {
+        for (scale, nmse) in [(30.0, 1e-7), (1e-30, NMSE), (1e-5, NMSE)] {
+            let spec = AttentionSpec {
+                scale,
+                splits: 3,
+                ..spec(group, 1, 64)
+            };
+            pass(&Case::new(spec, &[90], &[0]), nmse);
+        }
+    }
+}
+
+/// Rows share nothing: alone they give the bits that they give together.
+#[test]
+fn a_row_does_not_depend_on_the_others() {
+    let spec = AttentionSpec {
+        splits: 4,
+        ..spec(6, 2, 64)
+    };
+    let together = Case::new(spec, &[100, 77], &[0, 1]);
+    let results = |case: &Case| {
+        let spec = decode(&case.spec);
+        let mut launch = case.decode_launch(1.0);
+        launch.grid = spec.grid(launch.grid[0]);
+        let trial = Trial {
+            kernel: spec.kernel(),
+            launches: vec![launch],
+        };
+        trial.results(6).remove(0)
+    };
+    let mut one = results(&together);
+    let other = results(&Case::new(spec, &[100, 0], &[0, 1]));
+    one.truncate(one.len() / 2);
+    assert_eq!(one, other[..other.len() / 2]);
+}

@@ -103,7 +103,7 @@ pub use module::{Module, ModuleSource};
 pub use pinned::PinnedBuffer;
 pub use stats::Statistics;
 pub use stream::{Event, Stream};
-pub use upload::{Source, Upload, Uploader, UploaderConfig};
+pub use upload::{Staging, Upload, Uploader, UploaderConfig};
 
 /// Everything public may cross threads; a change that breaks this fails to compile.
 const _: () = {

@@ -130,6 +130,9 @@ impl Module {
             })?,
         };
         context.counters().modules.add();
+        if !from_cache {
+            context.counters().compilations.add();
+        }
         Ok(Module {
             inner: Arc::new(Loaded {
                 context: Arc::clone(context),

@@ -22,6 +22,8 @@ pub struct Statistics {
     pub copies: u64,
     /// Modules loaded, from PTX or from the cache.
     pub modules: u64,
+    /// Those of them that were compiled: not in the cache.
+    pub compilations: u64,
 }
 
 impl Sub for Statistics {
@@ -37,6 +39,7 @@ impl Sub for Statistics {
             allocations: self.allocations.saturating_sub(earlier.allocations),
             copies: self.copies.saturating_sub(earlier.copies),
             modules: self.modules.saturating_sub(earlier.modules),
+            compilations: self.compilations.saturating_sub(earlier.compilations),
         }
     }
 }
@@ -50,6 +53,7 @@ pub(crate) struct Counters {
     pub(crate) allocations: Counter,
     pub(crate) copies: Counter,
     pub(crate) modules: Counter,
+    pub(crate) compilations: Counter,
 }
 
 impl Counters {
@@ -61,6 +65,7 @@ impl Counters {
             allocations: self.allocations.get(),
             copies: self.copies.get(),
             modules: self.modules.get(),
+            compilations: self.compilations.get(),
         }
     }
 }

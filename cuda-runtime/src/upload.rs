@@ -1,93 +1,111 @@
 //! The uploader: large host data to the device at the speed of the bus.
 //!
 //! Ordinary memory reaches the device at about 9 GB/s, pinned memory at 55. So a few threads fill
-//! pinned staging buffers, each its own, while the buffers filled before are in flight.
+//! pinned staging buffers, each its own, while the buffers filled before are in flight. What fills
+//! them may make the bytes on the way (repacking weights from a mapped file): each byte is then read
+//! once and written once on the host.
 //!
-//! Always holds: a staging buffer is filled again only after the copy out of it is done; when
-//! [`Uploader::upload`] returns, the source is no longer needed.
+//! Always holds: a staging buffer is filled again only after the copies out of it are done; when
+//! [`Uploader::parts`] or [`Uploader::upload_all`] returns, the sources are no longer needed.
 
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::context::Context;
 use crate::error::Error;
-use crate::memory::Buffer;
+use crate::memory::{Buffer, check_range};
 use crate::pinned::PinnedBuffer;
 use crate::stream::{Event, Stream};
 
-/// How many staging buffers of what size. The default is 4 to 8 of 8 MiB, by the cores there are.
+/// How many threads fill how much pinned memory. The default is a thread for each core, up to 16,
+/// with two buffers of 1 MiB: locking pages costs time, and small buffers stay in a cache between
+/// the thread that fills them and the device that reads them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UploaderConfig {
-    /// Staging buffers, and threads that fill them; at least 1.
+    /// Threads that fill buffers; at least 1.
+    pub threads: usize,
+    /// Staging buffers of each thread, in turn; at least 1. With two, one flies while the other is
+    /// filled.
     pub buffers: usize,
-    /// Bytes of each; at least 1.
+    /// Bytes of each buffer; at least 1.
     pub buffer_bytes: usize,
 }
 
 impl Default for UploaderConfig {
     fn default() -> UploaderConfig {
-        // One core copies 8 to 12 GB/s, so 55 GB/s want several; with few cores, four buffers
-        // still let filling and flying overlap.
+        // One core packs about 5 GB/s and copies 8 to 12; with few cores, several threads still
+        // let filling and flying overlap.
         let cores = thread::available_parallelism().map_or(4, NonZeroUsize::get);
         UploaderConfig {
-            buffers: cores.clamp(4, 8),
-            buffer_bytes: 8 << 20,
+            threads: cores.clamp(2, 16),
+            buffers: 2,
+            buffer_bytes: 1 << 20,
         }
     }
 }
 
-/// Where the bytes of an [`Upload`] come from.
-#[derive(Clone, Copy)]
-pub enum Source<'a> {
-    /// Bytes in memory (or in a mapped file).
-    Bytes(&'a [u8]),
-    /// Bytes made on the way, for weights that are repacked: `fill(offset, out)` writes the bytes
-    /// at `offset..offset + out.len()`. Called from several threads, in any order; `out` holds
-    /// leftovers of earlier uploads. Lengths are multiples of `granule` except for the last.
-    Fill {
-        /// Bytes in all.
-        len: usize,
-        /// Offsets passed are multiples of this; at least 1, at most a staging buffer.
-        granule: usize,
-        /// Writes one part.
-        fill: &'a (dyn Fn(usize, &mut [u8]) + Sync),
-    },
-}
-
-impl Source<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Source::Bytes(bytes) => bytes.len(),
-            Source::Fill { len, .. } => *len,
-        }
-    }
-
-    fn granule(&self) -> usize {
-        match self {
-            Source::Bytes(_) => 1,
-            Source::Fill { granule, .. } => *granule,
-        }
-    }
-
-    fn write(&self, offset: usize, out: &mut [u8]) {
-        match self {
-            Source::Bytes(bytes) => out.copy_from_slice(&bytes[offset..offset + out.len()]),
-            Source::Fill { fill, .. } => fill(offset, out),
-        }
-    }
-}
-
-/// One range to fill.
-#[derive(Clone)]
+/// One range to fill from memory (or from a mapped file).
+#[derive(Debug, Clone)]
 pub struct Upload<'a> {
     /// Where to.
     pub dst: Buffer,
     /// First byte in `dst`.
     pub offset: usize,
     /// Where from.
-    pub source: Source<'a>,
+    pub bytes: &'a [u8],
+}
+
+/// A staging buffer in the hands of who fills it, and the copies out of it that were asked for.
+#[derive(Debug)]
+pub struct Staging<'a> {
+    bytes: &'a mut [u8],
+    context: &'a Context,
+    copies: Vec<StagedCopy>,
+}
+
+/// A copy from a staging buffer to the device.
+#[derive(Debug)]
+struct StagedCopy {
+    from: Range<usize>,
+    dst: Buffer,
+    offset: usize,
+}
+
+impl Staging<'_> {
+    /// The staging buffer. It holds leftovers of earlier parts.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        self.bytes
+    }
+
+    /// Asks for a copy of the bytes `from`, as they are when the part is filled, to `dst` at
+    /// `offset`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] when a range is not inside its buffer; [`Error::Foreign`] for a buffer
+    /// of another context.
+    pub fn copy(&mut self, from: Range<usize>, dst: &Buffer, offset: usize) -> Result<(), Error> {
+        let what = "staged copy";
+        check_range(what, from.start, from.len(), self.bytes.len())?;
+        self.context.same(dst.context(), "buffer")?;
+        dst.address(what, offset, from.len())?;
+        self.copies.push(StagedCopy {
+            from,
+            dst: dst.clone(),
+            offset,
+        });
+        Ok(())
+    }
+}
+
+/// The staging buffers of one thread.
+#[derive(Debug)]
+struct Lane {
+    slots: Vec<Slot>,
+    /// The slot to fill next.
+    next: usize,
 }
 
 /// One staging buffer and what tells that it is free.
@@ -97,44 +115,55 @@ struct Slot {
     free: Event,
 }
 
+impl Lane {
+    fn new(context: &Arc<Context>, buffers: usize, bytes: usize) -> Result<Lane, Error> {
+        let slot = |_| {
+            Ok(Slot {
+                staging: PinnedBuffer::new(context, bytes)?,
+                free: Event::new(context, false)?,
+            })
+        };
+        Ok(Lane {
+            slots: (0..buffers).map(slot).collect::<Result<_, Error>>()?,
+            next: 0,
+        })
+    }
+}
+
 /// Streams host data to the device through pinned staging buffers, on a stream of its own.
 #[derive(Debug)]
 pub struct Uploader {
     stream: Stream,
-    slots: Vec<Mutex<Slot>>,
-    buffer_bytes: usize,
+    config: UploaderConfig,
+    /// One for each thread, made by that thread when it first has something to do: locking the
+    /// pages of one buffer then overlaps with filling another.
+    lanes: Vec<Mutex<Option<Lane>>>,
     done: Event,
 }
 
-/// A part of an upload that fits one staging buffer.
-struct Chunk {
-    upload: usize,
-    offset: usize,
-    len: usize,
-}
-
 impl Uploader {
-    /// Allocates the staging buffers.
+    /// Makes the stream; staging buffers are allocated at their first use.
     ///
     /// # Errors
     /// What the driver returned.
     pub fn new(context: &Arc<Context>, config: UploaderConfig) -> Result<Uploader, Error> {
-        let buffer_bytes = config.buffer_bytes.max(1);
-        let slot = || {
-            let staging = PinnedBuffer::new(context, buffer_bytes)?;
-            Ok(Mutex::new(Slot {
-                staging,
-                free: Event::new(context, false)?,
-            }))
+        let config = UploaderConfig {
+            threads: config.threads.max(1),
+            buffers: config.buffers.max(1),
+            buffer_bytes: config.buffer_bytes.max(1),
         };
         Ok(Uploader {
             stream: Stream::new(context)?,
-            slots: (0..config.buffers.max(1))
-                .map(|_| slot())
-                .collect::<Result<_, Error>>()?,
-            buffer_bytes,
+            config,
+            lanes: (0..config.threads).map(|_| Mutex::new(None)).collect(),
             done: Event::new(context, false)?,
         })
+    }
+
+    /// Its settings.
+    #[must_use]
+    pub fn config(&self) -> UploaderConfig {
+        self.config
     }
 
     /// Uploads `bytes` to `dst` at `offset`. On return they have been read, and are on their way.
@@ -145,12 +174,12 @@ impl Uploader {
         self.upload_all(&[Upload {
             dst: dst.clone(),
             offset,
-            source: Source::Bytes(bytes),
+            bytes,
         }])
     }
 
-    /// Uploads many ranges, filling the staging buffers from several threads at once. On return
-    /// the sources have been read, and the data is on its way. The ranges must not overlap.
+    /// Uploads many ranges, which must not overlap. On return the sources have been read, and the
+    /// data is on its way.
     ///
     /// # Errors
     /// [`Error::OutOfRange`] before anything is copied; otherwise what the driver returned.
@@ -159,42 +188,58 @@ impl Uploader {
             self.stream.context().same(upload.dst.context(), "buffer")?;
             upload
                 .dst
-                .address("upload", upload.offset, upload.source.len())?;
-            let granule = upload.source.granule();
-            if !(1..=self.buffer_bytes).contains(&granule) {
-                let reason = format!(
-                    "granule {granule} is outside 1..={} bytes",
-                    self.buffer_bytes
-                );
-                return Err(Error::Invalid {
-                    what: "upload",
-                    reason,
-                });
-            }
+                .address("upload", upload.offset, upload.bytes.len())?;
         }
-        let chunks = split(uploads, self.buffer_bytes);
+        let chunks: Vec<(&Upload<'_>, Range<usize>)> = uploads
+            .iter()
+            .flat_map(|upload| {
+                cut(upload.bytes.len(), self.config.buffer_bytes).map(move |range| (upload, range))
+            })
+            .collect();
+        self.parts(chunks.len(), |index, staging| {
+            let (upload, range) = &chunks[index];
+            staging.bytes()[..range.len()].copy_from_slice(&upload.bytes[range.clone()]);
+            staging.copy(0..range.len(), &upload.dst, upload.offset + range.start)
+        })
+    }
+
+    /// Uploads what `fill` makes: it is called once for each of `0..count`, from several threads, in
+    /// about this order, with a staging buffer to write and to copy from. On return everything has
+    /// been made, and is on its way. Copies of different parts must not overlap.
+    ///
+    /// # Errors
+    /// The first error of `fill`, or what the driver returned; parts may then be missing.
+    pub fn parts<E>(
+        &mut self,
+        count: usize,
+        fill: impl Fn(usize, &mut Staging<'_>) -> Result<(), E> + Sync,
+    ) -> Result<(), E>
+    where
+        E: From<Error> + Send,
+    {
         let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let first_error = Mutex::new(None);
         let uploader = &*self;
-        let work = |slot: &Mutex<Slot>| {
-            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        let work = |lane: &Mutex<Option<Lane>>| {
+            let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
             while !failed.load(Ordering::Relaxed) {
-                let Some(chunk) = chunks.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                let part = next.fetch_add(1, Ordering::Relaxed);
+                if part >= count {
                     return;
-                };
-                if let Err(error) = uploader.send(&mut slot, &uploads[chunk.upload], chunk) {
+                }
+                if let Err(error) = uploader.part(&mut lane, |staging| fill(part, staging)) {
                     failed.store(true, Ordering::Relaxed);
                     let mut first = first_error.lock().unwrap_or_else(PoisonError::into_inner);
                     first.get_or_insert(error);
                 }
             }
         };
-        let threads = self.slots.len().min(chunks.len());
-        if let Some((mine, others)) = self.slots[..threads].split_first() {
+        let threads = self.lanes.len().min(count);
+        if let Some((mine, others)) = self.lanes[..threads].split_first() {
             thread::scope(|scope| {
                 let work = &work;
-                for slot in others {
-                    scope.spawn(move || work(slot));
+                for lane in others {
+                    scope.spawn(move || work(lane));
                 }
                 work(mine);
             });
@@ -204,20 +249,43 @@ impl Uploader {
             .unwrap_or_else(PoisonError::into_inner)
         {
             Some(error) => Err(error),
-            None => self.done.record(&self.stream),
+            None => Ok(self.done.record(&self.stream)?),
         }
     }
 
-    /// Fills a staging buffer and sends it off.
-    fn send(&self, slot: &mut Slot, upload: &Upload<'_>, chunk: &Chunk) -> Result<(), Error> {
+    /// Fills a staging buffer of `lane` and sends it off.
+    fn part<E: From<Error>>(
+        &self,
+        lane: &mut Option<Lane>,
+        fill: impl FnOnce(&mut Staging<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let UploaderConfig {
+            buffers,
+            buffer_bytes,
+            ..
+        } = self.config;
+        let lane = match lane {
+            Some(lane) => lane,
+            None => lane.insert(Lane::new(self.stream.context(), buffers, buffer_bytes)?),
+        };
+        let index = lane.next;
+        lane.next = (index + 1) % lane.slots.len();
+        let slot = &mut lane.slots[index];
         slot.free.synchronize()?;
-        upload
-            .source
-            .write(chunk.offset, &mut slot.staging.as_mut_slice()[..chunk.len]);
-        let to = upload.offset + chunk.offset;
-        self.stream
-            .copy_from_pinned(&upload.dst, to, &slot.staging, 0, chunk.len)?;
-        slot.free.record(&self.stream)
+        let mut staging = Staging {
+            bytes: slot.staging.as_mut_slice(),
+            context: self.stream.context(),
+            copies: Vec::new(),
+        };
+        fill(&mut staging)?;
+        let sent = staging.copies.into_iter().try_for_each(|copy| {
+            let (start, len) = (copy.from.start, copy.from.len());
+            self.stream
+                .copy_from_pinned(&copy.dst, copy.offset, &slot.staging, start, len)
+        });
+        // Even after an error: copies queued before it still read the buffer.
+        let recorded = slot.free.record(&self.stream);
+        Ok(sent.and(recorded)?)
     }
 
     /// Makes `stream` wait, on the device, for everything uploaded so far.
@@ -237,28 +305,12 @@ impl Uploader {
     }
 }
 
-/// Cuts uploads into parts of at most `most` bytes, whole granules each.
-fn split(uploads: &[Upload<'_>], most: usize) -> Vec<Chunk> {
-    let parts = uploads
-        .iter()
-        .map(|upload| (upload.source.len(), upload.source.granule()));
-    let mut chunks = Vec::new();
-    for (upload, (len, granule)) in parts.enumerate() {
-        chunks.extend(cut(len, granule, most).map(|(offset, len)| Chunk {
-            upload,
-            offset,
-            len,
-        }));
-    }
-    chunks
-}
-
-/// Offsets and lengths of the parts of `len` bytes.
-fn cut(len: usize, granule: usize, most: usize) -> impl Iterator<Item = (usize, usize)> {
-    let step = most - most % granule;
+/// Ranges of at most `most` bytes that make up `len`.
+fn cut(len: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let most = most.max(1);
     (0..len)
-        .step_by(step.max(1))
-        .map(move |offset| (offset, step.min(len - offset)))
+        .step_by(most)
+        .map(move |start| start..len.min(start.saturating_add(most)))
 }
 
 #[cfg(test)]
@@ -267,40 +319,28 @@ mod tests {
 
     #[test]
     fn cuts_cover_everything_once() {
-        for (len, granule, most) in [
-            (0, 1, 16),
-            (1, 1, 16),
-            (16, 1, 16),
-            (17, 1, 16),
-            (100, 6, 16),
-            (100, 16, 16),
+        for (len, most) in [
+            (0, 16),
+            (1, 16),
+            (16, 16),
+            (17, 16),
+            (100, 7),
+            (5, usize::MAX),
         ] {
             let mut end = 0;
-            for (offset, part) in cut(len, granule, most) {
-                assert_eq!(offset, end);
-                assert_eq!(offset % granule, 0);
-                assert!((1..=most).contains(&part));
-                end = offset + part;
+            for range in cut(len, most) {
+                assert_eq!(range.start, end);
+                assert!((1..=most).contains(&range.len()));
+                end = range.end;
             }
             assert_eq!(end, len);
         }
     }
 
     #[test]
-    fn sources() {
-        let bytes: Vec<u8> = (0..100).collect();
-        let source = Source::Bytes(&bytes);
-        let mut out = [0; 5];
-        source.write(7, &mut out);
-        assert_eq!(out, [7, 8, 9, 10, 11]);
-        let fill = |offset: usize, out: &mut [u8]| out.fill(offset as u8);
-        let source = Source::Fill {
-            len: 9,
-            granule: 3,
-            fill: &fill,
-        };
-        source.write(6, &mut out[..3]);
-        assert_eq!(out, [6, 6, 6, 10, 11]);
-        assert_eq!((source.len(), source.granule()), (9, 3));
+    fn the_default_keeps_few_pages_locked() {
+        let config = UploaderConfig::default();
+        let bytes = config.threads * config.buffers * config.buffer_bytes;
+        assert!(config.threads >= 2 && bytes <= 32 << 20, "{config:?}");
     }
 }

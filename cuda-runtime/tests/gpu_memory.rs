@@ -214,8 +214,9 @@ fn uploader_round_trip() {
         return;
     };
     let config = UploaderConfig {
-        buffers: 3,
-        buffer_bytes: 1 << 20,
+        threads: 3,
+        buffers: 2,
+        buffer_bytes: 1 << 18,
     };
     let mut uploader = Uploader::new(&context, config).unwrap();
     let data = pattern((7 << 20) + 12_345, 3);
@@ -233,42 +234,67 @@ fn uploader_round_trip() {
             .all(|&byte| byte == 0x11)
     );
 
-    let fill = |offset: usize, out: &mut [u8]| {
-        assert_eq!(offset % 96, 0);
-        out.copy_from_slice(&data[offset..offset + out.len()]);
-    };
-    let made = Source::Fill {
-        len: 5 << 20,
-        granule: 96,
-        fill: &fill,
-    };
     stream.memset_d8(&dst, 0).unwrap();
     stream.synchronize().unwrap();
-    uploader
-        .upload_all(&[
-            Upload {
-                dst: dst.clone(),
-                offset: 0,
-                source: made,
-            },
-            Upload {
-                dst: dst.clone(),
-                offset: 5 << 20,
-                source: Source::Bytes(&data[..1000]),
-            },
-            Upload {
-                dst: dst.clone(),
-                offset: 0,
-                source: Source::Bytes(&[]),
-            },
-        ])
-        .unwrap();
+    let none = &data[..0];
+    let uploads = [(0, &data[..5 << 20]), (5 << 20, &data[..1000]), (0, none)];
+    let uploads = uploads.map(|(offset, bytes)| Upload {
+        dst: dst.clone(),
+        offset,
+        bytes,
+    });
+    uploader.upload_all(&uploads).unwrap();
     uploader.finish().unwrap();
     let got = read(&stream, &dst);
     assert!(got[..5 << 20] == data[..5 << 20]);
     assert!(got[5 << 20..][..1000] == data[..1000]);
     let past = uploader.upload(&dst, dst.len() - 5, &[0; 6]);
     assert!(matches!(past, Err(Error::OutOfRange { .. })));
+}
+
+/// Parts that are made on the way, each with several copies out of its staging buffer.
+#[test]
+fn uploader_parts() {
+    let Some((context, stream)) = gpu_stream() else {
+        return;
+    };
+    const HALF: usize = 3000;
+    const PARTS: usize = 100;
+    let config = UploaderConfig {
+        threads: 4,
+        buffers: 2,
+        buffer_bytes: 2 * HALF,
+    };
+    let mut uploader = Uploader::new(&context, config).unwrap();
+    let data = pattern(2 * HALF * PARTS, 5);
+    let dst = DeviceBuffer::new(&context, data.len()).unwrap();
+    // Even halves of parts go to the front of the buffer, odd ones to its back.
+    uploader
+        .parts(PARTS, |part, staging| -> Result<(), Error> {
+            let source = &data[2 * HALF * part..][..2 * HALF];
+            staging.bytes()[..2 * HALF].copy_from_slice(source);
+            staging.copy(0..HALF, &dst, HALF * part)?;
+            staging.copy(HALF..2 * HALF, &dst, HALF * (PARTS + part))
+        })
+        .unwrap();
+    uploader.order_before(&stream).unwrap();
+    let got = read(&stream, &dst);
+    for (index, half) in data.chunks(HALF).enumerate() {
+        let at = HALF * (index / 2 + PARTS * (index % 2));
+        assert!(got[at..at + HALF] == *half, "half {index}");
+    }
+    let past = uploader.parts(1, |_, staging| staging.copy(0..2, &dst, dst.len() - 1));
+    assert!(matches!(past, Err(Error::OutOfRange { .. })));
+    let outside = uploader.parts(1, |_, staging| staging.copy(0..2 * HALF + 1, &dst, 0));
+    assert!(matches!(outside, Err(Error::OutOfRange { .. })));
+    let own = uploader.parts(9, |part, _| match part {
+        4 => Err(Error::Invalid {
+            what: "part",
+            reason: "refused".to_owned(),
+        }),
+        _ => Ok(()),
+    });
+    assert!(matches!(own, Err(Error::Invalid { what: "part", .. })));
 }
 
 /// Not a bound, because machines differ: it prints what the uploader reaches here.

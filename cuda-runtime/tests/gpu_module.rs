@@ -81,9 +81,12 @@ fn second_load_comes_from_the_cache() {
         };
         Module::load(&context, source, &cache).unwrap()
     };
+    let before = context.statistics();
     assert!(!load(ADD).from_cache());
     let cached = load(ADD);
     assert!(cached.from_cache());
+    let during = context.statistics() - before;
+    assert_eq!((during.modules, during.compilations), (2, 1));
     let entries = || {
         fs::read_dir(folder.path())
             .unwrap()

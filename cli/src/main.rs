@@ -11,6 +11,7 @@ mod embedded;
 mod failure;
 mod figures;
 mod flags;
+mod profile;
 mod progress;
 mod table;
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::Error;
 use crate::device::{self, DeviceChoice, SessionOptions};
-use crate::exec::{DecodeStart, Executor, Step};
+use crate::exec::{DecodeStart, Executor, LaunchTime, Step};
 use crate::kv::BlockTable;
 use crate::model::Model;
 use crate::plan::Plan;
@@ -30,8 +30,12 @@ pub struct BenchOptions {
     pub generate: usize,
     /// Tokens in the cache before generation starts.
     pub depths: Vec<usize>,
+    /// Sequences that generate at once.
+    pub batches: Vec<usize>,
     /// Timed runs of each test, after one that is not.
     pub repeats: usize,
+    /// Measure every launch of a generating step, too.
+    pub profile: bool,
 }
 
 impl Default for BenchOptions {
@@ -40,7 +44,9 @@ impl Default for BenchOptions {
             prompts: vec![512],
             generate: 128,
             depths: vec![0],
+            batches: vec![1],
             repeats: 3,
+            profile: false,
         }
     }
 }
@@ -66,7 +72,7 @@ pub const FIRST_TOKEN_PROMPT: usize = 32;
 pub struct Row {
     /// What was measured.
     pub kind: Kind,
-    /// Tokens computed in each repeat.
+    /// Tokens of each sequence computed in each repeat.
     pub tokens: usize,
     /// Tokens in the cache before.
     pub depth: usize,
@@ -74,21 +80,29 @@ pub struct Row {
     pub batch: usize,
     /// Time of each repeat in seconds, in the order they ran.
     pub seconds: Vec<f64>,
-    /// By the median repeat.
+    /// Of all sequences together, by the median repeat.
     pub tokens_per_second: f64,
     /// Slowest minus fastest repeat, over the median.
     pub spread: f64,
-    /// Bytes that a token must read: weights as stored in the file, and the keys and values of the
-    /// average position. Only for generation, where it is what bounds the speed.
-    pub bytes_per_token: Option<u64>,
-    /// `bytes_per_token * tokens_per_second / 1e9`.
+    /// Bytes that a step must read: weights as stored in the file, and the keys and values of the
+    /// average position of each sequence. Only for generation, where it is what bounds the speed.
+    pub bytes_per_step: Option<u64>,
+    /// `bytes_per_step / step_seconds / 1e9`.
     pub gb_per_second: Option<f64>,
     /// `gb_per_second` over the measured ceiling; above 1 where the weights stay in a cache.
     pub share_of_ceiling: Option<f64>,
+    /// Seconds that the device itself needs for a step, its launches back to back; the rest of a
+    /// step's time is the host's doing.
+    pub device_step_seconds: Option<f64>,
+    /// Times that the host waited for the device between two tokens.
+    pub synchronizations_per_token: Option<f64>,
+    /// What each launch of a step took, where that was asked for.
+    #[serde(skip)]
+    pub launches: Vec<LaunchTime>,
 }
 
 impl Row {
-    /// Short name: `pp512`, `tg128`, `tg128@d4096`, `ttft32`.
+    /// Short name: `pp512`, `tg128`, `tg128@d4096`, `tg128x32`, `ttft32`.
     #[must_use]
     pub fn name(&self) -> String {
         let kind = match self.kind {
@@ -96,12 +110,23 @@ impl Row {
             Kind::Prompt => "pp",
             Kind::Generate => "tg",
         };
+        let batch = if self.batch > 1 {
+            format!("x{}", self.batch)
+        } else {
+            String::new()
+        };
         let depth = if self.depth > 0 {
             format!("@d{}", self.depth)
         } else {
             String::new()
         };
-        format!("{kind}{}{depth}", self.tokens)
+        format!("{kind}{}{batch}{depth}", self.tokens)
+    }
+
+    /// Time of a step as the caller sees it, in seconds.
+    #[must_use]
+    pub fn step_seconds(&self) -> f64 {
+        self.median() / self.tokens.max(1) as f64
     }
 
     /// The median repeat in seconds.
@@ -145,6 +170,7 @@ pub fn run(
     check(bench)?;
     let options = SessionOptions {
         context: Some(context(options, bench)?),
+        slots: Some(bench.batches.iter().copied().max().unwrap_or(1)),
         ..options.clone()
     };
     let start = Instant::now();
@@ -165,8 +191,12 @@ pub fn run(
         done(subject.measure_prompt(Kind::Prompt, tokens, bench.repeats)?);
     }
     if bench.generate > 0 {
-        for &depth in &bench.depths {
-            done(subject.measure_decode(bench.generate, depth, bench.repeats, ceiling)?);
+        for (&batch, &depth) in bench
+            .batches
+            .iter()
+            .flat_map(|b| bench.depths.iter().map(move |d| (b, d)))
+        {
+            done(subject.measure_decode(bench, batch, depth, ceiling)?);
         }
     }
     Ok(BenchReport {
@@ -188,6 +218,9 @@ fn check(bench: &BenchOptions) -> Result<(), Error> {
     }
     if bench.prompts.contains(&0) {
         return request("a prompt of 0 tokens has no speed; give lengths of at least 1");
+    }
+    if bench.batches.is_empty() || bench.batches.contains(&0) {
+        return request("a batch of 0 sequences generates nothing; give sizes of at least 1");
     }
     if bench.repeats == 0 {
         return request("0 repeats have no median; give at least 1");
@@ -221,12 +254,18 @@ impl Subject {
     fn new(executor: Box<dyn Executor>) -> Result<Subject, Error> {
         let limits = executor.limits();
         let mut table = BlockTable::new(limits.num_slots, limits.context, limits.cache_blocks);
-        table.reserve(0, limits.context)?;
+        for slot in 0..limits.num_slots {
+            table.reserve(slot, limits.context)?;
+        }
         Ok(Subject { executor, table })
     }
 
     /// Fills the cache from position 0 and waits for the token that follows.
     fn prompt(&mut self, len: usize) -> Result<(), Error> {
+        self.fill(0, len)
+    }
+
+    fn fill(&mut self, slot: usize, len: usize) -> Result<(), Error> {
         let tokens = arbitrary_tokens(len, self.executor.plan().vocab_size);
         let max_rows = self.executor.limits().max_rows;
         let mut first = 0;
@@ -241,7 +280,7 @@ impl Subject {
             self.executor.run(&Step {
                 tokens: chunk,
                 lengths: &lengths,
-                slots: &vec![0; chunk.len()],
+                slots: &vec![slot as u32; chunk.len()],
                 outputs,
                 table: &self.table,
             })?;
@@ -258,37 +297,88 @@ impl Subject {
 
     fn measure_decode(
         &mut self,
-        tokens: usize,
+        bench: &BenchOptions,
+        batch: usize,
         depth: usize,
-        repeats: usize,
         ceiling: f64,
     ) -> Result<Row, Error> {
         if depth > 0 {
-            self.prompt(depth)?;
+            (0..batch).try_for_each(|slot| self.fill(slot, depth))?;
         }
         // The keys that the repeat before wrote past the depth are written again before they are
         // read, so every repeat does the same work.
-        let start = DecodeStart {
-            token: 1,
-            length: depth as u32 + 1,
-            slot: 0,
-            sampling: &Sampling::default(),
-            history: &[],
-            draws: 0,
-        };
-        let seconds = timed(repeats, || {
-            let go_on = &mut |_, _| ControlFlow::Continue(());
-            self.executor.decode(&[start], tokens, &self.table, go_on)
-        })?;
+        let sampling = Sampling::default();
+        let starts: Vec<DecodeStart<'_>> = (0..batch as u32)
+            .map(|slot| DecodeStart {
+                token: 1 + slot % 64,
+                length: depth as u32 + 1,
+                slot,
+                sampling: &sampling,
+                history: &[],
+                draws: 0,
+            })
+            .collect();
+        let tokens = bench.generate;
+        let seconds = timed(bench.repeats, || self.decode(&starts, tokens))?;
         let mut row = row(Kind::Generate, tokens, depth, seconds);
+        row.batch = batch;
+        row.tokens_per_second *= batch as f64;
         let plan = self.executor.plan();
-        let keys = depth as u64 + tokens.div_ceil(2) as u64;
+        let keys = batch as u64 * (depth as u64 + tokens.div_ceil(2) as u64);
         let bytes = plan.weight_bytes_per_token() + keys * kv_bytes(plan, self.executor.name());
-        let gb = bytes as f64 * row.tokens_per_second / 1e9;
-        row.bytes_per_token = Some(bytes);
+        let gb = bytes as f64 / row.step_seconds() / 1e9;
+        row.bytes_per_step = Some(bytes);
         row.gb_per_second = Some(gb);
         row.share_of_ceiling = (ceiling > 0.0).then(|| gb / ceiling);
+        // Half way through, so that it compares with the mean over all steps.
+        let middle: Vec<DecodeStart<'_>> = (starts.iter())
+            .map(|s| DecodeStart {
+                length: s.length + tokens as u32 / 2,
+                ..*s
+            })
+            .collect();
+        let steps = (tokens / 2).max(1);
+        row.device_step_seconds = self
+            .executor
+            .device_step_time(&starts, tokens, &self.table)?;
+        if row.device_step_seconds.is_some() && tokens > 1 {
+            let short = self.count_waits(&middle, 1)?;
+            let long = self.count_waits(&starts, steps + 1)?;
+            row.synchronizations_per_token = Some((long - short) as f64 / steps as f64);
+        }
+        if bench.profile {
+            let column =
+                |of: fn(&DecodeStart<'_>) -> u32| middle.iter().map(of).collect::<Vec<_>>();
+            let rows = batch.next_power_of_two();
+            let pad = |mut values: Vec<u32>| {
+                values.resize(rows, 0);
+                values
+            };
+            let step = Step {
+                tokens: &pad(column(|s| s.token)),
+                lengths: &pad(column(|s| s.length)),
+                slots: &pad(column(|s| s.slot)),
+                outputs: &(0..rows as u32).collect::<Vec<_>>(),
+                table: &self.table,
+            };
+            row.launches = self
+                .executor
+                .profile(&step, bench.repeats)?
+                .unwrap_or_default();
+        }
         Ok(row)
+    }
+
+    fn decode(&mut self, starts: &[DecodeStart<'_>], tokens: usize) -> Result<(), Error> {
+        let go_on = &mut |_, _| ControlFlow::Continue(());
+        self.executor.decode(starts, tokens, &self.table, go_on)
+    }
+
+    /// Host waits of a decode.
+    fn count_waits(&mut self, starts: &[DecodeStart<'_>], tokens: usize) -> Result<u64, Error> {
+        let before = self.executor.stats().synchronizations;
+        self.decode(starts, tokens)?;
+        Ok(self.executor.stats().synchronizations - before)
     }
 }
 
@@ -328,9 +418,12 @@ fn row(kind: Kind, tokens: usize, depth: usize, seconds: Vec<f64>) -> Row {
         tokens_per_second: tokens as f64 / middle,
         spread: (slowest - fastest) / middle,
         seconds,
-        bytes_per_token: None,
+        bytes_per_step: None,
         gb_per_second: None,
         share_of_ceiling: None,
+        device_step_seconds: None,
+        synchronizations_per_token: None,
+        launches: Vec::new(),
     }
 }
 
@@ -407,6 +500,7 @@ mod tests {
             generate: 128,
             depths: vec![0, 4096],
             repeats: 1,
+            ..BenchOptions::default()
         };
         let mut options = SessionOptions::default();
         assert_eq!(context(&options, &bench).unwrap(), 4096 + 128);

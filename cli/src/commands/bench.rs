@@ -1,5 +1,7 @@
 //! `gannet bench`: prompt and generation speed, next to what the memory gives in the same run.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use gannet_engine::bench::{self, BenchOptions, BenchReport, Kind, Row};
 use serde_json::json;
@@ -8,6 +10,7 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::figures;
 use crate::flags::{DeviceFlags, ModelFlag};
+use crate::profile;
 use crate::progress::Progress;
 use crate::table::Table;
 
@@ -26,9 +29,15 @@ pub(crate) struct Bench {
     #[arg(short, long, value_name = "TOKENS", value_delimiter = ',', default_value = "0")]
     depth: Vec<usize>,
     /// Sequences at once
-    #[arg(short, long, value_name = "N", value_delimiter = ',', default_value = "1",
-          value_parser = ["1"])]
-    batch: Vec<String>,
+    #[arg(short, long, value_name = "N", value_delimiter = ',', default_value = "1")]
+    batch: Vec<usize>,
+    /// Show what every kernel of a generating step takes
+    #[arg(long)]
+    profile: bool,
+    /// Write the launches of a generating step to a file that chrome://tracing and Perfetto open;
+    /// implies --profile
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Timed repeats of each test, after one that is not; the median counts
     #[arg(short, long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -47,7 +56,9 @@ impl Bench {
             prompts: self.prompt.iter().copied().filter(|&p| p > 0).collect(),
             generate: self.generate,
             depths: self.depth.clone(),
+            batches: self.batch.clone(),
             repeats: self.repeats as usize,
+            profile: self.profile || self.trace.is_some(),
         };
         let session_options = self.device.session_options()?;
         let model = self.model.open(console)?;
@@ -60,10 +71,17 @@ impl Bench {
             console.note(notice.as_str());
         }
         let file = model.gguf().path().display().to_string();
+        if let Some(path) = &self.trace {
+            let trace = serde_json::to_vec(&profile::chrome_trace(&report)).map_err(|e| {
+                Failure::Work(format!("{}: cannot write the trace: {e}", path.display()))
+            })?;
+            std::fs::write(path, trace).map_err(|e| Failure::file(path, "write", &e))?;
+        }
         if self.json {
             console.json(&as_json(&report, &file))
         } else {
-            console.print(&as_text(&report, &file))
+            console.print(&as_text(&report, &file))?;
+            console.print(&profile::as_text(&report))
         }
     }
 }
@@ -83,9 +101,13 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
                 "median_seconds": row.median(),
                 "spread": row.spread,
                 "seconds": row.seconds,
-                "bytes_per_token": row.bytes_per_token,
+                "bytes_per_token": row.bytes_per_step.map(|bytes| bytes / row.batch as u64),
+                "bytes_per_step": row.bytes_per_step,
                 "gb_per_second": row.gb_per_second,
                 "share_of_ceiling": row.share_of_ceiling,
+                "device_step_seconds": row.device_step_seconds,
+                "synchronizations_per_token": row.synchronizations_per_token,
+                "launches": profile::as_json(row, report.ceiling_gb_per_second),
             })
         })
         .collect();
@@ -102,7 +124,8 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
 
 fn as_text(report: &BenchReport, file: &str) -> String {
     let mut table = Table::new(&[
-        "test", ">tok/s", ">time", ">spread", ">bytes/token", ">GB/s", ">of ceiling",
+        "test", ">tok/s", ">time", ">spread", ">bytes/step", ">GB/s", ">of ceiling", ">step", ">on device",
+        ">waits/token",
     ]);
     for row in &report.rows {
         let rate = match row.kind {
@@ -114,9 +137,13 @@ fn as_text(report: &BenchReport, file: &str) -> String {
             rate,
             figures::seconds(row.median()),
             figures::percent(row.spread),
-            row.bytes_per_token.map_or(String::new(), figures::bytes),
+            row.bytes_per_step.map_or(String::new(), figures::bytes),
             row.gb_per_second.map_or(String::new(), figures::rate),
             row.share_of_ceiling.map_or(String::new(), figures::percent),
+            row.device_step_seconds
+                .map_or(String::new(), |_| figures::seconds(row.step_seconds())),
+            row.device_step_seconds.map_or(String::new(), figures::seconds),
+            row.synchronizations_per_token.map_or(String::new(), |n| format!("{n:.2}")),
         ]);
     }
     format!(

@@ -189,7 +189,7 @@ fn geometry(format: WeightFormat, rows: u32, cols: u32) -> Geometry {
     with(lanes.unwrap_or(32))
 }
 
-/// The products of a slot's rows: `[row][token]`, equal in the slot's lanes once finished.
+/// The products of a slot's rows: `[row][token]`, in the slot's first lane only.
 pub(super) type Products<'k> = Vec<Vec<Val<'k, f32>>>;
 
 /// Computes the products of rows with activations.
@@ -257,7 +257,7 @@ impl<'k> Dot<'k> {
             ..
         } = self.tiling;
         let k = self.k;
-        let lane = Lane::new(&geometry, k.thread_x() % geometry.lanes);
+        let lane = Lane::new(k, &geometry, k.thread_x() % geometry.lanes, geometry.lanes);
         let steps = geometry.steps();
         let packets = (0..depth)
             .map(|step| {
@@ -268,7 +268,7 @@ impl<'k> Dot<'k> {
                     .collect()
             })
             .collect();
-        let key = geometry.swizzle(k, lane.unit);
+        let key = geometry.swizzle(k, lane.unit, geometry.step() / 4);
         let most = geometry.runs().iter().map(|(_, n)| *n).max().unwrap_or(0);
         let unit = |i: u32| (lane.unit + (key ^ i)) * 4;
         let running = Running {
@@ -282,59 +282,73 @@ impl<'k> Dot<'k> {
             lane,
         };
         let whole_chunks = (steps - 1) / chunk_steps;
-        let may_end = geometry.ragged() || (steps - whole_chunks * chunk_steps) < depth;
+        let rest = steps - whole_chunks * chunk_steps;
+        // After the last whole chunk, buffer `j` fetches step `j` of the rest.
+        let may_end = |j: u32| j >= rest || (geometry.ragged() && j + 1 == rest);
         k.for_each(0u32, whole_chunks, 1u32, |chunk| {
             let first = chunk * chunk_steps;
-            self.stage(first);
+            self.stage(first, chunk_steps, 0);
             k.for_each(0u32, chunk_steps, depth, |step| {
                 for j in 0..depth {
                     running.step(step + j, j);
-                    running.fetch(first + step + (j + depth), j, may_end);
+                    running.fetch(first + step + (j + depth), j, may_end(j));
                 }
             });
             k.barrier();
         });
         let first = whole_chunks * chunk_steps;
-        self.stage(k.constant(first));
-        running.finish(first, steps - first);
-        let total = |sum: &Var<'k, f32>| k.lanes_reduce(sum.get(), geometry.lanes, |a, b| a + b);
+        let past = steps * geometry.step() - geometry.cols;
+        self.stage(k.constant(first), rest, past / 4);
+        running.finish(first, rest);
+        let total = |sum: &Var<'k, f32>| sum_in_first_lane(k, sum.get(), geometry.lanes);
         let sums = running.sums.iter();
         sums.map(|row| row.iter().map(total).collect()).collect()
     }
 
-    /// Copies the activations of the chunk that begins with step `first`, zeros past the row's end.
-    fn stage(&self, first: Val<'k, u32>) {
+    /// Copies the activations of `count` steps from step `first` on, of which the last `past` units
+    /// lie past the row's end and become zeros. What a short chunk leaves of the stage may be
+    /// overwritten.
+    fn stage(&self, first: Val<'k, u32>, count: u32, past: u32) {
         let Dot { k, tiling, .. } = self;
         let (geometry, threads) = (tiling.geometry, k.threads());
-        let units = tiling.chunk_cols() / 4;
-        let in_row = geometry.cols / 4;
+        let chunk = tiling.chunk_cols();
+        let (units, in_row) = (count * (geometry.step() / 4), geometry.cols / 4);
+        let exist = units - past;
         let first = first * (geometry.step() / 4);
-        for (token, row) in self.tokens.iter().enumerate() {
+        let batch = units.div_ceil(threads).min(STAGE_BATCH);
+        let turns = units.div_ceil(threads * batch);
+        for (token, row) in (0u32..).zip(&self.tokens) {
             let x = self.x.offset(*row * geometry.cols);
-            let stage = self.stage.at(token as u32 * units * 4);
-            let sums = self
-                .stage
-                .at((tiling.tokens * units + token as u32 * units / SUM) * 4);
-            let batch = units.div_ceil(threads).min(STAGE_BATCH);
+            let stage = self.stage.at(token * chunk);
+            let sums = self.stage.at(tiling.tokens * chunk + token * chunk / SUM);
             k.for_each(0u32, units, threads * batch, |base| {
-                let at: Vec<_> = (0..batch)
-                    .map(|i| base + (k.thread_x() + i * threads))
-                    .collect();
-                let loads: Vec<_> = (at.iter())
-                    .map(|u| x.load_vec4((first + *u).min(in_row - 1) * 4))
-                    .collect();
-                for (u, v) in at.into_iter().zip(loads) {
-                    let inside = (first + u).lt(in_row);
-                    let v = v.map(|v| v.select(inside, 0f32));
-                    let store = || {
-                        stage.store_vec((u ^ geometry.swizzle(k, u)) * 4, v);
+                let load = |i: u32| {
+                    let u = base + (k.thread_x() + i * threads);
+                    // In every turn, all units of this load are below `end`.
+                    let end = (turns - 1) * threads * batch + (i + 1) * threads;
+                    let at = match end > exist {
+                        false => first + u,
+                        true => (first + u).min(in_row - 1),
                     };
-                    let in_stage = u.lt(units);
-                    k.if_(in_stage, store);
+                    (u, end, x.load_vec4(at * 4))
+                };
+                let loads: Vec<_> = (0..batch).map(load).collect();
+                for (u, end, mut v) in loads {
+                    if past > 0 && end > exist {
+                        let inside = (first + u).lt(in_row);
+                        v = v.map(|v| v.select(inside, 0f32));
+                    }
+                    let in_stage = (end > chunk / 4).then(|| u.lt(chunk / 4));
+                    let store = || stage.store_vec((u ^ geometry.swizzle(k, u, end)) * 4, v);
+                    match in_stage {
+                        Some(in_stage) => k.if_(in_stage, store),
+                        None => store(),
+                    }
                     if geometry.has_minima() {
                         let [a, b, c, d] = v;
-                        let sum = k.lanes_reduce((a + b) + (c + d), SUM / 4, |a, b| a + b);
-                        let speaks = in_stage & (u % (SUM / 4)).eq(0);
+                        let sum = sum_in_first_lane(k, (a + b) + (c + d), SUM / 4);
+                        let has_sum = (u % (SUM / 4)).eq(0);
+                        let speaks = in_stage.map_or(has_sum, |in_stage| in_stage & has_sum);
                         k.if_(speaks, || sums.store(u / (SUM / 4), sum));
                     }
                 }
@@ -344,6 +358,17 @@ impl<'k> Dot<'k> {
     }
 }
 
+/// The sum over every `lanes` neighbouring lanes, in the first of them: a tree of fixed order. What
+/// the others receive is the sum of nothing in particular.
+fn sum_in_first_lane<'k>(k: &'k Builder, mut value: Val<'k, f32>, lanes: u32) -> Val<'k, f32> {
+    let mut distance = lanes / 2;
+    while distance > 0 {
+        value = value + k.shfl_down(value, distance);
+        distance /= 2;
+    }
+    value
+}
+
 impl<'k> Running<'k, '_> {
     /// Runs the last `count` steps, from step `first`, whose activations are staged.
     fn finish(&self, first: u32, count: u32) {
@@ -351,11 +376,11 @@ impl<'k> Running<'k, '_> {
         // Full rounds but the last fetch what exists; the rest is written out.
         let rounds = (count / depth).saturating_sub(1);
         let ragged = self.dot.tiling.geometry.ragged();
-        let may_end = ragged && count.is_multiple_of(depth);
+        let may_end = |j: u32| ragged && count.is_multiple_of(depth) && j + 1 == depth;
         k.for_each(0u32, rounds * depth, depth, |step| {
             for j in 0..depth {
                 self.step(step + j, j);
-                self.fetch(step + (first + j + depth), j, may_end);
+                self.fetch(step + (first + j + depth), j, may_end(j));
             }
         });
         for step in rounds * depth..count {

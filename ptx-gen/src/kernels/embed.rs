@@ -82,7 +82,7 @@ impl EmbedSpec {
             let token = tokens.load(t).min(vocab_size - 1);
             let row = Row::new(k, geometry, table, token);
             let out = out.offset(t * hidden_size);
-            let lane = Lane::new(&geometry, k.thread_x());
+            let lane = Lane::new(k, &geometry, k.thread_x(), geometry.lanes);
             let groups = hidden_size / geometry.group();
             k.for_each(0u32, geometry.steps(), 1u32, |step| {
                 let inside = (k.thread_x() + step * geometry.lanes).lt(groups);

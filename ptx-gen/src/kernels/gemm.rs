@@ -110,6 +110,11 @@ impl GemmSpec {
         if self.cols.is_multiple_of(64) { 64 } else { 32 }
     }
 
+    /// First row of the last block.
+    fn last_block(&self) -> u32 {
+        (self.rows - 1) / self.tile().rows * self.tile().rows
+    }
+
     /// Whether the kernel covers the shape.
     ///
     /// # Errors
@@ -237,7 +242,7 @@ impl GemmSpec {
         };
 
         let zero = k.constant(0u32);
-        let (first_w, first_x) = (weights.load(zero), tokens.load(zero));
+        let (first_w, first_x) = (weights.load(None), tokens.load(zero));
         weights.store(&first_w, buffers, zero);
         tokens.store(&first_x, buffers, zero);
         k.barrier();
@@ -245,7 +250,7 @@ impl GemmSpec {
         let current = k.var(0u32);
         k.for_each(0u32, steps - 1, 1u32, |i| {
             let next = i + 1u32;
-            let (next_w, next_x) = (weights.load(next), tokens.load(next));
+            let (next_w, next_x) = (weights.load(Some(next)), tokens.load(next));
             let from = current.get();
             multiply(from);
             // The other of 0 and `pair / 2`.
@@ -278,13 +283,16 @@ impl GemmSpec {
         let token = k.block_y() * tile.tokens
             + (k.warp() / tile.warps.0) * (token_products * 16)
             + lane / 4;
+        // First row of the last warp of the last block: rows that exist there exist in every warp,
+        // and only the others are compared.
+        let last_warp = self.last_block() + (tile.warps.0 - 1) * row_products * 8;
         for (i, sums) in sums.iter().enumerate() {
             for half in 0..2usize {
                 let t = token + (16 * i + 8 * half) as u32;
                 k.if_(t.lt(n), || {
                     let line = t * rows + row;
-                    for (j, sum) in sums.iter().enumerate() {
-                        let (r, at) = (row + 8 * j as u32, line + 8 * j as u32);
+                    for (j, sum) in (0u32..).zip(sums) {
+                        let (r, at) = (row + 8 * j, line + 8 * j);
                         let sum = [sum[2 * half].get(), sum[2 * half + 1].get()];
                         if rows.is_multiple_of(2) {
                             let store = || {
@@ -299,7 +307,7 @@ impl GemmSpec {
                                 }
                                 out.store_vec(at, sum);
                             };
-                            if rows.is_multiple_of(tile.rows) {
+                            if last_warp + 8 * j + 8 <= rows {
                                 store();
                             } else {
                                 k.if_(r.lt(rows), store);
@@ -308,7 +316,7 @@ impl GemmSpec {
                         }
                         // Odd rows: pairs are not aligned.
                         for (e, mut v) in (0u32..).zip(sum) {
-                            k.if_((r + e).lt(rows), || {
+                            let mut store = || {
                                 if let Some(bias) = bias {
                                     v = v + bias.load(r + e);
                                 }
@@ -316,7 +324,12 @@ impl GemmSpec {
                                     v = v + residual.load(at + e);
                                 }
                                 out.store(at + e, v);
-                            });
+                            };
+                            if last_warp + 8 * j + 7 + e <= rows {
+                                store();
+                            } else {
+                                k.if_((r + e).lt(rows), store);
+                            }
                         }
                     }
                 });
@@ -356,11 +369,16 @@ impl<'k> WeightTile<'k> {
         let groups = tile.rows * parts;
         let threads = tile.threads();
         let few = (groups < threads).then_some(groups);
-        let slot = k.thread_x() % groups.min(threads);
+        let slot = match few {
+            Some(groups) => k.thread_x() % groups,
+            None => k.thread_x(),
+        };
         let row_step = threads / parts;
         let row = |i: u32| {
             let row = k.block_x() * tile.rows + slot / parts + i * row_step;
-            let row = if spec.rows.is_multiple_of(tile.rows) {
+            // The thread rows of the last block end here.
+            let end = spec.last_block() + ((i + 1) * row_step).min(tile.rows);
+            let row = if end <= spec.rows {
                 row
             } else {
                 row.min(spec.rows - 1)
@@ -380,8 +398,13 @@ impl<'k> WeightTile<'k> {
         }
     }
 
-    fn load(&self, step: Val<'k, u32>) -> (Lane<'k>, Vec<Packet<'k>>) {
-        let lane = Lane::new(&self.geometry, step * self.parts + self.part);
+    /// Requests the groups of a step; without one, of the first.
+    fn load(&self, step: Option<Val<'k, u32>>) -> (Lane<'k>, Vec<Packet<'k>>) {
+        let (index, below) = match step {
+            None => (self.part, self.parts),
+            Some(step) => (step * self.parts + self.part, self.geometry.lanes),
+        };
+        let lane = Lane::new(self.k, &self.geometry, index, below);
         let zero = self.k.constant(0u32);
         let packets = self.rows.iter().map(|r| r.load(&lane, zero, false));
         let packets = packets.collect();

@@ -167,7 +167,7 @@ pub(super) struct Place<'k> {
     k: &'k Builder,
     tiling: Tiling,
     rows: u32,
-    /// First row of the slot; its others follow at a distance of one row a slot of the warp.
+    /// First row of the slot; its others follow at a distance of one row a slot of the block.
     first_row: Val<'k, u32>,
     first_token: Val<'k, u32>,
     n: Val<'k, u32>,
@@ -177,9 +177,8 @@ impl<'k> Place<'k> {
     /// Declares `n`, the last parameter.
     pub(super) fn new(k: &'k Builder, tiling: Tiling, rows: u32) -> Place<'k> {
         let n = k.scalar::<u32>("n");
-        let slots = 32 / tiling.geometry.lanes;
-        let of_warp = k.block_x() * tiling.warps + k.warp();
-        let first_row = of_warp * (slots * tiling.rows_per_slot) + k.lane() / tiling.geometry.lanes;
+        let first_row =
+            k.block_x() * tiling.rows_per_block() + k.thread_x() / tiling.geometry.lanes;
         let first_token = k.block_y() * tiling.tokens;
         Place {
             k,
@@ -192,21 +191,30 @@ impl<'k> Place<'k> {
     }
 
     fn row(&self, i: u32) -> Val<'k, u32> {
-        self.first_row + i * (32 / self.tiling.geometry.lanes)
+        self.first_row + i * (self.tiling.threads() / self.tiling.geometry.lanes)
+    }
+
+    /// Whether the last block has fewer rows than the others.
+    fn ragged(&self) -> bool {
+        !self.rows.is_multiple_of(self.tiling.rows_per_block())
     }
 
     /// The slot's rows; those past the matrix are replaced by the last one.
     pub(super) fn rows(&self) -> Vec<Val<'k, u32>> {
-        let row = |i| match self.rows % self.tiling.rows_per_block() {
-            0 => self.row(i),
-            _ => self.row(i).min(self.rows - 1),
+        let row = |i| match self.ragged() {
+            false => self.row(i),
+            true => self.row(i).min(self.rows - 1),
         };
         (0..self.tiling.rows_per_slot).map(row).collect()
     }
 
     /// The product's inner part; tokens past `n` are replaced by the last one.
     pub(super) fn dot(&self, tiling: Tiling, x: Ptr<'k, f32>, stage: Shared<'k, f32>) -> Dot<'k> {
-        let token = |i| (self.first_token + i).min(self.n - 1);
+        let token = |i| match i {
+            // The grid has no block whose first token is past the end.
+            0 => self.first_token,
+            _ => (self.first_token + i).min(self.n - 1),
+        };
         let tokens = (0..self.tiling.tokens).map(token).collect();
         Dot {
             k: self.k,
@@ -218,20 +226,25 @@ impl<'k> Place<'k> {
     }
 
     /// Calls `write(row of the slot, row, token of the block, token)` for each output that exists,
-    /// in one lane of the slot.
+    /// in the first lane of the slot, which alone has the products.
     pub(super) fn for_outputs(
         &self,
         mut write: impl FnMut(usize, Val<'k, u32>, usize, Val<'k, u32>),
     ) {
         let k = self.k;
-        let lane = k.lane() % self.tiling.geometry.lanes;
+        let writes = (k.thread_x() % self.tiling.geometry.lanes).eq(0);
         for token in 0..self.tiling.tokens {
             let t = self.first_token + token;
+            let writes = match token {
+                0 => writes,
+                _ => writes & t.lt(self.n),
+            };
             for i in 0..self.tiling.rows_per_slot {
                 let r = self.row(i);
-                // Neighbouring lanes take turns, so that outputs of several tokens go out together.
-                let writer = (token * self.tiling.rows_per_slot + i) % self.tiling.geometry.lanes;
-                let exists = lane.eq(writer) & r.lt(self.rows) & t.lt(self.n);
+                let exists = match self.ragged() {
+                    false => writes,
+                    true => writes & r.lt(self.rows),
+                };
                 k.if_(exists, || write(i as usize, r, token as usize, t));
             }
         }

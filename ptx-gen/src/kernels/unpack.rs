@@ -29,8 +29,8 @@ const AND_OR: u8 = 0xEA;
 const CHOOSE: u8 = 0xE4;
 /// Exponent and leading one of `2^23`: or-ed with an integer below `2^23` gives `2^23 +` it.
 const TWO_23: u32 = 0x4B00_0000;
-/// Picks byte 0 of the low word and completes it to an f32 with the high word's other bytes.
-const PICK: u32 = 0x7650;
+/// Picks byte 0 of the low word and completes it to an f32 with bytes of [`TWO_23`].
+const PICK: u32 = 0x7440;
 
 /// How lanes share the rows of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -101,16 +101,20 @@ impl Geometry {
         }
     }
 
-    /// Where unit `u` of the activations lies in shared memory, as a number to be xor-ed to `u`:
-    /// eight neighbouring lanes then read eight different bank groups.
-    pub(super) fn swizzle<'k>(&self, k: &'k Builder, u: Val<'k, u32>) -> Val<'k, u32> {
+    /// Where unit `u` of the activations, which is below `below`, lies in shared memory, as a number
+    /// to be xor-ed to `u`: eight neighbouring lanes then read eight different bank groups.
+    pub(super) fn swizzle<'k>(&self, k: &'k Builder, u: Val<'k, u32>, below: u32) -> Val<'k, u32> {
+        let masked = |shift: u32, mask: u32| match (below - 1) >> shift <= mask {
+            false => (u >> shift) & mask,
+            true => u >> shift,
+        };
         match self.format {
             WeightFormat::F32 => k.constant(0),
             WeightFormat::F16 | WeightFormat::BF16 if self.group() == 4 => k.constant(0),
-            WeightFormat::F16 | WeightFormat::BF16 => (u >> 3u32) & 1,
-            WeightFormat::Q8_0 => (u >> 3u32) & 3,
-            WeightFormat::Q4_0 => (u >> 3u32) & 7,
-            WeightFormat::Q4K | WeightFormat::Q5K => (u >> 4u32) & 3,
+            WeightFormat::F16 | WeightFormat::BF16 => masked(3, 1),
+            WeightFormat::Q8_0 => masked(3, 3),
+            WeightFormat::Q4_0 => masked(3, 7),
+            WeightFormat::Q4K | WeightFormat::Q5K => masked(4, 3),
             WeightFormat::Q6K => ((u >> 3u32) & 1) | ((u >> 4u32) & 2),
         }
     }
@@ -118,31 +122,59 @@ impl Geometry {
 
 /// What a lane is to the row it works on.
 pub(super) struct Lane<'k> {
+    k: &'k Builder,
     /// Its first group's block, and the group within the block.
     block: Val<'k, u32>,
     within: Val<'k, u32>,
+    /// What `within` is below.
+    below: u32,
     /// First unit of its group in step 0.
     pub(super) unit: Val<'k, u32>,
 }
 
 impl<'k> Lane<'k> {
-    /// Lane `index` of those that share a row.
-    pub(super) fn new(geometry: &Geometry, index: Val<'k, u32>) -> Lane<'k> {
+    /// Lane `index` of those that share a row, which is below `below`.
+    pub(super) fn new(
+        k: &'k Builder,
+        geometry: &Geometry,
+        index: Val<'k, u32>,
+        below: u32,
+    ) -> Lane<'k> {
         let share = geometry.groups_per_block();
-        let (block, within) = (index / share, index % share);
-        let unit = match geometry.format {
-            WeightFormat::Q4K | WeightFormat::Q5K => {
-                block * 64 + (within / 2) * 16 + (within % 2) * 4
-            }
-            WeightFormat::Q6K => {
-                block * 64 + (within / 4) * 32 + ((within / 2) % 2) * 8 + (within % 2) * 4
-            }
-            _ => index * (geometry.group() / 4),
+        let (block, within) = if below <= share {
+            (k.constant(0), index)
+        } else {
+            (index / share, index % share)
         };
-        Lane {
+        let mut lane = Lane {
+            k,
             block,
             within,
-            unit,
+            below: below.min(share),
+            unit: index * (geometry.group() / 4),
+        };
+        lane.unit = match geometry.format {
+            WeightFormat::Q4K | WeightFormat::Q5K => {
+                block * 64 + lane.part(2, 4) * 16 + lane.part(1, 2) * 4
+            }
+            WeightFormat::Q6K => {
+                block * 64 + lane.part(4, 2) * 32 + lane.part(2, 2) * 8 + lane.part(1, 2) * 4
+            }
+            _ => lane.unit,
+        };
+        lane
+    }
+
+    /// `(within / by) % of`, without what the bound of `within` makes idle.
+    fn part(&self, by: u32, of: u32) -> Val<'k, u32> {
+        if self.below <= by {
+            return self.k.constant(0);
+        }
+        let part = self.within / by;
+        if self.below.div_ceil(by) <= of {
+            part
+        } else {
+            part % of
         }
     }
 }
@@ -242,13 +274,13 @@ impl<'k> Row<'k> {
             WeightFormat::Q8_0 | WeightFormat::Q4_0 => halves.push(half(1)),
             WeightFormat::Q4K => words.extend(self.planes[1].load_vec4(at(4, zero))),
             WeightFormat::Q5K => {
-                words.extend(self.planes[1].load_vec4(at(8, (lane.within % 2) * 4)));
+                words.extend(self.planes[1].load_vec4(at(8, lane.part(1, 2) * 4)));
                 words.extend(self.planes[2].load_vec4(at(4, zero)));
             }
             WeightFormat::Q6K => {
-                let high = (lane.within / 4) * 8 + (lane.within % 2) * 4;
+                let high = lane.part(4, 2) * 8 + lane.part(1, 2) * 4;
                 words.extend(self.planes[1].load_vec4(at(16, high)));
-                words.extend(self.planes[2].load_vec::<2>(at(4, (lane.within / 4) * 2)));
+                words.extend(self.planes[2].load_vec::<2>(at(4, lane.part(4, 2) * 2)));
                 halves.push(half(3));
             }
         }
@@ -291,7 +323,7 @@ impl<'k> Row<'k> {
                 let (scale, offset) = scale_and_min(k, lane, &w[8..12], run);
                 // The fifth bits of chunk c's runs are bits 2c and 2c + 1 of the bytes; the first
                 // is turned to bit 4, where it completes the code.
-                let turn = (lane.within / 2) * 2 + 28;
+                let turn = lane.part(2, 4) * 2 + 28;
                 let unit = |i: usize| {
                     let (low, high) = (w[i] >> (4 * run as u32), w[4 + i]);
                     let high = rotate_right(k, high, turn) >> run as u32;
@@ -304,7 +336,7 @@ impl<'k> Row<'k> {
                 }
             }
             WeightFormat::Q6K => {
-                let b = (lane.within / 2) % 2;
+                let b = lane.part(2, 2);
                 let unit = |i: usize| {
                     let low = w[i] >> (4 * run as u32);
                     let high = match run {
@@ -314,7 +346,7 @@ impl<'k> Row<'k> {
                     fields(low.lop3(high, 0x0F0F_0F0F, CHOOSE), 6, 32.0)
                 };
                 let scales = w[8 + run] ^ 0x8080_8080;
-                let scale = scales.prmt(TWO_23, lane.within % 4 + PICK).bitcast::<f32>();
+                let scale = scales.prmt(TWO_23, lane.part(1, 4) + PICK).bitcast::<f32>();
                 let scale = scale + -(8_388_608.0 + 128.0);
                 Run {
                     units: (0..4).map(unit).collect(),
@@ -403,13 +435,19 @@ fn scale_and_min<'k>(
     words: &[Val<'k, u32>],
     run: usize,
 ) -> (Val<'k, f32>, Val<'k, f32>) {
-    let upper = lane.within.ge(4);
-    let shift = k.select(upper, 2u32, 0u32);
-    let own = k.select(upper, 0x3030_3030u32, 0x3F3F_3F3Fu32);
-    let shared = k.select(upper, 0x0F0F_0F0Fu32, 0u32);
-    let scales = words[3].lop3(shared, (words[1] >> shift) & own, AND_OR);
-    let minima = (words[3] >> 4u32).lop3(shared, (words[2] >> shift) & own, AND_OR);
-    let pick = ((lane.within / 2) % 2) * 2 + (PICK + run as u32);
+    let (scales, minima) = if lane.below <= 4 {
+        (words[1] & 0x3F3F_3F3F, words[2] & 0x3F3F_3F3F)
+    } else {
+        let upper = lane.within.ge(4);
+        let shift = k.select(upper, 2u32, 0u32);
+        let own = k.select(upper, 0x3030_3030u32, 0x3F3F_3F3Fu32);
+        let shared = k.select(upper, 0x0F0F_0F0Fu32, 0u32);
+        (
+            words[3].lop3(shared, (words[1] >> shift) & own, AND_OR),
+            (words[3] >> 4u32).lop3(shared, (words[2] >> shift) & own, AND_OR),
+        )
+    };
+    let pick = lane.part(2, 2) * 2 + (PICK + run as u32);
     let integer = |w: Val<'k, u32>| w.prmt(TWO_23, pick).bitcast::<f32>() + -8_388_608.0;
     let [d, dmin] = words[0].unpack_f16();
     let offset = integer(minima) * -dmin.cast::<f32>();

@@ -226,10 +226,10 @@ pub fn gemm(spec: GemmSpec, tokens: &[u32], part: Part) -> Trial {
     on_tensor_cores(spec, tokens, part, false)
 }
 
-/// A product on tensor cores of 40 tokens whose activations exceed f16, and the weights where
+/// A product on tensor cores of 47 tokens whose activations exceed f16, and the weights where
 /// their format can.
 pub fn gemm_of_outliers(spec: GemmSpec) -> Trial {
-    on_tensor_cores(spec, &[40], Part::All, true)
+    on_tensor_cores(spec, &[47], Part::All, true)
 }
 
 fn on_tensor_cores(spec: GemmSpec, tokens: &[u32], part: Part, outliers: bool) -> Trial {

@@ -89,30 +89,33 @@ fn products() -> Vec<Trial> {
             },
         })
     };
-    let product = |(format, cols, tokens_per_block, more): (WeightFormat, u32, u32, bool)| {
+    let product = |(format, rows, cols, tokens_per_block, more)| {
         let spec = GemvSpec {
             target,
             format,
-            rows: 37,
+            rows,
             cols,
             tokens_per_block,
             bias: more,
             residual: more,
         };
-        gemv(spec, &[1, tokens_per_block + 1], Part::All)
+        // Two whole tiles of tokens and a ragged one.
+        gemv(spec, &[1, 2 * tokens_per_block + 1], Part::All)
     };
     let mut trials: Vec<Trial> = WeightFormat::ALL.map(embedding).into_iter().collect();
     trials.extend(
         [
-            (WeightFormat::F32, 300, 1, false),
-            (WeightFormat::F16, 300, 2, true),
-            (WeightFormat::BF16, 300, 1, true),
-            (WeightFormat::Q4_0, 160, 1, false),
-            (WeightFormat::Q8_0, 5632, 2, false),
-            (WeightFormat::Q4K, 768, 1, true),
-            (WeightFormat::Q4K, 5632, 8, false),
-            (WeightFormat::Q5K, 768, 2, false),
-            (WeightFormat::Q6K, 1536, 1, false),
+            // Several blocks of rows each, most of them ragged.
+            (WeightFormat::F32, 63, 300, 1, false),
+            (WeightFormat::F16, 63, 300, 2, true),
+            (WeightFormat::BF16, 63, 300, 1, true),
+            // Two rows a slot.
+            (WeightFormat::Q4_0, 64, 5120, 1, false),
+            (WeightFormat::Q8_0, 15, 5632, 2, false),
+            (WeightFormat::Q4K, 63, 768, 1, true),
+            (WeightFormat::Q4K, 31, 5632, 8, false),
+            (WeightFormat::Q5K, 63, 768, 2, false),
+            (WeightFormat::Q6K, 63, 1536, 1, false),
         ]
         .map(product),
     );
@@ -125,29 +128,30 @@ fn products() -> Vec<Trial> {
             target,
             gate,
             up,
-            rows: 37,
+            rows: 31,
             cols: 512,
             tokens_per_block,
             activation,
         };
-        gemv_glu(spec, &[1, 3], Part::All)
+        gemv_glu(spec, &[1, 2 * tokens_per_block + 1], Part::All)
     }));
     trials
 }
 
 /// Products on tensor cores.
 fn matrix_products() -> Vec<Trial> {
+    // Two blocks of rows and of tokens or more, and three steps of columns or more.
     let shapes = [
-        (TARGET, WeightFormat::F32, 65, 96, true),
-        (TARGET, WeightFormat::F16, 66, 96, true),
-        (TARGET, WeightFormat::BF16, 64, 192, false),
-        (TARGET, WeightFormat::Q4_0, 65, 128, false),
-        (Target::Sm75, WeightFormat::Q8_0, 66, 128, true),
-        (TARGET, WeightFormat::Q4K, 91, 512, false),
-        (TARGET, WeightFormat::Q5K, 64, 512, false),
-        (Target::Sm75, WeightFormat::Q6K, 65, 512, false),
+        (TARGET, WeightFormat::F32, 127, 96, true),
+        (TARGET, WeightFormat::F16, 126, 96, true),
+        (TARGET, WeightFormat::BF16, 128, 192, false),
+        (TARGET, WeightFormat::Q4_0, 128, 192, false),
+        (Target::Sm75, WeightFormat::Q8_0, 128, 192, true),
+        (TARGET, WeightFormat::Q4K, 128, 512, false),
+        (TARGET, WeightFormat::Q5K, 128, 512, false),
+        (Target::Sm75, WeightFormat::Q6K, 128, 512, false),
         // The medium tile.
-        (TARGET, WeightFormat::Q4K, 522, 512, false),
+        (TARGET, WeightFormat::Q4K, 640, 512, false),
     ];
     let product = |(target, format, rows, cols, more)| {
         let spec = GemmSpec {
@@ -158,7 +162,9 @@ fn matrix_products() -> Vec<Trial> {
             bias: more,
             residual: more,
         };
-        let mut trial = gemm(spec, &[1, 33], Part::All);
+        // Together with the outliers' they end in every eighth of a warp's tokens.
+        let tokens: &[u32] = if rows <= 512 { &[1, 63] } else { &[1, 23, 127] };
+        let mut trial = gemm(spec, tokens, Part::All);
         trial.launches.extend(gemm_of_outliers(spec).launches);
         trial
     };

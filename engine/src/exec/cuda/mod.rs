@@ -4,6 +4,7 @@
 //! life of the executor, and every value that changes between steps is read from the step state, a
 //! fixed device buffer. Nothing here computes on the CPU.
 
+mod bands;
 mod ceiling;
 mod decode;
 mod executor;

@@ -1,17 +1,14 @@
-//! Weights on the device, in the layouts that kernels read: one thread packs while another uploads.
+//! Weights on the device, in the layouts that kernels read: packed on the way from the mapped file.
 
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 
 use gannet_cuda_runtime::{Arena, Buffer, Context, Uploader, UploaderConfig};
 
+use super::bands::{Stored, batches, failed, least_buffer};
 use crate::Error;
-use crate::exec::packed::{ALIGN, pack_weight, weight_bytes};
+use crate::exec::packed::{ALIGN, weight_bytes};
 use crate::model::Model;
 use crate::plan::{Plan, Weight};
-
-/// Matrices packed ahead of the upload.
-const PACKED_AHEAD: usize = 2;
 
 /// Bytes of all weights on the device, alignment included.
 pub(super) fn total_bytes(plan: &Plan) -> Result<usize, Error> {
@@ -20,31 +17,37 @@ pub(super) fn total_bytes(plan: &Plan) -> Result<usize, Error> {
         .sum()
 }
 
-/// Packs and uploads every weight; the buffers are indexed by weight.
+/// Packs and uploads every weight; the buffers are indexed by weight. When it returns they have
+/// arrived.
 pub(super) fn upload(context: &Arc<Context>, model: &Model) -> Result<Vec<Buffer>, Error> {
     let plan = model.plan();
     let arena = Arena::new(context, total_bytes(plan)?)?;
-    let mut uploader = Uploader::new(context, UploaderConfig::default())?;
-    let weights: Vec<Weight> = (0..plan.weights.len() as u32).map(Weight).collect();
-    let mut buffers = Vec::with_capacity(weights.len());
-    std::thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(PACKED_AHEAD);
-        let weights = &weights;
-        scope.spawn(move || {
-            for &w in weights {
-                // A closed channel means that the upload failed and reports it.
-                if sender.send(pack_weight(model, w)).is_err() {
-                    break;
-                }
+    let weights = || (0..plan.weights.len() as u32).map(Weight);
+    let buffers = weights()
+        .map(|w| Ok(arena.alloc(weight_bytes(plan, w)?, ALIGN)?))
+        .collect::<Result<Vec<Buffer>, Error>>()?;
+    let stored = weights()
+        .map(|w| Stored::new(model, w))
+        .collect::<Result<Vec<_>, Error>>()?;
+
+    let mut config = UploaderConfig::default();
+    config.buffer_bytes = config.buffer_bytes.max(least_buffer(&stored));
+    let mut uploader = Uploader::new(context, config)?;
+    let batches = batches(&stored, config.buffer_bytes);
+    uploader.parts(batches.len(), |index, staging| -> Result<(), Error> {
+        for band in &batches[index] {
+            let (weight, start) = (&stored[band.weight], band.start);
+            let out = &mut staging.bytes()[start..start + band.len];
+            weight
+                .pack(&band.rows, out)
+                .map_err(|e| failed(&plan.weights[band.weight].name, &e))?;
+            for piece in weight.pieces(&band.rows) {
+                let from = start + piece.from;
+                staging.copy(from..from + piece.len, &buffers[band.weight], piece.to)?;
             }
-        });
-        for bytes in receiver {
-            let bytes = bytes?;
-            let buffer = arena.alloc(bytes.len(), ALIGN)?;
-            uploader.upload(&buffer, 0, &bytes)?;
-            buffers.push(buffer);
         }
-        uploader.finish()?;
-        Ok(buffers)
-    })
+        Ok(())
+    })?;
+    uploader.finish()?;
+    Ok(buffers)
 }

@@ -11,6 +11,7 @@ mod argmax;
 mod attention;
 mod attention_common;
 mod attention_decode;
+mod attention_decode_block;
 mod attention_decode_tiles;
 mod attention_flash;
 mod attention_merge;

@@ -1,6 +1,9 @@
 //! What a GPU's results are held to, form by form.
 //!
-//! The numbers are the PTX ISA's own, from the sections of the instructions. For floats it says ("Floating Point
+//! The bounds of approximate instructions are those of the PTX ISA 9.1 (sections of `div`: 9.7.3.8, `rcp`: 9.7.3.13,
+//! `sqrt`: 9.7.3.15, `rsqrt`: 9.7.3.16, `sin`: 9.7.3.18, `cos`: 9.7.3.19, `tanh`: 9.7.3.22, and of the half-precision
+//! `tanh`: 9.7.4.9 and `ex2`: 9.7.4.10), but for two that are held to less than it allows: `lg2` (9.7.3.20: 2^-22) and
+//! `ex2` (9.7.3.21: 2 ulp). For floats it says ("Floating Point
 //! Instructions") that which NaN an instruction gives is unspecified; moves, loads, stores and selections keep the
 //! bits they are given.
 
@@ -82,8 +85,10 @@ pub(super) fn of(op: Op) -> Rule {
             Approx::Rcp => Rule::Ulp(1),
             Approx::Sqrt => relative(-23.0),
             Approx::Rsqrt => relative(-22.9),
+            // The ISA allows 2 ulp, which is 2^-22 of the least value of a binade.
             Approx::Ex2 => relative(-22.5),
-            // Absolute for arguments in (0.5, 2), relative elsewhere, which is where the result exceeds 1.
+            // Absolute for arguments in (0.5, 2), relative elsewhere, which is where the result exceeds 1. The ISA
+            // allows 2^-22.
             Approx::Lg2 => Rule::AbsRel {
                 abs: (-22.6f64).exp2(),
                 rel: (-22.6f64).exp2(),

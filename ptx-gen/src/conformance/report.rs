@@ -99,8 +99,8 @@ Rules:
 * *n ulp*, *abs*, *rel*: the error that the PTX ISA 9.1 states for an approximate instruction, in units in the last
   place, absolutely or relative to the value, in sections 9.7.3.8 (div), 9.7.3.13 (rcp), 9.7.3.15 (sqrt), 9.7.3.16
   (rsqrt), 9.7.3.18 (sin), 9.7.3.19 (cos), 9.7.3.22 (tanh), 9.7.4.9 (tanh of halves) and 9.7.4.10 (ex2 of halves). Two
-  are held to less than it allows: lg2 (9.7.3.20 states 2^-22) and ex2 (9.7.3.21 states 2 ulp). The interpreter gives the correctly rounded value, whose own rounding, at most
-  half a unit, is added to the bound.
+  are held to less than it allows: lg2 (9.7.3.20 states 2^-22) and ex2 (9.7.3.21 states 2 ulp). The interpreter gives
+  the correctly rounded value, whose own rounding, at most half a unit, is added to the bound.
 * *(K + 1) 2^-23 (sum abs(a b) + abs(c))*: tensor cores add floats in an order and with a width that the PTX ISA does
   not state. The bound is that of cutting K products and the addend off at 24 bits below the largest of them. Products
   of integers are exact.

@@ -26,6 +26,12 @@ mod glu;
 mod kv_write;
 mod rms_norm;
 mod rope;
+mod sample;
+mod sample_draw;
+mod sample_filter;
+pub mod sample_math;
+mod sample_penalties;
+mod sample_row;
 mod stream_read;
 mod unpack;
 mod weights;
@@ -50,6 +56,7 @@ pub use glu::GluSpec;
 pub use kv_write::KvWriteSpec;
 pub use rms_norm::RmsNormSpec;
 pub use rope::{RopeKind, RopeSpec};
+pub use sample::{SampleParams, SampleSpec};
 pub use stream_read::StreamReadSpec;
 pub use weights::{Plane, WeightFormat, planes};
 
@@ -97,6 +104,11 @@ pub fn library(target: Target) -> Vec<Kernel> {
         stream_read::representative(target)
             .iter()
             .map(StreamReadSpec::kernel),
+    );
+    kernels.extend(
+        sample::representative(target)
+            .iter()
+            .map(SampleSpec::kernel),
     );
     let attention = attention::representative(target);
     kernels.extend(attention.iter().map(AttentionSpec::kernel));

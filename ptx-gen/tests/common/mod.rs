@@ -6,6 +6,7 @@
 
 pub mod attention;
 pub mod products;
+pub mod sample;
 pub mod simple;
 pub mod trial;
 

@@ -17,6 +17,7 @@ use crate::Error;
 use crate::device::{self, DeviceChoice, SessionOptions};
 use crate::exec::{DecodeStart, Executor, LaunchTime, Step};
 use crate::kv::BlockTable;
+use crate::load::LoadReport;
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::sample::Sampling;
@@ -147,6 +148,8 @@ pub struct BenchReport {
     pub weight_bytes: u64,
     /// Time to put the model on the device, in seconds.
     pub load_seconds: f64,
+    /// Where the time went, from opening the file on.
+    pub load: LoadReport,
     /// From the start of loading to the first token of a prompt of [`FIRST_TOKEN_PROMPT`], in
     /// seconds: nothing is warm.
     pub cold_first_token_seconds: f64,
@@ -176,6 +179,7 @@ pub fn run(
     let start = Instant::now();
     let made = device::make_executor(model, &options)?;
     let load_seconds = start.elapsed().as_secs_f64();
+    let load = LoadReport::new(model, made.executor.as_ref());
     let mut subject = Subject::new(made.executor)?;
     subject.prompt(FIRST_TOKEN_PROMPT)?;
     let cold_first_token_seconds = start.elapsed().as_secs_f64();
@@ -204,6 +208,7 @@ pub fn run(
         notice: made.notice,
         weight_bytes: model.weight_total(),
         load_seconds,
+        load,
         cold_first_token_seconds,
         ceiling_gb_per_second: ceiling,
         rows,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::Error;
 use crate::config::Config;
 use crate::exec::cpu::CpuExecutor;
+use crate::exec::cuda::OpeningGpu;
 use crate::exec::{Buffers, Executor, Faults, Limits, Precision};
 use crate::kv::BlockTable;
 use crate::model::Model;
@@ -147,6 +148,22 @@ pub struct SessionOptions {
     pub buffers: Buffers,
     /// Settings of the process.
     pub config: Config,
+    /// The GPU, where somebody has begun to open it: see [`SessionOptions::open_device`].
+    pub gpu: Option<OpeningGpu>,
+}
+
+impl SessionOptions {
+    /// Begins to open the GPU that the options name, on a thread of its own: call this before
+    /// opening a model, and both happen at once. Whether it can be opened is found when a session
+    /// is made.
+    pub fn open_device(&mut self) {
+        let index = match self.device {
+            DeviceChoice::Auto => 0,
+            DeviceChoice::Cuda(index) => index,
+            DeviceChoice::Cpu | DeviceChoice::Interp => return,
+        };
+        self.gpu = Some(OpeningGpu::start(index, &self.config));
+    }
 }
 
 /// Positions of the cache where nobody said how many: enough for a conversation, cheap on any

@@ -15,6 +15,7 @@ use std::ops::ControlFlow;
 
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
+use crate::load::Load;
 use crate::lower::{Shape, StepKind};
 use crate::plan::{Buf, Plan};
 use crate::sample::Sampling;
@@ -244,6 +245,11 @@ pub trait Executor: Send {
 
     /// Its sizes.
     fn limits(&self) -> Limits;
+
+    /// What it took to make it; nothing where weights stay in the file.
+    fn load(&self) -> Load {
+        Load::default()
+    }
 
     /// Runs a step.
     ///

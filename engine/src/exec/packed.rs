@@ -1,11 +1,11 @@
 //! Weights as kernels read them, and where a lowered step's buffers lie: what the executors of
 //! kernels share, on a device or interpreted.
 
-use bytemuck::cast_slice;
-use gannet_quant::{Matrix, repack};
+use gannet_quant::repack;
 
 use crate::Error;
 use crate::lower::Lowered;
+#[cfg(any(test, feature = "interp"))]
 use crate::model::Model;
 use crate::plan::{Plan, Rows, Weight};
 
@@ -26,21 +26,25 @@ pub(crate) fn weight_bytes(plan: &Plan, w: Weight) -> Result<usize, Error> {
     Ok(layout.bytes)
 }
 
-/// A weight in the layout of kernels: planes of a matrix, f32 of a vector.
+/// A weight in the layout of kernels: planes of a matrix, f32 of a vector. A GPU gets the same bytes
+/// a band at a time.
+#[cfg(any(test, feature = "interp"))]
 pub(crate) fn pack_weight(model: &Model, w: Weight) -> Result<Vec<u8>, Error> {
     let plan = model.plan();
     let info = plan.weight(w);
     if info.rows == 1 {
-        return Ok(cast_slice(&model.weight_f32(w)).to_vec());
+        return Ok(bytemuck::cast_slice(&model.weight_f32(w)).to_vec());
     }
     let pack = || {
-        let stored = Matrix::new(info.format, info.rows, info.cols, model.weight_bytes(w))?;
+        let stored =
+            gannet_quant::Matrix::new(info.format, info.rows, info.cols, model.weight_bytes(w))?;
         Ok(repack::pack(&stored)?.1)
     };
     pack().map_err(|e: gannet_quant::Error| failed(plan, w, &e))
 }
 
-fn failed(plan: &Plan, w: Weight, e: &gannet_quant::Error) -> Error {
+/// The error of a weight that cannot be packed.
+pub(crate) fn failed(plan: &Plan, w: Weight, e: &gannet_quant::Error) -> Error {
     Error::Cuda(format!("{}: {e}", plan.weight(w).name))
 }
 

@@ -18,6 +18,7 @@ pub(crate) use bind::Binder;
 pub use hparams::HyperParams;
 
 use crate::Error;
+use crate::load::{Phase, Span};
 use crate::plan::{Plan, PlanBuilder, Weight};
 use crate::tokenizer::{self, Tokenizer, TokenizerOptions};
 
@@ -51,6 +52,7 @@ pub struct Model {
     plan: Plan,
     /// For each weight of the plan, its tensor's index.
     sources: Vec<usize>,
+    opening: Vec<Span>,
 }
 
 impl Model {
@@ -70,7 +72,10 @@ impl Model {
     pub fn open_with(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Model, Error> {
         let path = path.as_ref();
         crate::safetensors::refuse_as_model(path)?;
-        Model::from_gguf(Gguf::open(path)?, options)
+        let (gguf, span) = Span::time(Phase::File, || Gguf::open(path));
+        let mut model = Model::from_gguf(gguf?, options)?;
+        model.opening.insert(0, span);
+        Ok(model)
     }
 
     /// Builds the model of an open container, such as one embedded in the program.
@@ -87,27 +92,39 @@ impl Model {
                 supported: names.join(", "),
             }
         })?;
-        let tokenizer = Tokenizer::from_gguf(gguf.metadata(), &options.tokenizer).map_err(
-            |source| match source {
-                // It names the file itself.
-                tokenizer::Error::Metadata(e) => Error::Gguf(e),
-                source => Error::Tokenizer {
-                    file: gguf.path().to_owned(),
-                    source: Box::new(source),
-                },
+        let (tokenizer, vocabulary_span) = Span::time(Phase::Vocabulary, || {
+            Tokenizer::from_gguf(gguf.metadata(), &options.tokenizer)
+        });
+        let tokenizer = tokenizer.map_err(|source| match source {
+            // It names the file itself.
+            tokenizer::Error::Metadata(e) => Error::Gguf(e),
+            source => Error::Tokenizer {
+                file: gguf.path().to_owned(),
+                source: Box::new(source),
             },
-        )?;
-        let hparams = HyperParams::read(&gguf)?;
-        let mut binder = Binder::new(&gguf, &hparams, tokenizer.vocab_size());
-        let plan = (family.build)(&mut PlanBuilder::new(), &mut binder)?;
-        let sources = binder.sources;
+        })?;
+        let (bound, plan_span) = Span::time(Phase::Plan, || -> Result<_, Error> {
+            let hparams = HyperParams::read(&gguf)?;
+            let mut binder = Binder::new(&gguf, &hparams, tokenizer.vocab_size());
+            let plan = (family.build)(&mut PlanBuilder::new(), &mut binder)?;
+            let sources = binder.sources;
+            Ok((hparams, plan, sources))
+        });
+        let (hparams, plan, sources) = bound?;
         Ok(Model {
             gguf,
             hparams,
             tokenizer,
             plan,
             sources,
+            opening: vec![vocabulary_span, plan_span],
         })
+    }
+
+    /// What it took to open it.
+    #[must_use]
+    pub fn opening(&self) -> &[Span] {
+        &self.opening
     }
 
     /// The container.

@@ -4,7 +4,7 @@
 //! staging buffer: a part of a large matrix, or many small weights. Pure bookkeeping, no driver.
 //!
 //! Always holds: the bands of all batches cover every row of every weight once, so that each stored
-//! byte is read once; what arrives is what [`pack_weight`](crate::exec::packed::pack_weight) makes.
+//! byte is read once; what arrives is what packing each weight whole would make.
 
 use std::ops::Range;
 
@@ -13,7 +13,7 @@ use gannet_quant::repack::{BandPacker, Piece};
 use gannet_quant::{Format, Matrix};
 
 use crate::Error;
-use crate::exec::packed::ALIGN;
+use crate::exec::packed::{ALIGN, failed};
 use crate::model::Model;
 use crate::plan::Weight;
 
@@ -51,7 +51,7 @@ impl<'m> Stored<'m> {
         }
         let packer = Matrix::new(format, info.rows, info.cols, bytes)
             .and_then(|m| BandPacker::new(&m))
-            .map_err(|e| failed(&info.name, &e))?;
+            .map_err(|e| failed(model.plan(), w, &e))?;
         Ok(Stored::Matrix(packer))
     }
 
@@ -152,11 +152,6 @@ pub(super) fn batches(weights: &[Stored<'_>], most: usize) -> Vec<Vec<Band>> {
         batches.push(batch);
     }
     batches
-}
-
-/// The error of a weight that cannot be packed.
-pub(super) fn failed(name: &str, e: &gannet_quant::Error) -> Error {
-    Error::Cuda(format!("{name}: {e}"))
 }
 
 #[cfg(test)]

@@ -8,17 +8,18 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use gannet_cuda_runtime::{Buffer, Stream};
 
 use super::decode::Replay;
-use super::memory::{allocate, block_bytes, fit};
+use super::memory::{block_bytes, fit};
 use super::open::Gpu;
 use super::prepare::{Kernels, Memory, Prepared, prepare};
 use super::record::{Issue, Recorder};
 use super::state::StepState;
-use super::{profile, weights};
+use super::{load, profile};
 use crate::Error;
 use crate::device::{SamplerOn, SessionOptions};
 use crate::exec::decode::{check_blocks, check_sequences, decode_on_host};
 use crate::exec::{DecodeStart, Executor, LaunchTime, Limits, Stats, Step, Unit};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
+use crate::load::Load;
 use crate::lower::{GEMV_MAX_ROWS, LowerOptions, Lowered, Shape, StepKind, lower};
 use crate::model::Model;
 use crate::plan::{Buf, Element, Plan};
@@ -43,6 +44,7 @@ pub struct CudaExecutor {
     next: Vec<u32>,
     steps: u64,
     fallbacks: u64,
+    load: Load,
 }
 
 impl CudaExecutor {
@@ -71,27 +73,8 @@ impl CudaExecutor {
         let lowered: Vec<Lowered> = (shapes.iter())
             .map(|&shape| lower(plan, shape, &options))
             .collect::<Result<_, _>>()?;
-        let mut kernels = Kernels::default();
-        // The driver compiles on one thread while another packs and uploads the weights.
-        let (compiled, weights) = std::thread::scope(|scope| {
-            let compile = scope.spawn(|| {
-                let mut specs = Vec::new();
-                for spec in lowered.iter().flat_map(|l| &l.kernels) {
-                    if !specs.contains(spec) {
-                        specs.push(spec.clone());
-                    }
-                }
-                kernels.compile(gpu, &specs)
-            });
-            let weights = weights::upload(&gpu.context, model);
-            let compiled = compile
-                .join()
-                .unwrap_or_else(|_| Err(Error::Cuda("the kernel compiler panicked".to_owned())));
-            (compiled, weights)
-        });
-        compiled?;
         let stream = Stream::new(&gpu.context)?;
-        let memory = allocate(gpu, model, limits, &lowered, &stream, weights?)?;
+        let (kernels, memory, load) = load::load(gpu, model, limits, &lowered, &stream)?;
         let state = StepState::new(&gpu.context, limits)?;
         Ok(CudaExecutor {
             model: Arc::clone(model),
@@ -112,6 +95,7 @@ impl CudaExecutor {
             next: Vec::new(),
             steps: 0,
             fallbacks: 0,
+            load,
         })
     }
 
@@ -256,6 +240,10 @@ impl Executor for CudaExecutor {
 
     fn plan(&self) -> &Plan {
         self.model.plan()
+    }
+
+    fn load(&self) -> Load {
+        self.load.clone()
     }
 
     fn limits(&self) -> Limits {

@@ -66,14 +66,13 @@ pub(super) fn fit(gpu: &Gpu, model: &Model, session: &SessionOptions) -> Result<
     Ok(limits)
 }
 
-/// Allocates the cache and what all steps share.
+/// Allocates the cache and what all steps share; the weights are for others to add.
 pub(super) fn allocate(
     gpu: &Gpu,
     model: &Model,
     limits: Limits,
     shapes: &[Lowered],
     stream: &Stream,
-    weights: Vec<Buffer>,
 ) -> Result<Memory, Error> {
     let plan = model.plan();
     let layer = limits.cache_blocks * block_bytes(plan);
@@ -101,7 +100,7 @@ pub(super) fn allocate(
     let workspace = shapes.iter().map(|l| place(plan, l).1).max().unwrap_or(0);
     let scratch = shapes.iter().map(|l| l.scratch_bytes).max().unwrap_or(0);
     Ok(Memory {
-        weights,
+        weights: Vec::new(),
         ropes,
         keys: pool()?,
         values: pool()?,

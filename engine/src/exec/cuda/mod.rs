@@ -8,6 +8,7 @@ mod bands;
 mod ceiling;
 mod decode;
 mod executor;
+mod load;
 mod memory;
 mod open;
 mod prepare;
@@ -25,6 +26,7 @@ use crate::model::Model;
 
 pub use ceiling::measure_read_ceiling;
 pub use executor::CudaExecutor;
+pub use load::OpeningGpu;
 pub use open::{Gpu, target_for};
 
 /// Puts a model on a GPU.
@@ -36,6 +38,9 @@ pub fn make(
     options: &SessionOptions,
     index: usize,
 ) -> Result<Box<dyn Executor>, Error> {
-    let gpu = Arc::new(Gpu::open(index, &options.config)?);
+    let gpu = match &options.gpu {
+        Some(opening) if opening.index() == index => opening.wait()?,
+        _ => Arc::new(Gpu::open(index, &options.config)?),
+    };
     Ok(Box::new(CudaExecutor::new(&gpu, model, options)?))
 }

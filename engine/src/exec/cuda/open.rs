@@ -7,6 +7,7 @@ use gannet_ptx_gen::target::Target;
 
 use crate::Error;
 use crate::config::Config;
+use crate::load::{Phase, Span};
 
 /// An open GPU.
 pub struct Gpu {
@@ -18,6 +19,8 @@ pub struct Gpu {
     pub target: Target,
     /// Where compiled kernels are kept.
     pub cache: CubinCache,
+    /// What it took to open it.
+    pub opening: Vec<Span>,
 }
 
 impl Gpu {
@@ -26,7 +29,8 @@ impl Gpu {
     /// # Errors
     /// No driver, no such device, or one older than the kernels need.
     pub fn open(index: usize, config: &Config) -> Result<Gpu, Error> {
-        let device = Driver::load()?.device(index)?;
+        let (driver, driver_span) = Span::time(Phase::Driver, Driver::load);
+        let device = driver?.device(index)?;
         let properties = device.properties()?;
         let (major, minor) = properties.compute_capability;
         let target = target_for(major, minor).ok_or_else(|| {
@@ -39,11 +43,13 @@ impl Gpu {
             Some(dir) if config.cubin_cache => CubinCache::new(dir.join("cubin")),
             _ => CubinCache::disabled(),
         };
+        let (context, context_span) = Span::time(Phase::Context, || Context::new(device));
         Ok(Gpu {
-            context: Context::new(device)?,
+            context: context?,
             properties,
             target,
             cache,
+            opening: vec![driver_span, context_span],
         })
     }
 }

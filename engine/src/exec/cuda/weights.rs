@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use gannet_cuda_runtime::{Arena, Buffer, Context, Uploader, UploaderConfig};
 
-use super::bands::{Stored, batches, failed, least_buffer};
+use super::bands::{Stored, batches, least_buffer};
 use crate::Error;
-use crate::exec::packed::{ALIGN, weight_bytes};
+use crate::exec::packed::{ALIGN, failed, weight_bytes};
+use crate::load::{Phase, Span};
 use crate::model::Model;
 use crate::plan::{Plan, Weight};
 
@@ -18,16 +19,31 @@ pub(super) fn total_bytes(plan: &Plan) -> Result<usize, Error> {
 }
 
 /// Packs and uploads every weight; the buffers are indexed by weight. When it returns they have
-/// arrived.
-pub(super) fn upload(context: &Arc<Context>, model: &Model) -> Result<Vec<Buffer>, Error> {
-    let plan = model.plan();
+/// arrived. Also says when that was.
+pub(super) fn upload(
+    context: &Arc<Context>,
+    model: &Model,
+) -> Result<(Vec<Buffer>, [Span; 2]), Error> {
+    let (buffers, memory) = Span::time(Phase::Memory, || allocate(context, model.plan()));
+    let buffers = buffers?;
+    let (moved, weights) = Span::time(Phase::Weights, || fill(context, model, &buffers));
+    moved?;
+    Ok((buffers, [memory, weights]))
+}
+
+/// One piece of memory, cut into a buffer for each weight.
+fn allocate(context: &Arc<Context>, plan: &Plan) -> Result<Vec<Buffer>, Error> {
     let arena = Arena::new(context, total_bytes(plan)?)?;
-    let weights = || (0..plan.weights.len() as u32).map(Weight);
-    let buffers = weights()
-        .map(|w| Ok(arena.alloc(weight_bytes(plan, w)?, ALIGN)?))
-        .collect::<Result<Vec<Buffer>, Error>>()?;
-    let stored = weights()
-        .map(|w| Stored::new(model, w))
+    (0..plan.weights.len() as u32)
+        .map(|i| Ok(arena.alloc(weight_bytes(plan, Weight(i))?, ALIGN)?))
+        .collect()
+}
+
+/// Packs every weight on its way to its buffer.
+fn fill(context: &Arc<Context>, model: &Model, buffers: &[Buffer]) -> Result<(), Error> {
+    let plan = model.plan();
+    let stored = (0..plan.weights.len() as u32)
+        .map(|i| Stored::new(model, Weight(i)))
         .collect::<Result<Vec<_>, Error>>()?;
 
     let mut config = UploaderConfig::default();
@@ -40,7 +56,7 @@ pub(super) fn upload(context: &Arc<Context>, model: &Model) -> Result<Vec<Buffer
             let out = &mut staging.bytes()[start..start + band.len];
             weight
                 .pack(&band.rows, out)
-                .map_err(|e| failed(&plan.weights[band.weight].name, &e))?;
+                .map_err(|e| failed(plan, Weight(band.weight as u32), &e))?;
             for piece in weight.pieces(&band.rows) {
                 let from = start + piece.from;
                 staging.copy(from..from + piece.len, &buffers[band.weight], piece.to)?;
@@ -48,6 +64,5 @@ pub(super) fn upload(context: &Arc<Context>, model: &Model) -> Result<Vec<Buffer
         }
         Ok(())
     })?;
-    uploader.finish()?;
-    Ok(buffers)
+    Ok(uploader.finish()?)
 }

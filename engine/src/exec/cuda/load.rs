@@ -1,0 +1,188 @@
+//! Loading, with everything at once that can be: a device opened beside the model's file, and then
+//! kernels compiled, weights packed and moved, the cache allocated.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+
+use gannet_cuda_runtime::Stream;
+
+use super::memory::allocate;
+use super::open::Gpu;
+use super::prepare::{Kernels, Memory};
+use super::weights;
+use crate::Error;
+use crate::config::Config;
+use crate::exec::Limits;
+use crate::load::{Load, Phase, Span};
+use crate::lower::Lowered;
+use crate::model::Model;
+
+/// A GPU that is being opened on a thread of its own, or has been. Cloning shares it.
+///
+/// Starting the driver and making a context takes a few hundred milliseconds, in which a model's
+/// file can be opened. The last clone that is dropped waits for the thread: a process must not end
+/// while its driver starts.
+#[derive(Clone)]
+pub struct OpeningGpu {
+    shared: Arc<Shared>,
+}
+
+/// A GPU, or why there is none.
+type Opened = OnceLock<Result<Arc<Gpu>, String>>;
+
+struct Shared {
+    index: usize,
+    config: Config,
+    opened: Arc<Opened>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl OpeningGpu {
+    /// Begins to open a GPU by index.
+    #[must_use]
+    pub fn start(index: usize, config: &Config) -> OpeningGpu {
+        let opened = Arc::new(Opened::new());
+        let (theirs, settings) = (Arc::clone(&opened), config.clone());
+        // Without a thread it is opened when it is asked for.
+        let thread = std::thread::Builder::new()
+            .name("open-gpu".to_owned())
+            .spawn(move || {
+                theirs.get_or_init(|| open(index, &settings));
+            })
+            .ok();
+        OpeningGpu {
+            shared: Arc::new(Shared {
+                index,
+                config: config.clone(),
+                opened,
+                thread: Mutex::new(thread),
+            }),
+        }
+    }
+
+    /// The index it is opened by.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.shared.index
+    }
+
+    /// The GPU, when it is open.
+    ///
+    /// # Errors
+    /// As [`Gpu::open`], every time.
+    pub fn wait(&self) -> Result<Arc<Gpu>, Error> {
+        let Shared {
+            index,
+            config,
+            opened,
+            ..
+        } = &*self.shared;
+        opened
+            .get_or_init(|| open(*index, config))
+            .clone()
+            .map_err(Error::Cuda)
+    }
+}
+
+fn open(index: usize, config: &Config) -> Result<Arc<Gpu>, String> {
+    Gpu::open(index, config)
+        .map(Arc::new)
+        .map_err(|error| match error {
+            Error::Cuda(why) => why,
+            other => other.to_string(),
+        })
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let thread = self
+            .thread
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            // A panic there leaves nothing opened, and nobody is left to ask.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for OpeningGpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpeningGpu")
+            .field("index", &self.shared.index)
+            .field("open", &self.shared.opened.get().is_some())
+            .finish()
+    }
+}
+
+/// Compiles the kernels of `shapes`, moves the weights and allocates the cache, all at once.
+///
+/// # Errors
+/// The first that failed: kernels, then weights, then memory.
+pub(super) fn load(
+    gpu: &Gpu,
+    model: &Model,
+    limits: Limits,
+    shapes: &[Lowered],
+    stream: &Stream,
+) -> Result<(Kernels, Memory, Load), Error> {
+    let before = gpu.context.statistics();
+    let mut spans = gpu.opening.clone();
+    let (kernels, cache, weights) = std::thread::scope(|scope| {
+        let kernels = scope.spawn(|| {
+            Span::time(Phase::Kernels, || {
+                let mut specs = Vec::new();
+                for spec in shapes.iter().flat_map(|l| &l.kernels) {
+                    if !specs.contains(spec) {
+                        specs.push(spec.clone());
+                    }
+                }
+                let mut kernels = Kernels::default();
+                kernels.compile(gpu, &specs).map(|()| kernels)
+            })
+        });
+        let cache = scope.spawn(|| {
+            Span::time(Phase::Cache, || {
+                allocate(gpu, model, limits, shapes, stream)
+            })
+        });
+        let weights = weights::upload(&gpu.context, model);
+        (kernels.join(), cache.join(), weights)
+    });
+    let panicked = |_| Error::Cuda("a thread of the load panicked".to_owned());
+    let (kernels, kernels_span) = kernels.map_err(panicked)?;
+    let (memory, cache_span) = cache.map_err(panicked)?;
+    let kernels = kernels?;
+    let (weights, weight_spans) = weights?;
+    let memory = Memory { weights, ..memory? };
+    spans.extend(weight_spans);
+    spans.extend([kernels_span, cache_span]);
+    let during = gpu.context.statistics() - before;
+    let load = Load {
+        spans,
+        bytes: model.weight_total(),
+        kernels: during.modules,
+        compiled: during.compilations,
+    };
+    Ok((kernels, memory, load))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a machine without a GPU: the same error every time, and nothing left running.
+    #[test]
+    fn a_gpu_that_does_not_exist_fails_the_same_way_each_time() {
+        let config = Config::default();
+        let opening = OpeningGpu::start(9999, &config);
+        let clone = opening.clone();
+        let (one, two) = (opening.wait(), clone.wait());
+        let text = |r: Result<Arc<Gpu>, Error>| r.err().map(|e| e.to_string());
+        let one = text(one).unwrap();
+        assert_eq!(Some(&one), text(two).as_ref());
+        assert_eq!(Some(one), text(Gpu::open(9999, &config).map(Arc::new)));
+        assert_eq!(clone.index(), 9999);
+    }
+}

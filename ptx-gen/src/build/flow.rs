@@ -51,7 +51,9 @@ impl Builder {
             None => {
                 let zero = crate::ir::Imm { ty: T::TY, bits: 0 };
                 let result = super::Var::new(self, Val::imm(self, zero));
-                self.if_else(cond, || result.set(then()), || result.set(otherwise()));
+                let loc = self.here();
+                let set = |value| self.blame(loc, || result.set(value));
+                self.if_else(cond, || set(then()), || set(otherwise()));
                 result.get()
             }
         }
@@ -87,6 +89,7 @@ impl Builder {
         let (start, end, step) = (start.val(self), end.val(self), step.val(self));
         assert_ne!(step.known(), Some(0), "a loop that does not advance");
         // No start is below zero: a step of the whole range leaves nothing for a second turn.
+        let loc = self.here();
         let once = matches!((step.known(), end.known()), (Some(s), Some(e)) if s >= e);
         self.if_(start.lt(end), || {
             if once {
@@ -96,8 +99,10 @@ impl Builder {
             self.loop_while(|| {
                 let now = i.get();
                 body(now);
-                i.set(now + step);
-                i.get().lt(end)
+                self.blame(loc, || {
+                    i.set(now + step);
+                    i.get().lt(end)
+                })
             });
         });
     }
@@ -134,8 +139,9 @@ impl Builder {
     /// whole block.
     #[track_caller]
     pub fn exit_if(&self, cond: Val<'_, Pred>) {
+        let loc = self.here();
         self.if_(cond, || {
-            self.emit(Op::Exit, &[], &[]);
+            self.blame(loc, || self.emit(Op::Exit, &[], &[]));
         });
     }
 

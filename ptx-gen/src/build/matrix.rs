@@ -80,8 +80,10 @@ impl Builder {
             "fragment lengths of {mma:?}"
         );
         let mut src: Vec<Operand> = Vec::with_capacity(a.len() + b.len() + N);
-        src.extend(a.iter().chain(b).map(|v| v.in_reg().operand()));
-        src.extend(c.iter().map(|v| v.in_reg().operand()));
+        self.blame(self.here(), || {
+            src.extend(a.iter().chain(b).map(|v| v.in_reg().operand()));
+            src.extend(c.iter().map(|v| v.in_reg().operand()));
+        });
         let regs = self.emit(Op::Mma(mma), &[C::TY; N], &src);
         std::array::from_fn(|i| Val::reg(self, regs[i]))
     }

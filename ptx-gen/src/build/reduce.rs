@@ -5,7 +5,7 @@
 
 use super::{Arg, Builder, Num, Pred, Val, Word};
 use crate::ir::{Imm, Ty};
-use crate::op::{Op, Shfl, Vote};
+use crate::op::{Op, Rmw, Shfl, Vote};
 
 /// Member mask of a whole warp.
 const WARP: u32 = u32::MAX;
@@ -91,6 +91,17 @@ impl Builder {
         self.value(
             Op::Vote { f: Vote::Ballot },
             &[cond.in_reg().operand(), self.constant(WARP).operand()],
+        )
+    }
+
+    /// The sum, minimum, ... over the warp, in every lane, by one instruction; from Ampere on.
+    #[track_caller]
+    pub fn warp_redux<'k>(&'k self, f: Rmw, value: Val<'k, u32>) -> Val<'k, u32> {
+        let mask = self.constant(WARP);
+        let ty = Ty::U32;
+        self.value(
+            Op::Redux { f, ty },
+            &[value.in_reg().operand(), mask.operand()],
         )
     }
 
@@ -200,8 +211,23 @@ impl Builder {
         value: Val<'k, T>,
         index: Val<'k, u32>,
     ) -> (Val<'k, T>, Val<'k, u32>) {
+        self.lanes_argmax(value, index, 32)
+    }
+
+    /// [`Builder::warp_argmax`] over groups of `lanes` (a power of two up to 32) neighbouring lanes.
+    #[track_caller]
+    pub fn lanes_argmax<'k, T: Word + Num>(
+        &'k self,
+        value: Val<'k, T>,
+        index: Val<'k, u32>,
+        lanes: u32,
+    ) -> (Val<'k, T>, Val<'k, u32>) {
+        assert!(
+            lanes.is_power_of_two() && lanes <= 32,
+            "groups of 1, 2, 4, .. 32 lanes"
+        );
         let (mut value, mut index) = (value, index);
-        let mut distance = 16u32;
+        let mut distance = lanes / 2;
         while distance > 0 {
             let (v, i) = (
                 self.shfl_xor(value, distance),

@@ -97,22 +97,20 @@ impl ArgmaxSpec {
             });
 
             let (value, at) = k.warp_argmax(best.get(), index.get());
-            let values = k.shared::<f32>("values", 32);
-            let indices = k.shared::<u32>("indices", 32);
+            let warps = threads / 32;
+            let values = k.shared::<f32>("values", warps);
+            let indices = k.shared::<u32>("indices", warps);
             k.if_(k.lane().eq(0), || {
                 values.store(k.warp(), value);
                 indices.store(k.warp(), at);
             });
             k.barrier();
             k.if_(k.warp().eq(0), || {
-                let lives = k.lane().lt(threads / 32);
-                let value = k.if_value(
-                    lives,
-                    || values.load(k.lane()),
-                    || k.constant(f32::NEG_INFINITY),
-                );
-                let at = k.if_value(lives, || indices.load(k.lane()), || k.constant(u32::MAX));
-                let (_, at) = k.warp_argmax(value, at);
+                // Lanes without a warp take the last one's, which does not change the result.
+                let lanes = warps.next_power_of_two();
+                let from = k.lane().min(warps - 1);
+                let (value, at) = (values.load(from), indices.load(from));
+                let (_, at) = k.lanes_argmax(value, at, lanes);
                 k.if_(k.lane().eq(0), || out.store(k.block_x(), at));
             });
         })

@@ -52,29 +52,28 @@ impl StreamReadSpec {
             let stride = k.grid_x().cast::<u64>() * block;
             let at = k.var(start);
             let last = u64::from(THREADS * (UNROLL - 1));
-            k.while_(
-                || at.get().lt(n16),
-                || {
-                    let first = at.get();
-                    k.if_else(
-                        (first + last).lt(n16),
-                        || {
-                            let from = data.offset(first * 4u64);
-                            let loaded: Vec<_> = (0..UNROLL)
-                                .map(|u| from.load_vec4(u * THREADS * 4))
-                                .collect();
-                            loaded.into_iter().for_each(mix);
-                        },
-                        || {
-                            k.unrolled(0..UNROLL, |u| {
-                                let i = first + u64::from(u * THREADS);
-                                k.if_(i.lt(n16), || mix(data.load_vec4(i * 4u64)));
-                            });
-                        },
-                    );
-                    at.set(first + stride);
-                },
-            );
+            // A first turn past the end finds all its words missing.
+            k.loop_while(|| {
+                let first = at.get();
+                k.if_else(
+                    (first + last).lt(n16),
+                    || {
+                        let from = data.offset(first * 4u64);
+                        let loaded: Vec<_> = (0..UNROLL)
+                            .map(|u| from.load_vec4(u * THREADS * 4))
+                            .collect();
+                        loaded.into_iter().for_each(mix);
+                    },
+                    || {
+                        k.unrolled(0..UNROLL, |u| {
+                            let i = first + u64::from(u * THREADS);
+                            k.if_(i.lt(n16), || mix(data.load_vec4(i * 4u64)));
+                        });
+                    },
+                );
+                at.set(first + stride);
+                at.get().lt(n16)
+            });
             k.if_(fold.get().eq(IMPOSSIBLE), || sink.store(0u32, fold.get()));
         })
     }

@@ -210,12 +210,12 @@ pub fn kv_write(spec: KvWriteSpec) -> Trial {
 }
 
 /// Rows of minus infinity, of NaN, of many equals with some NaN between, with one largest value
-/// (at an end, or somewhere: in many places, as the way to the result depends on it), and of values
-/// far below zero.
+/// (at an end, or somewhere: in many places, as the way to the result depends on it) or two, and of
+/// values far below zero.
 pub fn argmax(spec: ArgmaxSpec) -> Trial {
     let n = spec.vocab_size as usize;
     let mut random = Random::new(u64::from(spec.vocab_size));
-    let rows = 24;
+    let rows = 55;
     let mut logits: Vec<f32> = (0..rows * n)
         .map(|_| random.below(50) as f32 - 25.0)
         .collect();
@@ -229,9 +229,43 @@ pub fn argmax(spec: ArgmaxSpec) -> Trial {
     for logit in &mut logits[7 * n..8 * n] {
         *logit -= 1000.0;
     }
-    for row in 8..rows {
-        logits[row * n + random.below(n as u32) as usize] = 100.0;
+    // One largest value at each of the places that a thread reads in a turn.
+    for row in 8..28 {
+        let read = row as u32 - 8;
+        let at = read / 4 * 4096 + 4 * random.below(900) + read % 4;
+        logits[row * n + at as usize % n] = 100.0;
     }
+    // Two: in neighbouring threads and lanes, in those two away, .. and anywhere.
+    for row in 28..42 {
+        let (first, bit) = (random.below(n as u32) as usize, row - 28);
+        let second = if bit < 10 {
+            first ^ (1 << bit)
+        } else {
+            random.below(n as u32) as usize
+        };
+        for at in [first, second % n] {
+            logits[row * n + at] = 100.0;
+        }
+    }
+    // Two again, the first one in a thread that is 1, 2, 4, .. behind.
+    let (stride, width) = if n.is_multiple_of(4) {
+        (4096, 4)
+    } else {
+        (1024, 1)
+    };
+    for row in 42..52 {
+        let bit = 1 << (row - 42);
+        let thread = random.below(1024) as usize & !bit;
+        for at in [(thread | bit) * width, stride + thread * width] {
+            logits[row * n + at % n] = 100.0;
+        }
+    }
+    // Nothing that could win, the first one not even minus infinity.
+    logits[52 * n..53 * n].fill(f32::NEG_INFINITY);
+    logits[52 * n] = f32::NAN;
+    logits[53 * n..54 * n].fill(7.0);
+    // The first of a second turn.
+    logits[54 * n + stride % n] = 100.0;
     let best = |row: &[f32]| {
         let mut best = (f32::NEG_INFINITY, 0);
         for (i, &v) in row.iter().enumerate() {
@@ -242,12 +276,16 @@ pub fn argmax(spec: ArgmaxSpec) -> Trial {
         best.1
     };
     let expected: Vec<u32> = logits.chunks_exact(n).map(best).collect();
-    let launch = Launch::new(spec.grid(rows as u32))
-        .input(&logits)
-        .output(4 * rows, End::Bytes(expected.bytes()));
+    // In several launches, so that a mutant need not run them all.
+    let launches = logits.chunks(9 * n).zip(expected.chunks(9));
+    let launch = |(logits, expected): (&[f32], &[u32])| {
+        Launch::new(spec.grid(expected.len() as u32))
+            .input(logits)
+            .output(4 * expected.len(), End::Bytes(expected.bytes()))
+    };
     Trial {
         kernel: spec.kernel(),
-        launches: vec![launch],
+        launches: launches.map(launch).collect(),
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn all() -> Vec<Trial> {
 /// Kernels that move or map rows.
 fn rows() -> Vec<Trial> {
     let target = TARGET;
-    let lengths = [1, 2, 3, 4, 5, 1023, 1025];
+    let lengths = [1, 2, 3, 4, 5, 1023, 2049];
     let mut trials = vec![simple::add(target, &lengths), simple::stream_read(target)];
     let activations = [Activation::Silu, Activation::Gelu];
     trials.extend(activations.map(|activation| simple::glu(target, activation, &lengths)));
@@ -47,8 +47,8 @@ fn rows() -> Vec<Trial> {
     }));
     let caches = [
         (Target::Sm75, 9, 132, KvType::F16),
-        (target, 3, 20, KvType::F16),
-        (target, 3, 20, KvType::F32),
+        (target, 5, 20, KvType::F16),
+        (target, 5, 20, KvType::F32),
     ];
     trials.extend(caches.map(|(target, num_kv_heads, head_dim, kv_type)| {
         simple::kv_write(KvWriteSpec {
@@ -60,8 +60,9 @@ fn rows() -> Vec<Trial> {
             kv_type,
         })
     }));
-    trials
-        .extend([331, 40_000].map(|vocab_size| simple::argmax(ArgmaxSpec { target, vocab_size })));
+    trials.extend(
+        [331, 2051, 36_000].map(|vocab_size| simple::argmax(ArgmaxSpec { target, vocab_size })),
+    );
     trials.push(simple::gather_rows(GatherRowsSpec { target, dim: 300 }));
     trials.extend([(3, 4), (70, 3)].map(|(num_slots, ring_len)| {
         simple::advance(AdvanceSpec {

@@ -4,8 +4,9 @@
 
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::kernels::{
-    AddSpec, ArgmaxSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec, EmbedSpec,
-    GatherRowsSpec, GemmSpec, GemvGluSpec, GemvSpec, GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec,
+    AddSpec, ArgmaxSpec, AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec,
+    AttentionSpec, EmbedSpec, GatherRowsSpec, GemmSpec, GemvGluSpec, GemvSpec, GluSpec,
+    KvWriteSpec, RmsNormSpec, RopeSpec,
 };
 
 macro_rules! kernel_specs {
@@ -55,6 +56,7 @@ kernel_specs! {
     Add(AddSpec),
     Argmax(ArgmaxSpec),
     Attention(AttentionSpec),
+    AttentionDecode(AttentionDecodeSpec),
     AttentionFlash(AttentionFlashSpec),
     AttentionMerge(AttentionMergeSpec),
     Embed(EmbedSpec),

@@ -1,22 +1,17 @@
 //! One node to its launches: which kernel, which grid, which arguments.
 
 use gannet_ptx_gen::kernels::{
-    self as library, AddSpec, ArgmaxSpec, AttentionFlashSpec, AttentionMergeSpec,
-    AttentionSpec as AttentionKernel, EmbedSpec, GatherRowsSpec, GemmSpec, GemvGluSpec, GemvSpec,
-    GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec as RopeKernel, WeightFormat,
+    self as library, AddSpec, ArgmaxSpec, EmbedSpec, GatherRowsSpec, GemmSpec, GemvGluSpec,
+    GemvSpec, GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec as RopeKernel, WeightFormat,
 };
 use gannet_quant::{Format, repack};
 
-use super::StepKind;
 use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Launch, LowerOptions, Lowered, Node, NodeKind, Shape};
 use crate::Error;
 use crate::exec::Precision;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{Activation, AttentionSpec, Buf, Op, Plan, Rows, Weight};
+use crate::plan::{Activation, Buf, Op, Plan, Rows, Weight};
 use crate::rope::RopeKind;
-
-/// Keys that a split of one-query attention should have at least.
-const MIN_SPLIT_KEYS: usize = 64;
 
 pub(super) struct Emitter<'a> {
     pub(super) plan: &'a Plan,
@@ -280,90 +275,14 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn attention(
-        &self,
-        layer: usize,
-        a: &AttentionSpec,
-        q: Buf,
-        to: Buf,
-        lowered: &mut Lowered,
-    ) -> Result<(), Error> {
-        let tokens = self.rows(to);
-        let cache = [
-            Arg::Buffer(q),
-            Arg::Lengths,
-            Arg::Slots,
-            Arg::BlockTable,
-            Arg::Keys(layer),
-            Arg::Values(layer),
-        ];
-        let flash = AttentionFlashSpec {
-            target: self.options.target,
-            num_heads: a.num_heads as u32,
-            num_kv_heads: a.num_kv_heads as u32,
-            head_dim: a.head_dim as u32,
-            block_tokens: BLOCK_TOKENS as u32,
-            max_blocks: self.options.max_blocks as u32,
-            scale: a.scale,
-            softcap: a.softcap,
-            window: a.window,
-        };
-        let many = self.shape.rows > GEMV_MAX_ROWS && self.shape.kind == StepKind::Prompt;
-        if many && self.options.precision == Precision::Fast && flash.check().is_ok() {
-            let mut args = cache.to_vec();
-            args.extend([Arg::Buffer(to), Arg::U32(tokens)]);
-            self.push(lowered, flash, tokens, args);
-            return Ok(());
-        }
-        let splits = self.splits(a, tokens);
-        let spec = AttentionKernel {
-            target: self.options.target,
-            num_heads: a.num_heads as u32,
-            num_kv_heads: a.num_kv_heads as u32,
-            head_dim: a.head_dim as u32,
-            block_tokens: BLOCK_TOKENS as u32,
-            max_blocks: self.options.max_blocks as u32,
-            kv_type: library::KvType::F16,
-            scale: a.scale,
-            softcap: a.softcap,
-            window: a.window,
-            splits,
-        };
-        spec.check()
-            .map_err(|why| Error::Cuda(format!("attention of layer {layer}: {why}")))?;
-        let mut args = cache.to_vec();
-        args.push(if splits == 1 {
-            Arg::Buffer(to)
-        } else {
-            Arg::Scratch
-        });
-        self.push(lowered, spec, tokens, args);
-        if splits > 1 {
-            let partials = tokens as usize * a.num_heads * splits as usize * (a.head_dim + 2);
-            lowered.scratch_bytes = lowered.scratch_bytes.max(partials * 4);
-            let merge = AttentionMergeSpec {
-                target: self.options.target,
-                num_heads: a.num_heads as u32,
-                head_dim: a.head_dim as u32,
-                splits,
-            };
-            let args = vec![Arg::Scratch, Arg::Lengths, Arg::Buffer(to)];
-            self.push(lowered, merge, tokens, args);
-        }
-        Ok(())
-    }
-
-    /// Enough splits to give every multiprocessor two blocks, none with too few keys to be worth
-    /// its merge. It depends on the context, not on the length: a graph replays one grid.
-    fn splits(&self, a: &AttentionSpec, tokens: u32) -> u32 {
-        let blocks = tokens as usize * a.num_kv_heads;
-        let wanted = (2 * self.options.multiprocessors).div_ceil(blocks);
-        let most = (self.options.max_blocks * BLOCK_TOKENS / MIN_SPLIT_KEYS).max(1);
-        wanted.min(most).clamp(1, 64) as u32
-    }
-
     /// Appends a launch over `n` rows (elements, for kernels without rows).
-    fn push(&self, lowered: &mut Lowered, spec: impl Into<KernelSpec>, n: u32, args: Vec<Arg>) {
+    pub(super) fn push(
+        &self,
+        lowered: &mut Lowered,
+        spec: impl Into<KernelSpec>,
+        n: u32,
+        args: Vec<Arg>,
+    ) {
         let spec = spec.into();
         let (grid, bytes) = (spec.grid(n), spec.bytes(n));
         let kernel = lowered.kernels.iter().position(|k| *k == spec);
@@ -381,7 +300,7 @@ impl Emitter<'_> {
         });
     }
 
-    fn rows(&self, b: Buf) -> u32 {
+    pub(super) fn rows(&self, b: Buf) -> u32 {
         let rows = match self.plan.buffer(b).rows {
             Rows::Tokens => self.shape.rows,
             Rows::Outputs => self.shape.outputs,

@@ -4,6 +4,7 @@
 //! GPU executor runs the same list, so a kernel that runs eagerly and is missing from a graph
 //! cannot be written. Nothing here knows an address or a driver.
 
+mod attention;
 mod fuse;
 mod kernels;
 mod launches;

@@ -1,0 +1,143 @@
+//! Attention of a layer to its launches: which kernel, in how many splits.
+//!
+//! | step | precision | kernel |
+//! |---|---|---|
+//! | prompt of more than [`GEMV_MAX_ROWS`] rows | fast | `attention_flash`, one block for 64 queries |
+//! | other | fast, sm_80 on | `attention_decode`, tensor cores, then `attention_merge` |
+//! | other | exact, or sm_75 | `attention` in f32, then `attention_merge` |
+//!
+//! The number of splits depends on the shape of the step and on the context, never on a length: a
+//! graph replays one grid. Splits past a row's keys end at once.
+
+use gannet_ptx_gen::kernels::{
+    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec as AttentionKernel,
+    KvType,
+};
+
+use super::launches::Emitter;
+use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Lowered, StepKind};
+use crate::Error;
+use crate::exec::Precision;
+use crate::kv::BLOCK_TOKENS;
+use crate::plan::{AttentionSpec, Buf};
+
+/// Keys that a split should have at least when the context is full: one tile for each warp of its
+/// block. Shorter ones would leave warps idle and give the merge more to read.
+const MIN_SPLIT_KEYS: usize = 64;
+/// Splits at most: their merge keeps all of a row's partials in flight.
+const MAX_SPLITS: usize = 64;
+
+impl Emitter<'_> {
+    pub(super) fn attention(
+        &self,
+        layer: usize,
+        a: &AttentionSpec,
+        q: Buf,
+        to: Buf,
+        lowered: &mut Lowered,
+    ) -> Result<(), Error> {
+        let tokens = self.rows(to);
+        let mut args = vec![
+            Arg::Buffer(q),
+            Arg::Lengths,
+            Arg::Slots,
+            Arg::BlockTable,
+            Arg::Keys(layer),
+            Arg::Values(layer),
+        ];
+        let fast = self.options.precision == Precision::Fast;
+        let many = self.shape.rows > GEMV_MAX_ROWS && self.shape.kind == StepKind::Prompt;
+        let flash = self.flash(a);
+        if many && fast && flash.check().is_ok() {
+            args.extend([Arg::Buffer(to), Arg::U32(tokens)]);
+            self.push(lowered, flash, tokens, args);
+            return Ok(());
+        }
+        let splits = self.splits(a, tokens);
+        let plain = self.plain(a, splits);
+        let decode = decode(&plain);
+        let spec = if fast && decode.check().is_ok() {
+            KernelSpec::from(decode)
+        } else {
+            plain
+                .check()
+                .map_err(|why| Error::Cuda(format!("attention of layer {layer}: {why}")))?;
+            KernelSpec::from(plain)
+        };
+        if splits == 1 {
+            args.push(Arg::Buffer(to));
+            self.push(lowered, spec, tokens, args);
+            return Ok(());
+        }
+        args.push(Arg::Scratch);
+        self.push(lowered, spec, tokens, args);
+        let partials = tokens as usize * a.num_heads * splits as usize * (a.head_dim + 2);
+        lowered.scratch_bytes = lowered.scratch_bytes.max(partials * 4);
+        let merge = AttentionMergeSpec {
+            target: self.options.target,
+            num_heads: a.num_heads as u32,
+            head_dim: a.head_dim as u32,
+            splits,
+        };
+        let args = vec![Arg::Scratch, Arg::Lengths, Arg::Buffer(to)];
+        self.push(lowered, merge, tokens, args);
+        Ok(())
+    }
+
+    fn plain(&self, a: &AttentionSpec, splits: u32) -> AttentionKernel {
+        AttentionKernel {
+            target: self.options.target,
+            num_heads: a.num_heads as u32,
+            num_kv_heads: a.num_kv_heads as u32,
+            head_dim: a.head_dim as u32,
+            block_tokens: BLOCK_TOKENS as u32,
+            max_blocks: self.options.max_blocks as u32,
+            kv_type: KvType::F16,
+            scale: a.scale,
+            softcap: a.softcap,
+            window: a.window,
+            splits,
+        }
+    }
+
+    fn flash(&self, a: &AttentionSpec) -> AttentionFlashSpec {
+        AttentionFlashSpec {
+            target: self.options.target,
+            num_heads: a.num_heads as u32,
+            num_kv_heads: a.num_kv_heads as u32,
+            head_dim: a.head_dim as u32,
+            block_tokens: BLOCK_TOKENS as u32,
+            max_blocks: self.options.max_blocks as u32,
+            scale: a.scale,
+            softcap: a.softcap,
+            window: a.window,
+        }
+    }
+
+    /// Enough splits to give every multiprocessor two blocks, of which three fit one, within the
+    /// bounds above.
+    fn splits(&self, a: &AttentionSpec, tokens: u32) -> u32 {
+        let blocks = tokens as usize * a.num_kv_heads;
+        let wanted = (2 * self.options.multiprocessors).div_ceil(blocks);
+        let context = self.options.max_blocks * BLOCK_TOKENS;
+        let keys = a.window.map_or(context, |w| context.min(w as usize));
+        wanted.min(keys / MIN_SPLIT_KEYS).clamp(1, MAX_SPLITS) as u32
+    }
+}
+
+/// The same attention on tensor cores.
+fn decode(plain: &AttentionKernel) -> AttentionDecodeSpec {
+    AttentionDecodeSpec {
+        target: plain.target,
+        num_heads: plain.num_heads,
+        num_kv_heads: plain.num_kv_heads,
+        head_dim: plain.head_dim,
+        block_tokens: plain.block_tokens,
+        max_blocks: plain.max_blocks,
+        kv_type: plain.kv_type,
+        scale: plain.scale,
+        softcap: plain.softcap,
+        window: plain.window,
+        splits: plain.splits,
+    }
+}

@@ -37,13 +37,20 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    /// Appends the advancing kernel to the launches of one step of `rows` sequences.
+    /// Appends the advancing kernel to the launches of one step of `rows` sequences, and before it,
+    /// with `draws`, the one that draws tokens where a slot's settings say so.
     pub(super) fn new(
         executor: &mut CudaExecutor,
         prepared: &Arc<Prepared>,
         rows: usize,
+        draws: bool,
     ) -> Result<Replay, Error> {
         let next = executor.next_buffer(prepared)?;
+        let draw = if draws {
+            executor.draw(prepared, rows)?
+        } else {
+            None
+        };
         let (gpu, state, limits, recorder) = executor.parts();
         let spec = AdvanceSpec {
             target: gpu.target,
@@ -62,6 +69,7 @@ impl Replay {
             .ptr(&ring.as_buffer())
             .finish()?;
         let mut launches = recorder.listed(&prepared.launches);
+        launches.extend(draw);
         launches.push(Launch::new(&kernel, spec.grid(), args));
         Ok(Replay {
             step: recorder.record(&gpu.context, launches)?,

@@ -5,13 +5,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytemuck::{cast_slice, cast_slice_mut};
-use gannet_cuda_runtime::{Buffer, Stream};
+use gannet_cuda_runtime::{Buffer, Launch, Stream};
 
 use super::decode::Replay;
 use super::memory::{block_bytes, fit};
 use super::open::Gpu;
 use super::prepare::{Kernels, Memory, Prepared, prepare};
 use super::record::{Issue, Recorder};
+use super::sampler::SlotSamplers;
 use super::state::StepState;
 use super::{load, profile};
 use crate::Error;
@@ -38,7 +39,10 @@ pub struct CudaExecutor {
     state: StepState,
     prepared: HashMap<Shape, Arc<Prepared>>,
     recorded: HashMap<Shape, Arc<Issue>>,
-    replays: HashMap<usize, Replay>,
+    /// By rows, and whether tokens are drawn rather than the most likely.
+    replays: HashMap<(usize, bool), Replay>,
+    /// Made when tokens are first drawn.
+    samplers: Option<SlotSamplers>,
     current: Option<Arc<Prepared>>,
     logits: Vec<f32>,
     next: Vec<u32>,
@@ -90,6 +94,7 @@ impl CudaExecutor {
             prepared: HashMap::new(),
             recorded: HashMap::new(),
             replays: HashMap::new(),
+            samplers: None,
             current: None,
             logits: Vec::new(),
             next: Vec::new(),
@@ -150,8 +155,9 @@ impl CudaExecutor {
         &mut self,
         sequences: &[DecodeStart<'_>],
         table: &BlockTable,
-    ) -> Result<usize, Error> {
+    ) -> Result<(usize, bool), Error> {
         let rows = sequences.len().next_power_of_two();
+        let draws = !sequences.iter().all(|s| s.sampling.is_greedy());
         let column = |of: fn(&DecodeStart<'_>) -> u32| -> Vec<u32> {
             let spare = std::iter::repeat_n(0, rows - sequences.len());
             sequences.iter().map(of).chain(spare).collect()
@@ -166,12 +172,22 @@ impl CudaExecutor {
         first.check(self.limits, self.plan().vocab_size)?;
         self.state.upload(&self.stream, &first)?;
         let prepared = self.prepared(batch_shape(rows))?;
-        if !self.replays.contains_key(&rows) {
-            let made = Replay::new(self, &prepared, rows)?;
-            self.replays.insert(rows, made);
+        if draws {
+            if self.samplers.is_none() {
+                let (slots, vocab_size) = (self.limits.num_slots, self.plan().vocab_size);
+                self.samplers = Some(SlotSamplers::new(&self.gpu, slots, vocab_size)?);
+            }
+            if let Some(samplers) = &self.samplers {
+                samplers.set(&self.stream, sequences)?;
+            }
+        }
+        let key = (rows, draws);
+        if !self.replays.contains_key(&key) {
+            let made = Replay::new(self, &prepared, rows, draws)?;
+            self.replays.insert(key, made);
         }
         self.current = Some(prepared);
-        Ok(rows)
+        Ok(key)
     }
 
     fn memory_of(&self, b: Buf) -> Option<Buffer> {
@@ -195,13 +211,27 @@ impl CudaExecutor {
         (&self.gpu, &self.state, self.limits, &mut self.recorder)
     }
 
-    /// Where a prepared step writes its most likely token.
+    /// Where a prepared step writes its most likely tokens.
     pub(super) fn next_buffer(&self, prepared: &Prepared) -> Result<Buffer, Error> {
-        let next = self.plan().next;
-        prepared.buffers[next.0 as usize]
-            .clone()
-            .ok_or_else(|| Error::Cuda("the step chooses no token".to_owned()))
+        made(prepared, self.plan().next)
     }
+
+    /// The launch that draws the tokens of a prepared step of `rows` rows.
+    pub(super) fn draw(&self, prepared: &Prepared, rows: usize) -> Result<Option<Launch>, Error> {
+        let Some(samplers) = &self.samplers else {
+            return Ok(None);
+        };
+        let logits = made(prepared, self.plan().logits)?;
+        let next = self.next_buffer(prepared)?;
+        let launch = samplers.launch(&self.gpu, &logits, &self.state, &next, rows)?;
+        Ok(Some(launch))
+    }
+}
+
+/// Memory of a buffer that the step makes.
+fn made(prepared: &Prepared, b: Buf) -> Result<Buffer, Error> {
+    let buffer = prepared.buffers[b.0 as usize].clone();
+    buffer.ok_or_else(|| Error::Cuda("the step chooses no token".to_owned()))
 }
 
 /// The shape of a step that decodes `rows` sequences.
@@ -286,12 +316,11 @@ impl Executor for CudaExecutor {
         if steps == 0 || sequences.is_empty() {
             return Ok(());
         }
-        let greedy = sequences.iter().all(|s| s.sampling.is_greedy());
-        if self.sampler_on == SamplerOn::Cpu || !greedy {
+        if self.sampler_on == SamplerOn::Cpu {
             return decode_on_host(self, sequences, steps, table, true, on_token);
         }
-        let rows = self.start_decode(sequences, table)?;
-        let Some(replay) = self.replays.get_mut(&rows) else {
+        let key = self.start_decode(sequences, table)?;
+        let Some(replay) = self.replays.get_mut(&key) else {
             return Ok(());
         };
         let issued = replay.run(
@@ -314,8 +343,8 @@ impl Executor for CudaExecutor {
         table: &BlockTable,
     ) -> Result<Option<f64>, Error> {
         check_sequences(self, sequences, steps)?;
-        let rows = self.start_decode(sequences, table)?;
-        let Some(replay) = self.replays.get(&rows) else {
+        let key = self.start_decode(sequences, table)?;
+        let Some(replay) = self.replays.get(&key) else {
             return Ok(None);
         };
         let seconds = profile::time(&self.gpu.context, &self.stream, steps, || {

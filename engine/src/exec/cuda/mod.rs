@@ -14,6 +14,7 @@ mod open;
 mod prepare;
 mod profile;
 mod record;
+mod sampler;
 mod state;
 mod weights;
 

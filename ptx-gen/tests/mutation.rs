@@ -24,6 +24,10 @@ mod equivalent;
 mod families;
 #[path = "mutation/mutate.rs"]
 mod mutate;
+#[path = "mutation/rules.rs"]
+mod rules;
+#[path = "mutation/siblings.rs"]
+mod siblings;
 #[path = "mutation/survivors.rs"]
 mod survivors;
 #[path = "mutation/values.rs"]

@@ -2,7 +2,7 @@
 //!
 //! [`Prover`] walks a kernel and writes down its effects: what it loads, stores and
 //! exchanges, where it branches, and what its variables hold where paths meet. Everything in
-//! between is expressed in what the effects gave, bit by bit (see [`super::values`]). Two kernels
+//! between is expressed in what the effects gave, bit by bit (see [`super::rules`]). Two kernels
 //! with equal traces do the same: as long as they have done the same, equal expressions have equal
 //! values, so that the next effect is the same too. A mutant with another trace may still do the
 //! same; that is for a list of survivors to say.
@@ -12,7 +12,8 @@ use std::collections::BTreeSet;
 use gannet_ptx_gen::ir::{Base, If, Inst, Kernel, Loop, Operand, Reg, Stmt};
 use gannet_ptx_gen::op::Op;
 
-use super::values::{Bit, Node, Nodes, ONE, Value, ZERO};
+use super::rules::{Node, Nodes};
+use super::values::{Bit, ONE, Value, ZERO};
 
 /// What a step of a trace is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -197,13 +197,18 @@ impl AttentionSpec {
             Some(window) => length.max(window) - window,
             None => zero,
         };
+        if self.splits == 1 {
+            return Range {
+                start: low,
+                end: length,
+            };
+        }
         let first = low / tokens;
         let blocks = (length + (tokens - 1)) / tokens - first;
         let each = (blocks + (self.splits - 1)) / self.splits * tokens;
         let start = first * tokens + each * k.block_z();
         Range {
-            start,
-            low,
+            start: start.max(low),
             end: (start + each).min(length),
         }
     }
@@ -219,15 +224,17 @@ impl AttentionSpec {
         let (heads, dim, lanes) = (self.heads(), self.head_dim, self.lanes());
         let (lane, warp) = (k.lane(), k.warp());
         let own = lane % lanes;
-        let part = own.min(dim / WIDTH - 1);
+        // Lanes without elements of their own read the last ones, times zero.
+        let idle = !(dim / WIDTH).is_power_of_two();
+        let part = if idle { own.min(dim / WIDTH - 1) } else { own };
         let factor = factor(self.scale, self.softcap);
         let state: Vec<Head<'k>> = (0..heads)
             .map(|h| {
-                let head = self.head(k, h).min(self.group() - 1) + k.block_y() * self.group();
+                let head = self.head(k, h) + k.block_y() * self.group();
                 let at = (k.block_x() * self.num_heads + head) * dim + part * WIDTH;
                 let load = |i: u32| q.load_vec4(at + 4 * i).map(|v| v * factor);
                 let mut q = [load(0), load(1)].concat();
-                if !(dim / WIDTH).is_power_of_two() {
+                if idle {
                     q.iter_mut()
                         .for_each(|v| *v = k.select(own.lt(dim / WIDTH), *v, 0f32));
                 }
@@ -243,7 +250,8 @@ impl AttentionSpec {
         let (flight, together) = (self.flight(), 32 / lanes);
         let step = flight * together;
         let warps = WARPS / self.sets();
-        let start = range.start + (warp % warps) * step;
+        let nth = if warps == WARPS { warp } else { warp % warps };
+        let start = range.start + nth * step;
         k.for_each(start, range.end, warps * step, |first| {
             let keys: Vec<Val<'k, u32>> = (0..flight)
                 .map(|u| first + lane / lanes + u * together)
@@ -251,17 +259,7 @@ impl AttentionSpec {
             // Past the end the last key is read again: it exists, and no NaN comes from it.
             let places: Vec<Val<'k, u64>> = keys
                 .iter()
-                .map(|key| {
-                    let key = key.min(range.end - 1);
-                    pools.place(
-                        if self.window.is_some() {
-                            key.max(range.low)
-                        } else {
-                            key
-                        },
-                        part,
-                    )
-                })
+                .map(|key| pools.place(key.min(range.end - 1), part))
                 .collect();
             let loaded: Vec<_> = places.iter().map(|p| pools.load(pools.keys, *p)).collect();
             let values: Vec<_> = places
@@ -271,10 +269,7 @@ impl AttentionSpec {
             let mut scores = vec![Vec::new(); heads as usize];
             for (key, words) in keys.iter().zip(&loaded) {
                 let k_row = pools.floats(words);
-                let mut seen = key.lt(range.end);
-                if self.window.is_some() {
-                    seen = seen & key.ge(range.low);
-                }
+                let seen = key.lt(range.end);
                 for (head, scores) in state.iter().zip(&mut scores) {
                     let mut dot = head.q[0] * k_row[0];
                     for (q, x) in head.q.iter().zip(&k_row).skip(1) {
@@ -305,7 +300,13 @@ impl AttentionSpec {
         if self.sets() == 1 {
             return k.constant(h);
         }
-        k.warp() / (WARPS / self.sets()) * self.heads() + h
+        let head = k.warp() / (WARPS / self.sets()) * self.heads() + h;
+        // The last set may have fewer heads.
+        if (self.sets() - 1) * self.heads() + h < self.group() {
+            head
+        } else {
+            head.min(self.group() - 1)
+        }
     }
 
     /// Combines the lanes, then the warps, and writes the block's rows.
@@ -335,11 +336,10 @@ impl AttentionSpec {
                 .map(|o| over_groups(o.get() * shrink, |a, b| a + b))
                 .collect();
             let at = warp * heads + h;
-            k.if_(lane.eq(0), || {
+            k.if_(lane.lt(dim / WIDTH), || {
+                // The same in every lane.
                 maxima.store(at, max);
                 sums.store(at, sum);
-            });
-            k.if_(lane.lt(dim / WIDTH), || {
                 let at = at * dim + lane * WIDTH;
                 outs.store_vec(at, [rows[0], rows[1], rows[2], rows[3]]);
                 outs.store_vec(at + 4, [rows[4], rows[5], rows[6], rows[7]]);
@@ -350,10 +350,13 @@ impl AttentionSpec {
         let group = self.group();
         k.for_each(k.thread_x(), group * dim, k.threads(), |i| {
             let (head, e) = (i / dim, i % dim);
-            let first = head / heads * (warps * heads) + head % heads;
+            let first = match self.sets() {
+                1 => head,
+                _ => head / heads * (warps * heads) + head % heads,
+            };
             let at: Vec<_> = (0..warps).map(|w| first + w * heads).collect();
             let found: Vec<_> = at.iter().map(|at| maxima.load(*at)).collect();
-            let max = found.iter().fold(k.constant(LOWEST), |m, v| m.max(*v));
+            let max = found.iter().skip(1).fold(found[0], |m, v| m.max(*v));
             let (mut sum, mut row) = (k.constant(0f32), k.constant(0f32));
             for (at, own) in at.iter().zip(&found) {
                 let shrink = (*own - max).ex2();
@@ -362,23 +365,22 @@ impl AttentionSpec {
             }
             let to = k.block_x() * self.num_heads + k.block_y() * group + head;
             if self.splits == 1 {
-                let value = row.div_fast(sum);
-                return out.store(to * dim + e, k.select(sum.gt(0f32), value, 0f32));
+                // The largest weight is 1, and that of a dead row zero.
+                return out.store(to * dim + e, row.div_fast(sum.max(1f32)));
             }
             let to = (to * self.splits + k.block_z()) * (dim + 2);
             out.store(to + e, row);
-            k.if_(e.eq(0), || {
-                out.store(to + dim, k.select(sum.gt(0f32), max, f32::NEG_INFINITY));
-                out.store(to + (dim + 1), sum);
+            k.if_(e.lt(2), || {
+                let max = k.select(sum.gt(0f32), max, f32::NEG_INFINITY);
+                out.store(to + dim + e, k.select(e.eq(0), max, sum));
             });
         });
     }
 }
 
-/// Keys `start .. end` of a split, of which those from `low` on are visible.
+/// Keys `start .. end` of a split, all visible.
 struct Range<'k> {
     start: Val<'k, u32>,
-    low: Val<'k, u32>,
     end: Val<'k, u32>,
 }
 

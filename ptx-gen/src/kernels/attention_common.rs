@@ -3,7 +3,7 @@
 use crate::build::{Builder, Val};
 
 /// Where a running maximum starts: below every score, and its differences are no NaN.
-pub(super) const LOWEST: f32 = -1e30;
+pub(super) const LOWEST: f32 = f32::MIN;
 
 /// What a query is multiplied with, so that its products are what [`capped`] takes: the scale, and
 /// what turns e^x (with a cap the e^2x of tanh) into 2^x.

@@ -1,11 +1,11 @@
-//! Attention of many consecutive queries of one slot, on tensor cores:
+//! Attention of many consecutive queries of a slot, on tensor cores:
 //! `out[t, h] = sum_j softmax_j(cap(scale * q[t, h] . k[j])) * v[j]` for `t < n`.
 //!
 //! | parameter | type | shape |
 //! |---|---|---|
 //! | q | f32 | `[n, num_heads, head_dim]` |
 //! | lengths | u32 | `[n]`: keys that the row may see, its own included; 0 is a dead row |
-//! | slots | u32 | `[n]`, row of the block table, equal in all rows |
+//! | slots | u32 | `[n]`, row of the block table, equal in 64 rows from a multiple of 64 on |
 //! | block_table | u32 | `[slots, max_blocks]` |
 //! | k_pool, v_pool | f16 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //! | out | f32 | `[n, num_heads, head_dim]` |
@@ -27,6 +27,7 @@ use super::attention_common::{LOWEST, capped, check_heads, factor, variant};
 use super::attention_tiles::Copies;
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 use crate::ir::Kernel;
+use crate::op::Rmw;
 use crate::target::Target;
 
 /// Attention of one shape over many consecutive queries of one slot; f16 cache.
@@ -318,10 +319,8 @@ impl AttentionFlashSpec {
             let column = now + (k.lane() % 4) * 2;
             // Keys relative to the lane's first; a distance below zero is one as an i32.
             let ends = rows.lengths.map(|length| (length - column).as_i32());
-            let starts = rows.lengths.map(|length| {
-                let low = self.window.map(|window| length.max(window) - window);
-                low.map(|low| (low - column).as_i32())
-            });
+            let window = self.window.map(|window| window.min(i32::MAX as u32) as i32);
+            let starts = ends.map(|end| window.map(|window| end - window));
             for (j, scores) in (0..).zip(&masked) {
                 for (e, score) in (0..).zip(scores) {
                     let key = k.constant(8 * j + e % 2);
@@ -393,8 +392,12 @@ impl<'k> Rows<'k> {
             .collect();
         let most = found.iter().skip(1).fold(found[0], |a, b| a.max(*b));
         let least = found.iter().skip(1).fold(found[0], |a, b| a.min(*b));
-        let end = k.warp_max(most);
-        let shortest = k.lanes_reduce(least, 32, |a, b| a.min(b));
+        let (end, shortest) = if spec.target.has_ampere() {
+            (k.warp_redux(Rmw::Max, most), k.warp_redux(Rmw::Min, least))
+        } else {
+            let shortest = k.lanes_reduce(least, 32, |a, b| a.min(b));
+            (k.warp_max(most), shortest)
+        };
         let start = match spec.window {
             Some(window) => shortest.max(window) - window,
             None => k.constant(0),
@@ -460,7 +463,8 @@ impl<'k> Rows<'k> {
         let dim = spec.head_dim;
         for (half, softmax) in self.softmax.iter().enumerate() {
             let sum = k.lanes_reduce(softmax.sum.get(), 4, |a, b| a + b);
-            let inverse = k.select(sum.gt(0f32), sum.rcp(), 0f32);
+            // The largest weight is 1, and that of a dead row zero.
+            let inverse = sum.max(1f32).rcp();
             let row = self.row[half];
             let out = out.offset(row * (spec.num_heads * dim));
             let out = out.offset(k.block_y() * dim + (k.lane() % 4) * 2);

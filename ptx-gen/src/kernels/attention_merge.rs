@@ -9,10 +9,9 @@
 //!
 //! Grid `[tokens, num_heads, 1]`. Splits are added in their order.
 
+use crate::build::Pred;
 use crate::ir::Kernel;
 use crate::target::Target;
-
-use super::attention_common::LOWEST;
 
 /// The merge of partials of one shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,36 +68,39 @@ impl AttentionMergeSpec {
             let from = partial.offset(head * splits * (dim + 2));
             let out = out.offset(head * dim);
             let e = k.thread_x();
-            k.if_(lengths.load(k.block_x()).eq(0) & e.lt(dim), || {
-                out.store(e, 0f32);
+            k.if_(lengths.load(k.block_x()).eq(0), || {
+                k.if_(e.lt(dim), || out.store(e, 0f32));
+                k.exit_if(k.constant(Pred(true)));
             });
-            k.exit_if(lengths.load(k.block_x()).eq(0));
 
-            // The weight of each split, from one warp.
+            // The weight of each split, from one warp; the row has keys, and so has some split.
             let weights = k.shared::<f32>("weights", splits);
-            k.if_(k.warp().eq(0), || {
-                let turns = splits.div_ceil(32);
-                let found: Vec<_> = (0..turns)
+            k.if_(e.lt(32), || {
+                // So many lanes reduce to what they all have.
+                let lanes = splits.next_power_of_two().min(32);
+                let found: Vec<_> = (0..splits.div_ceil(32))
                     .map(|turn| {
-                        let z = k.lane() + 32 * turn;
-                        let at = z.min(splits - 1) * (dim + 2) + dim;
-                        // A split too many counts as one without keys.
-                        let exists = z.lt(splits);
-                        let max = k.select(exists, from.load(at), f32::NEG_INFINITY);
-                        (z, max, k.select(exists, from.load(at + 1), 0f32))
+                        let z = e + 32 * turn;
+                        // Past the end the last split is read again, with a sum of zero.
+                        let exists = (32 * (turn + 1) > splits).then(|| z.lt(splits));
+                        let read = exists.map_or(z, |_| z.min(splits - 1));
+                        let at = read * (dim + 2) + dim;
+                        let (max, mut sum) = (from.load(at), from.load(at + 1));
+                        if let (Some(exists), 1..) = (exists, splits % lanes) {
+                            sum = k.select(exists, sum, 0f32);
+                        }
+                        (z, exists, max, sum)
                     })
                     .collect();
-                let own = found.iter().fold(k.constant(LOWEST), |m, f| m.max(f.1));
-                let max = k.warp_max(own);
-                let shrunk: Vec<_> = found.iter().map(|f| (f.1 - max).ex2()).collect();
-                let mut sum = k.constant(0f32);
-                for ((_, _, l), shrink) in found.iter().zip(&shrunk) {
-                    sum = l.fma(*shrink, sum);
-                }
-                let sum = k.warp_sum(sum);
-                for ((z, ..), shrink) in found.iter().zip(&shrunk) {
-                    let weight = k.select(sum.gt(0f32), shrink.div_fast(sum), 0f32);
-                    k.if_(z.lt(splits), || weights.store(*z, weight));
+                let max = found.iter().skip(1).fold(found[0].2, |m, f| m.max(f.2));
+                let max = k.lanes_reduce(max, lanes, |a, b| a.max(b));
+                let shrunk: Vec<_> = found.iter().map(|f| (f.2 - max).ex2()).collect();
+                let sum = (found.iter().zip(&shrunk))
+                    .fold(k.constant(0f32), |sum, (f, shrink)| f.3.fma(*shrink, sum));
+                let sum = k.lanes_reduce(sum, lanes, |a, b| a + b);
+                for ((z, exists, ..), shrink) in found.iter().zip(&shrunk) {
+                    let store = || weights.store(*z, shrink.div_fast(sum));
+                    exists.map_or_else(store, |exists| k.if_(exists, store));
                 }
             });
             k.barrier();

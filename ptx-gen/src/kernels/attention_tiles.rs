@@ -1,8 +1,8 @@
 //! How tiles of keys and values come from a paged cache to shared memory, for
 //! [`super::AttentionFlashSpec`].
 //!
-//! A row of a tile is a key of `head_dim` halves and some padding. What lies at and past the end of
-//! the visible keys is zeros in the tile, whatever the cache holds there: a weight of zero times
+//! A row of a tile is a key of `head_dim` halves and some padding. Values at and past the end of
+//! the visible keys are zeros in the tile, whatever the cache holds there: a weight of zero times
 //! a NaN would be one. Blocks past the end are not looked up.
 
 use super::AttentionFlashSpec;
@@ -41,8 +41,16 @@ impl<'k> Copies<'k, '_> {
         let threads = k.threads();
         let (parts, tokens) = (spec.head_dim / 8, spec.block_tokens);
         let total = spec.keys() * parts;
-        let last = (self.end - 1) / tokens;
-        let block = |key: Val<'k, u32>| self.table.load((key / tokens).min(last));
+        // A whole tile within a block lies in one with a key below the end; of what reaches further,
+        // blocks past the end are not looked up.
+        let within = tokens.is_multiple_of(spec.keys()) && total.is_multiple_of(threads);
+        let last = (!within).then(|| (self.end - 1) / tokens);
+        let block = |key: Val<'k, u32>| {
+            let nth = key / tokens;
+            self.table.load(last.map_or(nth, |last| nth.min(last)))
+        };
+        // The first key of a tile is below the end.
+        let first = |key: Val<'k, u32>| self.table.load(key / tokens);
         // Turns whose keys lie in the same block share its number.
         let apart = threads / parts;
         let aligned = threads.is_multiple_of(parts) && tokens.is_multiple_of(apart);
@@ -65,7 +73,9 @@ impl<'k> Copies<'k, '_> {
                 if !aligned {
                     known = (None, block(key));
                 } else if known.0 != Some(turn * apart / tokens) {
-                    known = (Some(turn * apart / tokens), block(now + turn * apart));
+                    let at = turn * apart;
+                    let block = if at == 0 { first(now) } else { block(now + at) };
+                    known = (Some(at / tokens), block);
                 }
                 let line = (known.1 * spec.num_kv_heads + self.head) * tokens + key % tokens;
                 let ragged = (turn + 1) * threads > total;
@@ -113,21 +123,28 @@ impl<'k> Copies<'k, '_> {
             let loaded: Vec<_> = pieces
                 .iter()
                 .map(|piece| {
-                    let words: [Var<'k, u32>; 4] = std::array::from_fn(|_| k.var(0u32));
-                    self.where_exists(piece, || {
+                    let load = || {
                         let from = pool.cast::<u64>().offset(piece.from).cast::<u32>();
                         let found = from.load_vec4(0u32);
-                        for (word, v) in words.iter().zip(found) {
-                            word.set(k.select(piece.seen, v, 0u32));
+                        // Scores of keys past the end are masked, whatever they are.
+                        match i {
+                            0 => found,
+                            _ => found.map(|v| k.select(piece.seen, v, 0u32)),
                         }
+                    };
+                    let Some(exists) = piece.exists else {
+                        return load();
+                    };
+                    let words: [Var<'k, u32>; 4] = std::array::from_fn(|_| k.var(0u32));
+                    k.if_(exists, || {
+                        words.iter().zip(load()).for_each(|(word, v)| word.set(v));
                     });
-                    words
+                    words.map(|word| word.get())
                 })
                 .collect();
             for (piece, words) in pieces.iter().zip(&loaded) {
                 self.where_exists(piece, || {
-                    let words = std::array::from_fn(|e| words[e].get());
-                    self.tiles.store_vec::<4>(piece.to + i * tile, words);
+                    self.tiles.store_vec::<4>(piece.to + i * tile, *words);
                 });
             }
         }

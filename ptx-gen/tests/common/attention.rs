@@ -110,18 +110,44 @@ impl Case {
     }
 
     /// Every fifth element of a query so large that it exceeds f16 once scaled, which counts as
-    /// its largest value.
+    /// its largest value. Keys are so small that it matters how large that is.
     pub fn with_outliers(mut self) -> Case {
         let dim = self.spec.head_dim as usize;
         let log2_e = std::f32::consts::LOG2_E;
-        let largest = 65504.0 / (self.spec.scale * self.spec.softcap.map_or(log2_e, |c| 1.0 / c));
+        let factor = self.spec.softcap.map_or(log2_e, |c| 2.0 * log2_e / c);
+        let largest = 65504.0 / (self.spec.scale * factor);
         for (i, q) in self.q.iter_mut().enumerate() {
-            if (i + i / dim).is_multiple_of(5) {
+            if (i % dim + i / dim).is_multiple_of(5) {
                 *q = largest.copysign(*q);
             }
         }
+        for k in &mut self.keys {
+            *k = f16::from_f32(*k / 32768.0).to_f32();
+        }
         self.outliers = true;
         self
+    }
+
+    /// Queries so many times as large: with many, scores overflow unless their maximum is
+    /// subtracted.
+    pub fn with_queries_times(mut self, factor: f32) -> Case {
+        self.q.iter_mut().for_each(|q| *q *= factor);
+        self
+    }
+
+    /// One row that sees one key, whose score is near the lowest f32.
+    pub fn of_lowest_score(spec: AttentionSpec) -> Case {
+        let mut case = Case::new(spec, &[1], &[0]);
+        let dim = spec.head_dim as usize;
+        for head in 0..spec.num_heads {
+            let at = case.at(0, head / (spec.num_heads / spec.num_kv_heads), 0);
+            let key = &case.keys[at..at + dim];
+            let square: f32 = key.iter().map(|k| k * k).sum();
+            let times = -2.5e38 / (square * spec.scale * std::f32::consts::LOG2_E);
+            let q = &mut case.q[head as usize * dim..][..dim];
+            q.iter_mut().zip(key).for_each(|(q, k)| *q = k * times);
+        }
+        case
     }
 
     /// The queries as the kernel gets them.
@@ -212,25 +238,57 @@ impl Case {
         self.partials().into_iter().flat_map(flat).collect()
     }
 
-    /// Everything up to the cache as arguments.
-    fn launch(&self, grid: [u32; 3]) -> Launch {
+    /// Slots, where those of `together` dead rows are none.
+    fn slots(&self, together: usize) -> Vec<u32> {
+        let mut slots = self.slots.clone();
+        let rows = slots
+            .chunks_mut(together)
+            .zip(self.lengths.chunks(together));
+        for (slots, _) in rows.filter(|(_, lengths)| lengths.iter().all(|l| *l == 0)) {
+            slots.fill(u32::MAX / 2);
+        }
+        slots
+    }
+
+    /// Everything up to the cache as arguments. What lies in a slot before the tile of so many keys
+    /// that holds the first key of its rows is NaN, and its blocks are not there.
+    fn launch(&self, grid: [u32; 3], together: usize, tile: u32) -> Launch {
+        let (mut table, mut pools) = (
+            self.table.clone(),
+            [&self.keys, &self.values].map(Vec::clone),
+        );
+        for slot in 0..table.len() as u32 / self.spec.max_blocks {
+            let rows = self.lengths.iter().zip(&self.slots);
+            let rows = rows.filter(|(l, s)| **s == slot && (**l > 0 || together > 1));
+            let low = |length: &u32| self.spec.window.map_or(0, |w| length.saturating_sub(w));
+            let first = rows.map(|(l, _)| low(l)).min().unwrap_or(0) / tile * tile;
+            for head in 0..self.spec.num_kv_heads {
+                for key in 0..first {
+                    let at = self.at(slot, head, key);
+                    let unseen = at..at + self.spec.head_dim as usize;
+                    pools
+                        .iter_mut()
+                        .for_each(|pool| pool[unseen.clone()].fill(f32::NAN));
+                }
+            }
+            let row = slot * self.spec.max_blocks;
+            (row..row + first / BLOCK).for_each(|i| table[i as usize] = u32::MAX / 2);
+        }
         let launch = Launch::new(grid)
             .input(&self.queries())
             .input(&self.lengths)
-            .input(&self.slots)
-            .input(&self.table);
-        [&self.keys, &self.values]
-            .iter()
-            .fold(launch, |launch, pool| {
-                let bytes = match self.spec.kv_type {
-                    KvType::F32 => pool.bytes(),
-                    KvType::F16 => {
-                        let halves = pool.iter().map(|v| f16::from_f32(*v).to_bits());
-                        halves.collect::<Vec<u16>>().bytes()
-                    }
-                };
-                launch.input(&bytes)
-            })
+            .input(&self.slots(together))
+            .input(&table);
+        pools.iter().fold(launch, |launch, pool| {
+            let bytes = match self.spec.kv_type {
+                KvType::F32 => pool.bytes(),
+                KvType::F16 => {
+                    let halves = pool.iter().map(|v| f16::from_f32(*v).to_bits());
+                    halves.collect::<Vec<u16>>().bytes()
+                }
+            };
+            launch.input(&bytes)
+        })
     }
 
     fn rows(&self) -> u32 {
@@ -244,7 +302,7 @@ impl Case {
             1 => self.expected(),
             _ => self.flattened(),
         };
-        self.launch(self.spec.grid(self.rows()))
+        self.launch(self.spec.grid(self.rows()), 1, 1)
             .floats(values, nmse)
     }
 
@@ -262,7 +320,7 @@ impl Case {
         let spec = flash(&self.spec);
         spec.check().unwrap();
         let [x, y, z] = spec.grid(self.rows());
-        self.launch([x + more, y, z])
+        self.launch([x + more, y, z], 64, 64)
             .floats(self.expected(), 1e-6)
             .scalar(Arg::U32(self.rows()))
     }
@@ -305,9 +363,11 @@ pub fn merge(cases: &[Case], nmse: f64) -> Trial {
     }
 }
 
-/// The attention of prompts of one shape, on tensor cores; the first once more in too large a grid.
+/// The attention of prompts of one shape, on tensor cores; one of them, if possible without a
+/// ragged block, once more in too large a grid.
 pub fn prompts(cases: &[Case]) -> Trial {
-    let surplus = cases[0].flash_launch(1);
+    let whole = cases.iter().find(|c| c.rows().is_multiple_of(64));
+    let surplus = whole.unwrap_or(&cases[0]).flash_launch(1);
     let launches = cases.iter().map(|c| c.flash_launch(0));
     Trial {
         kernel: flash(&cases[0].spec).kernel(),

@@ -174,77 +174,131 @@ fn matrix_products() -> Vec<Trial> {
 
 /// Attention of few queries, its merge, and attention of prompts.
 fn attention() -> Vec<Trial> {
-    let lengths = [0, 1, 33, 250, 64];
-    let slots = [0, 1, 2, 1, 3];
+    let mut trials = few_queries();
+    trials.extend([3, 32, 43].map(|splits| {
+        let spec = AttentionSpec {
+            splits,
+            max_blocks: splits,
+            ..spec(2, 1, 80)
+        };
+        let lengths = [0, 1, 33, 32 * splits - 5];
+        let case = |spec| Case::new(spec, &lengths, &[0, 1, 2, 3]);
+        // Maxima that overflow unless they are subtracted, each split's in some row.
+        let large = AttentionSpec {
+            scale: 100.0,
+            ..spec
+        };
+        let large = Case::new(large, &[32 * splits - 5; 6], &[0; 6]);
+        merge(&[case(spec), large], 1e-10)
+    }));
+    trials.extend(prompts_of_some());
+    trials
+}
+
+/// Attention of few queries. Together the lengths end in every part of what a warp has in flight,
+/// and warps walk more than once.
+fn few_queries() -> Vec<Trial> {
     let specs = [
-        spec(4, 2, 32),
+        AttentionSpec {
+            max_blocks: 12,
+            ..spec(4, 2, 32)
+        },
         AttentionSpec {
             splits: 3,
+            max_blocks: 15,
             ..spec(6, 2, 48)
         },
         AttentionSpec {
             kv_type: KvType::F32,
             window: Some(40),
             softcap: Some(2.0),
-            ..spec(5, 1, 64)
+            ..spec(10, 2, 64)
         },
         AttentionSpec {
-            window: Some(150),
+            window: Some(300),
             splits: 2,
-            ..spec(9, 1, 16)
+            max_blocks: 16,
+            ..spec(18, 2, 16)
         },
     ];
-    let case = |spec| Case::new(spec, &lengths, &slots);
-    let mut trials: Vec<Trial> = (specs.iter())
-        .map(|spec| decode(&[case(*spec)], 1e-10))
-        .collect();
-    trials.extend([3, 11, 40].map(|splits| {
-        let spec = AttentionSpec {
-            splits,
-            max_blocks: splits,
-            ..spec(2, 1, 48)
-        };
-        let lengths = [0, 1, 33, 32 * splits - 5];
-        let case = |spec| Case::new(spec, &lengths, &[0, 1, 2, 3]);
-        // Maxima that overflow unless they are subtracted.
-        let large = AttentionSpec {
-            scale: 30.0,
-            ..spec
-        };
-        merge(&[case(spec), case(large)], 1e-10)
-    }));
+    let lengths = [0, 1, 20, 30, 33, 45, 64, 96];
+    let trial = |spec: AttentionSpec| {
+        let longest = 32 * spec.max_blocks - 10;
+        let mut trial = decode(
+            &[
+                Case::new(spec, &lengths, &[0, 1, 2, 1, 3, 1, 4, 5]),
+                Case::new(spec, &[longest], &[1]),
+                Case::of_lowest_score(spec),
+            ],
+            1e-10,
+        );
+        let large = Case::new(spec, &[longest, 90], &[1, 0]).with_queries_times(600.0);
+        // Scores of hundreds in f32 leave an error of their rounding.
+        trial.launches.extend(decode(&[large], 1e-7).launches);
+        trial
+    };
+    specs.map(trial).into_iter().collect()
+}
+
+/// Attention of prompts.
+fn prompts_of_some() -> Vec<Trial> {
     let flashes = [
-        (Target::Sm75, spec(2, 1, 32)),
-        (TARGET, spec(2, 1, 64)),
+        (Target::Sm75, spec(4, 2, 64)),
+        (TARGET, spec(4, 2, 32)),
         (
             TARGET,
             AttentionSpec {
-                window: Some(40),
+                window: Some(100),
                 softcap: Some(2.0),
                 ..spec(2, 2, 80)
             },
         ),
         (TARGET, spec(2, 2, 144)),
     ];
-    trials.extend(flashes.map(|(target, spec)| {
+    let trial = |(target, spec): (Target, AttentionSpec)| {
         // A last tile reaches past the block table's end.
         let spec = AttentionSpec {
             target,
             max_blocks: 7,
             ..spec
         };
-        let mut dead: Vec<u32> = (1..=70).collect();
-        dead[3] = 0;
-        dead[64..].fill(0);
-        prompts(&[
-            Case::prompt(spec, 0, 66),
-            Case::prompt(spec, 150, 66),
-            Case::prompt(spec, 210, 14),
+        let mut lengths: Vec<u32> = (1..=76).collect();
+        (lengths[3], lengths[12]) = (0, 0);
+        lengths[64..].fill(0);
+        let falling: Vec<u32> = (0..64).map(|i| 193 - 2 * i).collect();
+        let mut short = [140; 64];
+        (short[6], short[9], short[30]) = (70, 1, 130);
+        let mut slots = [1; 100];
+        slots[64..].fill(0);
+        let consecutive: Vec<u32> = (125..=224).collect();
+        let ends = [1, 6, 19, 32, 45, 58, 70, 83, 97, 109, 122];
+        let mut cases: Vec<Case> = ends
+            .map(|end| Case::prompt(spec, end - 1, 1))
+            .into_iter()
+            .collect();
+        cases.extend([
+            Case::new(spec, &[0], &[0]),
             // The first row ends a key before a tile does, the others behind.
             Case::prompt(spec, 62, 9),
-            Case::prompt(spec, 0, 66).with_outliers(),
-            Case::new(spec, &dead, &[0; 70]),
-        ])
-    }));
-    trials
+            // Behind a window of 100, no row sees keys of the first tile.
+            Case::prompt(spec, 170, 54),
+            Case::new(spec, &falling, &[0; 64]),
+            Case::new(spec, &short, &[0; 64]),
+            Case::new(spec, &lengths, &[0; 76]),
+            Case::new(spec, &consecutive, &slots),
+            Case::prompt(spec, 0, 33).with_outliers(),
+        ]);
+        if spec.window.is_some() {
+            let windows: Vec<u32> = (157..=220).rev().collect();
+            cases.extend([
+                // The last row does not see the first key of the second tile.
+                Case::prompt(spec, 127, 38),
+                Case::prompt(spec, 162, 9),
+                // Only the last rows see the first tile.
+                Case::new(spec, &windows, &[0; 64]),
+            ]);
+        }
+        prompts(&cases)
+    };
+    flashes.map(trial).into_iter().collect()
 }

@@ -14,6 +14,7 @@ mod flags;
 mod profile;
 mod progress;
 mod table;
+mod timing;
 
 use std::process::ExitCode;
 

@@ -13,6 +13,7 @@ use crate::flags::{DeviceFlags, ModelFlag};
 use crate::profile;
 use crate::progress::Progress;
 use crate::table::Table;
+use crate::timing;
 
 /// Measure prompt and generation speed, GB/s and the share of the measured read ceiling
 #[derive(Args)]
@@ -60,7 +61,8 @@ impl Bench {
             repeats: self.repeats as usize,
             profile: self.profile || self.trace.is_some(),
         };
-        let session_options = self.device.session_options()?;
+        let mut session_options = self.device.session_options()?;
+        session_options.open_device();
         let model = self.model.open(console)?;
         let report = {
             let progress = Progress::spinner("loading");
@@ -116,6 +118,7 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
         "device": report.executor,
         "weight_bytes": report.weight_bytes,
         "load_seconds": report.load_seconds,
+        "load": report.load,
         "cold_first_token_seconds": report.cold_first_token_seconds,
         "ceiling_gb_per_second": report.ceiling_gb_per_second,
         "rows": rows,
@@ -148,11 +151,14 @@ fn as_text(report: &BenchReport, file: &str) -> String {
     }
     format!(
         "{file} on {}: {} of weights, loaded in {}, first token {} after loading began\n\
+         {}; {}\n\
          reading memory: {} GB/s\n\n{}",
         report.executor,
         figures::bytes(report.weight_bytes),
         figures::seconds(report.load_seconds),
         figures::seconds(report.cold_first_token_seconds),
+        timing::moved(&report.load).unwrap_or_else(|| "weights stay in the file".to_owned()),
+        timing::phases(&report.load),
         figures::rate(report.ceiling_gb_per_second),
         table.render()
     )

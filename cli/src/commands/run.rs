@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use clap::Args;
 use gannet_engine::{
-    Event, Finish, GenerateOptions, Generation, Sampling, Session, SessionOptions,
+    Event, Finish, GenerateOptions, Generation, LoadReport, Sampling, Session, SessionOptions,
 };
 use serde_json::json;
 
@@ -18,6 +18,7 @@ use crate::failure::Failure;
 use crate::figures;
 use crate::flags::{DeviceFlags, ModelFlag};
 use crate::progress::Progress;
+use crate::timing;
 
 /// Prompts shorter than this are done before a bar could be read.
 const LONG_PROMPT: usize = 512;
@@ -43,6 +44,9 @@ pub(crate) struct Run {
     /// Go on when the model ends its text
     #[arg(long)]
     ignore_eos: bool,
+    /// Print where the time went: the phases of the load, the first token
+    #[arg(long)]
+    timing: bool,
     /// Print one JSON object at the end instead of text as it comes
     #[arg(long)]
     json: bool,
@@ -99,21 +103,24 @@ impl Run {
         if self.ctx == Some(0) {
             return Err(Failure::Usage("--ctx must be at least 1".to_owned()));
         }
-        let session_options =
+        let mut session_options =
             SessionOptions { context: self.ctx, ..self.device.session_options()? };
+        session_options.open_device();
         let prompt = self.prompt_text()?;
         let model = self.model.open(console)?;
         let mut session = {
             let _progress = Progress::spinner("loading");
             Session::new(&model, &session_options)?
         };
+        let load = LoadReport::new(&model, session.executor());
         let told = session.notice();
         if let Some(notice) = &told {
             console.note(notice);
         }
         let mut stream = Stream::new(console, !self.json);
         let generated = session.generate(&prompt, &options, |event| stream.event(event));
-        let first_token = stream.first_token.map(|at| at.duration_since(start).as_secs_f64());
+        let first_token_at = stream.first_token;
+        let first_token = first_token_at.map(|at| at.duration_since(start).as_secs_f64());
         // A failure to print explains a stopped generation, so it comes first.
         if let Some(failure) = stream.failure.take() {
             return Err(failure);
@@ -126,10 +133,18 @@ impl Run {
         let generation = generated?;
         let device = session.executor().name();
         if self.json {
-            console.json(&report(&generation, device, first_token))
+            let mut object = report(&generation, device, first_token);
+            object["load"] = json!(load);
+            console.json(&object)
         } else {
             console.end_text()?;
             console.show_notes();
+            if self.timing {
+                console::say(timing::table(&load, start, first_token_at).trim_end());
+            }
+            if let Some(moved) = timing::moved(&load) {
+                console::say(&format!("[{moved}]"));
+            }
             console::say(&figures_line(&generation, device, first_token));
             Ok(())
         }

@@ -51,3 +51,42 @@ fn an_executor_agrees_with_itself() {
 fn executors_that_do_not_exist_are_refused() {
     run(&["parity", "--left", "cpu", "--right", "abacus"]).error();
 }
+
+/// What a load on the CPU consists of, in both forms.
+#[test]
+fn the_phases_of_a_load_are_told() {
+    let args = [
+        "bench", "-p", "0", "-n", "2", "-r", "1", "--device", "cpu", "--json",
+    ];
+    let load = run(&args).ok().json()["load"].clone();
+    let phases = load["phases"].as_array().unwrap();
+    let names: Vec<_> = phases
+        .iter()
+        .map(|p| p["phase"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["vocabulary", "plan"]);
+    let ends = phases
+        .iter()
+        .map(|p| p["start_seconds"].as_f64().unwrap() + p["seconds"].as_f64().unwrap());
+    let last = ends.fold(0.0, f64::max);
+    assert!((load["seconds"].as_f64().unwrap() - last).abs() < 1e-9);
+    assert!(last > 0.0 && last < 60.0, "{last}");
+    // Weights stay in the file: nothing is moved.
+    assert_eq!(
+        (load["bytes"].as_u64(), load["kernels"].as_u64()),
+        (Some(0), Some(0))
+    );
+    assert!(load["gb_per_second"].is_null());
+
+    let told = run(&["run", "fn main", "-n", "2", "--device", "cpu", "--timing"]).ok();
+    for phase in ["vocabulary ", "plan ", "first token "] {
+        assert!(
+            told.stderr.lines().any(|l| l.starts_with(phase)),
+            "{}",
+            told.stderr
+        );
+    }
+    let plain = run(&["run", "fn main", "-n", "2", "--device", "cpu"]).ok();
+    assert_eq!(plain.stdout, told.stdout);
+    assert!(!plain.stderr.contains("vocabulary"), "{}", plain.stderr);
+}

@@ -1,0 +1,88 @@
+//! Where the time of a load went, for people.
+
+use std::time::Instant;
+
+use gannet_engine::LoadReport;
+
+use crate::figures;
+use crate::table::Table;
+
+/// What was moved and how fast: `loaded 938 MiB in 41 ms, 24 GB/s`. `None` where weights stay in
+/// the file.
+pub(crate) fn moved(load: &LoadReport) -> Option<String> {
+    let rate = load.gb_per_second?;
+    Some(format!(
+        "loaded {} in {}, {} GB/s",
+        figures::bytes(load.bytes),
+        figures::seconds(load.bytes as f64 / 1e9 / rate.max(1e-9)),
+        figures::rate(rate)
+    ))
+}
+
+/// The phases in one line: `driver 180 ms, file 3.1 ms, ...`. Some of them overlap.
+pub(crate) fn phases(load: &LoadReport) -> String {
+    let name =
+        |p: &gannet_engine::load::PhaseTime| format!("{} {}", p.phase, figures::seconds(p.seconds));
+    load.phases.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// A table of the phases, with when each began after the program did, down to the first token.
+pub(crate) fn table(load: &LoadReport, start: Instant, first_token: Option<Instant>) -> String {
+    let mut table = Table::new(&["phase", ">start", ">time"]);
+    let since = |at: Instant| at.saturating_duration_since(start).as_secs_f64();
+    let origin = load.origin.map_or(0.0, since);
+    for p in &load.phases {
+        table.row([
+            p.phase.to_string(),
+            figures::seconds(origin + p.start_seconds),
+            figures::seconds(p.seconds),
+        ]);
+    }
+    if let Some(first_token) = first_token {
+        let ready = origin + load.seconds;
+        table.row([
+            "first token".to_owned(),
+            figures::seconds(ready),
+            figures::seconds((since(first_token) - ready).max(0.0)),
+        ]);
+    }
+    if load.kernels > 0 {
+        let (kernels, compiled) = (load.kernels, load.compiled);
+        table.row([format!("{kernels} kernels, {compiled} of them compiled")]);
+    }
+    table.render()
+}
+
+#[cfg(all(test, feature = "embedded-model"))]
+mod tests {
+    use super::*;
+    use gannet_engine::load::LoadReport;
+    use gannet_engine::{DeviceChoice, Model, ModelOptions, Session, SessionOptions};
+    use std::sync::Arc;
+
+    /// On the CPU weights stay in the file: phases of opening it, and nothing moved.
+    #[test]
+    fn a_load_on_the_cpu_has_the_phases_of_a_file() {
+        let start = Instant::now();
+        let gguf = crate::embedded::open().unwrap();
+        let model = Arc::new(Model::from_gguf(gguf, &ModelOptions::default()).unwrap());
+        let options = SessionOptions {
+            device: DeviceChoice::Cpu,
+            ..SessionOptions::default()
+        };
+        let mut session = Session::new(&model, &options).unwrap();
+        let load = LoadReport::new(&model, session.executor());
+        assert_eq!(moved(&load), None);
+        assert!(
+            phases(&load).starts_with("vocabulary "),
+            "{}",
+            phases(&load)
+        );
+        let text = table(&load, start, Some(Instant::now()));
+        let first: Vec<&str> = text
+            .lines()
+            .filter_map(|l| l.split_whitespace().next())
+            .collect();
+        assert_eq!(first, ["phase", "vocabulary", "plan", "first"]);
+    }
+}

@@ -5,41 +5,15 @@
 
 mod common;
 
-use common::attention::{Case, spec};
-use common::trial::Trial;
-use gannet_ptx_gen::kernels::{AttentionDecodeSpec, AttentionSpec};
+use common::attention::{Case, packed_decode, spec};
+use gannet_ptx_gen::kernels::AttentionSpec;
 use gannet_ptx_gen::target::Target;
 
 /// What f32 leaves of the sums.
 const NMSE: f64 = 1e-12;
 
-/// The same attention on tensor cores.
-fn decode(spec: &AttentionSpec) -> AttentionDecodeSpec {
-    AttentionDecodeSpec {
-        target: spec.target,
-        num_heads: spec.num_heads,
-        num_kv_heads: spec.num_kv_heads,
-        head_dim: spec.head_dim,
-        block_tokens: spec.block_tokens,
-        max_blocks: spec.max_blocks,
-        kv_type: spec.kv_type,
-        scale: spec.scale,
-        softcap: spec.softcap,
-        window: spec.window,
-        splits: spec.splits,
-    }
-}
-
 fn pass(case: &Case, nmse: f64) {
-    let spec = decode(&case.spec);
-    spec.check().unwrap();
-    let mut launch = case.decode_launch(nmse);
-    launch.grid = spec.grid(launch.grid[0]);
-    let trial = Trial {
-        kernel: spec.kernel(),
-        launches: vec![launch],
-    };
-    trial.pass();
+    packed_decode(std::slice::from_ref(case), nmse).pass();
 }
 
 #[test]
@@ -138,14 +112,9 @@ fn a_row_does_not_depend_on_the_others() {
     };
     let together = Case::new(spec, &[100, 77], &[0, 1]);
     let results = |case: &Case| {
-        let spec = decode(&case.spec);
-        let mut launch = case.decode_launch(1.0);
-        launch.grid = spec.grid(launch.grid[0]);
-        let trial = Trial {
-            kernel: spec.kernel(),
-            launches: vec![launch],
-        };
-        trial.results(6).remove(0)
+        packed_decode(std::slice::from_ref(case), 1.0)
+            .results(6)
+            .remove(0)
     };
     let mut one = results(&together);
     let other = results(&Case::new(spec, &[100, 0], &[0, 1]));

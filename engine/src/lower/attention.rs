@@ -79,7 +79,7 @@ impl Emitter<'_> {
             head_dim: a.head_dim as u32,
             splits,
         };
-        let args = vec![Arg::Scratch, Arg::Lengths, Arg::Buffer(to)];
+        let args = vec![Arg::Scratch, Arg::Buffer(to)];
         self.push(lowered, merge, tokens, args);
         Ok(())
     }

@@ -250,8 +250,7 @@ impl<'k> Block<'k, '_> {
             let most = scores.iter().fold(before, |m, s| m.max(*s));
             let most = k.lanes_reduce(most, 4, |a, b| a.max(b));
             let shrink = (before - most).ex2();
-            let level = most - P_EXPONENT as f32;
-            let p = scores.map(|s| (s - level).ex2());
+            let p = scores.map(|s| (s - most + P_EXPONENT as f32).ex2());
             max.set(most);
             sum.update(|l| p.iter().fold(l * shrink, |l, p| l + *p));
             shrinks.push(shrink);

@@ -81,35 +81,39 @@ impl<'k> Cache<'k, '_> {
             .load((tile / tokens).min((self.end - 1) / tokens))
     }
 
-    /// Byte of the pool at which a visible key's head starts.
-    fn place(&self, block: Val<'k, u32>, key: Val<'k, u32>) -> Val<'k, u64> {
+    /// The head's part of a cache block.
+    fn head(&self, pool: Ptr<'k, u8>, block: Val<'k, u32>) -> Ptr<'k, u8> {
+        let spec = self.spec;
+        let bytes = spec.kv_type.bytes() * spec.block_tokens * spec.head_dim;
+        let head = (block * spec.num_kv_heads + self.kv_head).cast::<u64>();
+        pool.offset(head * u64::from(bytes)).streaming()
+    }
+
+    /// Elements of a lane's pieces of a key or value as they lie in memory, two a word; where it is
+    /// not visible those of the nearest that is.
+    fn words(
+        &self,
+        head: Ptr<'k, u8>,
+        key: Val<'k, u32>,
+        pieces: &[Piece],
+        lane: Val<'k, u32>,
+    ) -> Vec<Val<'k, u32>> {
         let spec = self.spec;
         let mut key = key.min(self.end - 1);
         if spec.window.is_some() {
             key = key.max(self.low);
         }
-        let line = (block * spec.num_kv_heads + self.kv_head) * spec.block_tokens
-            + key % spec.block_tokens;
-        line.cast::<u64>() * u64::from(spec.head_dim * spec.kv_type.bytes())
-    }
-
-    /// Elements of a lane's pieces of one head as they lie in memory, two a word.
-    fn words(
-        &self,
-        pool: Ptr<'k, u8>,
-        place: Val<'k, u64>,
-        pieces: &[Piece],
-        lane: Val<'k, u32>,
-    ) -> Vec<Val<'k, u32>> {
-        let line = pool.offset(place).cast::<u32>().streaming();
+        let bytes = spec.kv_type.bytes();
+        let at = key % spec.block_tokens * (spec.head_dim * bytes);
         pieces
             .iter()
             .flat_map(|piece| {
-                let from = lane * (piece.width / 2) + piece.offset / 2;
-                match piece.width {
-                    8 => line.load_vec::<4>(from).to_vec(),
-                    4 => line.load_vec::<2>(from).to_vec(),
-                    _ => vec![line.load(from)],
+                let from = head.offset(at + lane * (piece.width * bytes) + piece.offset * bytes);
+                let from = from.cast::<u32>();
+                match piece.width * bytes {
+                    16 => from.load_vec::<4>(0).to_vec(),
+                    8 => from.load_vec::<2>(0).to_vec(),
+                    _ => vec![from.load(0)],
                 }
             })
             .collect()
@@ -118,26 +122,20 @@ impl<'k> Cache<'k, '_> {
     /// The lane's part of the keys of a tile: for key g and key g + 8 its pieces.
     pub(super) fn load_keys(&self, tile: Val<'k, u32>, block: Val<'k, u32>) -> Vec<Val<'k, u32>> {
         let lane = self.k.lane();
-        let pieces = key_pieces(self.spec.head_dim);
+        let (head, pieces) = (self.head(self.keys, block), key_pieces(self.spec.head_dim));
         [0, 8]
             .iter()
-            .flat_map(|key| {
-                let place = self.place(block, tile + lane / 4 + *key);
-                self.words(self.keys, place, &pieces, lane % 4)
-            })
+            .flat_map(|key| self.words(head, tile + lane / 4 + *key, &pieces, lane % 4))
             .collect()
     }
 
     /// The lane's part of the values of a tile: its pieces of each of its four keys.
     pub(super) fn load_values(&self, tile: Val<'k, u32>, block: Val<'k, u32>) -> Vec<Val<'k, u32>> {
         let lane = self.k.lane();
-        let pieces = value_pieces(self.spec.head_dim);
+        let (head, pieces) = (self.head(self.values, block), value_pieces(self.spec.head_dim));
         OWN_KEYS
             .iter()
-            .flat_map(|key| {
-                let place = self.place(block, tile + lane % 4 * 2 + *key);
-                self.words(self.values, place, &pieces, lane / 4)
-            })
+            .flat_map(|key| self.words(head, tile + lane % 4 * 2 + *key, &pieces, lane / 4))
             .collect()
     }
 }

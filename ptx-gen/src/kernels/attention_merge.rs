@@ -1,17 +1,24 @@
-//! Combines the partial softmaxes of [`super::AttentionSpec`]:
+//! Combines the partial softmaxes of [`super::AttentionSpec`] and [`super::AttentionDecodeSpec`]:
 //! `out[t, h] = sum_z 2^(m_z - M) * o_z / sum_z 2^(m_z - M) * l_z` with `M = max_z m_z`.
 //!
 //! | parameter | type | shape |
 //! |---|---|---|
 //! | partial | f32 | `[tokens, num_heads, splits, head_dim + 2]`: o, then m (in base 2) and l |
-//! | lengths | u32 | `[tokens]`; 0 gives zeros |
 //! | out | f32 | `[tokens, num_heads, head_dim]` |
 //!
-//! Grid `[tokens, num_heads, 1]`. Splits are added in their order.
+//! Grid `[tokens, num_heads, head_dim / columns]`. A row none of whose splits has keys, where all m
+//! are minus infinity, gives zeros.
+//!
+//! All that a thread loads is on its way at once, whether or not a split has keys, so that the
+//! time does not depend on the row's length. A block has some columns of a head; groups of its
+//! lanes take splits in turn. Every warp works out M and the denominator for itself. Sums
+//! are added in an order that depends on the shape alone.
 
-use crate::build::Pred;
+use crate::build::{Pred, Val};
 use crate::ir::Kernel;
 use crate::target::Target;
+
+use super::attention_common::LOWEST;
 
 /// The merge of partials of one shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,19 +27,53 @@ pub struct AttentionMergeSpec {
     pub target: Target,
     /// Query heads.
     pub num_heads: u32,
-    /// Elements of a head, at most 1024.
+    /// Elements of a head, a multiple of 16.
     pub head_dim: u32,
     /// Partials of a head.
     pub splits: u32,
 }
 
-/// Partials that a thread has in flight.
-const FLIGHT: u32 = 8;
+/// Groups of lanes at most.
+const GROUPS: u32 = 16;
 
 impl AttentionMergeSpec {
+    /// Columns of a block: a line of memory, if heads are whole ones.
+    fn columns(&self) -> u32 {
+        if self.head_dim.is_multiple_of(32) {
+            32
+        } else {
+            16
+        }
+    }
+
+    /// Lanes of a group, two columns each.
+    fn lanes(&self) -> u32 {
+        self.columns() / 2
+    }
+
+    /// Groups that share the splits, together whole warps.
+    fn groups(&self) -> u32 {
+        let whole = 32 / self.lanes();
+        self.splits.next_power_of_two().clamp(whole, GROUPS)
+    }
+
+    /// Split `first + turn * of`; past the end the last one, and whether that is not so.
+    fn split<'k>(
+        &self,
+        first: Val<'k, u32>,
+        turn: u32,
+        of: u32,
+    ) -> (Val<'k, u32>, Option<Val<'k, Pred>>) {
+        let z = first + turn * of;
+        if (turn + 1) * of <= self.splits {
+            return (z, None);
+        }
+        (z.min(self.splits - 1), Some(z.lt(self.splits)))
+    }
+
     /// Blocks for `tokens` rows.
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
-        [tokens, self.num_heads, 1]
+        [tokens, self.num_heads, self.head_dim / self.columns()]
     }
 
     /// Bytes moved for `tokens` rows.
@@ -54,76 +95,95 @@ impl AttentionMergeSpec {
             head_dim: dim,
             splits,
         } = *self;
+        let (columns, lanes, groups) = (self.columns(), self.lanes(), self.groups());
         let name = format!("attention_merge_{num_heads}x{dim}_s{splits}");
         Kernel::new(name, target, |k| {
             k.doc(format!(
-                "Combines [tokens, {num_heads}, {splits}, {dim} + 2] partial softmaxes.\n\
-                 Grid [tokens, {num_heads}, 1]."
+                "Combines {splits} partials [{dim} sums, maximum in base 2, denominator] of rows \
+                 [tokens, {num_heads}] into [tokens, {num_heads}, {dim}].\n\
+                 Grid [tokens, {num_heads}, {}].",
+                dim / columns
             ));
-            k.block_size(dim.next_multiple_of(32).clamp(32, 1024));
+            let threads = lanes * groups;
+            k.block_size(threads);
             let partial = k.input::<f32>("partial");
-            let lengths = k.input::<u32>("lengths");
             let out = k.output::<f32>("out");
             let head = k.block_x() * num_heads + k.block_y();
             let from = partial.offset(head * splits * (dim + 2));
-            let out = out.offset(head * dim);
-            let e = k.thread_x();
-            k.if_(lengths.load(k.block_x()).eq(0), || {
-                k.if_(e.lt(dim), || out.store(e, 0f32));
-                k.exit_if(k.constant(Pred(true)));
-            });
+            let (lane, group) = (k.thread_x() % lanes, k.thread_x() / lanes);
+            let column = k.block_z() * columns + lane * 2;
 
-            // The weight of each split, from one warp; the row has keys, and so has some split.
-            let weights = k.shared::<f32>("weights", splits);
-            k.if_(e.lt(32), || {
-                // So many lanes reduce to what they all have.
-                let lanes = splits.next_power_of_two().min(32);
-                let found: Vec<_> = (0..splits.div_ceil(32))
-                    .map(|turn| {
-                        let z = e + 32 * turn;
-                        // Past the end the last split is read again, with a sum of zero.
-                        let exists = (32 * (turn + 1) > splits).then(|| z.lt(splits));
-                        let read = exists.map_or(z, |_| z.min(splits - 1));
-                        let at = read * (dim + 2) + dim;
-                        let (max, mut sum) = (from.load(at), from.load(at + 1));
-                        if let (Some(exists), 1..) = (exists, splits % lanes) {
-                            sum = k.select(exists, sum, 0f32);
-                        }
-                        (z, exists, max, sum)
-                    })
-                    .collect();
-                let max = found.iter().skip(1).fold(found[0].2, |m, f| m.max(f.2));
-                let max = k.lanes_reduce(max, lanes, |a, b| a.max(b));
-                let shrunk: Vec<_> = found.iter().map(|f| (f.2 - max).ex2()).collect();
-                let sum = (found.iter().zip(&shrunk))
-                    .fold(k.constant(0f32), |sum, (f, shrink)| f.3.fma(*shrink, sum));
-                let sum = k.lanes_reduce(sum, lanes, |a, b| a + b);
-                for ((z, exists, ..), shrink) in found.iter().zip(&shrunk) {
-                    let store = || weights.store(*z, shrink.div_fast(sum));
-                    exists.map_or_else(store, |exists| k.if_(exists, store));
+            // The thread's columns of its splits, their maxima, and the warp's view of all splits.
+            // Past the end the last split is read again, and its weight is zero.
+            let turns = |of: u32| splits.div_ceil(of);
+            let own: Vec<_> = (0..turns(groups))
+                .map(|turn| {
+                    let (z, exists) = self.split(group, turn, groups);
+                    let at = z * (dim + 2);
+                    (from.load(at + dim), from.load_vec::<2>(at + column), exists)
+                })
+                .collect();
+            let all: Vec<_> = (0..turns(32))
+                .map(|turn| {
+                    let (z, exists) = self.split(k.lane(), turn, 32);
+                    let [max, sum] = from.load_vec::<2>(z * (dim + 2) + dim);
+                    (
+                        max,
+                        exists.map_or(sum, |exists| k.select(exists, sum, 0f32)),
+                    )
+                })
+                .collect();
+
+            let max = all
+                .iter()
+                .fold(k.constant(LOWEST), |m, (max, _)| m.max(*max));
+            let max = k.warp_max(max);
+            let zero = k.constant(0f32);
+            let sum = all
+                .iter()
+                .fold(zero, |l, (m, sum)| sum.fma((*m - max).ex2(), l));
+            let sum = k.warp_sum(sum);
+            let mut row = [zero; 2];
+            for (m, part, exists) in own {
+                let mut weight = (m - max).ex2();
+                if let Some(exists) = exists {
+                    weight = k.select(exists, weight, 0f32);
                 }
+                row = std::array::from_fn(|i| part[i].fma(weight, row[i]));
+            }
+
+            // Over the groups of a warp, then over the warps.
+            let mut distance = lanes;
+            while distance < 32 {
+                row = row.map(|v| v + k.shfl_xor(v, distance));
+                distance *= 2;
+            }
+            let inverse = k.select(sum.gt(0f32), sum.rcp(), 0f32);
+            let to = head * dim + column;
+            if threads == 32 {
+                k.if_(k.lane().lt(lanes), || {
+                    out.store_vec(to, row.map(|v| v * inverse))
+                });
+                return;
+            }
+            let rows = k.shared::<f32>("rows", threads / 32 * columns);
+            k.if_(k.lane().lt(lanes), || {
+                rows.store_vec(k.warp() * columns + lane * 2, row)
             });
             k.barrier();
-            k.if_(e.lt(dim), || {
-                let row = k.var(0f32);
-                let add = |first: crate::build::Val<'_, u32>, count: u32| {
-                    let at = first * (dim + 2) + e;
-                    let parts: Vec<_> = (0..count).map(|z| from.load(at + z * (dim + 2))).collect();
-                    for (z, part) in (0..count).zip(parts) {
-                        row.update(|row| part.fma(weights.load(first + z), row));
-                    }
-                };
-                let whole = splits / FLIGHT * FLIGHT;
-                k.for_each(0u32, whole, FLIGHT, |z| add(z, FLIGHT));
-                add(k.constant(whole), splits % FLIGHT);
-                out.store(e, row.get());
+            k.if_(k.thread_x().lt(lanes), || {
+                let row = (0..threads / 32)
+                    .map(|warp| rows.load_vec::<2>(lane * 2 + warp * columns))
+                    .reduce(|a, b| std::array::from_fn(|i| a[i] + b[i]));
+                let row = row.unwrap_or([zero; 2]);
+                out.store_vec(to, row.map(|v| v * inverse));
             });
         })
     }
 }
 
 pub(super) fn representative(target: Target) -> Vec<AttentionMergeSpec> {
-    [(8, 64, 4), (32, 128, 8)]
+    [(8, 64, 4), (32, 128, 8), (12, 128, 64), (40, 80, 33)]
         .map(|(num_heads, head_dim, splits)| AttentionMergeSpec {
             target,
             num_heads,

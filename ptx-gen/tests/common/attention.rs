@@ -1,7 +1,9 @@
 //! Attention over a paged cache, against f64 softmaxes over the same rounded keys and values.
 
 use gannet_ptx_gen::interp::Arg;
-use gannet_ptx_gen::kernels::{AttentionFlashSpec, AttentionMergeSpec, AttentionSpec, KvType};
+use gannet_ptx_gen::kernels::{
+    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec, KvType,
+};
 use gannet_ptx_gen::target::Target;
 use half::f16;
 
@@ -27,7 +29,24 @@ pub fn spec(heads: u32, kv_heads: u32, dim: u32) -> AttentionSpec {
     }
 }
 
-/// The same attention on tensor cores.
+/// The same attention on tensor cores, of few queries.
+pub fn packed(spec: &AttentionSpec) -> AttentionDecodeSpec {
+    AttentionDecodeSpec {
+        target: spec.target,
+        num_heads: spec.num_heads,
+        num_kv_heads: spec.num_kv_heads,
+        head_dim: spec.head_dim,
+        block_tokens: spec.block_tokens,
+        max_blocks: spec.max_blocks,
+        kv_type: spec.kv_type,
+        scale: spec.scale,
+        softcap: spec.softcap,
+        window: spec.window,
+        splits: spec.splits,
+    }
+}
+
+/// The same attention on tensor cores, of a prompt.
 pub fn flash(spec: &AttentionSpec) -> AttentionFlashSpec {
     AttentionFlashSpec {
         target: spec.target,
@@ -298,12 +317,22 @@ impl Case {
     /// The attention of few queries: the outputs, or with several splits the partials.
     pub fn decode_launch(&self, nmse: f64) -> Launch {
         self.spec.check().unwrap();
+        self.few(self.spec.grid(self.rows()), nmse)
+    }
+
+    /// The same on tensor cores.
+    pub fn packed_launch(&self, nmse: f64) -> Launch {
+        let spec = packed(&self.spec);
+        spec.check().unwrap();
+        self.few(spec.grid(self.rows()), nmse)
+    }
+
+    fn few(&self, grid: [u32; 3], nmse: f64) -> Launch {
         let values = match self.spec.splits {
             1 => self.expected(),
             _ => self.flattened(),
         };
-        self.launch(self.spec.grid(self.rows()), 1, 1)
-            .floats(values, nmse)
+        self.launch(grid, 1, 1).floats(values, nmse)
     }
 
     /// The merge of the partials.
@@ -311,7 +340,6 @@ impl Case {
         let partial: Vec<f32> = self.flattened().iter().map(|v| *v as f32).collect();
         Launch::new(self.merge().grid(self.rows()))
             .input(&partial)
-            .input(&self.lengths)
             .floats(self.expected(), nmse)
     }
 
@@ -352,6 +380,14 @@ pub fn decode(cases: &[Case], nmse: f64) -> Trial {
     Trial {
         kernel: cases[0].spec.kernel(),
         launches: cases.iter().map(|c| c.decode_launch(nmse)).collect(),
+    }
+}
+
+/// The attention of cases of one shape on tensor cores.
+pub fn packed_decode(cases: &[Case], nmse: f64) -> Trial {
+    Trial {
+        kernel: packed(&cases[0].spec).kernel(),
+        launches: cases.iter().map(|c| c.packed_launch(nmse)).collect(),
     }
 }
 

@@ -22,25 +22,30 @@
 //! feeds it tokens; [`parity`] compares two executors of it. The crate prints nothing, speaks no
 //! HTTP and starts no runtime.
 
+pub mod batch;
 pub mod bench;
 pub mod config;
 pub mod device;
 mod error;
 pub mod eval;
 pub mod exec;
+pub mod gate;
 pub mod kv;
 pub mod load;
 pub mod lower;
 pub mod model;
+mod output;
 pub mod parity;
 pub mod plan;
 pub mod rope;
 pub mod safetensors;
 pub mod sample;
 pub mod session;
+pub mod stop;
 pub mod synth;
 pub mod tokenizer;
 
+pub use batch::{Batch, SeqId};
 pub use config::Config;
 pub use device::{DeviceChoice, ExecutorChoice, SamplerOn, SessionOptions};
 pub use error::Error;

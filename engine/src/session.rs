@@ -5,15 +5,16 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::Error;
 use crate::device::{self, SessionOptions};
 use crate::exec::{DecodeStart, Executor, Step};
 use crate::kv::BlockTable;
 use crate::model::Model;
+use crate::output::{OnEvent, Output};
 use crate::sample::{Sampler, Sampling};
-use crate::tokenizer::{DecodeOptions, EncodeOptions, StreamDecoder};
+use crate::tokenizer::EncodeOptions;
 
 /// What to generate.
 #[derive(Debug, Clone)]
@@ -26,6 +27,24 @@ pub struct GenerateOptions {
     pub ignore_eog: bool,
     /// Read special tokens in the prompt's text.
     pub parse_special: bool,
+    /// Strings that end the text where they begin. No part of one is given out, nor are tokens that
+    /// belong to it.
+    pub stop: Vec<String>,
+}
+
+impl GenerateOptions {
+    /// Checks that every setting makes sense.
+    ///
+    /// # Errors
+    /// What does not, and what would.
+    pub fn check(&self) -> Result<(), Error> {
+        self.sampling.check().map_err(Error::Request)?;
+        if self.stop.iter().any(String::is_empty) {
+            let why = "a stop string is empty; give some text that ends the generation";
+            return Err(Error::Request(why.to_owned()));
+        }
+        Ok(())
+    }
 }
 
 impl Default for GenerateOptions {
@@ -35,6 +54,7 @@ impl Default for GenerateOptions {
             sampling: Sampling::default(),
             ignore_eog: false,
             parse_special: true,
+            stop: Vec::new(),
         }
     }
 }
@@ -51,7 +71,8 @@ pub enum Event<'a> {
         total: usize,
     },
     /// A token, and the text that it completes (which may be empty: text is never cut inside a
-    /// character).
+    /// character). Tokens whose text might become a stop string come once it is known that it does
+    /// not.
     Token {
         /// Its id.
         id: u32,
@@ -67,6 +88,8 @@ pub enum Finish {
     Length,
     /// The model ended its text.
     EndOfText,
+    /// A stop string came.
+    StopString,
     /// The callback broke.
     Stopped,
 }
@@ -76,7 +99,7 @@ pub enum Finish {
 pub struct Generation {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
-    /// The generated tokens, without the one that ended the text.
+    /// The generated tokens, without what ended the text.
     pub tokens: Vec<u32>,
     /// Their text.
     pub text: String,
@@ -188,36 +211,30 @@ impl Session {
         options: &GenerateOptions,
         mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Generation, Error> {
-        options.sampling.check().map_err(Error::Request)?;
+        options.check()?;
         if prompt.is_empty() {
             return Err(Error::Request(
                 "the prompt has no tokens; give some text".to_owned(),
             ));
         }
-        let start = Instant::now();
-        let model = Arc::clone(&self.model);
-        let mut output = Output::new(&model, prompt, options);
+        let before = self.cached.len();
+        let mut output = Output::new(prompt, options);
         let mut stopped = false;
         self.feed(prompt, |done, total| {
             let flow = on_event(Event::Prompt { done, total });
             stopped = flow.is_break();
             flow
         })?;
-        if !stopped && options.max_tokens > 0 {
-            let first = self.choose(&mut output.sampler, &output.history)?;
-            output.prompt_time = start.elapsed();
-            if output.push(first, &mut on_event).is_continue() {
-                self.decode(first, options, &mut output, &mut on_event)?;
-            }
-        } else {
-            output.prompt_time = start.elapsed();
-            output.finish = if stopped {
-                Finish::Stopped
-            } else {
-                Finish::Length
-            };
+        if stopped {
+            output.end(Finish::Stopped);
+        } else if options.max_tokens > 0 {
+            self.decode(options, &mut output, &mut on_event)?;
         }
-        Ok(output.into_generation(prompt.len(), start, &mut on_event))
+        let generation = output.into_generation(&mut on_event);
+        // What a later prompt follows is what was given out.
+        self.cached
+            .truncate(before + prompt.len() + generation.tokens.len());
+        Ok(generation)
     }
 
     /// Computes tokens into the cache; the last one's logits are then the executor's. Stops early
@@ -262,116 +279,46 @@ impl Session {
         Ok(())
     }
 
-    fn choose(&mut self, sampler: &mut Option<Sampler>, history: &[u32]) -> Result<u32, Error> {
-        match sampler {
-            Some(sampler) => Ok(sampler.sample(self.executor.logits()?, history)),
-            None => Ok(self.executor.next()?[0]),
-        }
-    }
-
+    /// Chooses the token after what was fed, and goes on from there.
     fn decode(
         &mut self,
-        first: u32,
         options: &GenerateOptions,
-        output: &mut Output<'_>,
-        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
+        output: &mut Output,
+        on_event: &mut OnEvent<'_>,
     ) -> Result<(), Error> {
+        let model = Arc::clone(&self.model);
+        let tokenizer = model.tokenizer();
+        let mut sampler = Sampler::new(options.sampling.clone());
+        let first = if options.sampling.is_greedy() {
+            self.executor.next()?[0]
+        } else {
+            sampler.sample(self.executor.logits()?, output.history())
+        };
+        if output.push(tokenizer, first, on_event).is_break() {
+            return Ok(());
+        }
         let room = self.context() - self.cached.len();
-        let steps = (options.max_tokens - 1).min(room);
+        let steps = output.remaining().min(room);
+        if steps == 0 {
+            return Ok(());
+        }
         self.table.reserve(0, self.cached.len() + steps)?;
-        let history = output.history.clone();
+        let history = output.history().to_vec();
         let start = DecodeStart {
             token: first,
             length: self.cached.len() as u32 + 1,
             slot: 0,
             sampling: &options.sampling,
             history: &history,
-            draws: output.sampler.as_ref().map_or(0, Sampler::draws),
+            draws: sampler.draws(),
         };
         let mut fed = first;
         let cached = &mut self.cached;
         let take = &mut |_, token| {
             cached.push(fed);
             fed = token;
-            output.push(token, on_event)
+            output.push(tokenizer, token, on_event)
         };
         self.executor.decode(&[start], steps, &self.table, take)
-    }
-}
-
-/// Collects tokens and text of a generation.
-struct Output<'m> {
-    model: &'m Model,
-    decoder: StreamDecoder<'m>,
-    sampler: Option<Sampler>,
-    /// Prompt and generated tokens, for the penalties.
-    history: Vec<u32>,
-    tokens: Vec<u32>,
-    text: String,
-    finish: Finish,
-    ignore_eog: bool,
-    prompt_time: Duration,
-}
-
-impl<'m> Output<'m> {
-    fn new(model: &'m Model, prompt: &[u32], options: &GenerateOptions) -> Output<'m> {
-        let sampling = &options.sampling;
-        Output {
-            model,
-            decoder: StreamDecoder::continuing(model.tokenizer(), DecodeOptions::default()),
-            sampler: (!sampling.is_greedy()).then(|| Sampler::new(sampling.clone())),
-            history: prompt.to_vec(),
-            tokens: Vec::new(),
-            text: String::new(),
-            finish: Finish::Length,
-            ignore_eog: options.ignore_eog,
-            prompt_time: Duration::ZERO,
-        }
-    }
-
-    fn push(
-        &mut self,
-        token: u32,
-        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
-        if self.model.tokenizer().is_eog(token) && !self.ignore_eog {
-            self.finish = Finish::EndOfText;
-            return ControlFlow::Break(());
-        }
-        self.history.push(token);
-        self.tokens.push(token);
-        let text = self.decoder.push(token);
-        let flow = on_event(Event::Token {
-            id: token,
-            text: &text,
-        });
-        self.text.push_str(&text);
-        if flow.is_break() {
-            self.finish = Finish::Stopped;
-        }
-        flow
-    }
-
-    fn into_generation(
-        mut self,
-        prompt_tokens: usize,
-        start: Instant,
-        on_event: &mut dyn FnMut(Event<'_>) -> ControlFlow<()>,
-    ) -> Generation {
-        let decode_time = start.elapsed().saturating_sub(self.prompt_time);
-        let rest = self.decoder.finish();
-        if let (false, Some(&id)) = (rest.is_empty(), self.tokens.last()) {
-            // The text is over either way: what the callback answers no longer matters.
-            let _ = on_event(Event::Token { id, text: &rest });
-            self.text.push_str(&rest);
-        }
-        Generation {
-            prompt_tokens,
-            tokens: self.tokens,
-            text: self.text,
-            finish: self.finish,
-            prompt_time: self.prompt_time,
-            decode_time,
-        }
     }
 }

@@ -211,7 +211,7 @@ impl<'c> Stream<'c> {
 fn finish_name(finish: Finish) -> &'static str {
     match finish {
         Finish::Length => "length",
-        Finish::EndOfText => "stop",
+        Finish::EndOfText | Finish::StopString => "stop",
         Finish::Stopped => "cancelled",
     }
 }

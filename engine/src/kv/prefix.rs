@@ -143,6 +143,20 @@ impl PrefixCache {
         removed
     }
 
+    /// Whether every node is found from its parent, was used no later, and waits with the idle ones
+    /// exactly when it is.
+    #[cfg(test)]
+    pub(super) fn is_consistent(&self) -> bool {
+        let nodes = (0..).zip(&self.nodes);
+        let mut nodes = nodes.filter_map(|(block, node)| Some((block, node.as_ref()?)));
+        nodes.all(|(block, node)| {
+            let parent = node.parent.map(|p| self.nodes[p as usize].as_ref());
+            self.child(node.parent, &node.key) == Some(block)
+                && parent.is_none_or(|p| p.is_some_and(|p| p.used >= node.used))
+                && self.idle.contains(&age(block, node)) == node.idle
+        })
+    }
+
     fn child(&self, parent: Option<u32>, key: &BlockKey) -> Option<u32> {
         let children = match parent {
             None => &self.roots,

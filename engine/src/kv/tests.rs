@@ -99,6 +99,7 @@ impl World {
             let expected = owners.get(&block).copied().unwrap_or(0);
             assert_eq!(table.pool.owners(block), expected, "block {block}");
         }
+        assert!(table.prefixes.is_consistent());
         assert_eq!(table.pool.free() + owners.len(), table.pool.len());
         assert_eq!(table.blocks_in_use(), held);
         assert_eq!(table.free_blocks(), table.pool.len() - held);
@@ -260,7 +261,30 @@ fn prefixes_are_given_up_longest_unused_first_and_from_the_end() {
     table.reserve(0, 6 * BLOCK_TOKENS).unwrap();
     table.release(0);
     assert_eq!(table.attach(0, &new), 3 * BLOCK_TOKENS);
+    // A block that is known is known by one prefix.
+    table.publish(0, &old);
+    assert!(table.prefixes.is_consistent());
+    assert_eq!(table.attach(0, &new), 3 * BLOCK_TOKENS);
     // Nothing is found in the middle of a block, or after other tokens.
     assert_eq!(table.attach(0, &new[..BLOCK_TOKENS - 1]), 0);
     assert_eq!(table.attach(0, &new[BLOCK_TOKENS..]), 0);
+}
+
+/// A prefix that is given up takes those that go on from it along, even where a slot has them.
+#[test]
+fn no_prefix_stays_known_without_its_start() {
+    let tokens: Vec<u32> = (0..2 * BLOCK_TOKENS as u32).collect();
+    let mut table = BlockTable::new(2, 2 * BLOCK_TOKENS, 4);
+    table.reserve(0, BLOCK_TOKENS).unwrap();
+    table.publish(0, &tokens[..BLOCK_TOKENS]);
+    // Computed by itself, known by the other's first block and its own second.
+    table.reserve(1, 2 * BLOCK_TOKENS).unwrap();
+    table.publish(1, &tokens);
+    table.release(0);
+    assert_eq!(table.free_blocks(), 2);
+    table.reserve(0, 2 * BLOCK_TOKENS).unwrap();
+    assert!(table.prefixes.is_consistent());
+    table.release(1);
+    assert_eq!(table.attach(1, &tokens), 0);
+    assert_eq!((table.free_blocks(), table.pool.free()), (2, 2));
 }

@@ -41,6 +41,7 @@ use std::borrow::Cow;
 
 pub use error::Error;
 pub use stream::StreamDecoder;
+pub(crate) use stream::StreamState;
 
 use bpe::{Bpe, Scratch};
 use special::{Fragment, Specials};

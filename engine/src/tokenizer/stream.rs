@@ -14,6 +14,12 @@ use super::{DecodeOptions, Tokenizer};
 #[derive(Clone)]
 pub struct StreamDecoder<'t> {
     tokenizer: &'t Tokenizer,
+    state: StreamState,
+}
+
+/// A [`StreamDecoder`] without its tokenizer, to be kept where that cannot be borrowed.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamState {
     options: DecodeOptions,
     /// Bytes that are not yet characters: at most three, between calls.
     pending: Vec<u8>,
@@ -29,29 +35,54 @@ impl<'t> StreamDecoder<'t> {
 
     /// A decoder at the start of a text.
     pub fn with_options(tokenizer: &'t Tokenizer, options: DecodeOptions) -> StreamDecoder<'t> {
-        let at_start = tokenizer.add_space_prefix();
-        StreamDecoder {
-            tokenizer,
-            options,
-            pending: Vec::new(),
-            at_start,
-        }
+        let mut state = StreamState::continuing(options);
+        state.at_start = tokenizer.add_space_prefix();
+        StreamDecoder { tokenizer, state }
     }
 
     /// A decoder for tokens that go on after a text, such as the continuation of a prompt: a
     /// space at the start belongs to the text.
     pub fn continuing(tokenizer: &'t Tokenizer, options: DecodeOptions) -> StreamDecoder<'t> {
-        StreamDecoder {
-            tokenizer,
+        let state = StreamState::continuing(options);
+        StreamDecoder { tokenizer, state }
+    }
+
+    /// The characters that a token completes; often none, sometimes several.
+    pub fn push(&mut self, id: u32) -> String {
+        self.state.push(self.tokenizer, id)
+    }
+
+    /// The end of the text: U+FFFD if it stops inside a character. The decoder is then at a
+    /// start again.
+    pub fn finish(&mut self) -> String {
+        self.state.at_start = self.tokenizer.add_space_prefix();
+        self.state.finish()
+    }
+
+    /// Adds a token's bytes to those pending.
+    pub(super) fn append(&mut self, id: u32) {
+        self.state.append(self.tokenizer, id);
+    }
+
+    /// The bytes pending.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.state.pending
+    }
+}
+
+impl StreamState {
+    /// As [`StreamDecoder::continuing`].
+    pub(crate) fn continuing(options: DecodeOptions) -> StreamState {
+        StreamState {
             options,
             pending: Vec::new(),
             at_start: false,
         }
     }
 
-    /// The characters that a token completes; often none, sometimes several.
-    pub fn push(&mut self, id: u32) -> String {
-        self.append(id);
+    /// As [`StreamDecoder::push`].
+    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
+        self.append(tokenizer, id);
         let mut text = String::new();
         let mut rest = self.pending.as_slice();
         loop {
@@ -79,33 +110,25 @@ impl<'t> StreamDecoder<'t> {
         text
     }
 
-    /// The end of the text: U+FFFD if it stops inside a character. The decoder is then at a
-    /// start again.
-    pub fn finish(&mut self) -> String {
-        self.at_start = self.tokenizer.add_space_prefix();
+    /// U+FFFD if the text stops inside a character.
+    pub(crate) fn finish(&mut self) -> String {
         let unfinished = std::mem::take(&mut self.pending);
         String::from_utf8_lossy(&unfinished).into_owned()
     }
 
-    /// Adds a token's bytes to those pending.
-    pub(super) fn append(&mut self, id: u32) {
-        let Some(kind) = self.tokenizer.token_kind(id) else {
+    fn append(&mut self, tokenizer: &Tokenizer, id: u32) {
+        let Some(kind) = tokenizer.token_kind(id) else {
             return;
         };
         if kind.is_hidden() && !self.options.special {
             return;
         }
-        let mut bytes = self.tokenizer.token_bytes(id);
+        let mut bytes = tokenizer.token_bytes(id);
         // A control token is part of no text, so the text has not begun with it.
         if self.at_start && kind != TokenKind::Control {
             bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
             self.at_start = false;
         }
         self.pending.extend_from_slice(bytes);
-    }
-
-    /// The bytes pending.
-    pub(super) fn into_bytes(self) -> Vec<u8> {
-        self.pending
     }
 }

@@ -1,0 +1,509 @@
+//! Many sequences on one executor: each gives, bit for bit, what it gives alone.
+
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use common::{model, shared};
+use gannet_engine::exec::Precision;
+use gannet_engine::kv::BLOCK_TOKENS;
+use gannet_engine::session::Finish;
+use gannet_engine::tokenizer::EncodeOptions;
+use gannet_engine::{
+    Batch, DeviceChoice, Error, Event, GenerateOptions, Generation, Model, Sampling, SeqId,
+    Session, SessionOptions,
+};
+
+const TEXT: &str = "Ownership is a set of rules that govern how a program manages memory. \
+    fn main() { let mut items = Vec::new(); items.push(1); } Some languages have garbage \
+    collection that regularly looks for memory that is no longer used as the program runs; in \
+    other languages, the programmer must explicitly allocate and free the memory. ";
+
+/// The demonstration model, which the repository ships.
+fn tiny() -> Arc<Model> {
+    let part = "models/rustdoc-tiny-Q4_K_M.gguf";
+    model(&shared("batch_sequences", part).expect("the model is in the repository"))
+}
+
+fn options(device: DeviceChoice, slots: usize, context: usize) -> SessionOptions {
+    SessionOptions {
+        device,
+        precision: Precision::Exact,
+        context: Some(context),
+        slots: Some(slots),
+        ..SessionOptions::default()
+    }
+}
+
+fn cpu(slots: usize, context: usize) -> SessionOptions {
+    options(DeviceChoice::Cpu, slots, context)
+}
+
+/// `len` tokens of a text, from the `from`-th on.
+fn prompt(model: &Model, from: usize, len: usize) -> Vec<u32> {
+    let encode = EncodeOptions {
+        add_special: false,
+        parse_special: false,
+    };
+    let tokens = model.tokenizer().encode(TEXT, encode);
+    let endless = tokens.iter().copied().cycle();
+    endless.skip(from).take(len).collect()
+}
+
+/// The `i`-th of some very different requests.
+fn request(model: &Model, i: usize) -> (Vec<u32>, GenerateOptions) {
+    let sampled = Sampling {
+        temperature: 0.8 + 0.05 * (i % 5) as f32,
+        top_k: [0, 40, 5][i % 3],
+        top_p: [0.9, 1.0][i % 2],
+        repetition_penalty: [1.0, 1.3][i / 2 % 2],
+        seed: 100 + i as u64,
+        ..Sampling::default()
+    };
+    let sampling = match i % 4 {
+        0 => Sampling::default(),
+        1 => Sampling {
+            repetition_penalty: 1.2,
+            ..Sampling::default()
+        },
+        _ => sampled,
+    };
+    let options = GenerateOptions {
+        max_tokens: 24 + i * 7 % 17,
+        sampling,
+        ignore_eog: i % 5 != 0,
+        ..GenerateOptions::default()
+    };
+    (prompt(model, i * 3, 1 + i * 13 % 24), options)
+}
+
+fn go_on(_: SeqId, _: Event<'_>) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+fn alone(session: &mut Session, prompt: &[u32], options: &GenerateOptions) -> Generation {
+    session.clear();
+    session
+        .generate_tokens(prompt, options, |_| ControlFlow::Continue(()))
+        .unwrap()
+}
+
+fn assert_same(found: &Generation, expected: &Generation, what: &str) {
+    assert_eq!(found.tokens, expected.tokens, "{what}");
+    assert_eq!(found.text, expected.text, "{what}");
+    assert_eq!(found.finish, expected.finish, "{what}");
+    assert_eq!(found.prompt_tokens, expected.prompt_tokens, "{what}");
+}
+
+#[test]
+fn thirty_two_prompts_give_what_each_gives_alone() {
+    let model = tiny();
+    let mut session = Session::new(&model, &cpu(1, 160)).unwrap();
+    let mut batch = Batch::new(&model, &cpu(32, 256)).unwrap();
+    let requests: Vec<_> = (0..40).map(|i| request(&model, i)).collect();
+    let ids: Vec<SeqId> = (requests.iter())
+        .map(|(prompt, options)| batch.add(prompt, options.clone()).unwrap())
+        .collect();
+    let mut streamed = HashMap::<SeqId, (Vec<u32>, String)>::new();
+    let mut most = 0;
+    let mut finished = HashMap::new();
+    while !batch.is_idle() {
+        finished.extend(
+            batch
+                .step(|id, event| {
+                    if let Event::Token { id: token, text } = event {
+                        let (tokens, so_far) = streamed.entry(id).or_default();
+                        tokens.push(token);
+                        so_far.push_str(text);
+                    }
+                    ControlFlow::Continue(())
+                })
+                .unwrap(),
+        );
+        most = most.max(batch.running());
+    }
+    assert_eq!(most, 32, "all slots were used");
+    assert_eq!(batch.table().blocks_in_use(), 0);
+    for (i, (id, (prompt, options))) in ids.iter().zip(&requests).enumerate() {
+        let expected = alone(&mut session, prompt, options);
+        assert_same(&finished[id], &expected, &format!("sequence {i}"));
+        assert_eq!(streamed[id], (expected.tokens, expected.text), "{i}");
+    }
+}
+
+#[test]
+fn sequences_join_and_leave_at_any_time() {
+    let model = tiny();
+    let mut session = Session::new(&model, &cpu(1, 160)).unwrap();
+    let mut batch = Batch::new(&model, &cpu(4, 160)).unwrap();
+    let mut added = Vec::new();
+    let mut finished = HashMap::new();
+    let (mut removed, mut stopped) = (None, None);
+    let mut round = 0;
+    while round < 12 || !batch.is_idle() {
+        if round < 12 {
+            let (prompt, options) = request(&model, round);
+            let id = batch.add(&prompt, options.clone()).unwrap();
+            added.push((id, prompt, options));
+        }
+        if round == 5 {
+            // One of those that decode, in the middle.
+            let running = added.iter().map(|a| a.0);
+            let victim = running
+                .into_iter()
+                .rev()
+                .find(|id| !finished.contains_key(id));
+            let id = victim.unwrap();
+            removed = batch.remove(id).map(|generation| (id, generation));
+            assert!(batch.remove(id).is_none(), "it is gone");
+        }
+        let mut seen = 0;
+        finished.extend(
+            batch
+                .step(|id, event| {
+                    let is_token = matches!(event, Event::Token { .. });
+                    if round > 6 && is_token && stopped.is_none_or(|s| s == id) {
+                        seen += 1;
+                        stopped = Some(id);
+                        if seen == 2 {
+                            return ControlFlow::Break(());
+                        }
+                    }
+                    ControlFlow::Continue(())
+                })
+                .unwrap(),
+        );
+        round += 1;
+    }
+    let (removed, partial) = removed.unwrap();
+    for (id, prompt, options) in &added {
+        let expected = alone(&mut session, prompt, options);
+        if *id == removed {
+            assert_eq!(partial.finish, Finish::Stopped);
+            assert!(expected.tokens.starts_with(&partial.tokens));
+            assert!(!finished.contains_key(id));
+        } else if Some(*id) == stopped {
+            let found = &finished[id];
+            assert_eq!(found.finish, Finish::Stopped);
+            assert!(expected.tokens.starts_with(&found.tokens));
+        } else {
+            assert_same(&finished[id], &expected, &format!("sequence {id}"));
+        }
+    }
+    assert_eq!((batch.running(), batch.table().blocks_in_use()), (0, 0));
+}
+
+/// The same prompt 32 times, and its text as alone; with how many blocks all of it was held, and
+/// how many tokens were computed for it.
+fn same_prompt(len: usize) -> (usize, gannet_engine::batch::BatchStats) {
+    const MORE: usize = 36;
+    let model = tiny();
+    let context = len + MORE;
+    let mut session = Session::new(&model, &cpu(1, context)).unwrap();
+    let mut options = cpu(32, context);
+    // What they need together is far less than 32 contexts.
+    options.cache_blocks = Some(context.div_ceil(BLOCK_TOKENS) + 96);
+    let mut batch = Batch::new(&model, &options).unwrap();
+    let prompt = prompt(&model, 0, len);
+    let requests: Vec<_> = (0..32)
+        .map(|i| GenerateOptions {
+            max_tokens: MORE,
+            ignore_eog: true,
+            sampling: Sampling {
+                temperature: if i == 0 { 0.0 } else { 0.9 },
+                seed: i,
+                ..Sampling::default()
+            },
+            ..GenerateOptions::default()
+        })
+        .collect();
+    let ids: Vec<_> = (requests.iter())
+        .map(|options| batch.add(&prompt, options.clone()).unwrap())
+        .collect();
+    let first = batch.step(go_on).unwrap();
+    let mut finished: HashMap<_, _> = first.into_iter().collect();
+    assert_eq!(batch.running(), 32);
+    let held = batch.table().blocks_in_use();
+    finished.extend(batch.run_to_end(go_on).unwrap());
+    let mut texts = std::collections::BTreeSet::new();
+    for (id, options) in ids.iter().zip(&requests) {
+        texts.insert(finished[id].text.clone());
+        // Reading a long prompt takes a while; some of them stand for all.
+        if len < 200 || options.sampling.seed % 6 == 0 {
+            let expected = alone(&mut session, &prompt, options);
+            assert_same(&finished[id], &expected, &format!("sequence {id}"));
+        }
+    }
+    assert!(texts.len() > 16, "the seeds differ");
+    assert_eq!(batch.stats().preempted, 0);
+    (held, batch.stats())
+}
+
+#[test]
+fn the_same_prompt_is_held_once() {
+    let (held, stats) = same_prompt(1024);
+    // The prompt's 32 blocks, and one for the 32 positions that each sequence adds in a step.
+    assert_eq!(held, 1024 / BLOCK_TOKENS + 32);
+    assert_eq!((stats.computed, stats.shared), (1024, 31 * 1024));
+    assert_eq!(stats.copied_blocks, 0);
+}
+
+#[test]
+fn a_block_in_common_is_copied_when_sequences_write() {
+    let (held, stats) = same_prompt(70);
+    // The last block of the prompt is everybody's until they write; the last writes in place.
+    assert_eq!(held, 70 / BLOCK_TOKENS + 32 * 2);
+    assert_eq!((stats.computed, stats.shared), (70, 31 * 70));
+    assert_eq!(stats.copied_blocks, 31);
+}
+
+#[test]
+fn a_known_prefix_is_not_computed_again() {
+    let model = tiny();
+    let mut session = Session::new(&model, &cpu(1, 256)).unwrap();
+    let mut batch = Batch::new(&model, &cpu(2, 256)).unwrap();
+    let options = GenerateOptions {
+        max_tokens: 40,
+        ignore_eog: true,
+        ..GenerateOptions::default()
+    };
+    let first = prompt(&model, 0, 100);
+    batch.add(&first, options.clone()).unwrap();
+    let (_, said) = batch.run_to_end(go_on).unwrap().remove(0);
+    assert_eq!(batch.table().blocks_in_use(), 0);
+    // A conversation that goes on: the first prompt, its answer and more.
+    let mut second = first.clone();
+    second.extend(&said.tokens);
+    second.extend(prompt(&model, 7, 9));
+    let before = batch.stats();
+    batch.add(&second, options.clone()).unwrap();
+    let (_, found) = batch.run_to_end(go_on).unwrap().remove(0);
+    assert_same(&found, &alone(&mut session, &second, &options), "second");
+    // 149 tokens, of which 139 were in the cache: four blocks.
+    assert_eq!(batch.stats().shared - before.shared, 128);
+    assert_eq!(batch.stats().computed - before.computed, 149 - 128);
+    // Something else at the start: nothing is known.
+    let before = batch.stats();
+    let other: Vec<u32> = second.iter().rev().copied().collect();
+    batch.add(&other, options.clone()).unwrap();
+    let (_, found) = batch.run_to_end(go_on).unwrap().remove(0);
+    assert_same(&found, &alone(&mut session, &other, &options), "other");
+    assert_eq!(batch.stats().shared, before.shared);
+}
+
+#[test]
+fn sequences_that_run_out_of_blocks_give_the_same_text_later() {
+    let model = tiny();
+    let mut session = Session::new(&model, &cpu(1, 128)).unwrap();
+    let mut tight = cpu(8, 128);
+    tight.cache_blocks = Some(9);
+    let mut batch = Batch::new(&model, &tight).unwrap();
+    let requests: Vec<_> = (0..12)
+        .map(|i| {
+            let (_, options) = request(&model, i);
+            let options = GenerateOptions {
+                max_tokens: 60 + i,
+                ignore_eog: true,
+                ..options
+            };
+            (prompt(&model, 5 * i, 20 + i), options)
+        })
+        .collect();
+    let ids: Vec<_> = (requests.iter())
+        .map(|(prompt, options)| batch.add(prompt, options.clone()).unwrap())
+        .collect();
+    let mut prompts = HashMap::new();
+    let finished = batch.run_to_end(|id, event| {
+        if let Event::Prompt { done, total } = event
+            && done == total
+        {
+            *prompts.entry(id).or_insert(0) += 1;
+        }
+        ControlFlow::Continue(())
+    });
+    let finished: HashMap<_, _> = finished.unwrap().into_iter().collect();
+    for (id, (prompt, options)) in ids.iter().zip(&requests) {
+        let expected = alone(&mut session, prompt, options);
+        assert_same(&finished[id], &expected, &format!("sequence {id}"));
+        assert_eq!(prompts[id], 1, "a prompt is announced once");
+    }
+    assert!(batch.stats().preempted > 0);
+    assert_eq!(batch.table().blocks_in_use(), 0);
+}
+
+#[test]
+fn the_context_ends_a_sequence_as_it_does_alone() {
+    let model = tiny();
+    let options = GenerateOptions {
+        max_tokens: 500,
+        ignore_eog: true,
+        ..GenerateOptions::default()
+    };
+    let mut session = Session::new(&model, &cpu(1, 70)).unwrap();
+    let mut batch = Batch::new(&model, &cpu(3, 70)).unwrap();
+    let prompts = [70, 69, 31, 5].map(|len| prompt(&model, len, len));
+    for prompt in &prompts {
+        batch.add(prompt, options.clone()).unwrap();
+    }
+    let mut finished = batch.run_to_end(go_on).unwrap();
+    finished.sort_by_key(|(id, _)| *id);
+    for (prompt, (id, found)) in prompts.iter().zip(&finished) {
+        let expected = alone(&mut session, prompt, &options);
+        assert_same(found, &expected, &format!("sequence {id}"));
+        assert_eq!(found.finish, Finish::Length);
+        assert_eq!(found.tokens.len(), 71 - prompt.len());
+    }
+}
+
+#[test]
+fn stop_strings_end_a_text_without_leaking() {
+    let model = tiny();
+    let mut session = Session::new(&model, &cpu(1, 256)).unwrap();
+    let mut batch = Batch::new(&model, &cpu(8, 256)).unwrap();
+    let prompt = prompt(&model, 0, 12);
+    let options = GenerateOptions {
+        max_tokens: 60,
+        ignore_eog: true,
+        sampling: Sampling {
+            temperature: 0.8,
+            seed: 3,
+            ..Sampling::default()
+        },
+        ..GenerateOptions::default()
+    };
+    let mut ends = vec![0];
+    let whole = session.generate_tokens(&prompt, &options, |event| {
+        if let Event::Token { text, .. } = event {
+            ends.push(ends[ends.len() - 1] + text.len());
+        }
+        ControlFlow::Continue(())
+    });
+    let whole = whole.unwrap();
+    let letters: Vec<(usize, char)> = whole.text.char_indices().collect();
+    let mut spanning = 0;
+    for start in (5..letters.len().saturating_sub(12)).step_by(9) {
+        let end = letters[start + 4 + start % 8].0;
+        let stop = &whole.text[letters[start].0..end];
+        let stopping = GenerateOptions {
+            stop: vec!["never in it".to_owned(), stop.to_owned()],
+            ..options.clone()
+        };
+        let mut given = String::new();
+        session.clear();
+        let found = session
+            .generate_tokens(&prompt, &stopping, |event| {
+                if let Event::Token { text, .. } = event {
+                    given.push_str(text);
+                }
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        let at = whole.text.find(stop).unwrap();
+        assert_eq!(found.finish, Finish::StopString, "{stop:?}");
+        assert_eq!(found.text, whole.text[..at], "{stop:?}");
+        assert_eq!(given, found.text, "{stop:?}");
+        assert!(whole.tokens.starts_with(&found.tokens));
+        let inside = at + 1..at + stop.len();
+        spanning += usize::from(ends.iter().any(|end| inside.contains(end)));
+        batch.add(&prompt, stopping).unwrap();
+        let (_, together) = batch.run_to_end(go_on).unwrap().remove(0);
+        assert_same(&together, &found, stop);
+    }
+    assert!(spanning > 3);
+}
+
+/// What follows a stopped text follows what was given out, not what the model went on to say.
+#[test]
+fn a_session_goes_on_from_the_text_given_out() {
+    let model = tiny();
+    let mut session = Session::new(&model, &cpu(1, 256)).unwrap();
+    let first = prompt(&model, 0, 12);
+    let mut options = GenerateOptions {
+        max_tokens: 30,
+        ignore_eog: true,
+        ..GenerateOptions::default()
+    };
+    let whole = alone(&mut session, &first, &options);
+    let middle = whole.text.char_indices().nth(10).unwrap().0;
+    let end = whole.text.char_indices().nth(18).unwrap().0;
+    options.stop = vec![whole.text[middle..end].to_owned()];
+    let stopped = alone(&mut session, &first, &options);
+    assert_eq!(stopped.finish, Finish::StopString);
+    options.stop.clear();
+    let second = prompt(&model, 40, 10);
+    let go_on = |_: Event<'_>| ControlFlow::Continue(());
+    let found = session.generate_tokens(&second, &options, go_on).unwrap();
+    let all = [&first[..], &stopped.tokens, &second].concat();
+    let expected = alone(&mut session, &all, &options);
+    assert_eq!(found.tokens, expected.tokens);
+}
+
+/// Interpreted kernels share and copy blocks as the CPU does.
+#[test]
+fn interpreted_sequences_give_what_each_gives_alone() {
+    let model = tiny();
+    let options = options(DeviceChoice::Interp, 3, 64);
+    let mut session = Session::new(&model, &options).unwrap();
+    let mut batch = Batch::new(&model, &options).unwrap();
+    let requests: Vec<_> = (0..3)
+        .map(|i| {
+            let options = GenerateOptions {
+                max_tokens: 3,
+                ignore_eog: true,
+                sampling: Sampling {
+                    temperature: [0.0, 0.9, 0.9][i],
+                    seed: i as u64,
+                    ..Sampling::default()
+                },
+                ..GenerateOptions::default()
+            };
+            (prompt(&model, 0, 6), options)
+        })
+        .collect();
+    for (prompt, options) in &requests {
+        batch.add(prompt, options.clone()).unwrap();
+    }
+    let mut finished = batch.run_to_end(go_on).unwrap();
+    finished.sort_by_key(|(id, _)| *id);
+    assert_eq!(batch.stats().computed, 6);
+    assert_eq!(batch.stats().copied_blocks, 2);
+    for ((prompt, options), (id, found)) in requests.iter().zip(&finished) {
+        let expected = alone(&mut session, prompt, options);
+        assert_same(found, &expected, &format!("sequence {id}"));
+    }
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused() {
+    let model = tiny();
+    let mut small = cpu(2, 256);
+    small.cache_blocks = Some(2);
+    let mut batch = Batch::new(&model, &small).unwrap();
+    let options = GenerateOptions::default();
+    let refused = |e: Result<SeqId, Error>| e.unwrap_err().to_string();
+    assert!(refused(batch.add(&[], options.clone())).contains("no tokens"));
+    let long = batch.add(&[1; 65], options.clone());
+    assert!(refused(long).contains("context of 64"));
+    let outside = batch.add(&[u32::MAX], options.clone());
+    assert!(refused(outside).contains("vocabulary"));
+    let empty = GenerateOptions {
+        stop: vec![String::new()],
+        ..options.clone()
+    };
+    assert!(refused(batch.add(&[1], empty)).contains("stop string"));
+    assert!(batch.is_idle());
+    // Nothing to generate is something to do: the prompt is then known.
+    let nothing = GenerateOptions {
+        max_tokens: 0,
+        ..options
+    };
+    batch.add(&prompt(&model, 0, 40), nothing).unwrap();
+    let (_, found) = batch.run_to_end(go_on).unwrap().remove(0);
+    assert_eq!((found.tokens.len(), found.finish), (0, Finish::Length));
+    assert_eq!(batch.stats().computed, 40);
+}

@@ -177,10 +177,15 @@ impl PinnedBuffer {
         Ok(self.host_address(what, offset, 4)?.cast())
     }
 
-    /// The bytes, for filling in place. The device must not be using them.
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: `bytes` initialised bytes that this object owns; `&mut` excludes every other
-        // host access while the slice lives.
-        unsafe { core::slice::from_raw_parts_mut(self.memory.host, self.memory.bytes) }
+    /// `len` bytes from `offset`, for filling in place. The device must not be using them; it may
+    /// use the rest.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`].
+    pub(crate) fn slice_mut(&mut self, offset: usize, len: usize) -> Result<&mut [u8], Error> {
+        let start = self.host_address("slice of pinned memory", offset, len)?;
+        // SAFETY: the range is inside initialised bytes that this object owns; `&mut` excludes
+        // every other host access while the slice lives.
+        Ok(unsafe { core::slice::from_raw_parts_mut(start, len) })
     }
 }

@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
 use crate::context::Context;
 use crate::error::Error;
@@ -100,31 +101,24 @@ impl Staging<'_> {
     }
 }
 
-/// The staging buffers of one thread.
+/// The staging buffers of one thread: slices of one piece of pinned memory, since making and freeing
+/// a piece costs more than its pages.
 #[derive(Debug)]
 struct Lane {
-    slots: Vec<Slot>,
-    /// The slot to fill next.
+    memory: PinnedBuffer,
+    /// For each buffer, what tells that it is free.
+    free: Vec<Event>,
+    /// The buffer to fill next.
     next: usize,
-}
-
-/// One staging buffer and what tells that it is free.
-#[derive(Debug)]
-struct Slot {
-    staging: PinnedBuffer,
-    free: Event,
 }
 
 impl Lane {
     fn new(context: &Arc<Context>, buffers: usize, bytes: usize) -> Result<Lane, Error> {
-        let slot = |_| {
-            Ok(Slot {
-                staging: PinnedBuffer::new(context, bytes)?,
-                free: Event::new(context, false)?,
-            })
-        };
         Ok(Lane {
-            slots: (0..buffers).map(slot).collect::<Result<_, Error>>()?,
+            memory: PinnedBuffer::new(context, buffers.saturating_mul(bytes))?,
+            free: (0..buffers)
+                .map(|_| Event::new(context, false))
+                .collect::<Result<_, Error>>()?,
             next: 0,
         })
     }
@@ -138,6 +132,8 @@ pub struct Uploader {
     /// One for each thread, made by that thread when it first has something to do: locking the
     /// pages of one buffer then overlaps with filling another.
     lanes: Vec<Mutex<Option<Lane>>>,
+    /// From the first allocation of a lane to the end of the last one.
+    allocating: Mutex<Option<(Instant, Instant)>>,
     done: Event,
 }
 
@@ -156,6 +152,7 @@ impl Uploader {
             stream: Stream::new(context)?,
             config,
             lanes: (0..config.threads).map(|_| Mutex::new(None)).collect(),
+            allocating: Mutex::new(None),
             done: Event::new(context, false)?,
         })
     }
@@ -164,6 +161,16 @@ impl Uploader {
     #[must_use]
     pub fn config(&self) -> UploaderConfig {
         self.config
+    }
+
+    /// When the first staging buffer began to be allocated, and when the last one was there; `None`
+    /// before the first upload. Filling and flying overlap with it.
+    #[must_use]
+    pub fn allocating(&self) -> Option<(Instant, Instant)> {
+        *self
+            .allocating
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Uploads `bytes` to `dst` at `offset`. On return they have been read, and are on their way.
@@ -259,33 +266,41 @@ impl Uploader {
         lane: &mut Option<Lane>,
         fill: impl FnOnce(&mut Staging<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let UploaderConfig {
-            buffers,
-            buffer_bytes,
-            ..
-        } = self.config;
         let lane = match lane {
             Some(lane) => lane,
-            None => lane.insert(Lane::new(self.stream.context(), buffers, buffer_bytes)?),
+            None => lane.insert(self.lane()?),
         };
-        let index = lane.next;
-        lane.next = (index + 1) % lane.slots.len();
-        let slot = &mut lane.slots[index];
-        slot.free.synchronize()?;
+        let (index, bytes) = (lane.next, self.config.buffer_bytes);
+        lane.next = (index + 1) % lane.free.len();
+        lane.free[index].synchronize()?;
+        let start = index * bytes;
         let mut staging = Staging {
-            bytes: slot.staging.as_mut_slice(),
+            bytes: lane.memory.slice_mut(start, bytes)?,
             context: self.stream.context(),
             copies: Vec::new(),
         };
         fill(&mut staging)?;
         let sent = staging.copies.into_iter().try_for_each(|copy| {
-            let (start, len) = (copy.from.start, copy.from.len());
+            let (from, len) = (start + copy.from.start, copy.from.len());
             self.stream
-                .copy_from_pinned(&copy.dst, copy.offset, &slot.staging, start, len)
+                .copy_from_pinned(&copy.dst, copy.offset, &lane.memory, from, len)
         });
         // Even after an error: copies queued before it still read the buffer.
-        let recorded = slot.free.record(&self.stream);
+        let recorded = lane.free[index].record(&self.stream);
         Ok(sent.and(recorded)?)
+    }
+
+    fn lane(&self) -> Result<Lane, Error> {
+        let start = Instant::now();
+        let (buffers, bytes) = (self.config.buffers, self.config.buffer_bytes);
+        let lane = Lane::new(self.stream.context(), buffers, bytes)?;
+        let mut allocating = self
+            .allocating
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (first, last) = allocating.unwrap_or((start, start));
+        *allocating = Some((first.min(start), last.max(Instant::now())));
+        Ok(lane)
     }
 
     /// Makes `stream` wait, on the device, for everything uploaded so far.

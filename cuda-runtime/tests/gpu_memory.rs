@@ -219,11 +219,17 @@ fn uploader_round_trip() {
         buffer_bytes: 1 << 18,
     };
     let mut uploader = Uploader::new(&context, config).unwrap();
+    assert_eq!(uploader.allocating(), None);
     let data = pattern((7 << 20) + 12_345, 3);
     let dst = DeviceBuffer::new(&context, data.len() + 100).unwrap();
     stream.memset_d8(&dst, 0x11).unwrap();
     stream.synchronize().unwrap();
     uploader.upload(&dst, 50, &data).unwrap();
+    assert!(
+        uploader
+            .allocating()
+            .is_some_and(|(start, end)| start < end)
+    );
     uploader.order_before(&stream).unwrap();
     let got = read(&stream, &dst);
     assert!(got[50..50 + data.len()] == data[..]);

@@ -30,6 +30,8 @@ pub enum Phase {
     Kernels,
     /// Device memory for the weights.
     Memory,
+    /// Pinned memory that weights pass through; a part of [`Phase::Weights`].
+    Staging,
     /// Weights packed and moved to the device.
     Weights,
     /// The cache of keys and values, rope tables and workspace.
@@ -46,6 +48,7 @@ impl fmt::Display for Phase {
             Phase::Context => "context",
             Phase::Kernels => "kernels",
             Phase::Memory => "memory",
+            Phase::Staging => "staging",
             Phase::Weights => "weights",
             Phase::Cache => "cache",
         })

@@ -1,6 +1,7 @@
 //! Weights on the device, in the layouts that kernels read: packed on the way from the mapped file.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use gannet_cuda_runtime::{Arena, Buffer, Context, Uploader, UploaderConfig};
 
@@ -23,12 +24,17 @@ pub(super) fn total_bytes(plan: &Plan) -> Result<usize, Error> {
 pub(super) fn upload(
     context: &Arc<Context>,
     model: &Model,
-) -> Result<(Vec<Buffer>, [Span; 2]), Error> {
+) -> Result<(Vec<Buffer>, Vec<Span>), Error> {
     let (buffers, memory) = Span::time(Phase::Memory, || allocate(context, model.plan()));
     let buffers = buffers?;
     let (moved, weights) = Span::time(Phase::Weights, || fill(context, model, &buffers));
-    moved?;
-    Ok((buffers, [memory, weights]))
+    let staging = moved?.map(|(start, end)| Span {
+        phase: Phase::Staging,
+        start,
+        end,
+    });
+    let spans = [Some(memory), Some(weights), staging];
+    Ok((buffers, spans.into_iter().flatten().collect()))
 }
 
 /// One piece of memory, cut into a buffer for each weight.
@@ -39,8 +45,12 @@ fn allocate(context: &Arc<Context>, plan: &Plan) -> Result<Vec<Buffer>, Error> {
         .collect()
 }
 
-/// Packs every weight on its way to its buffer.
-fn fill(context: &Arc<Context>, model: &Model, buffers: &[Buffer]) -> Result<(), Error> {
+/// Packs every weight on its way to its buffer; says when staging memory was allocated.
+fn fill(
+    context: &Arc<Context>,
+    model: &Model,
+    buffers: &[Buffer],
+) -> Result<Option<(Instant, Instant)>, Error> {
     let plan = model.plan();
     let stored = (0..plan.weights.len() as u32)
         .map(|i| Stored::new(model, Weight(i)))
@@ -64,5 +74,6 @@ fn fill(context: &Arc<Context>, model: &Model, buffers: &[Buffer]) -> Result<(),
         }
         Ok(())
     })?;
-    Ok(uploader.finish()?)
+    uploader.finish()?;
+    Ok(uploader.allocating())
 }

@@ -259,9 +259,15 @@ fn interp(model: &Arc<Model>, options: &SessionOptions) -> Result<Box<dyn Execut
     let (model, precision) = (Arc::clone(model), options.precision);
     // A target that every kernel of the library can be written for.
     let target = gannet_ptx_gen::target::Target::Sm80;
-    let made =
-        crate::exec::interp::InterpExecutor::new(model, target, precision, limits, options.buffers);
-    Ok(Box::new(made?))
+    let mut made = crate::exec::interp::InterpExecutor::new(
+        model,
+        target,
+        precision,
+        limits,
+        options.buffers,
+    )?;
+    made.set_faults(options.faults);
+    Ok(Box::new(made))
 }
 
 #[cfg(not(feature = "interp"))]

@@ -2,35 +2,33 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::{gpu, model, shared};
-use gannet_engine::Config;
 use gannet_engine::exec::Precision;
 use gannet_engine::parity::{ParityOptions, Report, compare};
 
-fn parity(
-    path: &Path,
-    left: &str,
-    right: &str,
-    precision: Precision,
-    generate: usize,
-) -> Vec<Report> {
+/// Parity on tokens of the model's vocabulary, with what `options` say besides.
+fn parity(path: &Path, left: &str, right: &str, options: ParityOptions) -> Vec<Report> {
     let model = model(path);
     let vocab = model.plan().vocab_size as u32;
-    let tokens: Vec<u32> = (0..45u32)
-        .map(|i| (i * i * 7 + 3 * i + 11) % vocab)
-        .collect();
     let options = ParityOptions {
         left: left.to_owned(),
         right: right.to_owned(),
-        precision,
-        gpu: 0,
-        tokens,
-        generate,
-        config: Config::default(),
+        tokens: (0..45u32)
+            .map(|i| (i * i * 7 + 3 * i + 11) % vocab)
+            .collect(),
+        ..options
     };
     compare(&model, &options).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+fn with(precision: Precision, generate: usize) -> ParityOptions {
+    ParityOptions {
+        precision,
+        generate,
+        ..ParityOptions::default()
+    }
 }
 
 fn check(path: &Path, reports: &[Report]) {
@@ -66,8 +64,23 @@ macro_rules! files {
             }
 
             #[test]
-            fn gpu_graph_is_bit_equal_to_eager() {
-                super::graph_is_bit_equal_to_eager($part);
+            fn gpu_graphs_are_bit_equal_to_eager() {
+                super::graphs_are_bit_equal_to_eager($part);
+            }
+
+            #[test]
+            fn gpu_batches_agree_with_the_cpu() {
+                super::batches_agree_with_the_cpu($part);
+            }
+
+            #[test]
+            fn gpu_chunks_agree_with_the_whole() {
+                super::chunks_agree_with_the_whole($part);
+            }
+
+            #[test]
+            fn gpu_sequences_agree_alone_and_in_a_batch() {
+                super::sequences_agree_alone_and_in_a_batch($part);
             }
         })*
     };
@@ -85,27 +98,80 @@ files! {
     q4_0: "models/rustdoc-tiny-Q4_0.gguf",
 }
 
+/// The file, where it and a GPU are there.
+fn on_gpu(test: &str, part: &str) -> Option<PathBuf> {
+    if gpu(test) { shared(test, part) } else { None }
+}
+
 fn agrees_with_the_cpu(part: &str) {
-    let test = "parity of CPU and GPU";
-    if !gpu(test) {
-        return;
-    }
-    let Some(path) = shared(test, part) else {
+    let Some(path) = on_gpu("parity of CPU and GPU", part) else {
         return;
     };
     for precision in [Precision::Exact, Precision::Fast] {
-        check(&path, &parity(&path, "cpu", "cuda-eager", precision, 3));
+        let reports = parity(&path, "cpu", "cuda-eager", with(precision, 3));
+        check(&path, &reports);
     }
 }
 
-fn graph_is_bit_equal_to_eager(part: &str) {
-    let test = "parity of eager and graph";
-    if !gpu(test) {
-        return;
-    }
-    let Some(path) = shared(test, part) else {
+/// Sixty-four tokens, alone and three at once, step by step and decoded.
+fn graphs_are_bit_equal_to_eager(part: &str) {
+    let Some(path) = on_gpu("parity of eager and graphs", part) else {
         return;
     };
-    let reports = parity(&path, "cuda-eager", "cuda-graph", Precision::Fast, 64);
-    check(&path, &reports);
+    for right in ["cuda-graph", "cuda-capture"] {
+        for batch in [1, 3] {
+            let options = ParityOptions {
+                batch,
+                ..with(Precision::Fast, 64)
+            };
+            check(&path, &parity(&path, "cuda-eager", right, options));
+        }
+    }
+}
+
+/// Batches for every kind of kernel, with dead rows and without.
+fn batches_agree_with_the_cpu(part: &str) {
+    let Some(path) = on_gpu("parity of batches", part) else {
+        return;
+    };
+    for batch in [2, 3, 8, 11] {
+        for precision in [Precision::Exact, Precision::Fast] {
+            let options = ParityOptions {
+                batch,
+                ..with(precision, 2)
+            };
+            check(&path, &parity(&path, "cpu", "cuda-eager", options));
+        }
+    }
+}
+
+fn chunks_agree_with_the_whole(part: &str) {
+    let Some(path) = on_gpu("parity of chunks", part) else {
+        return;
+    };
+    for left in ["cpu", "cuda-eager"] {
+        for chunk in [1, 7, 16, 32] {
+            let options = ParityOptions {
+                chunk: Some(chunk),
+                ..with(Precision::Fast, 2)
+            };
+            check(&path, &parity(&path, left, "cuda-graph", options));
+        }
+    }
+}
+
+fn sequences_agree_alone_and_in_a_batch(part: &str) {
+    let Some(path) = on_gpu("parity of sequences alone", part) else {
+        return;
+    };
+    for batch in [3, 8, 32] {
+        for precision in [Precision::Exact, Precision::Fast] {
+            let options = ParityOptions {
+                batch,
+                alone: true,
+                ..with(precision, 8)
+            };
+            check(&path, &parity(&path, "cpu", "cuda-graph", options));
+        }
+    }
 }

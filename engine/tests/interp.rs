@@ -6,7 +6,6 @@ mod common;
 use std::path::Path;
 
 use common::{model, shared};
-use gannet_engine::Config;
 use gannet_engine::exec::Precision;
 use gannet_engine::parity::{ParityOptions, Report, compare};
 
@@ -17,12 +16,11 @@ fn check(path: &Path, precision: Precision, prompt: u32) {
         left: "cpu".to_owned(),
         right: "interp".to_owned(),
         precision,
-        gpu: 0,
         tokens: (0..prompt)
             .map(|i| (i * i * 7 + 3 * i + 11) % vocab)
             .collect(),
         generate: 2,
-        config: Config::default(),
+        ..ParityOptions::default()
     };
     let name = path.display();
     let reports = compare(&model, &options).unwrap_or_else(|e| panic!("{name}: {e}"));

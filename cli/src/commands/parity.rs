@@ -36,9 +36,17 @@ pub(crate) struct Parity {
     /// Tokens to generate after them, each compared
     #[arg(short = 'n', long, value_name = "N", default_value_t = 8)]
     generate: usize,
-    /// Sequences at once
-    #[arg(long, value_name = "N", default_value = "1", value_parser = ["1"])]
-    batch: String,
+    /// Sequences at once: sequence i has the tokens rotated by i, less the last 3i modulo half of
+    /// them
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+    /// Give the right side each prompt in chunks of M tokens, the left one the whole
+    #[arg(long, value_name = "M")]
+    chunk: Option<usize>,
+    /// Hold what each sequence gives in the batch against what it gives alone, both on the right
+    /// side
+    #[arg(long)]
+    alone: bool,
     /// Which GPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     gpu: usize,
@@ -67,7 +75,11 @@ impl Parity {
             gpu: self.gpu,
             tokens,
             generate: self.generate,
+            batch: self.batch,
+            chunk: self.chunk,
+            alone: self.alone,
             config,
+            ..ParityOptions::default()
         };
         let reports = {
             let _progress = Progress::spinner("comparing");
@@ -81,7 +93,10 @@ impl Parity {
         }
         console.flush()?;
         if pass {
-            console::say(&format!("[{} buffers within their limits]", buffers(&reports)));
+            console::say(&format!(
+                "[{} buffers within their limits]",
+                buffers(&reports)
+            ));
             return Ok(());
         }
         Err(difference(&reports))
@@ -94,15 +109,15 @@ fn difference(reports: &[Report]) -> Failure {
         let (left, right) = (&report.left, &report.right);
         if let Some(row) = report.first_failure() {
             return Failure::Work(format!(
-                "{left} and {right} differ at position {}: buffer {} of {} has NMSE {:.2e}, limit \
+                "{left} and {right} differ at position {} ({}): {} of {} has NMSE {:.2e}, limit \
                  {:.0e}",
-                report.position, row.buffer, row.unit, row.nmse, row.limit
+                report.position, report.step, row.buffer, row.unit, row.nmse, row.limit
             ));
         }
         if !report.passes() {
             return Failure::Work(format!(
-                "{left} and {right} have no buffer in common at position {}",
-                report.position
+                "{left} and {right} have no buffer in common at position {} ({})",
+                report.position, report.step
             ));
         }
     }
@@ -114,16 +129,27 @@ fn buffers(reports: &[Report]) -> usize {
 }
 
 fn as_text(reports: &[Report]) -> String {
-    let mut rows: Vec<(&Report, &Row)> =
-        reports.iter().flat_map(|r| r.buffers.iter().map(move |row| (r, row))).collect();
+    let mut rows: Vec<(&Report, &Row)> = reports
+        .iter()
+        .flat_map(|r| r.buffers.iter().map(move |row| (r, row)))
+        .collect();
     let failed = rows.iter().filter(|(_, row)| !row.pass).count();
     rows.sort_by(|(_, a), (_, b)| share(b).total_cmp(&share(a)));
     let mut table = Table::new(&[
-        "", ">position", ">rows", "unit", "buffer", ">NMSE", ">limit", ">max difference",
+        "",
+        "step",
+        ">position",
+        ">rows",
+        "unit",
+        "buffer",
+        ">NMSE",
+        ">limit",
+        ">max difference",
     ]);
     for (report, row) in rows.into_iter().take(WORST) {
         table.row([
             if row.pass { "ok" } else { "FAIL" }.to_owned(),
+            report.step.clone(),
             report.position.to_string(),
             report.rows.to_string(),
             row.unit.clone(),
@@ -133,9 +159,9 @@ fn as_text(reports: &[Report]) -> String {
             format!("{:.2e}", row.max_abs),
         ]);
     }
-    let names = reports
-        .first()
-        .map_or(String::new(), |r| format!("{} against {}: ", r.left, r.right));
+    let names = reports.first().map_or(String::new(), |r| {
+        format!("{} against {}: ", r.left, r.right)
+    });
     format!(
         "{names}{} steps, {} buffers, {failed} past their limit; the worst:\n{}",
         reports.len(),
@@ -146,6 +172,14 @@ fn as_text(reports: &[Report]) -> String {
 
 /// An error as a share of its limit; failures first.
 fn share(row: &Row) -> f64 {
-    let share = if row.nmse.is_nan() { f64::INFINITY } else { row.nmse / row.limit.max(1e-300) };
-    if row.pass { share.min(1.0) } else { 2.0 + share }
+    let share = if row.nmse.is_nan() {
+        f64::INFINITY
+    } else {
+        row.nmse / row.limit.max(1e-300)
+    };
+    if row.pass {
+        share.min(1.0)
+    } else {
+        2.0 + share
+    }
 }

@@ -12,7 +12,7 @@ use gannet_ptx_gen::target::Target;
 
 use super::decode::{check_blocks, check_sequences, decode_on_host};
 use super::packed::{KV_BYTES, pack_weight, place};
-use super::{Buffers, DecodeStart, Executor, Limits, Precision, Stats, Step, Unit};
+use super::{Buffers, DecodeStart, Executor, Faults, Limits, Precision, Stats, Step, Unit};
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{Arg, LowerOptions, Lowered, Shape, lower};
@@ -27,6 +27,7 @@ pub struct InterpExecutor {
     model: Arc<Model>,
     options: LowerOptions,
     limits: Limits,
+    faults: Faults,
     memory: Memory,
     weights: Vec<u64>,
     ropes: Vec<u64>,
@@ -106,6 +107,7 @@ impl InterpExecutor {
         Ok(InterpExecutor {
             options,
             limits,
+            faults: Faults::default(),
             memory,
             weights,
             ropes,
@@ -120,6 +122,11 @@ impl InterpExecutor {
             launches: 0,
             model,
         })
+    }
+
+    /// Plants faults in the steps to come. There are no graphs to refuse.
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
     }
 
     fn prepared(&mut self, shape: Shape) -> Result<Arc<Prepared>, Error> {
@@ -157,8 +164,11 @@ impl InterpExecutor {
         let Some(prepared) = self.current.clone() else {
             return Ok(());
         };
-        let launches = prepared.lowered.launches.iter();
-        for launch in launches.filter(|l| unit.is_none_or(|u| l.unit == u)) {
+        let omitted = self.faults.omit_launch;
+        for (i, launch) in prepared.lowered.launches.iter().enumerate() {
+            if unit.is_some_and(|u| launch.unit != u) || omitted == Some(i) {
+                continue;
+            }
             let args = launch.args.iter().map(|&arg| self.address(&prepared, arg));
             let args: Vec<InterpArg> = args.collect::<Result<_, _>>()?;
             prepared.kernels[launch.kernel]
@@ -275,7 +285,8 @@ impl Executor for InterpExecutor {
         let Some(current) = &self.current else {
             return Ok(());
         };
-        for &(address, bytes) in current.buffers.iter().flatten() {
+        let scratch = (current.scratch, current.lowered.scratch_bytes);
+        for &(address, bytes) in current.buffers.iter().flatten().chain([&scratch]) {
             self.memory
                 .write(address, &vec![u32::MAX; bytes / 4])
                 .map_err(fault)?;

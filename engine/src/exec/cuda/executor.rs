@@ -390,6 +390,7 @@ impl Executor for CudaExecutor {
 
     fn poison(&mut self) -> Result<(), Error> {
         self.stream.memset_d32(&self.memory.workspace, u32::MAX)?;
+        self.stream.memset_d32(&self.memory.scratch, u32::MAX)?;
         if let Some(current) = &self.current {
             for buffer in current.buffers.iter().flatten() {
                 self.stream.memset_d32(buffer, u32::MAX)?;
@@ -417,8 +418,10 @@ impl Executor for CudaExecutor {
             .take_while(|l| l.unit < unit);
         let first = first.count();
         let count = current.lowered.launches[first..].iter().take_while(of_unit);
-        for launch in &current.launches[first..first + count.count()] {
-            self.stream.launch(launch)?;
+        for i in first..first + count.count() {
+            if !self.recorder.omits(i) {
+                self.stream.launch(&current.launches[i])?;
+            }
         }
         Ok(())
     }

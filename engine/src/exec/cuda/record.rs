@@ -78,9 +78,14 @@ impl Recorder {
         self.broken.as_deref()
     }
 
+    /// Whether a launch of a list is left out: a planted fault.
+    pub(super) fn omits(&self, launch: usize) -> bool {
+        self.faults.omit_launch == Some(launch)
+    }
+
     /// The launches of a list that are issued: all, but for a planted fault.
     pub(super) fn listed(&self, launches: &[Launch]) -> Vec<Launch> {
-        let kept = |(i, _): &(usize, &Launch)| self.faults.omit_launch != Some(*i);
+        let kept = |(i, _): &(usize, &Launch)| !self.omits(*i);
         let launches = launches.iter().enumerate().filter(kept);
         launches.map(|(_, launch)| launch.clone()).collect()
     }

@@ -1,0 +1,120 @@
+//! Parity of batches, chunks and sequences alone, on executors that need no GPU.
+
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{model, shared};
+use gannet_engine::Error;
+use gannet_engine::exec::Precision;
+use gannet_engine::parity::{ParityOptions, Report, compare};
+
+/// Compares on the micro-model of a family and checks that everything passes.
+fn reports(test: &str, family: &str, options: &ParityOptions) -> Option<Vec<Report>> {
+    let path = shared(test, &format!("golden/arch/{family}/{family}.gguf"))?;
+    let model = model(&path);
+    let vocab = model.plan().vocab_size as u32;
+    let tokens = options.tokens.iter().map(|t| t % vocab).collect();
+    let options = ParityOptions {
+        tokens,
+        ..options.clone()
+    };
+    let reports = compare(&model, &options).unwrap_or_else(|e| panic!("{family}: {e}"));
+    for r in &reports {
+        assert!(
+            r.passes(),
+            "{family}: {} at {}: {:?}",
+            r.step,
+            r.position,
+            r.first_failure()
+        );
+    }
+    Some(reports)
+}
+
+fn options(left: &str, right: &str, batch: usize) -> ParityOptions {
+    ParityOptions {
+        left: left.to_owned(),
+        right: right.to_owned(),
+        precision: Precision::Fast,
+        tokens: (0..21).map(|i| i * i * 7 + 3 * i + 11).collect(),
+        generate: 2,
+        batch,
+        ..ParityOptions::default()
+    }
+}
+
+fn steps(reports: &[Report]) -> Vec<&str> {
+    reports.iter().map(|r| r.step.as_str()).collect()
+}
+
+#[test]
+fn batches_with_dead_rows() {
+    for family in ["llama", "qwen3"] {
+        let options = options("cpu", "interp", 3);
+        let Some(reports) = reports("parity of batches", family, &options) else {
+            continue;
+        };
+        let prompts = ["prompt of slot 0", "prompt of slot 1", "prompt of slot 2"];
+        let mut expected: Vec<&str> = prompts.iter().flat_map(|&p| [p, p]).collect();
+        expected.extend(["batch of 3"; 2]);
+        assert_eq!(steps(&reports), expected);
+        let rows: Vec<usize> = reports.iter().map(|r| r.rows).collect();
+        assert_eq!(rows, [16, 5, 13, 5, 10, 5, 4, 4]);
+    }
+}
+
+#[test]
+fn chunks_against_the_whole() {
+    for (left, right) in [("cpu", "cpu"), ("cpu", "interp"), ("interp", "interp")] {
+        let options = ParityOptions {
+            chunk: Some(9),
+            ..options(left, right, 2)
+        };
+        let Some(reports) = reports("parity of chunks", "qwen2", &options) else {
+            return;
+        };
+        let rows: Vec<usize> = reports.iter().map(|r| r.rows).collect();
+        assert_eq!(rows, [9, 9, 3, 9, 9, 2, 2], "{left} {right}");
+        let at: Vec<usize> = reports.iter().map(|r| r.position).collect();
+        assert_eq!(at, [0, 9, 18, 0, 9, 21, 22], "{left} {right}");
+    }
+}
+
+#[test]
+fn sequences_alone_and_in_a_batch() {
+    for executor in ["cpu", "cpu-fast", "interp"] {
+        let options = ParityOptions {
+            alone: true,
+            ..options("cpu", executor, 3)
+        };
+        let Some(reports) = reports("parity of sequences alone", "llama", &options) else {
+            return;
+        };
+        assert_eq!(
+            steps(&reports),
+            ["batch of 3", "batch of 3", "decode of 3"],
+            "{executor}"
+        );
+        assert!(reports.iter().all(|r| r.buffers.len() == 3), "{executor}");
+    }
+}
+
+#[test]
+fn comparisons_of_nothing_are_refused() {
+    let Some(path) = shared("parity of nothing", "golden/arch/llama/llama.gguf") else {
+        return;
+    };
+    let model = model(&path);
+    let none = |change: fn(&mut ParityOptions)| {
+        let mut options = options("cpu", "cpu", 1);
+        options.tokens.truncate(1);
+        change(&mut options);
+        matches!(compare(&model, &options), Err(Error::Request(_)))
+    };
+    assert!(none(|o| o.tokens.clear()));
+    assert!(none(|o| o.batch = 0));
+    assert!(none(|o| o.chunk = Some(0)));
+    assert!(none(|o| o.right = "abacus".to_owned()));
+}

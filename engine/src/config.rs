@@ -45,6 +45,11 @@ pub const TABLE: &[Variable] = &[
         values: "1, 0",
         meaning: "keep compiled kernels on disk",
     },
+    Variable {
+        name: "GANNET_GATE",
+        values: "1, 0",
+        meaning: "compare a GPU with the CPU before it first serves a model; needs GANNET_CACHE",
+    },
 ];
 
 /// The configuration of a process.
@@ -60,6 +65,8 @@ pub struct Config {
     pub cache_dir: Option<PathBuf>,
     /// `GANNET_CUBIN_CACHE`.
     pub cubin_cache: bool,
+    /// `GANNET_GATE`.
+    pub gate: bool,
 }
 
 impl Default for Config {
@@ -70,6 +77,7 @@ impl Default for Config {
             sampler_on: None,
             cache_dir: None,
             cubin_cache: true,
+            gate: true,
         }
     }
 }
@@ -89,17 +97,17 @@ impl Config {
     /// As [`Config::from_env`].
     pub fn from_lookup(get: impl Fn(&str) -> Option<String>) -> Result<Config, Error> {
         let set = |name: &str| get(name).filter(|v| !v.is_empty());
-        let cubin_cache = match set("GANNET_CUBIN_CACHE").as_deref() {
-            None | Some("1") => true,
-            Some("0") => false,
-            Some(other) => {
-                return Err(Error::Config {
-                    variable: "GANNET_CUBIN_CACHE",
-                    value: other.to_owned(),
-                    expected: "1 or 0",
-                });
-            }
+        let on = |variable| match set(variable).as_deref() {
+            None | Some("1") => Ok(true),
+            Some("0") => Ok(false),
+            Some(other) => Err(Error::Config {
+                variable,
+                value: other.to_owned(),
+                expected: "1 or 0",
+            }),
         };
+        let cubin_cache = on("GANNET_CUBIN_CACHE")?;
+        let gate = on("GANNET_GATE")?;
         let cache_dir = set("GANNET_CACHE")
             .map(PathBuf::from)
             .or_else(|| set("XDG_CACHE_HOME").map(|d| PathBuf::from(d).join("gannet")))
@@ -110,6 +118,7 @@ impl Config {
             sampler_on: set("GANNET_SAMPLER_ON"),
             cache_dir,
             cubin_cache,
+            gate,
         })
     }
 }

@@ -22,7 +22,8 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::device::SessionOptions;
-use crate::exec::Executor;
+use crate::exec::{Buffers, Executor};
+use crate::gate::{self, Identity};
 use crate::model::Model;
 
 pub use ceiling::measure_read_ceiling;
@@ -33,7 +34,8 @@ pub use open::{Gpu, target_for};
 /// Puts a model on a GPU.
 ///
 /// # Errors
-/// [`Error::Cuda`] where no GPU can be used, or the model does not fit on it.
+/// [`Error::Cuda`] where no GPU can be used, the model does not fit on it, or the parity gate finds
+/// that it computes the model wrongly.
 pub fn make(
     model: &Arc<Model>,
     options: &SessionOptions,
@@ -43,5 +45,29 @@ pub fn make(
         Some(opening) if opening.index() == index => opening.wait()?,
         _ => Arc::new(Gpu::open(index, &options.config)?),
     };
-    Ok(Box::new(CudaExecutor::new(&gpu, model, options)?))
+    let mut executor = CudaExecutor::new(&gpu, model, options)?;
+    if let Some(identity) = gate_identity(&gpu, model, options)? {
+        gate::at_first_use(model, &mut executor, &identity)?;
+    }
+    Ok(Box::new(executor))
+}
+
+/// What the parity gate remembers a pass under. `None` where it does not stand: switched off,
+/// nowhere to remember, or buffers are distinct, since parity itself is going to compare them.
+fn gate_identity(
+    gpu: &Gpu,
+    model: &Model,
+    options: &SessionOptions,
+) -> Result<Option<Identity>, Error> {
+    let config = &options.config;
+    let Some(cache_dir) = config.cache_dir.as_ref().filter(|_| config.gate) else {
+        return Ok(None);
+    };
+    if options.buffers == Buffers::Distinct {
+        return Ok(None);
+    }
+    let (name, uuid) = (&gpu.properties.name, gpu.properties.uuid_text());
+    let driver = gpu.context.device().driver().version()?;
+    let identity = Identity::new(cache_dir, model, (name, &uuid), driver, options.precision);
+    Ok(Some(identity))
 }

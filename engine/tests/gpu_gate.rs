@@ -1,0 +1,93 @@
+//! The parity gate on a GPU: run at first use, remembered, and loud where a launch is left out.
+
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Instant;
+
+use common::{gpu, model, shared};
+use gannet_engine::device::make_executor;
+use gannet_engine::exec::{Faults, Precision};
+use gannet_engine::{Config, DeviceChoice, Error, SessionOptions, gate};
+
+#[test]
+fn gpu_is_held_against_the_cpu_once() {
+    let test = "the parity gate";
+    if !gpu(test) {
+        return;
+    }
+    let Some(path) = shared(test, "models/rustdoc-tiny-Q4_K_M.gguf") else {
+        return;
+    };
+    let model = model(&path);
+    let cache = tempfile::tempdir().unwrap();
+    let options = |omit_launch| SessionOptions {
+        device: DeviceChoice::Cuda(0),
+        faults: Faults {
+            omit_launch,
+            ..Faults::default()
+        },
+        config: Config {
+            cache_dir: Some(cache.path().to_owned()),
+            ..Config::default()
+        },
+        ..SessionOptions::default()
+    };
+    // Faults first: they must not be remembered.
+    for launch in [0, 7, 20] {
+        match make_executor(&model, &options(Some(launch))).map(|_| ()) {
+            Err(Error::Cuda(line)) => {
+                println!("{line}");
+                assert!(line.contains("computes this model wrongly") && !line.contains('\n'));
+            }
+            other => panic!("without launch {launch}: {other:?}"),
+        }
+        assert!(gate::passed(cache.path()).is_empty());
+    }
+    let mut off = options(Some(7));
+    off.config.gate = false;
+    make_executor(&model, &off).unwrap();
+
+    let first = make_executor(&model, &options(None)).unwrap().executor;
+    assert!(first.stats().launches > 0);
+    let passed = gate::passed(cache.path());
+    assert_eq!(passed.len(), 1);
+    assert_eq!(passed[0].model, path.display().to_string());
+    let second = make_executor(&model, &options(None)).unwrap().executor;
+    assert_eq!(second.stats().launches, 0);
+}
+
+#[test]
+fn gpu_gate_passes_on_every_format() {
+    let test = "the parity gate on every format";
+    if !gpu(test) {
+        return;
+    }
+    for file in ["F16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"] {
+        let Some(path) = shared(test, &format!("models/rustdoc-tiny-{file}.gguf")) else {
+            continue;
+        };
+        let model = model(&path);
+        for precision in [Precision::Exact, Precision::Fast] {
+            let options = SessionOptions {
+                device: DeviceChoice::Cuda(0),
+                precision,
+                ..SessionOptions::default()
+            };
+            let mut executor = make_executor(&model, &options).unwrap().executor;
+            for _ in 0..2 {
+                let start = Instant::now();
+                let reports = gate::check(&model, executor.as_mut()).unwrap();
+                let elapsed = start.elapsed();
+                for report in &reports {
+                    let failure = report.first_failure();
+                    assert!(report.passes(), "{file} {precision:?}: {failure:?}");
+                }
+                let worst = reports.iter().filter_map(|r| r.worst()).next_back();
+                println!("{file} {precision:?}: {elapsed:?}, worst {worst:?}");
+            }
+        }
+    }
+}

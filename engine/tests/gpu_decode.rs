@@ -1,0 +1,419 @@
+//! Decoding on a GPU: the same tokens however launches reach it, alone or in a batch, chosen there
+//! or on the CPU, and no host in the loop.
+
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use common::{gpu, model, shared};
+use gannet_engine::device::make_executor;
+use gannet_engine::exec::{DecodeStart, Executor, Faults, Precision, Step};
+use gannet_engine::kv::BlockTable;
+use gannet_engine::parity::{MARGIN, ParityOptions, compare, prompts};
+use gannet_engine::sample::argmax;
+use gannet_engine::{
+    DeviceChoice, Error, ExecutorChoice, Model, SamplerOn, Sampling, SessionOptions,
+};
+
+/// Makes a test of each check for each file, so that one without its file is skipped alone.
+macro_rules! files {
+    ($($module:ident: $part:literal,)*) => {
+        $(mod $module {
+            files! { @ $part
+                gpu_tokens_do_not_depend_on_the_executor: the_same_tokens_from_every_executor,
+                gpu_slots_give_what_each_gives_alone: slots_give_what_each_gives_alone,
+                gpu_rows_of_a_batch_may_change_places: rows_of_a_batch_may_change_places,
+                gpu_sampled_text_is_that_of_the_cpu: sampled_text_is_that_of_the_cpu,
+                gpu_sampled_text_is_that_of_a_batch: sampled_text_is_that_of_a_batch,
+            }
+        })*
+    };
+    (@ $part:literal $($test:ident: $check:ident,)*) => {
+        $(#[test]
+        fn $test() {
+            super::$check($part);
+        })*
+    };
+}
+
+files! {
+    q4_k_m: "models/rustdoc-tiny-Q4_K_M.gguf",
+    q8_0: "models/rustdoc-tiny-Q8_0.gguf",
+    f16: "models/rustdoc-tiny-F16.gguf",
+}
+
+/// A file's model, where there is a GPU to run it on.
+fn on_gpu(test: &str, part: &str) -> Option<Arc<Model>> {
+    if !gpu(test) {
+        return None;
+    }
+    Some(model(&shared(test, part)?))
+}
+
+fn tiny(test: &str) -> Option<Arc<Model>> {
+    on_gpu(test, "models/rustdoc-tiny-Q4_K_M.gguf")
+}
+
+fn options(executor: ExecutorChoice, slots: usize) -> SessionOptions {
+    SessionOptions {
+        device: DeviceChoice::Cuda(0),
+        executor,
+        context: Some(384),
+        max_rows: Some(64),
+        slots: Some(slots),
+        ..SessionOptions::default()
+    }
+}
+
+/// Tokens of a prompt, the same for every test.
+fn prompt(vocab_size: usize) -> Vec<u32> {
+    let token = |i: u32| (i * i * 7 + 3 * i + 11) % vocab_size as u32;
+    (0..40).map(token).collect()
+}
+
+/// An executor with a sequence in each slot.
+struct Rig {
+    executor: Box<dyn Executor>,
+    table: BlockTable,
+    sequences: Vec<Vec<u32>>,
+}
+
+impl Rig {
+    /// Feeds a prompt to each slot, all but its last token.
+    fn new(model: &Arc<Model>, options: &SessionOptions) -> Rig {
+        let mut executor = make_executor(model, options).unwrap().executor;
+        let limits = executor.limits();
+        let mut table = BlockTable::new(limits.num_slots, limits.context, limits.cache_blocks);
+        let sequences = prompts(&prompt(model.plan().vocab_size), limits.num_slots);
+        for (slot, tokens) in sequences.iter().enumerate() {
+            table.reserve(slot, limits.context).unwrap();
+            let rows = tokens.len() - 1;
+            let step = Step {
+                tokens: &tokens[..rows],
+                lengths: &(1..=rows as u32).collect::<Vec<_>>(),
+                slots: &vec![slot as u32; rows],
+                outputs: &[],
+                table: &table,
+            };
+            executor.run(&step).unwrap();
+        }
+        Rig {
+            executor,
+            table,
+            sequences,
+        }
+    }
+
+    /// Decodes some slots together, each with its own sampling, until `keep` ends a sequence.
+    fn decode_while(
+        &mut self,
+        slots: &[usize],
+        sampling: &[Sampling],
+        steps: usize,
+        mut keep: impl FnMut(usize, &[u32]) -> bool,
+    ) -> Result<Vec<Vec<u32>>, Error> {
+        let start = |&slot: &usize| DecodeStart {
+            token: *self.sequences[slot].last().unwrap(),
+            length: self.sequences[slot].len() as u32,
+            slot: slot as u32,
+            sampling: &sampling[slot],
+            history: &self.sequences[slot],
+            draws: 0,
+        };
+        let starts: Vec<DecodeStart<'_>> = slots.iter().map(start).collect();
+        let mut found = vec![Vec::new(); slots.len()];
+        let mut on_token = |i: usize, token: u32| {
+            found[i].push(token);
+            match keep(i, &found[i]) {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        (self.executor).decode(&starts, steps, &self.table, &mut on_token)?;
+        Ok(found)
+    }
+
+    fn decode(&mut self, slots: &[usize], sampling: &[Sampling], steps: usize) -> Vec<Vec<u32>> {
+        self.decode_while(slots, sampling, steps, |_, _| true)
+            .unwrap()
+    }
+
+    /// Greedy tokens of a slot alone, step by step, and each one's margin over the next best.
+    fn alone(&mut self, slot: usize, steps: usize) -> Vec<(u32, f32)> {
+        let mut token = *self.sequences[slot].last().unwrap();
+        let first = self.sequences[slot].len() as u32;
+        (first..)
+            .take(steps)
+            .map(|length| {
+                let step = Step {
+                    tokens: &[token],
+                    lengths: &[length],
+                    slots: &[slot as u32],
+                    outputs: &[0],
+                    table: &self.table,
+                };
+                self.executor.run(&step).unwrap();
+                let logits = self.executor.logits().unwrap();
+                token = argmax(logits);
+                let others = (0..).zip(logits).filter(|&(i, _)| i != token);
+                let second = others.map(|(_, &l)| l).fold(f32::NEG_INFINITY, f32::max);
+                (token, logits[token as usize] - second)
+            })
+            .collect()
+    }
+}
+
+fn the_same_tokens_from_every_executor(part: &str) {
+    let Some(model) = on_gpu("tokens of every executor", part) else {
+        return;
+    };
+    let greedy = [Sampling::default()];
+    let tokens = |choice| Rig::new(&model, &options(choice, 1)).decode(&[0], &greedy, 256);
+    let eager = tokens(ExecutorChoice::Eager);
+    assert_eq!(eager[0].len(), 256);
+    assert_eq!(tokens(ExecutorChoice::Graph), eager);
+    assert_eq!(tokens(ExecutorChoice::Capture), eager);
+}
+
+fn slots_give_what_each_gives_alone(part: &str) {
+    const SLOTS: usize = 32;
+    const STEPS: usize = 64;
+    let Some(model) = on_gpu("slots of a batch", part) else {
+        return;
+    };
+    let greedy = vec![Sampling::default(); SLOTS];
+    let mut rig = Rig::new(&model, &options(ExecutorChoice::Graph, SLOTS));
+    let stepped: Vec<_> = (0..SLOTS).map(|slot| rig.alone(slot, STEPS)).collect();
+    for slot in [0, 1, SLOTS - 1] {
+        let expected: Vec<u32> = stepped[slot].iter().map(|s| s.0).collect();
+        assert_eq!(rig.decode(&[slot], &greedy, STEPS)[0], expected, "{slot}");
+    }
+    let all: Vec<usize> = (0..SLOTS).collect();
+    let together = rig.decode(&all, &greedy, STEPS);
+    let mut compared = 0;
+    for (slot, (found, alone)) in together.iter().zip(&stepped).enumerate() {
+        let sure = alone.iter().position(|&(_, margin)| margin < MARGIN);
+        let sure = sure.unwrap_or(STEPS);
+        let expected: Vec<u32> = alone.iter().map(|s| s.0).collect();
+        assert_eq!(found.len(), STEPS, "slot {slot}");
+        assert_eq!(found[..sure], expected[..sure], "slot {slot}");
+        compared += sure;
+    }
+    println!(
+        "{compared} of {} tokens before a close choice",
+        SLOTS * STEPS
+    );
+    assert!(compared >= SLOTS, "{compared}");
+    // The logits of every step, not just the choices.
+    let reports = compare(
+        &model,
+        &ParityOptions {
+            right: "cuda-graph".to_owned(),
+            tokens: prompt(model.plan().vocab_size),
+            generate: 4,
+            batch: SLOTS,
+            alone: true,
+            ..ParityOptions::default()
+        },
+    );
+    for report in reports.unwrap() {
+        assert!(
+            report.passes(),
+            "{}: {:?}",
+            report.step,
+            report.first_failure()
+        );
+        println!("{}: worst {:?}", report.step, report.worst());
+    }
+}
+
+/// The same kernels run for every row of a batch: a sequence's logits do not depend on its row.
+fn rows_of_a_batch_may_change_places(part: &str) {
+    let Some(model) = on_gpu("rows of a batch", part) else {
+        return;
+    };
+    let vocab_size = model.plan().vocab_size;
+    for slots in [8u32, 32] {
+        let mut rig = Rig::new(&model, &options(ExecutorChoice::Graph, slots as usize));
+        let mut logits = |order: Vec<u32>| -> Vec<f32> {
+            let of = |slot: &u32| rig.sequences[*slot as usize].as_slice();
+            let step = Step {
+                tokens: &order.iter().map(|s| of(s)[0]).collect::<Vec<_>>(),
+                lengths: &(order.iter().map(|s| of(s).len() as u32)).collect::<Vec<_>>(),
+                slots: &order,
+                outputs: &(0..slots).collect::<Vec<_>>(),
+                table: &rig.table,
+            };
+            rig.executor.run(&step).unwrap();
+            rig.executor.logits().unwrap().to_vec()
+        };
+        let straight = logits((0..slots).collect());
+        let reversed = logits((0..slots).rev().collect());
+        assert!(straight.iter().all(|l| l.is_finite()));
+        let rows = reversed.chunks_exact(vocab_size).rev();
+        for (slot, (a, b)) in straight.chunks_exact(vocab_size).zip(rows).enumerate() {
+            let bits = |row: &[f32]| row.iter().map(|l| l.to_bits()).collect::<Vec<_>>();
+            assert!(bits(a) == bits(b), "slot {slot} of {slots}");
+        }
+    }
+}
+
+/// Settings that use every step of sampling, other ones for every slot.
+fn samplings(count: usize) -> Vec<Sampling> {
+    let sampling = |i: usize| Sampling {
+        temperature: 0.7 + 0.05 * (i % 8) as f32,
+        top_k: [40, 0, 8][i % 3],
+        top_p: [0.95, 1.0, 0.8][i % 3],
+        min_p: [0.0, 0.05][i % 2],
+        repetition_penalty: [1.0, 1.1][i % 2],
+        seed: 1000 + 17 * i as u64,
+        ..Sampling::default()
+    };
+    (0..count).map(sampling).collect()
+}
+
+fn sampled_text_is_that_of_the_cpu(part: &str) {
+    const SLOTS: usize = 3;
+    let Some(model) = on_gpu("sampled text on the GPU and the CPU", part) else {
+        return;
+    };
+    let sampling = samplings(SLOTS);
+    let text = |device, sampler_on| {
+        let options = SessionOptions {
+            device,
+            sampler_on,
+            precision: Precision::Exact,
+            ..options(ExecutorChoice::Auto, SLOTS)
+        };
+        let mut rig = Rig::new(&model, &options);
+        let alone = |slot| rig.decode(&[slot], &sampling, 128).remove(0);
+        (0..SLOTS).map(alone).collect::<Vec<Vec<u32>>>()
+    };
+    let cpu = text(DeviceChoice::Cpu, SamplerOn::Device);
+    assert!(cpu.iter().all(|tokens| tokens.len() == 128));
+    assert!(cpu[0] != cpu[1] && cpu[1] != cpu[2]);
+    assert_eq!(text(DeviceChoice::Cuda(0), SamplerOn::Cpu), cpu);
+    assert_eq!(text(DeviceChoice::Cuda(0), SamplerOn::Device), cpu);
+}
+
+fn sampled_text_is_that_of_a_batch(part: &str) {
+    const SLOTS: usize = 8;
+    let Some(model) = on_gpu("sampled text of a batch", part) else {
+        return;
+    };
+    let sampling = samplings(SLOTS);
+    let options = SessionOptions {
+        precision: Precision::Exact,
+        ..options(ExecutorChoice::Graph, SLOTS)
+    };
+    let mut rig = Rig::new(&model, &options);
+    let alone: Vec<Vec<u32>> = (0..SLOTS)
+        .map(|slot| rig.decode(&[slot], &sampling, 128).remove(0))
+        .collect();
+    // Five of them leave dead rows beside.
+    for slots in [vec![0, 1, 2, 3, 4, 5, 6, 7], vec![6, 2, 7, 0, 4]] {
+        let together = rig.decode(&slots, &sampling, 128);
+        for (slot, found) in slots.iter().zip(together) {
+            assert_eq!(found, alone[*slot], "slot {slot} of {slots:?}");
+        }
+    }
+}
+
+#[test]
+fn gpu_sequences_that_end_give_nothing_more() {
+    let Some(model) = tiny("sequences that end") else {
+        return;
+    };
+    let greedy = vec![Sampling::default(); 4];
+    let mut rig = Rig::new(&model, &options(ExecutorChoice::Graph, 4));
+    let slots = [0, 1, 2, 3];
+    let whole = rig.decode(&slots, &greedy, 40);
+    // Each ends after another number of tokens, the last one never.
+    let ends = [1, 7, 20, 100];
+    let found = rig.decode_while(&slots, &greedy, 40, |i, tokens| tokens.len() < ends[i]);
+    for ((found, whole), end) in found.unwrap().iter().zip(&whole).zip(ends) {
+        assert_eq!(found[..], whole[..end.min(40)]);
+    }
+}
+
+#[test]
+fn gpu_graphs_that_are_refused_are_replaced_or_reported() {
+    let Some(model) = tiny("refused graphs") else {
+        return;
+    };
+    let greedy = [Sampling::default()];
+    let refused = |executor| SessionOptions {
+        faults: Faults {
+            refuse_graphs: true,
+            ..Faults::default()
+        },
+        ..options(executor, 1)
+    };
+    let mut eager = Rig::new(&model, &options(ExecutorChoice::Eager, 1));
+    let expected = eager.decode(&[0], &greedy, 24);
+    assert_eq!(eager.executor.stats().fallbacks, 0);
+    assert_eq!(eager.executor.notice(), None);
+
+    let mut rig = Rig::new(&model, &refused(ExecutorChoice::Auto));
+    let before = rig.executor.stats();
+    assert_eq!(rig.decode(&[0], &greedy, 24), expected);
+    let after = rig.executor.stats();
+    assert_eq!(after.fallbacks - before.fallbacks, 24);
+    assert_eq!(after.graph_launches, before.graph_launches);
+    assert_eq!(rig.executor.name(), "cuda-eager");
+    let notice = rig.executor.notice().unwrap();
+    assert!(
+        notice.contains("planted fault") && !notice.contains('\n'),
+        "{notice}"
+    );
+
+    for by_name in [ExecutorChoice::Graph, ExecutorChoice::Capture] {
+        let mut rig = Rig::new(&model, &refused(by_name));
+        let found = rig.decode_while(&[0], &greedy, 24, |_, _| true);
+        assert!(
+            matches!(found, Err(Error::Cuda(_))),
+            "{by_name:?}: {found:?}"
+        );
+        assert_eq!(rig.executor.stats().fallbacks, 0);
+    }
+}
+
+#[test]
+fn gpu_decoding_does_not_wait_for_the_host() {
+    let Some(model) = tiny("synchronisations of a decode") else {
+        return;
+    };
+    for (slots, executor) in [
+        (1, ExecutorChoice::Graph),
+        (1, ExecutorChoice::Capture),
+        (4, ExecutorChoice::Graph),
+    ] {
+        let all: Vec<usize> = (0..slots).collect();
+        for sampling in [vec![Sampling::default(); slots], samplings(slots)] {
+            let mut rig = Rig::new(&model, &options(executor, slots));
+            // Records what is replayed.
+            rig.decode(&all, &sampling, 2);
+            let mut spent = |steps| {
+                let before = rig.executor.stats();
+                let found = rig.decode(&all, &sampling, steps);
+                assert!(found.iter().all(|tokens| tokens.len() == steps));
+                let after = rig.executor.stats();
+                assert_eq!(after.steps - before.steps, steps as u64);
+                (
+                    after.synchronizations - before.synchronizations,
+                    after.launches - before.launches,
+                    after.graph_launches - before.graph_launches,
+                )
+            };
+            let (few, many) = (spent(64), spent(128));
+            println!("{executor:?}, {slots} slots: {few:?} for 64 steps, {many:?} for 128");
+            assert_eq!(few.0, many.0, "{executor:?}, {slots} slots");
+            assert_eq!(few.1, many.1, "{executor:?}, {slots} slots");
+            assert_eq!((few.2, many.2), (64, 128), "{executor:?}, {slots} slots");
+        }
+    }
+}

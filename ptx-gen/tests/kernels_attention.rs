@@ -54,7 +54,7 @@ fn lengths_around_blocks_and_dead_rows() {
 
 #[test]
 fn splits_windows_and_caps_together() {
-    for kv_type in [KvType::F16, KvType::F32] {
+    for kv_type in [KvType::F16, KvType::F32, KvType::BF16, KvType::Int8] {
         for splits in [1, 2, 8] {
             for (window, softcap) in [
                 (Some(40), None),

@@ -5,8 +5,8 @@
 
 mod common;
 
-use common::attention::{Case, packed_decode, spec};
-use gannet_ptx_gen::kernels::AttentionSpec;
+use common::attention::{Case, packed_decode, packed_merged, spec};
+use gannet_ptx_gen::kernels::{AttentionSpec, KvType};
 use gannet_ptx_gen::target::Target;
 
 /// What f32 leaves of the sums.
@@ -92,13 +92,13 @@ fn splits_windows_and_caps_together() {
 #[test]
 fn large_and_tiny_scores_keep_their_precision() {
     for group in [2, 9] {
-        for (scale, nmse) in [(30.0, 1e-7), (1e-30, NMSE), (1e-5, NMSE)] {
+        for scale in [30.0, 1e-30, 1e-5] {
             let spec = AttentionSpec {
                 scale,
                 splits: 3,
                 ..spec(group, 1, 64)
             };
-            pass(&Case::new(spec, &[90], &[0]), nmse);
+            pass(&Case::new(spec, &[90], &[0]), NMSE);
         }
     }
 }
@@ -120,4 +120,56 @@ fn a_row_does_not_depend_on_the_others() {
     let other = results(&Case::new(spec, &[100, 0], &[0, 1]));
     one.truncate(one.len() / 2);
     assert_eq!(one, other[..other.len() / 2]);
+}
+
+/// Heads of every width of pieces, alone and in rows of two sums, and what their merge gives.
+#[test]
+fn caches_of_every_type() {
+    // Eight bits of a bf16 operand twice leave 2^-16 of a query or weight.
+    for (kv_type, nmse) in [
+        (KvType::F16, NMSE),
+        (KvType::BF16, 1e-10),
+        (KvType::Int8, NMSE),
+    ] {
+        for (group, dim) in [
+            (3, 16),
+            (2, 48),
+            (9, 64),
+            (4, 80),
+            (12, 96),
+            (6, 128),
+            (2, 256),
+        ] {
+            for (splits, window, softcap) in
+                [(1, None, None), (3, Some(50), None), (4, None, Some(3.0))]
+            {
+                let spec = AttentionSpec {
+                    kv_type,
+                    splits,
+                    window,
+                    softcap,
+                    ..spec(group, 1, dim)
+                };
+                let case = Case::new(spec, &[101, 0, 17, 65], &[0, 1, 1, 2]);
+                packed_merged(&case, nmse);
+            }
+        }
+    }
+}
+
+/// What the types cost: attention against the same over the unrounded keys and values.
+#[test]
+fn types_of_caches_keep_what_they_promise() {
+    for (kv_type, nmse) in [
+        (KvType::F16, 2e-7),
+        (KvType::BF16, 1e-5),
+        (KvType::Int8, 2e-4),
+    ] {
+        let spec = AttentionSpec {
+            kv_type,
+            splits: 2,
+            ..spec(8, 2, 128)
+        };
+        packed_merged(&Case::unrounded(spec, &[200, 90], &[0, 1]), nmse);
+    }
 }

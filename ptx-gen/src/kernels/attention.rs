@@ -7,7 +7,7 @@
 //! | lengths | u32 | `[tokens]`: keys that the row may see, its own included; 0 is a dead row |
 //! | slots | u32 | `[tokens]`, row of the block table |
 //! | block_table | u32 | `[slots, max_blocks]` |
-//! | k_pool, v_pool | f16 or f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | k_pool, v_pool | [`KvType`] | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //! | out, with one split | f32 | `[tokens, num_heads, head_dim]` |
 //! | partial, with more | f32 | `[tokens, num_heads, splits, head_dim + 2]` |
 //!
@@ -127,13 +127,14 @@ impl AttentionSpec {
     pub fn bytes(&self, tokens: u64) -> u64 {
         let context = self.max_blocks * self.block_tokens;
         let keys = u64::from(self.window.map_or(context, |w| w.min(context)));
-        let cache = 2 * keys * u64::from(self.num_kv_heads * self.kv_type.bytes());
+        let key = self.kv_type.block_bytes(1, self.head_dim);
+        let cache = 2 * keys * u64::from(self.num_kv_heads * key);
         let written = match self.splits {
             1 => u64::from(self.head_dim),
             n => u64::from(n) * u64::from(self.head_dim + 2),
         };
         let dim = u64::from(self.head_dim);
-        tokens * (cache * dim + 4 * u64::from(self.num_heads) * (dim + written))
+        tokens * (cache + 4 * u64::from(self.num_heads) * (dim + written))
     }
 
     /// Operations on `tokens` rows that all see a full table (or window) of keys.
@@ -257,15 +258,12 @@ impl AttentionSpec {
                 .map(|u| first + lane / lanes + u * together)
                 .collect();
             // Past the end the last key is read again: it exists, and no NaN comes from it.
-            let places: Vec<Val<'k, u64>> = keys
+            let places: Vec<Place<'k>> = keys
                 .iter()
                 .map(|key| pools.place(key.min(range.end - 1), part))
                 .collect();
-            let loaded: Vec<_> = places.iter().map(|p| pools.load(pools.keys, *p)).collect();
-            let values: Vec<_> = places
-                .iter()
-                .map(|p| pools.load(pools.values, *p))
-                .collect();
+            let loaded: Vec<_> = places.iter().map(|p| pools.load(pools.keys, p)).collect();
+            let values: Vec<_> = places.iter().map(|p| pools.load(pools.values, p)).collect();
             let mut scores = vec![Vec::new(); heads as usize];
             for (key, words) in keys.iter().zip(&loaded) {
                 let k_row = pools.floats(words);
@@ -408,6 +406,12 @@ impl<'k> Head<'k> {
     }
 }
 
+/// Bytes of a pool at which a lane's part of a key and the key's scale lie.
+struct Place<'k> {
+    elements: Val<'k, u64>,
+    scale: Option<Val<'k, u64>>,
+}
+
 /// Where keys and values lie.
 struct Pools<'k, 's> {
     spec: &'s AttentionSpec,
@@ -419,19 +423,37 @@ struct Pools<'k, 's> {
 }
 
 impl<'k> Pools<'k, '_> {
-    /// Byte at which elements `part * WIDTH ..` of a key start.
-    fn place(&self, key: Val<'k, u32>, part: Val<'k, u32>) -> Val<'k, u64> {
+    /// Where elements `part * WIDTH ..` of a key start.
+    fn place(&self, key: Val<'k, u32>, part: Val<'k, u32>) -> Place<'k> {
         let spec = self.spec;
         let block = self.table.load(key / spec.block_tokens);
-        let row = (block * spec.num_kv_heads + self.k.block_y()) * spec.block_tokens
-            + key % spec.block_tokens;
-        let bytes = spec.kv_type.bytes();
-        (row * (spec.head_dim / WIDTH) + part).cast::<u64>() * u64::from(WIDTH * bytes)
+        let head = block * spec.num_kv_heads + self.k.block_y();
+        let tokens = spec.block_tokens;
+        if spec.kv_type == KvType::Int8 {
+            let bytes = spec.kv_type.block_bytes(tokens, spec.head_dim);
+            let head = head.cast::<u64>() * u64::from(bytes);
+            let token = key % tokens;
+            return Place {
+                elements: head + (token * spec.head_dim + part * WIDTH).cast::<u64>(),
+                scale: Some(head + (token * 4 + tokens * spec.head_dim).cast::<u64>()),
+            };
+        }
+        let row = head * tokens + key % tokens;
+        let bytes = u64::from(WIDTH * spec.kv_type.bytes());
+        Place {
+            elements: (row * (spec.head_dim / WIDTH) + part).cast::<u64>() * bytes,
+            scale: None,
+        }
     }
 
-    /// A lane's part of a key as it lies in memory.
-    fn load(&self, pool: Ptr<'k, u8>, place: Val<'k, u64>) -> Vec<Val<'k, u32>> {
-        let words = pool.offset(place).cast::<u32>();
+    /// A lane's part of a key as it lies in memory, and its scale if it has one.
+    fn load(&self, pool: Ptr<'k, u8>, place: &Place<'k>) -> Vec<Val<'k, u32>> {
+        let words = pool.offset(place.elements).cast::<u32>();
+        if let Some(scale) = place.scale {
+            let mut found = words.load_vec::<2>(0).to_vec();
+            found.push(pool.offset(scale).cast::<u32>().load(0));
+            return found;
+        }
         (0..self.spec.kv_type.bytes() / 2)
             .flat_map(|i| words.load_vec4(4 * i))
             .collect()
@@ -445,6 +467,17 @@ impl<'k> Pools<'k, '_> {
                 .flat_map(|w| w.unpack_f16())
                 .map(|v| v.cast::<f32>())
                 .collect(),
+            KvType::BF16 => words
+                .iter()
+                .flat_map(|w| w.unpack_bf16())
+                .map(|v| v.cast::<f32>())
+                .collect(),
+            KvType::Int8 => {
+                let scale = words[2].bitcast::<f32>();
+                (0..WIDTH)
+                    .map(|i| words[i as usize / 4].signed_byte(i % 4).cast::<f32>() * scale)
+                    .collect()
+            }
         }
     }
 }
@@ -468,6 +501,14 @@ pub(super) fn representative(target: Target) -> Vec<AttentionSpec> {
         spec(32, 8, 128, 8),
         spec(64, 8, 128, 1),
         spec(8, 1, 256, 4),
+        AttentionSpec {
+            kv_type: KvType::BF16,
+            ..spec(8, 2, 64, 1)
+        },
+        AttentionSpec {
+            kv_type: KvType::Int8,
+            ..spec(32, 8, 128, 8)
+        },
         AttentionSpec {
             kv_type: KvType::F32,
             softcap: Some(50.0),

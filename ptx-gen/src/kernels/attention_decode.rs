@@ -7,7 +7,7 @@
 //! | lengths | u32 | `[tokens]`: keys that the row may see, its own included; 0 is a dead row |
 //! | slots | u32 | `[tokens]`, row of the block table |
 //! | block_table | u32 | `[slots, max_blocks]` |
-//! | k_pool, v_pool | f16 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | k_pool, v_pool | [`KvType`], but not f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //! | out, with one split | f32 | `[tokens, num_heads, head_dim]` |
 //! | partial, with more | f32 | `[tokens, num_heads, splits, head_dim + 2]` |
 //!
@@ -20,12 +20,16 @@
 //! it is multiplied ([`super::attention_decode_tiles`]). A warp takes 16 keys at a time, and the
 //! next 16 are on their way while it works.
 //!
+//! Elements of bytes become the f16 of the same value. Their scales are factors of scores and of
+//! weights; a partial's m is then the maximum of the scores plus the logarithms of the values'
+//! scales, so that weights stay within f16.
+//!
 //! Products take 16-bit operands, so queries and weights are each the sum of two of them: the
 //! rounded value and the rounded rest. With up to 8 heads the rests are the other 8 rows of the same
 //! product, with more they take a second one. Queries are first multiplied by a power of two that
 //! brings a head's largest element to `2^14 .. 2^15`, weights by 2^10, so that rests matter at any
 //! magnitude. All else is f32: results differ from [`super::AttentionSpec`]'s by the rounding of
-//! sums. Which keys are added in which order depends on the row's length alone.
+//! sums, and with a cache of bf16, whose operands have 8 bits, by 2^-16 of a query and a weight. Which keys are added in which order depends on the row's length alone.
 
 use super::KvType;
 use super::attention_common::{check_heads, variant};
@@ -50,7 +54,7 @@ pub struct AttentionDecodeSpec {
     pub block_tokens: u32,
     /// Entries in a row of the block table.
     pub max_blocks: u32,
-    /// Element type of the cache: 16 bits.
+    /// Element type of the cache; not f32.
     pub kv_type: KvType,
     /// Factor of the scores.
     pub scale: f32,
@@ -105,7 +109,7 @@ impl AttentionDecodeSpec {
         if !self.target.has_ampere() {
             return Err(format!("{} has no matrix product of 16 keys", self.target));
         }
-        if self.kv_type != KvType::F16 {
+        if self.kv_type == KvType::F32 {
             return Err(format!("a cache of {}", self.kv_type.name()));
         }
         Ok(())
@@ -120,13 +124,14 @@ impl AttentionDecodeSpec {
     pub fn bytes(&self, tokens: u64) -> u64 {
         let context = self.max_blocks * self.block_tokens;
         let keys = u64::from(self.window.map_or(context, |w| w.min(context)));
-        let cache = 2 * keys * u64::from(self.num_kv_heads * self.kv_type.bytes());
+        let key = self.kv_type.block_bytes(1, self.head_dim);
+        let cache = 2 * keys * u64::from(self.num_kv_heads * key);
         let written = match self.splits {
             1 => u64::from(self.head_dim),
             n => u64::from(n) * u64::from(self.head_dim + 2),
         };
         let dim = u64::from(self.head_dim);
-        tokens * (cache * dim + 4 * u64::from(self.num_heads) * (dim + written))
+        tokens * (cache + 4 * u64::from(self.num_heads) * (dim + written))
     }
 
     /// Operations on `tokens` rows that all see a full table (or window) of keys.
@@ -242,6 +247,18 @@ pub(super) fn representative(target: Target) -> Vec<AttentionDecodeSpec> {
         spec(32, 8, 128, 16),
         spec(16, 1, 128, 1),
         spec(8, 1, 256, 4),
+        AttentionDecodeSpec {
+            kv_type: KvType::BF16,
+            ..spec(32, 8, 128, 16)
+        },
+        AttentionDecodeSpec {
+            kv_type: KvType::Int8,
+            ..spec(32, 8, 128, 16)
+        },
+        AttentionDecodeSpec {
+            kv_type: KvType::Int8,
+            ..spec(16, 1, 80, 1)
+        },
         AttentionDecodeSpec {
             softcap: Some(50.0),
             window: Some(512),

@@ -4,11 +4,9 @@
 //! own scores, weights and sums. Rows g are head g; rows `g + 8` are the rounded rests of the same
 //! head, or with more than 8 heads another one.
 
-use super::AttentionDecodeSpec;
 use super::attention_common::{LOWEST, capped, factor};
-use super::attention_decode_tiles::{
-    Cache, KEYS, OWN_KEYS, Piece, key_pieces, registers, value_operands, value_pieces,
-};
+use super::attention_decode_tiles::{Cache, Half, KEYS, OWN_KEYS, Piece, key_pieces, value_pieces};
+use super::{AttentionDecodeSpec, KvType};
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 
 /// Warps of a block.
@@ -67,8 +65,8 @@ struct Sums<'k> {
 
 /// The tile that a warp is about to multiply.
 struct Loaded<'k> {
-    keys: Vec<Var<'k, u32>>,
-    values: Vec<Var<'k, u32>>,
+    keys: Half<'k>,
+    values: Half<'k>,
     /// Cache block of the tile after it.
     next: Var<'k, u32>,
 }
@@ -93,23 +91,22 @@ impl<'k> Block<'k, '_> {
             .map(|half| {
                 let row = k.block_x() * spec.num_heads + self.head(lane / 4 + 8 * half);
                 let q = q.offset(row * spec.head_dim);
-                steps(spec.head_dim)
+                steps(spec)
                     .map(|(piece, i)| q.load_vec4(lane % 4 * piece.width + (piece.offset + 4 * i)))
                     .collect::<Vec<_>>()
             })
             .collect();
-        let words = spec.head_dim / 4;
         let loaded = Loaded {
-            keys: registers(k, words),
-            values: registers(k, words),
+            keys: Half::new(cache, &key_pieces(spec), 2),
+            values: Half::new(cache, &value_pieces(spec), 4),
             next: k.var(0u32),
         };
         let block = cache.block(first);
         if spec.ahead() {
             loaded.next.set(cache.block(first + step));
             k.if_(first.lt(cache.end), || {
-                set(&loaded.keys, cache.load_keys(first, block));
-                set(&loaded.values, cache.load_values(first, block));
+                cache.load_keys(&loaded.keys, first, block);
+                cache.load_values(&loaded.values, first, block);
             });
         } else {
             loaded.next.set(block);
@@ -126,21 +123,21 @@ impl<'k> Block<'k, '_> {
         k.for_each(first, cache.end, step, |now| {
             let next = now + step;
             if !spec.ahead() {
-                set(&loaded.keys, cache.load_keys(now, loaded.next.get()));
+                cache.load_keys(&loaded.keys, now, loaded.next.get());
             }
             let scores = self.scores(&loaded, queries, &units, now);
             if spec.ahead() {
                 k.if_(next.lt(cache.end), || {
-                    set(&loaded.keys, cache.load_keys(next, loaded.next.get()));
+                    cache.load_keys(&loaded.keys, next, loaded.next.get());
                 });
             } else {
-                set(&loaded.values, cache.load_values(now, loaded.next.get()));
+                cache.load_values(&loaded.values, now, loaded.next.get());
             }
             self.add(&sums, scores, &loaded);
             k.if_(next.lt(cache.end), || {
                 if spec.ahead() {
                     let block = loaded.next.get();
-                    set(&loaded.values, cache.load_values(next, block));
+                    cache.load_values(&loaded.values, next, block);
                     loaded.next.set(cache.block(next + step));
                 } else {
                     loaded.next.set(cache.block(next));
@@ -148,6 +145,32 @@ impl<'k> Block<'k, '_> {
             });
         });
         self.finish(&sums, area.at(spec.query_words()));
+    }
+
+    /// A product of operands of the cache's width.
+    fn multiply(
+        &self,
+        a: [Val<'k, u32>; 4],
+        b: [Val<'k, u32>; 2],
+        c: [Val<'k, f32>; 4],
+    ) -> [Val<'k, f32>; 4] {
+        match self.spec.kv_type {
+            KvType::BF16 => self.k.mma_bf16(a, b, c),
+            _ => self.k.mma_f16(a, b, c),
+        }
+    }
+
+    /// A pair of values as the sum of two pairs of 16 bits: rounded, and the rounded rests.
+    fn two(&self, a: Val<'k, f32>, b: Val<'k, f32>) -> [Val<'k, u32>; 2] {
+        let k = self.k;
+        if self.spec.kv_type == KvType::BF16 {
+            let high = k.pack_bf16(a, b).bitcast::<u32>();
+            let [x, y] = [high << 16, high & 0xFFFF_0000u32].map(|v| v.bitcast::<f32>());
+            return [high, k.pack_bf16(a - x, b - y).bitcast()];
+        }
+        let high = k.pack_f16(a, b);
+        let [x, y] = high.unpack().map(|v| v.cast::<f32>());
+        [high, k.pack_f16(a - x, b - y)].map(|v| v.bitcast())
     }
 
     /// Leaves the queries as left operands in shared memory, and gives what the products of each of
@@ -177,7 +200,7 @@ impl<'k> Block<'k, '_> {
                     .iter()
                     .map(|row| {
                         let [a, b, c, d] = row[step as usize];
-                        [two(k, a, b), two(k, c, d)]
+                        [self.two(a, b), self.two(c, d)]
                     })
                     .collect();
                 for (i, operand) in (0..).zip(operands(&rows)) {
@@ -201,15 +224,13 @@ impl<'k> Block<'k, '_> {
         let (steps, products) = (spec.head_dim / 16, spec.own_heads());
         // Two sums for each 8 keys, so that products wait less for each other.
         let mut sums = [[[k.constant(0f32); 4]; 2]; 2];
-        let words: Vec<_> = loaded.keys.iter().map(Var::get).collect();
+        let keys = loaded.keys.key_operands();
         for step in 0..steps {
             for i in 0..products {
                 let at = k.lane() + (step * products + i) * 32;
                 let q = queries.load_vec::<4>(at * 4);
-                for (half, words) in words.chunks_exact(2 * steps as usize).enumerate() {
-                    let pair = &words[2 * step as usize..];
-                    let sum = &mut sums[(step % 2) as usize][half];
-                    *sum = k.mma_f16(q, [pair[0], pair[1]], *sum);
+                for (sum, key) in sums[(step % 2) as usize].iter_mut().zip(&keys) {
+                    *sum = self.multiply(q, key[step as usize], *sum);
                 }
             }
         }
@@ -233,7 +254,9 @@ impl<'k> Block<'k, '_> {
                     } else {
                         sums[half][e] + sums[half][e + 2]
                     };
-                    let score = capped(k, dot * *unit, spec.softcap);
+                    let dot = dot * *unit;
+                    let dot = loaded.keys.scale(i).map_or(dot, |scale| dot * scale);
+                    let score = capped(k, dot, spec.softcap);
                     k.select(seen[i], score, f32::NEG_INFINITY)
                 })
             })
@@ -243,28 +266,40 @@ impl<'k> Block<'k, '_> {
     /// Adds the values of a tile with the weights of its scores.
     fn add(&self, sums: &Sums<'k>, scores: Vec<[Val<'k, f32>; 4]>, loaded: &Loaded<'k>) {
         let (spec, k) = (self.spec, self.k);
+        // Scales of values belong to their weights, but not to the denominator. What is not visible
+        // may have any.
+        let scale = |i: usize| {
+            let seen = scores[0][i].gt(f32::NEG_INFINITY);
+            loaded.values.scale(i).map(|v| k.select(seen, v, 0f32))
+        };
+        let scales: [_; 4] = std::array::from_fn(scale);
         let mut shrinks = Vec::new();
         let mut weights = Vec::new();
         for (scores, [max, sum]) in scores.iter().zip(&sums.softmax) {
             let before = max.get();
-            let most = scores.iter().fold(before, |m, s| m.max(*s));
+            let levels = scores.iter().zip(&scales);
+            let levels = levels.map(|(s, scale)| scale.map_or(*s, |scale| *s + scale.lg2()));
+            let most = levels.fold(before, |m, s| m.max(s));
             let most = k.lanes_reduce(most, 4, |a, b| a.max(b));
             let shrink = (before - most).ex2();
-            let p = scores.map(|s| (s - most + P_EXPONENT as f32).ex2());
+            let mut p = scores.map(|s| (s - most + P_EXPONENT as f32).ex2());
             max.set(most);
             sum.update(|l| p.iter().fold(l * shrink, |l, p| l + *p));
             shrinks.push(shrink);
-            weights.push([two(k, p[0], p[1]), two(k, p[2], p[3])]);
+            for (p, scale) in p.iter_mut().zip(&scales) {
+                *p = scale.map_or(*p, |scale| *p * scale);
+            }
+            weights.push([self.two(p[0], p[1]), self.two(p[2], p[3])]);
         }
         let weights = operands(&weights);
-        let words: Vec<_> = loaded.values.iter().map(Var::get).collect();
-        for (out, v) in sums.out.iter().zip(value_operands(&words)) {
+        let values = loaded.values.value_operands(&value_pieces(spec));
+        for (out, v) in sums.out.iter().zip(values) {
             let mut acc: [_; 4] = std::array::from_fn(|e| {
                 let shrink = shrinks[if spec.wide() { e / 2 } else { 0 }];
                 out[e].get() * shrink
             });
             for p in &weights {
-                acc = k.mma_f16(*p, v, acc);
+                acc = self.multiply(*p, v, acc);
             }
             out.iter().zip(acc).for_each(|(o, v)| o.set(v));
         }
@@ -288,7 +323,7 @@ impl<'k> Block<'k, '_> {
                     denominators.store(at, sum);
                 });
                 let mut columns = sums.out.iter();
-                for piece in value_pieces(dim) {
+                for piece in value_pieces(spec) {
                     let own: Vec<_> = columns.by_ref().take(piece.width as usize).collect();
                     // Two columns of a product are two lanes' elements of the values.
                     for e in 0..2 {
@@ -379,21 +414,10 @@ fn store<'k>(
 }
 
 /// The steps of a product over a key's elements: a piece and which four of a lane's elements.
-fn steps(dim: u32) -> impl Iterator<Item = (Piece, u32)> {
-    key_pieces(dim)
+fn steps(spec: &AttentionDecodeSpec) -> impl Iterator<Item = (Piece, u32)> {
+    key_pieces(spec)
         .into_iter()
         .flat_map(|piece| (0..piece.width / 4).map(move |i| (piece, i)))
-}
-
-fn set<'k>(to: &[Var<'k, u32>], values: Vec<Val<'k, u32>>) {
-    to.iter().zip(values).for_each(|(to, v)| to.set(v));
-}
-
-/// A pair of values as the sum of two pairs of f16: rounded, and the rounded rests.
-fn two<'k>(k: &'k Builder, a: Val<'k, f32>, b: Val<'k, f32>) -> [Val<'k, u32>; 2] {
-    let high = k.pack_f16(a, b);
-    let [x, y] = high.unpack().map(|v| v.cast::<f32>());
-    [high, k.pack_f16(a - x, b - y)].map(|v| v.bitcast::<u32>())
 }
 
 /// Left operands of products: from each of a lane's rows two pairs of columns, each in two parts.

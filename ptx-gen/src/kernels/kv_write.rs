@@ -6,9 +6,10 @@
 //! | lengths | u32 | `[tokens]`, position plus one; 0 writes nothing |
 //! | slots | u32 | `[tokens]`, row of the block table |
 //! | block_table | u32 | `[slots, max_blocks]` |
-//! | k_pool, v_pool | f16 or f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | k_pool, v_pool | [`KvType`] | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //!
-//! Grid `[tokens, 1, 1]`, four elements a thread. Reads `8` bytes and writes twice an element for
+//! Grid `[tokens, 1, 1]`, four elements a thread. Bytes are `round(x / scale)`, where a warp finds
+//! the scale of a head. Reads 8 bytes and writes twice an element for
 //! each of `tokens * num_kv_heads * head_dim`.
 
 use half::f16;
@@ -46,6 +47,21 @@ impl KvWriteSpec {
         (self.row() / WIDTH).next_multiple_of(32).clamp(32, 256)
     }
 
+    /// Whether the kernel covers the cache.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.head_dim.is_multiple_of(WIDTH) {
+            return Err(format!("a cache of heads of {} elements", self.head_dim));
+        }
+        if self.kv_type == KvType::BF16 && !self.target.has_ampere() {
+            return Err(format!("{} has no conversion to bf16", self.target));
+        }
+        Ok(())
+    }
+
     /// Blocks for `tokens` rows.
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
         [tokens, 1, 1]
@@ -53,7 +69,8 @@ impl KvWriteSpec {
 
     /// Bytes moved for `tokens` rows.
     pub fn bytes(&self, tokens: u64) -> u64 {
-        tokens * u64::from(self.row()) * (8 + 2 * u64::from(self.kv_type.bytes()))
+        let written = self.num_kv_heads * self.kv_type.block_bytes(1, self.head_dim);
+        tokens * 2 * u64::from(4 * self.row() + written)
     }
 
     /// The kernel.
@@ -88,6 +105,12 @@ impl KvWriteSpec {
             let block = table.load(slots.load(t) * max_blocks + position / block_tokens);
             let token = position % block_tokens;
             let row = t * self.row();
+            if kv_type == KvType::Int8 {
+                for (source, pool) in [(keys, k_pool), (values, v_pool)] {
+                    self.quantise(k, source.offset(row), pool, block, token);
+                }
+                return;
+            }
             k.for_each(k.thread_x() * WIDTH, self.row(), k.threads() * WIDTH, |e| {
                 let (head, i) = (e / head_dim, e % head_dim);
                 let at = ((block * num_kv_heads + head) * block_tokens + token) * head_dim + i;
@@ -95,6 +118,53 @@ impl KvWriteSpec {
                 store(k, kv_type, v_pool, at, values.load_vec4(row + e));
             });
         })
+    }
+}
+
+impl KvWriteSpec {
+    /// Writes the heads of a token as bytes and their scales, a warp a head at a time.
+    fn quantise<'k>(
+        &self,
+        k: &'k Builder,
+        source: Ptr<'k, f32>,
+        pool: Ptr<'k, u8>,
+        block: Val<'k, u32>,
+        token: Val<'k, u32>,
+    ) {
+        let dim = self.head_dim;
+        let block_bytes = self.kv_type.block_bytes(self.block_tokens, dim);
+        k.for_each(k.warp(), self.num_kv_heads, k.threads() / 32, |head| {
+            let to = (block * self.num_kv_heads + head).cast::<u64>() * u64::from(block_bytes);
+            let to = pool.offset(to);
+            let turns = dim.div_ceil(32 * WIDTH);
+            let parts: Vec<_> = (0..turns)
+                .map(|turn| k.lane() * WIDTH + turn * 32 * WIDTH)
+                .collect();
+            let zero = k.constant(0f32);
+            // Lanes past the end read the last elements again.
+            let found: Vec<[_; 4]> = parts
+                .iter()
+                .map(|e| source.load_vec4(head * dim + e.min(dim - WIDTH)))
+                .collect();
+            let most = found.iter().flatten().fold(zero, |m, v| m.max(v.abs()));
+            let scale = (k.warp_max(most) * (1.0 / 127.0)).max(KvType::LEAST_SCALE);
+            let inverse = scale.rcp_exact();
+            for (e, values) in parts.iter().zip(found) {
+                let bytes = values.map(|v| {
+                    let byte = (v * inverse).round_to::<i32>();
+                    byte.min(127).max(-127).bitcast::<u32>()
+                });
+                let pair = |i: usize| bytes[i].prmt(bytes[i + 1], 0x0040u32);
+                let word = pair(0).prmt(pair(2), 0x5410u32);
+                k.if_(e.lt(dim), || {
+                    to.offset(token * dim + *e).cast::<u32>().store(0, word);
+                });
+            }
+            k.if_(k.lane().eq(0), || {
+                let scales = to.byte_offset(u64::from(self.block_tokens * dim));
+                scales.cast::<f32>().store(token, scale);
+            });
+        });
     }
 }
 
@@ -107,16 +177,24 @@ fn store<'k>(
     values: [Val<'k, f32>; 4],
 ) {
     let at = at.cast::<u64>();
+    let [a, b, c, d] = values;
     match kv_type {
         KvType::F32 => pool.cast::<f32>().store_vec(at, values),
         KvType::F16 => {
-            let [a, b, c, d] = values;
             let pairs = [k.pack_f16(a, b), k.pack_f16(c, d)].map(|p| p.bitcast::<u32>());
             pool.cast::<f16>()
                 .offset(at)
                 .cast::<u32>()
                 .store_vec(0, pairs);
         }
+        KvType::BF16 => {
+            let pairs = [k.pack_bf16(a, b), k.pack_bf16(c, d)].map(|p| p.bitcast::<u32>());
+            pool.cast::<f16>()
+                .offset(at)
+                .cast::<u32>()
+                .store_vec(0, pairs);
+        }
+        KvType::Int8 => unreachable!("bytes need their head's scale"),
     }
 }
 
@@ -129,9 +207,14 @@ pub(super) fn representative(target: Target) -> Vec<KvWriteSpec> {
         max_blocks: 128,
         kv_type,
     };
-    vec![
+    [
         spec(2, 64, KvType::F16),
         spec(8, 128, KvType::F16),
         spec(2, 16, KvType::F32),
+        spec(8, 128, KvType::BF16),
+        spec(8, 128, KvType::Int8),
     ]
+    .into_iter()
+    .filter(|spec| spec.check().is_ok())
+    .collect()
 }

@@ -7,8 +7,8 @@ use gannet_ptx_gen::kernels::{
 use gannet_ptx_gen::target::Target;
 use half::f16;
 
-use super::Random;
-use super::trial::{Bytes, Launch, Trial};
+use super::trial::{Launch, Trial};
+use super::{Random, kv};
 
 /// Positions of a cache block.
 pub const BLOCK: u32 = 32;
@@ -82,7 +82,19 @@ struct Partial {
 }
 
 impl Case {
+    /// Over keys and values that the cache holds exactly.
     pub fn new(spec: AttentionSpec, lengths: &[u32], slots: &[u32]) -> Case {
+        let mut case = Case::unrounded(spec, lengths, slots);
+        let dim = case.spec.head_dim as usize;
+        for pool in [&mut case.keys, &mut case.values] {
+            let rows = pool.chunks_mut(dim).filter(|row| !row[0].is_nan());
+            rows.for_each(|row| kv::rounded(case.spec.kv_type, row));
+        }
+        case
+    }
+
+    /// Over keys and values that the cache rounds, and the expected results do not.
+    pub fn unrounded(spec: AttentionSpec, lengths: &[u32], slots: &[u32]) -> Case {
         let mut random = Random::new(u64::from(spec.num_heads * 1000 + spec.head_dim));
         let rows = lengths.len();
         let num_slots = slots.iter().max().unwrap() + 1;
@@ -109,8 +121,8 @@ impl Case {
                 for head in 0..case.spec.num_kv_heads {
                     let at = case.at(slot, head, key);
                     for i in at..at + case.spec.head_dim as usize {
-                        case.keys[i] = f16::from_f32(random.gauss()).to_f32();
-                        case.values[i] = f16::from_f32(random.gauss()).to_f32();
+                        case.keys[i] = random.gauss();
+                        case.values[i] = random.gauss();
                     }
                 }
             }
@@ -299,13 +311,8 @@ impl Case {
             .input(&self.slots(together))
             .input(&table);
         pools.iter().fold(launch, |launch, pool| {
-            let bytes = match self.spec.kv_type {
-                KvType::F32 => pool.bytes(),
-                KvType::F16 => {
-                    let halves = pool.iter().map(|v| f16::from_f32(*v).to_bits());
-                    halves.collect::<Vec<u16>>().bytes()
-                }
-            };
+            let dim = self.spec.head_dim as usize;
+            let bytes = kv::pool(self.spec.kv_type, pool, dim, BLOCK as usize);
             launch.input(&bytes)
         })
     }
@@ -389,6 +396,22 @@ pub fn packed_decode(cases: &[Case], nmse: f64) -> Trial {
         kernel: packed(&cases[0].spec).kernel(),
         launches: cases.iter().map(|c| c.packed_launch(nmse)).collect(),
     }
+}
+
+/// Attention on tensor cores and, with several splits, the merge of what it wrote.
+pub fn packed_merged(case: &Case, nmse: f64) {
+    if case.spec.splits == 1 {
+        return packed_decode(std::slice::from_ref(case), nmse).pass();
+    }
+    let partial = packed_decode(std::slice::from_ref(case), f64::INFINITY).results(6);
+    let merged = Launch::new(case.merge().grid(case.rows()))
+        .input(&partial[0])
+        .floats(case.expected(), nmse);
+    let trial = Trial {
+        kernel: case.merge().kernel(),
+        launches: vec![merged],
+    };
+    trial.pass();
 }
 
 /// The merge of cases of one shape.

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 pub mod attention;
+pub mod kv;
 pub mod products;
 pub mod sample;
 pub mod simple;

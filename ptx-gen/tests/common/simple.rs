@@ -2,13 +2,13 @@
 
 use gannet_ptx_gen::interp::Arg;
 use gannet_ptx_gen::kernels::{
-    Activation, AddSpec, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, GluSpec, KvType, KvWriteSpec,
+    Activation, AddSpec, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, GluSpec, KvWriteSpec,
     RmsNormSpec, RopeKind, RopeSpec, StreamReadSpec,
 };
 use gannet_ptx_gen::target::Target;
 
-use super::Random;
 use super::trial::{Bytes, End, Launch, Trial};
+use super::{Random, kv};
 
 /// Sums of vectors of these lengths, the last one in place.
 pub fn add(target: Target, lengths: &[u32]) -> Trial {
@@ -184,13 +184,7 @@ pub fn kv_write(spec: KvWriteSpec) -> Trial {
                 }
             }
         }
-        match spec.kv_type {
-            KvType::F32 => pool.bytes(),
-            KvType::F16 => {
-                let bits = pool.iter().map(|v| half::f16::from_f32(*v).to_bits());
-                bits.collect::<Vec<u16>>().bytes()
-            }
-        }
+        kv::pool(spec.kv_type, &pool, dim, tokens as usize)
     };
     let [k, v] = &sources;
     let [k_pool, v_pool] = sources.each_ref().map(|s| written(s));

@@ -12,7 +12,7 @@ pub struct Trial {
 
 /// One launch: its arguments, and what their buffers hold afterwards.
 pub struct Launch {
-    pub grid: [u32; 3],
+    grid: [u32; 3],
     arguments: Vec<Argument>,
     turns: u32,
 }

@@ -67,9 +67,18 @@ struct SamplingFlags {
     /// Choose among tokens at least P times as likely as the most likely one
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     min_p: f32,
-    /// Make the last 64 tokens less likely by this factor; 1: not
+    /// Make recent tokens less likely by this factor; 1: not
     #[arg(long, value_name = "R", default_value_t = 1.0)]
     repeat_penalty: f32,
+    /// Subtract this from the logit of every recent token
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    presence_penalty: f32,
+    /// Subtract this from the logit of a recent token for each time it occurs
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    frequency_penalty: f32,
+    /// How many of the last tokens the penalties look at, at most 256
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    penalty_window: usize,
     /// Seed of the random choice: the same seed gives the same text
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
@@ -83,8 +92,10 @@ impl SamplingFlags {
             top_p: self.top_p,
             min_p: self.min_p,
             repetition_penalty: self.repeat_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            repetition_window: self.penalty_window,
             seed: self.seed,
-            ..Sampling::default()
         };
         sampling.check().map_err(Failure::Usage)?;
         Ok(sampling)

@@ -15,7 +15,7 @@ use super::packed::{KV_BYTES, pack_weight, place};
 use super::{Buffers, DecodeStart, Executor, Faults, Limits, Precision, Stats, Step, Unit};
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
-use crate::lower::{Arg, LowerOptions, Lowered, Shape, lower};
+use crate::lower::{Arg, COUNTERS, LowerOptions, Lowered, Shape, lower};
 use crate::model::Model;
 use crate::plan::{Buf, Element, Plan, Weight};
 
@@ -58,6 +58,7 @@ struct Prepared {
     /// Address and bytes of each buffer.
     buffers: Vec<Option<(u64, usize)>>,
     scratch: u64,
+    counters: u64,
 }
 
 impl InterpExecutor {
@@ -145,6 +146,7 @@ impl InterpExecutor {
         let scratch = self
             .memory
             .alloc_poisoned(lowered.scratch_bytes.max(4) as u64);
+        let counters = self.memory.alloc_from(&[0u32; COUNTERS]);
         let buffers = places
             .into_iter()
             .map(|p| p.map(|(at, len)| (base + at as u64, len)))
@@ -154,6 +156,7 @@ impl InterpExecutor {
             kernels,
             buffers,
             scratch,
+            counters,
         });
         self.prepared.insert(shape, Arc::clone(&made));
         Ok(made)
@@ -199,6 +202,7 @@ impl InterpExecutor {
             Arg::Values(layer) => self.values[layer],
             Arg::RopeTable(r) => self.ropes[r.0 as usize],
             Arg::Scratch => prepared.scratch,
+            Arg::Counters => prepared.counters,
         }))
     }
 

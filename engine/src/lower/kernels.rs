@@ -5,8 +5,8 @@
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::kernels::{
     AddSpec, ArgmaxSpec, AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec,
-    AttentionSpec, EmbedSpec, GatherRowsSpec, GemmSpec, GemvGluSpec, GemvSpec, GluSpec,
-    KvWriteSpec, RmsNormSpec, RopeSpec,
+    AttentionSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec,
+    GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec,
 };
 
 macro_rules! kernel_specs {
@@ -62,6 +62,7 @@ kernel_specs! {
     Embed(EmbedSpec),
     GatherRows(GatherRowsSpec),
     Gemm(GemmSpec),
+    GemmBatch(GemmBatchSpec),
     Gemv(GemvSpec),
     GemvGlu(GemvGluSpec),
     Glu(GluSpec),

@@ -1,12 +1,15 @@
 //! One node to its launches: which kernel, which grid, which arguments.
 
 use gannet_ptx_gen::kernels::{
-    self as library, AddSpec, ArgmaxSpec, EmbedSpec, GatherRowsSpec, GemmSpec, GemvGluSpec,
-    GemvSpec, GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec as RopeKernel, WeightFormat,
+    self as library, AddSpec, ArgmaxSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec,
+    GemvGluSpec, GemvSpec, GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec as RopeKernel, WeightFormat,
 };
 use gannet_quant::{Format, repack};
 
-use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Launch, LowerOptions, Lowered, Node, NodeKind, Shape};
+use super::{
+    Arg, BATCH_MAX_ROWS, COUNTERS, GEMV_MAX_ROWS, KernelSpec, Launch, LowerOptions, Lowered, Node,
+    NodeKind, Shape,
+};
 use crate::Error;
 use crate::exec::Precision;
 use crate::kv::BLOCK_TOKENS;
@@ -239,12 +242,37 @@ impl Emitter<'_> {
                 .map_err(|why| self.unsupported(p.weight, why))?;
             self.push(lowered, spec, tokens, args);
         } else {
+        } else if let Some(batch) = self.batch(gemm, tokens) {
+            if batch.splits > 1 {
+                let at = args.len() - 1;
+                args.splice(at..at, [Arg::Scratch, Arg::Counters]);
+                lowered.scratch_bytes = lowered.scratch_bytes.max(batch.scratch_bytes(tokens));
+            }
+            self.push(lowered, batch, tokens, args);
             self.push(lowered, gemm, tokens, args);
         }
         Ok(())
     }
 
     fn gated(
+    /// The product on a kernel for few tokens: two blocks for every multiprocessor, so that all of
+    /// them run at once.
+    fn batch(&self, gemm: GemmSpec, tokens: u32) -> Option<GemmBatchSpec> {
+        let spec = GemmBatchSpec {
+            target: gemm.target,
+            format: gemm.format,
+            rows: gemm.rows,
+            cols: gemm.cols,
+            tokens: tokens.next_power_of_two().clamp(8, BATCH_MAX_ROWS as u32),
+            splits: 1,
+            bias: gemm.bias,
+            residual: gemm.residual,
+        };
+        let spec = spec.splits_for(2 * self.options.multiprocessors as u32);
+        let few = tokens as usize <= BATCH_MAX_ROWS;
+        (few && spec.check().is_ok() && spec.counters(tokens) <= COUNTERS).then_some(spec)
+    }
+
         &self,
         act: Activation,
         x: Buf,

@@ -22,6 +22,13 @@ use crate::plan::{Buf, Plan, Rope, Storage, Weight, assign_storage};
 /// all of them; longer ones on tensor cores.
 pub const GEMV_MAX_ROWS: usize = 8;
 
+/// Steps with more rows than that and up to this many run on products for batches, which like
+/// those read each weight once.
+pub const BATCH_MAX_ROWS: usize = 64;
+
+/// Elements of [`Arg::Counters`].
+pub const COUNTERS: usize = 1024;
+
 /// What the rows of a step are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum StepKind {
@@ -82,6 +89,8 @@ pub enum Arg {
     RopeTable(Rope),
     /// Partial results between the launches of one unit.
     Scratch,
+    /// `u32[COUNTERS]`, zero between launches.
+    Counters,
     /// A number.
     U32(u32),
 }

@@ -20,6 +20,9 @@ mod dot;
 mod embed;
 mod gather_rows;
 mod gemm;
+mod gemm_batch;
+mod gemm_batch_stage;
+mod gemm_batch_unpack;
 mod gemv;
 mod gemv_glu;
 mod glu;
@@ -51,6 +54,7 @@ pub use embed::EmbedSpec;
 pub use gather_rows::GatherRowsSpec;
 pub use gemm::GemmSpec;
 pub use gemv::GemvSpec;
+pub use gemm_batch::GemmBatchSpec;
 pub use gemv_glu::GemvGluSpec;
 pub use glu::GluSpec;
 pub use kv_write::KvWriteSpec;
@@ -102,6 +106,8 @@ pub fn library(target: Target) -> Vec<Kernel> {
     kernels.extend(gemm::representative(target).iter().map(GemmSpec::kernel));
     kernels.extend(
         stream_read::representative(target)
+    let batches = gemm_batch::representative(target);
+    kernels.extend(batches.iter().map(GemmBatchSpec::kernel));
             .iter()
             .map(StreamReadSpec::kernel),
     );

@@ -1,7 +1,9 @@
 //! Products with packed weights, against f64 over the dequantised weights.
 
 use gannet_ptx_gen::interp::Arg;
-use gannet_ptx_gen::kernels::{EmbedSpec, GemmSpec, GemvGluSpec, GemvSpec, WeightFormat};
+use gannet_ptx_gen::kernels::{
+    EmbedSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, WeightFormat,
+};
 use gannet_quant::{Format, Matrix, repack};
 
 use super::Random;
@@ -152,9 +154,21 @@ impl Shape {
     fn launches(
         &self,
         w: &Weights,
+        more: (bool, bool),
+        grid: impl Fn(u32) -> [u32; 3],
+        tokens: &[u32],
+    ) -> Vec<Launch> {
+        self.launches_with(w, more, grid, tokens, |launch, _| launch)
+    }
+
+    /// [`Shape::launches`] with what `parts` adds before n.
+    fn launches_with(
+        &self,
+        w: &Weights,
         (bias, residual): (bool, bool),
         grid: impl Fn(u32) -> [u32; 3],
         tokens: &[u32],
+        parts: impl Fn(Launch, u32) -> Launch,
     ) -> Vec<Launch> {
         let (rows, cols) = (self.rows, self.cols);
         let most = *tokens.iter().max().unwrap() as usize;
@@ -196,7 +210,7 @@ impl Shape {
             if residual {
                 launch = launch.again(2);
             }
-            launch.scalar(Arg::U32(tokens))
+            parts(launch, tokens).scalar(Arg::U32(tokens))
         };
         tokens.iter().map(launch).collect()
     }
@@ -249,6 +263,35 @@ fn on_tensor_cores(spec: GemmSpec, tokens: &[u32], part: Part, outliers: bool) -
     Trial {
         kernel: spec.kernel(),
         launches: shape.launches(&w, more, |n| spec.grid(n), tokens),
+    }
+}
+
+/// A product of a batch of each of these numbers of tokens.
+pub fn gemm_batch(spec: GemmBatchSpec, tokens: &[u32], part: Part) -> Trial {
+    spec.check().unwrap();
+    let w = Weights::new(spec.format, spec.rows, spec.cols, 1);
+    let shape = Shape {
+        rows: spec.rows as usize,
+        cols: spec.cols as usize,
+        nmse: 1e-6,
+        part,
+        outliers: false,
+        halves: true,
+    };
+    let more = (spec.bias, spec.residual);
+    let parts = |launch: Launch, n: u32| {
+        let counters = vec![0u32; spec.counters(n)];
+        match spec.splits {
+            1 => launch,
+            _ => launch
+                .output(spec.scratch_bytes(n), End::Unchanged)
+                .input(&counters),
+        }
+    };
+    let launches = shape.launches_with(&w, more, |n| spec.grid(n), tokens, parts);
+    Trial {
+        kernel: spec.kernel(),
+        launches,
     }
 }
 

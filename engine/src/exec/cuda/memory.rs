@@ -11,7 +11,7 @@ use crate::device::{DEFAULT_CONTEXT, SessionOptions, limits};
 use crate::exec::Limits;
 use crate::exec::packed::{KV_BYTES, place};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
-use crate::lower::Lowered;
+use crate::lower::{COUNTERS, Lowered};
 use crate::model::Model;
 use crate::plan::Plan;
 
@@ -99,6 +99,8 @@ pub(super) fn allocate(
         .collect::<Result<_, Error>>()?;
     let workspace = shapes.iter().map(|l| place(plan, l).1).max().unwrap_or(0);
     let scratch = shapes.iter().map(|l| l.scratch_bytes).max().unwrap_or(0);
+    let counters = Buffer::new(&gpu.context, 4 * COUNTERS)?;
+    stream.memset_d8(&counters, 0)?;
     Ok(Memory {
         weights: Vec::new(),
         ropes,
@@ -106,5 +108,6 @@ pub(super) fn allocate(
         values: pool()?,
         workspace: Buffer::new(&gpu.context, workspace.max(256))?,
         scratch: Buffer::new(&gpu.context, scratch.max(256))?,
+        counters,
     })
 }

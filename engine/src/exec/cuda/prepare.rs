@@ -30,6 +30,8 @@ pub(super) struct Memory {
     /// Shared by the buffers of every shape that fits.
     pub(super) workspace: Buffer,
     pub(super) scratch: Buffer,
+    /// [`Arg::Counters`].
+    pub(super) counters: Buffer,
 }
 
 /// Compiled kernels, each once.
@@ -127,6 +129,7 @@ pub(super) fn prepare(
                     Arg::Values(layer) => args.ptr(&memory.values[layer]),
                     Arg::RopeTable(r) => args.ptr(&memory.ropes[r.0 as usize]),
                     Arg::Scratch => args.ptr(&scratch),
+                    Arg::Counters => args.ptr(&memory.counters),
                     Arg::U32(n) => args.u32(n),
                 };
             }

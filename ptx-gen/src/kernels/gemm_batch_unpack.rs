@@ -1,0 +1,415 @@
+//! Weights as the A fragments of tensor cores: read from device memory once, unpacked in registers.
+//!
+//! A lane reads 16-byte groups of codes of its rows, as [`super::unpack`] does, and the order of the
+//! columns within a product does not matter as long as both operands agree on it. So the lane's
+//! groups are its columns: four at a time (a *unit*, two words of f16) they are its share of one
+//! 16-column product.
+//!
+//! A *block* is what a warp reads in a turn of the loop, in two halves that are written out: which
+//! bits of a K-quant's scales belong to a half is then known while building. A lane's units of a
+//! half, in order, by their first columns from the start of the half; `t` is `lane % 4`:
+//!
+//! | format | columns of a half | units |
+//! |---|---|---|
+//! | Q4_K, Q5_K | 128 | `64 (t/2) + 16 (t%2) + 32 run + 4 i`, `run < 2`, `i < 4` |
+//! | Q6_K | 128 | `32 (t/2) + 16 (t%2) + 64 run + 4 i` |
+//! | Q4_0 | 128 | `32 t + 16 run + 4 i` |
+//! | Q8_0 | 64 | `16 t + 4 i`, `i < 4` |
+//! | F16, BF16 | 64 | `32 l + 8 t + 4 e`, `l < 2`, `e < 2` |
+//! | F32 | 32 | `16 l + 4 t`, `l < 2` |
+//!
+//! Codes become f16 without a conversion: or-ed into the mantissa of 1024 (or of 1024 with 16 times
+//! the code), less what they exceed. All of that is exact. Codes of nibbles come out in the order of
+//! columns 0, 2, 1, 3 of a unit; activations are laid out to match ([`permuted`]).
+
+use half::f16;
+
+use super::gemm_batch_stage::pack;
+use super::{WeightFormat, planes};
+use crate::build::{Builder, F16x2, Ptr, Val, Var};
+use crate::ir::Ty;
+use crate::op::Op;
+
+/// `(a & b) | c` as a function of three words.
+const AND_OR: u8 = 0xEA;
+/// Bits of `a` where `c` has ones, bits of `b` elsewhere.
+const CHOOSE: u8 = 0xE4;
+/// 1024 twice: or-ed with an integer below 1024 gives 1024 plus it.
+const HALF_1024: u32 = 0x6400_6400;
+/// Picks a byte twice, each completed to an f16 with a byte of [`HALF_1024`]; to be added to the
+/// byte's number times [`TWICE`].
+const PICK: u32 = 0x5050;
+/// A number in two nibbles of a selector.
+const TWICE: u32 = 0x0101;
+
+/// Columns of a half of a block.
+pub(super) fn half_columns(format: WeightFormat) -> u32 {
+    match format {
+        WeightFormat::F32 => 32,
+        WeightFormat::F16 | WeightFormat::BF16 | WeightFormat::Q8_0 => 64,
+        _ => 128,
+    }
+}
+
+/// 16-byte groups of a half that a lane reads of each row.
+fn loads(format: WeightFormat) -> u32 {
+    match format {
+        WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => 2,
+        _ => 1,
+    }
+}
+
+/// Whether a unit's columns come in the order 0, 2, 1, 3.
+pub(super) fn permuted(format: WeightFormat) -> bool {
+    use WeightFormat::{Q4_0, Q4K, Q5K, Q6K};
+    matches!(format, Q4_0 | Q4K | Q5K | Q6K)
+}
+
+/// Which lane (modulo 4) multiplies unit `u` of a half, counted by columns, and as its how
+/// manieth.
+pub(super) fn owner<'k>(format: WeightFormat, u: Val<'k, u32>) -> (Val<'k, u32>, Val<'k, u32>) {
+    match format {
+        WeightFormat::Q4K | WeightFormat::Q5K => {
+            ((u / 16) * 2 + (u / 4) % 2, ((u / 8) % 2) * 4 + u % 4)
+        }
+        WeightFormat::Q6K => (((u / 8) % 2) * 2 + (u / 4) % 2, (u / 16) * 4 + u % 4),
+        WeightFormat::Q4_0 => (u / 8, u % 8),
+        WeightFormat::Q8_0 => (u / 4, u % 4),
+        WeightFormat::F16 | WeightFormat::BF16 => ((u / 2) % 4, (u / 8) * 2 + u % 2),
+        WeightFormat::F32 => (u % 4, u / 4),
+    }
+}
+
+/// What was loaded of a row.
+pub(super) struct Loaded<'k> {
+    words: Vec<Val<'k, u32>>,
+    halves: Vec<Val<'k, f16>>,
+}
+
+/// The same in variables, for the next turn of a loop.
+pub(super) struct Held<'k> {
+    words: Vec<Var<'k, u32>>,
+    halves: Vec<Var<'k, f16>>,
+}
+
+impl<'k> Held<'k> {
+    pub(super) fn new(k: &'k Builder, loaded: &Loaded<'k>) -> Held<'k> {
+        Held {
+            words: loaded.words.iter().map(|w| k.var(*w)).collect(),
+            halves: loaded.halves.iter().map(|h| k.var(*h)).collect(),
+        }
+    }
+
+    pub(super) fn get(&self) -> Loaded<'k> {
+        Loaded {
+            words: self.words.iter().map(Var::get).collect(),
+            halves: self.halves.iter().map(Var::get).collect(),
+        }
+    }
+
+    pub(super) fn set(&self, loaded: &Loaded<'k>) {
+        self.words
+            .iter()
+            .zip(&loaded.words)
+            .for_each(|(to, w)| to.set(*w));
+        self.halves
+            .iter()
+            .zip(&loaded.halves)
+            .for_each(|(to, h)| to.set(*h));
+    }
+}
+
+/// Columns that share a scale: a weight is `code * scale + offset`.
+pub(super) struct Run<'k> {
+    scale: Option<Val<'k, F16x2>>,
+    offset: Option<Val<'k, F16x2>>,
+}
+
+/// The matrix, as one lane reads it.
+pub(super) struct Matrix<'k> {
+    k: &'k Builder,
+    format: WeightFormat,
+    cols: u32,
+    /// `lane % 4`.
+    t: Val<'k, u32>,
+    /// The planes at the start of each row.
+    rows: Vec<Vec<Ptr<'k, u32>>>,
+}
+
+impl<'k> Matrix<'k> {
+    /// The rows (which exist) of a `[rows, cols]` matrix at `w` that the lane reads.
+    pub(super) fn new(
+        k: &'k Builder,
+        format: WeightFormat,
+        (rows, cols): (u32, u32),
+        w: Ptr<'k, u8>,
+        own: &[Val<'k, u32>],
+    ) -> Matrix<'k> {
+        let row = |r: &Val<'k, u32>| {
+            let plane = |(i, plane): (usize, &super::Plane)| {
+                let start = w.byte_offset(plane.offset);
+                if plane.row_bytes % 4 != 0 || plane.name == "d" {
+                    let d = start.cast::<f16>().read_only();
+                    return d.offset(*r * (plane.row_bytes / 2)).cast::<u32>();
+                }
+                // Lanes, and a block and the next one, share the lines of scales.
+                let start = start.cast::<u32>();
+                let start = if i == 0 {
+                    start.streaming()
+                } else {
+                    start.read_only()
+                };
+                start.offset(*r * (plane.row_bytes / 4))
+            };
+            planes(format, rows, cols)
+                .iter()
+                .enumerate()
+                .map(plane)
+                .collect()
+        };
+        Matrix {
+            k,
+            format,
+            cols,
+            t: k.lane() % 4,
+            rows: own.iter().map(row).collect(),
+        }
+    }
+
+    /// Blocks of a row.
+    fn blocks(&self) -> u32 {
+        self.cols.div_ceil(2 * half_columns(self.format))
+    }
+
+    /// The block in whose place one past the end of the row is read: activations there are zero.
+    pub(super) fn existing(&self, block: Val<'k, u32>, below: u32) -> Val<'k, u32> {
+        if below <= self.blocks() {
+            block
+        } else {
+            block.min(self.blocks() - 1)
+        }
+    }
+
+    /// Number `i` of what there are `each` of in every block, and `of` in the row.
+    fn at(&self, block: Val<'k, u32>, each: u32, i: Val<'k, u32>, of: u32) -> Val<'k, u32> {
+        let at = block * each + i;
+        if self.blocks() * each == of {
+            at
+        } else {
+            at.min(of - 1)
+        }
+    }
+
+    /// Requests half `half` of a block of every row.
+    pub(super) fn load_half(&self, block: Val<'k, u32>, half: u32) -> Vec<Loaded<'k>> {
+        self.rows
+            .iter()
+            .map(|row| self.row_half(row, block, half))
+            .collect()
+    }
+
+    fn row_half(&self, row: &[Ptr<'k, u32>], block: Val<'k, u32>, half: u32) -> Loaded<'k> {
+        let (format, t) = (self.format, self.t);
+        let loads = loads(format);
+        let all = self.cols * loads * 4 / half_columns(format);
+        let group = |l: u32| self.at(block, 8 * loads, t + (half * 4 * loads + l * 4), all);
+        let mut words = Vec::new();
+        for l in 0..loads {
+            words.extend(row[0].load_vec4(group(l) * 4));
+        }
+        let mut halves = Vec::new();
+        match format {
+            WeightFormat::Q4_0 => halves.push(row[1].cast::<f16>().load(group(0))),
+            WeightFormat::Q8_0 => {
+                let d = self.at(block, 4, t / 2 + half * 2, self.cols / 32);
+                halves.push(row[1].cast::<f16>().load(d));
+            }
+            WeightFormat::Q6K => {
+                words.extend(row[1].load_vec4(block * 16 + (t % 2) * 4 + half * 8));
+                words.extend(row[2].load_vec::<2>(block * 4 + half * 2));
+            }
+            _ => {}
+        }
+        Loaded { words, halves }
+    }
+
+    /// Requests what both halves of a block need, of every row.
+    pub(super) fn load_common(&self, block: Val<'k, u32>) -> Vec<Loaded<'k>> {
+        let load = |row: &Vec<Ptr<'k, u32>>| {
+            let (mut words, mut halves) = (Vec::new(), Vec::new());
+            match self.format {
+                WeightFormat::Q4K => words.extend(row[1].load_vec4(block * 4)),
+                WeightFormat::Q5K => {
+                    words.extend(row[2].load_vec4(block * 4));
+                    words.extend(row[1].load_vec4(block * 8 + (self.t % 2) * 4));
+                }
+                WeightFormat::Q6K => halves.push(row[3].cast::<f16>().load(block)),
+                _ => {}
+            }
+            Loaded { words, halves }
+        };
+        self.rows.iter().map(load).collect()
+    }
+
+    /// Scales of a half of a row.
+    pub(super) fn runs(&self, half: u32, own: &Loaded<'k>, common: &Loaded<'k>) -> Vec<Run<'k>> {
+        let k = self.k;
+        let single = |d: Val<'k, f16>| {
+            vec![Run {
+                scale: Some(k.pack16(d, d).bitcast()),
+                offset: None,
+            }]
+        };
+        match self.format {
+            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => vec![Run {
+                scale: None,
+                offset: None,
+            }],
+            WeightFormat::Q4_0 | WeightFormat::Q8_0 => single(own.halves[0]),
+            WeightFormat::Q4K | WeightFormat::Q5K => self.scales_and_minima(half, &common.words),
+            WeightFormat::Q6K => {
+                let d: Val<'k, F16x2> = k.pack16(common.halves[0], common.halves[0]).bitcast();
+                let run = |r: usize| {
+                    let excess = own.words[8 + r] ^ 0x8080_8080;
+                    let scale = self.minus(excess.prmt(HALF_1024, self.t * TWICE + PICK), 1152.0);
+                    Run {
+                        scale: Some(scale * d),
+                        offset: None,
+                    }
+                };
+                vec![run(0), run(1)]
+            }
+        }
+    }
+
+    /// `d * scale` and `-dmin * min` of the half's two runs, each rounded to f16, from the 16 bytes
+    /// of scales of a Q4_K or Q5_K block ([`super::unpack`] has their layout).
+    fn scales_and_minima(&self, half: u32, words: &[Val<'k, u32>]) -> Vec<Run<'k>> {
+        let (scales, minima) = match half {
+            0 => (words[1] & 0x3F3F_3F3F, words[2] & 0x3F3F_3F3F),
+            _ => {
+                let low = |w: Val<'k, u32>, upper: Val<'k, u32>| {
+                    w.lop3(0x0F0F_0F0Fu32, (upper >> 2u32) & 0x3030_3030, AND_OR)
+                };
+                (low(words[3], words[1]), low(words[3] >> 4u32, words[2]))
+            }
+        };
+        let d = words[0].prmt(0u32, 0x1010u32).bitcast::<F16x2>();
+        let minus_dmin = (words[0].prmt(0u32, 0x3232u32) ^ 0x8000_8000).bitcast::<F16x2>();
+        let run = |r: u32| {
+            let pick = (self.t / 2) * (2 * TWICE) + (PICK + r * TWICE);
+            let integer = |w: Val<'k, u32>| self.minus(w.prmt(HALF_1024, pick), 1024.0);
+            Run {
+                scale: Some(integer(scales) * d),
+                offset: Some(integer(minima) * minus_dmin),
+            }
+        };
+        vec![run(0), run(1)]
+    }
+
+    /// Unit `unit` of half `half`: two pairs of weights.
+    pub(super) fn unit(
+        &self,
+        (half, unit): (u32, u32),
+        own: &Loaded<'k>,
+        common: &Loaded<'k>,
+        runs: &[Run<'k>],
+    ) -> [Val<'k, u32>; 2] {
+        let k = self.k;
+        let (i, run) = ((unit % 4) as usize, unit / 4);
+        let w = &own.words;
+        let codes = match self.format {
+            WeightFormat::F16 => return [w[2 * unit as usize], w[2 * unit as usize + 1]],
+            WeightFormat::BF16 => {
+                return [0, 1].map(|e| {
+                    let word = w[2 * unit as usize + e];
+                    let low = (word << 16u32).bitcast::<f32>();
+                    pack(k, low, (word & 0xFFFF_0000).bitcast::<f32>())
+                });
+            }
+            WeightFormat::F32 => {
+                let v = |e: usize| w[4 * unit as usize + e].bitcast::<f32>();
+                return [pack(k, v(0), v(1)), pack(k, v(2), v(3))];
+            }
+            WeightFormat::Q8_0 => {
+                let excess = w[i] ^ 0x8080_8080;
+                let pair = |pick: u32| self.minus(excess.prmt(HALF_1024, pick), 1152.0);
+                [pair(0x5150), pair(0x5352)]
+            }
+            WeightFormat::Q4_0 => self.nibbles(w[i], run == 1, 8.0),
+            WeightFormat::Q4K => self.nibbles(w[i], run == 1, 0.0),
+            WeightFormat::Q5K => {
+                // The fifth bits of the half's runs are bits 4 half + 2 (t / 2) and one more of the
+                // bytes; the first is turned to bit 4, where it completes the code.
+                let turn = (self.t / 2) * 2 + (28 + 4 * half);
+                let high = rotate_right(k, common.words[4 + i], turn) >> run;
+                self.fields(
+                    (w[i] >> (4 * run)).lop3(high, 0x0F0F_0F0Fu32, CHOOSE),
+                    5,
+                    0.0,
+                )
+            }
+            WeightFormat::Q6K => {
+                let b = self.t / 2;
+                let high = match run {
+                    0 => w[4 + i] << (k.constant(4u32) - b * 2),
+                    _ => w[4 + i] >> (b * 2),
+                };
+                self.fields(
+                    (w[i] >> (4 * run)).lop3(high, 0x0F0F_0F0Fu32, CHOOSE),
+                    6,
+                    32.0,
+                )
+            }
+        };
+        let run = &runs[if runs.len() == 1 { 0 } else { run as usize }];
+        codes.map(|code| {
+            let weight = match (run.scale, run.offset) {
+                (Some(scale), Some(offset)) => code.fma(scale, offset),
+                (Some(scale), None) => code * scale,
+                _ => code,
+            };
+            weight.bitcast()
+        })
+    }
+
+    /// A pair less a number.
+    fn minus(&self, pair: Val<'k, u32>, less: f32) -> Val<'k, F16x2> {
+        pair.bitcast::<F16x2>() + twice(-less)
+    }
+
+    /// The low or high nibbles of a word's bytes 0, 2 and 1, 3, less `bias`.
+    fn nibbles(&self, word: Val<'k, u32>, high: bool, bias: f32) -> [Val<'k, F16x2>; 2] {
+        let masked = |w: Val<'k, u32>, mask: u32| w.lop3(mask, HALF_1024, AND_OR);
+        // Nothing that is computed for the low nibbles is kept for the high ones: registers are
+        // dearer than a shift.
+        if high {
+            let times16 = masked(word, 0x00F0_00F0).bitcast::<F16x2>();
+            let first = times16.fma(twice(1.0 / 16.0), twice(-64.0 - bias));
+            let second = self.minus(masked(word >> 12u32, 0x000F_000F), 1024.0 + bias);
+            return [first, second];
+        }
+        let pair = |w| self.minus(masked(w, 0x000F_000F), 1024.0 + bias);
+        [pair(word), pair(word >> 8u32)]
+    }
+
+    /// The low `bits` bits of a word's bytes 0, 2 and 1, 3, less `bias`.
+    fn fields(&self, word: Val<'k, u32>, bits: u32, bias: f32) -> [Val<'k, F16x2>; 2] {
+        let mask = ((1u32 << bits) - 1) * 0x0001_0001;
+        let pair = |w: Val<'k, u32>| self.minus(w.lop3(mask, HALF_1024, AND_OR), 1024.0 + bias);
+        [pair(word), pair(word >> 8u32)]
+    }
+}
+
+/// A number (which f16 represents) twice.
+fn twice(value: f32) -> F16x2 {
+    F16x2(f16::from_f32(value), f16::from_f32(value))
+}
+
+/// The word's bits turned right by `by` modulo 32.
+fn rotate_right<'k>(k: &'k Builder, word: Val<'k, u32>, by: Val<'k, u32>) -> Val<'k, u32> {
+    let op = Op::Shf { left: false };
+    let word = word.operand();
+    let r = k.inst(op, &[Ty::U32], &[word, word, by.operand()]);
+    k.from_reg(r[0])
+}

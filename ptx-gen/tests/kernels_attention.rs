@@ -116,6 +116,25 @@ fn prompts_of_every_dimension_and_group() {
 }
 
 #[test]
+fn prompts_over_caches_of_every_type() {
+    for kv_type in [KvType::BF16, KvType::Int8] {
+        for (group, dim) in [(2, 16), (1, 64), (3, 80), (2, 128), (1, 256)] {
+            let spec = AttentionSpec {
+                kv_type,
+                ..spec(group, 1, dim)
+            };
+            Case::prompt(spec, 21, 70).pass_flash();
+            let window = AttentionSpec {
+                window: Some(40),
+                softcap: Some(3.0),
+                ..spec
+            };
+            Case::prompt(window, 100, 64).pass_flash();
+        }
+    }
+}
+
+#[test]
 fn prompts_in_chunks_on_old_and_new_targets() {
     for target in [Target::Sm75, Target::Sm80, Target::Sm86, Target::Sm90a] {
         for (start, rows) in [(0, 1), (0, 64), (31, 33), (100, 9), (150, 100)] {

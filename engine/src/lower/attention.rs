@@ -108,6 +108,7 @@ impl Emitter<'_> {
             head_dim: a.head_dim as u32,
             block_tokens: BLOCK_TOKENS as u32,
             max_blocks: self.options.max_blocks as u32,
+            kv_type: KvType::F16,
             scale: a.scale,
             softcap: a.softcap,
             window: a.window,

@@ -7,7 +7,7 @@
 //! | lengths | u32 | `[n]`: keys that the row may see, its own included; 0 is a dead row |
 //! | slots | u32 | `[n]`, row of the block table, equal in 64 rows from a multiple of 64 on |
 //! | block_table | u32 | `[slots, max_blocks]` |
-//! | k_pool, v_pool | f16 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | k_pool, v_pool | [`KvType`], but not f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //! | out | f32 | `[n, num_heads, head_dim]` |
 //! | n | u32 | rows |
 //!
@@ -20,9 +20,10 @@
 //! it multiplies one tile, the next comes to shared memory (from Ampere on). A warp holds
 //! its scores as accumulators of `q * k`, which are the left operand of `p * v` as they lie, so
 //! that the softmax never leaves registers. Queries (times scale and log2(e)) and weights p are
-//! rounded to f16; scores, sums and the running softmax are f32. A row's result depends on the
+//! rounded to f16, with a cache of bf16 to bf16; scores, sums and the running softmax are f32. A row's result depends on the
 //! tiles its block visits, and those on the block's lengths.
 
+use super::KvType;
 use super::attention_common::{LOWEST, capped, check_heads, factor, variant};
 use super::attention_tiles::Copies;
 use crate::build::{Builder, Ptr, Shared, Val, Var};
@@ -30,7 +31,7 @@ use crate::ir::Kernel;
 use crate::op::Rmw;
 use crate::target::Target;
 
-/// Attention of one shape over many consecutive queries of one slot; f16 cache.
+/// Attention of one shape over many consecutive queries of one slot.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionFlashSpec {
     /// GPU to write for.
@@ -45,6 +46,8 @@ pub struct AttentionFlashSpec {
     pub block_tokens: u32,
     /// Entries in a row of the block table.
     pub max_blocks: u32,
+    /// Element type of the cache; not f32.
+    pub kv_type: KvType,
     /// Factor of the scores.
     pub scale: f32,
     /// Cap of the scores.
@@ -63,9 +66,11 @@ const PAD: u32 = 8;
 const F16_MAX: f32 = 65504.0;
 
 impl AttentionFlashSpec {
-    /// Pairs of tiles in shared memory: one is filled while the other is multiplied.
+    /// Pairs of tiles in shared memory: one is filled while the other is multiplied, where elements
+    /// can be copied as they are.
     pub(super) fn stages(&self) -> u32 {
-        if self.target.has_ampere() { 2 } else { 1 }
+        let copied = self.target.has_ampere() && self.kv_type != KvType::Int8;
+        if copied { 2 } else { 1 }
     }
 
     /// Words of a tile of so many keys.
@@ -113,6 +118,16 @@ impl AttentionFlashSpec {
         if self.block_tokens == 0 || self.max_blocks == 0 {
             return Err("attention over a cache without blocks".into());
         }
+        match self.kv_type {
+            KvType::F32 => return Err("a cache of f32".into()),
+            KvType::BF16 if !self.target.has_ampere() => {
+                return Err(format!("{} has no products of bf16", self.target));
+            }
+            KvType::Int8 if !self.block_tokens.is_multiple_of(2) => {
+                return Err("bytes in blocks of an odd number of positions".into());
+            }
+            _ => {}
+        }
         if 4 * self.shared_words(32) > self.target.max_shared() {
             return Err(format!(
                 "heads of {} elements, two tiles of which exceed the shared memory of {}",
@@ -150,13 +165,16 @@ impl AttentionFlashSpec {
             max_blocks,
             ..
         } = *self;
-        let mut name = format!(
-            "attention_flash_{num_heads}x{num_kv_heads}x{head_dim}_b{block_tokens}x{max_blocks}"
-        );
+        let kv = self.kv_type.name();
+        let mut name = match self.kv_type {
+            KvType::F16 => "attention_flash".into(),
+            _ => format!("attention_flash_{kv}"),
+        };
+        name += &format!("_{num_heads}x{num_kv_heads}x{head_dim}_b{block_tokens}x{max_blocks}");
         name += &variant(head_dim, self.scale, self.softcap, self.window);
         Kernel::new(name, self.target, |k| {
             k.doc(format!(
-                "Attention of rows [n, {num_heads}, {head_dim}] of one slot over f16 pools \
+                "Attention of rows [n, {num_heads}, {head_dim}] of one slot over {kv} pools \
                  [blocks, {num_kv_heads}, {block_tokens}, {head_dim}],\nscale {}, softcap {:?}, \
                  window {:?}. Grid [ceil(n / {QUERIES}), {num_heads}, 1].",
                 self.scale, self.softcap, self.window
@@ -192,6 +210,28 @@ impl AttentionFlashSpec {
             self.walk(k, &rows, &copies);
             rows.finish(self, k, out, n);
         })
+    }
+
+    /// Two operands in a word.
+    fn pack<'k>(&self, k: &'k Builder, low: Val<'k, f32>, high: Val<'k, f32>) -> Val<'k, u32> {
+        match self.kv_type {
+            KvType::BF16 => k.pack_bf16(low, high).bitcast(),
+            _ => k.pack_f16(low, high).bitcast(),
+        }
+    }
+
+    /// A product of such operands.
+    fn multiply<'k>(
+        &self,
+        k: &'k Builder,
+        a: [Val<'k, u32>; 4],
+        b: [Val<'k, u32>; 2],
+        c: [Val<'k, f32>; 4],
+    ) -> [Val<'k, f32>; 4] {
+        match self.kv_type {
+            KvType::BF16 => k.mma_bf16(a, b, c),
+            _ => k.mma_f16_any(a, b, c),
+        }
     }
 
     /// Walks over the tiles of keys that some row of the block sees.
@@ -249,8 +289,8 @@ impl AttentionFlashSpec {
             let q = rows.query(k, step);
             for (j, pair) in (0..).zip(scores.chunks_exact_mut(2)) {
                 let b: [_; 4] = tiles.ldmatrix(k_lane + (j * 16 * stride + step * 8));
-                pair[0] = k.mma_f16_any(q, [b[0], b[1]], pair[0]);
-                pair[1] = k.mma_f16_any(q, [b[2], b[3]], pair[1]);
+                pair[0] = self.multiply(k, q, [b[0], b[1]], pair[0]);
+                pair[1] = self.multiply(k, q, [b[2], b[3]], pair[1]);
             }
         }
         let scores = scores.map_each(|s| capped(k, s, self.softcap));
@@ -282,7 +322,7 @@ impl AttentionFlashSpec {
         }
         let values = self.words(keys);
         for (j, p) in (0..).zip(weights.chunks_exact(2)) {
-            let pack = |a, b| k.pack_f16(a, b).bitcast::<u32>();
+            let pack = |a, b| self.pack(k, a, b);
             let a = [
                 pack(p[0][0], p[0][1]),
                 pack(p[0][2], p[0][3]),
@@ -294,7 +334,7 @@ impl AttentionFlashSpec {
                     tiles.ldmatrix_trans(v_lane + (values + j * 16 * stride + step * 8));
                 for (half, out) in out.iter().enumerate() {
                     let sums = std::array::from_fn(|e| out[e].get());
-                    let sums = k.mma_f16_any(a, [b[2 * half], b[2 * half + 1]], sums);
+                    let sums = self.multiply(k, a, [b[2 * half], b[2 * half + 1]], sums);
                     out.iter().zip(sums).for_each(|(o, v)| o.set(v));
                 }
             }
@@ -413,8 +453,13 @@ impl<'k> Rows<'k> {
         let q = (0..dim / 16).map(|step| {
             let pair = |half: usize, element: u32| {
                 let pair = q_rows[half].load_vec::<2>(16 * step + element);
-                let [a, b] = pair.map(|v| (v * factor).min(F16_MAX).max(-F16_MAX));
-                k.pack_f16(a, b).bitcast::<u32>()
+                let largest = if spec.kv_type == KvType::BF16 {
+                    f32::MAX
+                } else {
+                    F16_MAX
+                };
+                let [a, b] = pair.map(|v| (v * factor).min(largest).max(-largest));
+                spec.pack(k, a, b)
             };
             [pair(0, 0), pair(1, 0), pair(0, 8), pair(1, 8)]
         });
@@ -486,6 +531,7 @@ pub(super) fn representative(target: Target) -> Vec<AttentionFlashSpec> {
         head_dim,
         block_tokens: 32,
         max_blocks: 128,
+        kv_type: KvType::F16,
         scale: 1.0 / (head_dim as f32).sqrt(),
         softcap: None,
         window: None,
@@ -493,6 +539,14 @@ pub(super) fn representative(target: Target) -> Vec<AttentionFlashSpec> {
     [
         spec(8, 2, 64),
         spec(32, 8, 128),
+        AttentionFlashSpec {
+            kv_type: KvType::BF16,
+            ..spec(32, 8, 128)
+        },
+        AttentionFlashSpec {
+            kv_type: KvType::Int8,
+            ..spec(32, 8, 128)
+        },
         AttentionFlashSpec {
             softcap: Some(50.0),
             window: Some(512),

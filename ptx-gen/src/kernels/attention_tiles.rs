@@ -1,14 +1,15 @@
 //! How tiles of keys and values come from a paged cache to shared memory, for
 //! [`super::AttentionFlashSpec`].
 //!
-//! A row of a tile is a key of `head_dim` halves and some padding. Values at and past the end of
+//! A row of a tile is a key of `head_dim` elements of 16 bits and some padding; bytes become the f16
+//! nearest to what they stand for. Values at and past the end of
 //! the visible keys are zeros in the tile, whatever the cache holds there: a weight of zero times
 //! a NaN would be one. Blocks past the end are not looked up.
 
-use super::AttentionFlashSpec;
+use super::{AttentionFlashSpec, KvType};
 use crate::build::{Builder, Pred, Ptr, Shared, Val, Var};
 
-/// How a tile of keys and values comes to shared memory: 16 bytes a thread and turn.
+/// How a tile of keys and values comes to shared memory: eight elements a thread and turn.
 pub(super) struct Copies<'k, 's> {
     pub(super) spec: &'s AttentionFlashSpec,
     pub(super) k: &'k Builder,
@@ -22,7 +23,7 @@ pub(super) struct Copies<'k, 's> {
     pub(super) tiles: Shared<'k, u32>,
 }
 
-/// 16 bytes of a key in a pool and in a tile.
+/// Eight elements of a key, 16 bytes in a tile.
 struct Piece<'k> {
     /// Within the tile; none when all turns are whole.
     exists: Option<Val<'k, Pred>>,
@@ -30,6 +31,8 @@ struct Piece<'k> {
     seen: Val<'k, Pred>,
     /// In 8 bytes from the pool's start.
     from: Val<'k, u32>,
+    /// Of bytes the key's scale, in words from the pool's start.
+    scale: Option<Val<'k, u32>>,
     /// In words from the tile's start.
     to: Val<'k, u32>,
 }
@@ -77,16 +80,53 @@ impl<'k> Copies<'k, '_> {
                     let block = if at == 0 { first(now) } else { block(now + at) };
                     known = (Some(at / tokens), block);
                 }
-                let line = (known.1 * spec.num_kv_heads + self.head) * tokens + key % tokens;
+                let head = known.1 * spec.num_kv_heads + self.head;
+                let (from, scale) = self.places(head, key, part);
                 let ragged = (turn + 1) * threads > total;
                 Piece {
                     exists: ragged.then(|| index.lt(total)),
                     seen: key.lt(self.end),
-                    from: (line * parts + part) * 2,
+                    from,
+                    scale,
                     to: row * spec.stride() + part * 4,
                 }
             })
             .collect()
+    }
+
+    /// Where eight elements of a key lie in a pool, and its scale, if it has one.
+    fn places(
+        &self,
+        head: Val<'k, u32>,
+        key: Val<'k, u32>,
+        part: Val<'k, u32>,
+    ) -> (Val<'k, u32>, Option<Val<'k, u32>>) {
+        let spec = self.spec;
+        let (tokens, parts) = (spec.block_tokens, spec.head_dim / 8);
+        if spec.kv_type != KvType::Int8 {
+            let line = head * tokens + key % tokens;
+            return ((line * parts + part) * 2, None);
+        }
+        let bytes = spec.kv_type.block_bytes(tokens, spec.head_dim);
+        let token = key % tokens;
+        let from = head * (bytes / 8) + token * parts + part;
+        let scale = head * (bytes / 4) + token + tokens * spec.head_dim / 4;
+        (from, Some(scale))
+    }
+
+    /// Eight elements as they lie in a tile.
+    fn load(&self, pool: Ptr<'k, u8>, piece: &Piece<'k>) -> [Val<'k, u32>; 4] {
+        let from = pool.cast::<u64>().offset(piece.from).cast::<u32>();
+        let Some(scale) = piece.scale else {
+            return from.load_vec4(0u32);
+        };
+        let words = from.load_vec::<2>(0u32);
+        let scale = pool.cast::<f32>().load(scale);
+        std::array::from_fn(|i| {
+            let value = |e| words[i / 2].signed_byte(e).cast::<f32>() * scale;
+            let first = i as u32 % 2 * 2;
+            self.k.pack_f16(value(first), value(first + 1)).bitcast()
+        })
     }
 
     /// Runs `body` where the piece lies within the tile.
@@ -124,8 +164,7 @@ impl<'k> Copies<'k, '_> {
                 .iter()
                 .map(|piece| {
                     let load = || {
-                        let from = pool.cast::<u64>().offset(piece.from).cast::<u32>();
-                        let found = from.load_vec4(0u32);
+                        let found = self.load(pool, piece);
                         // Scores of keys past the end are masked, whatever they are.
                         match i {
                             0 => found,

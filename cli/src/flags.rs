@@ -77,12 +77,17 @@ pub(crate) struct DeviceFlags {
     /// Compute with f32 activations: the reference, slower
     #[arg(long)]
     exact: bool,
+    /// Do not compare a GPU with the CPU before it first serves a model [default: GANNET_GATE, else
+    /// compare]
+    #[arg(long)]
+    no_gate: bool,
 }
 
 impl DeviceFlags {
     /// Options of a session; a flag wins over its variable in the environment.
     pub(crate) fn session_options(&self) -> Result<SessionOptions, Failure> {
-        let config = Config::from_env()?;
+        let mut config = Config::from_env()?;
+        config.gate &= !self.no_gate;
         let device = match (self.device, &config.device) {
             (Some(device), _) => device,
             (None, Some(text)) => parsed("GANNET_DEVICE", text, "auto, cpu, cuda or cuda:N")?,

@@ -48,7 +48,7 @@ pub const TABLE: &[Variable] = &[
     Variable {
         name: "GANNET_GATE",
         values: "1, 0",
-        meaning: "compare a GPU with the CPU before it first serves a model; needs GANNET_CACHE",
+        meaning: "compare a GPU with the CPU before it first serves a model; GANNET_CACHE remembers",
     },
 ];
 

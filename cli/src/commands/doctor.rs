@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gannet_cuda_runtime::{DeviceProperties, Driver};
-use gannet_engine::Config;
 use gannet_engine::config::TABLE;
+use gannet_engine::gate::{self, Passed};
+use gannet_engine::Config;
 use gannet_ptx_gen::target::Target;
 use serde_json::{Value, json};
 
@@ -40,6 +41,8 @@ struct Findings {
     devices: Vec<DeviceFinding>,
     config: Result<Config, String>,
     cache: Option<Cache>,
+    /// What passed the parity gate.
+    passed: Vec<Passed>,
 }
 
 /// The folder of compiled kernels.
@@ -54,7 +57,9 @@ impl Findings {
         let driver = Driver::load().map_err(|e| e.to_string());
         let config = Config::from_env().map_err(|e| e.to_string());
         let folder = config.as_ref().ok().and_then(|c| c.cache_dir.as_ref()?.join("cubin").into());
+        let cache_dir = config.as_ref().ok().and_then(|c| c.cache_dir.as_ref());
         Findings {
+            passed: cache_dir.map_or_else(Vec::new, |dir| gate::passed(dir)),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             devices: driver.as_ref().map_or_else(|_| Vec::new(), devices),
             driver: driver.and_then(|d| d.version().map_err(|e| e.to_string())),
@@ -101,6 +106,13 @@ impl Findings {
             )),
             None => out.push_str("  not kept: no cache folder; set GANNET_CACHE to one\n"),
         }
+        out.push_str("\nmodels held against the CPU at first use\n");
+        for passed in &self.passed {
+            out.push_str(&format!("  {} on {}: passed\n", passed.model, passed.device));
+        }
+        if self.passed.is_empty() {
+            out.push_str("  none yet\n");
+        }
         out.push_str("\nkernel library\n");
         for (target, kernels) in library() {
             out.push_str(&format!("  {target}: {kernels} kernels\n"));
@@ -130,6 +142,10 @@ impl Findings {
                 "entries": c.entries,
                 "bytes": c.bytes,
             })),
+            "passed": self.passed.iter().map(|p| json!({
+                "model": p.model,
+                "device": p.device,
+            })).collect::<Vec<_>>(),
             "kernels": library().map(|(target, n)| (target.to_string(), Value::from(n)))
                 .collect::<serde_json::Map<_, _>>(),
         })
@@ -216,10 +232,15 @@ fn values(config: &Config) -> impl Iterator<Item = Variable> {
         .map(|variable| match variable.name {
             "GANNET_DEVICE" => text(&config.device, "auto"),
             "GANNET_EXECUTOR" => text(&config.executor, "graph"),
+            "GANNET_SAMPLER_ON" => text(&config.sampler_on, "device"),
             "GANNET_CACHE" => Variable { value: folder.clone(), is_default: false },
             "GANNET_CUBIN_CACHE" => Variable {
                 value: u8::from(config.cubin_cache).to_string(),
                 is_default: config.cubin_cache == default.cubin_cache,
+            },
+            "GANNET_GATE" => Variable {
+                value: u8::from(config.gate).to_string(),
+                is_default: config.gate == default.gate,
             },
             _ => Variable { value: "?".to_owned(), is_default: false },
         })

@@ -48,7 +48,7 @@ fn bad_usage_exits_with_2() {
     run(&["tokenize"]).usage();
     run(&["tokenize", "--text", "a", "--file", "b"]).usage();
     run(&["logits", "--tokens", "1,b", "--out", "x"]).usage();
-    run(&["bench", "-b", "8"]).usage();
+    run(&["bench", "-b", "many"]).usage();
     run(&["bench", "-r", "0"]).usage();
     run(&["synth", "--shape", "tiny"]).usage();
     run(&["synth", "--shape", "huge", "-o", "x"]).usage();
@@ -62,7 +62,7 @@ fn a_value_that_does_not_exist_is_answered_with_those_that_do() {
             .contains("auto, cpu, cuda")
     );
     let usage = run(&["run", "x", "--executor", "persistent"]);
-    assert!(usage.usage().contains("eager or graph"));
+    assert!(usage.usage().contains("eager, graph or capture"));
     assert!(run(&["ptx", "--target", "sm_1"]).usage().contains("sm_90a"));
     assert!(
         run(&["synth", "--shape", "x", "-o", "x"])
@@ -136,7 +136,7 @@ fn the_words_of_errors() {
     /no/such.safetensors: cannot open: No such file or directory (os error 2)
     /no/such.json: cannot read: No such file or directory (os error 2)
     no kernel "no_such_kernel" for sm_80; `gannet ptx` lists them
-    "abacus" is not an executor; expected cpu, cpu-fast, interp, cuda-eager or cuda-graph
+    "abacus" is not an executor; expected cpu, cpu-fast, interp, cuda-eager, cuda-graph or cuda-capture
     nothing to measure: give prompt lengths, or tokens to generate
     "#);
 }

@@ -48,6 +48,29 @@ fn an_executor_agrees_with_itself() {
 }
 
 #[test]
+fn several_sequences_are_compared_in_chunks_and_with_themselves_alone() {
+    let args = [
+        "parity", "--left", "cpu", "--right", "cpu", "--exact", "--batch", "3", "-n", "2", "--json",
+    ];
+    let object = run(&[&args[..], &["--chunk", "16"]].concat()).ok().json();
+    let steps = |object: &serde_json::Value| -> Vec<String> {
+        let reports = object["reports"].as_array().unwrap();
+        let step = |r: &serde_json::Value| r["step"].as_str().unwrap().to_owned();
+        reports.iter().map(step).collect()
+    };
+    assert_eq!(object["pass"], true);
+    let steps_of = steps(&object);
+    assert_eq!(steps_of[steps_of.len() - 2..], ["batch of 3", "batch of 3"]);
+    assert!(steps_of.contains(&"chunk of slot 2".to_owned()), "{steps_of:?}");
+
+    let object = run(&[&args[..], &["--alone"]].concat()).ok().json();
+    assert_eq!(object["pass"], true);
+    assert_eq!(steps(&object), ["batch of 3", "batch of 3", "decode of 3"]);
+    run(&["parity", "--right", "cpu", "--batch", "0"]).error();
+    run(&["parity", "--right", "cpu", "--chunk", "0"]).error();
+}
+
+#[test]
 fn executors_that_do_not_exist_are_refused() {
     run(&["parity", "--left", "cpu", "--right", "abacus"]).error();
 }

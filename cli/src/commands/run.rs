@@ -1,27 +1,33 @@
 //! `gannet run`: continues a prompt.
 //!
 //! Standard output gets the continuation and nothing else, whole characters as they come, flushed
-//! for every token.
+//! for every token. With `--prompts` it gets the continuation of every line of a file, each whole
+//! when it is done.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
 use gannet_engine::{
-    Event, Finish, GenerateOptions, Generation, LoadReport, Sampling, Session, SessionOptions,
+    Batch, Event, Finish, GenerateOptions, Generation, LoadReport, Sampling, Session, SessionOptions,
 };
 use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures;
-use crate::flags::{DeviceFlags, ModelFlag};
+use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::progress::Progress;
 use crate::timing;
 
 /// Prompts shorter than this are done before a bar could be read.
 const LONG_PROMPT: usize = 512;
+
+/// Lines of `--prompts` at once where nobody said how many.
+const DEFAULT_SLOTS: u16 = 8;
 
 /// Continue a prompt: text to standard output, figures to standard error
 #[derive(Args)]
@@ -44,6 +50,16 @@ pub(crate) struct Run {
     /// Go on when the model ends its text
     #[arg(long)]
     ignore_eos: bool,
+    /// End the text where TEXT begins, which is not printed; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Continue every line of a file, many at once, and print each when it is done; empty lines are
+    /// skipped, line i (from 0) has seed S + i
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "timing"])]
+    prompts: Option<PathBuf>,
+    /// Lines of --prompts to work on at once [default: 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    slots: Option<u16>,
     /// Print where the time went: the phases of the load, the first token
     #[arg(long)]
     timing: bool,
@@ -109,14 +125,25 @@ impl Run {
             max_tokens: self.max_tokens,
             sampling: self.sampling.sampling()?,
             ignore_eog: self.ignore_eos,
+            stop: self.stop.clone(),
             ..GenerateOptions::default()
         };
+        if self.stop.iter().any(String::is_empty) {
+            return Err(Failure::Usage("--stop needs some text to end at".to_owned()));
+        }
+        if self.slots.is_some() && self.prompts.is_none() {
+            return Err(Failure::Usage("--slots needs --prompts".to_owned()));
+        }
         if self.ctx == Some(0) {
             return Err(Failure::Usage("--ctx must be at least 1".to_owned()));
         }
         let mut session_options =
             SessionOptions { context: self.ctx, ..self.device.session_options()? };
         session_options.open_device();
+        if let Some(file) = &self.prompts {
+            session_options.slots = Some(self.slots.unwrap_or(DEFAULT_SLOTS).into());
+            return self.run_lines(console, file, &options, &session_options);
+        }
         let prompt = self.prompt_text()?;
         let model = self.model.open(console)?;
         let mut session = {
@@ -159,6 +186,71 @@ impl Run {
             console::say(&figures_line(&generation, device, first_token));
             Ok(())
         }
+    }
+
+    /// Continues every line of a file.
+    fn run_lines(
+        &self,
+        console: &mut Console,
+        file: &Path,
+        options: &GenerateOptions,
+        session_options: &SessionOptions,
+    ) -> Result<(), Failure> {
+        let text = flags::read_text(file)?;
+        let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+        if lines.is_empty() {
+            let why = "no line to continue; write one prompt a line";
+            return Err(Failure::Work(format!("{}: {why}", file.display())));
+        }
+        let model = self.model.open(console)?;
+        let mut batch = {
+            let _progress = Progress::spinner("loading");
+            Batch::new(&model, session_options)?
+        };
+        let told = batch.notice();
+        if let Some(notice) = &told {
+            console.note(notice);
+        }
+        let mut ids = HashMap::new();
+        for (i, line) in lines.iter().enumerate() {
+            let mut options = options.clone();
+            options.sampling.seed = options.sampling.seed.wrapping_add(i as u64);
+            ids.insert(batch.add_text(line, options)?, i);
+        }
+        let (start, mut generated) = (Instant::now(), 0);
+        while !batch.is_idle() {
+            for (id, generation) in batch.step(|_, _| ControlFlow::Continue(()))? {
+                console.show_notes();
+                generated += generation.tokens.len();
+                let line = ids.get(&id).copied().unwrap_or_default();
+                if self.json {
+                    let mut object = report(&generation, batch.executor().name(), None);
+                    object["line"] = json!(line);
+                    console.json(&object)?;
+                } else {
+                    console.line(&format!("==> {line}: {} <==", lines[line]))?;
+                    console.line(&generation.text)?;
+                }
+                console.flush()?;
+            }
+        }
+        // What only running could show, such as a graph that could not be built.
+        if let Some(notice) = batch.notice().filter(|n| told.as_ref() != Some(n)) {
+            console.note(notice);
+        }
+        console.show_notes();
+        let rate = generated as f64 / start.elapsed().as_secs_f64().max(1e-9);
+        let stats = batch.stats();
+        console::say(&format!(
+            "[{} lines; prompts {} tokens computed, {} shared; generated {generated} tokens, {} tok/s \
+             together; {}]",
+            lines.len(),
+            stats.computed,
+            stats.shared,
+            figures::rate(rate),
+            batch.executor().name()
+        ));
+        Ok(())
     }
 
     fn prompt_text(&self) -> Result<String, Failure> {

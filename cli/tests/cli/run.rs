@@ -188,3 +188,52 @@ fn interpreted_kernels_give_the_cpus_tokens() {
     };
     assert_eq!(tokens("interp"), tokens("cpu"));
 }
+
+/// Each line of a file gives what it gives alone, in whatever order they are done.
+#[test]
+fn lines_of_a_file_are_continued_together() {
+    let prompts = ["Ownership is", "fn main() {", "Ownership is", "A vector"];
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), prompts.join("\n\n")).unwrap();
+    let file = file.path().to_str().unwrap();
+    let settings = ["-n", "24", "--temp", "0.8", "--exact", "--device", "cpu", "--json"];
+    let run_with = |args: &[&str]| run(&[&["run"], args, &settings[..]].concat()).ok();
+    let done = run_with(&["--prompts", file, "--slots", "3", "--seed", "5"]);
+    let mut found: Vec<serde_json::Value> =
+        (done.stdout.lines().map(|line| serde_json::from_str(line).unwrap())).collect();
+    found.sort_by_key(|object| object["line"].as_u64());
+    assert_eq!(found.len(), prompts.len());
+    for (i, (prompt, object)) in prompts.iter().zip(&found).enumerate() {
+        let seed = (5 + i).to_string();
+        let alone = run_with(&[prompt, "--seed", &seed]).json();
+        assert_eq!(object["line"], i);
+        for field in ["text", "tokens", "finish", "prompt_tokens"] {
+            assert_eq!(object[field], alone[field], "{prompt}: {field}");
+        }
+    }
+    assert!(done.stderr.contains("4 lines"), "{}", done.stderr);
+
+    let text = run(&["run", "--prompts", file, "-n", "4", "--device", "cpu"]).ok();
+    for (i, prompt) in prompts.iter().enumerate() {
+        let label = format!("==> {i}: {prompt} <==\n");
+        assert!(text.stdout.contains(&label), "{}", text.stdout);
+    }
+    run(&["run", "x", "--prompts", file]).usage();
+    run(&["run", "x", "--slots", "2"]).usage();
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    let done = run(&["run", "--prompts", empty.path().to_str().unwrap()]);
+    assert!(done.error().contains("no line"), "{}", done.stderr);
+}
+
+#[test]
+fn a_stop_string_is_not_printed() {
+    let whole = continuation(&["-n", "30", "--ignore-eos"]).stdout;
+    let letters: Vec<usize> = whole.char_indices().map(|(at, _)| at).collect();
+    let stop = &whole[letters[20]..letters[27]];
+    let args = ["-n", "30", "--ignore-eos", "--stop", "\u{1}", "--stop", stop];
+    let stopped = continuation(&args);
+    assert_eq!(stopped.stdout, whole[..whole.find(stop).unwrap()]);
+    let json = continuation(&[&args[..], &["--json"]].concat()).json();
+    assert_eq!(json["finish"], "stop");
+    run(&["run", "x", "--stop", ""]).usage();
+}

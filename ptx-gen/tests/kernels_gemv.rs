@@ -22,6 +22,7 @@ fn spec(format: WeightFormat, rows: u32, cols: u32, tokens_per_block: u32) -> Ge
         tokens_per_block,
         bias,
         residual,
+        variant: None,
     }
 }
 
@@ -114,6 +115,7 @@ fn layers_of_models() {
             cols,
             tokens_per_block: 1,
             activation: Activation::Silu,
+            variant: None,
         };
         gemv_glu(spec, &[1], Part::Blocks(2)).pass();
     }
@@ -177,6 +179,7 @@ fn gated_unit_multiplies_the_two_products() {
                     cols,
                     tokens_per_block,
                     activation,
+                    variant: None,
                 };
                 gemv_glu(spec, &[n], Part::All).pass();
             }

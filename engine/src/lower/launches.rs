@@ -237,11 +237,11 @@ impl Emitter<'_> {
                 tokens_per_block,
                 bias,
                 residual,
+                variant: None,
             };
             spec.check()
                 .map_err(|why| self.unsupported(p.weight, why))?;
             self.push(lowered, spec, tokens, args);
-        } else {
         } else if let Some(batch) = self.batch(gemm, tokens) {
             if batch.splits > 1 {
                 let at = args.len() - 1;
@@ -249,12 +249,12 @@ impl Emitter<'_> {
                 lowered.scratch_bytes = lowered.scratch_bytes.max(batch.scratch_bytes(tokens));
             }
             self.push(lowered, batch, tokens, args);
+        } else {
             self.push(lowered, gemm, tokens, args);
         }
         Ok(())
     }
 
-    fn gated(
     /// The product on a kernel for few tokens: two blocks for every multiprocessor, so that all of
     /// them run at once.
     fn batch(&self, gemm: GemmSpec, tokens: u32) -> Option<GemmBatchSpec> {
@@ -273,6 +273,7 @@ impl Emitter<'_> {
         (few && spec.check().is_ok() && spec.counters(tokens) <= COUNTERS).then_some(spec)
     }
 
+    fn gated(
         &self,
         act: Activation,
         x: Buf,
@@ -290,6 +291,7 @@ impl Emitter<'_> {
             cols: info.cols as u32,
             tokens_per_block: tokens_per_block(tokens),
             activation: activation(act),
+            variant: None,
         };
         spec.check().map_err(|why| self.unsupported(gate, why))?;
         let args = vec![

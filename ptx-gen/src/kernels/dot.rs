@@ -13,6 +13,7 @@
 
 use super::WeightFormat;
 use super::unpack::{Geometry, Lane, Packet, Row};
+use super::variant::GemvVariant;
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 
 /// Static shared memory to stage activations in, in f32.
@@ -36,11 +37,6 @@ pub(super) struct Tiling {
     chunk_steps: u32,
 }
 
-/// Columns from which staging the activations is a good part of a block's work.
-const LONG_ROW: u32 = 4096;
-/// Multiprocessors to spread work over; what the tiling is tuned for.
-const PROCESSORS: u32 = 132;
-
 impl Tiling {
     /// The tiling for `matrices` equal matrices and `tokens` rows of activations at once.
     pub(super) fn new(
@@ -48,18 +44,16 @@ impl Tiling {
         (rows, cols): (u32, u32),
         matrices: u32,
         tokens: u32,
+        variant: GemvVariant,
     ) -> Tiling {
-        let geometry = geometry(format, rows, cols);
-        let slots = 32 / geometry.lanes;
-        let blocks = |warps: u32, per_slot: u32| rows.div_ceil(warps * slots * per_slot);
-        let (warps, rows_per_slot) = match tokens {
-            1 => one_token_tile(geometry, matrices, blocks),
-            // Two rows of both matrices would not fit registers.
-            _ if matrices == 2 && (tokens == 2 || !geometry.has_minima()) => (8, 1),
-            _ if blocks(8, 2) >= PROCESSORS / 2 => (8, 2),
-            _ => (8, 1),
+        let geometry = Geometry {
+            format,
+            rows,
+            cols,
+            lanes: variant.lanes,
         };
-        Tiling::staged(geometry, (warps, rows_per_slot), matrices, tokens)
+        let tile = (variant.warps, variant.rows_per_slot);
+        Tiling::staged(geometry, tile, matrices, tokens)
     }
 
     /// The tiling of a second product over the same rows, in another format.
@@ -139,54 +133,6 @@ impl Tiling {
         };
         self.tokens * (cols + sums)
     }
-}
-
-/// Warps a block and rows a slot for one token, by what was measured on an H200: rows that share a
-/// slot save reads of shared memory, large blocks save staging (each block stages all of x), and
-/// small blocks start and end smoothly. `blocks` counts blocks by warps and rows a slot.
-fn one_token_tile(
-    geometry: Geometry,
-    matrices: u32,
-    blocks: impl Fn(u32, u32) -> u32,
-) -> (u32, u32) {
-    let (most, plenty) = match geometry.format {
-        WeightFormat::Q4K | WeightFormat::Q5K | WeightFormat::Q6K => (2, 8000),
-        _ => (4, 512),
-    };
-    let most = most / matrices;
-    if geometry.cols >= LONG_ROW && blocks(4, most) < plenty {
-        // Staging counts: large blocks, of a size that leaves few processors idle at the end.
-        let busy = |warps: u32, per_slot: u32| {
-            let blocks = blocks(warps, per_slot);
-            // In quarters, so that small differences do not decide.
-            4 * blocks / blocks.next_multiple_of(PROCESSORS)
-        };
-        let tiles = [2, 1].into_iter().flat_map(|r| [16, 12, 8].map(|w| (w, r)));
-        return tiles
-            .max_by_key(|(w, r)| (busy(*w, *r), *r, *w))
-            .unwrap_or((8, 1));
-    }
-    let mut rows_per_slot = most;
-    while rows_per_slot > 1 && blocks(4, rows_per_slot) < 512 * matrices {
-        rows_per_slot /= 2;
-    }
-    (4, rows_per_slot)
-}
-
-/// Lanes a row: as many as waste little in the last step of a row.
-fn geometry(format: WeightFormat, rows: u32, cols: u32) -> Geometry {
-    let with = |lanes| Geometry {
-        format,
-        rows,
-        cols,
-        lanes,
-    };
-    let waste = |lanes: u32| {
-        let g = with(lanes);
-        g.steps() * g.step() * 16 / cols
-    };
-    let lanes = [32, 16, 8].into_iter().min_by_key(|lanes| waste(*lanes));
-    with(lanes.unwrap_or(32))
 }
 
 /// The products of a slot's rows: `[row][token]`, in the slot's first lane only.

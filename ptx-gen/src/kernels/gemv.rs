@@ -26,6 +26,7 @@
 use super::WeightFormat;
 use super::dot::{Dot, Tiling};
 use super::unpack::Row;
+use super::variant::{GemvVariant, Shape};
 use crate::build::{Builder, Ptr, Shared, Val};
 use crate::ir::Kernel;
 use crate::target::Target;
@@ -47,6 +48,8 @@ pub struct GemvSpec {
     pub bias: bool,
     /// Whether a residual is added.
     pub residual: bool,
+    /// How the work is spread and in what arithmetic; absent: [`GemvSpec::default_variant`].
+    pub variant: Option<GemvVariant>,
 }
 
 impl GemvSpec {
@@ -57,16 +60,34 @@ impl GemvSpec {
     /// What is wrong with them.
     pub fn check(&self) -> Result<(), String> {
         check_tokens(self.tokens_per_block)?;
-        self.format.check(self.rows, self.cols)
+        self.format.check(self.rows, self.cols)?;
+        self.variant
+            .map_or(Ok(()), |variant| self.shape().check(variant))
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            format: self.format,
+            rows: self.rows,
+            cols: self.cols,
+            matrices: 1,
+            tokens: self.tokens_per_block,
+        }
+    }
+
+    /// The variant that is taken where none is named.
+    pub fn default_variant(&self) -> GemvVariant {
+        self.shape().default_variant()
+    }
+
+    /// Every variant worth measuring for the shape, whatever `variant` says: the default one, then
+    /// by arithmetic. At most about 40.
+    pub fn variants(&self) -> Vec<GemvVariant> {
+        self.shape().variants()
     }
 
     fn tiling(&self) -> Tiling {
-        Tiling::new(
-            self.format,
-            (self.rows, self.cols),
-            1,
-            self.tokens_per_block,
-        )
+        self.shape().tiling(self.variant)
     }
 
     /// Blocks for `tokens` rows of x.
@@ -114,6 +135,7 @@ impl GemvSpec {
         if tiling.tokens > 1 {
             name += &format!("_t{}", tiling.tokens);
         }
+        name += &self.shape().suffix(self.variant);
         Kernel::new(name, self.target, |k| {
             let per_block = tiling.rows_per_block();
             k.doc(format!(
@@ -260,6 +282,7 @@ pub(super) fn representative(target: Target) -> Vec<GemvSpec> {
         tokens_per_block,
         bias: false,
         residual: false,
+        variant: None,
     };
     let mut specs = WeightFormat::ALL
         .map(|format| spec(format, 1000, 768, 1))

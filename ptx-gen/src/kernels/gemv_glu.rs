@@ -14,6 +14,7 @@
 use super::dot::Tiling;
 use super::gemv::{Place, check_tokens};
 use super::unpack::Row;
+use super::variant::{GemvVariant, Shape};
 use super::{Activation, WeightFormat};
 use crate::ir::Kernel;
 use crate::target::Target;
@@ -35,6 +36,8 @@ pub struct GemvGluSpec {
     pub tokens_per_block: u32,
     /// Activation of the gate.
     pub activation: Activation,
+    /// How the work is spread and in what arithmetic; absent: [`GemvGluSpec::default_variant`].
+    pub variant: Option<GemvVariant>,
 }
 
 impl GemvGluSpec {
@@ -46,18 +49,45 @@ impl GemvGluSpec {
     pub fn check(&self) -> Result<(), String> {
         check_tokens(self.tokens_per_block)?;
         self.gate.check(self.rows, self.cols)?;
-        self.up.check(self.rows, self.cols)
+        self.up.check(self.rows, self.cols)?;
+        self.variant
+            .map_or(Ok(()), |variant| self.check_variant(variant))
     }
 
-    /// The tiling of both products, or of the gate's when the formats differ.
+    fn check_variant(&self, variant: GemvVariant) -> Result<(), String> {
+        self.shape().check(variant)?;
+        let other = Shape {
+            format: self.up,
+            ..self.shape()
+        };
+        other.check(variant)
+    }
+
+    /// The shape of both products, or of the gate's when the formats differ.
+    fn shape(&self) -> Shape {
+        Shape {
+            format: self.gate,
+            rows: self.rows,
+            cols: self.cols,
+            matrices: if self.gate == self.up { 2 } else { 1 },
+            tokens: self.tokens_per_block,
+        }
+    }
+
+    /// The variant that is taken where none is named.
+    pub fn default_variant(&self) -> GemvVariant {
+        self.shape().default_variant()
+    }
+
+    /// Every variant worth measuring for the shape, as [`super::GemvSpec::variants`].
+    pub fn variants(&self) -> Vec<GemvVariant> {
+        let mut variants = self.shape().variants();
+        variants.retain(|variant| self.check_variant(*variant).is_ok());
+        variants
+    }
+
     fn tiling(&self) -> Tiling {
-        let matrices = if self.gate == self.up { 2 } else { 1 };
-        Tiling::new(
-            self.gate,
-            (self.rows, self.cols),
-            matrices,
-            self.tokens_per_block,
-        )
+        self.shape().tiling(self.variant)
     }
 
     /// Blocks for `tokens` rows of x.
@@ -98,6 +128,7 @@ impl GemvGluSpec {
         if tokens > 1 {
             name += &format!("_t{tokens}");
         }
+        name += &self.shape().suffix(self.variant);
         Kernel::new(name, self.target, |k| {
             k.doc(format!(
                 "out[t, r] = {}(sum_c w_gate[r, c] * x[t, c]) * sum_c w_up[r, c] * x[t, c], \
@@ -154,6 +185,7 @@ pub(super) fn representative(target: Target) -> Vec<GemvGluSpec> {
         cols: 1536,
         tokens_per_block,
         activation,
+        variant: None,
     };
     vec![
         spec(WeightFormat::Q4K, WeightFormat::Q4K, 1, Activation::Silu),

@@ -37,6 +37,7 @@ mod sample_penalties;
 mod sample_row;
 mod stream_read;
 mod unpack;
+mod variant;
 mod weights;
 
 use crate::ir::Kernel;
@@ -53,8 +54,8 @@ pub use attention_merge::AttentionMergeSpec;
 pub use embed::EmbedSpec;
 pub use gather_rows::GatherRowsSpec;
 pub use gemm::GemmSpec;
-pub use gemv::GemvSpec;
 pub use gemm_batch::GemmBatchSpec;
+pub use gemv::GemvSpec;
 pub use gemv_glu::GemvGluSpec;
 pub use glu::GluSpec;
 pub use kv_write::KvWriteSpec;
@@ -62,6 +63,7 @@ pub use rms_norm::RmsNormSpec;
 pub use rope::{RopeKind, RopeSpec};
 pub use sample::{SampleParams, SampleSpec};
 pub use stream_read::StreamReadSpec;
+pub use variant::{Arithmetic, GemvVariant, ParseVariantError};
 pub use weights::{Plane, WeightFormat, planes};
 
 /// Representative kernels of every family for a target, in a fixed order with unique names:
@@ -104,10 +106,10 @@ pub fn library(target: Target) -> Vec<Kernel> {
             .map(GemvGluSpec::kernel),
     );
     kernels.extend(gemm::representative(target).iter().map(GemmSpec::kernel));
-    kernels.extend(
-        stream_read::representative(target)
     let batches = gemm_batch::representative(target);
     kernels.extend(batches.iter().map(GemmBatchSpec::kernel));
+    kernels.extend(
+        stream_read::representative(target)
             .iter()
             .map(StreamReadSpec::kernel),
     );

@@ -99,6 +99,7 @@ fn products() -> Vec<Trial> {
             tokens_per_block,
             bias: more,
             residual: more,
+            variant: None,
         };
         // Two whole tiles of tokens and a ragged one.
         gemv(spec, &[1, 2 * tokens_per_block + 1], Part::All)
@@ -133,6 +134,7 @@ fn products() -> Vec<Trial> {
             cols: 512,
             tokens_per_block,
             activation,
+            variant: None,
         };
         gemv_glu(spec, &[1, 2 * tokens_per_block + 1], Part::All)
     }));

@@ -1,0 +1,286 @@
+//! Ways to compute a matrix-vector product: one value says how lanes share a row, how a block is
+//! made up, and in what arithmetic.
+//!
+//! Which one is fastest depends on shape and GPU and is measured; [`super::GemvSpec::variants`]
+//! lists what is worth measuring. A variant is written as text in caches and names of kernels:
+//! `dp4a-l16-w16-r2-b8` is [`Arithmetic::Dp4a`] with 16 lanes a row, loads of 16 bytes, 2 rows a
+//! slot and 8 warps a block.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::WeightFormat;
+use super::dot::Tiling;
+use super::unpack::Geometry;
+
+/// In what numbers a product is computed. Weights are those of the file in each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Arithmetic {
+    /// Activations, products and sums in f32. Held to an NMSE of 1e-6.
+    F32,
+    /// Activations rounded to f16 relative to the largest of their 32 columns, products in f16
+    /// pairs, sums of at most 8 products in f16 and all others in f32. Held to an NMSE of 1e-6.
+    F16x2,
+    /// Activations rounded to 8 bits relative to the largest of their 32 columns, products and
+    /// their sums exact in integers, sums over columns with other scales in f32. Held to an NMSE
+    /// of 1e-3: not for where results are to be those of f32.
+    Dp4a,
+}
+
+impl Arithmetic {
+    /// Every arithmetic, the most exact one first.
+    pub const ALL: [Arithmetic; 3] = [Arithmetic::F32, Arithmetic::F16x2, Arithmetic::Dp4a];
+
+    /// Short lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Arithmetic::F32 => "f32",
+            Arithmetic::F16x2 => "f16x2",
+            Arithmetic::Dp4a => "dp4a",
+        }
+    }
+
+    /// The normalised mean square error that results must stay below, against the product of the
+    /// same weights with unrounded activations.
+    pub const fn limit(self) -> f64 {
+        match self {
+            Arithmetic::F32 | Arithmetic::F16x2 => 1e-6,
+            Arithmetic::Dp4a => 1e-3,
+        }
+    }
+}
+
+/// A way to compute a matrix-vector product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GemvVariant {
+    /// Numbers to compute in.
+    pub arithmetic: Arithmetic,
+    /// Lanes that share a row: 8, 16 or 32.
+    pub lanes: u32,
+    /// Bytes of codes that a lane loads at once: 16, 8 or 4.
+    pub width: u32,
+    /// Warps of a block, 1 to 16.
+    pub warps: u32,
+    /// Rows that a slot of lanes computes at once: 1, 2 or 4.
+    pub rows_per_slot: u32,
+}
+
+impl GemvVariant {
+    /// [`Arithmetic::limit`] of its arithmetic.
+    pub const fn limit(&self) -> f64 {
+        self.arithmetic.limit()
+    }
+}
+
+impl fmt::Display for GemvVariant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let GemvVariant {
+            arithmetic,
+            lanes,
+            width,
+            warps,
+            rows_per_slot,
+        } = self;
+        let arithmetic = arithmetic.name();
+        write!(
+            f,
+            "{arithmetic}-l{lanes}-w{width}-r{rows_per_slot}-b{warps}"
+        )
+    }
+}
+
+/// A text that names no variant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` names no variant of a matrix-vector product; one is named like f16x2-l16-w16-r2-b8")]
+pub struct ParseVariantError(String);
+
+impl FromStr for GemvVariant {
+    type Err = ParseVariantError;
+
+    fn from_str(text: &str) -> Result<GemvVariant, ParseVariantError> {
+        let variant = || {
+            let mut parts = text.split('-');
+            let name = parts.next()?;
+            let arithmetic = Arithmetic::ALL.into_iter().find(|a| a.name() == name)?;
+            let mut number =
+                |letter: char| -> Option<u32> { parts.next()?.strip_prefix(letter)?.parse().ok() };
+            let variant = GemvVariant {
+                arithmetic,
+                lanes: number('l')?,
+                width: number('w')?,
+                rows_per_slot: number('r')?,
+                warps: number('b')?,
+            };
+            // One variant has one name.
+            (variant.to_string() == text).then_some(variant)
+        };
+        variant().ok_or_else(|| ParseVariantError(text.to_owned()))
+    }
+}
+
+/// What variants of a product are judged by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Shape {
+    pub(super) format: WeightFormat,
+    pub(super) rows: u32,
+    pub(super) cols: u32,
+    /// Matrices that are multiplied at once.
+    pub(super) matrices: u32,
+    /// Rows of activations of a block.
+    pub(super) tokens: u32,
+}
+
+/// Columns from which staging the activations is a good part of a block's work.
+const LONG_ROW: u32 = 4096;
+/// Multiprocessors to spread work over; what the default is tuned for.
+const PROCESSORS: u32 = 132;
+
+impl Shape {
+    /// How the product is spread over blocks.
+    pub(super) fn tiling(&self, variant: Option<GemvVariant>) -> Tiling {
+        let variant = variant.unwrap_or_else(|| self.default_variant());
+        let of = (self.rows, self.cols);
+        Tiling::new(self.format, of, self.matrices, self.tokens, variant)
+    }
+
+    /// What a kernel's name says of its variant: nothing of the default one.
+    pub(super) fn suffix(&self, variant: Option<GemvVariant>) -> String {
+        match variant {
+            Some(variant) if variant != self.default_variant() => {
+                format!("_{variant}").replace('-', "_")
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// Whether there is a kernel of this variant.
+    pub(super) fn check(&self, variant: GemvVariant) -> Result<(), String> {
+        let refuse = |why: &str| Err(format!("{variant} of {}: {why}", self.format.name()));
+        if !matches!(variant.lanes, 8 | 16 | 32) {
+            return refuse("8, 16 or 32 lanes share a row");
+        }
+        if !(1..=16).contains(&variant.warps) {
+            return refuse("a block has 1 to 16 warps");
+        }
+        if !matches!(variant.rows_per_slot, 1 | 2 | 4) {
+            return refuse("a slot has 1, 2 or 4 rows");
+        }
+        if variant.arithmetic != Arithmetic::F32 {
+            return refuse("there is no such arithmetic");
+        }
+        if variant.width != self.width() {
+            return refuse("there is no such load");
+        }
+        let sums = variant.rows_per_slot * self.matrices * self.tokens;
+        if sums > 16 {
+            return refuse("its sums do not fit registers");
+        }
+        Ok(())
+    }
+
+    /// Bytes of a load of codes.
+    fn width(&self) -> u32 {
+        let group = self.geometry(8);
+        let halves = matches!(self.format, WeightFormat::F16 | WeightFormat::BF16);
+        if halves && group.group() == 4 { 8 } else { 16 }
+    }
+
+    fn geometry(&self, lanes: u32) -> Geometry {
+        Geometry {
+            format: self.format,
+            rows: self.rows,
+            cols: self.cols,
+            lanes,
+        }
+    }
+
+    /// What is worth measuring, the default first.
+    pub(super) fn variants(&self) -> Vec<GemvVariant> {
+        let default = self.default_variant();
+        let mut variants = vec![default];
+        for lanes in self.good_lanes() {
+            for rows_per_slot in [1, 2, 4] {
+                for warps in [4, 8, 16] {
+                    let variant = GemvVariant {
+                        lanes,
+                        warps,
+                        rows_per_slot,
+                        ..default
+                    };
+                    let blocks = self.rows.div_ceil(warps * (32 / lanes) * rows_per_slot);
+                    // Blocks that leave processors idle are no gain over smaller ones.
+                    let busy = warps == 4 && rows_per_slot == 1 || blocks >= PROCESSORS / 2;
+                    if busy && self.check(variant).is_ok() && !variants.contains(&variant) {
+                        variants.push(variant);
+                    }
+                }
+            }
+        }
+        variants
+    }
+
+    /// Lanes a row that waste less than a quarter of a row's steps, the most first; at least those
+    /// that waste least.
+    fn good_lanes(&self) -> Vec<u32> {
+        let columns = |lanes: &u32| self.geometry(*lanes).steps() * self.geometry(*lanes).step();
+        let least = [32, 16, 8].iter().map(columns).min().unwrap_or(0);
+        let good = |lanes: &u32| columns(lanes) <= least || columns(lanes) * 4 < self.cols * 5;
+        [32, 16, 8].into_iter().filter(good).collect()
+    }
+
+    /// The variant for where nothing was measured: as many lanes a row as waste little in the last
+    /// step of a row, and blocks by what was measured on an H200.
+    pub(super) fn default_variant(&self) -> GemvVariant {
+        let waste = |lanes: u32| {
+            let g = self.geometry(lanes);
+            g.steps() * g.step() * 16 / self.cols
+        };
+        let lanes = [32, 16, 8].into_iter().min_by_key(|lanes| waste(*lanes));
+        let lanes = lanes.unwrap_or(32);
+        let blocks =
+            |warps: u32, per_slot: u32| self.rows.div_ceil(warps * (32 / lanes) * per_slot);
+        let minima = matches!(self.format, WeightFormat::Q4K | WeightFormat::Q5K);
+        let (warps, rows_per_slot) = match self.tokens {
+            1 => self.one_token_tile(blocks),
+            // Two rows of both matrices would not fit registers.
+            _ if self.matrices == 2 && (self.tokens == 2 || !minima) => (8, 1),
+            _ if blocks(8, 2) >= PROCESSORS / 2 => (8, 2),
+            _ => (8, 1),
+        };
+        GemvVariant {
+            arithmetic: Arithmetic::F32,
+            lanes,
+            width: self.width(),
+            warps,
+            rows_per_slot,
+        }
+    }
+
+    /// Warps a block and rows a slot for one token: rows that share a slot save reads of shared
+    /// memory, large blocks save staging (each block stages all of x), and small blocks start and
+    /// end smoothly. `blocks` counts blocks by warps and rows a slot.
+    fn one_token_tile(&self, blocks: impl Fn(u32, u32) -> u32) -> (u32, u32) {
+        let (most, plenty) = match self.format {
+            WeightFormat::Q4K | WeightFormat::Q5K | WeightFormat::Q6K => (2, 8000),
+            _ => (4, 512),
+        };
+        let most = most / self.matrices;
+        if self.cols >= LONG_ROW && blocks(4, most) < plenty {
+            // Staging counts: large blocks, of a size that leaves few processors idle at the end.
+            let busy = |warps: u32, per_slot: u32| {
+                let blocks = blocks(warps, per_slot);
+                // In quarters, so that small differences do not decide.
+                4 * blocks / blocks.next_multiple_of(PROCESSORS)
+            };
+            let tiles = [2, 1].into_iter().flat_map(|r| [16, 12, 8].map(|w| (w, r)));
+            return tiles
+                .max_by_key(|(w, r)| (busy(*w, *r), *r, *w))
+                .unwrap_or((8, 1));
+        }
+        let mut rows_per_slot = most;
+        while rows_per_slot > 1 && blocks(4, rows_per_slot) < 512 * self.matrices {
+            rows_per_slot /= 2;
+        }
+        (4, rows_per_slot)
+    }
+}

@@ -85,7 +85,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Puts a model on a device, with room for `options.slots` sequences at once.
+    /// Puts a model on a device, with room for `options.slots` sequences at once (`None`: one), which
+    /// together have `options.cache_blocks` blocks of the cache (`None`: a whole context each).
     ///
     /// # Errors
     /// The device was asked for by name and cannot be used, or the model does not fit on it.
@@ -121,7 +122,7 @@ impl Batch {
     }
 
     /// Adds a prompt to continue. It joins in a later [`Batch::step`], when a slot is free; those
-    /// added before it go first.
+    /// added before it go first. The wait counts as time for the prompt.
     ///
     /// # Errors
     /// The prompt is empty, has tokens outside the vocabulary or does not fit the cache, or a setting
@@ -297,8 +298,8 @@ impl Batch {
         (id, output.into_generation(&mut |event| on_event(id, event)))
     }
 
-    /// Computes the next chunk of a sequence's tokens; of the last one, with logits.
-    fn run_chunk(&mut self, live: &mut Live) -> Result<(), Error> {
+    /// Computes the next chunk of a sequence's tokens; after the last one, gives what follows.
+    fn run_chunk(&mut self, live: &mut Live) -> Result<Option<Arc<[f32]>>, Error> {
         let tokens = &live.sequence.output.history()[live.cached..];
         let rows = tokens.len().min(self.limits.max_rows);
         let last_row = [rows as u32 - 1];
@@ -312,8 +313,13 @@ impl Batch {
             outputs: if last { &last_row } else { &[] },
             table: &self.table,
         })?;
+        let logits = if last {
+            Some(self.executor.logits()?.into())
+        } else {
+            None
+        };
         live.cached += rows;
         self.stats.computed += rows as u64;
-        Ok(())
+        Ok(logits)
     }
 }

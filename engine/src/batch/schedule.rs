@@ -92,31 +92,26 @@ impl Batch {
     /// Goes on with a prompt; true once its sequence can decode, or is over.
     fn fill(&mut self, live: &mut Live, on_event: &mut OnEvent<'_>) -> Result<bool, Error> {
         let total = live.sequence.output.history().len();
-        let shared = live.prompt_logits.clone().filter(|_| live.cached == total);
-        if shared.is_none() {
-            self.run_chunk(live)?;
-        }
+        let logits = match live.prompt_logits.take() {
+            Some(logits) if live.cached == total => Some(logits),
+            _ => self.run_chunk(live)?,
+        };
         if announce(live, on_event).is_break() {
             live.sequence.output.end(Finish::Stopped);
             return Ok(true);
         }
-        if live.cached < total {
+        let Some(logits) = logits else {
             return Ok(false);
-        }
+        };
         self.table
             .publish(live.slot, live.sequence.output.history());
         if live.sequence.output.finished().is_some() {
             return Ok(true);
         }
-        let logits: Arc<[f32]> = match shared {
-            Some(logits) => logits,
-            None => self.executor.logits()?.into(),
-        };
-        let Sequence { id, output, .. } = &mut live.sequence;
-        if output.generated() == 0 {
-            live.prompt_logits = Some(Arc::clone(&logits));
-        }
-        let id = *id;
+        // A sequence that comes back has more behind it than its prompt.
+        let at_prompt = live.sequence.output.generated() == 0;
+        live.prompt_logits = at_prompt.then(|| Arc::clone(&logits));
+        let id = live.sequence.id;
         let token = live.sequence.choose(&logits);
         let output = &mut live.sequence.output;
         // The output knows why it is over.

@@ -28,7 +28,7 @@
 
 use super::WeightFormat;
 use super::gemm_batch_stage::{Chunk, Stage};
-use super::gemm_batch_unpack::{Held, Loaded, Matrix, half_columns};
+use super::gemm_batch_unpack::{Held, Loaded, Matrix, RUN_UNITS, half_columns};
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 use crate::ir::Kernel;
 use crate::op::{Order, Rmw, Scope};
@@ -320,7 +320,7 @@ impl<'k> Block<'k> {
         };
         let pieces = self.stage.pieces();
         let loaded: Vec<_> = (0..pieces).map(|p| self.stage.load(chunk, p)).collect();
-        for (p, loaded) in loaded.into_iter().enumerate() {
+        for (p, loaded) in (0..).zip(loaded) {
             self.stage.store(chunk, p, loaded);
         }
         k.barrier();
@@ -381,14 +381,14 @@ impl<'k> Block<'k> {
         reload: impl FnOnce(),
     ) {
         let rows = || own.iter().zip(common);
-        let runs: Vec<_> = rows().map(|(o, c)| self.matrix.runs(half, o, c)).collect();
+        let mut runs = Vec::new();
         let units = half_columns(self.spec.format) / 16;
         let pieces = if fill.is_some() {
             self.stage.pieces()
         } else {
             0
         };
-        let when = |p: usize| (p as u32 * units.saturating_sub(X_LEAD).max(1)) / pieces as u32;
+        let when = |p: u32| p * units.saturating_sub(X_LEAD).max(1) / pieces;
         let mut in_flight = std::collections::VecDeque::new();
         let mut requested = 0;
         for unit in 0..units {
@@ -405,6 +405,11 @@ impl<'k> Block<'k> {
                 }
             }
             let place = (half, unit);
+            if unit.is_multiple_of(RUN_UNITS) {
+                let run = unit / RUN_UNITS;
+                let of_row = |(o, c)| self.matrix.run((half, run), o, c);
+                runs = rows().map(of_row).collect();
+            }
             let words: Vec<[Val<'k, u32>; 2]> = rows()
                 .zip(&runs)
                 .map(|((o, c), r)| self.matrix.unit(place, o, c, r))

@@ -10,7 +10,7 @@ use half::f16;
 
 use super::gemm_batch_unpack::{half_columns, owner, permuted};
 use super::{GemmBatchSpec, gemm_batch::THREADS};
-use crate::build::{Builder, F16x2, Ptr, Shared, Val};
+use crate::build::{Builder, F16x2, Pred, Ptr, Shared, Val};
 
 /// Words that a token's row in shared memory is longer than its columns.
 const PAD: u32 = 8;
@@ -22,17 +22,19 @@ pub(super) struct Chunk<'k> {
     pub(super) half: u32,
 }
 
-/// Where activations come from and where they lie.
+/// Where activations come from and where they lie. Some threads share a token and take every so
+/// manieth unit of it, so that one address and constants are all a thread's.
 pub(super) struct Stage<'k> {
     k: &'k Builder,
     spec: GemmBatchSpec,
     x: Ptr<'k, f32>,
-    /// Index of the thread's first column in x, for each piece of four columns that it brings.
-    from: Vec<Val<'k, u32>>,
-    /// Its column within the first half of a turn.
+    /// Threads that share a token.
+    threads: u32,
+    /// The thread's token's first element in x, and the thread's first column within a turn.
+    row: Val<'k, u32>,
     column: Val<'k, u32>,
     buffers: Shared<'k, u32>,
-    /// Where the thread's first piece goes, and its lane's first fragment, in words.
+    /// Where the thread's first unit goes, and its lane's first fragment, in words.
     to: Val<'k, u32>,
     fragment: Val<'k, u32>,
     /// Present where fewer threads than all bring something: how many.
@@ -41,7 +43,31 @@ pub(super) struct Stage<'k> {
 
 /// Words of a token in a buffer.
 fn stride(spec: &GemmBatchSpec) -> u32 {
-    spec.groups() * half_columns(spec.format) / 2 + PAD
+    spec.groups() * group_words(spec) + PAD
+}
+
+/// Words of a group's columns in it.
+fn group_words(spec: &GemmBatchSpec) -> u32 {
+    half_columns(spec.format) / 2
+}
+
+/// Units of a token in a buffer.
+fn units(spec: &GemmBatchSpec) -> u32 {
+    spec.groups() * half_columns(spec.format) / 4
+}
+
+/// First column of a unit, from the start of a turn's half.
+fn column<'k>(spec: &GemmBatchSpec, unit: Val<'k, u32>) -> Val<'k, u32> {
+    let half = half_columns(spec.format);
+    (unit / (half / 4)) * (2 * half) + (unit % (half / 4)) * 4
+}
+
+/// Where a unit lies in its token's row. Each bit of the unit's number adds what it adds, whatever
+/// the others are.
+fn word<'k>(spec: &GemmBatchSpec, unit: Val<'k, u32>) -> Val<'k, u32> {
+    let units = half_columns(spec.format) / 4;
+    let (lane, nth) = owner(spec.format, unit % units);
+    (unit / units) * group_words(spec) + (nth * 4 + lane) * 2
 }
 
 /// Words of a buffer.
@@ -59,32 +85,24 @@ impl<'k> Stage<'k> {
         group: Val<'k, u32>,
     ) -> Stage<'k> {
         let buffers = k.dynamic_shared::<u32>("tokens", 2 * buffer(&spec));
-        let half = half_columns(spec.format);
-        let units = spec.groups() * half / 4;
-        let threads = (units * spec.tokens).min(THREADS);
-        let few = (threads < THREADS).then_some(threads);
-        let (token, unit) = (k.thread_x() / units, k.thread_x() % units);
-        let (of_group, own) = (unit / (half / 4), unit % (half / 4));
-        let column = of_group * (2 * half) + own * 4;
-        let step = threads / units;
-        let piece = |i: u32| {
-            // Tokens past the end are the last one again; nothing stores what becomes of them.
-            let t = (k.block_y() * spec.tokens + token + i * step).min(n - 1u32);
-            t * spec.cols + column
-        };
-        let (lane, nth) = owner(spec.format, own);
-        let unit_word = of_group * (half / 2) + (nth * 4 + lane) * 2;
-        let fragment = (k.lane() / 4) * stride(&spec) + group * (half / 2) + (k.lane() % 4) * 2;
+        let threads = (THREADS / spec.tokens).min(units(&spec));
+        let all = threads * spec.tokens;
+        // A token past the end is the last one again; nothing stores what becomes of it.
+        let token = k.thread_x() / threads;
+        let row = (k.block_y() * spec.tokens + token).min(n - 1u32) * spec.cols;
+        let unit = k.thread_x() % threads;
+        let lane = k.lane();
         Stage {
             k,
             spec,
             x,
-            from: (0..spec.tokens / step).map(piece).collect(),
-            column,
+            threads,
+            row,
+            column: column(&spec, unit),
             buffers,
-            to: token * stride(&spec) + unit_word,
-            fragment,
-            few,
+            to: token * stride(&spec) + word(&spec, unit),
+            fragment: (lane / 4) * stride(&spec) + group * group_words(&spec) + (lane % 4) * 2,
+            few: (all < THREADS).then_some(all),
         }
     }
 
@@ -93,49 +111,46 @@ impl<'k> Stage<'k> {
         self.buffers
     }
 
-    /// Pieces that a thread brings in each half.
-    pub(super) fn pieces(&self) -> usize {
-        self.from.len()
+    /// Units that a thread brings in each half.
+    pub(super) fn pieces(&self) -> u32 {
+        units(&self.spec) / self.threads
     }
 
-    /// Whether a turn can reach past the row.
-    fn ragged(&self) -> bool {
-        !self.spec.cols.is_multiple_of(self.spec.turn())
+    /// The first of the units that the block's threads bring as their `piece`-th.
+    fn first_unit(&self, piece: u32) -> Val<'k, u32> {
+        self.k.constant(piece * self.threads)
     }
 
-    /// Columns from the thread's first one of a row to that of a half of a turn.
-    fn advance(&self, chunk: Chunk<'k>) -> Val<'k, u32> {
-        chunk.turn * self.spec.turn() + chunk.half * half_columns(self.spec.format)
+    /// The column of a piece in half `half` of a turn; whether it exists, if that is a question.
+    fn at(&self, chunk: Chunk<'k>, piece: u32) -> (Val<'k, u32>, Option<Val<'k, Pred>>) {
+        let spec = &self.spec;
+        let within = column(spec, self.first_unit(piece)) + chunk.half * half_columns(spec.format);
+        let at = chunk.turn * spec.turn() + self.column + within;
+        let ragged = !spec.cols.is_multiple_of(spec.turn());
+        (at, ragged.then(|| at.lt(spec.cols)))
     }
 
     /// Requests a piece.
-    pub(super) fn load(&self, chunk: Chunk<'k>, piece: usize) -> [Val<'k, f32>; 4] {
-        let mut advance = self.advance(chunk);
-        if self.ragged() {
-            // Columns past the end are the row's first ones, to be replaced by zero.
-            let exists = (advance + self.column).lt(self.spec.cols);
-            advance = self
-                .k
-                .select(exists, advance, self.k.constant(0u32) - self.column);
-        }
-        self.x.load_vec4(self.from[piece] + advance)
+    pub(super) fn load(&self, chunk: Chunk<'k>, piece: u32) -> [Val<'k, f32>; 4] {
+        let (at, exists) = self.at(chunk, piece);
+        // A column past the end is the row's first one, to be replaced by zero.
+        let at = exists.map_or(at, |exists| self.k.select(exists, at, 0u32));
+        self.x.load_vec4(at + self.row)
     }
 
     /// Rounds and stores a piece.
-    pub(super) fn store(&self, chunk: Chunk<'k>, piece: usize, loaded: [Val<'k, f32>; 4]) {
+    pub(super) fn store(&self, chunk: Chunk<'k>, piece: u32, loaded: [Val<'k, f32>; 4]) {
         let k = self.k;
         let [a, b, c, d] = loaded;
         let mut words = match permuted(self.spec.format) {
             true => [pack(k, a, c), pack(k, b, d)],
             false => [pack(k, a, b), pack(k, c, d)],
         };
-        if self.ragged() {
-            let exists = (self.advance(chunk) + self.column).lt(self.spec.cols);
+        if let (_, Some(exists)) = self.at(chunk, piece) {
             words = words.map(|w| k.select(exists, w, 0u32));
         }
-        let step = self.spec.tokens / self.from.len() as u32;
-        let at = chunk.half * buffer(&self.spec) + piece as u32 * step * stride(&self.spec);
-        let write = || self.buffers.store_vec(self.to + at, words);
+        let first = word(&self.spec, self.first_unit(piece)) + chunk.half * buffer(&self.spec);
+        let write = || self.buffers.store_vec(self.to + first, words);
         match self.few {
             Some(threads) => k.if_(k.thread_x().lt(threads), write),
             None => write(),

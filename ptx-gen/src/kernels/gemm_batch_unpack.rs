@@ -42,6 +42,9 @@ const PICK: u32 = 0x5050;
 /// A number in two nibbles of a selector.
 const TWICE: u32 = 0x0101;
 
+/// Units that share a scale.
+pub(super) const RUN_UNITS: u32 = 4;
+
 /// Columns of a half of a block.
 pub(super) fn half_columns(format: WeightFormat) -> u32 {
     match format {
@@ -251,40 +254,37 @@ impl<'k> Matrix<'k> {
         self.rows.iter().map(load).collect()
     }
 
-    /// Scales of a half of a row.
-    pub(super) fn runs(&self, half: u32, own: &Loaded<'k>, common: &Loaded<'k>) -> Vec<Run<'k>> {
-        let k = self.k;
-        let single = |d: Val<'k, f16>| {
-            vec![Run {
-                scale: Some(k.pack16(d, d).bitcast()),
-                offset: None,
-            }]
-        };
-        match self.format {
-            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => vec![Run {
-                scale: None,
-                offset: None,
-            }],
-            WeightFormat::Q4_0 | WeightFormat::Q8_0 => single(own.halves[0]),
-            WeightFormat::Q4K | WeightFormat::Q5K => self.scales_and_minima(half, &common.words),
-            WeightFormat::Q6K => {
-                let d: Val<'k, F16x2> = k.pack16(common.halves[0], common.halves[0]).bitcast();
-                let run = |r: usize| {
-                    let excess = own.words[8 + r] ^ 0x8080_8080;
-                    let scale = self.minus(excess.prmt(HALF_1024, self.t * TWICE + PICK), 1152.0);
-                    Run {
-                        scale: Some(scale * d),
-                        offset: None,
-                    }
-                };
-                vec![run(0), run(1)]
+    /// The scale of the `run`-th [`RUN_UNITS`] units of half `half` of a row.
+    pub(super) fn run(
+        &self,
+        (half, run): (u32, u32),
+        own: &Loaded<'k>,
+        common: &Loaded<'k>,
+    ) -> Run<'k> {
+        let twice = |d: Val<'k, f16>| self.k.pack16(d, d).bitcast::<F16x2>();
+        let (scale, offset) = match self.format {
+            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => (None, None),
+            WeightFormat::Q4_0 | WeightFormat::Q8_0 => (Some(twice(own.halves[0])), None),
+            WeightFormat::Q4K | WeightFormat::Q5K => {
+                let (scale, offset) = self.scale_and_offset((half, run), &common.words);
+                (Some(scale), Some(offset))
             }
-        }
+            WeightFormat::Q6K => {
+                let excess = own.words[8 + run as usize] ^ 0x8080_8080;
+                let scale = self.minus(excess.prmt(HALF_1024, self.t * TWICE + PICK), 1152.0);
+                (Some(scale * twice(common.halves[0])), None)
+            }
+        };
+        Run { scale, offset }
     }
 
-    /// `d * scale` and `-dmin * min` of the half's two runs, each rounded to f16, from the 16 bytes
-    /// of scales of a Q4_K or Q5_K block ([`super::unpack`] has their layout).
-    fn scales_and_minima(&self, half: u32, words: &[Val<'k, u32>]) -> Vec<Run<'k>> {
+    /// `d * scale` and `-dmin * min` of a run, each rounded to f16, from the 16 bytes of scales of a
+    /// Q4_K or Q5_K block ([`super::unpack`] has their layout).
+    fn scale_and_offset(
+        &self,
+        (half, run): (u32, u32),
+        words: &[Val<'k, u32>],
+    ) -> (Val<'k, F16x2>, Val<'k, F16x2>) {
         let (scales, minima) = match half {
             0 => (words[1] & 0x3F3F_3F3F, words[2] & 0x3F3F_3F3F),
             _ => {
@@ -296,15 +296,9 @@ impl<'k> Matrix<'k> {
         };
         let d = words[0].prmt(0u32, 0x1010u32).bitcast::<F16x2>();
         let minus_dmin = (words[0].prmt(0u32, 0x3232u32) ^ 0x8000_8000).bitcast::<F16x2>();
-        let run = |r: u32| {
-            let pick = (self.t / 2) * (2 * TWICE) + (PICK + r * TWICE);
-            let integer = |w: Val<'k, u32>| self.minus(w.prmt(HALF_1024, pick), 1024.0);
-            Run {
-                scale: Some(integer(scales) * d),
-                offset: Some(integer(minima) * minus_dmin),
-            }
-        };
-        vec![run(0), run(1)]
+        let pick = (self.t / 2) * (2 * TWICE) + (PICK + run * TWICE);
+        let integer = |w: Val<'k, u32>| self.minus(w.prmt(HALF_1024, pick), 1024.0);
+        (integer(scales) * d, integer(minima) * minus_dmin)
     }
 
     /// Unit `unit` of half `half`: two pairs of weights.
@@ -313,10 +307,10 @@ impl<'k> Matrix<'k> {
         (half, unit): (u32, u32),
         own: &Loaded<'k>,
         common: &Loaded<'k>,
-        runs: &[Run<'k>],
+        run: &Run<'k>,
     ) -> [Val<'k, u32>; 2] {
         let k = self.k;
-        let (i, run) = ((unit % 4) as usize, unit / 4);
+        let (i, nth) = ((unit % RUN_UNITS) as usize, unit / RUN_UNITS);
         let w = &own.words;
         let codes = match self.format {
             WeightFormat::F16 => return [w[2 * unit as usize], w[2 * unit as usize + 1]],
@@ -336,33 +330,32 @@ impl<'k> Matrix<'k> {
                 let pair = |pick: u32| self.minus(excess.prmt(HALF_1024, pick), 1152.0);
                 [pair(0x5150), pair(0x5352)]
             }
-            WeightFormat::Q4_0 => self.nibbles(w[i], run == 1, 8.0),
-            WeightFormat::Q4K => self.nibbles(w[i], run == 1, 0.0),
+            WeightFormat::Q4_0 => self.nibbles(w[i], nth == 1, 8.0),
+            WeightFormat::Q4K => self.nibbles(w[i], nth == 1, 0.0),
             WeightFormat::Q5K => {
                 // The fifth bits of the half's runs are bits 4 half + 2 (t / 2) and one more of the
                 // bytes; the first is turned to bit 4, where it completes the code.
                 let turn = (self.t / 2) * 2 + (28 + 4 * half);
-                let high = rotate_right(k, common.words[4 + i], turn) >> run;
+                let high = rotate_right(k, common.words[4 + i], turn) >> nth;
                 self.fields(
-                    (w[i] >> (4 * run)).lop3(high, 0x0F0F_0F0Fu32, CHOOSE),
+                    (w[i] >> (4 * nth)).lop3(high, 0x0F0F_0F0Fu32, CHOOSE),
                     5,
                     0.0,
                 )
             }
             WeightFormat::Q6K => {
                 let b = self.t / 2;
-                let high = match run {
+                let high = match nth {
                     0 => w[4 + i] << (k.constant(4u32) - b * 2),
                     _ => w[4 + i] >> (b * 2),
                 };
                 self.fields(
-                    (w[i] >> (4 * run)).lop3(high, 0x0F0F_0F0Fu32, CHOOSE),
+                    (w[i] >> (4 * nth)).lop3(high, 0x0F0F_0F0Fu32, CHOOSE),
                     6,
                     32.0,
                 )
             }
         };
-        let run = &runs[if runs.len() == 1 { 0 } else { run as usize }];
         codes.map(|code| {
             let weight = match (run.scale, run.offset) {
                 (Some(scale), Some(offset)) => code.fma(scale, offset),

@@ -30,7 +30,9 @@ const DISTINCT: usize = 101;
 pub struct Weights {
     /// As the GPU reads it.
     packed: Vec<u8>,
-    /// The first rows' weights; row `r` has those of `r % DISTINCT`.
+    /// The first rows as a file has them; row `r` is `r % DISTINCT`.
+    stored: Vec<u8>,
+    /// Their weights.
     values: Vec<f32>,
     cols: usize,
 }
@@ -51,7 +53,8 @@ impl Weights {
         let mut data = vec![0; distinct * row_bytes];
         format.quantize(&values, &mut data).unwrap();
         format.dequantize(&data, &mut values).unwrap();
-        let data: Vec<u8> = data
+        let stored = data;
+        let data: Vec<u8> = stored
             .iter()
             .copied()
             .cycle()
@@ -60,6 +63,7 @@ impl Weights {
         let matrix = Matrix::new(format, rows, cols, &data).unwrap();
         Weights {
             packed: repack::pack(&matrix).unwrap().1,
+            stored,
             values,
             cols,
         }
@@ -71,9 +75,34 @@ impl Weights {
 
     /// The weights rounded to f16; for the reference only.
     fn halves(&self) -> Weights {
+        self.with_values(halves(&self.values))
+    }
+
+    /// The weights as products of batches have them: scale and offset are rounded before.
+    fn scaled_in_halves(&self, format: WeightFormat) -> Weights {
+        let runs = match format {
+            WeightFormat::Q4K | WeightFormat::Q5K | WeightFormat::Q6K => runs(format, &self.stored),
+            _ => return self.halves(),
+        };
+        let each = self.values.len() / runs.len();
+        let rounded = |(values, (scale, offset)): (&[f32], (f64, f64))| -> Vec<f32> {
+            let half = |v: f64| half::f16::from_f64(v).to_f64();
+            let weight = |v: &f32| {
+                let code = ((f64::from(*v) - offset) / scale).round();
+                let code = if scale == 0.0 { 0.0 } else { code };
+                half(code * half(scale) + half(offset)) as f32
+            };
+            values.iter().map(weight).collect()
+        };
+        let values = self.values.chunks(each).zip(runs).flat_map(rounded);
+        self.with_values(values.collect())
+    }
+
+    fn with_values(&self, values: Vec<f32>) -> Weights {
         Weights {
             packed: Vec::new(),
-            values: halves(&self.values),
+            stored: Vec::new(),
+            values,
             cols: self.cols,
         }
     }
@@ -101,12 +130,48 @@ fn halves(x: &[f32]) -> Vec<f32> {
     x.iter().map(half).collect()
 }
 
+/// Scale and offset of every run of weights that share them, of K-quants as a file has them.
+fn runs(format: WeightFormat, stored: &[u8]) -> Vec<(f64, f64)> {
+    let half = |b: &[u8]| half::f16::from_le_bytes([b[0], b[1]]).to_f64();
+    let block = |b: &[u8]| -> Vec<(f64, f64)> {
+        if format == WeightFormat::Q6K {
+            let scale = |s: &u8| (half(&b[208..]) * f64::from(*s as i8), 0.0);
+            return b[192..208].iter().map(scale).collect();
+        }
+        let (d, dmin, s) = (half(b), half(&b[2..]), &b[4..16]);
+        let integers = |i: usize| match i {
+            0..4 => (s[i] & 63, s[i + 4] & 63),
+            _ => (
+                s[i + 4] & 15 | s[i - 4] >> 6 << 4,
+                s[i + 4] >> 4 | s[i] >> 6 << 4,
+            ),
+        };
+        let run = |i| {
+            let (scale, min) = integers(i);
+            (d * f64::from(scale), -dmin * f64::from(min))
+        };
+        (0..8).map(run).collect()
+    };
+    let bytes = format.block_bytes() as usize;
+    stored.chunks(bytes).flat_map(block).collect()
+}
+
 /// How many of a product's blocks of rows run.
 #[derive(Clone, Copy)]
 pub enum Part {
     All,
     /// So many blocks from the first on.
     Blocks(u32),
+}
+
+/// What of a product is rounded to f16 before it is computed.
+#[derive(Clone, Copy)]
+enum Rounding {
+    None,
+    /// Activations and weights.
+    Halves,
+    /// Those, and before them the scales and offsets of weights in this format.
+    Scaled(WeightFormat),
 }
 
 /// The shape of a product and how near its results must be.
@@ -117,8 +182,8 @@ struct Shape {
     part: Part,
     /// Whether all activations exceed f16, which count as its largest value.
     outliers: bool,
-    /// Whether weights and activations are rounded to f16, as the kernel's contract says.
-    halves: bool,
+    /// How weights and activations are rounded, as the kernel's contract says.
+    rounding: Rounding,
 }
 
 impl Shape {
@@ -183,10 +248,10 @@ impl Shape {
             let (grid, looked_at) = self.launched(grid(tokens));
             let n = tokens as usize;
             let x = &x[..n * cols];
-            let mut values = if self.halves {
-                w.halves().times(&halves(x), looked_at)
-            } else {
-                w.times(x, looked_at)
+            let mut values = match self.rounding {
+                Rounding::None => w.times(x, looked_at),
+                Rounding::Halves => w.halves().times(&halves(x), looked_at),
+                Rounding::Scaled(format) => w.scaled_in_halves(format).times(&halves(x), looked_at),
             };
             for (i, v) in values.iter_mut().enumerate() {
                 let (t, r) = (i / looked_at, i % looked_at);
@@ -226,7 +291,7 @@ pub fn gemv(spec: GemvSpec, tokens: &[u32], part: Part) -> Trial {
         nmse: 1e-12,
         part,
         outliers: false,
-        halves: false,
+        rounding: Rounding::None,
     };
     let more = (spec.bias, spec.residual);
     Trial {
@@ -257,7 +322,7 @@ fn on_tensor_cores(spec: GemmSpec, tokens: &[u32], part: Part, outliers: bool) -
         nmse: 1e-9,
         part,
         outliers,
-        halves: true,
+        rounding: Rounding::Halves,
     };
     let more = (spec.bias, spec.residual);
     Trial {
@@ -268,15 +333,27 @@ fn on_tensor_cores(spec: GemmSpec, tokens: &[u32], part: Part, outliers: bool) -
 
 /// A product of a batch of each of these numbers of tokens.
 pub fn gemm_batch(spec: GemmBatchSpec, tokens: &[u32], part: Part) -> Trial {
+    of_batch(spec, tokens, part, false)
+}
+
+/// A product of a batch of 11 tokens whose activations exceed f16, and the weights where their
+/// format can.
+pub fn gemm_batch_of_outliers(spec: GemmBatchSpec) -> Trial {
+    of_batch(spec, &[11], Part::All, true)
+}
+
+fn of_batch(spec: GemmBatchSpec, tokens: &[u32], part: Part, outliers: bool) -> Trial {
     spec.check().unwrap();
-    let w = Weights::new(spec.format, spec.rows, spec.cols, 1);
+    let large = matches!(spec.format, WeightFormat::F32 | WeightFormat::BF16) && outliers;
+    let size = if large { 1e6 } else { 1.0 };
+    let w = Weights::of_size(size, spec.format, spec.rows, spec.cols, 1);
     let shape = Shape {
         rows: spec.rows as usize,
         cols: spec.cols as usize,
-        nmse: 1e-6,
+        nmse: 1e-10,
         part,
-        outliers: false,
-        halves: true,
+        outliers,
+        rounding: Rounding::Scaled(spec.format),
     };
     let more = (spec.bias, spec.residual);
     let parts = |launch: Launch, n: u32| {
@@ -306,7 +383,7 @@ pub fn gemv_glu(spec: GemvGluSpec, tokens: &[u32], part: Part) -> Trial {
         nmse: 1e-11,
         part,
         outliers: false,
-        halves: false,
+        rounding: Rounding::None,
     };
     let launch = |n: &u32| {
         let (grid, looked_at) = shape.launched(spec.grid(*n));

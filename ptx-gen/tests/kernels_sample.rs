@@ -31,6 +31,18 @@ fn settings_and_logits_of_all_kinds() {
 }
 
 #[test]
+fn scores_that_differ_by_their_rounding() {
+    for vocab_size in [40, 331, 332, 4201] {
+        let spec = spec(vocab_size, 9);
+        Trial {
+            kernel: spec.kernel(),
+            launches: (0..6).map(|i| sample::near(&spec, i)).collect(),
+        }
+        .pass();
+    }
+}
+
+#[test]
 fn vocabularies_beyond_a_turn_of_the_loop_and_beyond_the_list() {
     for vocab_size in [8192, 17_001, 33_000] {
         let spec = spec(vocab_size, 256);

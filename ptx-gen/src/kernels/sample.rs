@@ -37,7 +37,7 @@ use crate::target::Target;
 use super::sample_draw::Draw;
 use super::sample_filter::Candidates;
 use super::sample_penalties::Penalties;
-use super::sample_row::{Race, Row, THREADS, each};
+use super::sample_row::{Race, Row, each};
 
 /// A sampler of rows of `vocab_size` logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -137,6 +137,11 @@ impl SampleSpec {
         ))
     }
 
+    /// A power of two: a histogram has a bin for each. No fewer than tokens that are penalised.
+    fn threads(&self) -> u32 {
+        (self.vocab_size / 4).next_power_of_two().clamp(256, 1024)
+    }
+
     /// Blocks for `rows` rows.
     pub fn grid(&self, rows: u32) -> [u32; 3] {
         [rows, 1, 1]
@@ -169,7 +174,7 @@ impl SampleSpec {
                  appended to\nhistory[slots[r], ..{window_max}]; rows of length 0 do nothing. \
                  Grid [rows, 1, 1]."
             ));
-            k.block_size(THREADS);
+            k.block_size(self.threads());
             // One block has a row, so that it may have all registers.
             k.min_blocks(1);
             let logits = k.in_out::<f32>("logits").offset(k.block_x() * vocab_size);

@@ -12,10 +12,8 @@ use crate::build::{Builder, Pred, Ptr, Shared, Val, Var};
 use crate::op::Rmw;
 
 use super::sample_math::emit;
-use super::sample_row::{Row, THREADS};
+use super::sample_row::Row;
 
-/// Bins of a histogram, one a thread.
-const BINS: u32 = THREADS;
 /// Width of the first histogram's bins as a power of two: a sixteenth of a logit. The last bin has
 /// all that is deeper.
 const FIRST_WIDTH: u32 = 20;
@@ -39,7 +37,7 @@ pub(super) struct Candidates<'k> {
 
 /// Shared memory of a search.
 struct Scratch<'k> {
-    /// The words of each bin's weight.
+    /// The words of each bin's weight; a bin for each thread.
     low: Shared<'k, u32>,
     high: Shared<'k, u32>,
     /// Weight of each warp's bins.
@@ -63,9 +61,9 @@ impl<'k> Candidates<'k> {
             tokens: k.shared("candidate_tokens", CAPACITY),
         };
         let scratch = Scratch {
-            low: k.shared("low", BINS),
-            high: k.shared("high", BINS),
-            totals: k.shared("totals", THREADS / 32),
+            low: k.shared("low", k.threads()),
+            high: k.shared("high", k.threads()),
+            totals: k.shared("totals", k.threads() / 32),
             bin: k.shared("bin", 1),
             weights: k.shared("weights", 2),
             found: k.shared("found", 1),
@@ -82,7 +80,7 @@ impl<'k> Candidates<'k> {
 
     /// Calls `f` with the logits and tokens of the list.
     pub(super) fn each(&self, k: &'k Builder, f: impl Fn(Val<'k, f32>, Val<'k, u32>)) {
-        k.for_each(k.thread_x(), self.listed.get(), THREADS, |i| {
+        k.for_each(k.thread_x(), self.listed.get(), k.threads(), |i| {
             f(self.logits.load(i), self.tokens.load(i));
         });
     }
@@ -119,12 +117,13 @@ impl<'k> Candidates<'k> {
             // In this order nothing goes past the largest number.
             let end = start + (high - start).min((k.constant(1u32) << size) - 1);
             from.set(start);
-            to.set(k.select(bin.eq(BINS - 1), high, end));
+            to.set(k.select(bin.eq(k.threads() - 1), high, end));
             k.if_(first & self.listed.get().eq(0), || {
                 self.gather(row, scratch, to.get());
             });
+            let more = k.threads().ilog2();
             let bits = k.constant(32u32) - (to.get() - from.get()).leading_zeros();
-            width.set(bits.max(BINS.ilog2()) - BINS.ilog2());
+            width.set(bits.max(more) - more);
             from.get().lt(to.get())
         });
         self.limit.set(to.get());
@@ -146,8 +145,10 @@ impl<'k> Candidates<'k> {
         let add = |logit: Val<'k, f32>| {
             let below = row.below(logit);
             let depth = emit::depth(below);
-            k.if_(depth.ge(low) & depth.le(high), || {
-                let bin = ((depth - low) >> width).min(BINS - 1);
+            // The list has nothing at minus infinity, so that it must not be counted either.
+            let real = logit.gt(f32::NEG_INFINITY);
+            k.if_(real & depth.ge(low) & depth.le(high), || {
+                let bin = ((depth - low) >> width).min(k.threads() - 1);
                 let weight = k.if_value(by_mass, || emit::mass(k, below), || k.constant(1));
                 k.if_(weight.gt(0), || {
                     let old = scratch.low.atomic(Rmw::Add, bin, weight);
@@ -217,7 +218,9 @@ impl<'k> Scratch<'k> {
         }
         k.if_(k.lane().eq(31), || self.totals.store(k.warp(), sum.get()));
         k.barrier();
-        let total = self.totals.load(k.lane());
+        let warps = k.threads() / 32;
+        let total = self.totals.load(k.lane().min(warps - 1));
+        let total = k.select(k.lane().lt(warps), total, 0);
         let earlier = warp_sum(k, k.select(k.lane().lt(k.warp()), total, 0));
         let goal = goal(warp_sum(k, total));
         let reached = before + earlier + sum.get();

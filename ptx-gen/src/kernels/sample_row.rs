@@ -4,9 +4,6 @@
 
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 
-/// Threads of the block: all that one can have, since a row has no other.
-pub(super) const THREADS: u32 = 1024;
-
 /// A row of logits, penalised, and its largest.
 pub(super) struct Row<'k, const W: usize> {
     pub(super) k: &'k Builder,
@@ -37,7 +34,7 @@ pub(super) fn each<'k, const W: usize>(
     unroll: u32,
     f: impl Fn([Val<'k, f32>; W], Val<'k, u32>),
 ) {
-    let stride = THREADS * W as u32;
+    let stride = k.threads() * W as u32;
     k.for_each(0, vocab_size, stride * unroll, |base| {
         let place = |u| base + k.thread_x() * W as u32 + u * stride;
         let loaded: Vec<_> = (0..unroll)
@@ -70,7 +67,7 @@ pub(super) struct Lead<'k> {
 impl<'k> Race<'k> {
     pub(super) fn new(k: &'k Builder) -> Race<'k> {
         // One value a warp, then the winner.
-        let warps = THREADS / 32;
+        let warps = k.threads() / 32;
         Race {
             k,
             values: k.shared("values", warps + 1),
@@ -88,7 +85,7 @@ impl<'k> Race<'k> {
 
     /// The block's best, in every thread. Holds barriers.
     pub(super) fn winner(&self, lead: &Lead<'k>) -> (Val<'k, f32>, Val<'k, u32>) {
-        let (k, warps) = (self.k, THREADS / 32);
+        let (k, warps) = (self.k, self.k.threads() / 32);
         lead.share();
         k.if_(k.lane().eq(0), || {
             self.values.store(k.warp(), lead.value.get());
@@ -96,7 +93,8 @@ impl<'k> Race<'k> {
         });
         k.barrier();
         k.if_(k.warp().eq(0), || {
-            let (value, index) = (self.values.load(k.lane()), self.indices.load(k.lane()));
+            let from = k.lane().min(warps - 1);
+            let (value, index) = (self.values.load(from), self.indices.load(from));
             let (value, index) = k.warp_argmax(value, index);
             k.if_(k.lane().eq(0), || {
                 self.values.store(warps, value);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gannet_ptx_gen::kernels::sample_math::{depth, mass, random_words, score};
+use gannet_ptx_gen::kernels::sample_math::{depth, gumbel, mass, random_words, score};
 use gannet_ptx_gen::kernels::{SampleParams, SampleSpec};
 
 use super::Random;
@@ -242,7 +242,7 @@ pub fn launch(
             let slot = &mut slots[*slot as usize];
             out[r] = choose(slot, &logits[r * vocab..(r + 1) * vocab]);
             slot.history.push(out[r]);
-            slot.params.draws += 1;
+            slot.params.draws = slot.params.draws.wrapping_add(1);
         }
     }
     let params: Vec<u32> = slots.iter().flat_map(words).collect();
@@ -280,4 +280,94 @@ pub fn of_all_kinds(spec: &SampleSpec, first: u64, rows: u32, turns: u32) -> Lau
         .flat_map(|r| logits(&mut random, first as u32 / 3 + r, vocab))
         .collect();
     launch(spec, &slots, &places, &logits, turns)
+}
+
+/// Logits for which all scores of a slot's next draw are equal but for their rounding, so that the
+/// token chosen depends on the last bit of everything and on every token that is kept.
+fn near_ties(slot: &Slot, n: usize, shift: f32) -> Vec<f32> {
+    let p = &slot.params;
+    let recent = &slot.history[slot.history.len().saturating_sub(p.window as usize)..];
+    let logit = |i: usize| {
+        let word = random_words(p.seed, p.draws, i as u32 / 4)[i % 4];
+        let after = shift - gumbel(word) / p.inv_temperature;
+        let count = recent.iter().filter(|t| **t as usize == i).count();
+        if count == 0 {
+            return after;
+        }
+        let scaled = after + (p.presence + p.frequency * count as f32);
+        if scaled > 0.0 {
+            scaled * p.repetition
+        } else {
+            scaled / p.repetition
+        }
+    };
+    (0..n).map(logit).collect()
+}
+
+/// A launch of 16 rows with near ties under every setting, filters that end exactly at a token or
+/// exactly before one among them.
+pub fn near(spec: &SampleSpec, seed: u64) -> Launch {
+    let mut random = Random::new(seed);
+    let vocab = spec.vocab_size as usize;
+    let (mut slots, mut rows) = (Vec::new(), Vec::new());
+    for v in 0..16u32 {
+        let base = SampleParams {
+            draws: random.bits(),
+            ..settings(random.bits())
+        };
+        let heat = |inv_temperature| SampleParams {
+            inv_temperature,
+            ..base
+        };
+        let few = |top_k| SampleParams { top_k, ..base };
+        let penalised = |repetition, presence, frequency| SampleParams {
+            repetition,
+            presence,
+            frequency,
+            window: 8.min(spec.window_max),
+            ..base
+        };
+        let params = match v {
+            0 => base,
+            1 => heat(2.5),
+            2 => few(2),
+            3 => few(3),
+            4 => SampleParams {
+                top_k: 3,
+                ..heat(0.04)
+            },
+            5 => SampleParams {
+                top_p: share(0.03),
+                ..few(7)
+            },
+            6 | 7 => penalised(1.5, 0.0, 0.0),
+            8 | 9 => SampleParams {
+                top_k: 3,
+                ..penalised(0.7, 0.3, 0.45)
+            },
+            _ => base,
+        };
+        let history = history(&mut random, spec.vocab_size, 23);
+        let mut slot = Slot { params, history };
+        let logits = near_ties(&slot, vocab, if v % 2 == 0 { 4.0 } else { -3.0 });
+        let mut sorted = logits.clone();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        let below = |i: usize| sorted[0] - sorted[i];
+        let weight = |i: usize| u128::from(mass(below(i)));
+        let total: u128 = (0..vocab).map(weight).sum();
+        let exact = |n: usize| ((0..n).map(weight).sum::<u128>() << 32) / total;
+        match v {
+            10 => slot.params.top_p = exact(2) as u32,
+            11 => slot.params.top_p = exact(3) as u32,
+            12 => slot.params.top_p = exact(2) as u32 + 1,
+            13 => slot.params.min_p_depth = depth(below(2)),
+            14 => slot.params.min_p_depth = depth(below(2)) - 1,
+            15 => slot.params.draws |= u64::from(u32::MAX),
+            _ => {}
+        }
+        slots.push(slot);
+        rows.extend(logits);
+    }
+    let places: Vec<Option<u32>> = (0..16).map(Some).collect();
+    launch(spec, &slots, &places, &rows, 1)
 }

@@ -2,12 +2,14 @@
 
 use gannet_ptx_gen::kernels::{
     Activation, AdvanceSpec, ArgmaxSpec, AttentionSpec, EmbedSpec, GatherRowsSpec, GemmSpec,
-    GemvGluSpec, GemvSpec, KvType, KvWriteSpec, RmsNormSpec, RopeKind, RopeSpec, WeightFormat,
+    GemvGluSpec, GemvSpec, KvType, KvWriteSpec, RmsNormSpec, RopeKind, RopeSpec, SampleSpec,
+    WeightFormat,
 };
 use gannet_ptx_gen::target::Target;
 
 use crate::common::attention::{Case, decode, merge, prompts, spec};
 use crate::common::products::{Part, embed, gemm, gemm_of_outliers, gemv, gemv_glu};
+use crate::common::sample;
 use crate::common::simple;
 use crate::common::trial::Trial;
 
@@ -18,6 +20,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(products());
     trials.extend(matrix_products());
     trials.extend(attention());
+    trials.extend(sampling());
     trials
 }
 
@@ -303,4 +306,22 @@ fn prompts_of_some() -> Vec<Trial> {
         prompts(&cases)
     };
     flashes.map(trial).into_iter().collect()
+}
+
+/// The sampler: with vectors, and where a list overflows.
+fn sampling() -> Vec<Trial> {
+    let trial = |vocab_size, seeds: std::ops::Range<u64>, first, rows| {
+        let spec = SampleSpec {
+            target: TARGET,
+            vocab_size,
+            window_max: 9,
+        };
+        let near = seeds.map(|seed| sample::near(&spec, seed));
+        let mixed = sample::of_all_kinds(&spec, first, rows, 1);
+        Trial {
+            kernel: spec.kernel(),
+            launches: near.chain([mixed]).collect(),
+        }
+    };
+    vec![trial(332, 0..3, 0, 12), trial(4201, 0..1, 30, 7)]
 }

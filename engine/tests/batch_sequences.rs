@@ -76,7 +76,7 @@ fn request(model: &Model, i: usize) -> (Vec<u32>, GenerateOptions) {
     let options = GenerateOptions {
         max_tokens: 24 + i * 7 % 17,
         sampling,
-        ignore_eog: i % 5 != 0,
+        ignore_eog: !i.is_multiple_of(5),
         ..GenerateOptions::default()
     };
     (prompt(model, i * 3, 1 + i * 13 % 24), options)
@@ -234,7 +234,7 @@ fn same_prompt(len: usize) -> (usize, gannet_engine::batch::BatchStats) {
     for (id, options) in ids.iter().zip(&requests) {
         texts.insert(finished[id].text.clone());
         // Reading a long prompt takes a while; some of them stand for all.
-        if len < 200 || options.sampling.seed % 6 == 0 {
+        if len < 200 || options.sampling.seed.is_multiple_of(6) {
             let expected = alone(&mut session, &prompt, options);
             assert_same(&finished[id], &expected, &format!("sequence {id}"));
         }

@@ -139,7 +139,7 @@ fn any_operations_keep_every_slots_tokens() {
                     let mut tokens = world.tokens[other][..shared].to_vec();
                     tokens.extend((0..random.below(40)).map(|_| 2));
                     let known = world.table.attach(slot, &tokens);
-                    assert!(known <= tokens.len() && known % BLOCK_TOKENS == 0);
+                    assert!(known <= tokens.len() && known.is_multiple_of(BLOCK_TOKENS));
                     world.tokens[slot] = tokens[..known].to_vec();
                     reused += known;
                 }
@@ -154,7 +154,7 @@ fn any_operations_keep_every_slots_tokens() {
                 _ => {
                     let new: Vec<u32> = (0..random.below(2 * BLOCK_TOKENS))
                         .map(|i| {
-                            if i % 7 == 0 {
+                            if i.is_multiple_of(7) {
                                 random.below(2) as u32
                             } else {
                                 2

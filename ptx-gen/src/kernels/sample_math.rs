@@ -77,6 +77,10 @@ pub fn random_words(seed: u64, draw: u64, quad: u32) -> [u32; 4] {
 
 /// The words of `N` quads from `quad` on, quads next to each other: `[i][q]` is word `i` of quad `q`.
 #[must_use]
+#[allow(
+    clippy::needless_range_loop,
+    reason = "a lane is an index of four arrays at once"
+)]
 pub fn random_line<const N: usize>(seed: u64, draw: u64, quad: u32) -> [[u32; N]; 4] {
     let mut counter = [[0; N]; 4];
     for q in 0..N {
@@ -269,9 +273,9 @@ mod tests {
     fn lines_hold_the_words_of_their_quads() {
         let (seed, draw) = (0x0123_4567_89AB_CDEF, 0xFEDC_BA98_7654_3210);
         let line = random_line::<3>(seed, draw, 40);
-        for q in 0..3 {
-            let words = random_words(seed, draw, 40 + q as u32);
-            assert_eq!([0, 1, 2, 3].map(|i| line[i][q]), words);
+        for (q, quad) in (40..43).enumerate() {
+            let words = line.map(|word| word[q]);
+            assert_eq!(words, random_words(seed, draw, quad));
         }
     }
 

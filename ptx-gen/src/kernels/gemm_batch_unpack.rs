@@ -7,7 +7,8 @@
 //!
 //! A *block* is what a warp reads in a turn of the loop, in two halves that are written out: which
 //! bits of a K-quant's scales belong to a half is then known while building. A lane's units of a
-//! half, in order, by their first columns from the start of the half; `t` is `lane % 4`:
+//! half, by their first columns from the start of the half (`t` is `lane % 4`); of runs, each
+//! unit of the first is followed by that of the second:
 //!
 //! | format | columns of a half | units |
 //! |---|---|---|
@@ -42,9 +43,6 @@ const PICK: u32 = 0x5050;
 /// A number in two nibbles of a selector.
 const TWICE: u32 = 0x0101;
 
-/// Units that share a scale.
-pub(super) const RUN_UNITS: u32 = 4;
-
 /// Columns of a half of a block.
 pub(super) fn half_columns(format: WeightFormat) -> u32 {
     match format {
@@ -73,10 +71,10 @@ pub(super) fn permuted(format: WeightFormat) -> bool {
 pub(super) fn owner<'k>(format: WeightFormat, u: Val<'k, u32>) -> (Val<'k, u32>, Val<'k, u32>) {
     match format {
         WeightFormat::Q4K | WeightFormat::Q5K => {
-            ((u / 16) * 2 + (u / 4) % 2, ((u / 8) % 2) * 4 + u % 4)
+            ((u / 16) * 2 + (u / 4) % 2, (u % 4) * 2 + (u / 8) % 2)
         }
-        WeightFormat::Q6K => (((u / 8) % 2) * 2 + (u / 4) % 2, (u / 16) * 4 + u % 4),
-        WeightFormat::Q4_0 => (u / 8, u % 8),
+        WeightFormat::Q6K => (((u / 8) % 2) * 2 + (u / 4) % 2, (u % 4) * 2 + u / 16),
+        WeightFormat::Q4_0 => (u / 8, (u % 4) * 2 + (u / 4) % 2),
         WeightFormat::Q8_0 => (u / 4, u % 4),
         WeightFormat::F16 | WeightFormat::BF16 => ((u / 2) % 4, (u / 8) * 2 + u % 2),
         WeightFormat::F32 => (u % 4, u / 4),
@@ -254,51 +252,67 @@ impl<'k> Matrix<'k> {
         self.rows.iter().map(load).collect()
     }
 
-    /// The scale of the `run`-th [`RUN_UNITS`] units of half `half` of a row.
-    pub(super) fn run(
-        &self,
-        (half, run): (u32, u32),
-        own: &Loaded<'k>,
-        common: &Loaded<'k>,
-    ) -> Run<'k> {
+    /// Scales of half `half` of a row, by run.
+    pub(super) fn runs(&self, half: u32, own: &Loaded<'k>, common: &Loaded<'k>) -> Vec<Run<'k>> {
         let twice = |d: Val<'k, f16>| self.k.pack16(d, d).bitcast::<F16x2>();
-        let (scale, offset) = match self.format {
-            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => (None, None),
-            WeightFormat::Q4_0 | WeightFormat::Q8_0 => (Some(twice(own.halves[0])), None),
-            WeightFormat::Q4K | WeightFormat::Q5K => {
-                let (scale, offset) = self.scale_and_offset((half, run), &common.words);
-                (Some(scale), Some(offset))
+        let run = |scale, offset| Run { scale, offset };
+        match self.format {
+            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => vec![run(None, None)],
+            WeightFormat::Q4_0 | WeightFormat::Q8_0 => {
+                vec![run(Some(twice(own.halves[0])), None)]
             }
-            WeightFormat::Q6K => {
-                let excess = own.words[8 + run as usize] ^ 0x8080_8080;
-                let scale = self.minus(excess.prmt(HALF_1024, self.t * TWICE + PICK), 1152.0);
-                (Some(scale * twice(common.halves[0])), None)
-            }
-        };
-        Run { scale, offset }
+            WeightFormat::Q4K | WeightFormat::Q5K => [0, 1]
+                .map(|r| {
+                    let (scale, offset) = self.scale_and_offset((half, r), &common.words);
+                    run(Some(scale), Some(offset))
+                })
+                .into(),
+            WeightFormat::Q6K => [8, 9]
+                .map(|r: usize| {
+                    let excess = own.words[r] ^ 0x8080_8080;
+                    let scale = self.minus(excess.prmt(HALF_1024, self.t * TWICE + PICK), 1152.0);
+                    run(Some(scale * twice(common.halves[0])), None)
+                })
+                .into(),
+        }
     }
 
-    /// `d * scale` and `-dmin * min` of a run, each rounded to f16, from the 16 bytes of scales of a
-    /// Q4_K or Q5_K block ([`super::unpack`] has their layout).
+    /// `d * scale` and `-dmin * min` of a run, each rounded to f16, from what [`Matrix::kept`] keeps.
     fn scale_and_offset(
         &self,
         (half, run): (u32, u32),
-        words: &[Val<'k, u32>],
+        kept: &[Val<'k, u32>],
     ) -> (Val<'k, F16x2>, Val<'k, F16x2>) {
-        let (scales, minima) = match half {
-            0 => (words[1] & 0x3F3F_3F3F, words[2] & 0x3F3F_3F3F),
-            _ => {
-                let low = |w: Val<'k, u32>, upper: Val<'k, u32>| {
-                    w.lop3(0x0F0F_0F0Fu32, (upper >> 2u32) & 0x3030_3030, AND_OR)
-                };
-                (low(words[3], words[1]), low(words[3] >> 4u32, words[2]))
-            }
+        let d = kept[0].prmt(0u32, 0x1010u32).bitcast::<F16x2>();
+        let minus_dmin = (kept[0].prmt(0u32, 0x3232u32) ^ 0x8000_8000).bitcast::<F16x2>();
+        let integer = |byte: u32| {
+            let own = kept[1 + half as usize];
+            self.minus(own.prmt(HALF_1024, PICK + byte * TWICE), 1024.0)
         };
-        let d = words[0].prmt(0u32, 0x1010u32).bitcast::<F16x2>();
-        let minus_dmin = (words[0].prmt(0u32, 0x3232u32) ^ 0x8000_8000).bitcast::<F16x2>();
-        let pick = (self.t / 2) * (2 * TWICE) + (PICK + run * TWICE);
-        let integer = |w: Val<'k, u32>| self.minus(w.prmt(HALF_1024, pick), 1024.0);
-        (integer(scales) * d, integer(minima) * minus_dmin)
+        (integer(run) * d, integer(2 + run) * minus_dmin)
+    }
+
+    /// What is kept during a block of what the halves share: of the 16 bytes of scales of a Q4_K or
+    /// Q5_K block ([`super::unpack`] has their layout) `d` and `dmin`, and of each half one word:
+    /// the lane's two scales and two minima.
+    pub(super) fn kept(&self, common: Loaded<'k>) -> Loaded<'k> {
+        if !matches!(self.format, WeightFormat::Q4K | WeightFormat::Q5K) {
+            return common;
+        }
+        let w = &common.words;
+        let pick = (self.t / 2) * (2 * 0x1111) + 0x5410;
+        let six = |w: Val<'k, u32>| w & 0x3F3F_3F3F;
+        let low = |w: Val<'k, u32>, upper: Val<'k, u32>| {
+            w.lop3(0x0F0F_0F0Fu32, (upper >> 2u32) & 0x3030_3030, AND_OR)
+        };
+        let first = six(w[1]).prmt(six(w[2]), pick);
+        let second = low(w[3], w[1]).prmt(low(w[3] >> 4u32, w[2]), pick);
+        let mut words = vec![w[0], first, second];
+        words.extend(&w[4..]);
+        Loaded {
+            words,
+            halves: common.halves,
+        }
     }
 
     /// Unit `unit` of half `half`: two pairs of weights.
@@ -307,10 +321,14 @@ impl<'k> Matrix<'k> {
         (half, unit): (u32, u32),
         own: &Loaded<'k>,
         common: &Loaded<'k>,
-        run: &Run<'k>,
+        runs: &[Run<'k>],
     ) -> [Val<'k, u32>; 2] {
         let k = self.k;
-        let (i, nth) = ((unit % RUN_UNITS) as usize, unit / RUN_UNITS);
+        // Both runs of a word before the next one: then the word is done with.
+        let (i, run) = match permuted(self.format) {
+            true => ((unit / 2) as usize, unit % 2),
+            false => (unit as usize, 0),
+        };
         let w = &own.words;
         let codes = match self.format {
             WeightFormat::F16 => return [w[2 * unit as usize], w[2 * unit as usize + 1]],
@@ -330,32 +348,33 @@ impl<'k> Matrix<'k> {
                 let pair = |pick: u32| self.minus(excess.prmt(HALF_1024, pick), 1152.0);
                 [pair(0x5150), pair(0x5352)]
             }
-            WeightFormat::Q4_0 => self.nibbles(w[i], nth == 1, 8.0),
-            WeightFormat::Q4K => self.nibbles(w[i], nth == 1, 0.0),
+            WeightFormat::Q4_0 => self.nibbles(w[i], run == 1, 8.0),
+            WeightFormat::Q4K => self.nibbles(w[i], run == 1, 0.0),
             WeightFormat::Q5K => {
                 // The fifth bits of the half's runs are bits 4 half + 2 (t / 2) and one more of the
                 // bytes; the first is turned to bit 4, where it completes the code.
                 let turn = (self.t / 2) * 2 + (28 + 4 * half);
-                let high = rotate_right(k, common.words[4 + i], turn) >> nth;
+                let high = rotate_right(k, common.words[3 + i], turn) >> run;
                 self.fields(
-                    (w[i] >> (4 * nth)).lop3(high, 0x0F0F_0F0Fu32, CHOOSE),
+                    (w[i] >> (4 * run)).lop3(high, 0x0F0F_0F0Fu32, CHOOSE),
                     5,
                     0.0,
                 )
             }
             WeightFormat::Q6K => {
                 let b = self.t / 2;
-                let high = match nth {
+                let high = match run {
                     0 => w[4 + i] << (k.constant(4u32) - b * 2),
                     _ => w[4 + i] >> (b * 2),
                 };
                 self.fields(
-                    (w[i] >> (4 * nth)).lop3(high, 0x0F0F_0F0Fu32, CHOOSE),
+                    (w[i] >> (4 * run)).lop3(high, 0x0F0F_0F0Fu32, CHOOSE),
                     6,
                     32.0,
                 )
             }
         };
+        let run = &runs[(run as usize).min(runs.len() - 1)];
         codes.map(|code| {
             let weight = match (run.scale, run.offset) {
                 (Some(scale), Some(offset)) => code.fma(scale, offset),
@@ -374,16 +393,13 @@ impl<'k> Matrix<'k> {
     /// The low or high nibbles of a word's bytes 0, 2 and 1, 3, less `bias`.
     fn nibbles(&self, word: Val<'k, u32>, high: bool, bias: f32) -> [Val<'k, F16x2>; 2] {
         let masked = |w: Val<'k, u32>, mask: u32| w.lop3(mask, HALF_1024, AND_OR);
-        // Nothing that is computed for the low nibbles is kept for the high ones: registers are
-        // dearer than a shift.
-        if high {
-            let times16 = masked(word, 0x00F0_00F0).bitcast::<F16x2>();
-            let first = times16.fma(twice(1.0 / 16.0), twice(-64.0 - bias));
-            let second = self.minus(masked(word >> 12u32, 0x000F_000F), 1024.0 + bias);
-            return [first, second];
-        }
-        let pair = |w| self.minus(masked(w, 0x000F_000F), 1024.0 + bias);
-        [pair(word), pair(word >> 8u32)]
+        [word, word >> 8u32].map(|w| match high {
+            true => {
+                let times16 = masked(w, 0x00F0_00F0).bitcast::<F16x2>();
+                times16.fma(twice(1.0 / 16.0), twice(-64.0 - bias))
+            }
+            false => self.minus(masked(w, 0x000F_000F), 1024.0 + bias),
+        })
     }
 
     /// The low `bits` bits of a word's bytes 0, 2 and 1, 3, less `bias`.

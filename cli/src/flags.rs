@@ -5,10 +5,13 @@ use std::sync::Arc;
 
 use clap::Args;
 use gannet_engine::exec::Precision;
+use gannet_engine::kv::KvType;
+use gannet_engine::profile::Overrides;
 use gannet_engine::{
     Config, DeviceChoice, Error, ExecutorChoice, Model, ModelOptions, SamplerOn, SessionOptions,
 };
 use gannet_gguf::Gguf;
+use gannet_ptx_gen::kernels::GemvVariant;
 
 use crate::console::Console;
 use crate::embedded;
@@ -74,6 +77,18 @@ pub(crate) struct DeviceFlags {
     /// [default: GANNET_SAMPLER_ON, else device]
     #[arg(long, value_name = "WHERE")]
     sampler_on: Option<SamplerOn>,
+    /// Variant of every matrix-vector product that has it, such as f32-l32-w16-r2-b4 [default:
+    /// GANNET_GEMV, else what `gannet tune` measured, else built in]
+    #[arg(long, value_name = "VARIANT")]
+    gemv: Option<GemvVariant>,
+    /// Rows up to which a step runs on matrix-vector kernels, 1 to 8 [default: GANNET_GEMV_ROWS,
+    /// else built in]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    gemv_rows: Option<u8>,
+    /// Element type of a GPU's key/value cache: f16, bf16, f32 or int8 (bytes, a scale for each head
+    /// of a position)
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    kv_type: KvType,
     /// Compute with f32 activations: the reference, slower
     #[arg(long)]
     exact: bool,
@@ -103,12 +118,19 @@ impl DeviceFlags {
             (None, Some(text)) => parsed("GANNET_SAMPLER_ON", text, "device or cpu")?,
             (None, None) => SamplerOn::default(),
         };
+        let overrides = Overrides {
+            gemv: self.gemv.or(config.overrides.gemv),
+            gemv_max_rows: self.gemv_rows.map(usize::from).or(config.overrides.gemv_max_rows),
+            ..config.overrides
+        };
         let precision = precision(self.exact);
         Ok(SessionOptions {
             device,
             executor,
             precision,
+            kv_type: self.kv_type,
             sampler_on,
+            overrides,
             config,
             ..SessionOptions::default()
         })

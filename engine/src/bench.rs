@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::Error;
 use crate::device::{self, DeviceChoice, SessionOptions};
 use crate::exec::{DecodeStart, Executor, LaunchTime, Step};
-use crate::kv::BlockTable;
+use crate::kv::{BlockTable, KvType};
 use crate::load::LoadReport;
 use crate::model::Model;
 use crate::plan::Plan;
@@ -330,7 +330,9 @@ impl Subject {
         row.tokens_per_second *= batch as f64;
         let plan = self.executor.plan();
         let keys = batch as u64 * (depth as u64 + tokens.div_ceil(2) as u64);
-        let bytes = plan.weight_bytes_per_token() + keys * kv_bytes(plan, self.executor.name());
+        let kv_type = self.executor.limits().kv_type;
+        let key = kv_bytes(plan, self.executor.name(), kv_type);
+        let bytes = plan.weight_bytes_per_token() + keys * key;
         let gb = bytes as f64 / row.step_seconds() / 1e9;
         row.bytes_per_step = Some(bytes);
         row.gb_per_second = Some(gb);
@@ -392,11 +394,12 @@ fn is_gpu(executor: &str) -> bool {
     executor.starts_with("cuda")
 }
 
-/// Bytes of one position's keys and values in all layers: f32 on the CPU, f16 on a GPU.
-fn kv_bytes(plan: &Plan, executor: &str) -> u64 {
+/// Bytes of one position's keys and values in all layers: f32 on the CPU, of that type on a GPU.
+fn kv_bytes(plan: &Plan, executor: &str, kv_type: KvType) -> u64 {
     let kv = plan.kv;
-    let element = if is_gpu(executor) { 2 } else { 4 };
-    (2 * kv.num_layers * kv.num_kv_heads * kv.head_dim * element) as u64
+    let kv_type = if is_gpu(executor) { kv_type } else { KvType::F32 };
+    let head = kv_type.block_bytes(1, kv.head_dim as u32) as usize;
+    (2 * kv.num_layers * kv.num_kv_heads * head) as u64
 }
 
 /// Runs once to warm up, then `repeats` times with a clock.

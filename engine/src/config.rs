@@ -6,6 +6,10 @@
 use std::path::PathBuf;
 
 use crate::Error;
+use crate::profile::Overrides;
+
+/// What `GANNET_GEMV` holds.
+const GEMV_EXPECTED: &str = "a variant, such as f32-l32-w16-r2-b4";
 
 /// A variable, its values and its meaning.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +40,21 @@ pub const TABLE: &[Variable] = &[
         meaning: "default of --sampler-on: where a GPU's tokens are chosen",
     },
     Variable {
+        name: "GANNET_PROFILE",
+        values: "1, 0",
+        meaning: "use what `gannet tune` measured on this GPU",
+    },
+    Variable {
+        name: "GANNET_GEMV",
+        values: "a variant, such as f32-l32-w16-r2-b4",
+        meaning: "default of --gemv: the variant of every matrix-vector product that has it",
+    },
+    Variable {
+        name: "GANNET_GEMV_ROWS",
+        values: "1 to 8",
+        meaning: "default of --gemv-rows: rows up to which a step runs on matrix-vector kernels",
+    },
+    Variable {
         name: "GANNET_CACHE",
         values: "folder",
         meaning: "where compiled kernels are kept",
@@ -61,6 +80,8 @@ pub struct Config {
     pub executor: Option<String>,
     /// `GANNET_SAMPLER_ON`.
     pub sampler_on: Option<String>,
+    /// `GANNET_PROFILE`, `GANNET_GEMV` and `GANNET_GEMV_ROWS`.
+    pub overrides: Overrides,
     /// `GANNET_CACHE`, else the user's cache folder, else none.
     pub cache_dir: Option<PathBuf>,
     /// `GANNET_CUBIN_CACHE`.
@@ -75,6 +96,7 @@ impl Default for Config {
             device: None,
             executor: None,
             sampler_on: None,
+            overrides: Overrides::default(),
             cache_dir: None,
             cubin_cache: true,
             gate: true,
@@ -106,6 +128,30 @@ impl Config {
                 expected: "1 or 0",
             }),
         };
+        let parsed = |variable, expected| {
+            move |value: String| Error::Config {
+                variable,
+                value,
+                expected,
+            }
+        };
+        let gemv = set("GANNET_GEMV")
+            .map(|v| {
+                v.parse()
+                    .map_err(|_| parsed("GANNET_GEMV", GEMV_EXPECTED)(v))
+            })
+            .transpose()?;
+        let gemv_max_rows = set("GANNET_GEMV_ROWS")
+            .map(|v| match v.parse() {
+                Ok(rows @ 1..=8) => Ok(rows),
+                _ => Err(parsed("GANNET_GEMV_ROWS", "a number from 1 to 8")(v)),
+            })
+            .transpose()?;
+        let overrides = Overrides {
+            gemv,
+            gemv_max_rows,
+            ignore_measured: !on("GANNET_PROFILE")?,
+        };
         let cubin_cache = on("GANNET_CUBIN_CACHE")?;
         let gate = on("GANNET_GATE")?;
         let cache_dir = set("GANNET_CACHE")
@@ -116,6 +162,7 @@ impl Config {
             device: set("GANNET_DEVICE"),
             executor: set("GANNET_EXECUTOR"),
             sampler_on: set("GANNET_SAMPLER_ON"),
+            overrides,
             cache_dir,
             cubin_cache,
             gate,

@@ -11,8 +11,9 @@ use crate::config::Config;
 use crate::exec::cpu::CpuExecutor;
 use crate::exec::cuda::OpeningGpu;
 use crate::exec::{Buffers, Executor, Faults, Limits, Precision};
-use crate::kv::BlockTable;
+use crate::kv::{BlockTable, KvType};
 use crate::model::Model;
+use crate::profile::Overrides;
 
 /// `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -140,6 +141,10 @@ pub struct SessionOptions {
     /// Blocks of the cache ([`crate::kv::BLOCK_TOKENS`] positions each); `None`: a whole context
     /// for every slot. Sequences that share prefixes need fewer.
     pub cache_blocks: Option<usize>,
+    /// Which variants of kernels run, over what the device's profile says.
+    pub overrides: Overrides,
+    /// Element type of a GPU's cache.
+    pub kv_type: KvType,
     /// Where tokens are chosen.
     pub sampler_on: SamplerOn,
     /// Faults to plant, for tests of what must notice them.
@@ -240,6 +245,7 @@ pub(crate) fn limits(model: &Model, options: &SessionOptions, rows: usize) -> Li
         context,
         num_slots,
         cache_blocks: options.cache_blocks.unwrap_or(blocks).clamp(1, blocks),
+        kv_type: options.kv_type,
     }
 }
 

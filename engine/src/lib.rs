@@ -37,6 +37,7 @@ pub mod model;
 mod output;
 pub mod parity;
 pub mod plan;
+pub mod profile;
 pub mod rope;
 pub mod safetensors;
 pub mod sample;
@@ -44,6 +45,7 @@ pub mod session;
 pub mod stop;
 pub mod synth;
 pub mod tokenizer;
+pub mod tune;
 
 pub use batch::{Batch, SeqId};
 pub use config::Config;

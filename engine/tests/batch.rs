@@ -12,7 +12,7 @@ use gannet_engine::Model;
 use gannet_engine::exec::cpu::CpuExecutor;
 use gannet_engine::exec::interp::InterpExecutor;
 use gannet_engine::exec::{Buffers, Executor, Limits, Precision, Step};
-use gannet_engine::kv::BlockTable;
+use gannet_engine::kv::{BlockTable, KvType};
 use gannet_ptx_gen::target::Target;
 
 const LIMITS: Limits = Limits {
@@ -21,6 +21,7 @@ const LIMITS: Limits = Limits {
     context: 70,
     num_slots: 3,
     cache_blocks: 9,
+    kv_type: KvType::F16,
 };
 
 const PROMPTS: [&[u32]; 3] = [&[3, 141, 59, 26, 5], &[35, 89, 79], &[1; 40]];

@@ -15,6 +15,7 @@ use gannet_engine::Model;
 use gannet_engine::exec::cpu::CpuExecutor;
 use gannet_engine::exec::interp::InterpExecutor;
 use gannet_engine::exec::{Buffers, Executor, Faults, Limits, Precision};
+use gannet_engine::kv::KvType;
 use gannet_engine::parity::{Mode, Tolerance};
 use gannet_ptx_gen::target::Target;
 use omitted::{Prompt, check, places, spread, table};
@@ -30,6 +31,7 @@ const LIMITS: Limits = Limits {
     context: 128,
     num_slots: 400,
     cache_blocks: 400,
+    kv_type: KvType::F16,
 };
 
 fn interp(model: &Arc<Model>) -> InterpExecutor {

@@ -7,9 +7,13 @@ mod common;
 
 use std::fmt::Write;
 
+use std::sync::Arc;
+
 use common::{model, shared};
 use gannet_engine::exec::{Buffers, Precision};
+use gannet_engine::kv::KvType;
 use gannet_engine::lower::{LowerOptions, Shape, StepKind, lower};
+use gannet_engine::profile::{DeviceProfile, Overrides};
 use gannet_ptx_gen::target::Target;
 
 fn options(buffers: Buffers) -> LowerOptions {
@@ -18,7 +22,9 @@ fn options(buffers: Buffers) -> LowerOptions {
         precision: Precision::Fast,
         multiprocessors: 132,
         max_blocks: 8,
+        kv_type: KvType::F16,
         buffers,
+        profile: Arc::new(DeviceProfile::built_in(Overrides::default())),
     }
 }
 

@@ -35,6 +35,7 @@ commands! {
     Perplexity: perplexity,
     Parity: parity,
     Bench: bench,
+    Tune: tune,
     Ptx: ptx,
     Doctor: doctor,
     Synth: synth,

@@ -3,10 +3,13 @@
 //! Without a model: the library's representative kernels. With one: exactly those that its steps
 //! are lowered to.
 
+use std::sync::Arc;
+
 use clap::Args;
 use gannet_engine::exec::Buffers;
-use gannet_engine::kv::BLOCK_TOKENS;
+use gannet_engine::kv::{BLOCK_TOKENS, KvType};
 use gannet_engine::lower::{LowerOptions, Shape, StepKind, lower};
+use gannet_engine::profile::{DeviceProfile, Overrides};
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::target::Target;
 use gannet_ptx_gen::kernels;
@@ -83,7 +86,9 @@ impl Ptx {
             precision: precision(self.exact),
             multiprocessors: MULTIPROCESSORS,
             max_blocks: context.max(1).div_ceil(BLOCK_TOKENS),
+            kv_type: KvType::F16,
             buffers: Buffers::Shared,
+            profile: Arc::new(DeviceProfile::built_in(Overrides::default())),
         };
         let mut kernels: Vec<Kernel> = Vec::new();
         let rows = PROMPT_ROWS.min(context.max(1));

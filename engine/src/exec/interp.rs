@@ -11,12 +11,13 @@ use gannet_ptx_gen::interp::{Arg as InterpArg, Fault, Memory, Options, Prepared 
 use gannet_ptx_gen::target::Target;
 
 use super::decode::{check_blocks, check_sequences, decode_on_host};
-use super::packed::{KV_BYTES, pack_weight, place};
+use super::packed::{block_bytes, pack_weight, place};
 use super::{Buffers, DecodeStart, Executor, Faults, Limits, Precision, Stats, Step, Unit};
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{Arg, COUNTERS, LowerOptions, Lowered, Shape, lower};
 use crate::model::Model;
+use crate::profile::{DeviceProfile, Overrides};
 use crate::plan::{Buf, Element, Plan, Weight};
 
 /// Multiprocessors that lowering is told of: few, since blocks cost time here.
@@ -81,7 +82,9 @@ impl InterpExecutor {
             precision,
             multiprocessors,
             max_blocks,
+            kv_type: limits.kv_type,
             buffers,
+            profile: Arc::new(DeviceProfile::built_in(Overrides::default())),
         };
         let mut memory = Memory::new();
         let weights = (0..plan.weights.len() as u32)
@@ -92,8 +95,7 @@ impl InterpExecutor {
             .iter()
             .map(|r| memory.alloc_from(&r.table(limits.context)))
             .collect();
-        let layer =
-            limits.cache_blocks * plan.kv.num_kv_heads * BLOCK_TOKENS * plan.kv.head_dim * KV_BYTES;
+        let layer = limits.cache_blocks * block_bytes(plan, limits.kv_type);
         let mut pool = |_| memory.alloc_zeroed(layer as u64);
         let keys = (0..plan.kv.num_layers).map(&mut pool).collect();
         let values = (0..plan.kv.num_layers).map(&mut pool).collect();
@@ -269,8 +271,7 @@ impl Executor for InterpExecutor {
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
         check_blocks(self.limits, pairs)?;
-        let kv = self.plan().kv;
-        let bytes = kv.num_kv_heads * BLOCK_TOKENS * kv.head_dim * KV_BYTES;
+        let bytes = block_bytes(self.plan(), self.limits.kv_type);
         for &pool in self.keys.iter().chain(&self.values) {
             for &(from, to) in pairs {
                 let at = |block: u32| pool + u64::from(block) * bytes as u64;

@@ -14,7 +14,7 @@ mod packed;
 use std::ops::ControlFlow;
 
 use crate::Error;
-use crate::kv::{BLOCK_TOKENS, BlockTable};
+use crate::kv::{BLOCK_TOKENS, BlockTable, KvType};
 use crate::load::Load;
 use crate::lower::{Shape, StepKind};
 use crate::plan::{Buf, Plan};
@@ -113,6 +113,8 @@ pub struct Limits {
     /// Blocks of the cache, of [`BLOCK_TOKENS`] positions each; sequences that share a prefix need
     /// fewer than `num_slots` contexts of them.
     pub cache_blocks: usize,
+    /// Element type of the cache on a GPU and in the interpreter; the CPU's is f32.
+    pub kv_type: KvType,
 }
 
 impl Limits {
@@ -125,6 +127,7 @@ impl Limits {
             context,
             num_slots,
             cache_blocks: BlockTable::blocks_for(num_slots, context),
+            kv_type: KvType::default(),
         }
     }
 }
@@ -137,6 +140,7 @@ impl Default for Limits {
             context: 2048,
             num_slots: 1,
             cache_blocks: BlockTable::blocks_for(1, 2048),
+            kv_type: KvType::default(),
         }
     }
 }

@@ -4,6 +4,7 @@
 use gannet_quant::repack;
 
 use crate::Error;
+use crate::kv::{BLOCK_TOKENS, KvType};
 use crate::lower::Lowered;
 #[cfg(any(test, feature = "interp"))]
 use crate::model::Model;
@@ -12,8 +13,11 @@ use crate::plan::{Plan, Rows, Weight};
 /// Alignment of every buffer: what the widest loads and bulk copies want.
 pub(crate) const ALIGN: usize = 256;
 
-/// Bytes of a key or value element of the cache: f16.
-pub(crate) const KV_BYTES: usize = 2;
+/// Bytes of one cache block's keys (or values) in one layer.
+pub(crate) fn block_bytes(plan: &Plan, kv_type: KvType) -> usize {
+    let kv = plan.kv;
+    kv.num_kv_heads * kv_type.block_bytes(BLOCK_TOKENS as u32, kv.head_dim as u32) as usize
+}
 
 /// Bytes of a weight in the layout of kernels.
 pub(crate) fn weight_bytes(plan: &Plan, w: Weight) -> Result<usize, Error> {

@@ -101,7 +101,8 @@ fn check_step(
             let sampled = expected.pick(&plan, &found);
             let sides = (expected.values.as_slice(), sampled.as_ref());
             let unit = (unit.name.as_str(), expected.buffer);
-            let mut row = compare_buffer(&plan, unit, Tolerance::PerOperation, sides);
+            let tolerance = (Tolerance::PerOperation, device.limits().kv_type);
+            let mut row = compare_buffer(&plan, unit, tolerance, sides);
             row.limit *= SLACK;
             row.pass = row.nmse <= row.limit;
             report.buffers.push(row);

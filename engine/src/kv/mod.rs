@@ -25,6 +25,8 @@ use prefix::PrefixCache;
 
 use crate::Error;
 
+pub use gannet_ptx_gen::kernels::KvType;
+
 /// Positions in a block. A block of one head is `BLOCK_TOKENS * head_dim` elements, contiguous.
 pub const BLOCK_TOKENS: usize = 32;
 

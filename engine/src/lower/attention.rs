@@ -11,7 +11,6 @@
 
 use gannet_ptx_gen::kernels::{
     AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec as AttentionKernel,
-    KvType,
 };
 
 use super::launches::Emitter;
@@ -92,7 +91,7 @@ impl Emitter<'_> {
             head_dim: a.head_dim as u32,
             block_tokens: BLOCK_TOKENS as u32,
             max_blocks: self.options.max_blocks as u32,
-            kv_type: KvType::F16,
+            kv_type: self.options.kv_type,
             scale: a.scale,
             softcap: a.softcap,
             window: a.window,
@@ -108,7 +107,7 @@ impl Emitter<'_> {
             head_dim: a.head_dim as u32,
             block_tokens: BLOCK_TOKENS as u32,
             max_blocks: self.options.max_blocks as u32,
-            kv_type: KvType::F16,
+            kv_type: self.options.kv_type,
             scale: a.scale,
             softcap: a.softcap,
             window: a.window,

@@ -4,7 +4,7 @@
 //! products of a gated unit and its activation are one kernel. A fused node runs where its last
 //! operation stood.
 
-use super::{GEMV_MAX_ROWS, Shape};
+use super::Shape;
 use crate::exec::Unit;
 use crate::plan::{Activation, Buf, Op, Plan, Rows, Weight};
 
@@ -74,9 +74,9 @@ impl Node {
     }
 }
 
-/// Groups a plan's operations into nodes. Operations that write no rows at this shape are left out.
+/// Groups a plan's operations into nodes; steps of up to `gemv_rows` run on matrix-vector kernels. Operations that write no rows at this shape are left out.
 #[must_use]
-pub fn fuse(plan: &Plan, shape: Shape) -> Vec<Node> {
+pub fn fuse(plan: &Plan, shape: Shape, gemv_rows: usize) -> Vec<Node> {
     let readers = count_readers(plan);
     // The product that makes a buffer, if that buffer has no other use than its one reader.
     let private_product = |b: Buf| {
@@ -109,7 +109,7 @@ pub fn fuse(plan: &Plan, shape: Shape) -> Vec<Node> {
                     out,
                 });
             }
-            Op::Glu { act, gate, up, out } if shape.rows <= GEMV_MAX_ROWS => {
+            Op::Glu { act, gate, up, out } if shape.rows <= gemv_rows => {
                 let (Some(g), Some(u)) = (private_product(gate), private_product(up)) else {
                     continue;
                 };

@@ -142,8 +142,10 @@ impl Emitter<'_> {
                     head_dim: self.plan.kv.head_dim as u32,
                     block_tokens: BLOCK_TOKENS as u32,
                     max_blocks: self.options.max_blocks as u32,
-                    kv_type: library::KvType::F16,
+                    kv_type: self.options.kv_type,
                 };
+                spec.check()
+                    .map_err(|why| Error::Cuda(format!("the cache of layer {layer}: {why}")))?;
                 let args = vec![
                     Arg::Buffer(k),
                     Arg::Buffer(v),
@@ -226,7 +228,7 @@ impl Emitter<'_> {
             bias,
             residual,
         };
-        let few = tokens as usize <= GEMV_MAX_ROWS;
+        let few = tokens as usize <= self.options.gemv_rows();
         if few || self.options.precision == Precision::Exact || gemm.check().is_err() {
             let tokens_per_block = tokens_per_block(tokens);
             let spec = GemvSpec {
@@ -241,6 +243,11 @@ impl Emitter<'_> {
             };
             spec.check()
                 .map_err(|why| self.unsupported(p.weight, why))?;
+            let spec = if self.options.precision == Precision::Exact {
+                spec
+            } else {
+                self.options.profile.gemv(spec)
+            };
             self.push(lowered, spec, tokens, args);
         } else if let Some(batch) = self.batch(gemm, tokens) {
             if batch.splits > 1 {
@@ -294,6 +301,11 @@ impl Emitter<'_> {
             variant: None,
         };
         spec.check().map_err(|why| self.unsupported(gate, why))?;
+        let spec = if self.options.precision == Precision::Exact {
+            spec
+        } else {
+            self.options.profile.gated(spec)
+        };
         let args = vec![
             Arg::Weight(gate),
             Arg::Weight(up),

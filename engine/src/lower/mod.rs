@@ -12,15 +12,22 @@ mod launches;
 pub use fuse::{Node, NodeKind, fuse};
 pub use kernels::KernelSpec;
 
+use std::sync::Arc;
+
 use gannet_ptx_gen::target::Target;
 
 use crate::Error;
 use crate::exec::{Buffers, Precision, Unit};
+use crate::kv::KvType;
 use crate::plan::{Buf, Plan, Rope, Storage, Weight, assign_storage};
+use crate::profile::DeviceProfile;
 
 /// Steps with up to this many rows run on matrix-vector kernels, which read each weight once for
 /// all of them; longer ones on tensor cores.
 pub const GEMV_MAX_ROWS: usize = 8;
+
+/// The same where the product for batches exists: from here on it is faster.
+const GEMV_FAST_ROWS: usize = 4;
 
 /// Steps with more rows than that and up to this many run on products for batches, which like
 /// those read each weight once.
@@ -50,7 +57,7 @@ pub struct Shape {
 }
 
 /// What lowering may assume of the device and the cache.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LowerOptions {
     /// Instruction set.
     pub target: Target,
@@ -60,8 +67,25 @@ pub struct LowerOptions {
     pub multiprocessors: usize,
     /// Entries in a row of the block table.
     pub max_blocks: usize,
+    /// Element type of the cache.
+    pub kv_type: KvType,
     /// Whether buffers share memory.
     pub buffers: Buffers,
+    /// Which variants of the kernels run.
+    pub profile: Arc<DeviceProfile>,
+}
+
+impl LowerOptions {
+    /// Rows up to which a step's products run on matrix-vector kernels.
+    pub(crate) fn gemv_rows(&self) -> usize {
+        let built_in = match self.precision {
+            // The products of more rows round activations to f16.
+            Precision::Exact => GEMV_MAX_ROWS,
+            Precision::Fast if self.target.has_ampere() => GEMV_FAST_ROWS,
+            Precision::Fast => GEMV_MAX_ROWS,
+        };
+        self.profile.gemv_max_rows(built_in).clamp(1, GEMV_MAX_ROWS)
+    }
 }
 
 /// An argument of a launch, by role.
@@ -132,7 +156,7 @@ pub struct Lowered {
 /// # Errors
 /// A shape that no kernel of the library computes.
 pub fn lower(plan: &Plan, shape: Shape, options: &LowerOptions) -> Result<Lowered, Error> {
-    let nodes = fuse(plan, shape);
+    let nodes = fuse(plan, shape, options.gemv_rows());
     let steps: Vec<_> = nodes
         .iter()
         .map(|n| (n.reads.clone(), n.writes.clone()))

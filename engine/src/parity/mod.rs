@@ -129,7 +129,8 @@ pub fn diff_chunks(
                     continue;
                 };
                 let data = (rows_of(&plan, b, &l, &range), r.as_slice());
-                let row = compare_buffer(&plan, (&unit.name, b), Tolerance::PerOperation, data);
+                let tolerance = (Tolerance::PerOperation, right.limits().kv_type);
+                let row = compare_buffer(&plan, (&unit.name, b), tolerance, data);
                 report.buffers.push(row);
             }
         }
@@ -213,6 +214,7 @@ fn compare_writes(
         };
         let plan = left.plan();
         let (l, r) = (live.of_buffer(plan, b, &l), live.of_buffer(plan, b, &r));
+        let tolerance = (tolerance, right.limits().kv_type);
         let row = compare_buffer(plan, (&unit.name, b), tolerance, (&l, &r));
         report.buffers.push(row);
     }

@@ -8,7 +8,7 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use gannet_cuda_runtime::{Buffer, Launch, Stream};
 
 use super::decode::Replay;
-use super::memory::{block_bytes, fit};
+use super::memory::fit;
 use super::open::Gpu;
 use super::prepare::{Kernels, Memory, Prepared, prepare};
 use super::record::{Issue, Recorder};
@@ -18,6 +18,7 @@ use super::{load, profile};
 use crate::Error;
 use crate::device::{SamplerOn, SessionOptions};
 use crate::exec::decode::{check_blocks, check_sequences, decode_on_host};
+use crate::exec::packed::block_bytes;
 use crate::exec::{DecodeStart, Executor, LaunchTime, Limits, Stats, Step, Unit};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::load::Load;
@@ -68,7 +69,9 @@ impl CudaExecutor {
             precision: session.precision,
             multiprocessors: gpu.properties.multiprocessors as usize,
             max_blocks: limits.context.div_ceil(BLOCK_TOKENS),
+            kv_type: limits.kv_type,
             buffers: session.buffers,
+            profile: Arc::new(gpu.profile(&session.config, session.overrides)?),
         };
         let mut shapes = vec![prompt_shape(limits.max_rows, limits.max_outputs)];
         let buckets = std::iter::successors(Some(1), |n| Some(2 * n));
@@ -204,6 +207,21 @@ impl CudaExecutor {
             ))
         })?;
         Ok(self.stream.copy_from_device(&memory, 0, out)?)
+    }
+
+    /// The GPU it runs on.
+    pub(super) fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// The queue of its work.
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// The step that decodes `rows` sequences.
+    pub(super) fn prepared_batch(&mut self, rows: usize) -> Result<Arc<Prepared>, Error> {
+        self.prepared(batch_shape(rows))
     }
 
     /// What the replay loop needs.
@@ -374,7 +392,7 @@ impl Executor for CudaExecutor {
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
         check_blocks(self.limits, pairs)?;
-        let bytes = block_bytes(self.plan());
+        let bytes = block_bytes(self.plan(), self.limits.kv_type);
         for pool in self.memory.keys.iter().chain(&self.memory.values) {
             for &(from, to) in pairs.iter().filter(|(from, to)| from != to) {
                 let (from, to) = (from as usize * bytes, to as usize * bytes);

@@ -9,22 +9,16 @@ use super::weights;
 use crate::Error;
 use crate::device::{DEFAULT_CONTEXT, SessionOptions, limits};
 use crate::exec::Limits;
-use crate::exec::packed::{KV_BYTES, place};
+use crate::exec::packed::{block_bytes, place};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{COUNTERS, Lowered};
 use crate::model::Model;
-use crate::plan::Plan;
 
 /// Rows of a prompt chunk where nobody said otherwise.
 const DEFAULT_ROWS: usize = 512;
 
 /// Memory left for the driver and for what is allocated late.
 const RESERVE: usize = 256 << 20;
-
-/// Bytes of one cache block's keys (or values) in one layer.
-pub(super) fn block_bytes(plan: &Plan) -> usize {
-    plan.kv.num_kv_heads * BLOCK_TOKENS * plan.kv.head_dim * KV_BYTES
-}
 
 /// The limits that fit on the device: an automatic context shrinks, one that was asked for is
 /// refused with the largest that fits.
@@ -37,7 +31,7 @@ pub(super) fn fit(gpu: &Gpu, model: &Model, session: &SessionOptions) -> Result<
     let workspace =
         8 * limits.max_rows * widest.min(64 << 10) * 4 + limits.max_outputs * plan.vocab_size * 4;
     let weights = weights::total_bytes(plan)?;
-    let block = 2 * plan.kv.num_layers * block_bytes(plan);
+    let block = 2 * plan.kv.num_layers * block_bytes(plan, limits.kv_type);
     let left = free.saturating_sub(weights + workspace + RESERVE);
     let blocks = left / block.max(1);
     if limits.cache_blocks <= blocks {
@@ -75,7 +69,7 @@ pub(super) fn allocate(
     stream: &Stream,
 ) -> Result<Memory, Error> {
     let plan = model.plan();
-    let layer = limits.cache_blocks * block_bytes(plan);
+    let layer = limits.cache_blocks * block_bytes(plan, limits.kv_type);
     let pool = || -> Result<Vec<Buffer>, Error> {
         (0..plan.kv.num_layers)
             .map(|_| {

@@ -16,6 +16,7 @@ mod profile;
 mod record;
 mod sampler;
 mod state;
+mod tune;
 mod weights;
 
 use std::sync::Arc;

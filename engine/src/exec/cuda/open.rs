@@ -1,5 +1,6 @@
 //! A GPU ready for work: driver, device, context, target and compiled-kernel cache.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use gannet_cuda_runtime::{Context, CubinCache, DeviceProperties, Driver};
@@ -8,6 +9,7 @@ use gannet_ptx_gen::target::Target;
 use crate::Error;
 use crate::config::Config;
 use crate::load::{Phase, Span};
+use crate::profile::{DeviceProfile, Overrides};
 
 /// An open GPU.
 pub struct Gpu {
@@ -21,6 +23,8 @@ pub struct Gpu {
     pub cache: CubinCache,
     /// What it took to open it.
     pub opening: Vec<Span>,
+    /// Newest CUDA that the driver serves: major, minor.
+    pub driver: (u32, u32),
 }
 
 impl Gpu {
@@ -30,7 +34,9 @@ impl Gpu {
     /// No driver, no such device, or one older than the kernels need.
     pub fn open(index: usize, config: &Config) -> Result<Gpu, Error> {
         let (driver, driver_span) = Span::time(Phase::Driver, Driver::load);
-        let device = driver?.device(index)?;
+        let driver = driver?;
+        let version = driver.version()?;
+        let device = driver.device(index)?;
         let properties = device.properties()?;
         let (major, minor) = properties.compute_capability;
         let target = target_for(major, minor).ok_or_else(|| {
@@ -50,7 +56,27 @@ impl Gpu {
             target,
             cache,
             opening: vec![driver_span, context_span],
+            driver: version,
         })
+    }
+
+    /// Where this device's profile is kept; `None` without a cache folder.
+    #[must_use]
+    pub fn profile_file(&self, config: &Config) -> Option<PathBuf> {
+        let cache = config.cache_dir.as_deref()?;
+        Some(DeviceProfile::file(
+            cache,
+            &self.properties.name,
+            self.driver,
+        ))
+    }
+
+    /// Which variants run here.
+    ///
+    /// # Errors
+    /// A profile that cannot be read.
+    pub fn profile(&self, config: &Config, overrides: Overrides) -> Result<DeviceProfile, Error> {
+        DeviceProfile::load(self.profile_file(config).as_deref(), overrides)
     }
 }
 

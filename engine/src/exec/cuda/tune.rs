@@ -1,0 +1,335 @@
+//! Measures every variant of every product of a model on the device that runs it.
+//!
+//! Each product shape is timed as it is served: all launches of that shape in a step, one after the
+//! other in a graph, on the model's own weights, which a fill larger than the cache has pushed out
+//! before. A variant counts only where its results stay within its limit of the reference
+//! arithmetic's on the same inputs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytemuck::{cast_slice, cast_slice_mut};
+use gannet_cuda_runtime::{Buffer, Event, GraphBuilder, GraphExec, Kernel, Launch};
+use gannet_ptx_gen::kernels::GemvVariant;
+use rayon::prelude::*;
+
+use super::executor::CudaExecutor;
+use super::open::Gpu;
+use super::prepare::{Prepared, compile};
+use crate::Error;
+use crate::lower::{Arg, KernelSpec};
+use crate::profile::ProductShape;
+use crate::tune::{TuneOptions, TunedShape, VariantTime};
+
+/// Bytes that are filled between two timings: more than any cache.
+const FLUSH: usize = 256 << 20;
+
+/// Variants this close to the fastest are timed a second time.
+const CLOSE: f64 = 1.10;
+
+/// The launches of one product shape in a step.
+struct Group {
+    shape: ProductShape,
+    /// Indices into the step's launches, and the kernels that they run.
+    members: Vec<(usize, KernelSpec)>,
+}
+
+impl CudaExecutor {
+    /// Times the variants of all products in steps of `options.tokens` rows.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub(crate) fn tune(
+        &mut self,
+        options: &TuneOptions,
+        on_shape: &mut dyn FnMut(&TunedShape),
+    ) -> Result<Vec<TunedShape>, Error> {
+        let gpu = Arc::clone(self.gpu());
+        let flush = Buffer::new(&gpu.context, FLUSH)?;
+        let mut tuned: Vec<TunedShape> = Vec::new();
+        for &rows in &options.tokens {
+            let prepared = self.prepared_batch(rows)?;
+            for group in groups(&prepared) {
+                if tuned.iter().any(|t| t.shape == group.shape) {
+                    continue;
+                }
+                let bench = GroupBench {
+                    executor: self,
+                    gpu: &gpu,
+                    flush: &flush,
+                    prepared: &prepared,
+                    group: &group,
+                };
+                let shape = bench.run(options)?;
+                on_shape(&shape);
+                tuned.push(shape);
+            }
+        }
+        Ok(tuned)
+    }
+}
+
+/// The product shapes of a step with their launches, in the order of their first.
+fn groups(prepared: &Prepared) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (i, launch) in prepared.lowered.launches.iter().enumerate() {
+        let spec = &prepared.lowered.kernels[launch.kernel];
+        let shape = match spec {
+            KernelSpec::Gemv(spec) => ProductShape::of(spec),
+            KernelSpec::GemvGlu(spec) => ProductShape::of_gated(spec),
+            _ => continue,
+        };
+        match groups.iter_mut().find(|g| g.shape == shape) {
+            Some(group) => group.members.push((i, spec.clone())),
+            None => groups.push(Group {
+                shape,
+                members: vec![(i, spec.clone())],
+            }),
+        }
+    }
+    groups
+}
+
+/// The same kernel as another variant.
+fn with_variant(spec: &KernelSpec, variant: GemvVariant) -> KernelSpec {
+    match spec.clone() {
+        KernelSpec::Gemv(spec) => KernelSpec::Gemv(gannet_ptx_gen::kernels::GemvSpec {
+            variant: Some(variant),
+            ..spec
+        }),
+        KernelSpec::GemvGlu(spec) => KernelSpec::GemvGlu(gannet_ptx_gen::kernels::GemvGluSpec {
+            variant: Some(variant),
+            ..spec
+        }),
+        other => other,
+    }
+}
+
+/// The variants of a kernel, and the one that the built-in choice takes.
+fn variants(spec: &KernelSpec) -> (Vec<GemvVariant>, Option<GemvVariant>) {
+    match spec {
+        KernelSpec::Gemv(spec) => (spec.variants(), Some(spec.default_variant())),
+        KernelSpec::GemvGlu(spec) => (spec.variants(), Some(spec.default_variant())),
+        _ => (Vec::new(), None),
+    }
+}
+
+/// One group on the device.
+struct GroupBench<'a> {
+    executor: &'a CudaExecutor,
+    gpu: &'a Arc<Gpu>,
+    flush: &'a Buffer,
+    prepared: &'a Prepared,
+    group: &'a Group,
+}
+
+impl GroupBench<'_> {
+    fn run(&self, options: &TuneOptions) -> Result<TunedShape, Error> {
+        let first = &self.group.members[0].1;
+        let (all, built_in) = variants(first);
+        let Some(built_in) = built_in else {
+            return Err(Error::Cuda(format!("{first:?} has no variants")));
+        };
+        let compiled: Vec<(GemvVariant, Result<Vec<Launch>, Error>)> = all
+            .into_par_iter()
+            .map(|variant| (variant, self.launches(variant)))
+            .collect();
+        self.fill_inputs()?;
+        let reference = self.outputs(&self.launches(built_in)?)?;
+        let mut times = Vec::new();
+        let mut graphs: BTreeMap<String, GraphExec> = BTreeMap::new();
+        for (variant, launches) in compiled {
+            let limit = variant.limit();
+            let mut time = VariantTime {
+                variant,
+                seconds: f64::INFINITY,
+                nmse: f64::INFINITY,
+                limit,
+                refused: None,
+            };
+            match launches {
+                Err(why) => time.refused = Some(why.to_string()),
+                Ok(launches) => {
+                    time.nmse = nmse(&reference, &self.outputs(&launches)?);
+                    let mut builder = GraphBuilder::new(&self.gpu.context)?;
+                    builder.chain(&launches)?;
+                    let graph = builder.instantiate()?;
+                    time.seconds = self.time(&graph, options.repeats)?;
+                    graphs.insert(variant.to_string(), graph);
+                }
+            }
+            times.push(time);
+        }
+        let usable = |t: &&VariantTime| t.passes() && (options.int8 || t.limit <= options.limit);
+        let fastest = |times: &[VariantTime]| {
+            let best = times.iter().filter(usable);
+            best.min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+                .map(|t| (t.variant, t.seconds))
+        };
+        let (_, best) = fastest(&times).unwrap_or((built_in, f64::INFINITY));
+        // The closest race is run again, longer: the first round's winner may just have been lucky.
+        let close: Vec<VariantTime> = times
+            .iter()
+            .filter(usable)
+            .filter(|t| t.seconds <= best * CLOSE)
+            .cloned()
+            .collect();
+        let again = |rounds: usize| -> Result<Vec<VariantTime>, Error> {
+            close
+                .iter()
+                .map(|t| {
+                    let seconds = match graphs.get(&t.variant.to_string()) {
+                        Some(graph) => self.time(graph, rounds * options.repeats)?,
+                        None => t.seconds,
+                    };
+                    Ok(VariantTime {
+                        seconds,
+                        ..t.clone()
+                    })
+                })
+                .collect()
+        };
+        let second = again(3)?;
+        let chosen = fastest(&second).map_or(built_in, |(variant, _)| variant);
+        let third = again(3)?;
+        let of = |times: &[VariantTime], v: GemvVariant| {
+            times.iter().find(|t| t.variant == v).map(|t| t.seconds)
+        };
+        let confirmed = fastest(&third).zip(of(&third, chosen));
+        times.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        let launch = &self.prepared.lowered.launches[self.group.members[0].0];
+        Ok(TunedShape {
+            shape: self.group.shape,
+            launches: self.group.members.len(),
+            bytes: launch.bytes,
+            chosen,
+            built_in,
+            over_best: confirmed.map_or(1.0, |((_, best), own)| own / best),
+            times,
+        })
+    }
+
+    /// The group's launches with another variant of their kernels.
+    fn launches(&self, variant: GemvVariant) -> Result<Vec<Launch>, Error> {
+        let mut kernels: Vec<(KernelSpec, Kernel)> = Vec::new();
+        let mut launches = Vec::with_capacity(self.group.members.len());
+        for (i, spec) in &self.group.members {
+            let spec = with_variant(spec, variant);
+            if !kernels.iter().any(|(known, _)| *known == spec) {
+                let kernel = compile(self.gpu, &spec.kernel())?;
+                let spilled = kernel.attributes().local_bytes;
+                if spilled > 0 {
+                    let why = format!("it spills {spilled} bytes a thread");
+                    return Err(Error::Cuda(why));
+                }
+                kernels.push((spec.clone(), kernel));
+            }
+            let kernel = kernels.iter().find(|(known, _)| *known == spec);
+            let before = &self.prepared.launches[*i];
+            let grid = spec.grid(self.tokens(*i));
+            if let Some((_, kernel)) = kernel {
+                launches.push(Launch::new(kernel, grid, before.args.clone()));
+            }
+        }
+        Ok(launches)
+    }
+
+    /// Rows of activations of a launch: its last argument.
+    fn tokens(&self, launch: usize) -> u32 {
+        match self.prepared.lowered.launches[launch].args.last() {
+            Some(Arg::U32(n)) => *n,
+            _ => 1,
+        }
+    }
+
+    /// Buffers that a launch of the group names, in the order of its arguments; the second is what
+    /// it writes.
+    fn buffers(&self, launch: usize) -> Vec<&Buffer> {
+        let args = &self.prepared.lowered.launches[launch].args;
+        args.iter()
+            .filter_map(|arg| match arg {
+                Arg::Buffer(b) => self.prepared.buffers[b.0 as usize].as_ref(),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Random activations with outliers, as models have them, in everything that is read.
+    fn fill_inputs(&self) -> Result<(), Error> {
+        for (i, _) in &self.group.members {
+            for (which, buffer) in self.buffers(*i).into_iter().enumerate() {
+                let mut state = 0x9E37_79B9_7F4A_7C15u64 ^ which as u64;
+                let values: Vec<f32> = (0..buffer.len() / 4)
+                    .map(|at| normal(&mut state, at))
+                    .collect();
+                self.executor
+                    .stream()
+                    .copy_to_device(buffer, 0, cast_slice(&values))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the first launch of the group computes.
+    fn outputs(&self, launches: &[Launch]) -> Result<Vec<f32>, Error> {
+        let stream = self.executor.stream();
+        let Some(out) = self.buffers(self.group.members[0].0).get(1).copied() else {
+            return Err(Error::Cuda("a product without an output".to_owned()));
+        };
+        stream.memset_d32(out, u32::MAX)?;
+        stream.launch(&launches[0])?;
+        let mut values = vec![0f32; out.len() / 4];
+        stream.copy_from_device(out, 0, cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+
+    /// Seconds of one launch, the median of repeats, nothing of the weights in a cache.
+    fn time(&self, graph: &GraphExec, repeats: usize) -> Result<f64, Error> {
+        let stream = self.executor.stream();
+        let event = || Event::new(&self.gpu.context, true);
+        let (start, end) = (event()?, event()?);
+        let mut seconds = Vec::with_capacity(repeats);
+        for _ in 0..=repeats {
+            stream.memset_d8(self.flush, 0)?;
+            start.record(stream)?;
+            graph.launch(stream)?;
+            end.record(stream)?;
+            end.synchronize()?;
+            seconds.push(f64::from(Event::elapsed_ms(&start, &end)?) / 1e3);
+        }
+        // The first warms up.
+        seconds.remove(0);
+        seconds.sort_by(f64::total_cmp);
+        Ok(seconds[seconds.len() / 2] / self.group.members.len() as f64)
+    }
+}
+
+/// Something like a normal variate, every 97th fifty times as large.
+fn normal(state: &mut u64, at: usize) -> f32 {
+    let mut sum = 0.0;
+    for _ in 0..4 {
+        *state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        sum += (*state >> 40) as f32 / (1 << 24) as f32 - 0.5;
+    }
+    let scale = if at % 97 == 0 { 50.0 } else { 1.0 };
+    sum * 1.732 * scale
+}
+
+/// `sum((a - b)^2) / sum(a^2)`; infinite where one is not finite.
+fn nmse(a: &[f32], b: &[f32]) -> f64 {
+    let (mut difference, mut norm) = (0.0, 0.0);
+    for (&a, &b) in a.iter().zip(b) {
+        if !a.is_finite() || !b.is_finite() {
+            return f64::INFINITY;
+        }
+        difference += (f64::from(a) - f64::from(b)).powi(2);
+        norm += f64::from(a).powi(2);
+    }
+    if difference == 0.0 {
+        0.0
+    } else {
+        difference / f64::max(norm, f64::MIN_POSITIVE)
+    }
+}

@@ -1,0 +1,353 @@
+//! The device profile: which variant of a kernel family runs each product on one device.
+//!
+//! A profile is data: what was measured on this device (`gannet tune`), under what the user asked
+//! for, over the built-in choice. It is kept as JSON, one file for each GPU, driver and build, since
+//! none of the three may change under a measurement.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use gannet_ptx_gen::kernels::{GemvGluSpec, GemvSpec, GemvVariant, WeightFormat};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// What decides which variant is best: the matrices of a product, and its rows of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProductShape {
+    /// Format of the matrix; of the one under the activation in a gated product.
+    pub format: WeightFormat,
+    /// Format of a gated product's other matrix.
+    pub up: Option<WeightFormat>,
+    /// Output features.
+    pub rows: u32,
+    /// Input features.
+    pub cols: u32,
+    /// Rows of activations that a block computes together.
+    pub tokens: u32,
+}
+
+impl ProductShape {
+    /// The shape of a product.
+    #[must_use]
+    pub fn of(spec: &GemvSpec) -> ProductShape {
+        ProductShape {
+            format: spec.format,
+            up: None,
+            rows: spec.rows,
+            cols: spec.cols,
+            tokens: spec.tokens_per_block,
+        }
+    }
+
+    /// The shape of a gated product.
+    #[must_use]
+    pub fn of_gated(spec: &GemvGluSpec) -> ProductShape {
+        ProductShape {
+            format: spec.gate,
+            up: Some(spec.up),
+            rows: spec.rows,
+            cols: spec.cols,
+            tokens: spec.tokens_per_block,
+        }
+    }
+
+    /// Its name in the profile's file: `q4_k 1536x8960 t1`, `q4_k+q6_k 8960x1536 t2`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let up = self
+            .up
+            .map_or(String::new(), |up| format!("+{}", up.name()));
+        format!(
+            "{}{up} {}x{} t{}",
+            self.format.name(),
+            self.rows,
+            self.cols,
+            self.tokens
+        )
+    }
+
+    /// Reads [`ProductShape::name`] back.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<ProductShape> {
+        let mut parts = name.split(' ');
+        let (formats, matrix, tokens) = (parts.next()?, parts.next()?, parts.next()?);
+        let format = |name: &str| WeightFormat::ALL.into_iter().find(|f| f.name() == name);
+        let (first, up) = match formats.split_once('+') {
+            Some((first, up)) => (format(first)?, Some(format(up)?)),
+            None => (format(formats)?, None),
+        };
+        let (rows, cols) = matrix.split_once('x')?;
+        let shape = ProductShape {
+            format: first,
+            up,
+            rows: rows.parse().ok()?,
+            cols: cols.parse().ok()?,
+            tokens: tokens.strip_prefix('t')?.parse().ok()?,
+        };
+        (shape.name() == name).then_some(shape)
+    }
+}
+
+/// Where a profile comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The built-in choice: nothing was measured on this device.
+    BuiltIn,
+    /// `gannet tune`, from this file.
+    Measured(PathBuf),
+}
+
+/// What a user asked for, over whatever was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Overrides {
+    /// The variant of every matrix-vector product that has it.
+    pub gemv: Option<GemvVariant>,
+    /// Rows up to which a step runs on matrix-vector kernels.
+    pub gemv_max_rows: Option<usize>,
+    /// Do without what was measured.
+    pub ignore_measured: bool,
+}
+
+/// Which kernels run on a device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeviceProfile {
+    origin: Origin,
+    overrides: Overrides,
+    measured: BTreeMap<ProductShape, GemvVariant>,
+}
+
+/// The file of a profile.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stored {
+    /// Name of the GPU, for readers.
+    device: String,
+    /// Variant by [`ProductShape::name`].
+    gemv: BTreeMap<String, String>,
+}
+
+impl DeviceProfile {
+    /// The file of a device's profile under a cache folder: one for each GPU, driver and build.
+    #[must_use]
+    pub fn file(cache: &Path, device: &str, driver: (u32, u32)) -> PathBuf {
+        let plain = |c: char| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '-'
+            }
+        };
+        let device: String = device.chars().map(plain).collect();
+        let (major, minor) = driver;
+        let build = env!("CARGO_PKG_VERSION");
+        cache
+            .join("profile")
+            .join(format!("{device}-cuda{major}.{minor}-gannet{build}.json"))
+    }
+
+    /// The built-in choice under overrides.
+    #[must_use]
+    pub fn built_in(overrides: Overrides) -> DeviceProfile {
+        DeviceProfile {
+            origin: Origin::BuiltIn,
+            overrides,
+            measured: BTreeMap::new(),
+        }
+    }
+
+    /// What was measured for a device, or the built-in choice where nothing was.
+    ///
+    /// # Errors
+    /// A file that is there and can't be read, or holds what no build of this version wrote.
+    pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<DeviceProfile, Error> {
+        let built_in = DeviceProfile::built_in(overrides);
+        let Some(file) = file.filter(|_| !overrides.ignore_measured) else {
+            return Ok(built_in);
+        };
+        let text = match std::fs::read_to_string(file) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(built_in),
+            Err(source) => {
+                let file = file.to_owned();
+                return Err(Error::Io { file, source });
+            }
+        };
+        let wrong = |what: String| {
+            Error::Request(format!(
+                "{}: {what}; run `gannet tune` again or delete the file",
+                file.display()
+            ))
+        };
+        let stored: Stored = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let mut profile = built_in;
+        for (shape, variant) in &stored.gemv {
+            let parsed = ProductShape::parse(shape).zip(variant.parse().ok());
+            let (shape, variant) =
+                parsed.ok_or_else(|| wrong(format!("{shape}: {variant} is not a variant")))?;
+            profile.measured.insert(shape, variant);
+        }
+        profile.origin = Origin::Measured(file.to_owned());
+        Ok(profile)
+    }
+
+    /// Adds what was measured to a device's file; what it held for other shapes stays.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn store(
+        file: &Path,
+        device: &str,
+        measured: &BTreeMap<ProductShape, GemvVariant>,
+    ) -> Result<(), Error> {
+        let before = DeviceProfile::load(Some(file), Overrides::default());
+        let mut all = before.map_or_else(|_| BTreeMap::new(), |p| p.measured);
+        all.extend(measured);
+        let stored = Stored {
+            device: device.to_owned(),
+            gemv: (all.iter())
+                .map(|(shape, variant)| (shape.name(), variant.to_string()))
+                .collect(),
+        };
+        let failed = |source| Error::Io {
+            file: file.to_owned(),
+            source,
+        };
+        let text = serde_json::to_string_pretty(&stored).map_err(|e| failed(e.into()))?;
+        if let Some(folder) = file.parent() {
+            std::fs::create_dir_all(folder).map_err(failed)?;
+        }
+        // Readers see the file of before or that of after.
+        let fresh = file.with_extension(format!("{}.tmp", std::process::id()));
+        std::fs::write(&fresh, text).map_err(failed)?;
+        std::fs::rename(&fresh, file).map_err(failed)
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// What was measured.
+    #[must_use]
+    pub fn measured(&self) -> &BTreeMap<ProductShape, GemvVariant> {
+        &self.measured
+    }
+
+    /// Rows up to which a step runs on matrix-vector kernels, given the built-in number.
+    #[must_use]
+    pub fn gemv_max_rows(&self, built_in: usize) -> usize {
+        self.overrides.gemv_max_rows.unwrap_or(built_in)
+    }
+
+    /// A product with the variant that runs it here.
+    #[must_use]
+    pub fn gemv(&self, spec: GemvSpec) -> GemvSpec {
+        let with = |variant| GemvSpec {
+            variant: Some(variant),
+            ..spec.clone()
+        };
+        let chosen = self.choose(&ProductShape::of(&spec), |v| with(v).check().is_ok());
+        chosen.map_or_else(|| spec.clone(), with)
+    }
+
+    /// A gated product with the variant that runs it here.
+    #[must_use]
+    pub fn gated(&self, spec: GemvGluSpec) -> GemvGluSpec {
+        let with = |variant| GemvGluSpec {
+            variant: Some(variant),
+            ..spec.clone()
+        };
+        let chosen = self.choose(&ProductShape::of_gated(&spec), |v| with(v).check().is_ok());
+        chosen.map_or_else(|| spec.clone(), with)
+    }
+
+    fn choose(
+        &self,
+        shape: &ProductShape,
+        exists: impl Fn(GemvVariant) -> bool,
+    ) -> Option<GemvVariant> {
+        let wanted = [self.overrides.gemv, self.measured.get(shape).copied()];
+        wanted.into_iter().flatten().find(|v| exists(*v))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gannet_ptx_gen::target::Target;
+
+    use super::*;
+
+    fn product() -> GemvSpec {
+        GemvSpec {
+            target: Target::Sm80,
+            format: WeightFormat::Q4K,
+            rows: 1536,
+            cols: 8960,
+            tokens_per_block: 1,
+            bias: false,
+            residual: true,
+            variant: None,
+        }
+    }
+
+    #[test]
+    fn shapes_are_read_as_they_are_written() {
+        let plain = ProductShape::of(&product());
+        let gated = ProductShape {
+            up: Some(WeightFormat::Q6K),
+            tokens: 4,
+            ..plain
+        };
+        assert_eq!(plain.name(), "q4_k 1536x8960 t1");
+        for shape in [plain, gated] {
+            assert_eq!(ProductShape::parse(&shape.name()), Some(shape));
+        }
+        for wrong in ["", "q4_k 1536x8960", "q9 1x1 t1", "q4_k 01536x8960 t1"] {
+            assert_eq!(ProductShape::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_was_measured_is_taken_unless_overridden() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = DeviceProfile::file(folder.path(), "NVIDIA H200", (13, 0));
+        let none = DeviceProfile::load(Some(&file), Overrides::default()).unwrap();
+        assert_eq!(none.origin(), &Origin::BuiltIn);
+        assert_eq!(none.gemv(product()), product());
+
+        let variants = product().variants();
+        let (first, second) = (variants[1], variants[2]);
+        let measured = BTreeMap::from([(ProductShape::of(&product()), first)]);
+        DeviceProfile::store(&file, "NVIDIA H200", &measured).unwrap();
+        let load = |overrides| DeviceProfile::load(Some(&file), overrides).unwrap();
+        let profile = load(Overrides::default());
+        assert_eq!(profile.origin(), &Origin::Measured(file.clone()));
+        assert_eq!(profile.gemv(product()).variant, Some(first));
+        let other = GemvSpec {
+            cols: 1536,
+            ..product()
+        };
+        assert_eq!(profile.gemv(other.clone()), other);
+
+        let forced = Overrides {
+            gemv: Some(second),
+            ..Overrides::default()
+        };
+        assert_eq!(load(forced).gemv(product()).variant, Some(second));
+        let ignored = Overrides {
+            ignore_measured: true,
+            ..Overrides::default()
+        };
+        assert_eq!(load(ignored).gemv(product()).variant, None);
+
+        std::fs::write(&file, r#"{"device":"x","gemv":{"q4_k 1x1 t1":"fast"}}"#).unwrap();
+        let line = DeviceProfile::load(Some(&file), Overrides::default())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            line.contains("\"fast\"") || line.contains("fast is not a variant"),
+            "{line}"
+        );
+    }
+}

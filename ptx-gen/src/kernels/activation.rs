@@ -1,5 +1,7 @@
 //! What kernels share: activation functions and the element types of the key/value cache.
 
+use std::str::FromStr;
+
 use crate::build::{Builder, Val};
 
 /// Activation of a gated linear unit.
@@ -46,9 +48,10 @@ impl Activation {
 /// What rounding keys and values costs, as the normalised mean square error of attention over
 /// Gaussian ones against the same attention over the unrounded ones in f64 (held by
 /// `tests/kernels_attention_decode.rs`): f32 1e-12, f16 2e-7, bf16 1e-5, bytes 2e-4.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum KvType {
     /// 16-bit float.
+    #[default]
     F16,
     /// 16-bit float with the range of f32; sm_80 and later.
     BF16,
@@ -63,6 +66,9 @@ impl KvType {
     /// The least scale of bytes, 2^-32: its logarithm bounds how far weights of values can lie
     /// from weights of scores.
     pub const LEAST_SCALE: f32 = 1.0 / (1u64 << 32) as f32;
+
+    /// What [`KvType::from_str`] takes: the names.
+    pub const NAMES: &str = "f16, bf16, f32 or int8";
 
     /// Lower-case name, as in kernel names.
     pub fn name(self) -> &'static str {
@@ -87,5 +93,20 @@ impl KvType {
     pub fn block_bytes(self, block_tokens: u32, head_dim: u32) -> u32 {
         let scale = if self == KvType::Int8 { 4 } else { 0 };
         block_tokens * (head_dim * self.bytes() + scale)
+    }
+}
+
+impl FromStr for KvType {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let all = [KvType::F16, KvType::BF16, KvType::F32, KvType::Int8];
+        let found = all.into_iter().find(|kv_type| kv_type.name() == s);
+        found.ok_or_else(|| {
+            format!(
+                "{s:?} is no element type of a cache; expected {}",
+                Self::NAMES
+            )
+        })
     }
 }

@@ -254,9 +254,8 @@ impl<'k> Block<'k, '_> {
                     } else {
                         sums[half][e] + sums[half][e + 2]
                     };
-                    let dot = dot * *unit;
-                    let dot = loaded.keys.scale(i).map_or(dot, |scale| dot * scale);
-                    let score = capped(k, dot, spec.softcap);
+                    let unit = loaded.keys.scale(i).map_or(*unit, |scale| *unit * scale);
+                    let score = capped(k, dot * unit, spec.softcap);
                     k.select(seen[i], score, f32::NEG_INFINITY)
                 })
             })

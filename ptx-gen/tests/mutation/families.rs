@@ -1,14 +1,16 @@
 //! The kernels that are mutated, with small launches: every family, format and generation of GPU.
 
 use gannet_ptx_gen::kernels::{
-    Activation, AdvanceSpec, ArgmaxSpec, AttentionSpec, EmbedSpec, GatherRowsSpec, GemmSpec,
-    GemvGluSpec, GemvSpec, KvType, KvWriteSpec, RmsNormSpec, RopeKind, RopeSpec, SampleSpec,
-    WeightFormat,
+    Activation, AdvanceSpec, ArgmaxSpec, AttentionSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec,
+    GemmSpec, GemvGluSpec, GemvSpec, KvType, KvWriteSpec, RmsNormSpec, RopeKind, RopeSpec,
+    SampleSpec, WeightFormat,
 };
 use gannet_ptx_gen::target::Target;
 
-use crate::common::attention::{Case, decode, merge, prompts, spec};
-use crate::common::products::{Part, embed, gemm, gemm_of_outliers, gemv, gemv_glu};
+use crate::common::attention::{Case, decode, merge, packed_decode, prompts, spec};
+use crate::common::products::{
+    Part, embed, gemm, gemm_batch, gemm_batch_of_outliers, gemm_of_outliers, gemv, gemv_glu,
+};
 use crate::common::sample;
 use crate::common::simple;
 use crate::common::trial::Trial;
@@ -19,6 +21,7 @@ pub(crate) fn all() -> Vec<Trial> {
     let mut trials = rows();
     trials.extend(products());
     trials.extend(matrix_products());
+    trials.extend(batch_products());
     trials.extend(attention());
     trials.extend(sampling());
     trials
@@ -52,6 +55,8 @@ fn rows() -> Vec<Trial> {
         (Target::Sm75, 9, 132, KvType::F16),
         (target, 5, 20, KvType::F16),
         (target, 5, 20, KvType::F32),
+        (target, 5, 20, KvType::BF16),
+        (target, 9, 132, KvType::Int8),
     ];
     trials.extend(caches.map(|(target, num_kv_heads, head_dim, kv_type)| {
         simple::kv_write(KvWriteSpec {
@@ -177,9 +182,41 @@ fn matrix_products() -> Vec<Trial> {
     shapes.map(product).into_iter().collect()
 }
 
+/// Products of batches. Two blocks of rows and of tokens; parts of the columns of several turns, the
+/// last one short, or one part.
+fn batch_products() -> Vec<Trial> {
+    let shapes = [
+        (WeightFormat::F32, 130, 416, 8, 3, true),
+        (WeightFormat::F16, 128, 416, 16, 1, false),
+        (WeightFormat::BF16, 130, 416, 8, 2, false),
+        (WeightFormat::Q4_0, 130, 1120, 8, 2, true),
+        (WeightFormat::Q8_0, 256, 1120, 16, 2, false),
+        (WeightFormat::Q4K, 256, 1280, 16, 2, true),
+        (WeightFormat::Q5K, 130, 1280, 8, 2, false),
+        (WeightFormat::Q6K, 256, 1280, 16, 1, false),
+    ];
+    let product = |(format, rows, cols, tokens, splits, more)| {
+        let spec = GemmBatchSpec {
+            target: TARGET,
+            format,
+            rows,
+            cols,
+            tokens,
+            splits,
+            bias: more,
+            residual: more,
+        };
+        let mut trial = gemm_batch(spec, &[1, tokens + 5], Part::All);
+        trial.launches.extend(gemm_batch_of_outliers(spec).launches);
+        trial
+    };
+    shapes.map(product).into_iter().collect()
+}
+
 /// Attention of few queries, its merge, and attention of prompts.
 fn attention() -> Vec<Trial> {
     let mut trials = few_queries();
+    trials.extend(packed_queries());
     trials.extend([3, 32, 43].map(|splits| {
         let spec = AttentionSpec {
             splits,
@@ -245,6 +282,54 @@ fn few_queries() -> Vec<Trial> {
     specs.map(trial).into_iter().collect()
 }
 
+/// Attention of few queries on tensor cores: one row of products and two, pieces of every width,
+/// heads that leave registers for the next tile and that do not. Warps walk more than once.
+fn packed_queries() -> Vec<Trial> {
+    let specs = [
+        AttentionSpec {
+            max_blocks: 9,
+            ..spec(6, 2, 48)
+        },
+        AttentionSpec {
+            splits: 3,
+            max_blocks: 15,
+            window: Some(300),
+            softcap: Some(2.0),
+            ..spec(34, 2, 80)
+        },
+        AttentionSpec {
+            kv_type: KvType::BF16,
+            window: Some(40),
+            ..spec(10, 1, 144)
+        },
+        AttentionSpec {
+            kv_type: KvType::Int8,
+            max_blocks: 9,
+            ..spec(5, 1, 80)
+        },
+    ];
+    let lengths = [0, 1, 20, 30, 33, 45, 64, 96];
+    let trial = |spec: AttentionSpec| {
+        let longest = 32 * spec.max_blocks - 10;
+        let nmse = if spec.kv_type == KvType::BF16 {
+            1e-10
+        } else {
+            1e-12
+        };
+        let large = Case::new(spec, &[longest, 90], &[1, 0]).with_queries_times(600.0);
+        packed_decode(
+            &[
+                Case::new(spec, &lengths, &[0, 1, 2, 1, 3, 1, 4, 5]),
+                Case::new(spec, &[longest], &[1]),
+                Case::of_lowest_score(spec),
+                large,
+            ],
+            nmse,
+        )
+    };
+    specs.map(trial).into_iter().collect()
+}
+
 /// Attention of prompts.
 fn prompts_of_some() -> Vec<Trial> {
     let flashes = [
@@ -259,6 +344,20 @@ fn prompts_of_some() -> Vec<Trial> {
             },
         ),
         (TARGET, spec(2, 2, 144)),
+        (
+            TARGET,
+            AttentionSpec {
+                kv_type: KvType::BF16,
+                ..spec(2, 1, 32)
+            },
+        ),
+        (
+            TARGET,
+            AttentionSpec {
+                kv_type: KvType::Int8,
+                ..spec(2, 1, 32)
+            },
+        ),
     ];
     let trial = |(target, spec): (Target, AttentionSpec)| {
         // A last tile reaches past the block table's end.
@@ -291,8 +390,11 @@ fn prompts_of_some() -> Vec<Trial> {
             Case::new(spec, &short, &[0; 64]),
             Case::new(spec, &lengths, &[0; 76]),
             Case::new(spec, &consecutive, &slots),
-            Case::prompt(spec, 0, 33).with_outliers(),
         ]);
+        // Operands of bf16 hold them as they are.
+        if spec.kv_type != KvType::BF16 {
+            cases.push(Case::prompt(spec, 0, 33).with_outliers());
+        }
         if spec.window.is_some() {
             let windows: Vec<u32> = (157..=220).rev().collect();
             cases.extend([

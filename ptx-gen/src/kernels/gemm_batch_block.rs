@@ -195,7 +195,7 @@ impl<'k> Block<'k> {
         } else {
             0
         };
-        let when = |p: u32| 1 + p * units.saturating_sub(1 + X_LEAD).max(1) / pieces;
+        let when = |p: u32| p * units.saturating_sub(X_LEAD).max(1) / pieces;
         let mut in_flight = VecDeque::new();
         let mut requested = 0;
         for unit in 0..units {

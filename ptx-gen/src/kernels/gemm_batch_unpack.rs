@@ -29,7 +29,7 @@ use super::gemm_batch_stage::pack;
 use super::{WeightFormat, planes};
 use crate::build::{Builder, F16x2, Ptr, Val, Var};
 use crate::ir::Ty;
-use crate::op::Op;
+use crate::op::{Op, Shfl};
 
 /// `(a & b) | c` as a function of three words.
 const AND_OR: u8 = 0xEA;
@@ -40,6 +40,9 @@ const HALF_1024: u32 = 0x6400_6400;
 /// Picks a byte twice, each completed to an f16 with a byte of [`HALF_1024`]; to be added to the
 /// byte's number times [`TWICE`].
 const PICK: u32 = 0x5050;
+/// Picks two bytes, likewise completed.
+const BYTES_0_1: u32 = 0x5150;
+const BYTES_2_3: u32 = 0x5352;
 /// A number in two nibbles of a selector.
 const TWICE: u32 = 0x0101;
 
@@ -239,9 +242,9 @@ impl<'k> Matrix<'k> {
         let load = |row: &Vec<Ptr<'k, u32>>| {
             let (mut words, mut halves) = (Vec::new(), Vec::new());
             match self.format {
-                WeightFormat::Q4K => words.extend(row[1].load_vec4(block * 4)),
+                WeightFormat::Q4K => words.push(row[1].load(block * 4 + self.t)),
                 WeightFormat::Q5K => {
-                    words.extend(row[2].load_vec4(block * 4));
+                    words.push(row[2].load(block * 4 + self.t));
                     words.extend(row[1].load_vec4(block * 8 + (self.t % 2) * 4));
                 }
                 WeightFormat::Q6K => halves.push(row[3].cast::<f16>().load(block)),
@@ -261,12 +264,12 @@ impl<'k> Matrix<'k> {
             WeightFormat::Q4_0 | WeightFormat::Q8_0 => {
                 vec![run(Some(twice(own.halves[0])), None)]
             }
-            WeightFormat::Q4K | WeightFormat::Q5K => [0, 1]
-                .map(|r| {
-                    let (scale, offset) = self.scale_and_offset((half, r), &common.words);
-                    run(Some(scale), Some(offset))
-                })
-                .into(),
+            WeightFormat::Q4K | WeightFormat::Q5K => {
+                let (scales, offsets) = self.scales_and_offsets(half, &common.words);
+                let runs = scales.into_iter().zip(offsets);
+                runs.map(|(s, o)| run(Some(twice(s)), Some(twice(o))))
+                    .collect()
+            }
             WeightFormat::Q6K => [8, 9]
                 .map(|r: usize| {
                     let excess = own.words[r] ^ 0x8080_8080;
@@ -277,19 +280,19 @@ impl<'k> Matrix<'k> {
         }
     }
 
-    /// `d * scale` and `-dmin * min` of a run, each rounded to f16, from what [`Matrix::kept`] keeps.
-    fn scale_and_offset(
+    /// `d * scale` and `-dmin * min` of both runs of a half, each rounded to f16, from what
+    /// [`Matrix::kept`] keeps.
+    fn scales_and_offsets(
         &self,
-        (half, run): (u32, u32),
+        half: u32,
         kept: &[Val<'k, u32>],
-    ) -> (Val<'k, F16x2>, Val<'k, F16x2>) {
+    ) -> ([Val<'k, f16>; 2], [Val<'k, f16>; 2]) {
         let d = kept[0].prmt(0u32, 0x1010u32).bitcast::<F16x2>();
         let minus_dmin = (kept[0].prmt(0u32, 0x3232u32) ^ 0x8000_8000).bitcast::<F16x2>();
-        let integer = |byte: u32| {
-            let own = kept[1 + half as usize];
-            self.minus(own.prmt(HALF_1024, PICK + byte * TWICE), 1024.0)
-        };
-        (integer(run) * d, integer(2 + run) * minus_dmin)
+        let own = kept[1 + half as usize];
+        let integers = |pick: u32| self.minus(own.prmt(HALF_1024, pick), 1024.0);
+        let (scales, minima) = (integers(BYTES_0_1), integers(BYTES_2_3));
+        ((scales * d).unpack(), (minima * minus_dmin).unpack())
     }
 
     /// What is kept during a block of what the halves share: of the 16 bytes of scales of a Q4_K or
@@ -299,7 +302,8 @@ impl<'k> Matrix<'k> {
         if !matches!(self.format, WeightFormat::Q4K | WeightFormat::Q5K) {
             return common;
         }
-        let w = &common.words;
+        // A word a lane is loaded, since what is on its way occupies registers.
+        let w = [0, 1, 2, 3].map(|i| self.of_four(common.words[0], i));
         let pick = (self.t / 2) * (2 * 0x1111) + 0x5410;
         let six = |w: Val<'k, u32>| w & 0x3F3F_3F3F;
         let low = |w: Val<'k, u32>, upper: Val<'k, u32>| {
@@ -308,11 +312,26 @@ impl<'k> Matrix<'k> {
         let first = six(w[1]).prmt(six(w[2]), pick);
         let second = low(w[3], w[1]).prmt(low(w[3] >> 4u32, w[2]), pick);
         let mut words = vec![w[0], first, second];
-        words.extend(&w[4..]);
+        words.extend(&common.words[1..]);
         Loaded {
             words,
             halves: common.halves,
         }
+    }
+
+    /// The value of the `i`-th of the four lanes that share a row.
+    fn of_four(&self, value: Val<'k, u32>, i: u32) -> Val<'k, u32> {
+        let op = Op::Shfl {
+            mode: Shfl::Idx,
+            ty: Ty::U32,
+        };
+        // Segments of four lanes, all of the warp.
+        let operands = [i, 0x1C1F, u32::MAX].map(|v| self.k.constant(v).operand());
+        let [lane, segment, mask] = operands;
+        let r = self
+            .k
+            .inst(op, &[Ty::U32], &[value.operand(), lane, segment, mask]);
+        self.k.from_reg(r[0])
     }
 
     /// Unit `unit` of half `half`: two pairs of weights.
@@ -346,7 +365,7 @@ impl<'k> Matrix<'k> {
             WeightFormat::Q8_0 => {
                 let excess = w[i] ^ 0x8080_8080;
                 let pair = |pick: u32| self.minus(excess.prmt(HALF_1024, pick), 1152.0);
-                [pair(0x5150), pair(0x5352)]
+                [pair(BYTES_0_1), pair(BYTES_2_3)]
             }
             WeightFormat::Q4_0 => self.nibbles(w[i], run == 1, 8.0),
             WeightFormat::Q4K => self.nibbles(w[i], run == 1, 0.0),

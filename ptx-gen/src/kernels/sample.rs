@@ -154,14 +154,6 @@ impl SampleSpec {
 
     /// The kernel.
     pub fn kernel(&self) -> Kernel {
-        if self.vocab_size.is_multiple_of(4) {
-            self.write::<4>()
-        } else {
-            self.write::<1>()
-        }
-    }
-
-    fn write<const W: usize>(&self) -> Kernel {
         let SampleSpec {
             target,
             vocab_size,
@@ -190,10 +182,10 @@ impl SampleSpec {
 
             let penalties = Penalties::apply(k, self, logits, params, ring);
             let race = Race::new(k);
-            let best = race.lead(k.constant(f32::NEG_INFINITY), k.constant(0u32));
-            each::<W>(k, vocab_size, logits, UNROLL, |values, at| {
-                for (j, v) in values.into_iter().enumerate() {
-                    best.consider(v, at + j as u32);
+            let best = race.lead();
+            each(k, vocab_size, logits, UNROLL, |values, quad| {
+                for (j, v) in (0..).zip(values) {
+                    best.follow(v, quad * 4 + j);
                 }
             });
             let (max, top) = race.winner(&best);
@@ -201,7 +193,7 @@ impl SampleSpec {
             let inv_temperature = params.cast::<f32>().load(INV_TEMPERATURE);
             let finite = max.gt(f32::NEG_INFINITY) & max.lt(f32::INFINITY);
             k.if_(finite & inv_temperature.gt(0.0), || {
-                let row = Row::<W> {
+                let row = Row {
                     k,
                     vocab_size,
                     logits,
@@ -210,12 +202,11 @@ impl SampleSpec {
                 let candidates = Candidates::filter(&row, params);
                 let limit = candidates.limit.get().min(params.load(MIN_P));
                 let draw = Draw::new(&row, params, inv_temperature, limit);
-                let first = draw.score(top, k.constant(0.0));
-                let best = race.lead(first, top);
+                let best = race.lead();
                 k.if_else(
                     candidates.listed.get().gt(0),
                     || draw.among(&candidates, &best),
-                    || draw.everywhere(&best),
+                    || draw.everywhere(&race, &best),
                 );
                 chosen.set(race.winner(&best).1);
             });

@@ -52,7 +52,7 @@ struct Scratch<'k> {
 
 impl<'k> Candidates<'k> {
     /// Applies top-k, then top-p to what is left. Holds barriers.
-    pub(super) fn filter<const W: usize>(row: &Row<'k, W>, params: Ptr<'k, u32>) -> Candidates<'k> {
+    pub(super) fn filter(row: &Row<'k>, params: Ptr<'k, u32>) -> Candidates<'k> {
         let k = row.k;
         let candidates = Candidates {
             limit: k.var(u32::MAX),
@@ -86,9 +86,9 @@ impl<'k> Candidates<'k> {
     }
 
     /// Lowers the limit as one filter wants.
-    fn narrow<const W: usize>(
+    fn narrow(
         &self,
-        row: &Row<'k, W>,
+        row: &Row<'k>,
         scratch: &Scratch<'k>,
         filter: Val<'k, u32>,
         setting: Val<'k, u32>,
@@ -130,9 +130,9 @@ impl<'k> Candidates<'k> {
     }
 
     /// The histogram of the tokens from depth `bins.0` to `bins.1`, bins `2^bins.2` wide.
-    fn count<const W: usize>(
+    fn count(
         &self,
-        row: &Row<'k, W>,
+        row: &Row<'k>,
         scratch: &Scratch<'k>,
         by_mass: Val<'k, Pred>,
         bins: (Val<'k, u32>, Val<'k, u32>, Val<'k, u32>),
@@ -167,13 +167,13 @@ impl<'k> Candidates<'k> {
     }
 
     /// Copies the tokens down to a depth to the list, if they fit.
-    fn gather<const W: usize>(&self, row: &Row<'k, W>, scratch: &Scratch<'k>, to: Val<'k, u32>) {
+    fn gather(&self, row: &Row<'k>, scratch: &Scratch<'k>, to: Val<'k, u32>) {
         let k = row.k;
         k.if_(k.thread_x().eq(0), || scratch.found.store(0, 0));
         k.barrier();
         let lower_lanes = (k.constant(1u32) << k.lane()) - 1;
-        row.each(UNROLL, |logits, at| {
-            for (j, logit) in logits.into_iter().enumerate() {
+        row.each(UNROLL, |logits, quad| {
+            for (j, logit) in (0..).zip(logits) {
                 let depth = emit::depth(row.below(logit));
                 let kept = depth.le(to) & logit.gt(f32::NEG_INFINITY);
                 let mask = k.ballot(kept);
@@ -186,7 +186,7 @@ impl<'k> Candidates<'k> {
                     let place = k.shfl(first, 0) + (mask & lower_lanes).count_ones();
                     k.if_(kept & place.lt(CAPACITY), || {
                         self.logits.store(place, logit);
-                        self.tokens.store(place, at + j as u32);
+                        self.tokens.store(place, quad * 4 + j);
                     });
                 });
             }

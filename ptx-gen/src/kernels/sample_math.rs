@@ -43,6 +43,12 @@ const NO_MASS: f32 = 30.0;
 const MASS_BITS: u32 = 31;
 /// No [`gumbel`] is larger.
 pub const MOST_GUMBEL: f32 = 23.0;
+/// `ln(2^32)`.
+const BOUND_OFFSET: f32 = 22.180_71;
+/// What a bound of a variate is raised by. The variate is off by less than 6e-6 (a test tells), the
+/// hardware's logarithm by `2^-22` of at most 32 (PTX ISA, `lg2.approx`), and the number and the
+/// product are rounded: 2e-5 together.
+const BOUND_SLACK: f32 = 1e-4;
 /// `2^-32`, and half of it: a word as a number strictly between 0 and 1.
 const UNIT: [f32; 2] = [2.328_306_4e-10, 1.164_153_2e-10];
 
@@ -181,14 +187,21 @@ pub(super) mod emit {
         [k.from_reg(words[0]), k.from_reg(words[1])]
     }
 
+    /// The key of each round of [`philox4x32`].
+    pub(crate) type RoundKeys<'k> = [[Val<'k, u32>; 2]; ROUNDS as usize];
+
+    /// Computes the keys of all rounds, which do not depend on the counter.
+    pub(crate) fn round_keys(key: [Val<'_, u32>; 2]) -> RoundKeys<'_> {
+        std::array::from_fn(|r| [0, 1].map(|i| key[i] + WEYL[i].wrapping_mul(r as u32)))
+    }
+
     /// [`super::philox4x32`].
     pub(crate) fn philox4x32<'k>(
         k: &'k Builder,
         mut counter: [Val<'k, u32>; 4],
-        key: [Val<'k, u32>; 2],
+        keys: &RoundKeys<'k>,
     ) -> [Val<'k, u32>; 4] {
-        for round in 0..ROUNDS {
-            let key = [0, 1].map(|i| key[i] + WEYL[i].wrapping_mul(round));
+        for key in keys {
             let [low0, high0] = halves(k, counter[0], MULTIPLIERS[0]);
             let [low1, high1] = halves(k, counter[2], MULTIPLIERS[1]);
             counter = [
@@ -224,6 +237,14 @@ pub(super) mod emit {
         let f = k.select(exponent.eq(0.0), -v, f);
         let (exponent, f) = split(-ln(k, exponent, f));
         -ln(k, exponent, f)
+    }
+
+    /// No less than [`super::gumbel`], and close to it where that is large: `-ln(1 - v) > v`, so
+    /// that `-ln(v)` is a bound. `BOUND_SLACK` makes up for the rounding of both.
+    pub(crate) fn gumbel_bound(word: Val<'_, u32>) -> Val<'_, f32> {
+        let v = word.cast::<f32>() + 0.5;
+        v.lg2()
+            .fma(-std::f32::consts::LN_2, BOUND_OFFSET + BOUND_SLACK)
     }
 
     fn split(x: Val<'_, f32>) -> (Val<'_, f32>, Val<'_, f32>) {
@@ -281,7 +302,8 @@ mod tests {
 
     #[test]
     fn gumbels_are_logarithms_of_logarithms() {
-        let words = (0..32).flat_map(|i| [1u32 << i, u32::MAX >> i, !(1 << i)]);
+        let edges = (0..32).flat_map(|i| [1u32 << i, u32::MAX >> i, !(1 << i)]);
+        let words = edges.chain((0..1 << 16).map(|i| i * 65_537));
         for word in words.chain([0, 1 << 30, 0x4AFB_0CCC, 0x4AFB_0CCD, 0xA1D2_0C3B]) {
             let v = (f64::from(word) + 0.5) / 4_294_967_296.0;
             let exact = -(-(-v).ln_1p()).ln();
@@ -291,6 +313,11 @@ mod tests {
                 "{word:#x}: {off:e} off {exact}"
             );
             assert!(gumbel(word) < MOST_GUMBEL);
+            // The bound of a kernel, with the worst logarithm that the hardware may give.
+            let lg2 = (word as f32 + 0.5).log2();
+            let lg2 = lg2 + (lg2.abs() * 2f32.powi(-22)).max(2f32.powi(-22));
+            let bound = lg2.mul_add(-std::f32::consts::LN_2, BOUND_OFFSET + BOUND_SLACK);
+            assert!(bound > gumbel(word) + 5e-5, "{word:#x}: {bound}");
         }
     }
 

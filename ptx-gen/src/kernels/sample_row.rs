@@ -2,10 +2,10 @@
 //!
 //! Of equals the lowest index is the best, whichever thread saw it.
 
-use crate::build::{Builder, Ptr, Shared, Val, Var};
+use crate::build::{Builder, Pred, Ptr, Shared, Val, Var};
 
 /// A row of logits, penalised, and its largest.
-pub(super) struct Row<'k, const W: usize> {
+pub(super) struct Row<'k> {
     pub(super) k: &'k Builder,
     pub(super) vocab_size: u32,
     pub(super) logits: Ptr<'k, f32>,
@@ -13,41 +13,58 @@ pub(super) struct Row<'k, const W: usize> {
     pub(super) max: Val<'k, f32>,
 }
 
-impl<'k, const W: usize> Row<'k, W> {
+impl<'k> Row<'k> {
     /// Distance below the largest logit; infinite for NaN.
     pub(super) fn below(&self, logit: Val<'k, f32>) -> Val<'k, f32> {
         self.max - logit.max(f32::NEG_INFINITY)
     }
 
     /// Calls `f` with all logits, as [`each`] does.
-    pub(super) fn each(&self, unroll: u32, f: impl Fn([Val<'k, f32>; W], Val<'k, u32>)) {
+    pub(super) fn each(&self, unroll: u32, f: impl Fn([Val<'k, f32>; 4], Val<'k, u32>)) {
         each(self.k, self.vocab_size, self.logits, unroll, f);
     }
 }
 
-/// Calls `f` with the logits that each thread takes, and the index of the first. All warps call it
-/// equally often, so that it may hold warp-wide instructions; past the end there is minus infinity.
-pub(super) fn each<'k, const W: usize>(
+/// Calls `f` with the logits that each thread takes, in order: four at a time, as random words
+/// come, and the number of the four. All warps call it equally often, so that it may hold warp-wide
+/// instructions; past the end there is minus infinity.
+pub(super) fn each<'k>(
     k: &'k Builder,
     vocab_size: u32,
     logits: Ptr<'k, f32>,
     unroll: u32,
-    f: impl Fn([Val<'k, f32>; W], Val<'k, u32>),
+    f: impl Fn([Val<'k, f32>; 4], Val<'k, u32>),
 ) {
-    let stride = k.threads() * W as u32;
-    k.for_each(0, vocab_size, stride * unroll, |base| {
-        let place = |u| base + k.thread_x() * W as u32 + u * stride;
-        let loaded: Vec<_> = (0..unroll)
-            .map(|u| logits.load_vec::<W>(place(u).min(vocab_size - W as u32)))
+    k.for_each(0, vocab_size.div_ceil(4), k.threads() * unroll, |base| {
+        let quads = (0..unroll).map(|u| base + k.thread_x() + u * k.threads());
+        let loaded: Vec<_> = quads
+            .map(|quad| (quad, load(k, vocab_size, logits, quad)))
             .collect();
-        for (u, values) in (0..).zip(loaded) {
-            let inside = place(u).lt(vocab_size);
-            f(
-                values.map(|v| k.select(inside, v, f32::NEG_INFINITY)),
-                place(u),
-            );
+        for (quad, values) in loaded {
+            f(values, quad);
         }
     });
+}
+
+/// Four logits; minus infinity past the end.
+pub(super) fn load<'k>(
+    k: &'k Builder,
+    vocab_size: u32,
+    logits: Ptr<'k, f32>,
+    quad: Val<'k, u32>,
+) -> [Val<'k, f32>; 4] {
+    let nothing = k.constant(f32::NEG_INFINITY);
+    if vocab_size.is_multiple_of(4) {
+        let inside = quad.lt(vocab_size / 4);
+        let values = logits.load_vec::<4>(quad.min(vocab_size / 4 - 1) * 4);
+        return values.map(|v| k.select(inside, v, nothing));
+    }
+    // Rows start anywhere.
+    std::array::from_fn(|j| {
+        let token = quad * 4 + j as u32;
+        let value = logits.load(token.min(vocab_size - 1));
+        k.select(token.lt(vocab_size), value, nothing)
+    })
 }
 
 /// Finds the largest value of a block and its index, of equals the lowest.
@@ -61,7 +78,7 @@ pub(super) struct Race<'k> {
 pub(super) struct Lead<'k> {
     k: &'k Builder,
     pub(super) value: Var<'k, f32>,
-    index: Var<'k, u32>,
+    pub(super) index: Var<'k, u32>,
 }
 
 impl<'k> Race<'k> {
@@ -75,21 +92,22 @@ impl<'k> Race<'k> {
         }
     }
 
-    pub(super) fn lead(&self, value: Val<'k, f32>, index: Val<'k, u32>) -> Lead<'k> {
+    /// Nothing seen yet: minus infinity at index 0.
+    pub(super) fn lead(&self) -> Lead<'k> {
         Lead {
             k: self.k,
-            value: self.k.var(value),
-            index: self.k.var(index),
+            value: self.k.var(f32::NEG_INFINITY),
+            index: self.k.var(0u32),
         }
     }
 
     /// The block's best, in every thread. Holds barriers.
     pub(super) fn winner(&self, lead: &Lead<'k>) -> (Val<'k, f32>, Val<'k, u32>) {
         let (k, warps) = (self.k, self.k.threads() / 32);
-        lead.share();
+        let (value, index) = k.warp_argmax(lead.value.get(), lead.index.get());
         k.if_(k.lane().eq(0), || {
-            self.values.store(k.warp(), lead.value.get());
-            self.indices.store(k.warp(), lead.index.get());
+            self.values.store(k.warp(), value);
+            self.indices.store(k.warp(), index);
         });
         k.barrier();
         k.if_(k.warp().eq(0), || {
@@ -107,16 +125,26 @@ impl<'k> Race<'k> {
 }
 
 impl<'k> Lead<'k> {
+    /// Enters a value in any order of indices.
     pub(super) fn consider(&self, value: Val<'k, f32>, index: Val<'k, u32>) {
-        let (k, best, at) = (self.k, self.value.get(), self.index.get());
-        let wins = value.gt(best) | (value.eq(best) & index.lt(at));
-        self.value.set(k.select(wins, value, best));
-        self.index.set(k.select(wins, index, at));
+        let best = self.value.get();
+        let earlier = value.eq(best) & index.lt(self.index.get());
+        self.enter(value.gt(best) | earlier, value, index);
     }
 
-    /// Gives every lane of the warp the warp's best.
-    pub(super) fn share(&self) {
-        let (value, index) = self.k.warp_argmax(self.value.get(), self.index.get());
+    /// Enters a value whose index is higher than those before it. Of NaN nothing is left.
+    pub(super) fn follow(&self, value: Val<'k, f32>, index: Val<'k, u32>) {
+        self.enter(value.gt(self.value.get()), value, index);
+    }
+
+    fn enter(&self, wins: Val<'k, Pred>, value: Val<'k, f32>, index: Val<'k, u32>) {
+        let k = self.k;
+        self.value.set(k.select(wins, value, self.value.get()));
+        self.index.set(k.select(wins, index, self.index.get()));
+    }
+
+    /// Replaces the lead.
+    pub(super) fn set(&self, (value, index): (Val<'k, f32>, Val<'k, u32>)) {
         self.value.set(value);
         self.index.set(index);
     }

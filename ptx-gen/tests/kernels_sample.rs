@@ -43,6 +43,18 @@ fn scores_that_differ_by_their_rounding() {
 }
 
 #[test]
+fn filters_that_end_between_equals_and_scores_that_tie() {
+    for vocab_size in [331, 4100] {
+        let spec = spec(vocab_size, 9);
+        Trial {
+            kernel: spec.kernel(),
+            launches: sample::sharp(&spec),
+        }
+        .pass();
+    }
+}
+
+#[test]
 fn vocabularies_beyond_a_turn_of_the_loop_and_beyond_the_list() {
     for vocab_size in [8192, 17_001, 33_000] {
         let spec = spec(vocab_size, 256);

@@ -139,7 +139,7 @@ impl SampleSpec {
 
     /// A power of two: a histogram has a bin for each. No fewer than tokens that are penalised.
     fn threads(&self) -> u32 {
-        (self.vocab_size / 4).next_power_of_two().clamp(256, 1024)
+        (self.vocab_size / 16).next_power_of_two().clamp(256, 1024)
     }
 
     /// Blocks for `rows` rows.

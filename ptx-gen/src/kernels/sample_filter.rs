@@ -17,7 +17,7 @@ use super::sample_row::Row;
 /// Width of the first histogram's bins as a power of two: a sixteenth of a logit. The last bin has
 /// all that is deeper.
 const FIRST_WIDTH: u32 = 20;
-/// Tokens that the list holds.
+/// Tokens that the list holds at most.
 const CAPACITY: u32 = 4096;
 /// Loads in flight a thread.
 const UNROLL: u32 = 2;
@@ -31,6 +31,7 @@ pub(super) struct Candidates<'k> {
     pub(super) limit: Var<'k, u32>,
     /// Tokens in the list, which holds all kept ones and perhaps others; 0: no list.
     pub(super) listed: Var<'k, u32>,
+    capacity: u32,
     logits: Shared<'k, f32>,
     tokens: Shared<'k, u32>,
 }
@@ -54,11 +55,14 @@ impl<'k> Candidates<'k> {
     /// Applies top-k, then top-p to what is left. Holds barriers.
     pub(super) fn filter(row: &Row<'k>, params: Ptr<'k, u32>) -> Candidates<'k> {
         let k = row.k;
+        // A list of more than half of all tokens would save little.
+        let capacity = row.vocab_size.div_ceil(2).min(CAPACITY);
         let candidates = Candidates {
+            capacity,
             limit: k.var(u32::MAX),
             listed: k.var(0u32),
-            logits: k.shared("candidate_logits", CAPACITY),
-            tokens: k.shared("candidate_tokens", CAPACITY),
+            logits: k.shared("candidate_logits", capacity),
+            tokens: k.shared("candidate_tokens", capacity),
         };
         let scratch = Scratch {
             low: k.shared("low", k.threads()),
@@ -184,7 +188,7 @@ impl<'k> Candidates<'k> {
                         || k.constant(0),
                     );
                     let place = k.shfl(first, 0) + (mask & lower_lanes).count_ones();
-                    k.if_(kept & place.lt(CAPACITY), || {
+                    k.if_(kept & place.lt(self.capacity), || {
                         self.logits.store(place, logit);
                         self.tokens.store(place, quad * 4 + j);
                     });
@@ -193,7 +197,7 @@ impl<'k> Candidates<'k> {
         });
         k.barrier();
         let found = scratch.found.load(0);
-        self.listed.set(k.select(found.le(CAPACITY), found, 0));
+        self.listed.set(k.select(found.le(self.capacity), found, 0));
     }
 }
 

@@ -304,12 +304,148 @@ fn near_ties(slot: &Slot, n: usize, shift: f32) -> Vec<f32> {
     (0..n).map(logit).collect()
 }
 
+/// A launch of one row whose slot has no history.
+fn alone(spec: &SampleSpec, params: SampleParams, logits: &[f32]) -> Launch {
+    let history = Vec::new();
+    launch(spec, &[Slot { params, history }], &[Some(0)], logits, 1)
+}
+
+/// A draw in which of the `n` most probable tokens the last one wins, and of one more that one: it
+/// tells apart a filter that keeps `n` tokens from all others.
+fn telling(logits: &[f32], n: usize) -> SampleParams {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+    let max = logits[order[0]];
+    let mut params = SampleParams {
+        inv_temperature: 1e-3,
+        ..settings(77)
+    };
+    loop {
+        let scores: Vec<f32> = (order[..=n].iter())
+            .map(|&i| {
+                let word = random_words(params.seed, params.draws, i as u32 / 4)[i % 4];
+                score(max - logits[i], params.inv_temperature, word)
+            })
+            .collect();
+        let most = |scores: &[f32]| scores.iter().fold(f32::NEG_INFINITY, |m, s| m.max(*s));
+        if scores[n] > most(&scores[..n]) && scores[n - 1] > most(&scores[..n - 1]) {
+            return params;
+        }
+        params.draws += 1;
+    }
+}
+
+/// Launches of one row in which a filter ends exactly at a token, or one unit of mass beyond it.
+fn edges(spec: &SampleSpec, logits: &[f32], n: usize) -> Vec<Launch> {
+    let mut sorted = logits.to_vec();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    let weight = |l: &f32| u128::from(mass(sorted[0] - l));
+    let total: u128 = sorted.iter().map(weight).sum();
+    let sum: u128 = sorted[..n].iter().map(weight).sum();
+    // The least share whose goal is at least so much.
+    let share = |goal: u128| (goal << 32).div_ceil(total) as u32;
+    let (at, after) = (telling(logits, n), telling(logits, n + 1));
+    let all = [
+        SampleParams {
+            top_k: n as u32,
+            ..at
+        },
+        SampleParams {
+            top_p: share(sum),
+            ..at
+        },
+        SampleParams {
+            top_p: share(sum + 1),
+            ..after
+        },
+        SampleParams {
+            min_p_depth: depth(sorted[0] - sorted[n - 1]),
+            ..at
+        },
+        SampleParams {
+            top_k: n as u32 + 1,
+            top_p: share(sum + 1),
+            min_p_depth: depth(sorted[0] - sorted[n]) - 1,
+            ..at
+        },
+    ];
+    let row = |params| alone(spec, params, logits);
+    all.map(row).into()
+}
+
+/// Logits whose scores in a draw are all the same as that of the largest logit, which is at
+/// `n / 2`; minus infinity for tokens of which that cannot be had.
+fn ties(params: &SampleParams, n: usize) -> Vec<f32> {
+    let variate = |i: usize| gumbel(random_words(params.seed, params.draws, i as u32 / 4)[i % 4]);
+    let least = variate(n / 2);
+    let logit = |i: usize| {
+        let below = variate(i) - least;
+        let same = below > 0.0 && variate(i) - below == least;
+        if same { -below } else { f32::NEG_INFINITY }
+    };
+    (0..n)
+        .map(|i| if i == n / 2 { 0.0 } else { logit(i) })
+        .collect()
+}
+
+/// Launches of one row each in which little decides: for kernels that are nearly right.
+pub fn sharp(spec: &SampleSpec) -> Vec<Launch> {
+    let n = spec.vocab_size as usize;
+    let mut random = Random::new(3);
+    let mut launches = Vec::new();
+    for seed in 0..6 {
+        let flat: Vec<f32> = random.gaussians(n).iter().map(|v| v * 0.01).collect();
+        launches.push(alone(spec, settings(seed), &flat));
+    }
+    for seed in 0..3 {
+        let all = settings(seed);
+        let few = SampleParams { top_k: 9, ..all };
+        let logits = ties(&all, n);
+        launches.extend([all, few].map(|params| alone(spec, params, &logits)));
+    }
+    // Spread wide, so that each mass is another one, down to nothing.
+    let wide: Vec<f32> = random.gaussians(n).iter().map(|v| v * 4.0).collect();
+    launches.extend([1, 3, 20].into_iter().flat_map(|at| edges(spec, &wide, at)));
+    // Depths at the borders of bins of all widths, and beyond the last bin.
+    let steps = [
+        0u32, 1, 1023, 1024, 0xF_FFFF, 0x10_0000, 0x10_0001, 0x20_0000, 0x2F_FC00, 0x2F_FFFF,
+    ];
+    let border = |i: usize| match steps.get(i / 3) {
+        Some(depth) if i.is_multiple_of(3) => -(*depth as f32) / 16_777_216.0,
+        _ if i % 7 == 1 => -70.0 - i as f32 / 64.0,
+        _ => -1.0 - i as f32 / 4096.0,
+    };
+    let borders: Vec<f32> = (0..n).map(border).collect();
+    launches.extend((1..10).flat_map(|at| edges(spec, &borders, at)));
+    // More mass in a bin than a word holds.
+    let heavy: Vec<f32> = (0..n).map(|i| -(i as f32) / 65_536.0).collect();
+    launches.extend([4, 40].into_iter().flat_map(|at| edges(spec, &heavy, at)));
+    launches
+}
+
 /// A launch of 16 rows with near ties under every setting, filters that end exactly at a token or
 /// exactly before one among them.
 pub fn near(spec: &SampleSpec, seed: u64) -> Launch {
+    let rows = near_rows(spec, seed);
+    let (slots, logits): (Vec<Slot>, Vec<Vec<f32>>) = rows.into_iter().unzip();
+    let places: Vec<Option<u32>> = (0..16).map(Some).collect();
+    launch(spec, &slots, &places, &logits.concat(), 1)
+}
+
+/// Some rows of [`near`], each in a launch of its own.
+pub fn near_each(spec: &SampleSpec, seed: u64, which: &[usize]) -> Vec<Launch> {
+    let rows = near_rows(spec, seed);
+    let chosen = which.iter().map(|row| &rows[*row]);
+    let alone = |(slot, logits): &(Slot, Vec<f32>)| {
+        launch(spec, std::slice::from_ref(slot), &[Some(0)], logits, 1)
+    };
+    chosen.map(alone).collect()
+}
+
+fn near_rows(spec: &SampleSpec, seed: u64) -> Vec<(Slot, Vec<f32>)> {
     let mut random = Random::new(seed);
     let vocab = spec.vocab_size as usize;
-    let (mut slots, mut rows) = (Vec::new(), Vec::new());
+    let mut rows = Vec::new();
     for v in 0..16u32 {
         let base = SampleParams {
             draws: random.bits(),
@@ -365,9 +501,7 @@ pub fn near(spec: &SampleSpec, seed: u64) -> Launch {
             15 => slot.params.draws |= u64::from(u32::MAX),
             _ => {}
         }
-        slots.push(slot);
-        rows.extend(logits);
+        rows.push((slot, logits));
     }
-    let places: Vec<Option<u32>> = (0..16).map(Some).collect();
-    launch(spec, &slots, &places, &rows, 1)
+    rows
 }

@@ -71,6 +71,22 @@ pub const TABLE: &[Variable] = &[
     },
 ];
 
+/// [`TABLE`] as a table of Markdown: what the README shows.
+#[must_use]
+pub fn markdown() -> String {
+    let cell = |text: &str| text.replace('|', "\\|");
+    let row = |v: &Variable| {
+        format!(
+            "| `{}` | {} | {} |\n",
+            v.name,
+            cell(v.values),
+            cell(v.meaning)
+        )
+    };
+    let rows: String = TABLE.iter().map(row).collect();
+    format!("| variable | values | meaning |\n|---|---|---|\n{rows}")
+}
+
 /// The configuration of a process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -173,6 +189,47 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `GANNET_BLESS=1` rewrites the README's table.
+    #[test]
+    fn the_readme_shows_the_table() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let (head, rest) = text.split_once("<!-- variables -->\n").unwrap();
+        let (shown, tail) = rest.split_once("<!-- end of variables -->\n").unwrap();
+        if std::env::var_os("GANNET_BLESS").is_some_and(|v| v == "1") {
+            let (open, close) = ("<!-- variables -->", "<!-- end of variables -->");
+            let fresh = format!("{head}{open}\n{}{close}\n{tail}", markdown());
+            std::fs::write(&file, fresh).unwrap();
+            return;
+        }
+        assert_eq!(shown, markdown(), "run this test with GANNET_BLESS=1");
+    }
+
+    #[test]
+    fn a_variant_and_its_rows_are_checked() {
+        let with = |name: &'static str, value: &'static str| {
+            Config::from_lookup(move |n| (n == name).then(|| value.to_owned()))
+        };
+        let forced = with("GANNET_GEMV", "f32-l32-w16-r2-b4").unwrap();
+        assert_eq!(
+            forced.overrides.gemv.unwrap().to_string(),
+            "f32-l32-w16-r2-b4"
+        );
+        assert!(
+            with("GANNET_PROFILE", "0")
+                .unwrap()
+                .overrides
+                .ignore_measured
+        );
+        for (name, value) in [("GANNET_GEMV", "fast"), ("GANNET_GEMV_ROWS", "9")] {
+            let line = with(name, value).unwrap_err().to_string();
+            assert!(
+                line.starts_with(&format!("{name}=\"{value}\" is not valid")),
+                "{line}"
+            );
+        }
+    }
 
     #[test]
     fn values_are_checked_and_defaults_hold() {

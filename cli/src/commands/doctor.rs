@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use gannet_cuda_runtime::{DeviceProperties, Driver};
 use gannet_engine::config::TABLE;
+use gannet_engine::profile::{DeviceProfile, Overrides};
 use gannet_engine::gate::{self, Passed};
 use gannet_engine::Config;
 use gannet_ptx_gen::target::Target;
@@ -34,7 +35,11 @@ impl Doctor {
 /// A GPU, or why it cannot be looked at.
 type DeviceFinding = Result<DeviceProperties, String>;
 
+/// A device profile's file, and what it holds or what is wrong with it.
+type ProfileFinding = (String, Result<DeviceProfile, String>);
+
 struct Findings {
+    profiles: Vec<ProfileFinding>,
     threads: usize,
     /// Version of CUDA that the driver serves, or why there is none.
     driver: Result<(u32, u32), String>,
@@ -60,6 +65,7 @@ impl Findings {
         let cache_dir = config.as_ref().ok().and_then(|c| c.cache_dir.as_ref());
         Findings {
             passed: cache_dir.map_or_else(Vec::new, |dir| gate::passed(dir)),
+            profiles: cache_dir.map_or_else(Vec::new, |dir| profiles(dir)),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             devices: driver.as_ref().map_or_else(|_| Vec::new(), devices),
             driver: driver.and_then(|d| d.version().map_err(|e| e.to_string())),
@@ -106,6 +112,23 @@ impl Findings {
             )),
             None => out.push_str("  not kept: no cache folder; set GANNET_CACHE to one\n"),
         }
+        out.push_str("\ndevice profiles\n");
+        for (file, profile) in &self.profiles {
+            match profile {
+                Ok(profile) => {
+                    let measured = profile.measured();
+                    let count = figures::count(measured.len() as u64);
+                    out.push_str(&format!("  {file}: {count} products measured\n"));
+                    for (shape, variant) in measured {
+                        out.push_str(&format!("    {}: {variant}\n", shape.name()));
+                    }
+                }
+                Err(why) => out.push_str(&format!("  {why}\n")),
+            }
+        }
+        if self.profiles.is_empty() {
+            out.push_str("  built-in choices only; `gannet tune -m MODEL` measures a GPU\n");
+        }
         out.push_str("\nmodels held against the CPU at first use\n");
         for passed in &self.passed {
             out.push_str(&format!("  {} on {}: passed\n", passed.model, passed.device));
@@ -142,6 +165,13 @@ impl Findings {
                 "entries": c.entries,
                 "bytes": c.bytes,
             })),
+            "profiles": self.profiles.iter().map(|(file, profile)| json!({
+                "file": file,
+                "error": profile.as_ref().err(),
+                "gemv": profile.as_ref().ok().map(|p| p.measured().iter()
+                    .map(|(shape, v)| (shape.name(), Value::from(v.to_string())))
+                    .collect::<serde_json::Map<_, _>>()),
+            })).collect::<Vec<_>>(),
             "passed": self.passed.iter().map(|p| json!({
                 "model": p.model,
                 "device": p.device,
@@ -150,6 +180,20 @@ impl Findings {
                 .collect::<serde_json::Map<_, _>>(),
         })
     }
+}
+
+/// The device profiles under a cache folder.
+fn profiles(cache: &Path) -> Vec<ProfileFinding> {
+    let entries = std::fs::read_dir(cache.join("profile")).into_iter().flatten().flatten();
+    let files = entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json"));
+    let mut found: Vec<ProfileFinding> = files
+        .map(|file| {
+            let profile = DeviceProfile::load(Some(&file), Overrides::default());
+            (file.display().to_string(), profile.map_err(|e| e.to_string()))
+        })
+        .collect();
+    found.sort_by(|a, b| a.0.cmp(&b.0));
+    found
 }
 
 fn devices(driver: &Driver) -> Vec<DeviceFinding> {
@@ -231,13 +275,23 @@ fn values(config: &Config) -> impl Iterator<Item = Variable> {
         .iter()
         .map(|variable| match variable.name {
             "GANNET_DEVICE" => text(&config.device, "auto"),
-            "GANNET_EXECUTOR" => text(&config.executor, "graph"),
+            "GANNET_EXECUTOR" => text(&config.executor, "auto"),
             "GANNET_SAMPLER_ON" => text(&config.sampler_on, "device"),
             "GANNET_CACHE" => Variable { value: folder.clone(), is_default: false },
             "GANNET_CUBIN_CACHE" => Variable {
                 value: u8::from(config.cubin_cache).to_string(),
                 is_default: config.cubin_cache == default.cubin_cache,
             },
+            "GANNET_PROFILE" => Variable {
+                value: u8::from(!config.overrides.ignore_measured).to_string(),
+                is_default: !config.overrides.ignore_measured,
+            },
+            "GANNET_GEMV" => {
+                text(&config.overrides.gemv.map(|v| v.to_string()), "measured, else built in")
+            }
+            "GANNET_GEMV_ROWS" => {
+                text(&config.overrides.gemv_max_rows.map(|n| n.to_string()), "built in")
+            }
             "GANNET_GATE" => Variable {
                 value: u8::from(config.gate).to_string(),
                 is_default: config.gate == default.gate,

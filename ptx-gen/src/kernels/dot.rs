@@ -10,10 +10,14 @@
 //! Every lane adds its products in the order of the columns, in f32 with one rounding an FMA, and
 //! lanes are summed in a fixed tree. The order depends on format and columns alone: not on the
 //! number of tokens, of rows a slot, or on how activations are staged.
+//!
+//! That is [`Arithmetic::F32`]. The others walk in the same way over the same packets;
+//! [`super::dot_packed`] stages and multiplies for them.
 
 use super::WeightFormat;
+use super::dot_packed::{self, Layout};
 use super::unpack::{Geometry, Lane, Packet, Row};
-use super::variant::GemvVariant;
+use super::variant::{Arithmetic, GemvVariant};
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 
 /// Static shared memory to stage activations in, in f32.
@@ -21,12 +25,13 @@ const STAGE_FLOATS: u32 = 12 << 10;
 /// Columns of a sum of activations.
 const SUM: u32 = 16;
 /// Loads of activations in flight a thread.
-const STAGE_BATCH: u32 = 8;
+pub(super) const STAGE_BATCH: u32 = 8;
 
 /// How a product is spread over a block.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Tiling {
     pub(super) geometry: Geometry,
+    pub(super) arithmetic: Arithmetic,
     pub(super) warps: u32,
     /// Rows of one matrix that a slot works on at once.
     pub(super) rows_per_slot: u32,
@@ -34,7 +39,7 @@ pub(super) struct Tiling {
     /// Packets a row in flight.
     pub(super) depth: u32,
     /// Steps whose activations are in shared memory at once.
-    chunk_steps: u32,
+    pub(super) chunk_steps: u32,
 }
 
 impl Tiling {
@@ -53,7 +58,7 @@ impl Tiling {
             lanes: variant.lanes,
         };
         let tile = (variant.warps, variant.rows_per_slot);
-        Tiling::staged(geometry, tile, matrices, tokens)
+        Tiling::staged(geometry, variant.arithmetic, tile, matrices, tokens)
     }
 
     /// The tiling of a second product over the same rows, in another format.
@@ -62,37 +67,49 @@ impl Tiling {
             format,
             ..self.geometry
         };
-        Tiling::staged(geometry, (self.warps, self.rows_per_slot), 1, self.tokens)
+        let tile = (self.warps, self.rows_per_slot);
+        Tiling::staged(geometry, self.arithmetic, tile, 1, self.tokens)
     }
 
     /// Completes a tiling with what fits registers and shared memory.
     fn staged(
         geometry: Geometry,
+        arithmetic: Arithmetic,
         (warps, rows_per_slot): (u32, u32),
         matrices: u32,
         tokens: u32,
     ) -> Tiling {
         let in_flight = match geometry.format {
             WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 | WeightFormat::Q4_0 => 8,
+            // Sums and activations take fewer registers.
+            WeightFormat::Q8_0 | WeightFormat::Q4K if arithmetic != Arithmetic::F32 => 8,
             _ => 4,
         };
         let steps = geometry.steps();
-        let per_column = SUM + u32::from(geometry.has_minima());
-        let chunk = STAGE_FLOATS * SUM / (per_column * tokens) / geometry.step();
+        let mut tiling = Tiling {
+            geometry,
+            arithmetic,
+            warps,
+            rows_per_slot,
+            tokens,
+            depth: 1,
+            chunk_steps: 1,
+        };
+        let chunk = match arithmetic {
+            Arithmetic::F32 => {
+                let per_column = SUM + u32::from(geometry.has_minima());
+                STAGE_FLOATS * SUM / (per_column * tokens) / geometry.step()
+            }
+            _ => STAGE_FLOATS / (tokens * Layout::new(&tiling).step_words()),
+        };
         let depth = (in_flight / (rows_per_slot * matrices)).clamp(1, chunk.min(steps));
-        let chunk_steps = if steps <= chunk {
+        tiling.depth = depth;
+        tiling.chunk_steps = if steps <= chunk {
             steps
         } else {
             chunk / depth * depth
         };
-        Tiling {
-            geometry,
-            warps,
-            rows_per_slot,
-            tokens,
-            depth,
-            chunk_steps,
-        }
+        tiling
     }
 
     /// Threads of a block.
@@ -104,6 +121,11 @@ impl Tiling {
     /// activations are staged in more than two parts. Found by trial with ptxas 13.0, for sm_80 and sm_90a.
     pub(super) fn bound_registers(&self, k: &Builder) {
         use WeightFormat::{BF16, F16, Q4K, Q5K, Q6K};
+        if self.arithmetic != Arithmetic::F32 {
+            // 128 registers a thread, and twice as many for several tokens.
+            let most = if self.tokens == 1 { 16 } else { 8 };
+            return k.min_blocks((most / self.warps).max(1));
+        }
         if self.geometry.steps() <= 2 * self.chunk_steps {
             return;
         }
@@ -125,6 +147,9 @@ impl Tiling {
 
     /// Shared memory that the product needs, in f32.
     pub(super) fn shared_floats(&self) -> u32 {
+        if self.arithmetic != Arithmetic::F32 {
+            return self.tokens * self.chunk_steps * Layout::new(self).step_words();
+        }
         let cols = self.chunk_cols();
         let sums = if self.geometry.has_minima() {
             cols / SUM
@@ -151,7 +176,7 @@ pub(super) struct Dot<'k> {
 }
 
 /// A packet that is on its way.
-struct InFlight<'k> {
+pub(super) struct InFlight<'k> {
     words: Vec<Var<'k, u32>>,
     halves: Vec<Var<'k, half::f16>>,
 }
@@ -171,24 +196,25 @@ impl<'k> InFlight<'k> {
         halves.for_each(|(var, h)| var.set(*h));
     }
 
-    fn get(&self) -> Packet<'k> {
+    pub(super) fn get(&self) -> Packet<'k> {
         Packet {
-            words: self.words.iter().map(Var::get).collect(),
-            halves: self.halves.iter().map(Var::get).collect(),
+            words: self.words.iter().map(|v| v.get()).collect(),
+            halves: self.halves.iter().map(|v| v.get()).collect(),
         }
     }
 }
 
 /// State of a product under way.
-struct Running<'k, 'a> {
-    dot: &'a Dot<'k>,
-    lane: Lane<'k>,
+pub(super) struct Running<'k, 'a> {
+    pub(super) dot: &'a Dot<'k>,
+    pub(super) lane: Lane<'k>,
     rows: &'a [Row<'k>],
     /// By buffer, then row.
-    packets: Vec<Vec<InFlight<'k>>>,
+    pub(super) packets: Vec<Vec<InFlight<'k>>>,
     /// By row, then token.
-    sums: Vec<Vec<Var<'k, f32>>>,
+    pub(super) sums: Vec<Vec<Var<'k, f32>>>,
     /// Where unit `i` of a run lies in the stage in step 0, in f32; without the run's first unit.
+    /// For activations in f32.
     units: Vec<Val<'k, u32>>,
 }
 
@@ -255,6 +281,9 @@ impl<'k> Dot<'k> {
     /// lie past the row's end and become zeros. What a short chunk leaves of the stage may be
     /// overwritten.
     fn stage(&self, first: Val<'k, u32>, count: u32, past: u32) {
+        if self.tiling.arithmetic != Arithmetic::F32 {
+            return dot_packed::stage(self, first, count, past);
+        }
         let Dot { k, tiling, .. } = self;
         let (geometry, threads) = (tiling.geometry, k.threads());
         let chunk = tiling.chunk_cols();
@@ -348,6 +377,9 @@ impl<'k> Running<'k, '_> {
 
     /// Multiplies the packets in `buffer` with the activations of `step`, counted in the chunk.
     fn step(&self, step: Val<'k, u32>, buffer: u32) {
+        if self.dot.tiling.arithmetic != Arithmetic::F32 {
+            return dot_packed::step(self, step, buffer);
+        }
         let tiling = &self.dot.tiling;
         let geometry = &tiling.geometry;
         let chunk = tiling.chunk_cols();

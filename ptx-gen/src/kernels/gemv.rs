@@ -12,10 +12,12 @@
 //!
 //! Grid `[ceil(rows / rows_per_block), ceil(n / tokens_per_block), 1]`. Weights are read once for
 //! `tokens_per_block` rows of x, so `ceil(n / tokens_per_block)` times in all; see `bytes`.
-//! Weights are exact, activations and sums f32; the result of a row of x depends on neither `n`
-//! nor `tokens_per_block` ([`super::dot`] says how).
+//! Weights are exact, activations and sums f32 unless the variant says otherwise
+//! ([`super::Arithmetic`]); the result of a row of x depends on neither `n` nor `tokens_per_block`
+//! ([`super::dot`] says how).
 //!
-//! PTX instructions a weight with one token, everything included, at 4096 x 4096: F32 2.9, F16 3.3,
+//! PTX instructions a weight with one token in the default variant, everything included, at
+//! 4096 x 4096: F32 2.9, F16 3.3,
 //! BF16 3.8, Q4_0 4.9, Q8_0 5.4, Q4_K 6.0, Q5_K 6.8, Q6_K 6.2. One of them is, for the quantised
 //! formats, a copy between register types that costs nothing. Every further token adds one FMA
 //! and its share of reading x.
@@ -26,7 +28,7 @@
 use super::WeightFormat;
 use super::dot::{Dot, Tiling};
 use super::unpack::Row;
-use super::variant::{GemvVariant, Shape};
+use super::variant::{Arithmetic, GemvVariant, Shape};
 use crate::build::{Builder, Ptr, Shared, Val};
 use crate::ir::Kernel;
 use crate::target::Target;
@@ -297,5 +299,31 @@ pub(super) fn representative(target: Target) -> Vec<GemvSpec> {
     });
     specs.push(spec(WeightFormat::Q4K, 4096, 14336, 8));
     specs.push(spec(WeightFormat::F16, 576, 64, 4));
+    let of = |spec: GemvSpec, arithmetic| {
+        let default = spec.default_variant();
+        let variant = GemvVariant {
+            arithmetic,
+            ..default
+        };
+        let spec = GemvSpec {
+            variant: Some(variant),
+            ..spec
+        };
+        spec.check().is_ok().then_some(spec)
+    };
+    for arithmetic in [Arithmetic::F16x2, Arithmetic::Dp4a] {
+        let small = WeightFormat::ALL.map(|format| spec(format, 1000, 768, 1));
+        specs.extend(small.into_iter().filter_map(|spec| of(spec, arithmetic)));
+        let several = spec(WeightFormat::Q4K, 4096, 14336, 8);
+        let long = GemvSpec {
+            residual: true,
+            ..spec(WeightFormat::Q6K, 1536, 8960, 1)
+        };
+        specs.extend(
+            [several, long]
+                .into_iter()
+                .filter_map(|spec| of(spec, arithmetic)),
+        );
+    }
     specs
 }

@@ -14,7 +14,7 @@
 use super::dot::Tiling;
 use super::gemv::{Place, check_tokens};
 use super::unpack::Row;
-use super::variant::{GemvVariant, Shape};
+use super::variant::{Arithmetic, GemvVariant, Shape};
 use super::{Activation, WeightFormat};
 use crate::ir::Kernel;
 use crate::target::Target;
@@ -187,9 +187,21 @@ pub(super) fn representative(target: Target) -> Vec<GemvGluSpec> {
         activation,
         variant: None,
     };
-    vec![
+    let mut specs = vec![
         spec(WeightFormat::Q4K, WeightFormat::Q4K, 1, Activation::Silu),
         spec(WeightFormat::Q4K, WeightFormat::Q6K, 1, Activation::Silu),
         spec(WeightFormat::Q8_0, WeightFormat::Q8_0, 4, Activation::Gelu),
-    ]
+    ];
+    specs.extend([Arithmetic::F16x2, Arithmetic::Dp4a].map(|arithmetic| {
+        let spec = spec(WeightFormat::Q4K, WeightFormat::Q4K, 1, Activation::Silu);
+        let variant = GemvVariant {
+            arithmetic,
+            ..spec.default_variant()
+        };
+        GemvGluSpec {
+            variant: Some(variant),
+            ..spec
+        }
+    }));
+    specs
 }

@@ -125,7 +125,7 @@ pub(super) struct Lane<'k> {
     k: &'k Builder,
     /// Its first group's block, and the group within the block.
     block: Val<'k, u32>,
-    within: Val<'k, u32>,
+    pub(super) within: Val<'k, u32>,
     /// What `within` is below.
     below: u32,
     /// First unit of its group in step 0.
@@ -166,7 +166,7 @@ impl<'k> Lane<'k> {
     }
 
     /// `(within / by) % of`, without what the bound of `within` makes idle.
-    fn part(&self, by: u32, of: u32) -> Val<'k, u32> {
+    pub(super) fn part(&self, by: u32, of: u32) -> Val<'k, u32> {
         if self.below <= by {
             return self.k.constant(0);
         }
@@ -376,7 +376,7 @@ fn f16_unit<'k>(words: &[Val<'k, u32>]) -> [Val<'k, f32>; 4] {
 }
 
 /// Two words of bf16: the upper halves of f32.
-fn bf16_unit<'k>(words: &[Val<'k, u32>]) -> [Val<'k, f32>; 4] {
+pub(super) fn bf16_unit<'k>(words: &[Val<'k, u32>]) -> [Val<'k, f32>; 4] {
     let low = |w: Val<'k, u32>| (w << 16u32).bitcast::<f32>();
     let high = |w: Val<'k, u32>| (w & 0xFFFF_0000).bitcast::<f32>();
     [low(words[0]), high(words[0]), low(words[1]), high(words[1])]
@@ -455,7 +455,11 @@ fn scale_and_min<'k>(
 }
 
 /// The word's bits turned right by `by` modulo 32.
-fn rotate_right<'k>(k: &'k Builder, word: Val<'k, u32>, by: Val<'k, u32>) -> Val<'k, u32> {
+pub(super) fn rotate_right<'k>(
+    k: &'k Builder,
+    word: Val<'k, u32>,
+    by: Val<'k, u32>,
+) -> Val<'k, u32> {
     let op = Op::Shf { left: false };
     let word = word.operand();
     let r = k.inst(op, &[crate::ir::Ty::U32], &[word, word, by.operand()]);

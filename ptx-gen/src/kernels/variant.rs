@@ -18,7 +18,7 @@ use super::unpack::Geometry;
 pub enum Arithmetic {
     /// Activations, products and sums in f32. Held to an NMSE of 1e-6.
     F32,
-    /// Activations rounded to f16 relative to the largest of their 32 columns, products in f16
+    /// Activations rounded to f16 relative to the largest of some columns, products in f16
     /// pairs, sums of at most 8 products in f16 and all others in f32. Held to an NMSE of 1e-6.
     F16x2,
     /// Activations rounded to 8 bits relative to the largest of their 32 columns, products and
@@ -165,14 +165,20 @@ impl Shape {
         if !matches!(variant.rows_per_slot, 1 | 2 | 4) {
             return refuse("a slot has 1, 2 or 4 rows");
         }
-        if variant.arithmetic != Arithmetic::F32 {
-            return refuse("there is no such arithmetic");
+        use WeightFormat::{BF16, F16, F32};
+        let exists = match variant.arithmetic {
+            Arithmetic::F32 => true,
+            Arithmetic::F16x2 => self.format != F32,
+            Arithmetic::Dp4a => !matches!(self.format, F32 | F16 | BF16),
+        };
+        if !exists {
+            return refuse("the format does not go with the arithmetic");
         }
         if variant.width != self.width() {
             return refuse("there is no such load");
         }
         let sums = variant.rows_per_slot * self.matrices * self.tokens;
-        if sums > 16 {
+        if sums > 16 || (sums > 2 && variant.warps > 8) {
             return refuse("its sums do not fit registers");
         }
         Ok(())
@@ -194,38 +200,68 @@ impl Shape {
         }
     }
 
-    /// What is worth measuring, the default first.
+    /// What is worth measuring: the default, then by arithmetic, the most exact one last, since
+    /// it is the slowest where formats are narrow.
     pub(super) fn variants(&self) -> Vec<GemvVariant> {
         let default = self.default_variant();
         let mut variants = vec![default];
-        for lanes in self.good_lanes() {
-            for rows_per_slot in [1, 2, 4] {
-                for warps in [4, 8, 16] {
-                    let variant = GemvVariant {
-                        lanes,
-                        warps,
-                        rows_per_slot,
-                        ..default
-                    };
-                    let blocks = self.rows.div_ceil(warps * (32 / lanes) * rows_per_slot);
-                    // Blocks that leave processors idle are no gain over smaller ones.
-                    let busy = warps == 4 && rows_per_slot == 1 || blocks >= PROCESSORS / 2;
-                    if busy && self.check(variant).is_ok() && !variants.contains(&variant) {
-                        variants.push(variant);
-                    }
-                }
+        let long = self.cols >= LONG_ROW;
+        for arithmetic in [Arithmetic::Dp4a, Arithmetic::F16x2, Arithmetic::F32] {
+            let lanes = match arithmetic {
+                Arithmetic::F32 => vec![default.lanes],
+                _ => self.good_lanes(),
+            };
+            let tiles: &[(u32, &[u32])] = match (arithmetic, long) {
+                (Arithmetic::F32, _) => &[(1, &[4, 8]), (2, &[4, 8])],
+                (_, true) => &[(1, &[1, 2, 4, 8, 12, 16]), (2, &[4, 8, 16]), (4, &[4])],
+                (_, false) => &[(1, &[1, 2, 4, 8, 16]), (2, &[4, 8]), (4, &[4])],
+            };
+            for (lanes, (rows_per_slot, warps)) in lanes
+                .iter()
+                .flat_map(|lanes| tiles.iter().map(move |tile| (lanes, tile)))
+            {
+                variants.extend(warps.iter().map(|warps| GemvVariant {
+                    arithmetic,
+                    lanes: *lanes,
+                    warps: *warps,
+                    rows_per_slot: *rows_per_slot,
+                    ..default
+                }));
             }
         }
+        let mut seen = Vec::new();
+        variants.retain(|variant| {
+            let good = *variant == default || self.is_promising(variant);
+            let keep = good && !seen.contains(variant) && self.check(*variant).is_ok();
+            seen.push(*variant);
+            keep
+        });
         variants
     }
 
+    /// Whether it leaves few processors idle without being in smaller blocks than that takes:
+    /// every block stages all activations.
+    fn is_promising(&self, variant: &GemvVariant) -> bool {
+        let GemvVariant {
+            lanes,
+            warps,
+            rows_per_slot,
+            ..
+        } = *variant;
+        let blocks = self.rows.div_ceil(warps * (32 / lanes) * rows_per_slot);
+        let most = if self.cols >= LONG_ROW { 4 } else { 12 } * PROCESSORS;
+        let smallest = rows_per_slot == 1 && warps == 1;
+        (smallest || blocks >= PROCESSORS / 2) && (warps >= 4 || blocks <= most)
+    }
+
     /// Lanes a row that waste less than a quarter of a row's steps, the most first; at least those
-    /// that waste least.
+    /// that waste least. At most two.
     fn good_lanes(&self) -> Vec<u32> {
         let columns = |lanes: &u32| self.geometry(*lanes).steps() * self.geometry(*lanes).step();
         let least = [32, 16, 8].iter().map(columns).min().unwrap_or(0);
         let good = |lanes: &u32| columns(lanes) <= least || columns(lanes) * 4 < self.cols * 5;
-        [32, 16, 8].into_iter().filter(good).collect()
+        let lanes = [32, 16, 8].into_iter().filter(good);
+        lanes.take(2).collect()
     }
 
     /// The variant for where nothing was measured: as many lanes a row as waste little in the last

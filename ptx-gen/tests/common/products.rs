@@ -2,7 +2,7 @@
 
 use gannet_ptx_gen::interp::Arg;
 use gannet_ptx_gen::kernels::{
-    EmbedSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, WeightFormat,
+    Arithmetic, EmbedSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, WeightFormat,
 };
 use gannet_quant::{Format, Matrix, repack};
 
@@ -108,7 +108,7 @@ impl Weights {
     }
 
     /// `[n, rows]` products in f64, of the first `rows` rows.
-    fn times(&self, x: &[f32], rows: usize) -> Vec<f64> {
+    pub fn times(&self, x: &[f32], rows: usize) -> Vec<f64> {
         let dot = |w: &[f32], x: &[f32]| -> f64 {
             let products = w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
             products.sum()
@@ -128,6 +128,38 @@ impl Weights {
 fn halves(x: &[f32]) -> Vec<f32> {
     let half = |x: &f32| half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_f32();
     x.iter().map(half).collect()
+}
+
+/// Activations as a matrix-vector product of this arithmetic rounds them: 32 columns of a row
+/// share a scale. For halves it may be fewer, which only tells where columns are so much smaller
+/// than their neighbours that they don't count.
+pub fn rounded(arithmetic: Arithmetic, x: &[f32], cols: usize) -> Vec<f32> {
+    let group = |x: &[f32]| -> Vec<f32> {
+        let most = x.iter().fold(2f32.powi(-100), |most, x| most.max(x.abs()));
+        let power = f32::from_bits(most.to_bits() & 0x7F80_0000);
+        let round = |x: &f32| match arithmetic {
+            Arithmetic::F32 => *x,
+            Arithmetic::F16x2 => half::f16::from_f32(*x / power).to_f32() * power,
+            Arithmetic::Dp4a => {
+                let inverse = f64::from(1.0 / most * 127.0);
+                (f64::from(*x) * inverse).round_ties_even() as f32 * (most * (1.0 / 127.0))
+            }
+        };
+        x.iter().map(round).collect()
+    };
+    let rows = x.chunks(cols);
+    rows.flat_map(|row| row.chunks(32))
+        .flat_map(group)
+        .collect()
+}
+
+/// How near results come to a product of activations so rounded.
+fn nearness(arithmetic: Arithmetic) -> f64 {
+    match arithmetic {
+        Arithmetic::F32 => 1e-12,
+        Arithmetic::F16x2 => 5e-7,
+        Arithmetic::Dp4a => 1e-11,
+    }
 }
 
 /// Scale and offset of every run of weights that share them, of K-quants as a file has them.
@@ -164,13 +196,14 @@ pub enum Part {
     Blocks(u32),
 }
 
-/// What of a product is rounded to f16 before it is computed.
+/// What of a product is rounded before it is computed.
 #[derive(Clone, Copy)]
 enum Rounding {
-    None,
-    /// Activations and weights.
+    /// Activations and weights to f16.
     Halves,
-    /// Those, and before them the scales and offsets of weights in this format.
+    /// Activations, by groups.
+    Groups(Arithmetic),
+    /// Activations and weights to f16, and before that the weights' scales and offsets in this format.
     Scaled(WeightFormat),
 }
 
@@ -249,7 +282,7 @@ impl Shape {
             let n = tokens as usize;
             let x = &x[..n * cols];
             let mut values = match self.rounding {
-                Rounding::None => w.times(x, looked_at),
+                Rounding::Groups(arithmetic) => w.times(&rounded(arithmetic, x, cols), looked_at),
                 Rounding::Halves => w.halves().times(&halves(x), looked_at),
                 Rounding::Scaled(format) => w.scaled_in_halves(format).times(&halves(x), looked_at),
             };
@@ -284,19 +317,57 @@ impl Shape {
 /// A matrix-vector product of each of these numbers of tokens.
 pub fn gemv(spec: GemvSpec, tokens: &[u32], part: Part) -> Trial {
     spec.check().unwrap();
+    let variant = spec.variant.unwrap_or_else(|| spec.default_variant());
     let w = Weights::new(spec.format, spec.rows, spec.cols, 1);
     let shape = Shape {
         rows: spec.rows as usize,
         cols: spec.cols as usize,
-        nmse: 1e-12,
+        nmse: nearness(variant.arithmetic),
         part,
         outliers: false,
-        rounding: Rounding::None,
+        rounding: Rounding::Groups(variant.arithmetic),
     };
     let more = (spec.bias, spec.residual);
     Trial {
         kernel: spec.kernel(),
         launches: shape.launches(&w, more, |n| spec.grid(n), tokens),
+    }
+}
+
+/// A matrix-vector product of a token in which every 32 columns hold one that is a million times
+/// as large as the others, each time in another place.
+pub fn gemv_of_outliers(spec: GemvSpec) -> Trial {
+    let arithmetic = spec
+        .variant
+        .unwrap_or_else(|| spec.default_variant())
+        .arithmetic;
+    let w = Weights::new(spec.format, spec.rows, spec.cols, 1);
+    let mut x = Random::new(5).gaussians(spec.cols as usize);
+    for (i, x) in x.iter_mut().enumerate() {
+        if (i % 32) == (i / 32) % 32 {
+            *x *= 1e6;
+        }
+    }
+    let mut trial = gemv_of(&spec, &w, &x);
+    let values = w.times(&rounded(arithmetic, &x, x.len()), spec.rows as usize);
+    let launch = Launch::new(spec.grid(1)).input(&w.packed).input(&x);
+    let launch = launch.floats(values, nearness(arithmetic));
+    trial.launches = vec![launch.scalar(Arg::U32(1))];
+    trial
+}
+
+/// A matrix-vector product of these weights and activations, whose results are not judged.
+pub fn gemv_of(spec: &GemvSpec, w: &Weights, x: &[f32]) -> Trial {
+    spec.check().unwrap();
+    let tokens = (x.len() / spec.cols as usize) as u32;
+    let launch = Launch::new(spec.grid(tokens))
+        .input(&w.packed)
+        .input(x)
+        .output(4 * (tokens * spec.rows) as usize, End::Unchanged)
+        .scalar(Arg::U32(tokens));
+    Trial {
+        kernel: spec.kernel(),
+        launches: vec![launch],
     }
 }
 
@@ -375,22 +446,24 @@ fn of_batch(spec: GemmBatchSpec, tokens: &[u32], part: Part, outliers: bool) -> 
 /// A gated unit of each of these numbers of tokens.
 pub fn gemv_glu(spec: GemvGluSpec, tokens: &[u32], part: Part) -> Trial {
     spec.check().unwrap();
+    let variant = spec.variant.unwrap_or_else(|| spec.default_variant());
     let gate = Weights::new(spec.gate, spec.rows, spec.cols, 13);
     let up = Weights::new(spec.up, spec.rows, spec.cols, 14);
     let shape = Shape {
         rows: spec.rows as usize,
         cols: spec.cols as usize,
-        nmse: 1e-11,
+        nmse: 10.0 * nearness(variant.arithmetic),
         part,
         outliers: false,
-        rounding: Rounding::None,
+        rounding: Rounding::Groups(variant.arithmetic),
     };
     let launch = |n: &u32| {
         let (grid, looked_at) = shape.launched(spec.grid(*n));
         let mut x = Random::new(15).gaussians(*n as usize * shape.cols);
         x.iter_mut().for_each(|x| *x *= 1.0 / 16.0);
-        let ups = up.times(&x, looked_at);
-        let both = gate.times(&x, looked_at).into_iter().zip(ups);
+        let seen = rounded(variant.arithmetic, &x, shape.cols);
+        let ups = up.times(&seen, looked_at);
+        let both = gate.times(&seen, looked_at).into_iter().zip(ups);
         let values = both.map(|(g, u)| plain(spec.activation, g) * u).collect();
         Launch::new(grid)
             .input(&gate.packed)

@@ -186,12 +186,12 @@ impl<'k> Half<'k> {
 
     /// Scale of the lane's key `i`, if elements are bytes.
     pub(super) fn scale(&self, i: usize) -> Option<Val<'k, f32>> {
-        self.scales.get(i).map(Var::get)
+        self.scales.get(i).map(|v| v.get())
     }
 
     /// Right operands of the products with keys: for key g, then key g + 8, one for every step.
     pub(super) fn key_operands(&self) -> [Vec<[Val<'k, u32>; 2]>; 2] {
-        let words: Vec<_> = self.words.iter().map(Var::get).collect();
+        let words: Vec<_> = self.words.iter().map(|v| v.get()).collect();
         let mut keys = words
             .chunks_exact(words.len() / 2)
             .map(|words| match self.kv_type {
@@ -203,7 +203,7 @@ impl<'k> Half<'k> {
 
     /// Right operands of the products with values: for each column of a lane the pairs of its keys.
     pub(super) fn value_operands(&self, pieces: &[Piece]) -> Vec<[Val<'k, u32>; 2]> {
-        let words: Vec<_> = self.words.iter().map(Var::get).collect();
+        let words: Vec<_> = self.words.iter().map(|v| v.get()).collect();
         let of_key = words.len() / OWN_KEYS.len();
         let columns = pieces.iter().map(|p| p.width).sum::<u32>() as usize;
         let pair = |word: usize, selector: u32| {

@@ -106,8 +106,8 @@ impl<'k> Held<'k> {
 
     pub(super) fn get(&self) -> Loaded<'k> {
         Loaded {
-            words: self.words.iter().map(Var::get).collect(),
-            halves: self.halves.iter().map(Var::get).collect(),
+            words: self.words.iter().map(|v| v.get()).collect(),
+            halves: self.halves.iter().map(|v| v.get()).collect(),
         }
     }
 

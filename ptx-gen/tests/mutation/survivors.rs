@@ -21,6 +21,16 @@ pub(crate) struct Key {
     pub(crate) what: String,
 }
 
+/// What a run looks at.
+pub(crate) struct Scope {
+    /// Only kernels and lists with this in their names.
+    pub(crate) only: String,
+    /// All mutants run, not only the share: the lists can be found too long.
+    pub(crate) whole: bool,
+    /// The lists are rewritten, if the run is whole.
+    pub(crate) bless: bool,
+}
+
 /// What survives of a row's mutants.
 #[derive(Default)]
 pub(crate) struct Row {
@@ -47,8 +57,8 @@ fn head(file: &str) -> String {
         "\
 # Mutants of `{file}.rs` that the kernel tests let live
 
-Written by `tests/mutation.rs` under `GANNET_BLESS=1`, but for the reasons: why the spoilt kernel
-is right all the same, or what this test cannot see.
+Written by `tests/mutation.rs` under `GANNET_BLESS=1 GANNET_MUTANTS=all`, but for the reasons: why
+the spoilt kernel is right all the same, or what this test cannot see.
 
 | source line | instruction | changes | kernels | reason |
 |---|---|---|---|---|
@@ -108,25 +118,33 @@ fn files() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Complains where the lists do not say what survives, after having rewritten them if `bless`.
-pub(crate) fn compare(survivors: &BTreeMap<Key, Row>, bless: bool) -> Vec<String> {
+/// Complains where the lists do not say what survives, after having rewritten them if so asked.
+pub(crate) fn compare(survivors: &BTreeMap<Key, Row>, scope: &Scope) -> Vec<String> {
+    let in_scope = |key: &Key| key.file.contains(&scope.only);
+    let survivors: BTreeMap<&Key, &Row> = survivors.iter().filter(|(k, _)| in_scope(k)).collect();
     let mut listed = listed();
-    if bless {
+    listed.retain(|key, _| in_scope(key));
+    if scope.bless && scope.whole {
         let mut known = std::mem::take(&mut listed);
-        for (key, row) in survivors {
+        for (key, row) in &survivors {
             let old = known.remove(key);
             let reason = old.map_or(String::new(), |old| {
                 let new = !row.changes.is_subset(&old.changes) && !old.reason.is_empty();
                 let stale = new && !old.reason.starts_with(STALE);
                 (if stale { STALE } else { "" }).to_owned() + &old.reason
             });
-            listed.insert(key.clone(), written(row, reason));
+            listed.insert((*key).clone(), written(row, reason));
         }
-        write(survivors, &listed);
+        write(&survivors, &listed, scope);
     }
     let mut complaints = Vec::new();
-    for (key, row) in survivors {
+    for (key, row) in &survivors {
         let at = format!("{}.rs, `{}`: {}", key.file, key.text, key.what);
+        // A share of a row's mutants tells only some of its changes and kernels.
+        let same = |old: &Listed| match scope.whole {
+            true => *old == written(row, old.reason.clone()),
+            false => row.changes.is_subset(&old.changes),
+        };
         match listed.get(key) {
             None => complaints.push(format!("survives, but is not listed: {at}")),
             Some(old) if old.reason.is_empty() => {
@@ -135,18 +153,17 @@ pub(crate) fn compare(survivors: &BTreeMap<Key, Row>, bless: bool) -> Vec<String
             Some(old) if old.reason.starts_with(STALE) => complaints.push(format!(
                 "more survives; is the reason still the right one? {at}"
             )),
-            Some(old) if *old != written(row, old.reason.clone()) => {
+            Some(old) if !same(old) => {
                 complaints.push(format!("survives otherwise than listed: {at}"));
             }
             Some(_) => {}
         }
     }
-    for key in listed.keys().filter(|key| !survivors.contains_key(*key)) {
-        complaints.push(format!(
-            "listed, but does not survive: {}.rs, `{}`: {}",
-            key.file, key.text, key.what
-        ));
-    }
+    let gone = |key: &&Key| scope.whole && !survivors.contains_key(key);
+    complaints.extend(listed.keys().filter(gone).map(|key| {
+        let Key { file, text, what } = key;
+        format!("listed, but does not survive: {file}.rs, `{text}`: {what}")
+    }));
     complaints
 }
 
@@ -158,14 +175,17 @@ fn written(row: &Row, reason: String) -> Listed {
     }
 }
 
-fn write(survivors: &BTreeMap<Key, Row>, listed: &BTreeMap<Key, Listed>) {
+fn write(survivors: &BTreeMap<&Key, &Row>, listed: &BTreeMap<Key, Listed>, scope: &Scope) {
     let mut tables: BTreeMap<&str, Vec<(u32, &Key)>> = BTreeMap::new();
     for (key, row) in survivors {
         tables.entry(&key.file).or_default().push((row.line, key));
     }
-    files()
-        .iter()
-        .for_each(|path| std::fs::remove_file(path).unwrap());
+    let in_scope = |path: &PathBuf| {
+        let file = path.file_stem().unwrap_or_default();
+        file.to_string_lossy().contains(&scope.only)
+    };
+    let old = files().into_iter().filter(in_scope);
+    old.for_each(|path| std::fs::remove_file(path).unwrap());
     std::fs::create_dir_all(folder()).unwrap();
     for (file, mut keys) in tables {
         keys.sort();

@@ -122,9 +122,9 @@ impl Tiling {
     pub(super) fn bound_registers(&self, k: &Builder) {
         use WeightFormat::{BF16, F16, Q4K, Q5K, Q6K};
         if self.arithmetic != Arithmetic::F32 {
-            // 128 registers a thread, and twice as many for several tokens.
+            // 128 registers a thread, and twice as many for several tokens or small blocks.
             let most = if self.tokens == 1 { 16 } else { 8 };
-            return k.min_blocks((most / self.warps).max(1));
+            return k.min_blocks((most / self.warps).clamp(1, 4));
         }
         if self.geometry.steps() <= 2 * self.chunk_steps {
             return;

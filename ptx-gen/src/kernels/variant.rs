@@ -178,7 +178,12 @@ impl Shape {
             return refuse("there is no such load");
         }
         let sums = variant.rows_per_slot * self.matrices * self.tokens;
-        if sums > 16 || (sums > 2 && variant.warps > 8) {
+        let halves = matches!(self.format, F16 | BF16);
+        let in_large_blocks = if halves { 1 } else { 2 };
+        let narrow = variant.arithmetic != Arithmetic::F32;
+        let crowded = narrow && sums > in_large_blocks && variant.warps > 8;
+        // The default one was tried out.
+        if (sums > 16 || crowded) && variant != self.default_variant() {
             return refuse("its sums do not fit registers");
         }
         Ok(())

@@ -167,6 +167,31 @@ impl Case {
         self
     }
 
+    /// Queries of all signs and sizes, by turns: positive, negative, with a first element a
+    /// million times as large as the others, and from the least normal f32 upwards.
+    pub fn with_queries_of_all_sizes(mut self) -> Case {
+        let dim = self.spec.head_dim as usize;
+        for (n, q) in self.q.chunks_mut(dim).enumerate() {
+            let size = 2f32.powi(-126 + (n / 4 % 16) as i32);
+            for (i, q) in q.iter_mut().enumerate() {
+                *q = match n % 4 {
+                    0 => q.abs(),
+                    1 => -q.abs(),
+                    2 if i > 0 => *q * 1e-6,
+                    2 => q.abs() + 1.0,
+                    _ => *q * size,
+                };
+            }
+        }
+        self
+    }
+
+    /// Values so many times as large.
+    pub fn with_values_times(mut self, factor: f32) -> Case {
+        self.values.iter_mut().for_each(|v| *v *= factor);
+        self
+    }
+
     /// One row that sees one key, whose score is near the lowest f32.
     pub fn of_lowest_score(spec: AttentionSpec) -> Case {
         let mut case = Case::new(spec, &[1], &[0]);

@@ -283,7 +283,8 @@ fn few_queries() -> Vec<Trial> {
 }
 
 /// Attention of few queries on tensor cores: one row of products and two, pieces of every width,
-/// heads that leave registers for the next tile and that do not. Warps walk more than once.
+/// heads that leave registers for the next tile and that do not. Warps walk more than once, and
+/// past the block table's end.
 fn packed_queries() -> Vec<Trial> {
     let specs = [
         AttentionSpec {
@@ -291,7 +292,7 @@ fn packed_queries() -> Vec<Trial> {
             ..spec(6, 2, 48)
         },
         AttentionSpec {
-            splits: 3,
+            splits: 4,
             max_blocks: 15,
             window: Some(300),
             softcap: Some(2.0),
@@ -299,33 +300,47 @@ fn packed_queries() -> Vec<Trial> {
         },
         AttentionSpec {
             kv_type: KvType::BF16,
-            window: Some(40),
-            ..spec(10, 1, 144)
+            splits: 2,
+            max_blocks: 12,
+            window: Some(290),
+            ..spec(20, 2, 144)
         },
         AttentionSpec {
             kv_type: KvType::Int8,
             max_blocks: 9,
-            ..spec(5, 1, 80)
+            // As small as queries are large.
+            scale: 1e-6,
+            ..spec(10, 2, 80)
         },
     ];
     let lengths = [0, 1, 20, 30, 33, 45, 64, 96];
     let trial = |spec: AttentionSpec| {
-        let longest = 32 * spec.max_blocks - 10;
+        let longest = 32 * spec.max_blocks - 1;
         let nmse = if spec.kv_type == KvType::BF16 {
             1e-10
         } else {
             1e-12
         };
-        let large = Case::new(spec, &[longest, 90], &[1, 0]).with_queries_times(600.0);
-        packed_decode(
-            &[
-                Case::new(spec, &lengths, &[0, 1, 2, 1, 3, 1, 4, 5]),
-                Case::new(spec, &[longest], &[1]),
-                Case::of_lowest_score(spec),
-                large,
-            ],
-            nmse,
-        )
+        let usual = (spec.scale * (spec.head_dim as f32).sqrt()).recip();
+        let case = |lengths: &[u32], slots: &[u32]| {
+            Case::new(spec, lengths, slots).with_queries_times(usual)
+        };
+        let mut values = case(&[longest], &[1]);
+        // An f16 holds no larger ones.
+        if spec.kv_type != KvType::F16 {
+            values = values.with_values_times(2f32.powi(24));
+        }
+        let mut cases = vec![
+            case(&lengths, &[0, 1, 2, 1, 3, 1, 4, 5]),
+            case(&[90, 33], &[0, 1]).with_queries_of_all_sizes(),
+            values,
+            case(&[longest, 90], &[1, 0]).with_queries_times(600.0),
+        ];
+        // No f32 times so small a scale is near the lowest.
+        if usual < 1e3 {
+            cases.push(Case::of_lowest_score(spec));
+        }
+        packed_decode(&cases, nmse)
     };
     specs.map(trial).into_iter().collect()
 }
@@ -348,14 +363,14 @@ fn prompts_of_some() -> Vec<Trial> {
             TARGET,
             AttentionSpec {
                 kv_type: KvType::BF16,
-                ..spec(2, 1, 32)
+                ..spec(4, 2, 32)
             },
         ),
         (
             TARGET,
             AttentionSpec {
                 kv_type: KvType::Int8,
-                ..spec(2, 1, 32)
+                ..spec(4, 2, 32)
             },
         ),
     ];

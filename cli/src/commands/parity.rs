@@ -2,6 +2,7 @@
 
 use clap::Args;
 use gannet_engine::Config;
+use gannet_engine::kv::KvType;
 use gannet_engine::parity::{self, ParityOptions, Report, Row};
 use gannet_engine::tokenizer::EncodeOptions;
 use serde_json::json;
@@ -50,6 +51,9 @@ pub(crate) struct Parity {
     /// Which GPU
     #[arg(long, value_name = "N", default_value_t = 0)]
     gpu: usize,
+    /// Element type of a GPU's cache: f16, bf16, f32 or int8
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    kv_type: KvType,
     /// Compute with f32 activations
     #[arg(long)]
     exact: bool,
@@ -72,6 +76,7 @@ impl Parity {
             left: self.left,
             right: self.right,
             precision: precision(self.exact),
+            kv_type: self.kv_type,
             gpu: self.gpu,
             tokens,
             generate: self.generate,

@@ -10,7 +10,7 @@ use crate::Error;
 use crate::config::Config;
 use crate::device::{self, DeviceChoice, ExecutorChoice, SessionOptions};
 use crate::exec::{Buffers, DecodeStart, Executor, Faults, Precision, Step};
-use crate::kv::BlockTable;
+use crate::kv::{BlockTable, KvType};
 use crate::model::Model;
 use crate::sample::{Sampling, argmax};
 
@@ -34,6 +34,8 @@ pub struct ParityOptions {
     pub right: String,
     /// Arithmetic of sides that run kernels.
     pub precision: Precision,
+    /// Element type of the caches of GPU sides.
+    pub kv_type: KvType,
     /// GPU by index.
     pub gpu: usize,
     /// Tokens of the prompt; at least one.
@@ -60,6 +62,7 @@ impl Default for ParityOptions {
             left: "cpu".to_owned(),
             right: "cuda-eager".to_owned(),
             precision: Precision::default(),
+            kv_type: KvType::default(),
             gpu: 0,
             // Any tokens do; these are in every vocabulary.
             tokens: (0..40).map(|i| (i * 37 + 11) % 256).collect(),
@@ -392,6 +395,7 @@ fn side(
         device,
         executor,
         precision,
+        kv_type: options.kv_type,
         // Stepped, then decoded once more behind that.
         context: Some(rows + 2 * options.generate + 1),
         max_rows: Some(rows),

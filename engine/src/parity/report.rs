@@ -102,18 +102,23 @@ pub fn limit(op: &Op, kv_type: KvType) -> f64 {
     }
 }
 
-/// The loosest limit of the operations that made a buffer: a sum over a product inherits the
-/// product's, since one launch may compute both.
+/// The limit of what one launch may have computed: a sum has the loosest limit of itself and its
+/// product, since the other term is given; a gated unit has its own and those of both its products,
+/// since independent errors add up.
 pub(crate) fn buffer_limit(plan: &Plan, b: Buf, kv_type: KvType) -> f64 {
     let limit = |op: &Op| limit(op, kv_type);
     let writer = plan.ops.iter().find(|op| op.writes() == Some(b));
     match writer {
-        Some(op @ (Op::Add { .. } | Op::Glu { .. })) => op
-            .reads()
-            .into_iter()
-            .filter_map(|r| plan.ops.iter().find(|o| o.writes() == Some(r)))
-            .map(limit)
-            .fold(limit(op), f64::max),
+        Some(op @ (Op::Add { .. } | Op::Glu { .. })) => {
+            let inputs = op.reads().into_iter();
+            let made = inputs.filter_map(|r| plan.ops.iter().find(|o| o.writes() == Some(r)));
+            let together = if matches!(op, Op::Glu { .. }) {
+                |a: f64, b: f64| a + b
+            } else {
+                f64::max
+            };
+            made.map(limit).fold(limit(op), together)
+        }
         Some(op) => limit(op),
         None => 0.0,
     }

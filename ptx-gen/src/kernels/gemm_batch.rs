@@ -189,8 +189,8 @@ impl GemmBatchSpec {
                 self.tokens, self.splits
             ));
             k.block_size(THREADS);
-            // 64 tokens' sums do not leave registers for two.
-            k.min_blocks(if self.tokens * self.groups() > 64 {
+            // So many sums do not leave registers for two.
+            k.min_blocks(if self.tokens * self.groups() >= 64 {
                 1
             } else {
                 2

@@ -120,7 +120,10 @@ impl DeviceFlags {
         };
         let overrides = Overrides {
             gemv: self.gemv.or(config.overrides.gemv),
-            gemv_max_rows: self.gemv_rows.map(usize::from).or(config.overrides.gemv_max_rows),
+            gemv_max_rows: self
+                .gemv_rows
+                .map(usize::from)
+                .or(config.overrides.gemv_max_rows),
             ..config.overrides
         };
         let precision = precision(self.exact);

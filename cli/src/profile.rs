@@ -18,7 +18,11 @@ fn median(launch: &LaunchTime) -> f64 {
 
 /// Bytes a second over the ceiling, both in `1e9`.
 fn share(bytes: u64, seconds: f64, ceiling: f64) -> (f64, f64) {
-    let gb = if seconds > 0.0 { bytes as f64 / seconds / 1e9 } else { 0.0 };
+    let gb = if seconds > 0.0 {
+        bytes as f64 / seconds / 1e9
+    } else {
+        0.0
+    };
     (gb, if ceiling > 0.0 { gb / ceiling } else { 0.0 })
 }
 
@@ -52,7 +56,14 @@ pub(crate) fn as_text(report: &BenchReport) -> String {
         let mut kernels: Vec<_> = kernels.into_iter().collect();
         kernels.sort_by(|a, b| b.1.1.total_cmp(&a.1.1));
         let mut table = Table::new(&[
-            "kernel", ">launches", ">us", ">us each", ">of step", ">bytes", ">GB/s", ">of ceiling",
+            "kernel",
+            ">launches",
+            ">us",
+            ">us each",
+            ">of step",
+            ">bytes",
+            ">GB/s",
+            ">of ceiling",
         ]);
         for (name, (count, seconds, bytes)) in kernels {
             let (gb, share) = share(bytes, seconds, report.ceiling_gb_per_second);
@@ -81,7 +92,12 @@ pub(crate) fn as_text(report: &BenchReport) -> String {
 /// The Trace Event Format: complete events, microseconds, a process for each test.
 pub(crate) fn chrome_trace(report: &BenchReport) -> Value {
     let mut events = Vec::new();
-    for (pid, row) in report.rows.iter().enumerate().filter(|(_, r)| !r.launches.is_empty()) {
+    for (pid, row) in report
+        .rows
+        .iter()
+        .enumerate()
+        .filter(|(_, r)| !r.launches.is_empty())
+    {
         events.push(json!({
             "name": "process_name", "ph": "M", "pid": pid, "args": { "name": row.name() },
         }));

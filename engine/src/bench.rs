@@ -397,7 +397,11 @@ fn is_gpu(executor: &str) -> bool {
 /// Bytes of one position's keys and values in all layers: f32 on the CPU, of that type on a GPU.
 fn kv_bytes(plan: &Plan, executor: &str, kv_type: KvType) -> u64 {
     let kv = plan.kv;
-    let kv_type = if is_gpu(executor) { kv_type } else { KvType::F32 };
+    let kv_type = if is_gpu(executor) {
+        kv_type
+    } else {
+        KvType::F32
+    };
     let head = kv_type.block_bytes(1, kv.head_dim as u32) as usize;
     (2 * kv.num_layers * kv.num_kv_heads * head) as u64
 }

@@ -61,7 +61,10 @@ fn several_sequences_are_compared_in_chunks_and_with_themselves_alone() {
     assert_eq!(object["pass"], true);
     let steps_of = steps(&object);
     assert_eq!(steps_of[steps_of.len() - 2..], ["batch of 3", "batch of 3"]);
-    assert!(steps_of.contains(&"chunk of slot 2".to_owned()), "{steps_of:?}");
+    assert!(
+        steps_of.contains(&"chunk of slot 2".to_owned()),
+        "{steps_of:?}"
+    );
 
     let object = run(&[&args[..], &["--alone"]].concat()).ok().json();
     assert_eq!(object["pass"], true);

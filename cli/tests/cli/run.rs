@@ -196,11 +196,16 @@ fn lines_of_a_file_are_continued_together() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), prompts.join("\n\n")).unwrap();
     let file = file.path().to_str().unwrap();
-    let settings = ["-n", "24", "--temp", "0.8", "--exact", "--device", "cpu", "--json"];
+    let settings = [
+        "-n", "24", "--temp", "0.8", "--exact", "--device", "cpu", "--json",
+    ];
     let run_with = |args: &[&str]| run(&[&["run"], args, &settings[..]].concat()).ok();
     let done = run_with(&["--prompts", file, "--slots", "3", "--seed", "5"]);
-    let mut found: Vec<serde_json::Value> =
-        (done.stdout.lines().map(|line| serde_json::from_str(line).unwrap())).collect();
+    let mut found: Vec<serde_json::Value> = (done
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap()))
+    .collect();
     found.sort_by_key(|object| object["line"].as_u64());
     assert_eq!(found.len(), prompts.len());
     for (i, (prompt, object)) in prompts.iter().zip(&found).enumerate() {
@@ -230,7 +235,15 @@ fn a_stop_string_is_not_printed() {
     let whole = continuation(&["-n", "30", "--ignore-eos"]).stdout;
     let letters: Vec<usize> = whole.char_indices().map(|(at, _)| at).collect();
     let stop = &whole[letters[20]..letters[27]];
-    let args = ["-n", "30", "--ignore-eos", "--stop", "\u{1}", "--stop", stop];
+    let args = [
+        "-n",
+        "30",
+        "--ignore-eos",
+        "--stop",
+        "\u{1}",
+        "--stop",
+        stop,
+    ];
     let stopped = continuation(&args);
     assert_eq!(stopped.stdout, whole[..whole.find(stop).unwrap()]);
     let json = continuation(&[&args[..], &["--json"]].concat()).json();

@@ -17,8 +17,8 @@ use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{Arg, COUNTERS, LowerOptions, Lowered, Shape, lower};
 use crate::model::Model;
-use crate::profile::{DeviceProfile, Overrides};
 use crate::plan::{Buf, Element, Plan, Weight};
+use crate::profile::{DeviceProfile, Overrides};
 
 /// Multiprocessors that lowering is told of: few, since blocks cost time here.
 const MULTIPROCESSORS: usize = 4;

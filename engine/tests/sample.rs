@@ -108,7 +108,7 @@ fn sequence(i: u64, vocab_size: usize, scale: f32) -> Sequence {
     let logits = noise(i, vocab_size).into_iter().map(|v| v * v * v * scale);
     // Every third row has ties.
     let logits = logits.map(|v| {
-        if i % 3 == 0 {
+        if i.is_multiple_of(3) {
             (v * 2.0).round() / 2.0
         } else {
             v

@@ -315,7 +315,7 @@ fn normal(state: &mut u64, at: usize) -> f32 {
             .wrapping_add(1_442_695_040_888_963_407);
         sum += (*state >> 40) as f32 / (1 << 24) as f32 - 0.5;
     }
-    let scale = if at % 97 == 0 { 50.0 } else { 1.0 };
+    let scale = if at.is_multiple_of(97) { 50.0 } else { 1.0 };
     sum * 1.732 * scale
 }
 

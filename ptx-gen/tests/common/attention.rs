@@ -178,7 +178,7 @@ impl Case {
                     0 => q.abs(),
                     1 => -q.abs(),
                     2 if i > 0 => *q * 1e-6,
-                    2 => q.abs() + 1.0,
+                    2 => (q.abs() + 1.0) * [1.0, -1.0][n / 4 % 2],
                     _ => *q * size,
                 };
             }
@@ -186,9 +186,10 @@ impl Case {
         self
     }
 
-    /// Values so many times as large.
+    /// Values of every 16th position so many times as large.
     pub fn with_values_times(mut self, factor: f32) -> Case {
-        self.values.iter_mut().for_each(|v| *v *= factor);
+        let rows = self.values.chunks_mut(self.spec.head_dim as usize);
+        rows.step_by(16).flatten().for_each(|v| *v *= factor);
         self
     }
 

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod kv;
 pub mod products;
 pub mod sample;
+pub mod sample_hair;
 pub mod simple;
 pub mod trial;
 

@@ -216,7 +216,8 @@ pub fn launch(
 ) -> Launch {
     let (vocab, window) = (spec.vocab_size as usize, spec.window_max as usize);
     let ring = |slot: &Slot| {
-        let mut ring = vec![UNTOUCHED; window];
+        // What an earlier sequence left.
+        let mut ring = vec![1; window];
         for (i, token) in slot.history.iter().enumerate() {
             ring[i % window] = *token;
         }
@@ -284,7 +285,7 @@ pub fn of_all_kinds(spec: &SampleSpec, first: u64, rows: u32, turns: u32) -> Lau
 
 /// Logits for which all scores of a slot's next draw are equal but for their rounding, so that the
 /// token chosen depends on the last bit of everything and on every token that is kept.
-fn near_ties(slot: &Slot, n: usize, shift: f32) -> Vec<f32> {
+pub fn near_ties(slot: &Slot, n: usize, shift: f32) -> Vec<f32> {
     let p = &slot.params;
     let recent = &slot.history[slot.history.len().saturating_sub(p.window as usize)..];
     let logit = |i: usize| {
@@ -305,14 +306,14 @@ fn near_ties(slot: &Slot, n: usize, shift: f32) -> Vec<f32> {
 }
 
 /// A launch of one row whose slot has no history.
-fn alone(spec: &SampleSpec, params: SampleParams, logits: &[f32]) -> Launch {
+pub fn alone(spec: &SampleSpec, params: SampleParams, logits: &[f32]) -> Launch {
     let history = Vec::new();
     launch(spec, &[Slot { params, history }], &[Some(0)], logits, 1)
 }
 
 /// A draw in which of the `n` most probable tokens the last one wins, and of one more that one: it
 /// tells apart a filter that keeps `n` tokens from all others.
-fn telling(logits: &[f32], n: usize) -> SampleParams {
+pub fn telling(logits: &[f32], n: usize) -> SampleParams {
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
     let max = logits[order[0]];

@@ -12,6 +12,7 @@ use crate::common::products::{
     Part, embed, gemm, gemm_batch, gemm_batch_of_outliers, gemm_of_outliers, gemv, gemv_glu,
 };
 use crate::common::sample;
+use crate::common::sample_hair;
 use crate::common::simple;
 use crate::common::trial::Trial;
 
@@ -425,20 +426,26 @@ fn prompts_of_some() -> Vec<Trial> {
     flashes.map(trial).into_iter().collect()
 }
 
-/// The sampler: with vectors, and where a list overflows.
+/// The sampler: rows of several turns with vectors, and of one that fills nearly all threads.
 fn sampling() -> Vec<Trial> {
-    let trial = |vocab_size, seeds: std::ops::Range<u64>, first, rows| {
-        let spec = SampleSpec {
-            target: TARGET,
-            vocab_size,
-            window_max: 9,
-        };
-        let near = seeds.map(|seed| sample::near(&spec, seed));
-        let mixed = sample::of_all_kinds(&spec, first, rows, 1);
-        Trial {
-            kernel: spec.kernel(),
-            launches: near.chain([mixed]).collect(),
-        }
-    };
-    vec![trial(332, 0..3, 0, 12), trial(4201, 0..1, 30, 7)]
+    [2056, 1017]
+        .map(|vocab_size| {
+            let spec = SampleSpec {
+                target: TARGET,
+                vocab_size,
+                window_max: 40,
+            };
+            let mixed = |first| sample::of_all_kinds(&spec, first, 3, 1);
+            let mut launches = vec![mixed(6)];
+            // Those first that notice most.
+            launches.extend(sample::near_each(&spec, 1, &[8, 6, 9, 7]));
+            launches.extend(sample_hair::hair(&spec));
+            launches.extend(sample::near_each(&spec, 1, &[15, 1, 2, 11, 13, 14]));
+            launches.push(mixed(12));
+            Trial {
+                kernel: spec.kernel(),
+                launches,
+            }
+        })
+        .into()
 }

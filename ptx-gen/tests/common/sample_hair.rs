@@ -70,7 +70,9 @@ fn windows(spec: &SampleSpec) -> [Launch; 3] {
         // Tokens 1 and 2 are as good as equal, and token 1 lies where the ring has no tokens yet.
         let mut logits = vec![-7.0; spec.vocab_size as usize];
         let (one, two) = if window == 1 { (1.9, 2.0) } else { (2.0, 1.9) };
-        [(1, one), (2, two), (9, 2.5)].map(|(token, logit)| logits[token] = logit);
+        for (token, logit) in [(1, one), (2, two), (9, 2.5)] {
+            logits[token] = logit;
+        }
         launch(spec, &[Slot { params, history }], &[Some(0)], &logits, 1)
     })
 }
@@ -288,7 +290,9 @@ fn equals(spec: &SampleSpec) -> Vec<Launch> {
         let mut logits = vec![-7.0; n];
         // Not a number, at the first place that a thread looks at.
         logits[160] = f32::NAN;
-        tokens.map(|i| logits[i % n] = value);
+        for i in tokens {
+            logits[i % n] = value;
+        }
         alone(spec, params, &logits)
     };
     vec![

@@ -104,7 +104,8 @@ pub fn limit(op: &Op, kv_type: KvType) -> f64 {
 
 /// The limit of what one launch may have computed: a sum has the loosest limit of itself and its
 /// product, since the other term is given; a gated unit has its own and those of both its products,
-/// since independent errors add up.
+/// since independent errors add up, the gate's twice: where the gate is negative, the activation's
+/// relative slope exceeds one.
 pub(crate) fn buffer_limit(plan: &Plan, b: Buf, kv_type: KvType) -> f64 {
     let limit = |op: &Op| limit(op, kv_type);
     let writer = plan.ops.iter().find(|op| op.writes() == Some(b));
@@ -117,7 +118,12 @@ pub(crate) fn buffer_limit(plan: &Plan, b: Buf, kv_type: KvType) -> f64 {
             } else {
                 f64::max
             };
-            made.map(limit).fold(limit(op), together)
+            // Of a gated unit: its own limit stands for the gate's second.
+            let own = match op {
+                Op::Glu { .. } => 2.0 * limit(op),
+                _ => limit(op),
+            };
+            made.map(limit).fold(own, together)
         }
         Some(op) => limit(op),
         None => 0.0,

@@ -129,7 +129,7 @@ pub fn diff_chunks(
                     continue;
                 };
                 let data = (rows_of(&plan, b, &l, &range), r.as_slice());
-                let tolerance = (Tolerance::PerOperation, right.limits().kv_type);
+                let tolerance = (Tolerance::PerShape, right.limits().kv_type);
                 let row = compare_buffer(&plan, (&unit.name, b), tolerance, data);
                 report.buffers.push(row);
             }

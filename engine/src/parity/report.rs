@@ -15,6 +15,9 @@ pub enum Tolerance {
     BitEqual,
     /// The limits of [`limit`] for each operation.
     PerOperation,
+    /// The same between two steps of different shapes, of which one may fuse a gated unit that the
+    /// other computes from rounded products.
+    PerShape,
 }
 
 /// One buffer's comparison.
@@ -102,32 +105,36 @@ pub fn limit(op: &Op, kv_type: KvType) -> f64 {
     }
 }
 
-/// The limit of what one launch may have computed: a sum has the loosest limit of itself and its
-/// product, since the other term is given; a gated unit has its own and those of both its products,
-/// since independent errors add up, the gate's twice: where the gate is negative, the activation's
-/// relative slope exceeds one.
+/// The loosest limit of the operations that made a buffer: a sum over a product inherits the
+/// product's, since one launch may compute both.
 pub(crate) fn buffer_limit(plan: &Plan, b: Buf, kv_type: KvType) -> f64 {
     let limit = |op: &Op| limit(op, kv_type);
-    let writer = plan.ops.iter().find(|op| op.writes() == Some(b));
-    match writer {
+    match plan.ops.iter().find(|op| op.writes() == Some(b)) {
         Some(op @ (Op::Add { .. } | Op::Glu { .. })) => {
-            let inputs = op.reads().into_iter();
-            let made = inputs.filter_map(|r| plan.ops.iter().find(|o| o.writes() == Some(r)));
-            let together = if matches!(op, Op::Glu { .. }) {
-                |a: f64, b: f64| a + b
-            } else {
-                f64::max
-            };
-            // Of a gated unit: its own limit stands for the gate's second.
-            let own = match op {
-                Op::Glu { .. } => 2.0 * limit(op),
-                _ => limit(op),
-            };
-            made.map(limit).fold(own, together)
+            makers(plan, op).map(limit).fold(limit(op), f64::max)
         }
         Some(op) => limit(op),
         None => 0.0,
     }
+}
+
+/// The same where one side fused a gated unit and the other did not: the products' errors add up,
+/// the gate's counted twice with the unit's own, since a negative gate's activation has a relative
+/// slope above one.
+fn unfused_limit(plan: &Plan, b: Buf, kv_type: KvType) -> f64 {
+    match plan.ops.iter().find(|op| op.writes() == Some(b)) {
+        Some(op @ Op::Glu { .. }) => {
+            let products: f64 = makers(plan, op).map(|op| limit(op, kv_type)).sum();
+            2.0 * limit(op, kv_type) + products
+        }
+        _ => buffer_limit(plan, b, kv_type),
+    }
+}
+
+/// The operations that made an operation's inputs.
+fn makers<'p>(plan: &'p Plan, op: &Op) -> impl Iterator<Item = &'p Op> {
+    let inputs = op.reads().into_iter();
+    inputs.filter_map(|r| plan.ops.iter().find(|o| o.writes() == Some(r)))
 }
 
 /// Compares what two sides have in a buffer.
@@ -140,6 +147,7 @@ pub(crate) fn compare(
     let limit = match tolerance {
         Tolerance::BitEqual => 0.0,
         Tolerance::PerOperation => buffer_limit(plan, b, kv_type),
+        Tolerance::PerShape => unfused_limit(plan, b, kv_type),
     };
     let (nmse, max_abs) = error(left, right);
     let ids_differ = plan.buffer(b).element == Element::U32 && max_abs > 0.0;

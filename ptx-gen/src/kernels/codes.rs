@@ -102,7 +102,8 @@ pub(super) fn runs<'k>(
     lane: &Lane<'k>,
     packet: &Packet<'k>,
 ) -> Vec<Run<'k>> {
-    let w = &packet.words;
+    // Codes, upper bits if they are apart, scales.
+    let (w, n) = (&packet.words, geometry.width as usize / 4);
     let integers = arithmetic == Arithmetic::Dp4a;
     let d = || packet.halves[0].cast::<f32>();
     let plain = |codes| Run {
@@ -136,29 +137,32 @@ pub(super) fn runs<'k>(
         }
         WeightFormat::Q4_0 => {
             let both = [0, 1].map(|run| nibbles(w, run, integers));
-            vec![scaled(joined(both), d())]
+            match geometry.parts() {
+                1 => vec![scaled(joined(both), d())],
+                _ => both.map(|codes| scaled(codes, d())).into(),
+            }
         }
         WeightFormat::Q4K => {
-            let scales = scales_and_minima(k, lane, &w[4..8], arithmetic, geometry.format);
+            let scales = scales_and_minima(k, lane, &w[n..], arithmetic, geometry.format);
             let run = |(run, (scale, offset))| Run {
-                codes: nibbles(&w[..4], run, integers),
+                codes: nibbles(&w[..n], run, integers),
                 scale: Some(scale),
                 offset: Some(offset),
             };
             (0u32..).zip(scales).map(run).collect()
         }
         WeightFormat::Q5K => {
-            let scales = scales_and_minima(k, lane, &w[8..12], arithmetic, geometry.format);
+            let scales = scales_and_minima(k, lane, &w[2 * n..], arithmetic, geometry.format);
             // The fifth bits of chunk c's runs are bits 2c and 2c + 1 of the bytes; the first is
             // turned to bit 4, where it completes the code.
             let turn = lane.part(2, 4) * 2 + 28;
             let run = |(run, (scale, offset))| {
                 let unit = |i: usize| {
-                    let high = rotate_right(k, w[4 + i], turn) >> run;
+                    let high = rotate_right(k, w[n + i], turn) >> run;
                     (w[i] >> (4 * run)).lop3(high, 0x0F0F_0F0F, CHOOSE)
                 };
                 Run {
-                    codes: fields((0..4).map(unit).collect(), 5, integers),
+                    codes: fields((0..n).map(unit).collect(), 5, integers),
                     scale: Some(scale),
                     offset: Some(offset),
                 }
@@ -170,15 +174,15 @@ pub(super) fn runs<'k>(
             let run = |run: u32| {
                 let unit = |i: usize| {
                     let high = match run {
-                        0 => w[4 + i] << (k.constant(4) - b * 2),
-                        _ => w[4 + i] >> (b * 2),
+                        0 => w[n + i] << (k.constant(4) - b * 2),
+                        _ => w[n + i] >> (b * 2),
                     };
                     (w[i] >> (4 * run)).lop3(high, 0x0F0F_0F0F, CHOOSE)
                 };
-                let excess = w[8 + run as usize] ^ 0x8080_8080;
+                let excess = w[2 * n + run as usize] ^ 0x8080_8080;
                 let scale = excess.prmt(TWO_23, lane.part(1, 4) + PICK).bitcast::<f32>();
                 let scale = (scale + -(8_388_608.0 + 128.0)) * d();
-                let codes = fields((0..4).map(unit).collect(), 6, integers);
+                let codes = fields((0..n).map(unit).collect(), 6, integers);
                 scaled(codes, scale)
             };
             vec![run(0), run(1)]
@@ -241,7 +245,7 @@ fn scales_and_minima<'k>(
     let pick = lane.part(2, 2) * 0x2222 + 0x5410;
     let six = words[1].prmt(words[2], pick);
     let four = words[3].prmt(words[3] >> 4u32, pick);
-    let upper = lane.within.ge(4);
+    let upper = lane.upper();
     let shift = k.select(upper, 2u32, 0u32);
     let own = k.select(upper, 0x3030_3030u32, 0x3F3F_3F3Fu32);
     let shared = k.select(upper, 0x0F0F_0F0Fu32, 0u32);

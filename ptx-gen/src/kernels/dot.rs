@@ -1,15 +1,15 @@
 //! The inner part of matrix-vector products: rows of weights times rows of activations.
 //!
 //! A warp holds `32 / lanes` slots of `lanes` lanes; a slot works on `rows_per_slot` rows at once.
-//! Lanes take groups of 16 bytes in turn (see [`super::unpack`]). Activations are staged in shared
+//! Lanes take groups of 16, 8 or 4 bytes in turn (see [`super::unpack`]). Activations are staged in shared
 //! memory a chunk of columns at a time, units of four columns swizzled so that lanes do not collide;
-//! for formats with minima the sums of 16 columns lie behind them. The first packets of weights
+//! for formats with minima the sums of a run's columns lie behind them. The first packets of weights
 //! are requested before the first chunk is staged, and from then on `depth` packets a row are in
 //! flight.
 //!
 //! Every lane adds its products in the order of the columns, in f32 with one rounding an FMA, and
-//! lanes are summed in a fixed tree. The order depends on format and columns alone: not on the
-//! number of tokens, of rows a slot, or on how activations are staged.
+//! lanes are summed in a fixed tree. The order depends on format, columns, lanes a row and bytes a
+//! group alone: not on the number of tokens, of rows a slot, or on how activations are staged.
 //!
 //! That is [`Arithmetic::F32`]. The others walk in the same way over the same packets;
 //! [`super::dot_packed`] stages and multiplies for them.
@@ -22,8 +22,6 @@ use crate::build::{Builder, Ptr, Shared, Val, Var};
 
 /// Static shared memory to stage activations in, in f32.
 const STAGE_FLOATS: u32 = 12 << 10;
-/// Columns of a sum of activations.
-const SUM: u32 = 16;
 /// Loads of activations in flight a thread.
 pub(super) const STAGE_BATCH: u32 = 8;
 
@@ -56,6 +54,7 @@ impl Tiling {
             rows,
             cols,
             lanes: variant.lanes,
+            width: variant.width,
         };
         let tile = (variant.warps, variant.rows_per_slot);
         Tiling::staged(geometry, variant.arithmetic, tile, matrices, tokens)
@@ -63,8 +62,15 @@ impl Tiling {
 
     /// The tiling of a second product over the same rows, in another format.
     pub(super) fn beside(&self, format: WeightFormat) -> Tiling {
+        let cols = self.geometry.cols;
+        // Each the widest, or both as wide as was asked for.
+        let width = match self.geometry.width == Geometry::widest(self.geometry.format, cols) {
+            true => Geometry::widest(format, cols),
+            false => self.geometry.width,
+        };
         let geometry = Geometry {
             format,
+            width,
             ..self.geometry
         };
         let tile = (self.warps, self.rows_per_slot);
@@ -97,8 +103,9 @@ impl Tiling {
         };
         let chunk = match arithmetic {
             Arithmetic::F32 => {
-                let per_column = SUM + u32::from(geometry.has_minima());
-                STAGE_FLOATS * SUM / (per_column * tokens) / geometry.step()
+                let run = 4 * geometry.run_units();
+                let with_sum = run + u32::from(geometry.has_minima());
+                STAGE_FLOATS * run / (with_sum * tokens) / geometry.step()
             }
             _ => STAGE_FLOATS / (tokens * Layout::new(&tiling).step_words()),
         };
@@ -152,7 +159,7 @@ impl Tiling {
         }
         let cols = self.chunk_cols();
         let sums = if self.geometry.has_minima() {
-            cols / SUM
+            cols / 4 / self.geometry.run_units()
         } else {
             0
         };
@@ -213,9 +220,10 @@ pub(super) struct Running<'k, 'a> {
     pub(super) packets: Vec<Vec<InFlight<'k>>>,
     /// By row, then token.
     pub(super) sums: Vec<Vec<Var<'k, f32>>>,
-    /// Where unit `i` of a run lies in the stage in step 0, in f32; without the run's first unit.
-    /// For activations in f32.
-    units: Vec<Val<'k, u32>>,
+    /// By the low three bits of a run's first unit, for those that occur: where unit `i` of the run
+    /// lies in the stage in step 0, in f32, without the rest of the run's first unit. For
+    /// activations in f32.
+    units: Vec<Vec<Val<'k, u32>>>,
 }
 
 impl<'k> Dot<'k> {
@@ -241,8 +249,8 @@ impl<'k> Dot<'k> {
             })
             .collect();
         let key = geometry.swizzle(k, lane.unit, geometry.step() / 4);
-        let most = geometry.runs().iter().map(|(_, n)| *n).max().unwrap_or(0);
         let unit = |i: u32| (lane.unit + (key ^ i)) * 4;
+        let units = |first: u32| (first..first + geometry.run_units()).map(unit).collect();
         let running = Running {
             dot: self,
             rows,
@@ -250,7 +258,7 @@ impl<'k> Dot<'k> {
             sums: (rows.iter())
                 .map(|_| self.tokens.iter().map(|_| k.var(0f32)).collect())
                 .collect(),
-            units: (0..most).map(unit).collect(),
+            units: low_firsts(&geometry).into_iter().map(units).collect(),
             lane,
         };
         let whole_chunks = (steps - 1) / chunk_steps;
@@ -295,7 +303,9 @@ impl<'k> Dot<'k> {
         for (token, row) in (0u32..).zip(&self.tokens) {
             let x = self.x.offset(*row * geometry.cols);
             let stage = self.stage.at(token * chunk);
-            let sums = self.stage.at(tiling.tokens * chunk + token * chunk / SUM);
+            let run_units = geometry.run_units();
+            let sums = tiling.tokens * chunk + token * (chunk / 4 / run_units);
+            let sums = self.stage.at(sums);
             k.for_each(0u32, units, threads * batch, |base| {
                 let load = |i: u32| {
                     let u = base + (k.thread_x() + i * threads);
@@ -321,16 +331,24 @@ impl<'k> Dot<'k> {
                     }
                     if geometry.has_minima() {
                         let [a, b, c, d] = v;
-                        let sum = sum_in_first_lane(k, (a + b) + (c + d), SUM / 4);
-                        let has_sum = (u % (SUM / 4)).eq(0);
+                        let sum = sum_in_first_lane(k, (a + b) + (c + d), run_units);
+                        let has_sum = (u % run_units).eq(0);
                         let speaks = in_stage.map_or(has_sum, |in_stage| in_stage & has_sum);
-                        k.if_(speaks, || sums.store(u / (SUM / 4), sum));
+                        k.if_(speaks, || sums.store(u / run_units, sum));
                     }
                 }
             });
         }
         k.barrier();
     }
+}
+
+/// The low three bits of the first units of runs: what swizzling may change. One entry where all
+/// runs agree.
+fn low_firsts(geometry: &Geometry) -> Vec<u32> {
+    let mut firsts: Vec<u32> = geometry.runs().iter().map(|(at, _)| at % 8).collect();
+    firsts.dedup();
+    firsts
 }
 
 /// The sum over every `lanes` neighbouring lanes, in the first of them: a tree of fixed order. What
@@ -388,22 +406,22 @@ impl<'k> Running<'k, '_> {
             .map(InFlight::get)
             .collect();
         let column = step * geometry.step();
-        let units: Vec<_> = self.units.iter().map(|u| *u + column).collect();
-        for (r, (at, count)) in geometry.runs().iter().enumerate() {
+        let in_step = |units: &Vec<Val<'k, u32>>| units.iter().map(|u| *u + column).collect();
+        let units: Vec<Vec<_>> = self.units.iter().map(in_step).collect();
+        let run_units = geometry.run_units();
+        for (r, (at, _)) in geometry.runs().iter().enumerate() {
+            let units = &units[r.min(units.len() - 1)];
             let runs: Vec<_> = (self.rows.iter().zip(&packets))
                 .map(|(row, packet)| row.run(&self.lane, packet, r))
                 .collect();
             for token in 0..tiling.tokens {
-                let stage = self.dot.stage.at(token * chunk + at * 4);
-                let x: Vec<_> = (0..*count as usize)
-                    .map(|i| stage.load_vec::<4>(units[i]))
-                    .collect();
+                let stage = self.dot.stage.at(token * chunk + at / 8 * 32);
+                let x: Vec<_> = units.iter().map(|u| stage.load_vec::<4>(*u)).collect();
                 let sum = geometry.has_minima().then(|| {
-                    let sums = self
-                        .dot
-                        .stage
-                        .at(tiling.tokens * chunk + token * chunk / SUM);
-                    sums.load(self.lane.unit / (SUM / 4) + step * (geometry.step() / SUM) + at / 4)
+                    let sums = tiling.tokens * chunk + token * (chunk / 4 / run_units);
+                    let of_step = step * (geometry.step() / 4 / run_units);
+                    let sums = self.dot.stage.at(sums);
+                    sums.load(self.lane.unit / run_units + of_step + at / run_units)
                 });
                 for (run, sums) in runs.iter().zip(&self.sums) {
                     let acc = &sums[token as usize];

@@ -1,7 +1,7 @@
 //! Products with activations that a block rounds while staging them: to f16 or to 8 bits.
 //!
-//! Neighbouring columns of a token share a scale. [`Arithmetic::F16x2`]: the columns of a run (8 to
-//! 32, by format) that of the largest magnitude's exponent, a power of two, so that no column exceeds
+//! Neighbouring columns of a token share a scale. [`Arithmetic::F16x2`]: the columns of a run (4 to
+//! 32, by format and width) that of the largest magnitude's exponent, a power of two, so that no column exceeds
 //! 2 and nothing overflows however large the activations are; columns are then rounded to f16.
 //! [`Arithmetic::Dp4a`]: 32 columns the largest magnitude over 127; columns are rounded to the
 //! nearest integer, to even if there are two.
@@ -36,6 +36,8 @@ pub(super) struct Layout {
     meeting: Meeting,
     format: WeightFormat,
     lanes: u32,
+    /// Groups in 16 bytes of weights.
+    parts: u32,
     /// Columns of a lane's group.
     group: u32,
     /// Runs of a group, and units of four columns of each.
@@ -51,6 +53,7 @@ impl Layout {
             meeting: Meeting::new(geometry.format, tiling.arithmetic),
             format: geometry.format,
             lanes: geometry.lanes,
+            parts: geometry.parts(),
             group: geometry.group(),
             runs: runs.len() as u32,
             run_units: runs[0].1,
@@ -85,13 +88,19 @@ impl Layout {
     /// Whose group unit `u` belongs to, counting groups through all steps, and as its how
     /// manieth unit.
     fn owner<'k>(&self, u: Val<'k, u32>) -> (Val<'k, u32>, Val<'k, u32>) {
+        let (parts, each) = (self.parts, self.run_units);
         match self.format {
-            WeightFormat::Q4K | WeightFormat::Q5K => {
-                ((u / 16) * 2 + (u / 4) % 2, ((u / 8) % 2) * 4 + u % 4)
-            }
+            WeightFormat::Q4_0 if parts > 1 => (
+                (u / 8) * parts + (u / each) % parts,
+                ((u / 4) % 2) * each + u % each,
+            ),
+            WeightFormat::Q4K | WeightFormat::Q5K => (
+                (u / 16) * (2 * parts) + (u / each) % (2 * parts),
+                ((u / 8) % 2) * each + u % each,
+            ),
             WeightFormat::Q6K => (
-                (u / 32) * 4 + ((u / 8) % 2) * 2 + (u / 4) % 2,
-                ((u / 16) % 2) * 4 + u % 4,
+                (u / 32) * (4 * parts) + ((u / 8) % 2) * (2 * parts) + (u / each) % (2 * parts),
+                ((u / 16) % 2) * each + u % each,
             ),
             _ => (u / (self.group / 4), u % (self.group / 4)),
         }

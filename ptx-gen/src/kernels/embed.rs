@@ -43,6 +43,7 @@ impl EmbedSpec {
             rows: self.vocab_size,
             cols: self.hidden_size,
             lanes: 256,
+            width: Geometry::widest(self.format, self.hidden_size),
         };
         let groups = self.hidden_size / geometry.group();
         geometry.lanes = groups.next_multiple_of(32).clamp(32, 256);

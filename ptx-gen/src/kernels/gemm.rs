@@ -362,6 +362,7 @@ impl<'k> WeightTile<'k> {
             rows: spec.rows,
             cols: spec.cols,
             lanes: 8,
+            width: Geometry::widest(spec.format, spec.cols),
         };
         // Lanes are addressed by their group in the row: one step is the whole row.
         geometry.lanes = (spec.cols / geometry.group()).next_multiple_of(8);

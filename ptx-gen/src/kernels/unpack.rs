@@ -1,16 +1,22 @@
-//! Rows of weights as lanes read them: 16 bytes of codes at a time, unpacked to f32 exactly.
+//! Rows of weights as lanes read them: 16, 8 or 4 bytes of codes at a time, unpacked to f32 exactly.
 //!
-//! The codes of a row fall into *groups* of 16 bytes, one per lane and step; the scales that belong
-//! to a group are loaded with it. A group holds one or two *runs* of neighbouring columns that
-//! share a scale, counted in *units* of four columns (one 16-byte load of activations):
+//! The codes of a row fall into *groups* of as many bytes, one per lane and step; the scales that
+//! belong to a group are loaded with it. A group holds one or two *runs* of neighbouring columns that
+//! share a scale, counted in *units* of four columns (one 16-byte load of activations). Groups of
+//! 16 bytes:
 //!
 //! | format | weights a group | runs: columns from the start of the block |
 //! |---|---|---|
-//! | F32 / F16, BF16 | 4 / 8 (4 where rows are odd multiples of 8 bytes) | one, `wpl * g` |
+//! | F32 / F16, BF16 | 4 / 8 | one, `4 g` / `8 g` |
 //! | Q8_0 | 16 | one, `16 g`; two groups share a scale |
 //! | Q4_0 | 32 | one, `32 g` |
 //! | Q4_K, Q5_K | 32 | group `2c + h` of 8: 16 from `64c + 16h`, 16 from `64c + 32 + 16h` |
 //! | Q6_K | 32 | group `4n + 2b + h` of 8: 16 from `128n + 32b + 16h`, 16 from `64` further on |
+//!
+//! Narrower groups are the halves or quarters of these, in order, and have that part of each of
+//! their runs; of Q4_0, whose high nibbles are 16 columns on, two runs. Of F32 there are none, and
+//! of F16 and BF16 only halves, which are a unit: they are taken where rows are odd multiples of 8
+//! bytes. A lane loads scales whole, however narrow its group.
 //!
 //! No conversion instruction touches a code. A field at bits `s..` of a word becomes the mantissa
 //! of `2^(23 - s)`, whose last place above bit `s` counts ones, by one `lop3`; one subtraction
@@ -20,7 +26,7 @@
 use half::f16;
 
 use super::{WeightFormat, planes};
-use crate::build::{Builder, Ptr, Val};
+use crate::build::{Builder, Pred, Ptr, Val};
 use crate::op::Op;
 
 /// `(a & b) | c` as a function of three words.
@@ -38,33 +44,45 @@ pub(super) struct Geometry {
     pub(super) format: WeightFormat,
     pub(super) rows: u32,
     pub(super) cols: u32,
-    /// Lanes that work on one row, a multiple of 8.
+    /// Lanes that work on one row, a multiple of 8; at least the groups that share scales.
     pub(super) lanes: u32,
+    /// Bytes of a group: [`Geometry::widest`] or less.
+    pub(super) width: u32,
 }
 
 impl Geometry {
+    /// Bytes of the widest group: 16, but 8 where rows of halves are odd multiples of 8 bytes.
+    pub(super) fn widest(format: WeightFormat, cols: u32) -> u32 {
+        match format {
+            WeightFormat::F16 | WeightFormat::BF16 if !cols.is_multiple_of(8) => 8,
+            _ => 16,
+        }
+    }
+
     /// Weights of a group.
     pub(super) fn group(&self) -> u32 {
         match self.format {
-            WeightFormat::F32 => 4,
-            WeightFormat::F16 | WeightFormat::BF16 => {
-                if self.cols.is_multiple_of(8) {
-                    8
-                } else {
-                    4
-                }
-            }
-            WeightFormat::Q8_0 => 16,
-            _ => 32,
+            WeightFormat::F32 => self.width / 4,
+            WeightFormat::F16 | WeightFormat::BF16 => self.width / 2,
+            WeightFormat::Q8_0 => self.width,
+            _ => 2 * self.width,
+        }
+    }
+
+    /// Groups in 16 bytes of a format with scales.
+    pub(super) fn parts(&self) -> u32 {
+        match self.format {
+            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => 1,
+            _ => 16 / self.width,
         }
     }
 
     /// Groups that are loaded together with one set of scales.
-    fn groups_per_block(&self) -> u32 {
+    pub(super) fn groups_per_block(&self) -> u32 {
         match self.format {
-            WeightFormat::Q8_0 => 2,
-            WeightFormat::Q4K | WeightFormat::Q5K | WeightFormat::Q6K => 8,
-            _ => 1,
+            WeightFormat::Q8_0 => 2 * self.parts(),
+            WeightFormat::Q4K | WeightFormat::Q5K | WeightFormat::Q6K => 8 * self.parts(),
+            _ => self.parts(),
         }
     }
 
@@ -88,17 +106,21 @@ impl Geometry {
         matches!(self.format, WeightFormat::Q4K | WeightFormat::Q5K)
     }
 
-    /// First unit, from the group's own, and units of every run of a group.
-    pub(super) fn runs(&self) -> &'static [(u32, u32)] {
-        match self.format {
-            WeightFormat::F32 => &[(0, 1)],
-            WeightFormat::F16 | WeightFormat::BF16 if self.group() == 4 => &[(0, 1)],
-            WeightFormat::F16 | WeightFormat::BF16 => &[(0, 2)],
-            WeightFormat::Q8_0 => &[(0, 4)],
-            WeightFormat::Q4_0 => &[(0, 8)],
-            WeightFormat::Q4K | WeightFormat::Q5K => &[(0, 4), (8, 4)],
-            WeightFormat::Q6K => &[(0, 4), (16, 4)],
-        }
+    /// First unit, from the group's own, and units of every run of a group; all have as many.
+    pub(super) fn runs(&self) -> Vec<(u32, u32)> {
+        let firsts: &[u32] = match self.format {
+            WeightFormat::Q4_0 if self.parts() > 1 => &[0, 4],
+            WeightFormat::Q4K | WeightFormat::Q5K => &[0, 8],
+            WeightFormat::Q6K => &[0, 16],
+            _ => &[0],
+        };
+        let units = self.group() / 4 / firsts.len() as u32;
+        firsts.iter().map(|first| (*first, units)).collect()
+    }
+
+    /// Units of a run.
+    pub(super) fn run_units(&self) -> u32 {
+        self.runs()[0].1
     }
 
     /// Where unit `u` of the activations, which is below `below`, lies in shared memory, as a number
@@ -108,14 +130,18 @@ impl Geometry {
             false => (u >> shift) & mask,
             true => u >> shift,
         };
-        match self.format {
-            WeightFormat::F32 => k.constant(0),
-            WeightFormat::F16 | WeightFormat::BF16 if self.group() == 4 => k.constant(0),
-            WeightFormat::F16 | WeightFormat::BF16 => masked(3, 1),
-            WeightFormat::Q8_0 => masked(3, 3),
-            WeightFormat::Q4_0 => masked(3, 7),
-            WeightFormat::Q4K | WeightFormat::Q5K => masked(4, 3),
-            WeightFormat::Q6K => ((u >> 3u32) & 1) | ((u >> 4u32) & 2),
+        match (self.format, self.parts()) {
+            (WeightFormat::F16 | WeightFormat::BF16, _) if self.group() == 8 => masked(3, 1),
+            (WeightFormat::Q8_0, 1) => masked(3, 3),
+            (WeightFormat::Q8_0 | WeightFormat::Q6K, 2) => masked(3, 1),
+            (WeightFormat::Q4_0, 1) => masked(3, 7),
+            // The units of its two runs differ in bit 2.
+            (WeightFormat::Q4_0, 2) => ((u >> 3u32) & 1) | ((u >> 2u32) & 4),
+            (WeightFormat::Q4_0, _) => (u >> 1u32) & 4,
+            (WeightFormat::Q4K | WeightFormat::Q5K, 1) => masked(4, 3),
+            (WeightFormat::Q4K | WeightFormat::Q5K, 2) => masked(4, 1),
+            (WeightFormat::Q6K, 1) => ((u >> 3u32) & 1) | ((u >> 4u32) & 2),
+            _ => k.constant(0),
         }
     }
 }
@@ -125,9 +151,11 @@ pub(super) struct Lane<'k> {
     k: &'k Builder,
     /// Its first group's block, and the group within the block.
     block: Val<'k, u32>,
-    pub(super) within: Val<'k, u32>,
+    within: Val<'k, u32>,
     /// What `within` is below.
     below: u32,
+    /// Groups in 16 bytes.
+    parts: u32,
     /// First unit of its group in step 0.
     pub(super) unit: Val<'k, u32>,
 }
@@ -151,22 +179,45 @@ impl<'k> Lane<'k> {
             block,
             within,
             below: below.min(share),
+            parts: geometry.parts(),
             unit: index * (geometry.group() / 4),
         };
         lane.unit = match geometry.format {
+            WeightFormat::Q4_0 if lane.parts > 1 => block * 8 + lane.word(1),
             WeightFormat::Q4K | WeightFormat::Q5K => {
-                block * 64 + lane.part(2, 4) * 16 + lane.part(1, 2) * 4
+                block * 64 + lane.part(2, 4) * 16 + lane.word(2)
             }
             WeightFormat::Q6K => {
-                block * 64 + lane.part(4, 2) * 32 + lane.part(2, 2) * 8 + lane.part(1, 2) * 4
+                block * 64 + lane.part(4, 2) * 32 + lane.part(2, 2) * 8 + lane.word(2)
             }
             _ => lane.unit,
         };
         lane
     }
 
-    /// `(within / by) % of`, without what the bound of `within` makes idle.
+    /// `(i / by) % of`, where `i` is the place of the lane's 16 bytes in its block.
     pub(super) fn part(&self, by: u32, of: u32) -> Val<'k, u32> {
+        self.groups(by * self.parts, of)
+    }
+
+    /// Whether the lane's group is in the second half of a block of eight times 16 bytes.
+    pub(super) fn upper(&self) -> Val<'k, Pred> {
+        self.within.ge(4 * self.parts)
+    }
+
+    /// Whether no lane's group is.
+    fn none_upper(&self) -> bool {
+        self.below <= 4 * self.parts
+    }
+
+    /// The group's first word, or its unit in the first run, among those of the `of` neighbouring
+    /// 16 bytes it lies in.
+    fn word(&self, of: u32) -> Val<'k, u32> {
+        self.groups(1, of * self.parts) * (4 / self.parts)
+    }
+
+    /// `(within / by) % of`, without what the bound of `within` makes idle.
+    fn groups(&self, by: u32, of: u32) -> Val<'k, u32> {
         if self.below <= by {
             return self.k.constant(0);
         }
@@ -242,7 +293,7 @@ impl<'k> Row<'k> {
     pub(super) fn load(&self, lane: &Lane<'k>, step: Val<'k, u32>, clamp: bool) -> Packet<'k> {
         let geometry = &self.geometry;
         let share = geometry.groups_per_block();
-        let group_words = geometry.group_bytes() / 4;
+        let group_words = geometry.width / 4;
         let mut block = lane.block + step * (geometry.lanes / share);
         let word = if clamp {
             block = block.min(geometry.cols / (geometry.group() * share) - 1);
@@ -251,12 +302,12 @@ impl<'k> Row<'k> {
             (lane.block * (share * group_words) + lane.within * group_words)
                 + step * (geometry.lanes * group_words)
         };
-        let main = self.planes[0];
-        let mut words = if group_words == 4 {
-            main.load_vec4(word).to_vec()
-        } else {
-            main.load_vec::<2>(word).to_vec()
+        let group = |plane: usize, word: Val<'k, u32>| match group_words {
+            4 => self.planes[plane].load_vec4(word).to_vec(),
+            2 => self.planes[plane].load_vec::<2>(word).to_vec(),
+            _ => vec![self.planes[plane].load(word)],
         };
+        let mut words = group(0, word);
         let mut halves = Vec::new();
         // Everything below is written from the lane's part and the step's, so that constant
         // steps become offsets of addresses.
@@ -274,12 +325,12 @@ impl<'k> Row<'k> {
             WeightFormat::Q8_0 | WeightFormat::Q4_0 => halves.push(half(1)),
             WeightFormat::Q4K => words.extend(self.planes[1].load_vec4(at(4, zero))),
             WeightFormat::Q5K => {
-                words.extend(self.planes[1].load_vec4(at(8, lane.part(1, 2) * 4)));
+                words.extend(group(1, at(8, lane.word(2))));
                 words.extend(self.planes[2].load_vec4(at(4, zero)));
             }
             WeightFormat::Q6K => {
-                let high = lane.part(4, 2) * 8 + lane.part(1, 2) * 4;
-                words.extend(self.planes[1].load_vec4(at(16, high)));
+                let high = lane.part(4, 2) * 8 + lane.word(2);
+                words.extend(group(1, at(16, high)));
                 words.extend(self.planes[2].load_vec::<2>(at(4, lane.part(4, 2) * 2)));
                 halves.push(half(3));
             }
@@ -290,7 +341,9 @@ impl<'k> Row<'k> {
     /// Unpacks run `run` of a packet that `lane` loaded.
     pub(super) fn run(&self, lane: &Lane<'k>, packet: &Packet<'k>, run: usize) -> Run<'k> {
         let k = self.k;
-        let w = &packet.words;
+        // Codes, upper bits if they are apart, scales.
+        let (w, n) = (&packet.words, self.geometry.width as usize / 4);
+        let codes = &w[..n];
         let half = |i: usize| packet.halves[i].cast::<f32>();
         let plain = |units: Vec<[Val<'k, f32>; 4]>| Run {
             units,
@@ -307,30 +360,33 @@ impl<'k> Row<'k> {
                 offset: None,
             },
             WeightFormat::Q4_0 => Run {
-                units: (0..8).map(|u| nibbles(w[u % 4], u >= 4, 8.0)).collect(),
+                units: match self.geometry.parts() {
+                    1 => (0..8).map(|u| nibbles(w[u % 4], u >= 4, 8.0)).collect(),
+                    _ => codes.iter().map(|w| nibbles(*w, run == 1, 8.0)).collect(),
+                },
                 scale: Some(half(0)),
                 offset: None,
             },
             WeightFormat::Q4K => {
-                let (scale, offset) = scale_and_min(k, lane, &w[4..8], run);
+                let (scale, offset) = scale_and_min(k, lane, &w[n..], run);
                 Run {
-                    units: w[..4].iter().map(|w| nibbles(*w, run == 1, 0.0)).collect(),
+                    units: codes.iter().map(|w| nibbles(*w, run == 1, 0.0)).collect(),
                     scale: Some(scale),
                     offset: Some(offset),
                 }
             }
             WeightFormat::Q5K => {
-                let (scale, offset) = scale_and_min(k, lane, &w[8..12], run);
+                let (scale, offset) = scale_and_min(k, lane, &w[2 * n..], run);
                 // The fifth bits of chunk c's runs are bits 2c and 2c + 1 of the bytes; the first
                 // is turned to bit 4, where it completes the code.
                 let turn = lane.part(2, 4) * 2 + 28;
                 let unit = |i: usize| {
-                    let (low, high) = (w[i] >> (4 * run as u32), w[4 + i]);
+                    let (low, high) = (w[i] >> (4 * run as u32), w[n + i]);
                     let high = rotate_right(k, high, turn) >> run as u32;
                     fields(low.lop3(high, 0x0F0F_0F0F, CHOOSE), 5, 0.0)
                 };
                 Run {
-                    units: (0..4).map(unit).collect(),
+                    units: (0..n).map(unit).collect(),
                     scale: Some(scale),
                     offset: Some(offset),
                 }
@@ -340,30 +396,20 @@ impl<'k> Row<'k> {
                 let unit = |i: usize| {
                     let low = w[i] >> (4 * run as u32);
                     let high = match run {
-                        0 => w[4 + i] << (k.constant(4) - b * 2),
-                        _ => w[4 + i] >> (b * 2),
+                        0 => w[n + i] << (k.constant(4) - b * 2),
+                        _ => w[n + i] >> (b * 2),
                     };
                     fields(low.lop3(high, 0x0F0F_0F0F, CHOOSE), 6, 32.0)
                 };
-                let scales = w[8 + run] ^ 0x8080_8080;
+                let scales = w[2 * n + run] ^ 0x8080_8080;
                 let scale = scales.prmt(TWO_23, lane.part(1, 4) + PICK).bitcast::<f32>();
                 let scale = scale + -(8_388_608.0 + 128.0);
                 Run {
-                    units: (0..4).map(unit).collect(),
+                    units: (0..n).map(unit).collect(),
                     scale: Some(scale * half(0)),
                     offset: None,
                 }
             }
-        }
-    }
-}
-
-impl Geometry {
-    /// Bytes of a group in the plane of codes: 16, or 8 for short rows of halves.
-    fn group_bytes(&self) -> u32 {
-        match self.format {
-            WeightFormat::F16 | WeightFormat::BF16 => 2 * self.group(),
-            _ => 16,
         }
     }
 }
@@ -435,10 +481,10 @@ fn scale_and_min<'k>(
     words: &[Val<'k, u32>],
     run: usize,
 ) -> (Val<'k, f32>, Val<'k, f32>) {
-    let (scales, minima) = if lane.below <= 4 {
+    let (scales, minima) = if lane.none_upper() {
         (words[1] & 0x3F3F_3F3F, words[2] & 0x3F3F_3F3F)
     } else {
-        let upper = lane.within.ge(4);
+        let upper = lane.upper();
         let shift = k.select(upper, 2u32, 0u32);
         let own = k.select(upper, 0x3030_3030u32, 0x3F3F_3F3Fu32);
         let shared = k.select(upper, 0x0F0F_0F0Fu32, 0u32);

@@ -174,9 +174,7 @@ impl Shape {
         if !exists {
             return refuse("the format does not go with the arithmetic");
         }
-        if variant.width != self.width() {
-            return refuse("there is no such load");
-        }
+        self.check_width(variant).or_else(|why| refuse(why))?;
         let sums = variant.rows_per_slot * self.matrices * self.tokens;
         let halves = matches!(self.format, F16 | BF16);
         let in_large_blocks = if halves { 1 } else { 2 };
@@ -189,19 +187,39 @@ impl Shape {
         Ok(())
     }
 
-    /// Bytes of a load of codes.
-    fn width(&self) -> u32 {
-        let group = self.geometry(8);
-        let halves = matches!(self.format, WeightFormat::F16 | WeightFormat::BF16);
-        if halves && group.group() == 4 { 8 } else { 16 }
+    /// Whether lanes load codes of this width.
+    fn check_width(&self, variant: GemvVariant) -> Result<(), &'static str> {
+        use WeightFormat::{BF16, F16, F32};
+        match (self.format, variant.width) {
+            (_, 16) if self.widest() < 16 => Err("rows are odd multiples of 8 bytes"),
+            (_, 16) => Ok(()),
+            (F32, 4 | 8) => Err("a lane multiplies four columns at least, which are 16 bytes"),
+            (F16 | BF16, 4) => Err("a lane multiplies four columns at least, which are 8 bytes"),
+            (_, 4 | 8) => {
+                let share = self
+                    .geometry(variant.lanes, variant.width)
+                    .groups_per_block();
+                match variant.lanes < share {
+                    true => Err("fewer lanes share a row than load a block of weights"),
+                    false => Ok(()),
+                }
+            }
+            _ => Err("a lane loads 16, 8 or 4 bytes of codes"),
+        }
     }
 
-    fn geometry(&self, lanes: u32) -> Geometry {
+    /// Bytes of the widest load of codes.
+    fn widest(&self) -> u32 {
+        Geometry::widest(self.format, self.cols)
+    }
+
+    fn geometry(&self, lanes: u32, width: u32) -> Geometry {
         Geometry {
             format: self.format,
             rows: self.rows,
             cols: self.cols,
             lanes,
+            width,
         }
     }
 
@@ -262,7 +280,10 @@ impl Shape {
     /// Lanes a row that waste less than a quarter of a row's steps, the most first; at least those
     /// that waste least. At most two.
     fn good_lanes(&self) -> Vec<u32> {
-        let columns = |lanes: &u32| self.geometry(*lanes).steps() * self.geometry(*lanes).step();
+        let columns = |lanes: &u32| {
+            let geometry = self.geometry(*lanes, self.widest());
+            geometry.steps() * geometry.step()
+        };
         let least = [32, 16, 8].iter().map(columns).min().unwrap_or(0);
         let good = |lanes: &u32| columns(lanes) <= least || columns(lanes) * 4 < self.cols * 5;
         let lanes = [32, 16, 8].into_iter().filter(good);
@@ -273,7 +294,7 @@ impl Shape {
     /// step of a row, and blocks by what was measured on an H200.
     pub(super) fn default_variant(&self) -> GemvVariant {
         let waste = |lanes: u32| {
-            let g = self.geometry(lanes);
+            let g = self.geometry(lanes, self.widest());
             g.steps() * g.step() * 16 / self.cols
         };
         let lanes = [32, 16, 8].into_iter().min_by_key(|lanes| waste(*lanes));
@@ -291,7 +312,7 @@ impl Shape {
         GemvVariant {
             arithmetic: Arithmetic::F32,
             lanes,
-            width: self.width(),
+            width: self.widest(),
             warps,
             rows_per_slot,
         }

@@ -54,7 +54,7 @@ impl Emitter<'_> {
         }
         let splits = self.splits(a, tokens);
         let plain = self.plain(a, splits);
-        let decode = decode(&plain);
+        let decode = decode(&plain, appends(lowered));
         let spec = if fast && decode.check().is_ok() {
             KernelSpec::from(decode)
         } else {
@@ -126,7 +126,7 @@ impl Emitter<'_> {
 }
 
 /// The same attention on tensor cores.
-fn decode(plain: &AttentionKernel) -> AttentionDecodeSpec {
+fn decode(plain: &AttentionKernel, overlaps: bool) -> AttentionDecodeSpec {
     AttentionDecodeSpec {
         target: plain.target,
         num_heads: plain.num_heads,
@@ -139,5 +139,12 @@ fn decode(plain: &AttentionKernel) -> AttentionDecodeSpec {
         softcap: plain.softcap,
         window: plain.window,
         splits: plain.splits,
+        overlaps,
     }
+}
+
+/// Whether the last launch so far appends keys and values: all that it writes.
+fn appends(lowered: &Lowered) -> bool {
+    let last = lowered.launches.last();
+    last.is_some_and(|l| matches!(lowered.kernels[l.kernel], KernelSpec::KvWrite(_)))
 }

@@ -91,16 +91,19 @@ impl Builder {
         self.emit(Op::CpAsyncBulkWait { pending, read }, &[], &[]);
     }
 
-    /// Waits for the launches this one programmatically depends on; sm_90 and later.
+    /// Waits until the launch in front of this one is complete, then lets the one behind start.
+    /// Only the first call says anything, since who has waited has waited; before sm_90 none does,
+    /// where launches never overlap.
+    ///
+    /// In this order, everything in front of the predecessor is complete when a kernel starts: so
+    /// it may read above this call whatever its predecessor does not write.
     #[track_caller]
     pub fn wait_for_predecessor(&self) {
-        self.emit(Op::GridDepWait, &[], &[]);
-    }
-
-    /// Lets launches that depend on this one start; sm_90 and later.
-    #[track_caller]
-    pub fn launch_dependents(&self) {
-        self.emit(Op::GridDepLaunch, &[], &[]);
+        let waits = std::mem::replace(&mut self.state.borrow_mut().waits, true);
+        if !waits && self.target.has_hopper() {
+            self.emit(Op::GridDepWait, &[], &[]);
+            self.emit(Op::GridDepLaunch, &[], &[]);
+        }
     }
 
     /// Suspends the thread for about so many nanoseconds.

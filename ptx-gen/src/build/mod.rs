@@ -69,6 +69,11 @@
 //! `mma_f16`, `mma_f16_any`, `mma_int8`, `Shared::ldmatrix::<4>(i)`; `cp_async(16, dst, i, src, j)`,
 //! `cp_async_commit`, `cp_async_wait(n)`, then `barrier`.
 //!
+//! **Beside the launch in front.** From sm_90 on a launch may start before the one in front of it
+//! has finished. `k.wait_for_predecessor()` is where what that one wrote may be read; what stands
+//! above it overlaps: loads of weights, index arithmetic. A kernel that does not say where waits at
+//! its start. Nothing may be written, and no thread may exit, above it (the verifier insists).
+//!
 //! **What is missing** is reached by [`Builder::inst`]: any [`Op`] with any operands.
 //!
 //! **Names.** A kernel's name says what its text depends on: `gemv_q4_k_1536x8960`. Put a few
@@ -117,6 +122,8 @@ struct State {
     dynamic_shared: u32,
     /// Who is named as the emitter instead of the caller, while a method emits inside a closure.
     blamed: Option<Loc>,
+    /// Whether the kernel has placed its wait for its predecessor.
+    waits: bool,
     /// Open statement lists, innermost last.
     scopes: Vec<Scope>,
     /// `reg = other + constant`, for folding constants into addresses.
@@ -135,11 +142,13 @@ struct Scope {
 impl Kernel {
     /// Builds a kernel: `body` receives the builder and writes the program with it.
     ///
-    /// The result is not verified yet; [`Kernel::ptx`] does that before it prints.
+    /// The result is not verified yet; [`Kernel::ptx`] does that before it prints. For sm_90 and
+    /// later it starts with [`Builder::wait_for_predecessor`] unless `body` calls that.
     ///
     /// # Panics
     ///
     /// When `body` breaks a rule of the builder (its methods state theirs).
+    #[track_caller]
     pub fn new(name: impl Into<String>, target: Target, body: impl FnOnce(&Builder)) -> Kernel {
         let builder = Builder {
             target,
@@ -152,17 +161,21 @@ impl Kernel {
                 min_blocks: None,
                 dynamic_shared: 0,
                 blamed: None,
+                waits: false,
                 scopes: vec![Scope::default()],
                 offsets: HashMap::new(),
                 negations: HashMap::new(),
             }),
         };
         body(&builder);
+        let body = std::mem::take(&mut builder.state.borrow_mut().scopes[0].stmts);
+        builder.wait_for_predecessor();
         let mut state = builder.state.into_inner();
         // The dynamic array follows every static one in the layout, whenever it was declared.
         let mut order: Vec<usize> = (0..state.shared.len()).collect();
         order.sort_by_key(|i| state.shared[*i].dynamic);
-        let body = state.scopes.pop().map(|s| s.stmts).unwrap_or_default();
+        let mut program = state.scopes.pop().map(|s| s.stmts).unwrap_or_default();
+        program.extend(body);
         let mut kernel = Kernel {
             name: name.into(),
             doc: state.doc,
@@ -172,7 +185,7 @@ impl Kernel {
             block_size: state.block_size,
             min_blocks: state.min_blocks,
             dynamic_shared: state.dynamic_shared,
-            body,
+            body: program,
             regs: state.regs,
         };
         crate::tidy::tidy(&mut kernel, &order);

@@ -97,6 +97,8 @@ pub(crate) struct Program {
     pub(crate) shared_cell: u32,
     /// Whether it loads through the read-only path.
     pub(crate) read_only_loads: bool,
+    /// Whether it may start before the launch in front of it has finished.
+    pub(crate) starts_early: bool,
     /// Whether blocks may wait for each other or update common words.
     pub(crate) communicates: bool,
     /// Whether it copies from global memory in bulk.
@@ -104,6 +106,11 @@ pub(crate) struct Program {
 }
 
 impl Program {
+    /// Whether its stores are to be remembered: it may read them wrongly, or the launch behind may.
+    pub(crate) fn marks_stores(&self) -> bool {
+        self.read_only_loads || self.starts_early
+    }
+
     /// Threads of a block.
     pub(crate) fn threads(&self) -> u32 {
         self.block_size.iter().product()
@@ -167,6 +174,7 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         shared_bytes,
         shared_cell,
         read_only_loads,
+        starts_early: kernel.target.has_hopper(),
         communicates,
         bulk_loads,
     })

@@ -109,6 +109,16 @@ pub enum FaultKind {
         /// The lane's access width in bytes.
         bytes: u32,
     },
+    /// A load above the wait for the launch in front of what that one has written: hardware may return old bytes.
+    #[error(
+        "load of {bytes} bytes at global address {address:#x}, which the launch in front writes, before waiting for it"
+    )]
+    Early {
+        /// The lane's address.
+        address: u64,
+        /// The lane's access width in bytes.
+        bytes: u32,
+    },
     /// Two warps touched the same shared word with nothing ordering them, at least one writing.
     #[error("shared-memory race at address {address:#x}: {what}")]
     Race {

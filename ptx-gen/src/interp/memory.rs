@@ -23,7 +23,7 @@ pub(crate) struct Region {
     bytes: u64,
     /// One bit a byte, set once written; only for regions whose reads are checked.
     defined: Option<Vec<AtomicU32>>,
-    /// The launch that last stored to each word; made by the first store of a launch that needs to know.
+    /// The launch that last stored to each word; made by the first store where somebody needs to know.
     stored: OnceLock<Vec<AtomicU32>>,
 }
 

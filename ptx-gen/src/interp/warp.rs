@@ -44,6 +44,8 @@ pub(crate) struct Warp {
     pub(crate) index: u32,
     /// It has looked at something another thread may change: worth letting others run at the next back-edge.
     pub(crate) polled: bool,
+    /// It has waited for the launch in front of this one.
+    pub(crate) waited: bool,
     /// Asynchronous copies that were issued and not yet waited for.
     pub(crate) copies: Vec<PendingCopy>,
     /// The number of each lane's open group of copies.
@@ -89,6 +91,7 @@ impl Warp {
             state: State::Ready,
             index,
             polled: false,
+            waited: false,
             copies: Vec::new(),
             groups: [0; 32],
             stores: Vec::new(),
@@ -117,6 +120,7 @@ impl Warp {
         self.stack.clear();
         self.state = State::Ready;
         self.polled = false;
+        self.waited = false;
         self.copies.clear();
         self.groups = [0; 32];
         self.stores.clear();

@@ -64,6 +64,10 @@ pub struct AttentionDecodeSpec {
     pub window: Option<u32>,
     /// Parts that a row's keys are divided into.
     pub splits: u32,
+    /// Whether the launch in front appends the step's keys and values and writes nothing else that
+    /// is read here, so that older ones may be loaded while it runs. From sm_90 on, for heads of up
+    /// to 128 elements; elsewhere it changes nothing.
+    pub overlaps: bool,
 }
 
 /// Rows of a product.
@@ -88,6 +92,11 @@ impl AttentionDecodeSpec {
     /// Whether the rounded rests take products of their own.
     pub(super) fn wide(&self) -> bool {
         self.heads() > ROWS / 2
+    }
+
+    /// Whether the first tiles are loaded while the launch in front runs.
+    pub(super) fn overlaps(&self) -> bool {
+        self.overlaps && self.ahead() && self.target.has_hopper()
     }
 
     /// Whether the kernel covers the shape.
@@ -161,6 +170,9 @@ impl AttentionDecodeSpec {
         if splits > 1 {
             name += &format!("_s{splits}");
         }
+        if self.overlaps() {
+            name += "_o";
+        }
         let [_, y, z] = self.grid(1);
         Kernel::new(name, self.target, |k| {
             k.doc(format!(
@@ -190,6 +202,7 @@ impl AttentionDecodeSpec {
                     values,
                     table: table.offset(row),
                     kv_head: k.block_y() / self.sets(),
+                    length,
                     start,
                     low,
                     end,
@@ -197,8 +210,9 @@ impl AttentionDecodeSpec {
                 first_head: k.block_y() % self.sets() * self.heads(),
                 out,
             };
-            k.if_(start.ge(end), || block.store_nothing());
-            k.exit_if(start.ge(end));
+            if !self.overlaps() {
+                block.begin();
+            }
             let area = k.dynamic_shared::<f32>("area", self.area_words());
             block.run(q, area);
         })
@@ -240,12 +254,16 @@ pub(super) fn representative(target: Target) -> Vec<AttentionDecodeSpec> {
         softcap: None,
         window: None,
         splits,
+        overlaps: true,
     };
     [
         spec(8, 2, 64, 1),
         spec(12, 2, 128, 64),
         spec(32, 8, 128, 16),
-        spec(16, 1, 128, 1),
+        AttentionDecodeSpec {
+            overlaps: false,
+            ..spec(16, 1, 128, 1)
+        },
         spec(8, 1, 256, 4),
         AttentionDecodeSpec {
             kv_type: KvType::BF16,

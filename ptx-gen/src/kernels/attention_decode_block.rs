@@ -25,7 +25,7 @@ impl AttentionDecodeSpec {
     }
 
     /// Whether the next tile is loaded while one is multiplied. Longer heads leave no registers.
-    fn ahead(&self) -> bool {
+    pub(super) fn ahead(&self) -> bool {
         self.head_dim <= 128
     }
 
@@ -78,7 +78,16 @@ impl<'k> Block<'k, '_> {
         (self.first_head + head).min(group - 1) + self.cache.kv_head * group
     }
 
-    /// Attention over the split's keys, of which there are some.
+    /// Waits for the launch in front, and ends blocks whose split has no keys.
+    pub(super) fn begin(&self) {
+        let (k, cache) = (self.k, &self.cache);
+        k.wait_for_predecessor();
+        k.if_(cache.start.ge(cache.end), || self.store_nothing());
+        k.exit_if(cache.start.ge(cache.end));
+    }
+
+    /// Attention over the split's keys, of which there are some unless the block has yet to
+    /// [begin](Block::begin).
     pub(super) fn run(&self, q: Ptr<'k, f32>, area: Shared<'k, f32>) {
         let (spec, k, cache) = (self.spec, self.k, &self.cache);
         let lane = k.lane();
@@ -101,17 +110,33 @@ impl<'k> Block<'k, '_> {
             values: Half::new(cache, &value_pieces(spec), 4),
             next: k.var(0u32),
         };
-        let block = cache.block(first);
-        if spec.ahead() {
+        let load_first = || {
+            let block = cache.block(first);
             loaded.next.set(cache.block(first + step));
-            k.if_(first.lt(cache.end), || {
-                cache.load_keys(&loaded.keys, first, block);
-                cache.load_values(&loaded.values, first, block);
-            });
+            cache.load_keys(&loaded.keys, first, block);
+            cache.load_values(&loaded.values, first, block);
+        };
+        let units: Vec<_> = if spec.overlaps() {
+            // All but the tile with the step's own key.
+            let (exists, settled) = (first.lt(cache.end), (first + KEYS).lt(cache.length));
+            k.if_(exists & settled, load_first);
+            let units = self.stage(&found, queries);
+            self.begin();
+            k.if_(exists & !settled, load_first);
+            units
         } else {
-            loaded.next.set(block);
-        }
-        let units: Vec<_> = self.stage(&found, queries);
+            let block = cache.block(first);
+            if spec.ahead() {
+                loaded.next.set(cache.block(first + step));
+                k.if_(first.lt(cache.end), || {
+                    cache.load_keys(&loaded.keys, first, block);
+                    cache.load_values(&loaded.values, first, block);
+                });
+            } else {
+                loaded.next.set(block);
+            }
+            self.stage(&found, queries)
+        };
         k.barrier();
 
         let sums = Sums {

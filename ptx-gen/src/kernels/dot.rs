@@ -248,6 +248,8 @@ impl<'k> Dot<'k> {
                     .collect()
             })
             .collect();
+        // Weights are nobody's output: they are on their way before the activations exist.
+        k.wait_for_predecessor();
         let key = geometry.swizzle(k, lane.unit, geometry.step() / 4);
         let unit = |i: u32| (lane.unit + (key ^ i)) * 4;
         let units = |first: u32| (first..first + geometry.run_units()).map(unit).collect();

@@ -100,9 +100,12 @@ impl KvWriteSpec {
             let t = k.block_x();
             let length = lengths.load(t);
             let (k_pool, v_pool) = (k.output::<u8>("k_pool"), k.output::<u8>("v_pool"));
-            k.exit_if(length.eq(0));
-            let position = length - 1;
+            // A dead row finds some block and leaves it alone.
+            let position = length.max(1) - 1;
             let block = table.load(slots.load(t) * max_blocks + position / block_tokens);
+            // Where the row goes is known before its elements are.
+            k.wait_for_predecessor();
+            k.exit_if(length.eq(0));
             let token = position % block_tokens;
             let row = t * self.row();
             if kv_type == KvType::Int8 {

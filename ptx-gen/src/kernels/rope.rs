@@ -43,7 +43,7 @@ impl RopeSpec {
     }
 
     fn threads(&self) -> u32 {
-        self.pairs().next_multiple_of(32).clamp(32, 256)
+        self.pairs().next_multiple_of(32).clamp(32, 1024)
     }
 
     /// Blocks for `tokens` rows.
@@ -90,17 +90,32 @@ impl RopeSpec {
             let angles = table.offset(position * rot_dim);
             let row = t * (num_heads * head_dim);
             let (x, out) = (x.offset(row), out.offset(row));
-            k.for_each(k.thread_x(), self.pairs(), k.threads(), |p| {
+            // The angles are on their way before the row exists.
+            let found: Vec<_> = (0..self.pairs().div_ceil(k.threads()))
+                .map(|turn| {
+                    let p = k.thread_x() + turn * k.threads();
+                    let ragged = (turn + 1) * k.threads() > self.pairs();
+                    let exists = ragged.then(|| p.lt(self.pairs()));
+                    (p, exists, angles.load_vec::<2>(p % half * 2))
+                })
+                .collect();
+            k.wait_for_predecessor();
+            for (p, exists, [cos, sin]) in found {
                 let (head, i) = (p / half, p % half);
                 let (first, second) = match kind {
                     RopeKind::Interleaved => (head * head_dim + i * 2, 1),
                     RopeKind::Neox => (head * head_dim + i, half),
                 };
-                let [cos, sin] = angles.load_vec::<2>(i * 2);
-                let (a, b) = (x.load(first), x.load(first + second));
-                out.store(first, a * cos - b * sin);
-                out.store(first + second, a * sin + b * cos);
-            });
+                let rotate = || {
+                    let (a, b) = (x.load(first), x.load(first + second));
+                    out.store(first, a * cos - b * sin);
+                    out.store(first + second, a * sin + b * cos);
+                };
+                match exists {
+                    Some(exists) => k.if_(exists, rotate),
+                    None => rotate(),
+                }
+            }
             let rest = head_dim - rot_dim;
             if rest > 0 {
                 k.for_each(k.thread_x(), num_heads * rest, k.threads(), |p| {

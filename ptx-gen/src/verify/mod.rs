@@ -9,9 +9,11 @@
 //! * block barriers stand where all threads of the block arrive, warp-wide instructions where
 //!   all lanes of the warp do (conservatively: thread and
 //!   lane indices, and what follows from them, count as different);
+//! * from sm_90 on, every thread waits for the launch in front before it writes or ends;
 //! * shared memory fits, names and block sizes are legal.
 
 mod assign;
+mod early;
 mod form;
 mod operands;
 mod pressure;
@@ -92,6 +94,16 @@ pub enum Error {
         /// The second writer.
         at: Loc,
     },
+    /// It may happen while the launch in front still runs.
+    #[error("kernel {kernel}, {op} from {at}: stands above the wait for the predecessor")]
+    Early {
+        /// The kernel's name.
+        kernel: Box<str>,
+        /// The instruction as PTX spells it.
+        op: Box<str>,
+        /// Who emitted it.
+        at: Loc,
+    },
     /// Threads that must arrive together may take different paths.
     #[error(
         "kernel {kernel}, {op} from {at}: not every thread of the {group} arrives, because of {cause}"
@@ -120,6 +132,7 @@ impl Kernel {
         whole(self)?;
         operands::check(self)?;
         assign::check(self)?;
+        early::check(self)?;
         uniform::check(self)
     }
 

@@ -43,6 +43,7 @@ pub fn packed(spec: &AttentionSpec) -> AttentionDecodeSpec {
         softcap: spec.softcap,
         window: spec.window,
         splits: spec.splits,
+        overlaps: true,
     }
 }
 

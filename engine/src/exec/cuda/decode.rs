@@ -8,11 +8,11 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_cuda_runtime::{Args, Buffer, Launch, PinnedBuffer, Stream};
+use gannet_cuda_runtime::{Args, Buffer, PinnedBuffer, Stream};
 use gannet_ptx_gen::kernels::AdvanceSpec;
 
 use super::executor::CudaExecutor;
-use super::prepare::{Prepared, compile};
+use super::prepare::{Prepared, compile, launch_of};
 use super::record::Issue;
 use super::state::StepState;
 use crate::Error;
@@ -70,7 +70,7 @@ impl Replay {
             .finish()?;
         let mut launches = recorder.listed(&prepared.launches);
         launches.extend(draw);
-        launches.push(Launch::new(&kernel, spec.grid(), args));
+        launches.push(launch_of(gpu, &kernel, spec.grid(), args));
         Ok(Replay {
             step: recorder.record(&gpu.context, launches)?,
             rows,

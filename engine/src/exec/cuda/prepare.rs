@@ -1,7 +1,8 @@
 //! From a lowered step to launches with addresses: kernels compiled, arguments packed.
 
 use gannet_cuda_runtime::{
-    Args, Buffer, Kernel, KernelSpec as RuntimeKernel, Launch, Module, ModuleSource, ParamSpec,
+    Args, Buffer, Kernel, KernelSpec as RuntimeKernel, Launch, Module, ModuleSource, PackedArgs,
+    ParamSpec,
 };
 use gannet_ptx_gen::ir::Kernel as PtxKernel;
 use rayon::prelude::*;
@@ -133,7 +134,7 @@ pub(super) fn prepare(
                     Arg::U32(n) => args.u32(n),
                 };
             }
-            Ok(Launch::new(kernel, launch.grid, args.finish()?))
+            Ok(launch_of(gpu, kernel, launch.grid, args.finish()?))
         })
         .collect::<Result<Vec<_>, Error>>()?;
     Ok(Prepared {
@@ -141,6 +142,16 @@ pub(super) fn prepare(
         launches,
         buffers,
     })
+}
+
+/// A launch of a kernel of ours. Where launches may overlap, it starts before the one in front of it
+/// has finished: every kernel written for such a GPU waits by itself.
+pub(super) fn launch_of(gpu: &Gpu, kernel: &Kernel, grid: [u32; 3], args: PackedArgs) -> Launch {
+    let launch = Launch::new(kernel, grid, args);
+    match gpu.target.has_hopper() {
+        true => launch.programmatic(),
+        false => launch,
+    }
 }
 
 fn made<'a>(buffers: &'a [Option<Buffer>], plan: &Plan, b: Buf) -> Result<&'a Buffer, Error> {

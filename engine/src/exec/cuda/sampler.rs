@@ -8,7 +8,7 @@ use gannet_cuda_runtime::{Args, Buffer, Launch, Stream};
 use gannet_ptx_gen::kernels::{SampleParams, SampleSpec};
 
 use super::open::Gpu;
-use super::prepare::compile;
+use super::prepare::{compile, launch_of};
 use super::state::StepState;
 use crate::Error;
 use crate::exec::DecodeStart;
@@ -74,6 +74,6 @@ impl SlotSamplers {
             .ptr(&self.history)
             .ptr(next)
             .finish()?;
-        Ok(Launch::new(&kernel, self.spec.grid(rows as u32), args))
+        Ok(launch_of(gpu, &kernel, self.spec.grid(rows as u32), args))
     }
 }

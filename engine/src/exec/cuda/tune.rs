@@ -15,7 +15,7 @@ use rayon::prelude::*;
 
 use super::executor::CudaExecutor;
 use super::open::Gpu;
-use super::prepare::{Prepared, compile};
+use super::prepare::{Prepared, compile, launch_of};
 use crate::Error;
 use crate::lower::{Arg, KernelSpec};
 use crate::profile::ProductShape;
@@ -228,7 +228,7 @@ impl GroupBench<'_> {
             let before = &self.prepared.launches[*i];
             let grid = spec.grid(self.tokens(*i));
             if let Some((_, kernel)) = kernel {
-                launches.push(Launch::new(kernel, grid, before.args.clone()));
+                launches.push(launch_of(self.gpu, kernel, grid, before.args.clone()));
             }
         }
         Ok(launches)

@@ -75,7 +75,7 @@ pub(super) fn copy(bytes: u32, i: &Inst, m: u32, w: &mut Warp, cx: &mut Context)
     );
     cx.touch(Kind::Copy, &to, m, bytes, w)?;
     let mut shared = Cursor::new(cx, Space::Shared, bytes);
-    let mut global = Cursor::new(cx, Space::Global, bytes);
+    let mut global = Cursor::global(cx, bytes, w);
     for l in lanes(m) {
         let read = w.word(i.src[2])[l];
         if read > bytes {
@@ -99,7 +99,7 @@ pub(super) fn copy(bytes: u32, i: &Inst, m: u32, w: &mut Warp, cx: &mut Context)
                 },
             );
         } else {
-            let mut byte = Cursor::new(cx, Space::Global, 1);
+            let mut byte = Cursor::global(cx, 1, w);
             for b in 0..u64::from(read) {
                 byte.read(l, from[l] + b)?;
             }
@@ -289,7 +289,7 @@ pub(super) fn bulk(i: &Inst, m: u32, w: &Warp, cx: &mut Context) -> Exec {
         }
         let (mut shared, mut global) = (
             Cursor::new(cx, Space::Shared, 16),
-            Cursor::new(cx, Space::Global, 16),
+            Cursor::global(cx, 16, w),
         );
         let mut start = 0;
         for b in (0..u64::from(bytes)).step_by(16) {

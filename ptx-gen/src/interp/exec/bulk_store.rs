@@ -104,7 +104,7 @@ fn land(store: &PendingStore, cx: &Context) {
         let at = offset + 4 * n as u64;
         region.set_word(at, *word);
         region.define(at, 4);
-        if cx.program.read_only_loads {
+        if cx.program.marks_stores() {
             region.mark_stored(at, 4, cx.launch);
         }
     }

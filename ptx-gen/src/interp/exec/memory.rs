@@ -30,6 +30,8 @@ pub(super) struct Cursor<'c> {
     cx: &'c Context<'c>,
     space: Space,
     bytes: u32,
+    /// Reads may come before the launch in front has written.
+    early: bool,
     /// The last region and its first address.
     last: (&'c Region, u64),
 }
@@ -47,7 +49,17 @@ impl<'c> Cursor<'c> {
             cx,
             space,
             bytes,
+            early: false,
             last: (&cx.shared, start),
+        }
+    }
+
+    /// A cursor for reads of global memory by a warp.
+    pub(super) fn global(cx: &'c Context<'c>, bytes: u32, w: &Warp) -> Cursor<'c> {
+        let early = cx.program.starts_early && !w.waited;
+        Cursor {
+            early,
+            ..Cursor::new(cx, Space::Global, bytes)
         }
     }
 
@@ -121,6 +133,10 @@ impl<'c> Cursor<'c> {
                 },
             );
         }
+        if self.early && region.is_stored(offset, self.bytes, self.cx.launch.wrapping_sub(1)) {
+            let bytes = self.bytes;
+            return fault(lane, FaultKind::Early { address, bytes });
+        }
         Ok((region, offset))
     }
 
@@ -129,7 +145,7 @@ impl<'c> Cursor<'c> {
     pub(super) fn write(&mut self, lane: usize, address: u64) -> Exec<(&'c Region, u64)> {
         let (region, offset) = self.at(lane, address)?;
         region.define(offset, self.bytes);
-        if self.cx.program.read_only_loads && self.space == Space::Global {
+        if self.space == Space::Global && self.cx.program.marks_stores() {
             region.mark_stored(offset, self.bytes, self.cx.launch);
         }
         Ok((region, offset))
@@ -192,7 +208,11 @@ pub(super) fn load(
     if space == Space::Shared {
         cx.touch(kind(order, Kind::Read), &at, m, size * u32::from(vec), w)?;
     }
-    let mut cursor = Cursor::new(cx, space, size * u32::from(vec));
+    let bytes = size * u32::from(vec);
+    let mut cursor = match space {
+        Space::Global => Cursor::global(cx, bytes, w),
+        Space::Shared => Cursor::new(cx, space, bytes),
+    };
     if size == 8 {
         let mut out = [[0; 32]; 2];
         for l in lanes(m) {

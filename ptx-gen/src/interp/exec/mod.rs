@@ -252,7 +252,8 @@ pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec 
                 races.fence(w.index);
             }
         }
-        Op::PrefetchL2 | Op::GridDepWait | Op::GridDepLaunch => {}
+        Op::GridDepWait => w.waited = true,
+        Op::PrefetchL2 | Op::GridDepLaunch => {}
         Op::Nanosleep => w.polled = true,
 
         Op::Shfl { mode, .. } => return warpwide::shuffle(mode, i, m, w),

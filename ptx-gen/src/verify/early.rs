@@ -1,0 +1,58 @@
+//! What may stand above the wait for the predecessor, from sm_90 on.
+//!
+//! A launch may start before the one in front of it has finished, and lets the next one start once
+//! it has waited itself. So every thread waits, unconditionally, before it ends, before it writes
+//! anything and before it lets the next launch start; then whatever is older than its
+//! predecessor is complete when a kernel starts. Whether what it *reads* early is that old
+//! depends on the launches: the interpreter sees it.
+
+use super::Error;
+use crate::ir::{Inst, Kernel, Stmt};
+use crate::op::{Op, Space};
+use crate::table::row_of;
+
+pub(super) fn check(k: &Kernel) -> Result<(), Error> {
+    if !k.target.has_hopper() {
+        return Ok(());
+    }
+    for stmt in &k.body {
+        match stmt {
+            Stmt::Inst(inst) if inst.op == Op::GridDepWait && inst.guard.is_none() => {
+                return Ok(());
+            }
+            stmt => nothing_late(k, stmt)?,
+        }
+    }
+    Err(Error::Kernel {
+        kernel: k.name.as_str().into(),
+        why: "it does not wait for its predecessor".into(),
+    })
+}
+
+/// Refuses what must come after the wait.
+fn nothing_late(k: &Kernel, stmt: &Stmt) -> Result<(), Error> {
+    match stmt {
+        Stmt::Inst(inst) if is_late(inst) => Err(Error::Early {
+            kernel: k.name.as_str().into(),
+            op: row_of(inst.op, k.target).mnemonic.into(),
+            at: inst.loc,
+        }),
+        Stmt::Inst(_) | Stmt::Comment(_) => Ok(()),
+        Stmt::If(branch) => {
+            let sides = branch.then.iter().chain(&branch.otherwise);
+            sides.into_iter().try_for_each(|s| nothing_late(k, s))
+        }
+        Stmt::Loop(l) => l.body.iter().try_for_each(|s| nothing_late(k, s)),
+    }
+}
+
+fn is_late(inst: &Inst) -> bool {
+    match inst.op {
+        Op::St { space, .. } | Op::Atom { space, .. } | Op::Red { space, .. } => {
+            space == Space::Global
+        }
+        // A wait that only some threads reach is none.
+        Op::CpAsyncBulkStore | Op::Exit | Op::GridDepLaunch | Op::GridDepWait => true,
+        _ => false,
+    }
+}

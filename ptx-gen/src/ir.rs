@@ -92,6 +92,14 @@ impl Kernel {
         walk(&self.body, &mut f);
     }
 
+    /// Whether it waits for the launch in front of it by itself, so that it may start before that
+    /// has finished.
+    pub fn starts_early(&self) -> bool {
+        let mut waits = false;
+        self.for_each_inst(|inst| waits |= inst.op == Op::GridDepWait);
+        waits
+    }
+
     /// Information about a register of this kernel.
     pub fn reg(&self, reg: Reg) -> &RegInfo {
         &self.regs[reg.0 as usize]

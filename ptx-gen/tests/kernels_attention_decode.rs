@@ -6,7 +6,7 @@
 mod common;
 
 use common::attention::{Case, packed_decode, packed_merged, spec};
-use gannet_ptx_gen::kernels::{AttentionSpec, KvType};
+use gannet_ptx_gen::kernels::{AttentionSpec, KvType, RopeKind};
 use gannet_ptx_gen::target::Target;
 
 /// What f32 leaves of the sums.
@@ -171,5 +171,54 @@ fn types_of_caches_keep_what_they_promise() {
             ..spec(8, 2, 128)
         };
         packed_merged(&Case::unrounded(spec, &[200, 90], &[0, 1]), nmse);
+    }
+}
+
+/// Queries that come as they were made, turned to the bit as a rotation of their own turns them, where
+/// the launch in front may still write them and where it may not.
+#[test]
+fn queries_rotated_on_their_way() {
+    for target in [Target::Sm80, Target::Sm90a] {
+        for kind in [RopeKind::Interleaved, RopeKind::Neox] {
+            for (kv_type, group, dim) in [
+                (KvType::F16, 4, 64),
+                (KvType::F16, 6, 128),
+                (KvType::F16, 12, 128),
+                (KvType::F16, 2, 256),
+                (KvType::Int8, 6, 128),
+            ] {
+                for splits in [1, 3] {
+                    let spec = AttentionSpec {
+                        target,
+                        kv_type,
+                        splits,
+                        ..spec(2 * group, 2, dim)
+                    };
+                    let case = Case::new(spec, &[101, 0, 17, 65, 64], &[0, 1, 1, 2, 3]);
+                    packed_merged(&case.rotated(kind), NMSE);
+                }
+            }
+        }
+    }
+}
+
+/// A lane does not have both halves of every pair: no kernel rotates them.
+#[test]
+fn refuses_to_turn_halves_that_lie_apart() {
+    for (kv_type, dim, fits) in [
+        (KvType::F16, 64, true),
+        (KvType::F16, 128, true),
+        (KvType::F16, 80, false),
+        (KvType::F16, 96, false),
+        (KvType::Int8, 64, false),
+        (KvType::Int8, 128, true),
+    ] {
+        let spec = AttentionSpec {
+            kv_type,
+            ..spec(4, 2, dim)
+        };
+        let case = Case::new(spec, &[17], &[0]);
+        let found = case.rotated(RopeKind::Neox).packed().check();
+        assert_eq!(found.is_ok(), fits, "{} {dim}: {found:?}", kv_type.name());
     }
 }

@@ -75,7 +75,7 @@ fn rope_of_both_kinds_in_place_and_partial() {
 
 #[test]
 fn kv_write_goes_through_the_block_table() {
-    for target in [Target::Sm75, Target::Sm80] {
+    for target in [Target::Sm75, Target::Sm80, Target::Sm90a] {
         for (kv_type, num_kv_heads, head_dim, block_tokens) in [
             (KvType::F16, 2u32, 64u32, 32),
             (KvType::F16, 1, 4, 32),
@@ -96,9 +96,13 @@ fn kv_write_goes_through_the_block_table() {
                 block_tokens,
                 max_blocks: 3,
                 kv_type,
+                rope: None,
             };
-            if spec.check().is_ok() {
-                simple::kv_write(spec).pass();
+            for rope in [None, Some(RopeKind::Interleaved), Some(RopeKind::Neox)] {
+                let spec = KvWriteSpec { rope, ..spec };
+                if spec.check().is_ok() {
+                    simple::kv_write(spec).pass();
+                }
             }
         }
     }

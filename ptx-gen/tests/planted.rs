@@ -13,6 +13,8 @@ mod arguments;
 mod barriers;
 #[path = "planted/copies.rs"]
 mod copies;
+#[path = "planted/launches.rs"]
+mod launches;
 #[path = "planted/memory.rs"]
 mod memory;
 #[path = "planted/proxies.rs"]

@@ -372,6 +372,59 @@ fn accepts_uniform_flow_in_its_common_shapes() {
     assert_eq!(result, Ok(()));
 }
 
+/// Nothing that the launch in front may still see, or that lets the next one start, comes before every
+/// thread has waited.
+#[test]
+fn refuses_what_comes_before_the_wait_for_the_launch_in_front() {
+    let verify = |body: &dyn Fn(&Builder)| build(Target::Sm90a, |k| body(k)).verify();
+    let refused = |body: &dyn Fn(&Builder), op: &str| {
+        let found = verify(body);
+        assert!(
+            matches!(&found, Err(Error::Early { op: found, .. }) if &**found == op),
+            "{op}: {found:?}"
+        );
+    };
+    let store = |k: &Builder| {
+        k.output::<u32>("out").store(k.thread_x(), 1);
+        k.wait_for_predecessor();
+    };
+    refused(&store, "st.global.u32");
+    let add = |k: &Builder| {
+        k.if_(k.thread_x().eq(0), || {
+            k.in_out::<u32>("out").atomic_add(0, 1);
+        });
+        k.wait_for_predecessor();
+    };
+    refused(&add, "atom.relaxed.gpu.global.add.u32");
+    let exit = |k: &Builder| {
+        k.exit_if(k.thread_x().ge(32));
+        k.wait_for_predecessor();
+    };
+    refused(&exit, "exit");
+    let some = |k: &Builder| k.if_(k.thread_x().lt(32), || k.wait_for_predecessor());
+    refused(&some, "griddepcontrol.wait");
+    let launch = |k: &Builder| {
+        k.inst(Op::GridDepLaunch, &[], &[]);
+        k.wait_for_predecessor();
+    };
+    refused(&launch, "griddepcontrol.launch_dependents");
+    // Loads, shared memory and barriers may; and who does not say where waits at the start.
+    let early = |k: &Builder| {
+        let (x, out) = (k.input::<u32>("x"), k.output::<u32>("out"));
+        let stage = k.shared::<u32>("stage", 64);
+        stage.store(k.thread_x(), x.load(k.thread_x()));
+        k.barrier();
+        k.wait_for_predecessor();
+        out.store(k.thread_x(), stage.load(k.thread_x()));
+    };
+    assert_eq!(verify(&early), Ok(()));
+    let silent = |k: &Builder| k.output::<u32>("out").store(k.thread_x(), 1);
+    assert_eq!(verify(&silent), Ok(()));
+    for (target, starts_early) in [(Target::Sm90a, true), (Target::Sm89, false)] {
+        assert_eq!(build(target, silent).starts_early(), starts_early);
+    }
+}
+
 #[test]
 fn refuses_more_shared_memory_than_there_is() {
     let fixed = verify(|k| {

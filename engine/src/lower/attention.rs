@@ -18,7 +18,7 @@ use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Lowered, StepKind};
 use crate::Error;
 use crate::exec::Precision;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{AttentionSpec, Buf};
+use crate::plan::{AttentionSpec, Buf, Rope};
 
 /// Keys that a split should have at least when the context is full: one tile for each warp of its
 /// block. Shorter ones would leave warps idle and give the merge more to read.
@@ -31,7 +31,7 @@ impl Emitter<'_> {
         &self,
         layer: usize,
         a: &AttentionSpec,
-        q: Buf,
+        (q, rope): (Buf, Option<Rope>),
         to: Buf,
         lowered: &mut Lowered,
     ) -> Result<(), Error> {
@@ -44,19 +44,20 @@ impl Emitter<'_> {
             Arg::Keys(layer),
             Arg::Values(layer),
         ];
-        let fast = self.options.precision == Precision::Fast;
-        let many = self.shape.rows > GEMV_MAX_ROWS && self.shape.kind == StepKind::Prompt;
-        let flash = self.flash(a);
-        if many && fast && flash.check().is_ok() {
+        args.extend(rope.map(Arg::RopeTable));
+        if let Some(flash) = self.flash(a) {
             args.extend([Arg::Buffer(to), Arg::U32(tokens)]);
             self.push(lowered, flash, tokens, args);
             return Ok(());
         }
         let splits = self.splits(a, tokens);
         let plain = self.plain(a, splits);
-        let decode = decode(&plain, appends(lowered));
-        let spec = if fast && decode.check().is_ok() {
-            KernelSpec::from(decode)
+        let spec = if let Some(decode) = self.decode(&plain) {
+            KernelSpec::from(AttentionDecodeSpec {
+                rope: rope.map(|rope| self.rope_kind(rope)),
+                overlaps: settles(lowered),
+                ..decode
+            })
         } else {
             plain
                 .check()
@@ -99,8 +100,10 @@ impl Emitter<'_> {
         }
     }
 
-    fn flash(&self, a: &AttentionSpec) -> AttentionFlashSpec {
-        AttentionFlashSpec {
+    /// The kernel for prompts, where it is one's turn.
+    fn flash(&self, a: &AttentionSpec) -> Option<AttentionFlashSpec> {
+        let many = self.shape.rows > GEMV_MAX_ROWS && self.shape.kind == StepKind::Prompt;
+        let flash = AttentionFlashSpec {
             target: self.options.target,
             num_heads: a.num_heads as u32,
             num_kv_heads: a.num_kv_heads as u32,
@@ -111,7 +114,42 @@ impl Emitter<'_> {
             scale: a.scale,
             softcap: a.softcap,
             window: a.window,
-        }
+        };
+        (many && self.is_fast() && flash.check().is_ok()).then_some(flash)
+    }
+
+    /// The same attention on tensor cores, for few queries, where there is one.
+    fn decode(&self, plain: &AttentionKernel) -> Option<AttentionDecodeSpec> {
+        let decode = AttentionDecodeSpec {
+            target: plain.target,
+            num_heads: plain.num_heads,
+            num_kv_heads: plain.num_kv_heads,
+            head_dim: plain.head_dim,
+            block_tokens: plain.block_tokens,
+            max_blocks: plain.max_blocks,
+            kv_type: plain.kv_type,
+            scale: plain.scale,
+            softcap: plain.softcap,
+            window: plain.window,
+            splits: plain.splits,
+            rope: None,
+            overlaps: false,
+        };
+        (self.is_fast() && decode.check().is_ok()).then_some(decode)
+    }
+
+    /// Whether attention runs on a kernel that can rotate its queries.
+    pub(super) fn rotated_decode(&self, rope: Rope, a: &AttentionSpec) -> bool {
+        let decode = self.decode(&self.plain(a, 1));
+        let rotated = decode.map(|decode| AttentionDecodeSpec {
+            rope: Some(self.rope_kind(rope)),
+            ..decode
+        });
+        self.flash(a).is_none() && rotated.is_some_and(|spec| spec.check().is_ok())
+    }
+
+    fn is_fast(&self) -> bool {
+        self.options.precision == Precision::Fast
     }
 
     /// Enough splits to give every multiprocessor two blocks, of which three fit one, within the
@@ -125,26 +163,9 @@ impl Emitter<'_> {
     }
 }
 
-/// The same attention on tensor cores.
-fn decode(plain: &AttentionKernel, overlaps: bool) -> AttentionDecodeSpec {
-    AttentionDecodeSpec {
-        target: plain.target,
-        num_heads: plain.num_heads,
-        num_kv_heads: plain.num_kv_heads,
-        head_dim: plain.head_dim,
-        block_tokens: plain.block_tokens,
-        max_blocks: plain.max_blocks,
-        kv_type: plain.kv_type,
-        scale: plain.scale,
-        softcap: plain.softcap,
-        window: plain.window,
-        splits: plain.splits,
-        overlaps,
-    }
-}
-
-/// Whether the last launch so far appends keys and values: all that it writes.
-fn appends(lowered: &Lowered) -> bool {
+/// Whether the last launch so far leaves the cache alone, so that what attention reads of it has
+/// settled when that launch starts.
+fn settles(lowered: &Lowered) -> bool {
     let last = lowered.launches.last();
-    last.is_some_and(|l| matches!(lowered.kernels[l.kernel], KernelSpec::KvWrite(_)))
+    last.is_some_and(|l| !matches!(lowered.kernels[l.kernel], KernelSpec::KvWrite(_)))
 }

@@ -1,12 +1,13 @@
 //! Which operations share a launch.
 //!
-//! Two rules: a residual sum is the epilogue of the product it adds, and for few rows the two
-//! products of a gated unit and its activation are one kernel. A fused node runs where its last
+//! Three rules: a residual sum is the epilogue of the product it adds; for few rows the two
+//! products of a gated unit and its activation are one kernel; and where kernels can, keys are
+//! rotated on their way into the cache and queries on their way into attention. A fused node runs where its last
 //! operation stood.
 
 use super::Shape;
 use crate::exec::Unit;
-use crate::plan::{Activation, Buf, Op, Plan, Rows, Weight};
+use crate::plan::{Activation, AttentionSpec, Buf, Op, Plan, Rope, Rows, Weight};
 
 /// An operation, or several that share a launch.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +40,40 @@ pub enum NodeKind {
         /// Output.
         out: Buf,
     },
+    /// Rotates keys and appends them and values to the cache of a layer.
+    RotatedKvWrite {
+        /// Layer.
+        layer: usize,
+        /// Rotation.
+        rope: Rope,
+        /// Keys before it.
+        k: Buf,
+        /// Values.
+        v: Buf,
+    },
+    /// Attention of queries that it rotates.
+    RotatedAttention {
+        /// Layer.
+        layer: usize,
+        /// Shape of the attention.
+        spec: AttentionSpec,
+        /// Rotation.
+        rope: Rope,
+        /// Queries before it.
+        q: Buf,
+        /// Output.
+        out: Buf,
+    },
+}
+
+/// What the kernels of a step can take in.
+pub trait Kernels {
+    /// Whether up to so many rows' gated units are one kernel.
+    fn gates(&self) -> bool;
+    /// Whether keys can be rotated on their way into the cache.
+    fn rotates_keys(&self, rope: Rope) -> bool;
+    /// Whether queries can be rotated on their way into attention.
+    fn rotates_queries(&self, rope: Rope, spec: &AttentionSpec) -> bool;
 }
 
 /// A node and its dependencies.
@@ -60,6 +95,8 @@ impl Node {
             NodeKind::Op(op) => op.name(),
             NodeKind::MatMulAdd { .. } => "matmul+add",
             NodeKind::GatedMatMul { .. } => "gated matmul",
+            NodeKind::RotatedKvWrite { .. } => "rope+kv_write",
+            NodeKind::RotatedAttention { .. } => "rope+attention",
         };
         let of = self
             .writes
@@ -74,15 +111,24 @@ impl Node {
     }
 }
 
-/// Groups a plan's operations into nodes; steps of up to `gemv_rows` run on matrix-vector kernels. Operations that write no rows at this shape are left out.
+/// Groups a plan's operations into nodes, as far as the kernels of the shape allow. Operations that
+/// write no rows at this shape are left out.
 #[must_use]
-pub fn fuse(plan: &Plan, shape: Shape, gemv_rows: usize) -> Vec<Node> {
+pub fn fuse(plan: &Plan, shape: Shape, kernels: &impl Kernels) -> Vec<Node> {
     let readers = count_readers(plan);
     // The product that makes a buffer, if that buffer has no other use than its one reader.
     let private_product = |b: Buf| {
         let only_use = readers[b.0 as usize] == 1 && b != plan.logits;
         let writer = plan.ops.iter().position(|op| op.writes() == Some(b));
         writer.filter(|&i| only_use && matches!(plan.ops[i], Op::MatMul { .. }))
+    };
+    // The same of a rotation: where it stands, what it rotates and how.
+    let private_rope = |b: Buf| {
+        let writer = plan.ops.iter().position(|op| op.writes() == Some(b))?;
+        match plan.ops[writer] {
+            Op::Rope { x, rope, .. } if readers[b.0 as usize] == 1 => Some((writer, x, rope)),
+            _ => None,
+        }
     };
     let mut absorbed = vec![false; plan.ops.len()];
     let mut fused: Vec<Option<NodeKind>> = vec![None; plan.ops.len()];
@@ -109,7 +155,7 @@ pub fn fuse(plan: &Plan, shape: Shape, gemv_rows: usize) -> Vec<Node> {
                     out,
                 });
             }
-            Op::Glu { act, gate, up, out } if shape.rows <= gemv_rows => {
+            Op::Glu { act, gate, up, out } if kernels.gates() => {
                 let (Some(g), Some(u)) = (private_product(gate), private_product(up)) else {
                     continue;
                 };
@@ -143,6 +189,35 @@ pub fn fuse(plan: &Plan, shape: Shape, gemv_rows: usize) -> Vec<Node> {
                     });
                 }
             }
+            Op::KvWrite { layer, k, v } => {
+                let Some((at, k, rope)) = private_rope(k) else {
+                    continue;
+                };
+                if kernels.rotates_keys(rope) {
+                    absorbed[at] = true;
+                    fused[i] = Some(NodeKind::RotatedKvWrite { layer, rope, k, v });
+                }
+            }
+            Op::Attention {
+                layer,
+                spec,
+                q,
+                out,
+            } => {
+                let Some((at, q, rope)) = private_rope(q) else {
+                    continue;
+                };
+                if kernels.rotates_queries(rope, &spec) {
+                    absorbed[at] = true;
+                    fused[i] = Some(NodeKind::RotatedAttention {
+                        layer,
+                        spec,
+                        rope,
+                        q,
+                        out,
+                    });
+                }
+            }
             _ => {}
         }
     }
@@ -160,6 +235,8 @@ pub fn fuse(plan: &Plan, shape: Shape, gemv_rows: usize) -> Vec<Node> {
             NodeKind::Op(op) => op.reads(),
             NodeKind::MatMulAdd { x, residual, .. } => vec![*x, *residual],
             NodeKind::GatedMatMul { x, .. } => vec![*x],
+            NodeKind::RotatedKvWrite { k, v, .. } => vec![*k, *v],
+            NodeKind::RotatedAttention { q, .. } => vec![*q],
         };
         nodes.push(Node {
             kind,

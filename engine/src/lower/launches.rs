@@ -8,12 +8,12 @@ use gannet_quant::{Format, repack};
 
 use super::{
     Arg, BATCH_MAX_ROWS, COUNTERS, GEMV_MAX_ROWS, KernelSpec, Launch, LowerOptions, Lowered, Node,
-    NodeKind, Shape,
+    NodeKind, Shape, fuse,
 };
 use crate::Error;
 use crate::exec::Precision;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{Activation, Buf, Op, Plan, Rows, Weight};
+use crate::plan::{Activation, AttentionSpec, Buf, Op, Plan, Rope, Rows, Weight};
 use crate::rope::RopeKind;
 
 pub(super) struct Emitter<'a> {
@@ -29,6 +29,21 @@ struct Product {
     bias: Option<Weight>,
     residual: Option<Buf>,
     out: Buf,
+}
+
+impl fuse::Kernels for Emitter<'_> {
+    fn gates(&self) -> bool {
+        self.shape.rows <= self.options.gemv_rows()
+    }
+
+    fn rotates_keys(&self, rope: Rope) -> bool {
+        let whole = self.turns_whole_heads(rope, self.plan.kv.head_dim);
+        whole && self.kv_write_spec(Some(rope)).check().is_ok()
+    }
+
+    fn rotates_queries(&self, rope: Rope, spec: &AttentionSpec) -> bool {
+        self.turns_whole_heads(rope, spec.head_dim) && self.rotated_decode(rope, spec)
+    }
 }
 
 impl Emitter<'_> {
@@ -58,6 +73,16 @@ impl Emitter<'_> {
                 up,
                 out: to,
             } => self.gated(act, x, (gate, up), to, out),
+            NodeKind::RotatedKvWrite { layer, rope, k, v } => {
+                self.kv_write(layer, (k, Some(rope)), v, out)
+            }
+            NodeKind::RotatedAttention {
+                layer,
+                ref spec,
+                rope,
+                q,
+                out: to,
+            } => self.attention(layer, spec, (q, Some(rope)), to, out),
         }
     }
 
@@ -116,16 +141,12 @@ impl Emitter<'_> {
                 out,
             } => {
                 let info = &self.plan.ropes[rope.0 as usize];
-                let kind = match info.kind {
-                    RopeKind::Interleaved => library::RopeKind::Interleaved,
-                    RopeKind::Neox => library::RopeKind::Neox,
-                };
                 let spec = RopeKernel {
                     target,
                     num_heads: num_heads as u32,
                     head_dim: head_dim as u32,
                     rot_dim: info.rot_dim as u32,
-                    kind,
+                    kind: self.rope_kind(rope),
                 };
                 let args = vec![
                     Arg::Buffer(x),
@@ -135,35 +156,14 @@ impl Emitter<'_> {
                 ];
                 self.push(lowered, spec, self.rows(out), args);
             }
-            Op::KvWrite { layer, k, v } => {
-                let spec = KvWriteSpec {
-                    target,
-                    num_kv_heads: self.plan.kv.num_kv_heads as u32,
-                    head_dim: self.plan.kv.head_dim as u32,
-                    block_tokens: BLOCK_TOKENS as u32,
-                    max_blocks: self.options.max_blocks as u32,
-                    kv_type: self.options.kv_type,
-                };
-                spec.check()
-                    .map_err(|why| Error::Cuda(format!("the cache of layer {layer}: {why}")))?;
-                let args = vec![
-                    Arg::Buffer(k),
-                    Arg::Buffer(v),
-                    Arg::Lengths,
-                    Arg::Slots,
-                    Arg::BlockTable,
-                    Arg::Keys(layer),
-                    Arg::Values(layer),
-                ];
-                self.push(lowered, spec, self.rows(k), args);
-            }
+            Op::KvWrite { layer, k, v } => self.kv_write(layer, (k, None), v, lowered)?,
             Op::Attention {
                 layer,
                 spec,
                 q,
                 out,
             } => {
-                self.attention(layer, &spec, q, out, lowered)?;
+                self.attention(layer, &spec, (q, None), out, lowered)?;
             }
             Op::Glu { act, gate, up, out } => {
                 let n = self.elements(out);
@@ -208,6 +208,54 @@ impl Emitter<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Appends keys, rotated on their way or as they are, and values.
+    fn kv_write(
+        &self,
+        layer: usize,
+        (k, rope): (Buf, Option<Rope>),
+        v: Buf,
+        lowered: &mut Lowered,
+    ) -> Result<(), Error> {
+        let spec = self.kv_write_spec(rope);
+        spec.check()
+            .map_err(|why| Error::Cuda(format!("the cache of layer {layer}: {why}")))?;
+        let mut args = vec![
+            Arg::Buffer(k),
+            Arg::Buffer(v),
+            Arg::Lengths,
+            Arg::Slots,
+            Arg::BlockTable,
+        ];
+        args.extend(rope.map(Arg::RopeTable));
+        args.extend([Arg::Keys(layer), Arg::Values(layer)]);
+        self.push(lowered, spec, self.rows(k), args);
+        Ok(())
+    }
+
+    fn kv_write_spec(&self, rope: Option<Rope>) -> KvWriteSpec {
+        KvWriteSpec {
+            target: self.options.target,
+            num_kv_heads: self.plan.kv.num_kv_heads as u32,
+            head_dim: self.plan.kv.head_dim as u32,
+            block_tokens: BLOCK_TOKENS as u32,
+            max_blocks: self.options.max_blocks as u32,
+            kv_type: self.options.kv_type,
+            rope: rope.map(|rope| self.rope_kind(rope)),
+        }
+    }
+
+    pub(super) fn rope_kind(&self, rope: Rope) -> library::RopeKind {
+        match self.plan.ropes[rope.0 as usize].kind {
+            RopeKind::Interleaved => library::RopeKind::Interleaved,
+            RopeKind::Neox => library::RopeKind::Neox,
+        }
+    }
+
+    /// Whether a rotation turns all of a head.
+    fn turns_whole_heads(&self, rope: Rope, head_dim: usize) -> bool {
+        self.plan.ropes[rope.0 as usize].rot_dim == head_dim
     }
 
     fn product(&self, p: Product, lowered: &mut Lowered) -> Result<(), Error> {

@@ -9,7 +9,7 @@ mod fuse;
 mod kernels;
 mod launches;
 
-pub use fuse::{Node, NodeKind, fuse};
+pub use fuse::{Kernels, Node, NodeKind, fuse};
 pub use kernels::KernelSpec;
 
 use std::sync::Arc;
@@ -156,7 +156,12 @@ pub struct Lowered {
 /// # Errors
 /// A shape that no kernel of the library computes.
 pub fn lower(plan: &Plan, shape: Shape, options: &LowerOptions) -> Result<Lowered, Error> {
-    let nodes = fuse(plan, shape, options.gemv_rows());
+    let emit = launches::Emitter {
+        plan,
+        shape,
+        options,
+    };
+    let nodes = fuse(plan, shape, &emit);
     let steps: Vec<_> = nodes
         .iter()
         .map(|n| (n.reads.clone(), n.writes.clone()))
@@ -175,11 +180,6 @@ pub fn lower(plan: &Plan, shape: Shape, options: &LowerOptions) -> Result<Lowere
         units: Vec::new(),
         storage,
         scratch_bytes: 0,
-    };
-    let emit = launches::Emitter {
-        plan,
-        shape,
-        options,
     };
     for node in nodes {
         emit.node(&node, &mut lowered)?;

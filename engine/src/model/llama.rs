@@ -103,10 +103,12 @@ pub(super) fn decoder(
 fn layer(p: &mut PlanBuilder, net: &Network, l: &Layer, index: usize, x: Buf) -> Buf {
     let a = net.attention;
     let h = p.rms_norm(x, l.attn_norm, net.eps);
-    let (q, k, v) = (p.matmul(h, l.q), p.matmul(h, l.k), p.matmul(h, l.v));
-    let q = p.rope(q, net.rope, a.num_heads, a.head_dim);
+    // Queries last: attention then loads what it knows of the cache while they are made.
+    let (k, v) = (p.matmul(h, l.k), p.matmul(h, l.v));
     let k = p.rope(k, net.rope, a.num_kv_heads, a.head_dim);
     p.kv_write(index, k, v, a);
+    let q = p.matmul(h, l.q);
+    let q = p.rope(q, net.rope, a.num_heads, a.head_dim);
     let attended = p.attention(q, index, a);
     let o = p.matmul(attended, l.o);
     let x = p.add(x, o);

@@ -37,14 +37,14 @@ fn layer(
 ) -> Buf {
     let a = net.attention;
     let h = p.rms_norm(x, l.attn_norm, net.eps);
-    let (q, k, v) = (p.matmul(h, l.q), p.matmul(h, l.k), p.matmul(h, l.v));
-    let (q, k) = (
-        p.rms_norm(q, q_norm, net.eps),
-        p.rms_norm(k, k_norm, net.eps),
-    );
-    let q = p.rope(q, net.rope, a.num_heads, a.head_dim);
+    // Queries last, as in the decoder of `llama`.
+    let (k, v) = (p.matmul(h, l.k), p.matmul(h, l.v));
+    let k = p.rms_norm(k, k_norm, net.eps);
     let k = p.rope(k, net.rope, a.num_kv_heads, a.head_dim);
     p.kv_write(index, k, v, a);
+    let q = p.matmul(h, l.q);
+    let q = p.rms_norm(q, q_norm, net.eps);
+    let q = p.rope(q, net.rope, a.num_heads, a.head_dim);
     let attended = p.attention(q, index, a);
     let o = p.matmul(attended, l.o);
     let x = p.add(x, o);

@@ -174,7 +174,7 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         shared_bytes,
         shared_cell,
         read_only_loads,
-        starts_early: kernel.target.has_hopper(),
+        starts_early: kernel.starts_early(),
         communicates,
         bulk_loads,
     })

@@ -8,6 +8,7 @@
 //! | slots | u32 | `[tokens]`, row of the block table |
 //! | block_table | u32 | `[slots, max_blocks]` |
 //! | k_pool, v_pool | [`KvType`], but not f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | angles, with a rotation | f32 | `[positions, head_dim / 2, 2]`, (cos, sin) |
 //! | out, with one split | f32 | `[tokens, num_heads, head_dim]` |
 //! | partial, with more | f32 | `[tokens, num_heads, splits, head_dim + 2]` |
 //!
@@ -31,7 +32,7 @@
 //! magnitude. All else is f32: results differ from [`super::AttentionSpec`]'s by the rounding of
 //! sums, and with a cache of bf16, whose operands have 8 bits, by 2^-16 of a query and a weight. Which keys are added in which order depends on the row's length alone.
 
-use super::KvType;
+use super::{KvType, RopeKind};
 use super::attention_common::{check_heads, variant};
 use super::attention_decode_block::{Block, WARPS};
 use super::attention_decode_tiles::{Cache, KEYS};
@@ -64,9 +65,12 @@ pub struct AttentionDecodeSpec {
     pub window: Option<u32>,
     /// Parts that a row's keys are divided into.
     pub splits: u32,
-    /// Whether the launch in front appends the step's keys and values and writes nothing else that
-    /// is read here, so that older ones may be loaded while it runs. From sm_90 on, for heads of up
-    /// to 128 elements; elsewhere it changes nothing.
+    /// Which elements of a query are turned together, all of them, by the angles of the row's
+    /// position, to the bit as [`super::RopeSpec`] turns them; `None`: queries come turned.
+    pub rope: Option<RopeKind>,
+    /// Whether the launch in front writes the queries and nothing else that is read here, so that
+    /// keys and values may be loaded while it runs. From sm_90 on, for heads of up to 128 elements;
+    /// elsewhere it changes nothing.
     pub overlaps: bool,
 }
 
@@ -121,6 +125,12 @@ impl AttentionDecodeSpec {
         if self.kv_type == KvType::F32 {
             return Err(format!("a cache of {}", self.kv_type.name()));
         }
+        if self.rope == Some(RopeKind::Neox) && !self.halves_meet() {
+            return Err(format!(
+                "queries of {} elements to turn in halves",
+                self.head_dim
+            ));
+        }
         Ok(())
     }
 
@@ -170,6 +180,9 @@ impl AttentionDecodeSpec {
         if splits > 1 {
             name += &format!("_s{splits}");
         }
+        if let Some(kind) = self.rope {
+            name += &format!("_{}", kind.name());
+        }
         if self.overlaps() {
             name += "_o";
         }
@@ -188,6 +201,7 @@ impl AttentionDecodeSpec {
             let (lengths, slots) = (k.input::<u32>("lengths"), k.input::<u32>("slots"));
             let table = k.input::<u32>("block_table");
             let (keys, values) = (k.input::<u8>("k_pool"), k.input::<u8>("v_pool"));
+            let angles = self.rope.map(|_| k.input::<f32>("angles").read_only());
             let out = k.output::<f32>(if splits == 1 { "out" } else { "partial" });
             let length = lengths.load(k.block_x());
             let row = slots.load(k.block_x()) * self.max_blocks;
@@ -202,7 +216,6 @@ impl AttentionDecodeSpec {
                     values,
                     table: table.offset(row),
                     kv_head: k.block_y() / self.sets(),
-                    length,
                     start,
                     low,
                     end,
@@ -214,7 +227,8 @@ impl AttentionDecodeSpec {
                 block.begin();
             }
             let area = k.dynamic_shared::<f32>("area", self.area_words());
-            block.run(q, area);
+            let angles = angles.map(|a| a.offset((length.max(1) - 1) * head_dim));
+            block.run(q, angles, area);
         })
     }
 
@@ -254,12 +268,19 @@ pub(super) fn representative(target: Target) -> Vec<AttentionDecodeSpec> {
         softcap: None,
         window: None,
         splits,
+        rope: None,
         overlaps: true,
     };
     [
         spec(8, 2, 64, 1),
-        spec(12, 2, 128, 64),
-        spec(32, 8, 128, 16),
+        AttentionDecodeSpec {
+            rope: Some(RopeKind::Neox),
+            ..spec(12, 2, 128, 64)
+        },
+        AttentionDecodeSpec {
+            rope: Some(RopeKind::Interleaved),
+            ..spec(32, 8, 128, 16)
+        },
         AttentionDecodeSpec {
             overlaps: false,
             ..spec(16, 1, 128, 1)

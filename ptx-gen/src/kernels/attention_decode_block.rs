@@ -6,7 +6,8 @@
 
 use super::attention_common::{LOWEST, capped, factor};
 use super::attention_decode_tiles::{Cache, Half, KEYS, OWN_KEYS, Piece, key_pieces, value_pieces};
-use super::{AttentionDecodeSpec, KvType};
+use super::rope::{turn_halves, turn_pairs};
+use super::{AttentionDecodeSpec, KvType, RopeKind};
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 
 /// Warps of a block.
@@ -27,6 +28,15 @@ impl AttentionDecodeSpec {
     /// Whether the next tile is loaded while one is multiplied. Longer heads leave no registers.
     pub(super) fn ahead(&self) -> bool {
         self.head_dim <= 128
+    }
+
+    /// Whether a lane has both elements of every pair `(i, i + head_dim / 2)` of its queries.
+    pub(super) fn halves_meet(&self) -> bool {
+        let pieces = key_pieces(self);
+        let half = self.head_dim / 2;
+        let (low, high) = pieces.split_at(pieces.len() / 2);
+        let meet = |(a, b): (&Piece, &Piece)| a.offset + half == b.offset && a.width == b.width;
+        low.len() == high.len() && low.iter().zip(high).all(meet)
     }
 
     /// Words of shared memory that the queries take: a left operand for every step and lane.
@@ -88,28 +98,23 @@ impl<'k> Block<'k, '_> {
 
     /// Attention over the split's keys, of which there are some unless the block has yet to
     /// [begin](Block::begin).
-    pub(super) fn run(&self, q: Ptr<'k, f32>, area: Shared<'k, f32>) {
+    pub(super) fn run(
+        &self,
+        q: Ptr<'k, f32>,
+        angles: Option<Ptr<'k, f32>>,
+        area: Shared<'k, f32>,
+    ) {
         let (spec, k, cache) = (self.spec, self.k, &self.cache);
-        let lane = k.lane();
         let queries = area.cast::<u32>();
         let first = cache.start + k.warp() * KEYS;
         let step = WARPS * KEYS;
 
-        // The queries are on their way before anything waits for the row's length.
-        let found: Vec<_> = (0..spec.own_heads())
-            .map(|half| {
-                let row = k.block_x() * spec.num_heads + self.head(lane / 4 + 8 * half);
-                let q = q.offset(row * spec.head_dim);
-                steps(spec)
-                    .map(|(piece, i)| q.load_vec4(lane % 4 * piece.width + (piece.offset + 4 * i)))
-                    .collect::<Vec<_>>()
-            })
-            .collect();
         let loaded = Loaded {
             keys: Half::new(cache, &key_pieces(spec), 2),
             values: Half::new(cache, &value_pieces(spec), 4),
             next: k.var(0u32),
         };
+        let staged = || angles.map(|angles| self.stage_angles(angles));
         let load_first = || {
             let block = cache.block(first);
             loaded.next.set(cache.block(first + step));
@@ -117,23 +122,17 @@ impl<'k> Block<'k, '_> {
             cache.load_values(&loaded.values, first, block);
         };
         let units: Vec<_> = if spec.overlaps() {
-            // All but the tile with the step's own key.
-            let (exists, settled) = (first.lt(cache.end), (first + KEYS).lt(cache.length));
-            k.if_(exists & settled, load_first);
-            let units = self.stage(&found, queries);
+            k.if_(first.lt(cache.end), load_first);
+            let angles = staged();
             self.begin();
-            k.if_(exists & !settled, load_first);
-            units
+            self.stage(&self.queries(q, angles), queries)
         } else {
-            let block = cache.block(first);
+            // The queries are on their way before anything waits for the row's length.
+            let found = self.queries(q, staged());
             if spec.ahead() {
-                loaded.next.set(cache.block(first + step));
-                k.if_(first.lt(cache.end), || {
-                    cache.load_keys(&loaded.keys, first, block);
-                    cache.load_values(&loaded.values, first, block);
-                });
+                k.if_(first.lt(cache.end), load_first);
             } else {
-                loaded.next.set(block);
+                loaded.next.set(cache.block(first));
             }
             self.stage(&found, queries)
         };
@@ -170,6 +169,55 @@ impl<'k> Block<'k, '_> {
             });
         });
         self.finish(&sums, area.at(spec.query_words()));
+    }
+
+    /// Leaves the angles of the row in shared memory.
+    fn stage_angles(&self, angles: Ptr<'k, f32>) -> Shared<'k, f32> {
+        let (k, dim) = (self.k, self.spec.head_dim);
+        let staged = k.shared::<f32>("turn", dim);
+        k.for_each(k.thread_x() * 4, dim, k.threads() * 4, |i| {
+            staged.store_vec(i, angles.load_vec4(i));
+        });
+        k.barrier();
+        staged
+    }
+
+    /// The lane's elements of each of its heads, four to a step.
+    fn queries(
+        &self,
+        q: Ptr<'k, f32>,
+        angles: Option<Shared<'k, f32>>,
+    ) -> Vec<Vec<[Val<'k, f32>; 4]>> {
+        let (spec, k) = (self.spec, self.k);
+        let lane = k.lane();
+        let columns: Vec<_> = steps(spec)
+            .map(|(piece, i)| lane % 4 * piece.width + (piece.offset + 4 * i))
+            .collect();
+        let found: Vec<Vec<_>> = (0..spec.own_heads())
+            .map(|half| {
+                let row = k.block_x() * spec.num_heads + self.head(lane / 4 + 8 * half);
+                let q = q.offset(row * spec.head_dim);
+                columns.iter().map(|at| q.load_vec4(*at)).collect()
+            })
+            .collect();
+        let Some((kind, angles)) = spec.rope.zip(angles) else {
+            return found;
+        };
+        let turned = |row: &Vec<[Val<'k, f32>; 4]>| -> Vec<_> {
+            let half = columns.len() / 2;
+            (columns.iter().enumerate())
+                .map(|(n, at)| match kind {
+                    RopeKind::Interleaved => turn_pairs(row[n], angles.load_vec::<4>(*at)),
+                    RopeKind::Neox => {
+                        let low = columns[n % half] * 2;
+                        let by = [0, 4].map(|i| angles.load_vec::<4>(low + i)).to_vec();
+                        let signed = |sin: Val<'k, f32>| if n < half { -sin } else { sin };
+                        turn_halves(row[n], row[(n + half) % columns.len()], &by, signed)
+                    }
+                })
+                .collect()
+        };
+        found.iter().map(turned).collect()
     }
 
     /// A product of operands of the cache's width.

@@ -6,15 +6,18 @@
 //! | lengths | u32 | `[tokens]`, position plus one; 0 writes nothing |
 //! | slots | u32 | `[tokens]`, row of the block table |
 //! | block_table | u32 | `[slots, max_blocks]` |
+//! | angles, with a rotation | f32 | `[positions, head_dim / 2, 2]`, (cos, sin) |
 //! | k_pool, v_pool | [`KvType`] | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //!
 //! Grid `[tokens, 1, 1]`, four elements a thread. Bytes are `round(x / scale)`, where a warp finds
-//! the scale of a head. Reads 8 bytes and writes twice an element for
+//! the scale of a head. With a rotation keys are turned on their way, as
+//! [`super::RopeSpec`] turns them, to the bit. Reads 8 bytes and writes twice an element for
 //! each of `tokens * num_kv_heads * head_dim`.
 
 use half::f16;
 
-use super::KvType;
+use super::rope::Turned;
+use super::{KvType, RopeKind};
 use crate::build::{Builder, Ptr, Val};
 use crate::ir::Kernel;
 use crate::target::Target;
@@ -34,6 +37,8 @@ pub struct KvWriteSpec {
     pub max_blocks: u32,
     /// Element type of the cache.
     pub kv_type: KvType,
+    /// Which elements of a key are turned together, all of them; `None`: keys come turned.
+    pub rope: Option<RopeKind>,
 }
 
 const WIDTH: u32 = 4;
@@ -59,6 +64,9 @@ impl KvWriteSpec {
         if self.kv_type == KvType::BF16 && !self.target.has_ampere() {
             return Err(format!("{} has no conversion to bf16", self.target));
         }
+        if self.rope.is_some() && !self.head_dim.is_multiple_of(2 * WIDTH) {
+            return Err(format!("keys of {} elements to turn", self.head_dim));
+        }
         Ok(())
     }
 
@@ -82,11 +90,15 @@ impl KvWriteSpec {
             block_tokens,
             max_blocks,
             kv_type,
+            rope,
         } = *self;
-        let name = format!(
+        let mut name = format!(
             "kv_write_{}_{num_kv_heads}x{head_dim}_b{block_tokens}x{max_blocks}",
             kv_type.name()
         );
+        if let Some(kind) = rope {
+            name += &format!("_{}", kind.name());
+        }
         Kernel::new(name, target, |k| {
             k.doc(format!(
                 "Writes [tokens, {num_kv_heads}, {head_dim}] keys and values to position \
@@ -97,29 +109,59 @@ impl KvWriteSpec {
             let (keys, values) = (k.input::<f32>("k"), k.input::<f32>("v"));
             let (lengths, slots) = (k.input::<u32>("lengths"), k.input::<u32>("slots"));
             let table = k.input::<u32>("block_table");
+            let angles = rope.map(|_| k.input::<f32>("angles").read_only());
             let t = k.block_x();
             let length = lengths.load(t);
             let (k_pool, v_pool) = (k.output::<u8>("k_pool"), k.output::<u8>("v_pool"));
-            // A dead row finds some block and leaves it alone.
             let position = length.max(1) - 1;
-            let block = table.load(slots.load(t) * max_blocks + position / block_tokens);
-            // Where the row goes is known before its elements are.
-            k.wait_for_predecessor();
-            k.exit_if(length.eq(0));
+            let found = k.var(0u32);
+            k.if_(length.gt(0), || {
+                let row = slots.load(t) * max_blocks;
+                found.set(table.load(row + position / block_tokens));
+            });
+            let block = found.get();
             let token = position % block_tokens;
             let row = t * self.row();
+            let turn = rope.zip(angles).map(|(kind, angles)| Turned {
+                kind,
+                dim: head_dim,
+                angles: angles.offset(position * head_dim),
+            });
+            // Where the row goes is known before its elements are.
             if kv_type == KvType::Int8 {
-                for (source, pool) in [(keys, k_pool), (values, v_pool)] {
-                    self.quantise(k, source.offset(row), pool, block, token);
-                }
+                k.wait_for_predecessor();
+                k.exit_if(length.eq(0));
+                self.quantise(k, (keys.offset(row), turn.as_ref()), k_pool, (block, token));
+                self.quantise(k, (values.offset(row), None), v_pool, (block, token));
                 return;
             }
-            k.for_each(k.thread_x() * WIDTH, self.row(), k.threads() * WIDTH, |e| {
-                let (head, i) = (e / head_dim, e % head_dim);
-                let at = ((block * num_kv_heads + head) * block_tokens + token) * head_dim + i;
-                store(k, kv_type, k_pool, at, keys.load_vec4(row + e));
-                store(k, kv_type, v_pool, at, values.load_vec4(row + e));
-            });
+            let parts: Vec<_> = (0..self.row().div_ceil(k.threads() * WIDTH))
+                .map(|part| {
+                    let e = k.thread_x() * WIDTH + part * (k.threads() * WIDTH);
+                    let ragged = (part + 1) * k.threads() * WIDTH > self.row();
+                    let exists = ragged.then(|| e.lt(self.row()));
+                    let by = turn.as_ref().map(|turn| turn.angles(e % head_dim));
+                    (e, exists, by)
+                })
+                .collect();
+            k.wait_for_predecessor();
+            k.exit_if(length.eq(0));
+            for (e, exists, by) in parts {
+                let write = || {
+                    let (head, i) = (e / head_dim, e % head_dim);
+                    let at = ((block * num_kv_heads + head) * block_tokens + token) * head_dim + i;
+                    let key = match turn.as_ref().zip(by) {
+                        Some((turn, by)) => turn.load(keys.offset(row + head * head_dim), i, by),
+                        None => keys.load_vec4(row + e),
+                    };
+                    store(k, kv_type, k_pool, at, key);
+                    store(k, kv_type, v_pool, at, values.load_vec4(row + e));
+                };
+                match exists {
+                    Some(exists) => k.if_(exists, write),
+                    None => write(),
+                }
+            }
         })
     }
 }
@@ -129,10 +171,9 @@ impl KvWriteSpec {
     fn quantise<'k>(
         &self,
         k: &'k Builder,
-        source: Ptr<'k, f32>,
+        (source, turn): (Ptr<'k, f32>, Option<&Turned<'k>>),
         pool: Ptr<'k, u8>,
-        block: Val<'k, u32>,
-        token: Val<'k, u32>,
+        (block, token): (Val<'k, u32>, Val<'k, u32>),
     ) {
         let dim = self.head_dim;
         let block_bytes = self.kv_type.block_bytes(self.block_tokens, dim);
@@ -147,7 +188,13 @@ impl KvWriteSpec {
             // Lanes past the end read the last elements again.
             let found: Vec<[_; 4]> = parts
                 .iter()
-                .map(|e| source.load_vec4(head * dim + e.min(dim - WIDTH)))
+                .map(|e| {
+                    let (from, i) = (source.offset(head * dim), e.min(dim - WIDTH));
+                    match turn {
+                        Some(turn) => turn.load(from, i, turn.angles(i)),
+                        None => from.load_vec4(i),
+                    }
+                })
                 .collect();
             let most = found.iter().flatten().fold(zero, |m, v| m.max(v.abs()));
             let scale = (k.warp_max(most) * (1.0 / 127.0)).max(KvType::LEAST_SCALE);
@@ -202,20 +249,24 @@ fn store<'k>(
 }
 
 pub(super) fn representative(target: Target) -> Vec<KvWriteSpec> {
-    let spec = |num_kv_heads, head_dim, kv_type| KvWriteSpec {
+    use RopeKind::{Interleaved, Neox};
+    let spec = |num_kv_heads, head_dim, kv_type, rope| KvWriteSpec {
         target,
         num_kv_heads,
         head_dim,
         block_tokens: 32,
         max_blocks: 128,
         kv_type,
+        rope,
     };
     [
-        spec(2, 64, KvType::F16),
-        spec(8, 128, KvType::F16),
-        spec(2, 16, KvType::F32),
-        spec(8, 128, KvType::BF16),
-        spec(8, 128, KvType::Int8),
+        spec(2, 64, KvType::F16, None),
+        spec(8, 128, KvType::F16, Some(Interleaved)),
+        spec(2, 128, KvType::F16, Some(Neox)),
+        spec(2, 16, KvType::F32, None),
+        spec(8, 128, KvType::BF16, Some(Neox)),
+        spec(8, 128, KvType::Int8, None),
+        spec(2, 64, KvType::Int8, Some(Neox)),
     ]
     .into_iter()
     .filter(|spec| spec.check().is_ok())

@@ -10,6 +10,7 @@
 //! Grid `[tokens, 1, 1]`. Moves `8 * tokens * num_heads * head_dim + 4 * tokens * rot_dim` bytes.
 //! Formula: Su et al., "RoFormer", section 3.2.2.
 
+use crate::build::{Ptr, Val};
 use crate::ir::Kernel;
 use crate::target::Target;
 
@@ -20,6 +21,87 @@ pub enum RopeKind {
     Interleaved,
     /// Pairs `(i, i + rot_dim / 2)`.
     Neox,
+}
+
+impl RopeKind {
+    /// Short lower-case name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            RopeKind::Interleaved => "interleaved",
+            RopeKind::Neox => "neox",
+        }
+    }
+}
+
+/// Heads of `dim` elements that are turned as a whole, four neighbouring elements at a time.
+pub(super) struct Turned<'k> {
+    pub(super) kind: RopeKind,
+    pub(super) dim: u32,
+    /// `[dim / 2, 2]`: (cos, sin) of the position.
+    pub(super) angles: Ptr<'k, f32>,
+}
+
+/// Cosines and sines of four elements, two pairs of them in a word of 16 bytes.
+pub(super) type Angles<'k> = Vec<[Val<'k, f32>; 4]>;
+
+impl<'k> Turned<'k> {
+    /// Angles of the elements from `i` on, a multiple of 4.
+    pub(super) fn angles(&self, i: Val<'k, u32>) -> Angles<'k> {
+        match self.kind {
+            RopeKind::Interleaved => vec![self.angles.load_vec4(i)],
+            RopeKind::Neox => {
+                let first = i % (self.dim / 2) * 2;
+                [0, 4].map(|at| self.angles.load_vec4(first + at)).to_vec()
+            }
+        }
+    }
+
+    /// The turned elements from `i` on of the head at `head`.
+    pub(super) fn load(
+        &self,
+        head: Ptr<'k, f32>,
+        i: Val<'k, u32>,
+        angles: Angles<'k>,
+    ) -> [Val<'k, f32>; 4] {
+        let own = head.load_vec4(i);
+        match self.kind {
+            RopeKind::Interleaved => turn_pairs(own, angles[0]),
+            RopeKind::Neox => {
+                let half = self.dim / 2;
+                let first = i.lt(half);
+                let other = head.load_vec4((i + half) % self.dim);
+                let signed = |sin: Val<'k, f32>| (-sin).select(first, sin);
+                turn_halves(own, other, &angles, signed)
+            }
+        }
+    }
+}
+
+/// Elements `(0, 1)` and `(2, 3)` turned by two angles.
+pub(super) fn turn_pairs<'k>(
+    [a, b, c, d]: [Val<'k, f32>; 4],
+    [cos, sin, cos2, sin2]: [Val<'k, f32>; 4],
+) -> [Val<'k, f32>; 4] {
+    [
+        a * cos - b * sin,
+        a * sin + b * cos,
+        c * cos2 - d * sin2,
+        c * sin2 + d * cos2,
+    ]
+}
+
+/// Elements turned against those half a head away. `signed` gives the sine of the first half its
+/// sign: a product has the same bits whichever factor is negative, and a sum in either order.
+pub(super) fn turn_halves<'k>(
+    own: [Val<'k, f32>; 4],
+    other: [Val<'k, f32>; 4],
+    angles: &Angles<'k>,
+    signed: impl Fn(Val<'k, f32>) -> Val<'k, f32>,
+) -> [Val<'k, f32>; 4] {
+    std::array::from_fn(|j| {
+        let (cos, sin) = (angles[j / 2][j % 2 * 2], angles[j / 2][j % 2 * 2 + 1]);
+        own[j] * cos + other[j] * signed(sin)
+    })
 }
 
 /// A rotary embedding of rows of heads.
@@ -71,10 +153,7 @@ impl RopeSpec {
             kind,
         } = *self;
         let half = rot_dim / 2;
-        let pairing = match kind {
-            RopeKind::Interleaved => "interleaved",
-            RopeKind::Neox => "neox",
-        };
+        let pairing = kind.name();
         let name = format!("rope_{pairing}_{num_heads}x{head_dim}_{rot_dim}");
         Kernel::new(name, target, |k| {
             k.doc(format!(

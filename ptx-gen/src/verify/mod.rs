@@ -9,7 +9,7 @@
 //! * block barriers stand where all threads of the block arrive, warp-wide instructions where
 //!   all lanes of the warp do (conservatively: thread and
 //!   lane indices, and what follows from them, count as different);
-//! * from sm_90 on, every thread waits for the launch in front before it writes or ends;
+//! * where a kernel waits for the launch in front, every thread does before it writes or ends;
 //! * shared memory fits, names and block sizes are legal.
 
 mod assign;

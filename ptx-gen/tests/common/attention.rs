@@ -2,13 +2,13 @@
 
 use gannet_ptx_gen::interp::Arg;
 use gannet_ptx_gen::kernels::{
-    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec, KvType,
+    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec, KvType, RopeKind,
 };
 use gannet_ptx_gen::target::Target;
 use half::f16;
 
 use super::trial::{Launch, Trial};
-use super::{Random, kv};
+use super::{Random, kv, rotation};
 
 /// Positions of a cache block.
 pub const BLOCK: u32 = 32;
@@ -43,6 +43,7 @@ pub fn packed(spec: &AttentionSpec) -> AttentionDecodeSpec {
         softcap: spec.softcap,
         window: spec.window,
         splits: spec.splits,
+        rope: None,
         overlaps: true,
     }
 }
@@ -74,6 +75,8 @@ pub struct Case {
     keys: Vec<f32>,
     values: Vec<f32>,
     outliers: bool,
+    /// Queries before their rotation, how they are rotated, and by what.
+    raw: Option<(Vec<f32>, RopeKind, Vec<f32>)>,
 }
 
 /// A softmax over some keys: weighted sum of values, maximum and denominator in base 2.
@@ -115,6 +118,7 @@ impl Case {
             table,
             spec,
             outliers: false,
+            raw: None,
         };
         for slot in 0..num_slots {
             let own = lengths.iter().zip(slots).filter(|(_, s)| **s == slot);
@@ -158,6 +162,17 @@ impl Case {
             *k = f16::from_f32(*k / 32768.0).to_f32();
         }
         self.outliers = true;
+        self
+    }
+
+    /// Queries that the kernel rotates.
+    pub fn rotated(mut self, kind: RopeKind) -> Case {
+        let dim = self.spec.head_dim;
+        let positions = self.lengths.iter().max().unwrap();
+        let angles = rotation::angles(&mut Random::new(8), *positions, dim);
+        let raw = self.q.clone();
+        rotation::rotate(kind, dim, &mut self.q, &self.lengths, &angles);
+        self.raw = Some((raw, kind, angles));
         self
     }
 
@@ -212,7 +227,7 @@ impl Case {
     /// The queries as the kernel gets them.
     fn queries(&self) -> Vec<f32> {
         let large = |q: &f32| self.outliers && q.abs() > 100.0;
-        let q = self.q.iter();
+        let q = self.raw.as_ref().map_or(&self.q, |(raw, _, _)| raw).iter();
         q.map(|q| if large(q) { q * 1e6 } else { *q }).collect()
     }
 
@@ -338,11 +353,13 @@ impl Case {
             .input(&self.lengths)
             .input(&self.slots(together))
             .input(&table);
-        pools.iter().fold(launch, |launch, pool| {
+        let launch = pools.iter().fold(launch, |launch, pool| {
             let dim = self.spec.head_dim as usize;
             let bytes = kv::pool(self.spec.kv_type, pool, dim, BLOCK as usize);
             launch.input(&bytes)
-        })
+        });
+        let angles = self.raw.iter().map(|(_, _, angles)| angles);
+        angles.fold(launch, |launch, angles| launch.input(angles))
     }
 
     fn rows(&self) -> u32 {
@@ -357,9 +374,17 @@ impl Case {
 
     /// The same on tensor cores.
     pub fn packed_launch(&self, nmse: f64) -> Launch {
-        let spec = packed(&self.spec);
+        let spec = self.packed();
         spec.check().unwrap();
         self.few(spec.grid(self.rows()), nmse)
+    }
+
+    /// Its kernel.
+    pub fn packed(&self) -> AttentionDecodeSpec {
+        AttentionDecodeSpec {
+            rope: self.raw.as_ref().map(|(_, kind, _)| *kind),
+            ..packed(&self.spec)
+        }
     }
 
     fn few(&self, grid: [u32; 3], nmse: f64) -> Launch {
@@ -426,7 +451,7 @@ pub fn decode(cases: &[Case], nmse: f64) -> Trial {
 /// The attention of cases of one shape on tensor cores.
 pub fn packed_decode(cases: &[Case], nmse: f64) -> Trial {
     Trial {
-        kernel: packed(&cases[0].spec).kernel(),
+        kernel: cases[0].packed().kernel(),
         launches: cases.iter().map(|c| c.packed_launch(nmse)).collect(),
     }
 }
@@ -436,7 +461,8 @@ pub fn packed_merged(case: &Case, nmse: f64) {
     if case.spec.splits == 1 {
         return packed_decode(std::slice::from_ref(case), nmse).pass();
     }
-    let partial = packed_decode(std::slice::from_ref(case), f64::INFINITY).results(6);
+    let out = 6 + usize::from(case.raw.is_some());
+    let partial = packed_decode(std::slice::from_ref(case), f64::INFINITY).results(out);
     let merged = Launch::new(case.merge().grid(case.rows()))
         .input(&partial[0])
         .floats(case.expected(), nmse);

@@ -7,6 +7,7 @@
 pub mod attention;
 pub mod kv;
 pub mod products;
+pub mod rotation;
 pub mod sample;
 pub mod sample_hair;
 pub mod simple;

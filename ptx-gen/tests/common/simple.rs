@@ -8,7 +8,7 @@ use gannet_ptx_gen::kernels::{
 use gannet_ptx_gen::target::Target;
 
 use super::trial::{Bytes, End, Launch, Trial};
-use super::{Random, kv};
+use super::{Random, kv, rotation};
 
 /// Sums of vectors of these lengths, the last one in place.
 pub fn add(target: Target, lengths: &[u32]) -> Trial {
@@ -159,7 +159,8 @@ fn rotated(spec: &RopeSpec, x: &[f32], lengths: &[u32], table: &[f32]) -> Vec<f6
 /// Keys and values of four rows of two slots, one row dead; what no row writes stays zero.
 pub fn kv_write(spec: KvWriteSpec) -> Trial {
     let (tokens, blocks) = (spec.block_tokens, spec.max_blocks);
-    let (lengths, slots) = ([tokens + 1, 1, 0, 3 * tokens], [1u32, 0, 0, 1]);
+    // The dead row's slot is none.
+    let (lengths, slots) = ([tokens + 1, 1, 0, 3 * tokens], [1u32, 0, u32::MAX / 2, 1]);
     let heads = spec.num_kv_heads as usize;
     let dim = spec.head_dim as usize;
     // Slot 1's blocks in descending order, then slot 0's; past the third the table is not read.
@@ -187,14 +188,22 @@ pub fn kv_write(spec: KvWriteSpec) -> Trial {
         kv::pool(spec.kv_type, &pool, dim, tokens as usize)
     };
     let [k, v] = &sources;
-    let [k_pool, v_pool] = sources.each_ref().map(|s| written(s));
+    let mut turned = k.clone();
+    let angles = spec.rope.map(|kind| {
+        let angles = rotation::angles(&mut random, 3 * tokens, spec.head_dim);
+        rotation::rotate(kind, spec.head_dim, &mut turned, &lengths, &angles);
+        angles
+    });
+    let [k_pool, v_pool] = [&turned, v].map(|s| written(s));
     let empty = vec![0u8; k_pool.len()];
     let launch = Launch::new(spec.grid(4))
         .input(k)
         .input(v)
         .input(&lengths)
         .input(&slots)
-        .input(&table)
+        .input(&table);
+    let launch = angles.iter().fold(launch, |launch, a| launch.input(a));
+    let launch = launch
         .in_out(&empty, End::Bytes(k_pool))
         .in_out(&empty, End::Bytes(v_pool));
     Trial {

@@ -53,13 +53,15 @@ fn rows() -> Vec<Trial> {
         })
     }));
     let caches = [
-        (Target::Sm75, 9, 132, KvType::F16),
-        (target, 5, 20, KvType::F16),
-        (target, 5, 20, KvType::F32),
-        (target, 5, 20, KvType::BF16),
-        (target, 9, 132, KvType::Int8),
+        (Target::Sm75, 9, 132, KvType::F16, None),
+        (target, 5, 20, KvType::F16, None),
+        (target, 5, 20, KvType::F32, None),
+        (target, 5, 20, KvType::BF16, None),
+        (target, 9, 132, KvType::Int8, None),
+        (target, 5, 24, KvType::F32, Some(RopeKind::Interleaved)),
+        (target, 9, 136, KvType::F32, Some(RopeKind::Neox)),
     ];
-    trials.extend(caches.map(|(target, num_kv_heads, head_dim, kv_type)| {
+    trials.extend(caches.map(|(target, num_kv_heads, head_dim, kv_type, rope)| {
         simple::kv_write(KvWriteSpec {
             target,
             num_kv_heads,
@@ -67,6 +69,7 @@ fn rows() -> Vec<Trial> {
             block_tokens: 24,
             max_blocks: 3,
             kv_type,
+            rope,
         })
     }));
     trials.extend(

@@ -70,6 +70,13 @@ pub(super) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<Kernel, Error> {
     let ptx = kernel
         .ptx()
         .map_err(|e| Error::Cuda(format!("kernel {}: {e}", kernel.name.as_str())))?;
+    // `launch_of` counts on it.
+    if gpu.target.has_hopper() && !kernel.starts_early() {
+        let name = kernel.name.as_str();
+        return Err(Error::Cuda(format!(
+            "kernel {name} does not wait for the launch in front of it"
+        )));
+    }
     let target = gpu.target.to_string();
     let source = ModuleSource {
         name: kernel.name.as_str(),

@@ -9,6 +9,7 @@ pub mod kv;
 pub mod products;
 pub mod sample;
 pub mod sample_hair;
+pub mod sample_model;
 pub mod simple;
 pub mod trial;
 

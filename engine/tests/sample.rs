@@ -1,4 +1,4 @@
-//! The sampler on the CPU and the sampling kernel, interpreted, choose the same tokens: as drawn one
+//! The sampler on the CPU and the sampling kernels, interpreted, choose the same tokens: as drawn one
 //! after the other, with a history that grows, alone and in a batch.
 
 // Helpers of tests are tests; the lint knows functions marked so only.
@@ -26,8 +26,8 @@ struct Sequence {
     logits: Vec<f32>,
 }
 
-/// Tokens that the kernel chooses in `turns` launches in a row, for each sequence.
-fn on_the_kernel(vocab_size: u32, sequences: &[Sequence], turns: usize) -> Vec<Vec<u32>> {
+/// Tokens that the kernels choose in `turns` steps in a row, for each sequence.
+fn on_the_kernels(vocab_size: u32, sequences: &[Sequence], turns: usize) -> Vec<Vec<u32>> {
     let spec = SampleSpec {
         target: Target::Sm80,
         vocab_size,
@@ -45,17 +45,17 @@ fn on_the_kernel(vocab_size: u32, sequences: &[Sequence], turns: usize) -> Vec<V
     let logits: Vec<f32> = sequences.iter().flat_map(|s| s.logits.clone()).collect();
     let mut memory = Memory::new();
     let slots: Vec<u32> = (0..rows as u32).rev().collect();
+    let lengths = Arg::U64(memory.alloc_from(&vec![1u32; rows]));
+    let slots = Arg::U64(memory.alloc_from(&slots));
+    let params = Arg::U64(memory.alloc_from(&params));
+    let rings = Arg::U64(memory.alloc_from(&rings));
+    let scratch = [0; 2].map(|_| Arg::U64(memory.alloc_poisoned(4 * spec.scratch(rows) as u64)));
+    let arrived = Arg::U64(memory.alloc_from(&vec![0u32; rows]));
+    let found = Arg::U64(memory.alloc_poisoned(16 * rows as u64));
     let out = memory.alloc_from(&vec![u32::MAX; rows]);
-    let args = [
-        Arg::U64(memory.alloc_from(&logits)),
-        Arg::U64(memory.alloc_from(&vec![1u32; rows])),
-        Arg::U64(memory.alloc_from(&slots)),
-        Arg::U64(memory.alloc_from(&params)),
-        Arg::U64(memory.alloc_from(&rings)),
-        Arg::U64(out),
-    ];
-    let kernel = Prepared::new(&spec.kernel()).unwrap();
-    // The kernel's own tests look for races.
+    let filter = Prepared::new(&spec.filter_kernel()).unwrap();
+    let draw = Prepared::new(&spec.draw_kernel()).unwrap();
+    // The kernels' own tests look for races.
     let options = Options {
         races: false,
         track_shared: false,
@@ -63,8 +63,16 @@ fn on_the_kernel(vocab_size: u32, sequences: &[Sequence], turns: usize) -> Vec<V
     };
     let mut tokens = vec![Vec::new(); rows];
     for _ in 0..turns {
-        kernel
-            .launch(spec.grid(rows as u32), &args, &memory, &options)
+        // A step of the model writes new logits.
+        let logits = Arg::U64(memory.alloc_from(&logits));
+        let row = [logits, lengths, slots, params, rings];
+        let parts = [scratch[0], scratch[1], arrived];
+        let filters = [&row[..], &parts[..], &[found]].concat();
+        filter
+            .launch(spec.filter_grid(rows as u32), &filters, &memory, &options)
+            .unwrap();
+        let draws = [&row[..], &[found], &parts[..], &[Arg::U64(out)]].concat();
+        draw.launch(spec.draw_grid(rows as u32), &draws, &memory, &options)
             .unwrap();
         for (tokens, token) in tokens
             .iter_mut()
@@ -125,7 +133,7 @@ fn sequence(i: u64, vocab_size: usize, scale: f32) -> Sequence {
 }
 
 #[test]
-fn the_kernel_and_the_cpu_choose_the_same_tokens() {
+fn the_kernels_and_the_cpu_choose_the_same_tokens() {
     let mut different = 0;
     for (vocab_size, batches, turns) in [(331, 10, 6), (8192, 4, 2), (40_001, 1, 2)] {
         for batch in 0..batches {
@@ -135,7 +143,7 @@ fn the_kernel_and_the_cpu_choose_the_same_tokens() {
                     sequence(100 * batch + i, vocab_size as usize, scale)
                 })
                 .collect();
-            let found = on_the_kernel(vocab_size, &sequences, turns);
+            let found = on_the_kernels(vocab_size, &sequences, turns);
             for (i, (sequence, found)) in sequences.iter().zip(&found).enumerate() {
                 let expected = on_the_cpu(sequence, turns);
                 assert_eq!(
@@ -154,8 +162,8 @@ fn the_kernel_and_the_cpu_choose_the_same_tokens() {
 #[test]
 fn a_sequence_draws_the_same_alone_and_in_a_batch() {
     let batch: Vec<Sequence> = (0..6).map(|i| sequence(i + 40, 331, 9.0)).collect();
-    let together = on_the_kernel(331, &batch, 6);
+    let together = on_the_kernels(331, &batch, 6);
     for (sequence, together) in batch.into_iter().zip(together) {
-        assert_eq!(on_the_kernel(331, &[sequence], 6)[0], together);
+        assert_eq!(on_the_kernels(331, &[sequence], 6)[0], together);
     }
 }

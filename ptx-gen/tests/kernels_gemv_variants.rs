@@ -27,6 +27,24 @@ fn spec(format: WeightFormat, rows: u32, cols: u32, tokens_per_block: u32) -> Ge
     }
 }
 
+/// Bytes of a group that lanes of 32 a row load, the default's first.
+fn widths(format: WeightFormat) -> &'static [u32] {
+    match format {
+        WeightFormat::F32 => &[16],
+        WeightFormat::F16 | WeightFormat::BF16 => &[16, 8],
+        _ => &[16, 8, 4],
+    }
+}
+
+/// Lanes that take a row in loads of this many bytes.
+fn lanes(format: WeightFormat, width: u32) -> &'static [u32] {
+    match (format.block_len(), width) {
+        (256, 8) => &[16, 32],
+        (256, 4) => &[32],
+        _ => &[8, 16, 32],
+    }
+}
+
 /// Every combination that `check` lets pass.
 fn legal(spec: &GemvSpec) -> Vec<GemvSpec> {
     let mut legal = Vec::new();
@@ -69,7 +87,13 @@ fn every_variant_of_every_format() {
                 WeightFormat::F16 | WeightFormat::BF16 => 2,
                 _ => 3,
             };
-            assert!(specs.len() >= 9 * arithmetics, "{format:?} {cols}");
+            let of_all = |width: &u32| 3 * arithmetics * lanes(format, *width).len();
+            let least = if format.block_len() == 1 && cols % 8 != 0 {
+                widths(format).last().map_or(0, of_all)
+            } else {
+                widths(format).iter().map(of_all).sum()
+            };
+            assert_eq!(specs.len(), least, "{format:?} {cols}");
             for spec in specs {
                 gemv(spec, &[3], Part::All).pass();
             }
@@ -81,16 +105,20 @@ fn every_variant_of_every_format() {
 #[test]
 fn a_tokens_result_depends_on_it_alone() {
     for format in WeightFormat::ALL {
-        for arithmetic in Arithmetic::ALL {
+        for (arithmetic, width) in (Arithmetic::ALL.into_iter())
+            .flat_map(|a| widths(format).iter().map(move |width| (a, *width)))
+        {
             let mut alone: Option<Vec<f32>> = None;
             for tokens_per_block in [1, 2, 4, 8] {
                 for (rows_per_slot, warps) in [(1, 4), (2, 2)] {
                     let mut spec = spec(format, 21, 1536, tokens_per_block);
+                    let default = spec.default_variant();
                     spec.variant = Some(GemvVariant {
                         arithmetic,
+                        width,
+                        lanes: if width == 16 { default.lanes } else { 32 },
                         rows_per_slot,
                         warps,
-                        ..spec.default_variant()
                     });
                     if spec.check().is_err() {
                         continue;
@@ -121,16 +149,21 @@ fn a_tokens_result_depends_on_it_alone() {
 #[test]
 fn long_rows_are_staged_in_chunks() {
     for format in WeightFormat::ALL {
-        for arithmetic in [Arithmetic::F16x2, Arithmetic::Dp4a] {
-            for (cols, tokens) in [(17920, 2), (14336, 8)] {
-                let mut spec = spec(format, 5, cols, tokens);
-                spec.variant = Some(GemvVariant {
-                    arithmetic,
-                    rows_per_slot: 1,
-                    ..spec.default_variant()
-                });
-                if spec.check().is_ok() {
-                    gemv(spec, &[tokens], Part::All).pass();
+        for arithmetic in Arithmetic::ALL {
+            for width in widths(format) {
+                for (cols, tokens) in [(17920, 2), (14336, 8)] {
+                    let mut spec = spec(format, 5, cols, tokens);
+                    let variant = GemvVariant {
+                        arithmetic,
+                        width: *width,
+                        rows_per_slot: 1,
+                        ..spec.default_variant()
+                    };
+                    assert_eq!(variant.lanes, 32);
+                    spec.variant = Some(variant);
+                    if spec.check().is_ok() {
+                        gemv(spec, &[tokens], Part::All).pass();
+                    }
                 }
             }
         }
@@ -139,9 +172,21 @@ fn long_rows_are_staged_in_chunks() {
 
 #[test]
 fn gated_units_and_what_is_added() {
-    use WeightFormat::{F16, Q4K, Q6K, Q8_0};
+    use WeightFormat::{F16, Q4_0, Q4K, Q5K, Q6K, Q8_0};
     for arithmetic in Arithmetic::ALL {
-        for (gate, up) in [(Q4K, Q4K), (Q4K, Q6K), (Q8_0, Q4K), (Q6K, Q6K), (F16, F16)] {
+        for (gate, up, width) in [
+            (Q4K, Q4K, 16),
+            (Q4K, Q6K, 16),
+            (Q8_0, Q4K, 16),
+            (Q6K, Q6K, 16),
+            (F16, F16, 16),
+            (Q4K, Q4K, 8),
+            (Q4K, Q6K, 4),
+            (Q8_0, Q4K, 8),
+            (Q5K, Q4_0, 4),
+            (Q4_0, F16, 8),
+            (F16, F16, 8),
+        ] {
             for (tokens_per_block, n) in [(1, 1), (4, 5)] {
                 let mut spec = GemvGluSpec {
                     target: TARGET,
@@ -153,30 +198,38 @@ fn gated_units_and_what_is_added() {
                     activation: Activation::Silu,
                     variant: None,
                 };
+                let default = spec.default_variant();
                 spec.variant = Some(GemvVariant {
                     arithmetic,
+                    width,
+                    lanes: if width == 16 { default.lanes } else { 32 },
                     rows_per_slot: 1,
-                    ..spec.default_variant()
+                    ..default
                 });
                 assert_eq!(
                     spec.check().is_ok(),
-                    arithmetic != Arithmetic::Dp4a || gate != F16
+                    arithmetic != Arithmetic::Dp4a || up != F16
                 );
                 if spec.check().is_ok() {
                     gemv_glu(spec, &[n], Part::All).pass();
                 }
             }
         }
-        let mut spec = GemvSpec {
-            bias: true,
-            residual: true,
-            ..spec(Q6K, 37, 512, 2)
-        };
-        spec.variant = Some(GemvVariant {
-            arithmetic,
-            ..spec.default_variant()
-        });
-        gemv(spec, &[3], Part::All).pass();
+        for width in [16, 8, 4] {
+            let mut spec = GemvSpec {
+                bias: true,
+                residual: true,
+                ..spec(Q6K, 37, 512, 2)
+            };
+            let default = spec.default_variant();
+            spec.variant = Some(GemvVariant {
+                arithmetic,
+                width,
+                lanes: if width == 16 { default.lanes } else { 32 },
+                ..default
+            });
+            gemv(spec, &[3], Part::All).pass();
+        }
     }
 }
 
@@ -261,6 +314,45 @@ fn no_activation_overflows() {
 }
 
 #[test]
+fn loads_that_do_not_exist_are_refused() {
+    use WeightFormat::{BF16, F16, F32, Q4_0, Q4K, Q5K, Q6K, Q8_0};
+    let refusal = |format: WeightFormat, cols, lanes, width| {
+        let mut spec = spec(format, 100, cols, 1);
+        spec.variant = Some(GemvVariant {
+            lanes,
+            width,
+            ..spec.default_variant()
+        });
+        spec.check().err()
+    };
+    let four = "a lane multiplies four columns at least";
+    let few = "fewer lanes share a row than load a block of weights";
+    for (format, cols, lanes, width, why) in [
+        (F32, 512, 32, 8, four),
+        (F32, 512, 32, 4, four),
+        (F16, 512, 32, 4, four),
+        (BF16, 516, 32, 4, four),
+        (F16, 516, 32, 16, "rows are odd multiples of 8 bytes"),
+        (Q4K, 512, 8, 8, few),
+        (Q5K, 512, 16, 4, few),
+        (Q6K, 512, 8, 4, few),
+        (Q4_0, 512, 32, 2, "a lane loads 16, 8 or 4 bytes of codes"),
+        (Q8_0, 512, 32, 32, "a lane loads 16, 8 or 4 bytes of codes"),
+    ] {
+        let found = refusal(format, cols, lanes, width).unwrap_or_default();
+        assert!(found.contains(why), "{format:?} {cols}: {found}");
+        assert!(found.contains(&format!("-w{width}-")), "{found}");
+    }
+    for format in WeightFormat::ALL {
+        for width in widths(format) {
+            for lanes in lanes(format, *width) {
+                assert_eq!(refusal(format, 512, *lanes, *width), None);
+            }
+        }
+    }
+}
+
+#[test]
 fn names_are_read_as_written() {
     let variants = spec(WeightFormat::Q4K, 8960, 1536, 1).variants();
     for variant in &variants {
@@ -313,7 +405,15 @@ fn variants_of_models() {
             let spec = spec(format, rows, cols, tokens);
             let variants = spec.variants();
             assert_eq!(variants[0], spec.default_variant());
-            assert!((2..=40).contains(&variants.len()), "{}", variants.len());
+            // The table of what was measured has every load of every arithmetic.
+            for arithmetic in Arithmetic::ALL {
+                for width in widths(format) {
+                    let of = |v: &&GemvVariant| (v.arithmetic, v.width) == (arithmetic, *width);
+                    let exists = format != F16 || arithmetic != Arithmetic::Dp4a;
+                    assert_eq!(variants.iter().find(of).is_some(), exists);
+                }
+            }
+            assert!((2..=50).contains(&variants.len()), "{}", variants.len());
             if tokens == 1 {
                 println!("{} {rows}x{cols}: {}", format.name(), variants.len());
             }

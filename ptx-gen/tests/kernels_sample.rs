@@ -3,11 +3,17 @@
 mod common;
 
 use common::Random;
-use common::sample::{self, Slot, settings, share};
-use common::trial::Trial;
+use common::sample::{self, Slot, Step, settings, share};
 use gannet_ptx_gen::kernels::sample_math::depth;
 use gannet_ptx_gen::kernels::{SampleParams, SampleSpec};
 use gannet_ptx_gen::target::Target;
+
+/// Runs both kernels.
+fn pass(spec: &SampleSpec, steps: impl IntoIterator<Item = Step>) {
+    for trial in sample::trials(spec, steps) {
+        trial.pass();
+    }
+}
 
 fn spec(vocab_size: u32, window_max: u32) -> SampleSpec {
     SampleSpec {
@@ -21,12 +27,8 @@ fn spec(vocab_size: u32, window_max: u32) -> SampleSpec {
 fn settings_and_logits_of_all_kinds() {
     for vocab_size in [1, 7, 331, 1024] {
         let spec = spec(vocab_size, 20);
-        let launches = (0..14).map(|i| sample::of_all_kinds(&spec, 13 * i, 12, 1));
-        Trial {
-            kernel: spec.kernel(),
-            launches: launches.collect(),
-        }
-        .pass();
+        let steps = (0..14).flat_map(|i| sample::of_all_kinds(&spec, 13 * i, 12, 1));
+        pass(&spec, steps);
     }
 }
 
@@ -34,11 +36,7 @@ fn settings_and_logits_of_all_kinds() {
 fn scores_that_differ_by_their_rounding() {
     for vocab_size in [40, 331, 332, 4201] {
         let spec = spec(vocab_size, 9);
-        Trial {
-            kernel: spec.kernel(),
-            launches: (0..6).map(|i| sample::near(&spec, i)).collect(),
-        }
-        .pass();
+        pass(&spec, (0..6).map(|i| sample::near(&spec, i)));
     }
 }
 
@@ -46,11 +44,7 @@ fn scores_that_differ_by_their_rounding() {
 fn filters_that_end_between_equals_and_scores_that_tie() {
     for vocab_size in [331, 4100] {
         let spec = spec(vocab_size, 9);
-        Trial {
-            kernel: spec.kernel(),
-            launches: sample::sharp(&spec),
-        }
-        .pass();
+        pass(&spec, sample::sharp(&spec));
     }
 }
 
@@ -58,34 +52,22 @@ fn filters_that_end_between_equals_and_scores_that_tie() {
 fn vocabularies_beyond_a_turn_of_the_loop_and_beyond_the_list() {
     for vocab_size in [8192, 17_001, 33_000] {
         let spec = spec(vocab_size, 256);
-        let launches = (0..4).map(|i| sample::of_all_kinds(&spec, 13 * i, 12, 1));
-        Trial {
-            kernel: spec.kernel(),
-            launches: launches.collect(),
-        }
-        .pass();
+        let steps = (0..4).flat_map(|i| sample::of_all_kinds(&spec, 13 * i, 12, 1));
+        pass(&spec, steps);
     }
 }
 
 #[test]
 fn the_vocabulary_of_qwen() {
     let spec = spec(151_936, 256);
-    Trial {
-        kernel: spec.kernel(),
-        launches: vec![sample::of_all_kinds(&spec, 0, 12, 1)],
-    }
-    .pass();
+    pass(&spec, sample::of_all_kinds(&spec, 0, 12, 1));
 }
 
 #[test]
 fn queued_draws_go_round_the_ring() {
     for window_max in [1, 7, 8] {
         let spec = spec(331, window_max);
-        Trial {
-            kernel: spec.kernel(),
-            launches: vec![sample::of_all_kinds(&spec, 3, 12, 20)],
-        }
-        .pass();
+        pass(&spec, sample::of_all_kinds(&spec, 3, 12, 20));
     }
 }
 
@@ -94,21 +76,18 @@ fn many_seeds_of_one_row() {
     let spec = spec(332, 4);
     let mut random = Random::new(1);
     let logits: Vec<f32> = random.gaussians(332).iter().map(|v| v * 2.0).collect();
-    let seeds = (0..40).map(|i| {
+    let steps = (0..40).flat_map(|i| {
         let params = SampleParams {
             inv_temperature: 0.5 + (i % 5) as f32 / 4.0,
             top_p: if i % 3 == 0 { share(0.9) } else { 0 },
             ..settings(random.bits())
         };
         let history = Vec::new();
-        let slot = Slot { params, history };
-        sample::launch(&spec, &[slot], &[Some(0)], &logits, 10)
+        let mut slots = [Slot { params, history }];
+        let logits = &logits;
+        (0..10).map(move |_| sample::step(&spec, &mut slots, &[Some(0)], logits))
     });
-    Trial {
-        kernel: spec.kernel(),
-        launches: seeds.collect(),
-    }
-    .pass();
+    pass(&spec, steps);
 }
 
 /// Without filters a token's share of the draws is its probability; with one, of what is kept.

@@ -421,9 +421,9 @@ impl<'k> Running<'k, '_> {
                 let x: Vec<_> = units.iter().map(|u| stage.load_vec::<4>(*u)).collect();
                 let sum = geometry.has_minima().then(|| {
                     let sums = tiling.tokens * chunk + token * (chunk / 4 / run_units);
-                    let of_step = step * (geometry.step() / 4 / run_units);
                     let sums = self.dot.stage.at(sums);
-                    sums.load(self.lane.unit / run_units + of_step + at / run_units)
+                    let in_step = geometry.step() / 4 / run_units;
+                    sums.load(self.lane.unit / run_units + step * in_step + at / run_units)
                 });
                 for (run, sums) in runs.iter().zip(&self.sums) {
                     let acc = &sums[token as usize];

@@ -83,7 +83,7 @@ impl GemvSpec {
     }
 
     /// Every variant worth measuring for the shape, whatever `variant` says: the default one, then
-    /// by arithmetic. At most about 40.
+    /// by arithmetic. At most about 50.
     pub fn variants(&self) -> Vec<GemvVariant> {
         self.shape().variants()
     }

@@ -116,11 +116,9 @@ pub fn library(target: Target) -> Vec<Kernel> {
             .iter()
             .map(StreamReadSpec::kernel),
     );
-    kernels.extend(
-        sample::representative(target)
-            .iter()
-            .map(SampleSpec::kernel),
-    );
+    for sampler in sample::representative(target) {
+        kernels.extend([sampler.filter_kernel(), sampler.draw_kernel()]);
+    }
     let attention = attention::representative(target);
     kernels.extend(attention.iter().map(AttentionSpec::kernel));
     let decodes = attention_decode::representative(target);

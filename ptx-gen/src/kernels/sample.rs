@@ -1,16 +1,22 @@
 //! Chooses the next token of each row from its logits: penalties, filters and a draw, with no host.
 //!
+//! Two kernels, one after the other, each with many blocks a row of which the last to arrive goes on
+//! with what all have found. This file has the first, which says down to which depth tokens are kept;
+//! [`sample_draw`](super::sample_draw) draws among them and appends the chosen token to its slot's
+//! ring. The slot's draw number goes up, so that steps may be queued without the host.
+//!
 //! | parameter | type | shape |
 //! |---|---|---|
-//! | logits | f32 | `[rows, vocab_size]`; penalties are written in and taken back |
+//! | logits | f32 | `[rows, vocab_size]`; penalties are written in, and stay |
 //! | lengths | u32 | `[rows]`, 0 marks a row that does nothing |
 //! | slots | u32 | `[rows]`, slot of each row; live rows have different slots |
 //! | params | u32 | `[num_slots, 16]`, [`SampleParams::words`] |
 //! | history | u32 | `[num_slots, window_max]`, a ring of the latest tokens of each slot |
-//! | out | u32 | `[rows]`; dead rows keep what they had |
+//! | best_values, best_indices | f32, u32 | `[rows, parts]`, scratch |
+//! | arrived | u32 | `[rows]`, zero before and after |
+//! | found | u32 | `[rows, 4]`: the bits of the largest logit, its token, the depth of the last token kept, and whether there is a draw; dead rows keep what they had |
 //!
-//! Grid `[rows, 1, 1]`. The chosen token is appended to its slot's ring and the slot's draw number
-//! goes up, so that steps may be queued without the host.
+//! Grid `[parts, rows, 1]`.
 //!
 //! # What is chosen
 //!
@@ -31,13 +37,13 @@
 //! Filters are thresholds and sums are integers, so that no order of evaluation matters; the scores
 //! are the same bits as on a CPU.
 
+use crate::build::{Builder, Val};
 use crate::ir::Kernel;
 use crate::target::Target;
 
-use super::sample_draw::Draw;
-use super::sample_filter::Candidates;
-use super::sample_penalties::Penalties;
-use super::sample_row::{Race, Row, each};
+use super::sample_filter::depth_kept;
+use super::sample_penalties::penalise;
+use super::sample_row::{Parts, Race, Row, turn};
 
 /// A sampler of rows of `vocab_size` logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -79,7 +85,7 @@ pub struct SampleParams {
 }
 
 // Places of the words that have no name of their own elsewhere; top-k is 1 and top-p 2.
-const INV_TEMPERATURE: u32 = 0;
+pub(super) const INV_TEMPERATURE: u32 = 0;
 const MIN_P: u32 = 3;
 pub(super) const REPETITION: u32 = 4;
 pub(super) const PRESENCE: u32 = 5;
@@ -119,8 +125,8 @@ impl SampleParams {
     }
 }
 
-/// Loads in flight a thread: one block reads a whole row, so latency is what it pays for.
-const UNROLL: u32 = 4;
+/// Loads in flight a thread that looks for the largest logit.
+const UNROLL: u32 = 2;
 
 impl SampleSpec {
     /// Checks the window.
@@ -142,89 +148,104 @@ impl SampleSpec {
         (self.vocab_size / 16).next_power_of_two().clamp(256, 1024)
     }
 
-    /// Blocks for `rows` rows.
-    pub fn grid(&self, rows: u32) -> [u32; 3] {
-        [rows, 1, 1]
+    /// Blocks of the kernel that filters, for `rows` rows.
+    pub fn filter_grid(&self, rows: u32) -> [u32; 3] {
+        [self.filter_parts(), rows, 1]
     }
 
-    /// Bytes moved for `rows` rows that draw without filters: every logit twice.
+    fn filter_parts(&self) -> u32 {
+        self.vocab_size.div_ceil(4 * UNROLL * self.threads())
+    }
+
+    /// Elements of `best_values` and of `best_indices` that either kernel needs for `rows` rows.
+    pub fn scratch(&self, rows: usize) -> usize {
+        rows * self.draw_parts().max(self.filter_parts()) as usize
+    }
+
+    /// Bytes that both kernels move for `rows` rows that draw without filters: every logit twice.
     pub fn bytes(&self, rows: u64) -> u64 {
         8 * rows * u64::from(self.vocab_size)
     }
 
-    /// The kernel.
-    pub fn kernel(&self) -> Kernel {
+    /// The kernel that penalises and filters.
+    pub fn filter_kernel(&self) -> Kernel {
         let SampleSpec {
             target,
             vocab_size,
             window_max,
         } = *self;
-        let name = format!("sample_{vocab_size}_w{window_max}");
+        let name = format!("sample_filter_{vocab_size}_w{window_max}");
         Kernel::new(name, target, |k| {
             k.doc(format!(
-                "out[r] = a token drawn from logits[r, ..{vocab_size}] as params[slots[r]] say, \
-                 appended to\nhistory[slots[r], ..{window_max}]; rows of length 0 do nothing. \
-                 Grid [rows, 1, 1]."
+                "found[r] = the largest of logits[r, ..{vocab_size}] and the depth to which \
+                 params[slots[r]] keep others,\nafter penalties for history[slots[r], \
+                 ..{window_max}]; rows of length 0 do nothing. Grid [{}, rows, 1].",
+                self.filter_parts()
             ));
             k.block_size(self.threads());
-            // One block has a row, so that it may have all registers.
+            // Few blocks have much to do, so that they may have all registers.
             k.min_blocks(1);
-            let logits = k.in_out::<f32>("logits").offset(k.block_x() * vocab_size);
-            let lengths = k.input::<u32>("lengths");
-            let slots = k.input::<u32>("slots");
-            let params = k.in_out::<u32>("params");
-            let history = k.in_out::<u32>("history");
-            let out = k.output::<u32>("out");
-            k.exit_if(lengths.load(k.block_x()).eq(0));
-            let slot = slots.load(k.block_x());
+            let row = k.block_y();
+            let logits = k.in_out::<f32>("logits").offset(row * vocab_size);
+            let slot = live_slot(k, row);
+            let params = k.input::<u32>("params");
             let params = params.offset(slot * SampleParams::WORDS as u32);
-            let ring = history.offset(slot * window_max);
+            let ring = k.input::<u32>("history").offset(slot * window_max);
+            let parts = parts(k, self.filter_parts());
+            let found = k.output::<u32>("found");
 
-            let penalties = Penalties::apply(k, self, logits, params, ring);
+            let part = UNROLL * self.threads();
+            let quad = k.block_x() * part;
+            let tokens = quad * 4..(quad + part) * 4;
+            penalise(k, self, logits, params, ring, tokens);
             let race = Race::new(k);
             let best = race.lead();
-            each(k, vocab_size, logits, UNROLL, |values, quad| {
+            turn(k, vocab_size, logits, quad, UNROLL, |values, quad| {
                 for (j, v) in (0..).zip(values) {
                     best.follow(v, quad * 4 + j);
                 }
             });
-            let (max, top) = race.winner(&best);
-            let chosen = k.var(top);
+            let (max, top) = race.last_winner(&best, &parts, (row, k.block_x()));
+
             let inv_temperature = params.cast::<f32>().load(INV_TEMPERATURE);
             let finite = max.gt(f32::NEG_INFINITY) & max.lt(f32::INFINITY);
-            k.if_(finite & inv_temperature.gt(0.0), || {
-                let row = Row {
-                    k,
-                    vocab_size,
-                    logits,
-                    max,
-                };
-                let candidates = Candidates::filter(&row, params);
-                let limit = candidates.limit.get().min(params.load(MIN_P));
-                let draw = Draw::new(&row, params, inv_temperature, limit);
-                let best = race.lead();
-                k.if_else(
-                    candidates.listed.get().gt(0),
-                    || draw.among(&candidates, &best),
-                    || draw.everywhere(&race, &best),
-                );
-                chosen.set(race.winner(&best).1);
-            });
-
-            penalties.take_back(logits);
+            let draws = finite & inv_temperature.gt(0.0);
+            let limit = k.if_value(
+                draws,
+                || {
+                    let row = Row {
+                        k,
+                        vocab_size,
+                        logits,
+                        max,
+                    };
+                    depth_kept(&row, params).min(params.load(MIN_P))
+                },
+                || k.constant(u32::MAX),
+            );
             k.if_(k.thread_x().eq(0), || {
-                let token = chosen.get();
-                out.store(k.block_x(), token);
-                let written = params.load(WRITTEN);
-                ring.store(written % window_max, token);
-                params.store(WRITTEN, written + 1);
-                let low = params.load(DRAWS) + 1;
-                params.store(DRAWS, low);
-                k.if_(low.eq(0), || {
-                    params.store(DRAWS + 1, params.load(DRAWS + 1) + 1);
-                });
+                let draws = k.select(draws, 1u32, 0u32);
+                found.store_vec(row * 4, [max.bitcast(), top, limit, draws]);
             });
         })
+    }
+}
+
+/// The slot of a live row; the blocks of a dead one end.
+pub(super) fn live_slot<'k>(k: &'k Builder, row: Val<'k, u32>) -> Val<'k, u32> {
+    let length = k.input::<u32>("lengths").load(row);
+    let slot = k.input::<u32>("slots").load(row);
+    k.exit_if(length.eq(0));
+    slot
+}
+
+/// Where blocks meet.
+pub(super) fn parts(k: &Builder, count: u32) -> Parts<'_> {
+    Parts {
+        count,
+        values: k.in_out("best_values"),
+        indices: k.in_out("best_indices"),
+        arrived: k.in_out("arrived"),
     }
 }
 

@@ -1,115 +1,151 @@
-//! The sampler's draw: the largest score among the kept tokens of a row.
+//! The sampler's second kernel: draws among the tokens that are kept, and writes down what was drawn.
 //!
-//! Scores are to the bit those of the CPU, and take some eighty instructions each. Over a whole
-//! vocabulary they are computed only where a bound, which takes ten, does not rule a token out.
+//! | parameter | type | shape |
+//! |---|---|---|
+//! | logits | f32 | `[rows, vocab_size]`, penalised |
+//! | lengths | u32 | `[rows]`, 0 marks a row that does nothing |
+//! | slots | u32 | `[rows]`, slot of each row; live rows have different slots |
+//! | params | u32 | `[num_slots, 16]`; the number of draws and of tokens goes up |
+//! | history | u32 | `[num_slots, window_max]`, where the chosen token is appended |
+//! | found | u32 | `[rows, 4]`, what the first kernel left |
+//! | best_values, best_indices | f32, u32 | `[rows, parts]`, scratch |
+//! | arrived | u32 | `[rows]`, zero before and after |
+//! | out | u32 | `[rows]`; dead rows keep what they had |
+//!
+//! Grid `[parts, rows, 1]`. A score takes some eighty instructions. All of them on one
+//! multiprocessor would take longer than most other kernels of a step; a thread has four.
 
-use crate::build::{Pred, Ptr, Val};
+use crate::build::{Builder, Pred, Ptr, Val};
+use crate::ir::Kernel;
 
-use super::sample::{DRAWS, SEED};
-use super::sample_filter::Candidates;
-use super::sample_math::emit::{self, RoundKeys};
+use super::sample::{
+    DRAWS, INV_TEMPERATURE, SEED, SampleParams, SampleSpec, WRITTEN, live_slot, parts,
+};
+use super::sample_math::emit;
 use super::sample_row::{Lead, Race, Row, load};
 
-/// Loads in flight a thread.
-const UNROLL: u32 = 2;
+/// Threads of a block, each with four tokens.
+pub(super) const THREADS: u32 = 256;
 
-/// The draw among the tokens down to a depth.
-pub(super) struct Draw<'r, 'k> {
+/// The draw of a row.
+struct Draw<'r, 'k> {
     row: &'r Row<'k>,
-    keys: RoundKeys<'k>,
-    draw: [Val<'k, u32>; 2],
-    inv_temperature: Val<'k, f32>,
+    params: Ptr<'k, u32>,
+    /// Depth of the last token that is kept.
     limit: Val<'k, u32>,
 }
 
-impl<'r, 'k> Draw<'r, 'k> {
-    pub(super) fn new(
-        row: &'r Row<'k>,
-        params: Ptr<'k, u32>,
-        inv_temperature: Val<'k, f32>,
-        limit: Val<'k, u32>,
-    ) -> Draw<'r, 'k> {
-        Draw {
-            row,
-            keys: emit::round_keys(params.load_vec::<2>(SEED)),
-            draw: params.load_vec::<2>(DRAWS),
-            inv_temperature,
-            limit,
-        }
+impl SampleSpec {
+    /// Blocks of the kernel that draws, for `rows` rows.
+    pub fn draw_grid(&self, rows: u32) -> [u32; 3] {
+        [self.draw_parts(), rows, 1]
     }
 
-    /// The random words of four tokens.
-    fn words(&self, quad: Val<'k, u32>) -> [Val<'k, u32>; 4] {
-        let k = self.row.k;
-        let counter = [quad, self.draw[0], self.draw[1], k.constant(0)];
-        emit::philox4x32(k, counter, &self.keys)
+    pub(super) fn draw_parts(&self) -> u32 {
+        self.vocab_size.div_ceil(4 * THREADS)
     }
 
+    /// The kernel that draws, after that of [`SampleSpec::filter_kernel`].
+    pub fn draw_kernel(&self) -> Kernel {
+        let SampleSpec {
+            target,
+            vocab_size,
+            window_max,
+        } = *self;
+        let name = format!("sample_draw_{vocab_size}_w{window_max}");
+        Kernel::new(name, target, |k| {
+            k.doc(format!(
+                "out[r] = a token drawn from logits[r, ..{vocab_size}] as params[slots[r]] and \
+                 found[r] say, appended to\nhistory[slots[r], ..{window_max}]; rows of length 0 do \
+                 nothing. Grid [{}, rows, 1].",
+                self.draw_parts()
+            ));
+            k.block_size(THREADS);
+            let row = k.block_y();
+            let logits = k.input::<f32>("logits").offset(row * vocab_size);
+            let slot = live_slot(k, row);
+            let params = k.in_out::<u32>("params");
+            let params = params.offset(slot * SampleParams::WORDS as u32);
+            let ring = k.in_out::<u32>("history").offset(slot * window_max);
+            let [max, top, limit, draws] = k.input::<u32>("found").load_vec::<4>(row * 4);
+            let parts = parts(k, self.draw_parts());
+            let out = k.output::<u32>("out");
+
+            let race = Race::new(k);
+            let best = race.lead();
+            k.if_(draws.ne(0), || {
+                let row = Row {
+                    k,
+                    vocab_size,
+                    logits,
+                    max: max.bitcast(),
+                };
+                let draw = Draw {
+                    row: &row,
+                    params,
+                    limit,
+                };
+                draw.quad(k.block_x() * THREADS + k.thread_x(), &best);
+            });
+            let (_, winner) = race.last_winner(&best, &parts, (row, k.block_x()));
+            k.if_(k.thread_x().eq(0), || {
+                let token = k.select(draws.ne(0), winner, top);
+                out.store(row, token);
+                record(k, params, ring, window_max, token);
+            });
+        })
+    }
+}
+
+impl<'k> Draw<'_, 'k> {
     fn keeps(&self, below: Val<'k, f32>) -> Val<'k, Pred> {
         emit::depth(below).le(self.limit)
     }
 
-    /// Enters the exact score of a token if it is kept.
-    fn run(&self, best: &Lead<'k>, logit: Val<'k, f32>, word: Val<'k, u32>, token: Val<'k, u32>) {
-        let k = self.row.k;
-        let below = self.row.below(logit);
-        k.if_(self.keeps(below), || {
-            let score = emit::gumbel(k, word) - below * self.inv_temperature;
-            best.consider(score, token);
-        });
-    }
-
-    /// Draws from the list of candidates.
-    pub(super) fn among(&self, candidates: &Candidates<'k>, best: &Lead<'k>) {
-        let k = self.row.k;
-        candidates.each(k, |logit, token| {
-            let [a, b, c, d] = self.words(token / 4);
-            let odd = (token % 2).eq(1);
-            let (low, high) = (k.select(odd, b, a), k.select(odd, d, c));
-            let word = k.select((token % 4).lt(2), low, high);
-            self.run(best, logit, word, token);
-        });
-    }
-
-    /// Draws from all logits. Holds barriers.
-    ///
-    /// Each thread bounds its scores from above and remembers the four tokens with the largest
-    /// bound, and the largest bound of its other tokens. Of those four the scores are computed; if
-    /// the largest of the whole block is above the bound of the others, they are all that counts,
-    /// and nearly always it is. Elsewhere the thread computes all of its scores.
-    pub(super) fn everywhere(&self, race: &Race<'k>, best: &Lead<'k>) {
+    /// Enters the scores of four tokens, of those that are kept.
+    fn quad(&self, quad: Val<'k, u32>, best: &Lead<'k>) {
         let Row {
             k,
             vocab_size,
             logits,
             ..
         } = *self.row;
-        let first = race.lead();
-        let second = k.var(f32::NEG_INFINITY);
-        self.row.each(UNROLL, |logits, quad| {
-            let words = self.words(quad);
-            let bounds: [_; 4] = std::array::from_fn(|j| {
-                let below = self.row.below(logits[j]);
-                // Rounding keeps the order: the same is subtracted from a score.
-                let bound = emit::gumbel_bound(words[j]) - below * self.inv_temperature;
-                k.select(self.keeps(below), bound, f32::NEG_INFINITY)
-            });
-            let [a, b, c, d] = bounds;
-            let bound = a.max(b).max(c.max(d));
-            second.update(|second| second.max(bound.min(first.value.get())));
-            first.follow(bound, quad);
-        });
-        let exactly = |quad: Val<'k, u32>| {
-            let words = self.words(quad);
-            let values = load(k, vocab_size, logits, quad);
-            for (j, (logit, word)) in (0..).zip(values.into_iter().zip(words)) {
-                self.run(best, logit, word, quad * 4 + j);
+        let below = load(k, vocab_size, logits, quad).map(|logit| self.row.below(logit));
+        let kept = below.map(|below| self.keeps(below));
+        // Where a filter keeps few tokens, most warps have none.
+        k.if_(kept[0] | kept[1] | kept[2] | kept[3], || {
+            let inv_temperature = self.params.cast::<f32>().load(INV_TEMPERATURE);
+            for (j, word) in (0..).zip(self.words(quad)) {
+                let score = emit::gumbel(k, word) - below[j] * inv_temperature;
+                let score = k.select(kept[j], score, f32::NEG_INFINITY);
+                best.follow(score, quad * 4 + j as u32);
             }
-        };
-        exactly(first.index.get());
-        best.set(race.winner(best));
-        k.if_(second.get().ge(best.value.get()), || {
-            k.for_each(k.thread_x(), vocab_size.div_ceil(4), k.threads(), exactly);
         });
     }
+
+    /// The random words of four tokens.
+    fn words(&self, quad: Val<'k, u32>) -> [Val<'k, u32>; 4] {
+        let k = self.row.k;
+        let draw = self.params.load_vec::<2>(DRAWS);
+        let keys = emit::round_keys(self.params.load_vec::<2>(SEED));
+        emit::philox4x32(k, [quad, draw[0], draw[1], k.constant(0)], &keys)
+    }
+}
+
+/// Appends a token to a slot's ring and counts it.
+fn record<'k>(
+    k: &'k Builder,
+    params: Ptr<'k, u32>,
+    ring: Ptr<'k, u32>,
+    window_max: u32,
+    token: Val<'k, u32>,
+) {
+    let written = params.load(WRITTEN);
+    ring.store(written % window_max, token);
+    params.store(WRITTEN, written + 1);
+    let low = params.load(DRAWS) + 1;
+    params.store(DRAWS, low);
+    k.if_(low.eq(0), || {
+        params.store(DRAWS + 1, params.load(DRAWS + 1) + 1);
+    });
 }

@@ -25,15 +25,14 @@ const UNROLL: u32 = 2;
 const TOP_K: u32 = 1;
 const TOP_P: u32 = 2;
 
-/// The tokens that the filters keep.
-pub(super) struct Candidates<'k> {
-    /// Depth of the last one.
-    pub(super) limit: Var<'k, u32>,
-    /// Tokens in the list, which holds all kept ones and perhaps others; 0: no list.
-    pub(super) listed: Var<'k, u32>,
+/// What the filters have kept so far.
+struct Candidates<'k> {
+    /// Depth of the last token.
+    limit: Var<'k, u32>,
+    /// Logits in the list, which holds all kept ones and perhaps others; 0: no list.
+    listed: Var<'k, u32>,
     capacity: u32,
     logits: Shared<'k, f32>,
-    tokens: Shared<'k, u32>,
 }
 
 /// Shared memory of a search.
@@ -51,41 +50,40 @@ struct Scratch<'k> {
     found: Shared<'k, u32>,
 }
 
-impl<'k> Candidates<'k> {
-    /// Applies top-k, then top-p to what is left. Holds barriers.
-    pub(super) fn filter(row: &Row<'k>, params: Ptr<'k, u32>) -> Candidates<'k> {
-        let k = row.k;
-        // A list of more than half of all tokens would save little.
-        let capacity = row.vocab_size.div_ceil(2).min(CAPACITY);
-        let candidates = Candidates {
-            capacity,
-            limit: k.var(u32::MAX),
-            listed: k.var(0u32),
-            logits: k.shared("candidate_logits", capacity),
-            tokens: k.shared("candidate_tokens", capacity),
-        };
-        let scratch = Scratch {
-            low: k.shared("low", k.threads()),
-            high: k.shared("high", k.threads()),
-            totals: k.shared("totals", k.threads() / 32),
-            bin: k.shared("bin", 1),
-            weights: k.shared("weights", 2),
-            found: k.shared("found", 1),
-        };
-        // Both filters by one text, which is long.
-        k.for_each(TOP_K, TOP_P + 1, 1, |filter| {
-            let setting = params.load(filter);
-            k.if_(setting.gt(0), || {
-                candidates.narrow(row, &scratch, filter, setting);
-            });
+/// The depth to which top-k, and then top-p of what is left, keep tokens. Holds barriers.
+pub(super) fn depth_kept<'k>(row: &Row<'k>, params: Ptr<'k, u32>) -> Val<'k, u32> {
+    let k = row.k;
+    // A list of more than half of all tokens would save little.
+    let capacity = row.vocab_size.div_ceil(2).min(CAPACITY);
+    let candidates = Candidates {
+        capacity,
+        limit: k.var(u32::MAX),
+        listed: k.var(0u32),
+        logits: k.shared("candidates", capacity),
+    };
+    let scratch = Scratch {
+        low: k.shared("low", k.threads()),
+        high: k.shared("high", k.threads()),
+        totals: k.shared("totals", k.threads() / 32),
+        bin: k.shared("bin", 1),
+        weights: k.shared("weights", 2),
+        found: k.shared("gathered", 1),
+    };
+    // Both filters by one text, which is long.
+    k.for_each(TOP_K, TOP_P + 1, 1, |filter| {
+        let setting = params.load(filter);
+        k.if_(setting.gt(0), || {
+            candidates.narrow(row, &scratch, filter, setting);
         });
-        candidates
-    }
+    });
+    candidates.limit.get()
+}
 
-    /// Calls `f` with the logits and tokens of the list.
-    pub(super) fn each(&self, k: &'k Builder, f: impl Fn(Val<'k, f32>, Val<'k, u32>)) {
+impl<'k> Candidates<'k> {
+    /// Calls `f` with the logits of the list.
+    fn each(&self, k: &'k Builder, f: impl Fn(Val<'k, f32>)) {
         k.for_each(k.thread_x(), self.listed.get(), k.threads(), |i| {
-            f(self.logits.load(i), self.tokens.load(i));
+            f(self.logits.load(i));
         });
     }
 
@@ -164,20 +162,20 @@ impl<'k> Candidates<'k> {
         };
         k.if_else(
             self.listed.get().gt(0),
-            || self.each(k, |logit, _| add(logit)),
+            || self.each(k, add),
             || row.each(UNROLL, |logits, _| logits.into_iter().for_each(add)),
         );
         k.barrier();
     }
 
-    /// Copies the tokens down to a depth to the list, if they fit.
+    /// Copies the logits down to a depth to the list, if they fit.
     fn gather(&self, row: &Row<'k>, scratch: &Scratch<'k>, to: Val<'k, u32>) {
         let k = row.k;
         k.if_(k.thread_x().eq(0), || scratch.found.store(0, 0));
         k.barrier();
         let lower_lanes = (k.constant(1u32) << k.lane()) - 1;
-        row.each(UNROLL, |logits, quad| {
-            for (j, logit) in (0..).zip(logits) {
+        row.each(UNROLL, |logits, _| {
+            for logit in logits {
                 let depth = emit::depth(row.below(logit));
                 let kept = depth.le(to) & logit.gt(f32::NEG_INFINITY);
                 let mask = k.ballot(kept);
@@ -190,7 +188,6 @@ impl<'k> Candidates<'k> {
                     let place = k.shfl(first, 0) + (mask & lower_lanes).count_ones();
                     k.if_(kept & place.lt(self.capacity), || {
                         self.logits.store(place, logit);
-                        self.tokens.store(place, quad * 4 + j);
                     });
                 });
             }

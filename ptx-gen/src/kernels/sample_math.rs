@@ -43,12 +43,6 @@ const NO_MASS: f32 = 30.0;
 const MASS_BITS: u32 = 31;
 /// No [`gumbel`] is larger.
 pub const MOST_GUMBEL: f32 = 23.0;
-/// `ln(2^32)`.
-const BOUND_OFFSET: f32 = 22.180_71;
-/// What a bound of a variate is raised by. The variate is off by less than 6e-6 (a test tells), the
-/// hardware's logarithm by `2^-22` of at most 32 (PTX ISA, `lg2.approx`), and the number and the
-/// product are rounded: 2e-5 together.
-const BOUND_SLACK: f32 = 1e-4;
 /// `2^-32`, and half of it: a word as a number strictly between 0 and 1.
 const UNIT: [f32; 2] = [2.328_306_4e-10, 1.164_153_2e-10];
 
@@ -239,14 +233,6 @@ pub(super) mod emit {
         -ln(k, exponent, f)
     }
 
-    /// No less than [`super::gumbel`], and close to it where that is large: `-ln(1 - v) > v`, so
-    /// that `-ln(v)` is a bound. `BOUND_SLACK` makes up for the rounding of both.
-    pub(crate) fn gumbel_bound(word: Val<'_, u32>) -> Val<'_, f32> {
-        let v = word.cast::<f32>() + 0.5;
-        v.lg2()
-            .fma(-std::f32::consts::LN_2, BOUND_OFFSET + BOUND_SLACK)
-    }
-
     fn split(x: Val<'_, f32>) -> (Val<'_, f32>, Val<'_, f32>) {
         let bits = x.bitcast::<u32>();
         let exponent = (bits - SQRT_HALF).as_i32() >> 23u32;
@@ -313,11 +299,6 @@ mod tests {
                 "{word:#x}: {off:e} off {exact}"
             );
             assert!(gumbel(word) < MOST_GUMBEL);
-            // The bound of a kernel, with the worst logarithm that the hardware may give.
-            let lg2 = (word as f32 + 0.5).log2();
-            let lg2 = lg2 + (lg2.abs() * 2f32.powi(-22)).max(2f32.powi(-22));
-            let bound = lg2.mul_add(-std::f32::consts::LN_2, BOUND_OFFSET + BOUND_SLACK);
-            assert!(bound > gumbel(word) + 5e-5, "{word:#x}: {bound}");
         }
     }
 

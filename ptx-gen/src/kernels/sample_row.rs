@@ -1,8 +1,10 @@
-//! How the sampler's block goes over a row of logits, and finds the best of something in it.
+//! How blocks go over a row of logits, and find the best of something in it: each block the best of
+//! its part, and the last one to arrive the best of all parts.
 //!
-//! Of equals the lowest index is the best, whichever thread saw it.
+//! Of equals the lowest index is the best, whichever thread and block saw it.
 
 use crate::build::{Builder, Pred, Ptr, Shared, Val, Var};
+use crate::op::{Order, Rmw, Scope};
 
 /// A row of logits, penalised, and its largest.
 pub(super) struct Row<'k> {
@@ -36,14 +38,26 @@ pub(super) fn each<'k>(
     f: impl Fn([Val<'k, f32>; 4], Val<'k, u32>),
 ) {
     k.for_each(0, vocab_size.div_ceil(4), k.threads() * unroll, |base| {
-        let quads = (0..unroll).map(|u| base + k.thread_x() + u * k.threads());
-        let loaded: Vec<_> = quads
-            .map(|quad| (quad, load(k, vocab_size, logits, quad)))
-            .collect();
-        for (quad, values) in loaded {
-            f(values, quad);
-        }
+        turn(k, vocab_size, logits, base, unroll, &f);
     });
+}
+
+/// One turn of [`each`], from quad `base` on.
+pub(super) fn turn<'k>(
+    k: &'k Builder,
+    vocab_size: u32,
+    logits: Ptr<'k, f32>,
+    base: Val<'k, u32>,
+    unroll: u32,
+    f: impl Fn([Val<'k, f32>; 4], Val<'k, u32>),
+) {
+    let quads = (0..unroll).map(|u| base + k.thread_x() + u * k.threads());
+    let loaded: Vec<_> = quads
+        .map(|quad| (quad, load(k, vocab_size, logits, quad)))
+        .collect();
+    for (quad, values) in loaded {
+        f(values, quad);
+    }
 }
 
 /// Four logits; minus infinity past the end.
@@ -67,7 +81,19 @@ pub(super) fn load<'k>(
     })
 }
 
-/// Finds the largest value of a block and its index, of equals the lowest.
+/// Where the blocks of a row leave the best of their parts.
+pub(super) struct Parts<'k> {
+    /// Blocks of a row.
+    pub(super) count: u32,
+    /// `f32[rows, count]`.
+    pub(super) values: Ptr<'k, f32>,
+    /// `u32[rows, count]`.
+    pub(super) indices: Ptr<'k, u32>,
+    /// `u32[rows]`: blocks that have left theirs; zero before and after.
+    pub(super) arrived: Ptr<'k, u32>,
+}
+
+/// Finds the largest value of a row and its index, of equals the lowest.
 pub(super) struct Race<'k> {
     k: &'k Builder,
     values: Shared<'k, f32>,
@@ -122,6 +148,36 @@ impl<'k> Race<'k> {
         k.barrier();
         (self.values.load(warps), self.indices.load(warps))
     }
+
+    /// The best of row `row`, of which this is block `part`, in every thread of the block that is
+    /// the last to arrive; the others end. Holds barriers.
+    pub(super) fn last_winner(
+        &self,
+        lead: &Lead<'k>,
+        parts: &Parts<'k>,
+        (row, part): (Val<'k, u32>, Val<'k, u32>),
+    ) -> (Val<'k, f32>, Val<'k, u32>) {
+        let k = self.k;
+        let (value, index) = self.winner(lead);
+        let earlier: Shared<'k, u32> = k.shared("earlier", 1);
+        let first = row * parts.count;
+        k.if_(k.thread_x().eq(0), || {
+            parts.values.store(first + part, value);
+            parts.indices.store(first + part, index);
+            // With the barriers around it, this orders all that the block has read and written
+            // before what the last block does.
+            let order = Order::AcqRel(Scope::Gpu);
+            earlier.store(0, parts.arrived.atomic(Rmw::Add, row, 1u32, order));
+        });
+        k.barrier();
+        k.exit_if(earlier.load(0).ne(parts.count - 1));
+        k.if_(k.thread_x().eq(0), || parts.arrived.store(row, 0));
+        let best = self.lead();
+        k.for_each(k.thread_x(), parts.count, k.threads(), |i| {
+            best.consider(parts.values.load(first + i), parts.indices.load(first + i));
+        });
+        self.winner(&best)
+    }
 }
 
 impl<'k> Lead<'k> {
@@ -141,11 +197,5 @@ impl<'k> Lead<'k> {
         let k = self.k;
         self.value.set(k.select(wins, value, self.value.get()));
         self.index.set(k.select(wins, index, self.index.get()));
-    }
-
-    /// Replaces the lead.
-    pub(super) fn set(&self, (value, index): (Val<'k, f32>, Val<'k, u32>)) {
-        self.value.set(value);
-        self.index.set(index);
     }
 }

@@ -251,6 +251,7 @@ impl Shape {
                     ..default
                 }));
             }
+            variants.extend(self.narrower(arithmetic));
         }
         let mut seen = Vec::new();
         variants.retain(|variant| {
@@ -260,6 +261,38 @@ impl Shape {
             keep
         });
         variants
+    }
+
+    /// What is worth measuring of narrower loads than the widest: a warp a row, in several tiles
+    /// where that wastes little of a row's steps and loads of twice the width waste more, and
+    /// otherwise in one.
+    fn narrower(&self, arithmetic: Arithmetic) -> Vec<GemvVariant> {
+        const LANES: u32 = 32;
+        const TILES: [(u32, u32); 7] = [(2, 8), (2, 4), (1, 8), (1, 4), (1, 2), (1, 1), (1, 16)];
+        let wastes = |width: u32| self.padded(LANES, width) * 4 >= self.cols * 5;
+        let widths = [8, 4].into_iter().filter(|w| *w < self.widest());
+        widths
+            .flat_map(|width| {
+                let variant = |(rows_per_slot, warps)| GemvVariant {
+                    arithmetic,
+                    lanes: LANES,
+                    width,
+                    warps,
+                    rows_per_slot,
+                };
+                let several = wastes(2 * width) && !wastes(width);
+                (TILES.map(variant).into_iter())
+                    .filter(|v| self.is_promising(v) && self.check(*v).is_ok())
+                    .take(if several { TILES.len() } else { 1 })
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    }
+
+    /// Columns that a row's steps cover.
+    fn padded(&self, lanes: u32, width: u32) -> u32 {
+        let geometry = self.geometry(lanes, width);
+        geometry.steps() * geometry.step()
     }
 
     /// Whether it leaves few processors idle without being in smaller blocks than that takes:
@@ -280,10 +313,7 @@ impl Shape {
     /// Lanes a row that waste less than a quarter of a row's steps, the most first; at least those
     /// that waste least. At most two.
     fn good_lanes(&self) -> Vec<u32> {
-        let columns = |lanes: &u32| {
-            let geometry = self.geometry(*lanes, self.widest());
-            geometry.steps() * geometry.step()
-        };
+        let columns = |lanes: &u32| self.padded(*lanes, self.widest());
         let least = [32, 16, 8].iter().map(columns).min().unwrap_or(0);
         let good = |lanes: &u32| columns(lanes) <= least || columns(lanes) * 4 < self.cols * 5;
         let lanes = [32, 16, 8].into_iter().filter(good);
@@ -293,10 +323,7 @@ impl Shape {
     /// The variant for where nothing was measured: as many lanes a row as waste little in the last
     /// step of a row, and blocks by what was measured on an H200.
     pub(super) fn default_variant(&self) -> GemvVariant {
-        let waste = |lanes: u32| {
-            let g = self.geometry(lanes, self.widest());
-            g.steps() * g.step() * 16 / self.cols
-        };
+        let waste = |lanes: u32| self.padded(lanes, self.widest()) * 16 / self.cols;
         let lanes = [32, 16, 8].into_iter().min_by_key(|lanes| waste(*lanes));
         let lanes = lanes.unwrap_or(32);
         let blocks =

@@ -10,6 +10,7 @@ pub mod products;
 pub mod rotation;
 pub mod sample;
 pub mod sample_hair;
+pub mod sample_model;
 pub mod simple;
 pub mod trial;
 

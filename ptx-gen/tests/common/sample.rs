@@ -1,19 +1,12 @@
-//! Sampling with its plain meaning: sorted candidates, one token at a time.
-
-use std::collections::BTreeMap;
+//! Steps of the sampler whose tokens are known: settings, logits and launches.
 
 use gannet_ptx_gen::kernels::sample_math::{depth, gumbel, mass, random_words, score};
 use gannet_ptx_gen::kernels::{SampleParams, SampleSpec};
 
 use super::Random;
-use super::trial::{Bytes, End, Launch};
-
-/// A slot before a launch.
-#[derive(Clone)]
-pub struct Slot {
-    pub params: SampleParams,
-    pub history: Vec<u32>,
-}
+pub use super::sample_model::{Slot, choose};
+use super::sample_model::{draw, find, penalised};
+use super::trial::{Bytes, End, Launch, Trial};
 
 /// A draw at temperature 1 from everything.
 pub fn settings(seed: u64) -> SampleParams {
@@ -140,80 +133,28 @@ pub fn logits(random: &mut Random, kind: u32, n: usize) -> Vec<f32> {
     row
 }
 
-/// The token that a slot chooses.
-pub fn choose(slot: &Slot, logits: &[f32]) -> u32 {
-    let p = &slot.params;
-    let mut logits = logits.to_vec();
-    let start = slot.history.len().saturating_sub(p.window as usize);
-    let mut recent: BTreeMap<u32, u32> = BTreeMap::new();
-    for token in &slot.history[start..] {
-        *recent.entry(*token).or_default() += 1;
-    }
-    for (token, count) in recent {
-        if let Some(l) = logits.get_mut(token as usize) {
-            let scaled = if *l > 0.0 {
-                *l / p.repetition
-            } else {
-                *l * p.repetition
-            };
-            *l = scaled - (p.frequency * count as f32 + p.presence);
-        }
-    }
-    let numbers = (0..logits.len()).filter(|i| logits[*i] > f32::NEG_INFINITY);
-    let mut kept: Vec<usize> = numbers.collect();
-    kept.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
-    let Some(&top) = kept.first() else {
-        return 0;
-    };
-    let max = logits[top];
-    // Plus and minus zero are equal.
-    let top = kept.iter().take_while(|i| logits[**i] == max).min();
-    let top = *top.unwrap() as u32;
-    if p.inv_temperature == 0.0 || max == f32::INFINITY {
-        return top;
-    }
-    let below = |i: &usize| max - logits[*i];
-    let deep = |i: &usize| depth(below(i));
-    if p.top_k > 0 && (p.top_k as usize) < kept.len() {
-        let limit = deep(&kept[p.top_k as usize - 1]);
-        kept.retain(|i| deep(i) <= limit);
-    }
-    if p.top_p > 0 {
-        let weight = |i: &usize| u64::from(mass(below(i)));
-        let total: u64 = kept.iter().map(weight).sum();
-        let wanted = ((u128::from(total) * u128::from(p.top_p)) >> 32).max(1) as u64;
-        let mut sum = 0;
-        let reaches = |i: &&usize| {
-            sum += weight(i);
-            sum >= wanted
-        };
-        let limit = deep(kept.iter().find(reaches).unwrap());
-        kept.retain(|i| deep(i) <= limit);
-    }
-    kept.retain(|i| deep(i) <= p.min_p_depth);
-    kept.sort_unstable();
-    let mut best = (f32::NEG_INFINITY, top);
-    for i in kept {
-        let word = random_words(p.seed, p.draws, i as u32 / 4)[i % 4];
-        let score = score(below(&i), p.inv_temperature, word);
-        if score > best.0 {
-            best = (score, i as u32);
-        }
-    }
-    best.1
+/// A step of the sampler: a launch of each kernel.
+pub struct Step {
+    pub filter: Launch,
+    pub draw: Launch,
 }
 
-/// What a buffer of tokens holds where nothing is written.
+/// Both kernels, and their launches.
+pub fn trials(spec: &SampleSpec, steps: impl IntoIterator<Item = Step>) -> [Trial; 2] {
+    let launches = steps.into_iter().map(|step| (step.filter, step.draw));
+    let (filters, draws) = launches.unzip();
+    let trial = |kernel, launches| Trial { kernel, launches };
+    [
+        trial(spec.filter_kernel(), filters),
+        trial(spec.draw_kernel(), draws),
+    ]
+}
+
+/// What a buffer holds where nothing is written.
 const UNTOUCHED: u32 = 0xABCD_EF01;
 
-/// A launch, `turns` times in a row, whose `r`-th row is that of slot `rows[r]`, or dead.
-pub fn launch(
-    spec: &SampleSpec,
-    slots: &[Slot],
-    rows: &[Option<u32>],
-    logits: &[f32],
-    turns: u32,
-) -> Launch {
+/// A step whose `r`-th row is that of slot `rows[r]`, or dead. The slots go on.
+pub fn step(spec: &SampleSpec, slots: &mut [Slot], rows: &[Option<u32>], logits: &[f32]) -> Step {
     let (vocab, window) = (spec.vocab_size as usize, spec.window_max as usize);
     let ring = |slot: &Slot| {
         // What an earlier sequence left.
@@ -231,40 +172,58 @@ pub fn launch(
         }
         .words()
     };
-    let start = (
-        slots.iter().flat_map(words).collect::<Vec<u32>>(),
-        slots.iter().flat_map(ring).collect::<Vec<u32>>(),
-    );
-    let mut slots = slots.to_vec();
-    let mut out = vec![UNTOUCHED; rows.len()];
-    for _ in 0..turns {
-        for (r, slot) in rows.iter().enumerate() {
-            let Some(slot) = slot else { continue };
-            let slot = &mut slots[*slot as usize];
-            out[r] = choose(slot, &logits[r * vocab..(r + 1) * vocab]);
-            slot.history.push(out[r]);
-            slot.params.draws = slot.params.draws.wrapping_add(1);
-        }
+    let state = |slots: &[Slot]| {
+        let params: Vec<u32> = slots.iter().flat_map(words).collect();
+        (params, slots.iter().flat_map(ring).collect::<Vec<u32>>())
+    };
+    let (params, history) = state(slots);
+    let untouched = |n: usize| vec![UNTOUCHED; n * rows.len()];
+    let (mut after, mut found, mut out) = (logits.to_vec(), untouched(4), untouched(1));
+    for (r, slot) in rows.iter().enumerate() {
+        let Some(slot) = slot else { continue };
+        let slot = &mut slots[*slot as usize];
+        let row = &mut after[r * vocab..(r + 1) * vocab];
+        row.copy_from_slice(&penalised(slot, row));
+        let finds = find(&slot.params, row);
+        found[4 * r..4 * r + 4].copy_from_slice(&finds.words());
+        out[r] = draw(&slot.params, &finds, row);
+        slot.history.push(out[r]);
+        slot.params.draws = slot.params.draws.wrapping_add(1);
     }
-    let params: Vec<u32> = slots.iter().flat_map(words).collect();
-    let history: Vec<u32> = slots.iter().flat_map(ring).collect();
+    let (params_after, history_after) = state(slots);
     let lengths: Vec<u32> = rows.iter().map(|r| u32::from(r.is_some())).collect();
     let places: Vec<u32> = rows.iter().map(|r| r.unwrap_or(0)).collect();
-    Launch::new(spec.grid(rows.len() as u32))
-        .input(logits)
+    let parts = |launch: Launch| {
+        let scratch = 4 * spec.scratch(rows.len());
+        launch
+            .output(scratch, End::Unchanged)
+            .output(scratch, End::Unchanged)
+            .input(&vec![0u32; rows.len()])
+    };
+    let filter = Launch::new(spec.filter_grid(rows.len() as u32))
+        .in_out(logits, End::Bytes(after.bytes()))
         .input(&lengths)
         .input(&places)
-        .in_out(&start.0, End::Bytes(params.bytes()))
-        .in_out(&start.1, End::Bytes(history.bytes()))
-        .in_out(&vec![UNTOUCHED; rows.len()], End::Bytes(out.bytes()))
-        .turns(turns)
+        .input(&params)
+        .input(&history);
+    let draw = Launch::new(spec.draw_grid(rows.len() as u32))
+        .input(&after)
+        .input(&lengths)
+        .input(&places)
+        .in_out(&params, End::Bytes(params_after.bytes()))
+        .in_out(&history, End::Bytes(history_after.bytes()))
+        .input(&found);
+    Step {
+        filter: parts(filter).in_out(&untouched(4), End::Bytes(found.bytes())),
+        draw: parts(draw).in_out(&untouched(1), End::Bytes(out.bytes())),
+    }
 }
 
-/// A launch of `rows` rows, the second one dead, with settings and logits of all kinds from the
+/// `turns` steps of `rows` rows, the second one dead, with settings and logits of all kinds from the
 /// `first` on and slots in another order than rows.
-pub fn of_all_kinds(spec: &SampleSpec, first: u64, rows: u32, turns: u32) -> Launch {
+pub fn of_all_kinds(spec: &SampleSpec, first: u64, rows: u32, turns: u32) -> Vec<Step> {
     let mut random = Random::new(first ^ u64::from(spec.vocab_size));
-    let slots: Vec<Slot> = (0..u64::from(rows))
+    let mut slots: Vec<Slot> = (0..u64::from(rows))
         .map(|i| {
             let mut params = mixed(first + i);
             params.window = params.window.min(spec.window_max);
@@ -280,7 +239,9 @@ pub fn of_all_kinds(spec: &SampleSpec, first: u64, rows: u32, turns: u32) -> Lau
     let logits: Vec<f32> = (0..rows)
         .flat_map(|r| logits(&mut random, first as u32 / 3 + r, vocab))
         .collect();
-    launch(spec, &slots, &places, &logits, turns)
+    (0..turns)
+        .map(|_| step(spec, &mut slots, &places, &logits))
+        .collect()
 }
 
 /// Logits for which all scores of a slot's next draw are equal but for their rounding, so that the
@@ -305,10 +266,15 @@ pub fn near_ties(slot: &Slot, n: usize, shift: f32) -> Vec<f32> {
     (0..n).map(logit).collect()
 }
 
-/// A launch of one row whose slot has no history.
-pub fn alone(spec: &SampleSpec, params: SampleParams, logits: &[f32]) -> Launch {
+/// A step of one row.
+pub fn one(spec: &SampleSpec, mut slot: Slot, logits: &[f32]) -> Step {
+    step(spec, std::slice::from_mut(&mut slot), &[Some(0)], logits)
+}
+
+/// A step of one row whose slot has no history.
+pub fn alone(spec: &SampleSpec, params: SampleParams, logits: &[f32]) -> Step {
     let history = Vec::new();
-    launch(spec, &[Slot { params, history }], &[Some(0)], logits, 1)
+    one(spec, Slot { params, history }, logits)
 }
 
 /// A draw in which of the `n` most probable tokens the last one wins, and of one more that one: it
@@ -336,8 +302,8 @@ pub fn telling(logits: &[f32], n: usize) -> SampleParams {
     }
 }
 
-/// Launches of one row in which a filter ends exactly at a token, or one unit of mass beyond it.
-fn edges(spec: &SampleSpec, logits: &[f32], n: usize) -> Vec<Launch> {
+/// Steps of one row in which a filter ends exactly at a token, or one unit of mass beyond it.
+fn edges(spec: &SampleSpec, logits: &[f32], n: usize) -> Vec<Step> {
     let mut sorted = logits.to_vec();
     sorted.sort_by(|a, b| b.total_cmp(a));
     let weight = |l: &f32| u128::from(mass(sorted[0] - l));
@@ -389,57 +355,55 @@ fn ties(params: &SampleParams, n: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Launches of one row each in which little decides: for kernels that are nearly right.
-pub fn sharp(spec: &SampleSpec) -> Vec<Launch> {
+/// Steps of one row each in which little decides: for kernels that are nearly right.
+pub fn sharp(spec: &SampleSpec) -> Vec<Step> {
     let n = spec.vocab_size as usize;
     let mut random = Random::new(3);
-    let mut launches = Vec::new();
+    let mut steps = Vec::new();
     for seed in 0..6 {
         let flat: Vec<f32> = random.gaussians(n).iter().map(|v| v * 0.01).collect();
-        launches.push(alone(spec, settings(seed), &flat));
+        steps.push(alone(spec, settings(seed), &flat));
     }
     for seed in 0..3 {
         let all = settings(seed);
         let few = SampleParams { top_k: 9, ..all };
         let logits = ties(&all, n);
-        launches.extend([all, few].map(|params| alone(spec, params, &logits)));
+        steps.extend([all, few].map(|params| alone(spec, params, &logits)));
     }
     // Spread wide, so that each mass is another one, down to nothing.
     let wide: Vec<f32> = random.gaussians(n).iter().map(|v| v * 4.0).collect();
-    launches.extend([1, 3, 20].into_iter().flat_map(|at| edges(spec, &wide, at)));
+    steps.extend([1, 3, 20].into_iter().flat_map(|at| edges(spec, &wide, at)));
     // Depths at the borders of bins of all widths, and beyond the last bin.
-    let steps = [
+    let depths = [
         0u32, 1, 1023, 1024, 0xF_FFFF, 0x10_0000, 0x10_0001, 0x20_0000, 0x2F_FC00, 0x2F_FFFF,
     ];
-    let border = |i: usize| match steps.get(i / 3) {
+    let border = |i: usize| match depths.get(i / 3) {
         Some(depth) if i.is_multiple_of(3) => -(*depth as f32) / 16_777_216.0,
         _ if i % 7 == 1 => -70.0 - i as f32 / 64.0,
         _ => -1.0 - i as f32 / 4096.0,
     };
     let borders: Vec<f32> = (0..n).map(border).collect();
-    launches.extend((1..10).flat_map(|at| edges(spec, &borders, at)));
+    steps.extend((1..10).flat_map(|at| edges(spec, &borders, at)));
     // More mass in a bin than a word holds.
     let heavy: Vec<f32> = (0..n).map(|i| -(i as f32) / 65_536.0).collect();
-    launches.extend([4, 40].into_iter().flat_map(|at| edges(spec, &heavy, at)));
-    launches
+    steps.extend([4, 40].into_iter().flat_map(|at| edges(spec, &heavy, at)));
+    steps
 }
 
-/// A launch of 16 rows with near ties under every setting, filters that end exactly at a token or
+/// A step of 16 rows with near ties under every setting, filters that end exactly at a token or
 /// exactly before one among them.
-pub fn near(spec: &SampleSpec, seed: u64) -> Launch {
+pub fn near(spec: &SampleSpec, seed: u64) -> Step {
     let rows = near_rows(spec, seed);
-    let (slots, logits): (Vec<Slot>, Vec<Vec<f32>>) = rows.into_iter().unzip();
+    let (mut slots, logits): (Vec<Slot>, Vec<Vec<f32>>) = rows.into_iter().unzip();
     let places: Vec<Option<u32>> = (0..16).map(Some).collect();
-    launch(spec, &slots, &places, &logits.concat(), 1)
+    step(spec, &mut slots, &places, &logits.concat())
 }
 
-/// Some rows of [`near`], each in a launch of its own.
-pub fn near_each(spec: &SampleSpec, seed: u64, which: &[usize]) -> Vec<Launch> {
+/// Some rows of [`near`], each in a step of its own.
+pub fn near_each(spec: &SampleSpec, seed: u64, which: &[usize]) -> Vec<Step> {
     let rows = near_rows(spec, seed);
     let chosen = which.iter().map(|row| &rows[*row]);
-    let alone = |(slot, logits): &(Slot, Vec<f32>)| {
-        launch(spec, std::slice::from_ref(slot), &[Some(0)], logits, 1)
-    };
+    let alone = |(slot, logits): &(Slot, Vec<f32>)| one(spec, slot.clone(), logits);
     chosen.map(alone).collect()
 }
 

@@ -4,21 +4,19 @@ use gannet_ptx_gen::kernels::sample_math::{gumbel, mass, random_words, score};
 use gannet_ptx_gen::kernels::{SampleParams, SampleSpec};
 
 use super::Random;
-use super::sample::{Slot, alone, launch, near_ties, settings, telling};
-use super::trial::Launch;
+use super::sample::{self, Slot, Step, alone, near_ties, settings, telling};
 
-/// Few launches of one row each that leave little room for a kernel that is nearly right: what
+/// Few steps of one row each that leave little room for a kernel that is nearly right: what
 /// decides is one unit of mass, one depth, one rounding or one place in the row.
-pub fn hair(spec: &SampleSpec) -> Vec<Launch> {
-    let mut launches = vec![long_window(spec)];
-    launches.extend(windows(spec));
-    launches.extend(lists(spec));
-    launches.extend(narrowed(spec));
-    launches.extend(barely(spec));
-    launches.extend(misleading(spec));
-    launches.extend(same_score(spec));
-    launches.extend(equals(spec));
-    launches
+pub fn hair(spec: &SampleSpec) -> Vec<Step> {
+    let mut steps = vec![long_window(spec)];
+    steps.extend(windows(spec));
+    steps.extend(lists(spec));
+    steps.extend(narrowed(spec));
+    steps.extend(barely(spec));
+    steps.extend(same_score(spec));
+    steps.extend(equals(spec));
+    steps
 }
 
 /// A slot with settings and no history.
@@ -29,7 +27,7 @@ fn fresh(params: SampleParams) -> Slot {
 
 /// Penalties of as many tokens as the window has, most of them several times, the last of the
 /// vocabulary and the first beyond it among them; logits around zero.
-fn long_window(spec: &SampleSpec) -> Launch {
+fn long_window(spec: &SampleSpec) -> Step {
     let last = spec.vocab_size - 1;
     let token = |i: u32| match i % 16 {
         0 => last,
@@ -46,12 +44,12 @@ fn long_window(spec: &SampleSpec) -> Launch {
     };
     let slot = Slot { params, history };
     let logits = near_ties(&slot, spec.vocab_size as usize, 1.0);
-    launch(spec, &[slot], &[Some(0)], &logits, 1)
+    sample::one(spec, slot, &logits)
 }
 
 /// The largest logit is that of a token among the latest, the only one, the last one of which no
 /// more are looked at, or one that a thread of the second warp has.
-fn windows(spec: &SampleSpec) -> [Launch; 3] {
+fn windows(spec: &SampleSpec) -> [Step; 3] {
     let mut long = vec![500; spec.window_max as usize - 1];
     long.push(9);
     [
@@ -73,12 +71,12 @@ fn windows(spec: &SampleSpec) -> [Launch; 3] {
         for (token, logit) in [(1, one), (2, two), (9, 2.5)] {
             logits[token] = logit;
         }
-        launch(spec, &[Slot { params, history }], &[Some(0)], &logits, 1)
+        sample::one(spec, Slot { params, history }, &logits)
     })
 }
 
 /// Near ties among as many tokens as fit in a list, and among one more.
-fn lists(spec: &SampleSpec) -> [Launch; 2] {
+fn lists(spec: &SampleSpec) -> [Step; 2] {
     let n = spec.vocab_size as usize;
     [0, 1].map(|more| {
         let params = SampleParams {
@@ -95,7 +93,7 @@ fn lists(spec: &SampleSpec) -> [Launch; 2] {
 /// Top-p after top-k, ending exactly at a token or one unit of mass beyond it: among logits of all
 /// sizes, among some so close to each other that their masses overflow a word, and far below the
 /// largest.
-fn narrowed(spec: &SampleSpec) -> Vec<Launch> {
+fn narrowed(spec: &SampleSpec) -> Vec<Step> {
     let n = spec.vocab_size as usize;
     let mut random = Random::new(5);
     let wide: Vec<f32> = random.gaussians(n).iter().map(|v| v * 4.0).collect();
@@ -163,10 +161,10 @@ fn narrowed(spec: &SampleSpec) -> Vec<Launch> {
 
 /// Draws between two tokens, one of them with a random word near the smallest or the largest, that
 /// are won or lost by the last bits of a score.
-fn barely(spec: &SampleSpec) -> Vec<Launch> {
+fn barely(spec: &SampleSpec) -> Vec<Step> {
     let n = spec.vocab_size as usize;
     let word = |p: &SampleParams, i: usize| random_words(p.seed, p.draws, i as u32 / 4)[i % 4];
-    let mut launches = Vec::new();
+    let mut steps = Vec::new();
     for flip in [0, u32::MAX] {
         let mut params = SampleParams {
             top_k: 5,
@@ -199,88 +197,51 @@ fn barely(spec: &SampleSpec) -> Vec<Launch> {
             let mut logits = vec![f32::NEG_INFINITY; n];
             logits[high] = 0.0;
             logits[low] = -close.unwrap();
-            launches.push(alone(spec, params, &logits));
+            steps.push(alone(spec, params, &logits));
         }
     }
-    launches
+    steps
 }
 
-/// Draws whose winner has the second largest bound of its thread, which has it in its first or in
-/// its second turn: for vocabularies of more tokens than four a thread.
-fn misleading(spec: &SampleSpec) -> Vec<Launch> {
+/// Draws that two tokens win with the same score: tokens of one quad, of two threads, of two warps,
+/// and of two blocks.
+fn same_score(spec: &SampleSpec) -> Vec<Step> {
     let n = spec.vocab_size as usize;
-    let unit = |word: u32| (f64::from(word) + 0.5) / 4_294_967_296.0;
-    // Both belong to thread 1 of 256.
-    [(5, 1029), (1029, 5)]
-        .into_iter()
-        .filter(|(a, b)| *a.max(b) < n)
-        .map(|(loose, winner)| {
-            let mut params = settings(31);
-            loop {
-                let word = |i: usize| random_words(params.seed, params.draws, i as u32 / 4)[i % 4];
-                let (v, w) = (unit(word(loose)), unit(word(winner)));
-                if v > 0.9 && (0.05..0.3).contains(&w) {
-                    let mut logits = vec![f32::NEG_INFINITY; n];
-                    logits[loose] = 0.0;
-                    logits[winner] = (w.ln() - v.ln() - 0.05) as f32;
-                    return alone(spec, params, &logits);
-                }
-                params.draws += 1;
-            }
-        })
-        .collect()
+    let pairs = [1, 5, 200, n - 9].map(|apart| same_score_of(spec, apart));
+    pairs.into_iter().collect()
 }
 
-/// A draw that two tokens win with the same score, of which one thread has both in the list, the
-/// one with the higher index first where one warp after the other copies its tokens.
-fn same_score(spec: &SampleSpec) -> Option<Launch> {
-    let (n, threads) = (spec.vocab_size as usize, 256);
-    let listed = n - n.div_ceil(2)..n;
-    let mut order = Vec::new();
-    for (warp, turn) in (0..8).flat_map(|warp| (0..n.div_ceil(4 * threads)).map(move |t| (warp, t)))
-    {
-        for (j, lane) in (0..4).flat_map(|j| (0..32).map(move |lane| (j, lane))) {
-            order.push(4 * (threads * turn + 32 * warp + lane) + j);
-        }
-    }
-    order.retain(|token| listed.contains(token));
-    let pairs = order.iter().zip(&order[threads..]);
-    let pairs: Vec<(usize, usize)> = pairs.map(|(a, b)| (*a, *b)).collect();
-    for draws in 0..100 {
-        let params = SampleParams {
-            top_k: u32::MAX,
-            draws,
-            ..settings(8)
-        };
-        let points = |below: f32, i: usize| {
-            score(
-                below,
-                1.0,
-                random_words(params.seed, draws, i as u32 / 4)[i % 4],
-            )
-        };
-        for &(first, second) in pairs.iter().filter(|(a, b)| a > b) {
-            let apart = points(0.0, first) - points(0.0, second);
-            let (high, low) = if apart > 0.0 {
+/// A draw that a token among the first eight wins with the same score as one `apart` later.
+fn same_score_of(spec: &SampleSpec, apart: usize) -> Step {
+    let n = spec.vocab_size as usize;
+    let mut params = settings(8);
+    loop {
+        for first in 0..8 {
+            let second = first + apart;
+            let points = |below: f32, i: usize| {
+                let word = random_words(params.seed, params.draws, i as u32 / 4)[i % 4];
+                score(below, 1.0, word)
+            };
+            let lead = points(0.0, first) - points(0.0, second);
+            let (high, low) = if lead > 0.0 {
                 (second, first)
             } else {
                 (first, second)
             };
-            if points(apart.abs(), low) == points(0.0, high) {
+            if points(lead.abs(), low) == points(0.0, high) {
                 let mut logits = vec![-40.0; n];
-                logits[..listed.start].fill(f32::NEG_INFINITY);
                 logits[high] = 0.0;
-                logits[low] = -apart.abs();
-                return Some(alone(spec, params, &logits));
+                logits[low] = -lead.abs();
+                return alone(spec, params, &logits);
             }
         }
+        params.draws += 1;
     }
-    None
 }
 
 /// Equal logits without a temperature, the lower index with a higher lane or a higher warp, and
 /// infinite ones with one.
-fn equals(spec: &SampleSpec) -> Vec<Launch> {
+fn equals(spec: &SampleSpec) -> Vec<Step> {
     let n = spec.vocab_size as usize;
     let at = |tokens: [usize; 2], value: f32, inv_temperature: f32| {
         let params = SampleParams {

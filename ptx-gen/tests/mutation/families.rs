@@ -429,26 +429,23 @@ fn prompts_of_some() -> Vec<Trial> {
     flashes.map(trial).into_iter().collect()
 }
 
-/// The sampler: rows of several turns with vectors, and of one that fills nearly all threads.
+/// The sampler: rows of two or three parts, with vectors and without.
 fn sampling() -> Vec<Trial> {
-    [2056, 1017]
-        .map(|vocab_size| {
+    [2056, 2057]
+        .into_iter()
+        .flat_map(|vocab_size| {
             let spec = SampleSpec {
                 target: TARGET,
                 vocab_size,
                 window_max: 40,
             };
-            let mixed = |first| sample::of_all_kinds(&spec, first, 3, 1);
-            let mut launches = vec![mixed(6)];
+            let mut steps = sample::of_all_kinds(&spec, 6, 3, 1);
             // Those first that notice most.
-            launches.extend(sample::near_each(&spec, 1, &[8, 6, 9, 7]));
-            launches.extend(sample_hair::hair(&spec));
-            launches.extend(sample::near_each(&spec, 1, &[15, 1, 2, 11, 13, 14]));
-            launches.push(mixed(12));
-            Trial {
-                kernel: spec.kernel(),
-                launches,
-            }
+            steps.extend(sample::near_each(&spec, 1, &[8, 6, 9, 7]));
+            steps.extend(sample_hair::hair(&spec));
+            steps.extend(sample::near_each(&spec, 1, &[15, 1, 2, 11, 13, 14]));
+            steps.extend(sample::of_all_kinds(&spec, 12, 3, 1));
+            sample::trials(&spec, steps)
         })
-        .into()
+        .collect()
 }

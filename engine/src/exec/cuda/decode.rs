@@ -38,7 +38,7 @@ pub(super) struct Replay {
 
 impl Replay {
     /// Appends the advancing kernel to the launches of one step of `rows` sequences, and before it,
-    /// with `draws`, the one that draws tokens where a slot's settings say so.
+    /// with `draws`, those that draw tokens where a slot's settings say so.
     pub(super) fn new(
         executor: &mut CudaExecutor,
         prepared: &Arc<Prepared>,
@@ -49,7 +49,7 @@ impl Replay {
         let draw = if draws {
             executor.draw(prepared, rows)?
         } else {
-            None
+            Vec::new()
         };
         let (gpu, state, limits, recorder) = executor.parts();
         let spec = AdvanceSpec {

@@ -178,7 +178,8 @@ impl CudaExecutor {
         if draws {
             if self.samplers.is_none() {
                 let (slots, vocab_size) = (self.limits.num_slots, self.plan().vocab_size);
-                self.samplers = Some(SlotSamplers::new(&self.gpu, slots, vocab_size)?);
+                let made = SlotSamplers::new(&self.gpu, &self.stream, slots, vocab_size)?;
+                self.samplers = Some(made);
             }
             if let Some(samplers) = &self.samplers {
                 samplers.set(&self.stream, sequences)?;
@@ -234,15 +235,14 @@ impl CudaExecutor {
         made(prepared, self.plan().next)
     }
 
-    /// The launch that draws the tokens of a prepared step of `rows` rows.
-    pub(super) fn draw(&self, prepared: &Prepared, rows: usize) -> Result<Option<Launch>, Error> {
+    /// The launches that draw the tokens of a prepared step of `rows` rows.
+    pub(super) fn draw(&self, prepared: &Prepared, rows: usize) -> Result<Vec<Launch>, Error> {
         let Some(samplers) = &self.samplers else {
-            return Ok(None);
+            return Ok(Vec::new());
         };
         let logits = made(prepared, self.plan().logits)?;
         let next = self.next_buffer(prepared)?;
-        let launch = samplers.launch(&self.gpu, &logits, &self.state, &next, rows)?;
-        Ok(Some(launch))
+        Ok(samplers.launches(&self.gpu, &logits, &self.state, &next, rows)?.into())
     }
 }
 

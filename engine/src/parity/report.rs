@@ -171,7 +171,7 @@ pub(crate) fn compare_tokens(unit: &str, slot: usize, left: &[u32], right: &[u32
         buffer: if equal == longer {
             format!("tokens of slot {slot}")
         } else {
-            format!("tokens of slot {slot} from the {}th on", equal + 1)
+            format!("tokens of slot {slot} from token {equal} on")
         },
         nmse: (longer - equal) as f64 / longer.max(1) as f64,
         max_abs: (longer - equal) as f64,
@@ -239,7 +239,7 @@ mod tests {
         assert!(row.pass && row.buffer == "tokens of slot 2");
         let row = compare_tokens("decode", 2, &[1, 2, 3, 4], &[1, 9, 3, 4]);
         assert!(!row.pass && row.max_abs == 3.0 && row.nmse == 0.75);
-        assert_eq!(row.buffer, "tokens of slot 2 from the 2th on");
+        assert_eq!(row.buffer, "tokens of slot 2 from token 1 on");
         assert!(!compare_tokens("decode", 0, &[1, 2], &[1]).pass);
         assert!(!compare_tokens("decode", 0, &[], &[]).pass);
     }

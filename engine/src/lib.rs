@@ -44,6 +44,7 @@ pub mod sample;
 pub mod session;
 pub mod stop;
 pub mod synth;
+pub mod times;
 pub mod tokenizer;
 pub mod tune;
 

@@ -7,6 +7,7 @@
 pub mod cpu;
 pub mod cuda;
 mod decode;
+pub(crate) mod host;
 #[cfg(feature = "interp")]
 pub mod interp;
 mod packed;
@@ -20,7 +21,7 @@ use crate::lower::{Shape, StepKind};
 use crate::plan::{Buf, Plan};
 use crate::sample::Sampling;
 
-pub use decode::decode_on_host;
+pub use decode::{HostDecode, decode_on_host};
 
 /// What one forward step computes: a row for each token.
 #[derive(Debug, Clone, Copy)]

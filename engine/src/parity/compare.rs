@@ -397,7 +397,7 @@ fn side(
         precision,
         kv_type: options.kv_type,
         // Stepped, then decoded once more behind that.
-        context: Some(rows + 2 * options.generate + 1),
+        context: Some(options.generate.saturating_mul(2).saturating_add(rows + 1)),
         max_rows: Some(rows),
         slots: Some(options.batch),
         faults,

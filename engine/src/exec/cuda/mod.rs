@@ -25,6 +25,7 @@ use crate::Error;
 use crate::device::SessionOptions;
 use crate::exec::{Buffers, Executor};
 use crate::gate::{self, Identity};
+use crate::load::{Phase, Span};
 use crate::model::Model;
 
 pub use ceiling::measure_read_ceiling;
@@ -47,9 +48,14 @@ pub fn make(
         _ => Arc::new(Gpu::open(index, &options.config)?),
     };
     let mut executor = CudaExecutor::new(&gpu, model, options)?;
-    if let Some(identity) = gate_identity(&gpu, model, options)? {
-        gate::at_first_use(model, &mut executor, &identity)?;
-    }
+    let (held, span) = Span::time(Phase::Gate, || {
+        match gate_identity(&gpu, model, options)? {
+            Some(identity) => gate::at_first_use(model, &mut executor, &identity),
+            None => Ok(()),
+        }
+    });
+    held?;
+    executor.add_span(span);
     Ok(Box::new(executor))
 }
 

@@ -215,8 +215,10 @@ pub struct Made {
 ///
 /// # Errors
 /// The device, or an executor that only a GPU has, was asked for by name and cannot be used; a size
-/// is out of range; or the model does not fit on the device.
+/// is out of range; no product has the variant that was asked for; or the model does not fit on the
+/// device.
 pub fn make_executor(model: &Arc<Model>, options: &SessionOptions) -> Result<Made, Error> {
+    options.overrides.check(model.plan())?;
     let plainly = |executor| Made {
         executor,
         notice: None,
@@ -308,6 +310,7 @@ fn interp(model: &Arc<Model>, options: &SessionOptions) -> Result<Box<dyn Execut
         options.buffers,
     )?;
     made.set_faults(options.faults);
+    made.set_overrides(options.overrides);
     made.set_sampler_on(options.sampler_on);
     Ok(Box::new(made))
 }

@@ -30,6 +30,7 @@ mod error;
 pub mod eval;
 pub mod exec;
 pub mod gate;
+pub mod identity;
 pub mod kv;
 pub mod load;
 pub mod lower;

@@ -5,7 +5,9 @@ use gannet_engine::Config;
 use gannet_engine::kv::KvType;
 use gannet_engine::lower::BATCH_MAX_ROWS;
 use gannet_engine::parity::{self, ParityOptions, Report, Row};
+use gannet_engine::profile::Overrides;
 use gannet_engine::tokenizer::EncodeOptions;
+use gannet_ptx_gen::kernels::GemvVariant;
 use serde_json::json;
 
 use crate::console::{self, Console};
@@ -64,6 +66,14 @@ pub(crate) struct Parity {
     /// Element type of the cache of sides that run kernels: f16, bf16, f32 or int8 [default: f16]
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
+    /// Variant of every matrix-vector product that has it, such as f32-l32-w16-r2-b4, on sides that
+    /// run kernels [default: GANNET_GEMV, else what `gannet tune` measured, else built in]
+    #[arg(long, value_name = "VARIANT")]
+    gemv: Option<GemvVariant>,
+    /// Rows up to which a step of these runs on matrix-vector kernels, 1 to 8 [default:
+    /// GANNET_GEMV_ROWS, else built in]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    gemv_rows: Option<u8>,
     /// Compute with f32 activations
     #[arg(long)]
     exact: bool,
@@ -88,6 +98,11 @@ impl Parity {
             right: self.right,
             precision: precision(self.exact),
             kv_type: self.kv_type.unwrap_or_default(),
+            overrides: Overrides {
+                gemv: self.gemv.or(config.overrides.gemv),
+                gemv_max_rows: (self.gemv_rows.map(usize::from)).or(config.overrides.gemv_max_rows),
+                ..config.overrides
+            },
             gpu: self.gpu.unwrap_or_default(),
             tokens,
             generate: self.generate,
@@ -133,6 +148,12 @@ impl Parity {
         let idle = [
             ("--gpu", self.gpu.is_some() && !on_gpu, "a GPU"),
             ("--kv-type", self.kv_type.is_some() && !kernels, "kernels"),
+            ("--gemv", self.gemv.is_some() && !kernels, "kernels"),
+            (
+                "--gemv-rows",
+                self.gemv_rows.is_some() && !kernels,
+                "kernels",
+            ),
         ];
         match idle.into_iter().find(|(_, idle, _)| *idle) {
             None => Ok(()),

@@ -33,6 +33,23 @@ fn bench_prints_a_table() {
     run(&["bench", "-p", "0", "-n", "0", "--device", "cpu"]).error();
 }
 
+/// Where no kernels are launched there is nothing to profile, and no file with nothing in it.
+#[test]
+fn a_profile_needs_launches() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trace.json");
+    let trace = file.to_str().unwrap();
+    for device in ["cpu", "interp"] {
+        let bench = ["bench", "-p", "0", "-n", "2", "-r", "1", "--device", device];
+        for profile in [&["--profile"][..], &["--trace", trace]] {
+            let done = run(&[&bench[..], profile].concat());
+            let line = done.error();
+            assert!(line.contains(device) && line.contains("GPU"), "{line}");
+        }
+    }
+    assert!(!file.exists());
+}
+
 #[test]
 fn an_executor_agrees_with_itself() {
     let args = [
@@ -80,6 +97,49 @@ fn several_sequences_are_compared_in_chunks_and_with_themselves_alone() {
 #[test]
 fn executors_that_do_not_exist_are_refused() {
     run(&["parity", "--left", "cpu", "--right", "abacus"]).error();
+}
+
+#[test]
+fn variants_are_compared_and_those_of_no_product_refused() {
+    let parity = |variant: &str| {
+        let sides = [
+            "parity", "--right", "interp", "--tokens", "3,141", "-n", "0", "--json",
+        ];
+        run(&[&sides[..], &["--gemv", variant, "--gemv-rows", "2"]].concat())
+    };
+    let limits = |variant: &str| -> Vec<f64> {
+        let object = parity(variant).ok().json();
+        assert_eq!(object["reports"][0]["left"], "cpu");
+        let rows = object["reports"][0]["buffers"].as_array().unwrap().clone();
+        let rows = rows
+            .iter()
+            .filter(|r| r["unit"].as_str().unwrap().contains("matmul"));
+        rows.map(|r| r["limit"].as_f64().unwrap()).collect()
+    };
+    assert!(limits("f32-l32-w16-r1-b4").iter().all(|&l| l == 1e-6));
+    let int8 = limits("dp4a-l32-w16-r1-b4");
+    assert!(!int8.is_empty() && int8.iter().all(|&l| l == 1e-3));
+    let args = [
+        "run",
+        "x",
+        "-n",
+        "1",
+        "--device",
+        "interp",
+        "--gemv",
+        "f32-l99-w16-r2-b4",
+    ];
+    let refused = run(&args);
+    assert!(
+        refused.error().contains("f32-l99-w16-r2-b4"),
+        "{}",
+        refused.error()
+    );
+    assert!(
+        parity("f32-l99-w16-r2-b4")
+            .error()
+            .contains("no product of this model")
+    );
 }
 
 /// What a load on the CPU consists of, in both forms.

@@ -135,6 +135,13 @@ impl InterpExecutor {
         self.faults = faults;
     }
 
+    /// Says which variants of the kernels run, over the built-in choice, from the next step on.
+    pub fn set_overrides(&mut self, overrides: Overrides) {
+        self.options.profile = Arc::new(DeviceProfile::built_in(overrides));
+        self.prepared.clear();
+        self.current = None;
+    }
+
     /// Says who finds the most likely token: the interpreted kernel, or the CPU's own code.
     pub fn set_sampler_on(&mut self, place: SamplerOn) {
         self.sampler_on = place;

@@ -16,7 +16,7 @@ use gannet_quant::cpu::{Product, matmul_exact, matmul_fast_each};
 use attention::LayerCache;
 
 use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
-use super::{Buffers, DecodeStart, Executor, Limits, Precision, Stats, Step, Unit};
+use super::{Activations, Buffers, DecodeStart, Executor, Limits, Precision, Stats, Step, Unit};
 use crate::Error;
 use crate::kv::BlockTable;
 use crate::lower::Shape;
@@ -368,6 +368,12 @@ impl Executor for CpuExecutor {
                 last_op: i,
                 reads: op.reads(),
                 writes: op.writes().into_iter().collect(),
+                activations: match op {
+                    Op::MatMul { weight, .. } => {
+                        Activations::on_cpu(self.precision, plan.weight(*weight).format)
+                    }
+                    _ => Activations::default(),
+                },
             }
         };
         Ok(plan.ops.iter().enumerate().map(unit).collect())

@@ -374,6 +374,16 @@ impl AttentionSpec {
             });
         });
     }
+
+    /// Bytes moved for `tokens` rows that read `keys` keys all together.
+    pub fn bytes_at(&self, tokens: u64, keys: u64) -> u64 {
+        let queries = AttentionSpec {
+            max_blocks: 0,
+            ..*self
+        };
+        let key = self.kv_type.block_bytes(1, self.head_dim);
+        queries.bytes(tokens) + 2 * keys * u64::from(self.num_kv_heads * key)
+    }
 }
 
 /// Keys `start .. end` of a split, all visible.

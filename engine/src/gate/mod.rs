@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub(crate) use record::{Identity, Serving};
 pub use record::{Passed, passed};
 
-use reference::Reference;
+pub(crate) use reference::Reference;
 
 use crate::Error;
 use crate::exec::{Executor, Limits, Step, Unit};

@@ -227,6 +227,11 @@ impl CudaExecutor {
         &self.gpu
     }
 
+    /// The model that it runs.
+    pub(super) fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
     /// The queue of its work.
     pub(super) fn stream(&self) -> &Stream {
         &self.stream

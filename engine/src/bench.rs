@@ -142,8 +142,11 @@ impl Row {
 pub struct BenchReport {
     /// The executor: `cpu`, `cuda-eager`, `cuda-graph`.
     pub executor: String,
-    /// What the user should know about the choice of device.
+    /// What the user should know about the choice of device, or what only running could show, such
+    /// as a graph that could not be built.
     pub notice: Option<String>,
+    /// Steps that were to run as a graph and did not, because none could be built.
+    pub fallbacks: u64,
     /// Bytes of the weights in the file.
     pub weight_bytes: u64,
     /// Time to put the model on the device, in seconds.
@@ -213,7 +216,8 @@ pub fn run(
     }
     Ok(BenchReport {
         executor: subject.executor.name().to_owned(),
-        notice: made.notice,
+        notice: made.notice.or_else(|| subject.executor.notice()),
+        fallbacks: subject.executor.stats().fallbacks,
         weight_bytes: model.weight_total(),
         load_seconds,
         load,

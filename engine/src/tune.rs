@@ -120,6 +120,7 @@ pub fn run(
             "products are tuned for 1, 2, 4 or 8 rows".to_owned(),
         ));
     }
+    options.overrides.check(model.plan())?;
     let gpu = Arc::new(Gpu::open(index, &options.config)?);
     let options = session_options(options, tune);
     let mut executor = CudaExecutor::new(&gpu, model, &options)?;

@@ -16,7 +16,7 @@ use gannet_engine::exec::Precision;
 use gannet_engine::kv::BLOCK_TOKENS;
 use gannet_engine::session::Finish;
 use gannet_engine::{
-    Batch, DeviceChoice, Error, Event, GenerateOptions, Model, Sampling, SeqId, Session,
+    Batch, DeviceChoice, Error, Event, GenerateOptions, Model, SamplerOn, Sampling, SeqId, Session,
     SessionOptions,
 };
 use sequences::{alone, assert_same, go_on, prompt, request, same_prompt};
@@ -155,6 +155,59 @@ fn a_block_in_common_is_copied_when_sequences_write() {
     assert_eq!(held, 70 / BLOCK_TOKENS + 32 * 2);
     assert_eq!((stats.computed, stats.shared), (70, 31 * 70));
     assert_eq!(stats.copied_blocks, 31);
+}
+
+/// Logits come to the host where somebody chooses from them: of a greedy sequence only for one that
+/// waits with the same prompt and draws.
+#[test]
+fn greedy_sequences_need_no_logits() {
+    let model = tiny();
+    let greedy = GenerateOptions {
+        max_tokens: 12,
+        ignore_eog: true,
+        ..GenerateOptions::default()
+    };
+    let drawn = GenerateOptions {
+        sampling: Sampling {
+            temperature: 0.9,
+            seed: 3,
+            ..Sampling::default()
+        },
+        ..greedy.clone()
+    };
+    let (one, other) = (prompt(&model, 0, 20), prompt(&model, 50, 20));
+    let mut session = Session::new(&model, &cpu(1, 160)).unwrap();
+    let cases = [
+        (vec![(&one, &greedy), (&other, &greedy)], 0, 0),
+        (vec![(&one, &greedy), (&one, &greedy)], 0, 20),
+        (vec![(&one, &greedy), (&one, &drawn)], 1, 20),
+        (vec![(&one, &drawn), (&one, &greedy)], 1, 20),
+        (vec![(&one, &greedy), (&other, &drawn)], 1, 0),
+    ];
+    for (requests, logits, shared) in cases {
+        let mut batch = Batch::new(&model, &cpu(4, 160)).unwrap();
+        let ids: Vec<SeqId> = (requests.iter())
+            .map(|(prompt, options)| batch.add(prompt, (*options).clone()).unwrap())
+            .collect();
+        let finished: HashMap<_, _> = batch.run_to_end(go_on).unwrap().into_iter().collect();
+        assert_eq!(
+            (batch.stats().logits, batch.stats().shared),
+            (logits, shared)
+        );
+        for (id, (prompt, options)) in ids.iter().zip(&requests) {
+            let expected = alone(&mut session, prompt, options);
+            assert_same(&finished[id], &expected, "a sequence");
+        }
+    }
+    // Where tokens are the CPU's to choose, all are chosen from logits.
+    let on_cpu = SessionOptions {
+        sampler_on: SamplerOn::Cpu,
+        ..cpu(1, 160)
+    };
+    let mut batch = Batch::new(&model, &on_cpu).unwrap();
+    batch.add(&one, greedy).unwrap();
+    batch.run_to_end(go_on).unwrap();
+    assert_eq!(batch.stats().logits, 1);
 }
 
 #[test]

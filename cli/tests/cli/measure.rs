@@ -50,23 +50,6 @@ fn a_profile_needs_launches() {
     assert!(!file.exists());
 }
 
-/// Where no kernels are launched there is nothing to profile, and no file with nothing in it.
-#[test]
-fn a_profile_needs_launches() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("trace.json");
-    let trace = file.to_str().unwrap();
-    for device in ["cpu", "interp"] {
-        let bench = ["bench", "-p", "0", "-n", "2", "-r", "1", "--device", device];
-        for profile in [&["--profile"][..], &["--trace", trace]] {
-            let done = run(&[&bench[..], profile].concat());
-            let line = done.error();
-            assert!(line.contains(device) && line.contains("GPU"), "{line}");
-        }
-    }
-    assert!(!file.exists());
-}
-
 #[test]
 fn an_executor_agrees_with_itself() {
     let args = [

@@ -4,9 +4,11 @@
 //! [`Step`] which tokens run where. The same trait serves generation (run, read logits), parity
 //! (poison, run unit by unit, read and overwrite any buffer) and measurement (statistics).
 
+mod activations;
 pub mod cpu;
 pub mod cuda;
 mod decode;
+pub(crate) mod host;
 #[cfg(feature = "interp")]
 pub mod interp;
 mod packed;
@@ -20,7 +22,8 @@ use crate::lower::{Shape, StepKind};
 use crate::plan::{Buf, Plan};
 use crate::sample::Sampling;
 
-pub use decode::decode_on_host;
+pub use activations::Activations;
+pub use decode::{HostDecode, decode_on_host};
 
 /// What one forward step computes: a row for each token.
 #[derive(Debug, Clone, Copy)]
@@ -166,6 +169,8 @@ pub struct Unit {
     pub reads: Vec<Buf>,
     /// Buffers it writes.
     pub writes: Vec<Buf>,
+    /// What its matrix products round activations to.
+    pub activations: Activations,
 }
 
 /// Whether buffers with disjoint lifetimes share memory.

@@ -55,7 +55,7 @@ impl Reference {
         // Small buffers, a small cache, and no matrix is touched.
         let (exact, shared) = (Precision::Exact, Buffers::Shared);
         Ok(Reference {
-            cpu: CpuExecutor::new(Arc::clone(model), exact, limits, shared),
+            cpu: CpuExecutor::new(Arc::clone(model), exact, limits, shared)?,
             model: Arc::clone(model),
             table,
         })

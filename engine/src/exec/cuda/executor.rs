@@ -18,11 +18,11 @@ use super::state::StepState;
 use super::{load, profile};
 use crate::Error;
 use crate::device::{SamplerOn, SessionOptions};
-use crate::exec::decode::{check_blocks, check_sequences, decode_on_host};
+use crate::exec::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
 use crate::exec::packed::block_bytes;
 use crate::exec::{DecodeStart, Executor, LaunchTime, Limits, Stats, Step, Unit};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
-use crate::load::Load;
+use crate::load::{Load, Span};
 use crate::lower::{GEMV_MAX_ROWS, KernelSpec, LowerOptions, Lowered, Shape, StepKind, lower};
 use crate::model::Model;
 use crate::plan::{Buf, Element, Plan};
@@ -227,6 +227,11 @@ impl CudaExecutor {
         &self.gpu
     }
 
+    /// Adds to what it took to make it.
+    pub(super) fn add_span(&mut self, span: Span) {
+        self.load.spans.push(span);
+    }
+
     /// The model that it runs.
     pub(super) fn model(&self) -> &Arc<Model> {
         &self.model
@@ -353,7 +358,11 @@ impl Executor for CudaExecutor {
             return Ok(());
         }
         if self.sampler_on == SamplerOn::Cpu {
-            return decode_on_host(self, sequences, steps, table, true, on_token);
+            let how = HostDecode {
+                padded: true,
+                sampler_on: SamplerOn::Cpu,
+            };
+            return decode_on_host(self, sequences, steps, table, how, on_token);
         }
         let key = self.start_decode(sequences, table)?;
         let Some(replay) = self.replays.get_mut(&key) else {

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use gannet_engine::device::MAX_CONTEXT;
 use gannet_engine::exec::Precision;
 use gannet_engine::kv::KvType;
 use gannet_engine::profile::Overrides;
 use gannet_engine::{
-    Config, DeviceChoice, Error, ExecutorChoice, Model, ModelOptions, SamplerOn, SessionOptions,
+    Config, DeviceChoice, ExecutorChoice, Model, ModelOptions, SamplerOn, SessionOptions,
 };
 use gannet_gguf::Gguf;
 use gannet_ptx_gen::kernels::GemvVariant;
@@ -62,15 +63,51 @@ impl ModelFlag {
     }
 }
 
-/// Where and how a model runs.
+/// Which device runs a model, and how its matrix products compute.
 #[derive(Args)]
-pub(crate) struct DeviceFlags {
+pub(crate) struct PlaceFlags {
     /// Where to run: auto (a GPU if one works, else the CPU), cpu, cuda, cuda:N, or interp (the
     /// kernels of a GPU, interpreted) [default: GANNET_DEVICE, else auto]
     #[arg(long, value_name = "DEVICE")]
     device: Option<DeviceChoice>,
+    /// Rows up to which a step runs on matrix-vector kernels, 1 to 8 [default: GANNET_GEMV_ROWS,
+    /// else built in]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    gemv_rows: Option<u8>,
+    /// Compute with f32 activations: the reference, slower
+    #[arg(long)]
+    exact: bool,
+}
+
+impl PlaceFlags {
+    /// Options of a session; a flag wins over its variable in the environment.
+    pub(crate) fn session_options(&self) -> Result<SessionOptions, Failure> {
+        let config = Config::from_env()?;
+        let device = self.device.or(config.device).unwrap_or_default();
+        refuse_idle(device, &[("--gemv-rows", self.gemv_rows.is_some(), true)])?;
+        let rows = self.gemv_rows.map(usize::from);
+        Ok(SessionOptions {
+            device,
+            executor: config.executor.unwrap_or_default(),
+            precision: precision(self.exact),
+            sampler_on: config.sampler_on.unwrap_or_default(),
+            overrides: Overrides {
+                gemv_max_rows: rows.or(config.overrides.gemv_max_rows),
+                ..config.overrides
+            },
+            config,
+            ..SessionOptions::default()
+        })
+    }
+}
+
+/// Where and how a model runs.
+#[derive(Args)]
+pub(crate) struct DeviceFlags {
+    #[command(flatten)]
+    place: PlaceFlags,
     /// How kernels reach a GPU: auto (a graph, or eager where none can be built), eager, graph or
-    /// capture [default: GANNET_EXECUTOR, else auto]
+    /// capture; a named one is never replaced by the CPU [default: GANNET_EXECUTOR, else auto]
     #[arg(long, value_name = "EXECUTOR")]
     executor: Option<ExecutorChoice>,
     /// Where a GPU's tokens are chosen: device, or cpu (the CPU's own code, for equality with it)
@@ -81,17 +118,10 @@ pub(crate) struct DeviceFlags {
     /// GANNET_GEMV, else what `gannet tune` measured, else built in]
     #[arg(long, value_name = "VARIANT")]
     gemv: Option<GemvVariant>,
-    /// Rows up to which a step runs on matrix-vector kernels, 1 to 8 [default: GANNET_GEMV_ROWS,
-    /// else built in]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
-    gemv_rows: Option<u8>,
     /// Element type of a GPU's key/value cache: f16, bf16, f32 or int8 (bytes, a scale for each head
-    /// of a position)
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
-    kv_type: KvType,
-    /// Compute with f32 activations: the reference, slower
-    #[arg(long)]
-    exact: bool,
+    /// of a position) [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    kv_type: Option<KvType>,
     /// Do not compare a GPU with the CPU before it first serves a model [default: GANNET_GATE, else
     /// compare]
     #[arg(long)]
@@ -99,44 +129,59 @@ pub(crate) struct DeviceFlags {
 }
 
 impl DeviceFlags {
-    /// Options of a session; a flag wins over its variable in the environment.
+    /// Options of a session; a flag wins over its variable in the environment. A flag that means
+    /// nothing on the device is bad usage; a variable may be meant for other devices.
     pub(crate) fn session_options(&self) -> Result<SessionOptions, Failure> {
-        let mut config = Config::from_env()?;
-        config.gate &= !self.no_gate;
-        let device = match (self.device, &config.device) {
-            (Some(device), _) => device,
-            (None, Some(text)) => parsed("GANNET_DEVICE", text, "auto, cpu, cuda or cuda:N")?,
-            (None, None) => DeviceChoice::Auto,
-        };
-        let executor = match (self.executor, &config.executor) {
-            (Some(executor), _) => executor,
-            (None, Some(text)) => parsed("GANNET_EXECUTOR", text, ExecutorChoice::NAMES)?,
-            (None, None) => ExecutorChoice::default(),
-        };
-        let sampler_on = match (self.sampler_on, &config.sampler_on) {
-            (Some(place), _) => place,
-            (None, Some(text)) => parsed("GANNET_SAMPLER_ON", text, "device or cpu")?,
-            (None, None) => SamplerOn::default(),
-        };
-        let overrides = Overrides {
-            gemv: self.gemv.or(config.overrides.gemv),
-            gemv_max_rows: self
-                .gemv_rows
-                .map(usize::from)
-                .or(config.overrides.gemv_max_rows),
-            ..config.overrides
-        };
-        let precision = precision(self.exact);
-        Ok(SessionOptions {
-            device,
-            executor,
-            precision,
-            kv_type: self.kv_type,
-            sampler_on,
-            overrides,
-            config,
-            ..SessionOptions::default()
-        })
+        let mut options = self.place.session_options()?;
+        let given = [
+            ("--executor", self.executor.is_some(), false),
+            ("--gemv", self.gemv.is_some(), true),
+            ("--no-gate", self.no_gate, false),
+            ("--sampler-on", self.sampler_on.is_some(), true),
+            ("--kv-type", self.kv_type.is_some(), true),
+        ];
+        refuse_idle(options.device, &given)?;
+        options.executor = self.executor.unwrap_or(options.executor);
+        options.sampler_on = self.sampler_on.unwrap_or(options.sampler_on);
+        options.kv_type = self.kv_type.unwrap_or_default();
+        options.overrides.gemv = self.gemv.or(options.overrides.gemv);
+        options.config.gate &= !self.no_gate;
+        Ok(options)
+    }
+}
+
+/// Refuses flags that mean nothing on a device: name, whether it was given, whether interpreted
+/// kernels heed it, too.
+fn refuse_idle(device: DeviceChoice, flags: &[(&str, bool, bool)]) -> Result<(), Failure> {
+    let idle = |&&(_, given, interpreted): &&(&str, bool, bool)| match device {
+        DeviceChoice::Cpu => given,
+        DeviceChoice::Interp => given && !interpreted,
+        _ => false,
+    };
+    match flags.iter().find(idle) {
+        None => Ok(()),
+        Some((name, ..)) => Err(Failure::Usage(format!(
+            "{name} means nothing on device {device}; leave it out, or choose --device cuda"
+        ))),
+    }
+}
+
+/// Refuses a value above the most that there may be.
+pub(crate) fn at_most(name: &str, value: usize, most: usize) -> Result<(), Failure> {
+    if value <= most {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "{name} {value} is too large; at most {most}"
+    )))
+}
+
+/// Refuses positions of a cache that there cannot be.
+pub(crate) fn check_context(name: &str, positions: Option<usize>) -> Result<(), Failure> {
+    match positions {
+        Some(0) => Err(Failure::Usage(format!("{name} must be at least 1"))),
+        Some(positions) => at_most(name, positions, MAX_CONTEXT),
+        None => Ok(()),
     }
 }
 
@@ -147,19 +192,6 @@ pub(crate) fn precision(exact: bool) -> Precision {
     } else {
         Precision::Fast
     }
-}
-
-fn parsed<T: std::str::FromStr>(
-    variable: &'static str,
-    value: &str,
-    expected: &'static str,
-) -> Result<T, Failure> {
-    let wrong = || Error::Config {
-        variable,
-        value: value.to_owned(),
-        expected,
-    };
-    Ok(value.parse().map_err(|_| wrong())?)
 }
 
 /// Token ids: `1,2,3`, or `@FILE` for a file with a JSON array of them.

@@ -1,8 +1,9 @@
-//! Where the time of a load went, for people.
+//! Where the time of a load and of a generation went, for people.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gannet_engine::LoadReport;
+use gannet_engine::times::GenerationTimes;
 
 use crate::figures;
 use crate::table::Table;
@@ -51,6 +52,29 @@ pub(crate) fn table(load: &LoadReport, start: Instant, first_token: Option<Insta
         table.row([format!("{kernels} kernels, {compiled} of them compiled")]);
     }
     table.render()
+}
+
+/// A table of a generation's phases: those before its tokens, and what each token took.
+pub(crate) fn tokens(times: &GenerationTimes) -> String {
+    let seconds = |time: Duration| figures::seconds(time.as_secs_f64());
+    let mut before = Table::new(&["before tokens", ">time"]);
+    before.row(["prompt given".to_owned(), seconds(times.prompt)]);
+    before.row(["first choice".to_owned(), seconds(times.first_choice)]);
+    let mut each = Table::new(&["each token", ">count", ">mean", ">max", ">total"]);
+    for (name, times) in [
+        ("computed or waited", times.wait),
+        ("text", times.text),
+        ("printed", times.callback),
+    ] {
+        each.row([
+            name.to_owned(),
+            times.count.to_string(),
+            seconds(times.mean()),
+            seconds(times.max),
+            seconds(times.total),
+        ]);
+    }
+    format!("{}{}", before.render(), each.render())
 }
 
 #[cfg(all(test, feature = "embedded-model"))]

@@ -142,8 +142,11 @@ impl Row {
 pub struct BenchReport {
     /// The executor: `cpu`, `cuda-eager`, `cuda-graph`.
     pub executor: String,
-    /// What the user should know about the choice of device.
+    /// What the user should know about the choice of device, or what only running could show, such
+    /// as a graph that could not be built.
     pub notice: Option<String>,
+    /// Steps that were to run as a graph and did not, because none could be built.
+    pub fallbacks: u64,
     /// Bytes of the weights in the file.
     pub weight_bytes: u64,
     /// Time to put the model on the device, in seconds.
@@ -176,8 +179,16 @@ pub fn run(
         slots: Some(bench.batches.iter().copied().max().unwrap_or(1)),
         ..options.clone()
     };
+    if let DeviceChoice::Cpu | DeviceChoice::Interp = options.device
+        && bench.profile
+    {
+        return Err(no_launches(&options.device.to_string()));
+    }
     let start = Instant::now();
     let made = device::make_executor(model, &options)?;
+    if bench.profile && !is_gpu(made.executor.name()) {
+        return Err(no_launches(made.executor.name()));
+    }
     let load_seconds = start.elapsed().as_secs_f64();
     let load = LoadReport::new(model, made.executor.as_ref());
     let mut subject = Subject::new(made.executor)?;
@@ -205,7 +216,8 @@ pub fn run(
     }
     Ok(BenchReport {
         executor: subject.executor.name().to_owned(),
-        notice: made.notice,
+        notice: made.notice.or_else(|| subject.executor.notice()),
+        fallbacks: subject.executor.stats().fallbacks,
         weight_bytes: model.weight_total(),
         load_seconds,
         load,
@@ -223,6 +235,9 @@ fn check(bench: &BenchOptions) -> Result<(), Error> {
     }
     if bench.prompts.contains(&0) {
         return request("a prompt of 0 tokens has no speed; give lengths of at least 1");
+    }
+    if bench.profile && (bench.generate == 0 || bench.depths.is_empty()) {
+        return request("a profile is of a generating step; give tokens to generate");
     }
     if bench.batches.is_empty() || bench.batches.contains(&0) {
         return request("a batch of 0 sequences generates nothing; give sizes of at least 1");
@@ -354,24 +369,8 @@ impl Subject {
             row.synchronizations_per_token = Some((long - short) as f64 / steps as f64);
         }
         if bench.profile {
-            let column =
-                |of: fn(&DecodeStart<'_>) -> u32| middle.iter().map(of).collect::<Vec<_>>();
-            let rows = batch.next_power_of_two();
-            let pad = |mut values: Vec<u32>| {
-                values.resize(rows, 0);
-                values
-            };
-            let step = Step {
-                tokens: &pad(column(|s| s.token)),
-                lengths: &pad(column(|s| s.length)),
-                slots: &pad(column(|s| s.slot)),
-                outputs: &(0..rows as u32).collect::<Vec<_>>(),
-                table: &self.table,
-            };
-            row.launches = self
-                .executor
-                .profile(&step, bench.repeats)?
-                .unwrap_or_default();
+            let launches = self.executor.profile(&middle, bench.repeats, &self.table)?;
+            row.launches = launches.ok_or_else(|| no_launches(self.executor.name()))?;
         }
         Ok(row)
     }
@@ -387,6 +386,13 @@ impl Subject {
         self.decode(starts, tokens)?;
         Ok(self.executor.stats().synchronizations - before)
     }
+}
+
+/// Why a profile was not made.
+fn no_launches(executor: &str) -> Error {
+    Error::Request(format!(
+        "{executor} launches no kernels whose times could be profiled or traced; only a GPU does"
+    ))
 }
 
 /// Whether an executor of this name runs on a GPU.
@@ -543,6 +549,12 @@ mod tests {
             .is_err()
         );
         assert!(check(&BenchOptions::default()).is_ok());
+        let nothing_generated = BenchOptions {
+            generate: 0,
+            profile: true,
+            ..BenchOptions::default()
+        };
+        assert!(check(&nothing_generated).is_err());
     }
 
     #[test]

@@ -3,9 +3,12 @@
 //! Every setting is a `GANNET_*` variable with a typed value, read once; [`TABLE`] documents them
 //! and `gannet doctor` prints what is in force. Command-line flags override them.
 
+use std::env::VarError;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use crate::Error;
+use crate::device::{DeviceChoice, ExecutorChoice, SamplerOn};
 use crate::profile::Overrides;
 
 /// What `GANNET_GEMV` holds.
@@ -57,7 +60,7 @@ pub const TABLE: &[Variable] = &[
     Variable {
         name: "GANNET_CACHE",
         values: "folder",
-        meaning: "where compiled kernels are kept",
+        meaning: "where compiled kernels, measured profiles and passed gates are kept",
     },
     Variable {
         name: "GANNET_CUBIN_CACHE",
@@ -91,11 +94,11 @@ pub fn markdown() -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// `GANNET_DEVICE`.
-    pub device: Option<String>,
+    pub device: Option<DeviceChoice>,
     /// `GANNET_EXECUTOR`.
-    pub executor: Option<String>,
+    pub executor: Option<ExecutorChoice>,
     /// `GANNET_SAMPLER_ON`.
-    pub sampler_on: Option<String>,
+    pub sampler_on: Option<SamplerOn>,
     /// `GANNET_PROFILE`, `GANNET_GEMV` and `GANNET_GEMV_ROWS`.
     pub overrides: Overrides,
     /// `GANNET_CACHE`, else the user's cache folder, else none.
@@ -124,8 +127,17 @@ impl Config {
     /// Reads the environment.
     ///
     /// # Errors
-    /// A variable whose value is not one of those in [`TABLE`].
+    /// A variable whose value is not one of those in [`TABLE`], or no text.
     pub fn from_env() -> Result<Config, Error> {
+        for variable in TABLE {
+            if let Err(VarError::NotUnicode(value)) = std::env::var(variable.name) {
+                return Err(Error::Config {
+                    variable: variable.name,
+                    value: value.to_string_lossy().into_owned(),
+                    expected: "UTF-8 text",
+                });
+            }
+        }
         Config::from_lookup(|name| std::env::var(name).ok())
     }
 
@@ -135,6 +147,10 @@ impl Config {
     /// As [`Config::from_env`].
     pub fn from_lookup(get: impl Fn(&str) -> Option<String>) -> Result<Config, Error> {
         let set = |name: &str| get(name).filter(|v| !v.is_empty());
+        let devices = "auto, cpu, cuda, cuda:N or interp";
+        let device = choice(&set, "GANNET_DEVICE", devices)?;
+        let executor = choice(&set, "GANNET_EXECUTOR", ExecutorChoice::NAMES)?;
+        let sampler_on = choice(&set, "GANNET_SAMPLER_ON", "device or cpu")?;
         let on = |variable| match set(variable).as_deref() {
             None | Some("1") => Ok(true),
             Some("0") => Ok(false),
@@ -144,23 +160,15 @@ impl Config {
                 expected: "1 or 0",
             }),
         };
-        let parsed = |variable, expected| {
-            move |value: String| Error::Config {
-                variable,
-                value,
-                expected,
-            }
-        };
-        let gemv = set("GANNET_GEMV")
-            .map(|v| {
-                v.parse()
-                    .map_err(|_| parsed("GANNET_GEMV", GEMV_EXPECTED)(v))
-            })
-            .transpose()?;
+        let gemv = choice(&set, "GANNET_GEMV", GEMV_EXPECTED)?;
         let gemv_max_rows = set("GANNET_GEMV_ROWS")
-            .map(|v| match v.parse() {
+            .map(|value| match value.parse() {
                 Ok(rows @ 1..=8) => Ok(rows),
-                _ => Err(parsed("GANNET_GEMV_ROWS", "a number from 1 to 8")(v)),
+                _ => Err(Error::Config {
+                    variable: "GANNET_GEMV_ROWS",
+                    value,
+                    expected: "a number from 1 to 8",
+                }),
             })
             .transpose()?;
         let overrides = Overrides {
@@ -175,15 +183,31 @@ impl Config {
             .or_else(|| set("XDG_CACHE_HOME").map(|d| PathBuf::from(d).join("gannet")))
             .or_else(|| set("HOME").map(|d| PathBuf::from(d).join(".cache").join("gannet")));
         Ok(Config {
-            device: set("GANNET_DEVICE"),
-            executor: set("GANNET_EXECUTOR"),
-            sampler_on: set("GANNET_SAMPLER_ON"),
+            device,
+            executor,
+            sampler_on,
             overrides,
             cache_dir,
             cubin_cache,
             gate,
         })
     }
+}
+
+/// A variable's value, where it is set.
+fn choice<T: FromStr>(
+    set: &impl Fn(&str) -> Option<String>,
+    variable: &'static str,
+    expected: &'static str,
+) -> Result<Option<T>, Error> {
+    let parse = |value: String| {
+        value.parse().map_err(|_| Error::Config {
+            variable,
+            value,
+            expected,
+        })
+    };
+    set(variable).map(parse).transpose()
 }
 
 #[cfg(test)]
@@ -207,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_variant_and_its_rows_are_checked() {
+    fn choices_are_checked() {
         let with = |name: &'static str, value: &'static str| {
             Config::from_lookup(move |n| (n == name).then(|| value.to_owned()))
         };
@@ -222,7 +246,18 @@ mod tests {
                 .overrides
                 .ignore_measured
         );
-        for (name, value) in [("GANNET_GEMV", "fast"), ("GANNET_GEMV_ROWS", "9")] {
+        assert_eq!(
+            with("GANNET_DEVICE", "cuda:3").unwrap().device,
+            Some(DeviceChoice::Cuda(3))
+        );
+        let bad = [
+            ("GANNET_GEMV", "fast"),
+            ("GANNET_GEMV_ROWS", "9"),
+            ("GANNET_DEVICE", "banana"),
+            ("GANNET_EXECUTOR", "persistent"),
+            ("GANNET_SAMPLER_ON", "gpu"),
+        ];
+        for (name, value) in bad {
             let line = with(name, value).unwrap_err().to_string();
             assert!(
                 line.starts_with(&format!("{name}=\"{value}\" is not valid")),

@@ -1,6 +1,7 @@
 //! Which executor runs a model: the choice of device and its consequences, in one place.
 //!
-//! `cuda` runs on the GPU or fails and says why. Only `auto` falls back to the CPU, and it says so.
+//! `cuda` runs on the GPU or fails and says why. Only `auto` falls back to the CPU, and it says so;
+//! where a way to launch kernels was named, too, it does not.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +11,7 @@ use crate::Error;
 use crate::config::Config;
 use crate::exec::cpu::CpuExecutor;
 use crate::exec::cuda::OpeningGpu;
-use crate::exec::{Buffers, Executor, Faults, Limits, Precision};
+use crate::exec::{Buffers, Executor, Faults, Limits, Precision, host};
 use crate::kv::{BlockTable, KvType};
 use crate::model::Model;
 use crate::profile::Overrides;
@@ -96,6 +97,17 @@ impl FromStr for ExecutorChoice {
     }
 }
 
+impl fmt::Display for ExecutorChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ExecutorChoice::Auto => "auto",
+            ExecutorChoice::Eager => "eager",
+            ExecutorChoice::Graph => "graph",
+            ExecutorChoice::Capture => "capture",
+        })
+    }
+}
+
 /// `--sampler-on`: where the tokens of a GPU's sequences are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SamplerOn {
@@ -118,6 +130,15 @@ impl FromStr for SamplerOn {
                 "{s:?} is no place to sample on; expected device or cpu"
             )),
         }
+    }
+}
+
+impl fmt::Display for SamplerOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            SamplerOn::Device => "device",
+            SamplerOn::Cpu => "cpu",
+        })
     }
 }
 
@@ -175,6 +196,13 @@ impl SessionOptions {
 /// device.
 pub const DEFAULT_CONTEXT: usize = 4096;
 
+/// The most positions of a cache, and tokens of a request: what every size derived from them, on a
+/// device or in a kernel, stays in range with.
+pub const MAX_CONTEXT: usize = 1 << 24;
+
+/// The most sequences at once.
+pub const MAX_SLOTS: usize = 1 << 10;
+
 /// An executor, and what the user should know about the choice.
 pub struct Made {
     /// The executor.
@@ -186,47 +214,56 @@ pub struct Made {
 /// Makes the executor that the options name.
 ///
 /// # Errors
-/// The device was asked for by name and cannot be used, or the model does not fit on it.
+/// The device, or an executor that only a GPU has, was asked for by name and cannot be used; a size
+/// is out of range; no product has the variant that was asked for; or the model does not fit on the
+/// device.
 pub fn make_executor(model: &Arc<Model>, options: &SessionOptions) -> Result<Made, Error> {
+    options.overrides.check(model.plan())?;
+    let plainly = |executor| Made {
+        executor,
+        notice: None,
+    };
     match options.device {
-        DeviceChoice::Cpu => Ok(Made {
-            executor: cpu(model, options),
-            notice: None,
-        }),
-        DeviceChoice::Cuda(index) => {
-            let executor = crate::exec::cuda::make(model, options, index)?;
-            Ok(Made {
-                executor,
-                notice: None,
-            })
-        }
-        DeviceChoice::Interp => Ok(Made {
-            executor: interp(model, options)?,
-            notice: None,
-        }),
+        DeviceChoice::Cpu => cpu(model, options).map(plainly),
+        DeviceChoice::Cuda(index) => crate::exec::cuda::make(model, options, index).map(plainly),
+        DeviceChoice::Interp => interp(model, options).map(plainly),
         DeviceChoice::Auto => match crate::exec::cuda::make(model, options, 0) {
-            Ok(executor) => Ok(Made {
-                executor,
-                notice: None,
-            }),
-            Err(Error::Cuda(why)) => {
-                let notice = format!("no GPU in use ({why}); running on the CPU");
-                Ok(Made {
-                    executor: cpu(model, options),
-                    notice: Some(notice),
-                })
+            Ok(executor) => Ok(plainly(executor)),
+            Err(Error::Cuda(why)) if options.executor != ExecutorChoice::Auto => {
+                let executor = options.executor;
+                Err(Error::Cuda(format!(
+                    "executor {executor} needs a GPU, and none can be used ({why}); without it \
+                     device auto runs on the CPU"
+                )))
             }
+            Err(Error::Cuda(why)) => Ok(Made {
+                executor: cpu(model, options)?,
+                notice: Some(format!("no GPU in use ({why}); running on the CPU")),
+            }),
             Err(other) => Err(other),
         },
     }
 }
 
 /// The sizes that the options ask for, with a device's default for the rows of a step.
-pub(crate) fn limits(model: &Model, options: &SessionOptions, rows: usize) -> Limits {
+///
+/// # Errors
+/// More than [`MAX_CONTEXT`] positions or [`MAX_SLOTS`] sequences.
+pub(crate) fn limits(
+    model: &Model,
+    options: &SessionOptions,
+    rows: usize,
+) -> Result<Limits, Error> {
     let context = options
         .context
         .unwrap_or(model.hparams().context_length.min(DEFAULT_CONTEXT));
     let (context, num_slots) = (context.max(1), options.slots.unwrap_or(1).max(1));
+    let within = |what, found, most| {
+        let too_large = Error::TooLarge { what, found, most };
+        (found <= most).then_some(()).ok_or(too_large)
+    };
+    within("positions of context", context, MAX_CONTEXT)?;
+    within("sequences at once", num_slots, MAX_SLOTS)?;
     // A batch has a power of two of rows, each with its logits.
     let batch = num_slots.next_power_of_two();
     let max_rows = options
@@ -235,7 +272,7 @@ pub(crate) fn limits(model: &Model, options: &SessionOptions, rows: usize) -> Li
         .clamp(1, context)
         .max(batch);
     let blocks = BlockTable::blocks_for(num_slots, context);
-    Limits {
+    Ok(Limits {
         max_rows,
         max_outputs: options
             .max_outputs
@@ -246,22 +283,22 @@ pub(crate) fn limits(model: &Model, options: &SessionOptions, rows: usize) -> Li
         num_slots,
         cache_blocks: options.cache_blocks.unwrap_or(blocks).clamp(1, blocks),
         kv_type: options.kv_type,
-    }
+    })
 }
 
-fn cpu(model: &Arc<Model>, options: &SessionOptions) -> Box<dyn Executor> {
-    let limits = limits(model, options, 256);
-    Box::new(CpuExecutor::new(
-        Arc::clone(model),
-        options.precision,
-        limits,
-        options.buffers,
-    ))
+fn cpu(model: &Arc<Model>, options: &SessionOptions) -> Result<Box<dyn Executor>, Error> {
+    let limits = limits(model, options, 256)?;
+    host::check(model.plan(), limits, KvType::F32, 1)?;
+    let (model, precision) = (Arc::clone(model), options.precision);
+    let made = CpuExecutor::new(model, precision, limits, options.buffers)?;
+    Ok(Box::new(made))
 }
 
 #[cfg(feature = "interp")]
 fn interp(model: &Arc<Model>, options: &SessionOptions) -> Result<Box<dyn Executor>, Error> {
-    let limits = limits(model, options, 16);
+    let limits = limits(model, options, 16)?;
+    // The interpreter keeps a word beside each word that kernels store.
+    host::check(model.plan(), limits, limits.kv_type, 2)?;
     let (model, precision) = (Arc::clone(model), options.precision);
     // A target that every kernel of the library can be written for.
     let target = gannet_ptx_gen::target::Target::Sm80;
@@ -273,6 +310,8 @@ fn interp(model: &Arc<Model>, options: &SessionOptions) -> Result<Box<dyn Execut
         options.buffers,
     )?;
     made.set_faults(options.faults);
+    made.set_overrides(options.overrides);
+    made.set_sampler_on(options.sampler_on);
     Ok(Box::new(made))
 }
 

@@ -66,6 +66,31 @@ pub enum Error {
         /// Positions of the cache.
         context: usize,
     },
+    /// A size out of the range that anything here can address.
+    #[error("{found} {what} are too many; ask for at most {most}")]
+    TooLarge {
+        /// What there are too many of.
+        what: &'static str,
+        /// How many were asked for.
+        found: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// A cache that does not fit the memory of the machine.
+    #[error(
+        "a cache of {context} positions for {slots} sequences takes {needed_mib} MiB of memory, \
+         {free_mib} MiB are free; lower --ctx, or the sequences at once"
+    )]
+    Memory {
+        /// Positions of a sequence.
+        context: usize,
+        /// Sequences at once.
+        slots: usize,
+        /// What the cache and its tables take.
+        needed_mib: u64,
+        /// What there is.
+        free_mib: u64,
+    },
     /// A token id that the vocabulary lacks.
     #[error("token {token} is not in the vocabulary of {vocab_size} entries")]
     TokenOutOfRange {

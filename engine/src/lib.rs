@@ -30,6 +30,7 @@ mod error;
 pub mod eval;
 pub mod exec;
 pub mod gate;
+pub mod identity;
 pub mod kv;
 pub mod load;
 pub mod lower;
@@ -44,6 +45,7 @@ pub mod sample;
 pub mod session;
 pub mod stop;
 pub mod synth;
+pub mod times;
 pub mod tokenizer;
 pub mod tune;
 

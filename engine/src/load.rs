@@ -36,6 +36,8 @@ pub enum Phase {
     Weights,
     /// The cache of keys and values, rope tables and workspace.
     Cache,
+    /// The device held against the CPU; next to nothing where that was done before.
+    Gate,
 }
 
 impl fmt::Display for Phase {
@@ -51,6 +53,7 @@ impl fmt::Display for Phase {
             Phase::Staging => "staging",
             Phase::Weights => "weights",
             Phase::Cache => "cache",
+            Phase::Gate => "gate",
         })
     }
 }

@@ -8,9 +8,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use gannet_ptx_gen::kernels::{GemvGluSpec, GemvSpec, GemvVariant, WeightFormat};
+use gannet_ptx_gen::target::Target;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::identity::{Fnv, Machine};
+use crate::lower::weight_format;
+use crate::plan::{Op, Plan};
 
 /// What decides which variant is best: the matrices of a product, and its rows of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,6 +113,47 @@ pub struct Overrides {
     pub ignore_measured: bool,
 }
 
+impl Overrides {
+    /// Refuses a variant that no product of a plan has: it would change nothing.
+    ///
+    /// # Errors
+    /// One line that says why the first product does not have it.
+    pub fn check(&self, plan: &Plan) -> Result<(), Error> {
+        let Some(variant) = self.gemv else {
+            return Ok(());
+        };
+        let products = plan.ops.iter().filter_map(|op| match op {
+            Op::MatMul { weight, .. } => Some(plan.weight(*weight)),
+            _ => None,
+        });
+        let mut refused = None;
+        for weight in products {
+            for tokens_per_block in [1, 2, 4, 8] {
+                let spec = GemvSpec {
+                    // No variant is bound to a target.
+                    target: Target::Sm80,
+                    format: weight_format(weight.format),
+                    rows: weight.rows as u32,
+                    cols: weight.cols as u32,
+                    tokens_per_block,
+                    bias: false,
+                    residual: false,
+                    variant: Some(variant),
+                };
+                match spec.check() {
+                    Ok(()) => return Ok(()),
+                    Err(why) => refused = refused.or(Some(why)),
+                }
+            }
+        }
+        let why = refused.map_or(String::new(), |why| format!(" ({why})"));
+        Err(Error::Request(format!(
+            "no product of this model has the variant {variant}{why}; `gannet tune --all` lists \
+             those that there are"
+        )))
+    }
+}
+
 /// Which kernels run on a device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeviceProfile {
@@ -127,9 +172,10 @@ struct Stored {
 }
 
 impl DeviceProfile {
-    /// The file of a device's profile under a cache folder: one for each GPU, driver and build.
+    /// The file of a device's profile under a cache folder: one for each GPU, driver and build. Its
+    /// name begins with the GPU's, for readers.
     #[must_use]
-    pub fn file(cache: &Path, device: &str, driver: (u32, u32)) -> PathBuf {
+    pub fn file(cache: &Path, machine: &Machine) -> PathBuf {
         let plain = |c: char| {
             if c.is_ascii_alphanumeric() {
                 c.to_ascii_lowercase()
@@ -137,12 +183,12 @@ impl DeviceProfile {
                 '-'
             }
         };
-        let device: String = device.chars().map(plain).collect();
-        let (major, minor) = driver;
-        let build = env!("CARGO_PKG_VERSION");
+        let device: String = machine.device.chars().map(plain).collect();
+        let mut hash = Fnv::default();
+        hash.part(machine.to_string().as_bytes());
         cache
             .join("profile")
-            .join(format!("{device}-cuda{major}.{minor}-gannet{build}.json"))
+            .join(format!("{device}-{:016x}.json", hash.value()))
     }
 
     /// The built-in choice under overrides.
@@ -234,6 +280,29 @@ impl DeviceProfile {
         &self.measured
     }
 
+    /// Everything in it that decides which kernels run, as lines of text: equal for profiles that
+    /// choose alike.
+    #[must_use]
+    pub fn choices(&self) -> String {
+        let Overrides {
+            gemv,
+            gemv_max_rows,
+            // Nothing was read then.
+            ignore_measured: _,
+        } = self.overrides;
+        let mut text = String::new();
+        if let Some(variant) = gemv {
+            text += &format!("every product that has it: {variant}\n");
+        }
+        if let Some(rows) = gemv_max_rows {
+            text += &format!("matrix-vector kernels up to {rows} rows\n");
+        }
+        for (shape, variant) in &self.measured {
+            text += &format!("{}: {variant}\n", shape.name());
+        }
+        text
+    }
+
     /// Rows up to which a step runs on matrix-vector kernels, given the built-in number.
     #[must_use]
     pub fn gemv_max_rows(&self, built_in: usize) -> usize {
@@ -274,8 +343,6 @@ impl DeviceProfile {
 
 #[cfg(test)]
 mod tests {
-    use gannet_ptx_gen::target::Target;
-
     use super::*;
 
     fn product() -> GemvSpec {
@@ -289,6 +356,58 @@ mod tests {
             residual: true,
             variant: None,
         }
+    }
+
+    fn machine() -> Machine {
+        Machine {
+            device: "NVIDIA H200".to_owned(),
+            uuid: "GPU-1".to_owned(),
+            driver: (13, 0),
+            release: "580.159.03".to_owned(),
+            build: "0.1.0 1 bytes".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_profile_is_of_one_gpu_driver_and_build() {
+        let file = |machine: &Machine| DeviceProfile::file(Path::new("cache"), machine);
+        let own = file(&machine());
+        let name = own.file_name().unwrap().to_str().unwrap();
+        assert!(name.starts_with("nvidia-h200-"), "{name}");
+        assert_eq!(file(&machine()), own);
+        for change in crate::identity::changes() {
+            let mut other = machine();
+            change(&mut other);
+            assert_ne!(file(&other), own, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn profiles_that_choose_otherwise_say_so() {
+        let forced = |gemv, gemv_max_rows| {
+            DeviceProfile::built_in(Overrides {
+                gemv,
+                gemv_max_rows,
+                ignore_measured: false,
+            })
+        };
+        let mut measured = forced(None, None);
+        let variants = product().variants();
+        let shape = ProductShape::of(&product());
+        measured.measured.insert(shape, variants[1]);
+        let mut other = measured.clone();
+        other.measured.insert(shape, variants[2]);
+        let profiles = [
+            forced(None, None),
+            forced(Some(variants[1]), None),
+            forced(Some(variants[2]), None),
+            forced(None, Some(2)),
+            measured,
+            other,
+        ];
+        let texts: std::collections::BTreeSet<String> =
+            profiles.iter().map(DeviceProfile::choices).collect();
+        assert_eq!(texts.len(), profiles.len(), "{texts:?}");
     }
 
     #[test]
@@ -311,7 +430,7 @@ mod tests {
     #[test]
     fn what_was_measured_is_taken_unless_overridden() {
         let folder = tempfile::tempdir().unwrap();
-        let file = DeviceProfile::file(folder.path(), "NVIDIA H200", (13, 0));
+        let file = DeviceProfile::file(folder.path(), &machine());
         let none = DeviceProfile::load(Some(&file), Overrides::default()).unwrap();
         assert_eq!(none.origin(), &Origin::BuiltIn);
         assert_eq!(none.gemv(product()), product());

@@ -5,15 +5,16 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Error;
-use crate::device::{self, SessionOptions};
+use crate::device::{self, SamplerOn, SessionOptions};
 use crate::exec::{DecodeStart, Executor, Step};
 use crate::kv::BlockTable;
 use crate::model::Model;
 use crate::output::{OnEvent, Output};
-use crate::sample::{Sampler, Sampling};
+use crate::sample::{Sampler, Sampling, argmax};
+use crate::times::{GenerationTimes, Times};
 use crate::tokenizer::EncodeOptions;
 
 /// What to generate.
@@ -131,8 +132,12 @@ pub struct Session {
     model: Arc<Model>,
     executor: Box<dyn Executor>,
     table: BlockTable,
+    sampler_on: SamplerOn,
     /// Tokens whose keys and values are in the cache.
     cached: Vec<u32>,
+    /// Tokens of the sequence after those: given out, and not fed because nothing followed them.
+    unfed: Vec<u32>,
+    times: GenerationTimes,
     notice: Option<String>,
 }
 
@@ -148,7 +153,10 @@ impl Session {
             model: Arc::clone(model),
             table: BlockTable::new(limits.num_slots, limits.context, limits.cache_blocks),
             executor: made.executor,
+            sampler_on: options.sampler_on,
             cached: Vec::new(),
+            unfed: Vec::new(),
+            times: GenerationTimes::default(),
             notice: made.notice,
         })
     }
@@ -176,13 +184,20 @@ impl Session {
         self.executor.limits().context
     }
 
+    /// Where the time of the last generation went.
+    #[must_use]
+    pub fn times(&self) -> GenerationTimes {
+        self.times
+    }
+
     /// Forgets the sequence.
     pub fn clear(&mut self) {
         self.cached.clear();
+        self.unfed.clear();
         self.table.release(0);
     }
 
-    /// Continues a text.
+    /// Continues a text: [`Session::generate_tokens`] of its tokens.
     ///
     /// # Errors
     /// The prompt is empty or does not fit the context, a setting is out of range, or the device
@@ -201,7 +216,9 @@ impl Session {
         self.generate_tokens(&tokens, options, on_event)
     }
 
-    /// Continues tokens after those already in the cache.
+    /// Continues the sequence so far (every prompt and every token given out since
+    /// [`Session::clear`]) with a prompt, and that with tokens of the model's. Where the callback
+    /// broke inside a prompt, the rest of that prompt is not part of the sequence.
     ///
     /// # Errors
     /// As [`Session::generate`].
@@ -217,28 +234,36 @@ impl Session {
                 "the prompt has no tokens; give some text".to_owned(),
             ));
         }
-        let before = self.cached.len();
+        self.times = GenerationTimes::default();
         let mut output = Output::new(prompt, options);
         let mut stopped = false;
+        let start = Instant::now();
         self.feed(prompt, |done, total| {
             let flow = on_event(Event::Prompt { done, total });
             stopped = flow.is_break();
             flow
         })?;
+        self.times.prompt = start.elapsed();
         if stopped {
             output.end(Finish::Stopped);
-        } else if options.max_tokens > 0 {
+            return Ok(output.into_generation(&mut on_event));
+        }
+        let before = self.cached.len();
+        if options.max_tokens > 0 {
             self.decode(options, &mut output, &mut on_event)?;
         }
         let generation = output.into_generation(&mut on_event);
-        // What a later prompt follows is what was given out.
-        self.cached
-            .truncate(before + prompt.len() + generation.tokens.len());
+        // What a later prompt follows is what was given out. Tokens behind that may have been fed,
+        // and the last one given out need not have been.
+        let given = &generation.tokens;
+        self.cached.truncate(before + given.len());
+        self.unfed = given[self.cached.len() - before..].to_vec();
         Ok(generation)
     }
 
-    /// Computes tokens into the cache; the last one's logits are then the executor's. Stops early
-    /// when `progress` breaks.
+    /// Computes tokens into the cache, after those of the sequence that are not there yet; the last
+    /// one's logits are then the executor's. Stops early when `progress`, which gets how many of
+    /// `tokens` are done and how many there are, breaks.
     ///
     /// # Errors
     /// A token out of range, a full context, or a failing device.
@@ -248,7 +273,9 @@ impl Session {
         mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         self.model.check_tokens(tokens)?;
-        let total = self.cached.len() + tokens.len();
+        let behind = self.unfed.len();
+        let all = [&self.unfed, tokens].concat();
+        let total = self.cached.len() + all.len();
         if total > self.context() {
             return Err(Error::ContextFull {
                 tokens: total,
@@ -258,8 +285,8 @@ impl Session {
         self.table.reserve(0, total)?;
         let max_rows = self.executor.limits().max_rows;
         let mut done = 0;
-        for chunk in tokens.chunks(max_rows) {
-            let last = done + chunk.len() == tokens.len();
+        for chunk in all.chunks(max_rows) {
+            let last = done + chunk.len() == all.len();
             let first_length = self.cached.len() as u32 + 1;
             let lengths: Vec<u32> = (first_length..).take(chunk.len()).collect();
             let outputs: &[u32] = if last { &[chunk.len() as u32 - 1] } else { &[] };
@@ -271,8 +298,9 @@ impl Session {
                 table: &self.table,
             })?;
             self.cached.extend_from_slice(chunk);
+            self.unfed.drain(..chunk.len().min(self.unfed.len()));
             done += chunk.len();
-            if progress(done, tokens.len()).is_break() {
+            if progress(done.saturating_sub(behind), tokens.len()).is_break() {
                 break;
             }
         }
@@ -289,21 +317,37 @@ impl Session {
         let model = Arc::clone(&self.model);
         let tokenizer = model.tokenizer();
         let mut sampler = Sampler::new(options.sampling.clone());
-        let first = if options.sampling.is_greedy() {
-            self.executor.next()?[0]
-        } else {
-            sampler.sample(self.executor.logits()?, output.history())
+        let start = Instant::now();
+        let first = match (options.sampling.is_greedy(), self.sampler_on) {
+            (true, SamplerOn::Device) => self.executor.next()?[0],
+            (true, SamplerOn::Cpu) => argmax(self.executor.logits()?),
+            (false, _) => sampler.sample(self.executor.logits()?, &self.cached),
         };
-        if output.push(tokenizer, first, on_event).is_break() {
+        self.times.first_choice = start.elapsed();
+        let times = &mut self.times;
+        let mut push = |output: &mut Output, token| {
+            let (start, mut outside) = (Instant::now(), Duration::ZERO);
+            let flow = output.push(tokenizer, token, &mut |event| {
+                let start = Instant::now();
+                let flow = on_event(event);
+                outside += start.elapsed();
+                flow
+            });
+            let all = start.elapsed();
+            times.callback.add(outside);
+            times.text.add(all.saturating_sub(outside));
+            flow
+        };
+        if push(output, first).is_break() {
             return Ok(());
         }
-        let room = self.context() - self.cached.len();
-        let steps = output.remaining().min(room);
+        let context = self.executor.limits().context;
+        let steps = output.remaining().min(context - self.cached.len());
         if steps == 0 {
             return Ok(());
         }
         self.table.reserve(0, self.cached.len() + steps)?;
-        let history = output.history().to_vec();
+        let history = [&self.cached[..], &[first]].concat();
         let start = DecodeStart {
             token: first,
             length: self.cached.len() as u32 + 1,
@@ -312,13 +356,18 @@ impl Session {
             history: &history,
             draws: sampler.draws(),
         };
-        let mut fed = first;
-        let cached = &mut self.cached;
+        let (mut fed, mut handled) = (first, Instant::now());
+        let (cached, mut wait) = (&mut self.cached, Times::default());
         let take = &mut |_, token| {
+            wait.add(handled.elapsed());
             cached.push(fed);
             fed = token;
-            output.push(tokenizer, token, on_event)
+            let flow = push(output, token);
+            handled = Instant::now();
+            flow
         };
-        self.executor.decode(&[start], steps, &self.table, take)
+        let decoded = (self.executor).decode(&[start], steps, &self.table, take);
+        self.times.wait = wait;
+        decoded
     }
 }

@@ -9,7 +9,7 @@ use crate::Error;
 use crate::device::{DeviceChoice, SessionOptions};
 use crate::exec::cuda::{CudaExecutor, Gpu};
 use crate::model::Model;
-use crate::profile::{DeviceProfile, ProductShape};
+use crate::profile::{DeviceProfile, Overrides, ProductShape};
 
 /// What to measure.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,12 +120,9 @@ pub fn run(
             "products are tuned for 1, 2, 4 or 8 rows".to_owned(),
         ));
     }
+    options.overrides.check(model.plan())?;
     let gpu = Arc::new(Gpu::open(index, &options.config)?);
-    let options = SessionOptions {
-        slots: Some(8),
-        context: Some(options.context.unwrap_or(256)),
-        ..options.clone()
-    };
+    let options = session_options(options, tune);
     let mut executor = CudaExecutor::new(&gpu, model, &options)?;
     let shapes = executor.tune(tune, on_shape)?;
     let chosen: BTreeMap<ProductShape, GemvVariant> =
@@ -139,4 +136,73 @@ pub fn run(
         file,
         shapes,
     })
+}
+
+/// Options of an executor whose steps of that many rows run on what is to be measured.
+fn session_options(options: &SessionOptions, tune: &TuneOptions) -> SessionOptions {
+    let rows = tune.tokens.iter().copied().max();
+    SessionOptions {
+        slots: rows,
+        context: Some(options.context.unwrap_or(256)),
+        overrides: Overrides {
+            // Steps of more rows may run on other kernels when they are served.
+            gemv_max_rows: rows,
+            // A file that cannot be read is what tuning repairs.
+            ignore_measured: true,
+            ..options.overrides
+        },
+        ..options.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gannet_ptx_gen::target::Target;
+
+    use crate::exec::{Buffers, Precision};
+    use crate::kv::KvType;
+    use crate::lower::LowerOptions;
+
+    use super::*;
+
+    /// From sm_80 on, steps of 8 rows are served by other kernels; to tune for 8 must measure.
+    #[test]
+    fn as_many_rows_as_are_tuned_for_run_on_what_is_measured() {
+        for most in [1, 4, 8] {
+            let tune = TuneOptions {
+                tokens: vec![1, most],
+                ..TuneOptions::default()
+            };
+            let options = session_options(&SessionOptions::default(), &tune);
+            assert_eq!(options.slots, Some(most));
+            let lowering = LowerOptions {
+                target: Target::Sm80,
+                precision: Precision::Fast,
+                multiprocessors: 4,
+                max_blocks: 8,
+                kv_type: KvType::default(),
+                buffers: Buffers::default(),
+                profile: Arc::new(DeviceProfile::built_in(options.overrides)),
+            };
+            assert_eq!(lowering.gemv_rows(), most);
+        }
+    }
+
+    #[test]
+    fn a_profile_that_cannot_be_read_is_measured_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("profile.json");
+        let options = session_options(&SessionOptions::default(), &TuneOptions::default());
+        let load = |overrides| DeviceProfile::load(Some(&file), overrides);
+        for wrong in [
+            "not json",
+            r#"{"device":"x","gemv":{"q4_k 1x1 t1":"fast"}}"#,
+        ] {
+            std::fs::write(&file, wrong).unwrap();
+            load(SessionOptions::default().overrides).unwrap_err();
+            load(options.overrides).unwrap();
+            DeviceProfile::store(&file, "a GPU", &BTreeMap::new()).unwrap();
+            load(SessionOptions::default().overrides).unwrap();
+        }
+    }
 }

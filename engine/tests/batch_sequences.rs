@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/sequences.rs"]
+mod sequences;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -13,16 +15,11 @@ use common::{model, shared};
 use gannet_engine::exec::Precision;
 use gannet_engine::kv::BLOCK_TOKENS;
 use gannet_engine::session::Finish;
-use gannet_engine::tokenizer::EncodeOptions;
 use gannet_engine::{
-    Batch, DeviceChoice, Error, Event, GenerateOptions, Generation, Model, Sampling, SeqId,
-    Session, SessionOptions,
+    Batch, DeviceChoice, Error, Event, GenerateOptions, Model, SamplerOn, Sampling, SeqId, Session,
+    SessionOptions,
 };
-
-const TEXT: &str = "Ownership is a set of rules that govern how a program manages memory. \
-    fn main() { let mut items = Vec::new(); items.push(1); } Some languages have garbage \
-    collection that regularly looks for memory that is no longer used as the program runs; in \
-    other languages, the programmer must explicitly allocate and free the memory. ";
+use sequences::{alone, assert_same, go_on, prompt, request, same_prompt};
 
 /// The demonstration model, which the repository ships.
 fn tiny() -> Arc<Model> {
@@ -42,62 +39,6 @@ fn options(device: DeviceChoice, slots: usize, context: usize) -> SessionOptions
 
 fn cpu(slots: usize, context: usize) -> SessionOptions {
     options(DeviceChoice::Cpu, slots, context)
-}
-
-/// `len` tokens of a text, from the `from`-th on.
-fn prompt(model: &Model, from: usize, len: usize) -> Vec<u32> {
-    let encode = EncodeOptions {
-        add_special: false,
-        parse_special: false,
-    };
-    let tokens = model.tokenizer().encode(TEXT, encode);
-    let endless = tokens.iter().copied().cycle();
-    endless.skip(from).take(len).collect()
-}
-
-/// The `i`-th of some very different requests.
-fn request(model: &Model, i: usize) -> (Vec<u32>, GenerateOptions) {
-    let sampled = Sampling {
-        temperature: 0.8 + 0.05 * (i % 5) as f32,
-        top_k: [0, 40, 5][i % 3],
-        top_p: [0.9, 1.0][i % 2],
-        repetition_penalty: [1.0, 1.3][i / 2 % 2],
-        seed: 100 + i as u64,
-        ..Sampling::default()
-    };
-    let sampling = match i % 4 {
-        0 => Sampling::default(),
-        1 => Sampling {
-            repetition_penalty: 1.2,
-            ..Sampling::default()
-        },
-        _ => sampled,
-    };
-    let options = GenerateOptions {
-        max_tokens: 24 + i * 7 % 17,
-        sampling,
-        ignore_eog: !i.is_multiple_of(5),
-        ..GenerateOptions::default()
-    };
-    (prompt(model, i * 3, 1 + i * 13 % 24), options)
-}
-
-fn go_on(_: SeqId, _: Event<'_>) -> ControlFlow<()> {
-    ControlFlow::Continue(())
-}
-
-fn alone(session: &mut Session, prompt: &[u32], options: &GenerateOptions) -> Generation {
-    session.clear();
-    session
-        .generate_tokens(prompt, options, |_| ControlFlow::Continue(()))
-        .unwrap()
-}
-
-fn assert_same(found: &Generation, expected: &Generation, what: &str) {
-    assert_eq!(found.tokens, expected.tokens, "{what}");
-    assert_eq!(found.text, expected.text, "{what}");
-    assert_eq!(found.finish, expected.finish, "{what}");
-    assert_eq!(found.prompt_tokens, expected.prompt_tokens, "{what}");
 }
 
 #[test]
@@ -198,55 +139,9 @@ fn sequences_join_and_leave_at_any_time() {
     assert_eq!((batch.running(), batch.table().blocks_in_use()), (0, 0));
 }
 
-/// The same prompt 32 times, and its text as alone; with how many blocks all of it was held, and
-/// how many tokens were computed for it.
-fn same_prompt(len: usize) -> (usize, gannet_engine::batch::BatchStats) {
-    const MORE: usize = 36;
-    let model = tiny();
-    let context = len + MORE;
-    let mut session = Session::new(&model, &cpu(1, context)).unwrap();
-    let mut options = cpu(32, context);
-    // What they need together is far less than 32 contexts.
-    options.cache_blocks = Some(context.div_ceil(BLOCK_TOKENS) + 96);
-    let mut batch = Batch::new(&model, &options).unwrap();
-    let prompt = prompt(&model, 0, len);
-    let requests: Vec<_> = (0..32)
-        .map(|i| GenerateOptions {
-            max_tokens: MORE,
-            ignore_eog: true,
-            sampling: Sampling {
-                temperature: if i == 0 { 0.0 } else { 0.9 },
-                seed: i,
-                ..Sampling::default()
-            },
-            ..GenerateOptions::default()
-        })
-        .collect();
-    let ids: Vec<_> = (requests.iter())
-        .map(|options| batch.add(&prompt, options.clone()).unwrap())
-        .collect();
-    let first = batch.step(go_on).unwrap();
-    let mut finished: HashMap<_, _> = first.into_iter().collect();
-    assert_eq!(batch.running(), 32);
-    let held = batch.table().blocks_in_use();
-    finished.extend(batch.run_to_end(go_on).unwrap());
-    let mut texts = std::collections::BTreeSet::new();
-    for (id, options) in ids.iter().zip(&requests) {
-        texts.insert(finished[id].text.clone());
-        // Reading a long prompt takes a while; some of them stand for all.
-        if len < 200 || options.sampling.seed.is_multiple_of(6) {
-            let expected = alone(&mut session, &prompt, options);
-            assert_same(&finished[id], &expected, &format!("sequence {id}"));
-        }
-    }
-    assert!(texts.len() > 16, "the seeds differ");
-    assert_eq!(batch.stats().preempted, 0);
-    (held, batch.stats())
-}
-
 #[test]
 fn the_same_prompt_is_held_once() {
-    let (held, stats) = same_prompt(1024);
+    let (held, stats) = same_prompt(&tiny(), &cpu, 1024);
     // The prompt's 32 blocks, and one for the 32 positions that each sequence adds in a step.
     assert_eq!(held, 1024 / BLOCK_TOKENS + 32);
     assert_eq!((stats.computed, stats.shared), (1024, 31 * 1024));
@@ -255,85 +150,74 @@ fn the_same_prompt_is_held_once() {
 
 #[test]
 fn a_block_in_common_is_copied_when_sequences_write() {
-    let (held, stats) = same_prompt(70);
+    let (held, stats) = same_prompt(&tiny(), &cpu, 70);
     // The last block of the prompt is everybody's until they write; the last writes in place.
     assert_eq!(held, 70 / BLOCK_TOKENS + 32 * 2);
     assert_eq!((stats.computed, stats.shared), (70, 31 * 70));
     assert_eq!(stats.copied_blocks, 31);
 }
 
+/// Logits come to the host where somebody chooses from them: of a greedy sequence only for one that
+/// waits with the same prompt and draws.
 #[test]
-fn a_known_prefix_is_not_computed_again() {
+fn greedy_sequences_need_no_logits() {
     let model = tiny();
-    let mut session = Session::new(&model, &cpu(1, 256)).unwrap();
-    let mut batch = Batch::new(&model, &cpu(2, 256)).unwrap();
-    let options = GenerateOptions {
-        max_tokens: 40,
+    let greedy = GenerateOptions {
+        max_tokens: 12,
         ignore_eog: true,
         ..GenerateOptions::default()
     };
-    let first = prompt(&model, 0, 100);
-    batch.add(&first, options.clone()).unwrap();
-    let (_, said) = batch.run_to_end(go_on).unwrap().remove(0);
-    assert_eq!(batch.table().blocks_in_use(), 0);
-    // A conversation that goes on: the first prompt, its answer and more.
-    let mut second = first.clone();
-    second.extend(&said.tokens);
-    second.extend(prompt(&model, 7, 9));
-    let before = batch.stats();
-    batch.add(&second, options.clone()).unwrap();
-    let (_, found) = batch.run_to_end(go_on).unwrap().remove(0);
-    assert_same(&found, &alone(&mut session, &second, &options), "second");
-    // 149 tokens, of which 139 were in the cache: four blocks.
-    assert_eq!(batch.stats().shared - before.shared, 128);
-    assert_eq!(batch.stats().computed - before.computed, 149 - 128);
-    // Something else at the start: nothing is known.
-    let before = batch.stats();
-    let other: Vec<u32> = second.iter().rev().copied().collect();
-    batch.add(&other, options.clone()).unwrap();
-    let (_, found) = batch.run_to_end(go_on).unwrap().remove(0);
-    assert_same(&found, &alone(&mut session, &other, &options), "other");
-    assert_eq!(batch.stats().shared, before.shared);
+    let drawn = GenerateOptions {
+        sampling: Sampling {
+            temperature: 0.9,
+            seed: 3,
+            ..Sampling::default()
+        },
+        ..greedy.clone()
+    };
+    let (one, other) = (prompt(&model, 0, 20), prompt(&model, 50, 20));
+    let mut session = Session::new(&model, &cpu(1, 160)).unwrap();
+    let cases = [
+        (vec![(&one, &greedy), (&other, &greedy)], 0, 0),
+        (vec![(&one, &greedy), (&one, &greedy)], 0, 20),
+        (vec![(&one, &greedy), (&one, &drawn)], 1, 20),
+        (vec![(&one, &drawn), (&one, &greedy)], 1, 20),
+        (vec![(&one, &greedy), (&other, &drawn)], 1, 0),
+    ];
+    for (requests, logits, shared) in cases {
+        let mut batch = Batch::new(&model, &cpu(4, 160)).unwrap();
+        let ids: Vec<SeqId> = (requests.iter())
+            .map(|(prompt, options)| batch.add(prompt, (*options).clone()).unwrap())
+            .collect();
+        let finished: HashMap<_, _> = batch.run_to_end(go_on).unwrap().into_iter().collect();
+        assert_eq!(
+            (batch.stats().logits, batch.stats().shared),
+            (logits, shared)
+        );
+        for (id, (prompt, options)) in ids.iter().zip(&requests) {
+            let expected = alone(&mut session, prompt, options);
+            assert_same(&finished[id], &expected, "a sequence");
+        }
+    }
+    // Where tokens are the CPU's to choose, all are chosen from logits.
+    let on_cpu = SessionOptions {
+        sampler_on: SamplerOn::Cpu,
+        ..cpu(1, 160)
+    };
+    let mut batch = Batch::new(&model, &on_cpu).unwrap();
+    batch.add(&one, greedy).unwrap();
+    batch.run_to_end(go_on).unwrap();
+    assert_eq!(batch.stats().logits, 1);
+}
+
+#[test]
+fn a_known_prefix_is_not_computed_again() {
+    sequences::known_prefix(&tiny(), &cpu);
 }
 
 #[test]
 fn sequences_that_run_out_of_blocks_give_the_same_text_later() {
-    let model = tiny();
-    let mut session = Session::new(&model, &cpu(1, 128)).unwrap();
-    let mut tight = cpu(8, 128);
-    tight.cache_blocks = Some(9);
-    let mut batch = Batch::new(&model, &tight).unwrap();
-    let requests: Vec<_> = (0..12)
-        .map(|i| {
-            let (_, options) = request(&model, i);
-            let options = GenerateOptions {
-                max_tokens: 60 + i,
-                ignore_eog: true,
-                ..options
-            };
-            (prompt(&model, 5 * i, 20 + i), options)
-        })
-        .collect();
-    let ids: Vec<_> = (requests.iter())
-        .map(|(prompt, options)| batch.add(prompt, options.clone()).unwrap())
-        .collect();
-    let mut prompts = HashMap::new();
-    let finished = batch.run_to_end(|id, event| {
-        if let Event::Prompt { done, total } = event
-            && done == total
-        {
-            *prompts.entry(id).or_insert(0) += 1;
-        }
-        ControlFlow::Continue(())
-    });
-    let finished: HashMap<_, _> = finished.unwrap().into_iter().collect();
-    for (id, (prompt, options)) in ids.iter().zip(&requests) {
-        let expected = alone(&mut session, prompt, options);
-        assert_same(&finished[id], &expected, &format!("sequence {id}"));
-        assert_eq!(prompts[id], 1, "a prompt is announced once");
-    }
-    assert!(batch.stats().preempted > 0);
-    assert_eq!(batch.table().blocks_in_use(), 0);
+    sequences::out_of_blocks(&tiny(), &cpu);
 }
 
 #[test]

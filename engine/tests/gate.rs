@@ -1,4 +1,5 @@
-//! The parity gate on interpreted kernels: quiet where they are right, loud where one is left out.
+//! The parity gate on interpreted kernels: quiet where they are right, loud where one is left out,
+//! in the steps that are held against the CPU and in those that are served.
 
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
@@ -7,14 +8,28 @@ mod common;
 #[path = "common/omitted.rs"]
 mod omitted;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use common::{model, shared};
 use gannet_engine::exec::interp::InterpExecutor;
-use gannet_engine::exec::{Buffers, Faults, Limits, Precision};
-use gannet_engine::{Model, gate};
+use gannet_engine::exec::{
+    Buffers, DecodeStart, Executor, Faults, Limits, Precision, Stats, Step, Unit,
+};
+use gannet_engine::kv::BlockTable;
+use gannet_engine::lower::Shape;
+use gannet_engine::parity::Report;
+use gannet_engine::plan::{Buf, Plan};
+use gannet_engine::profile::Overrides;
+use gannet_engine::{Error, Model, gate};
+use gannet_ptx_gen::kernels::GemvVariant;
 use gannet_ptx_gen::target::Target;
 use omitted::{Prompt, places, table};
+
+/// A variant that rounds activations to bytes.
+fn dp4a() -> GemvVariant {
+    "dp4a-l32-w16-r1-b4".parse().unwrap()
+}
 
 /// As it serves: buffers share memory.
 fn interp(model: &Arc<Model>, limits: Limits) -> InterpExecutor {
@@ -29,22 +44,44 @@ fn interp(model: &Arc<Model>, limits: Limits) -> InterpExecutor {
     made.unwrap()
 }
 
+/// Checks an executor that must pass; what each step was held against.
+fn passes(model: &Arc<Model>, executor: &mut dyn Executor) -> Vec<String> {
+    let reports = gate::check(model, executor).unwrap();
+    for report in &reports {
+        let failure = report.first_failure();
+        assert!(report.passes(), "{}: {failure:?}", report.step);
+        println!("{}: worst {:?}", report.step, report.worst());
+    }
+    reports.into_iter().map(|r| r.left).collect()
+}
+
+const CPU: &str = "the CPU";
+const EAGER: &str = "one launch after the other";
+const SHORT: &str = "the same in steps of 12";
+const ALONE: &str = "each sequence alone";
+
 fn healthy(part: &str) {
     let Some(path) = shared("the gate on healthy kernels", part) else {
         return;
     };
     let model = model(&path);
-    // Room for the prompt, for a part of it, and for a single token.
-    for context in [128, 6, 1] {
-        let mut executor = interp(&model, Limits::new(1, context));
-        let reports = gate::check(&model, &mut executor).unwrap();
-        assert_eq!(reports.len(), if context == 1 { 1 } else { 2 });
-        for report in reports {
-            let failure = report.first_failure();
-            assert!(failure.is_none(), "{part}, {}: {failure:?}", report.step);
-            assert!(report.passes());
-            println!("{part}, {}: worst {:?}", report.step, report.worst());
-        }
+    // Room for everything, for a chunk without a batch, for a prompt, for a part of it, and for a
+    // single token.
+    let all = [CPU, CPU, EAGER, SHORT, EAGER, ALONE];
+    for (slots, context, steps) in [
+        (3, 128, &all[..]),
+        (1, 128, &all[..4]),
+        (1, 40, &all[..3]),
+        (1, 6, &all[..3]),
+        (1, 1, &all[..1]),
+    ] {
+        let limits = Limits {
+            // A row, and its logits, for each slot and for what is missing to a power of two.
+            max_outputs: usize::next_power_of_two(slots),
+            ..Limits::new(slots, context)
+        };
+        let mut executor = interp(&model, limits);
+        assert_eq!(passes(&model, &mut executor), steps, "{part} {context}");
     }
 }
 
@@ -93,4 +130,221 @@ fn any_launch_that_is_left_out_is_found() {
             }
         }
     }
+}
+
+#[test]
+fn products_of_bytes_pass_and_their_faults_do_not() {
+    let test = "the gate on int8 products";
+    let Some(path) = shared(test, "models/rustdoc-tiny-Q4_K_M.gguf") else {
+        return;
+    };
+    let model = model(&path);
+    let int8 = |omit_launch| {
+        let mut executor = interp(&model, Limits::new(2, 40));
+        executor.set_overrides(Overrides {
+            gemv: Some(dp4a()),
+            ..Overrides::default()
+        });
+        executor.set_faults(Faults {
+            omit_launch,
+            ..Faults::default()
+        });
+        executor
+    };
+    let mut executor = int8(None);
+    passes(&model, &mut executor);
+    let vocab_size = model.plan().vocab_size;
+    let prompt = Prompt::new(1, 0, vocab_size);
+    let table = table(&executor);
+    let places = places(&mut executor, &prompt.step(&table)).unwrap();
+    for place in omitted::spread(places, 4) {
+        let mut executor = int8(Some(place.launch));
+        let reports = gate::check(&model, &mut executor).unwrap();
+        omitted::found(&reports[1], &place);
+    }
+}
+
+/// Where an executor goes wrong that is right launch by launch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Wrong {
+    /// This launch is missing when tokens are decoded.
+    Decode(usize),
+    /// This launch is missing in steps of many rows.
+    Chunk(usize),
+    /// The first two sequences of a batch are taken for each other, however it runs.
+    Batch,
+}
+
+/// An executor with a fault that only whole steps show.
+struct Served {
+    inner: InterpExecutor,
+    wrong: Wrong,
+}
+
+impl Served {
+    fn without<T>(&mut self, launch: Option<usize>, run: impl FnOnce(&mut Self) -> T) -> T {
+        self.inner.set_faults(Faults {
+            omit_launch: launch,
+            ..Faults::default()
+        });
+        let result = run(self);
+        self.inner.set_faults(Faults::default());
+        result
+    }
+
+    fn slot(&self, slot: u32, rows: usize) -> u32 {
+        match slot {
+            0 | 1 if self.wrong == Wrong::Batch && rows > 1 => 1 - slot,
+            other => other,
+        }
+    }
+}
+
+impl Executor for Served {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+
+    fn plan(&self) -> &Plan {
+        self.inner.plan()
+    }
+
+    fn limits(&self) -> Limits {
+        self.inner.limits()
+    }
+
+    fn run(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        let launch = match self.wrong {
+            Wrong::Chunk(launch) if step.rows() > 64 => Some(launch),
+            _ => None,
+        };
+        self.without(launch, |s| s.inner.run(step))
+    }
+
+    fn logits(&mut self) -> Result<&[f32], Error> {
+        self.inner.logits()
+    }
+
+    fn next(&mut self) -> Result<&[u32], Error> {
+        self.inner.next()
+    }
+
+    fn decode(
+        &mut self,
+        sequences: &[DecodeStart<'_>],
+        steps: usize,
+        table: &BlockTable,
+        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let launch = match self.wrong {
+            Wrong::Decode(launch) => Some(launch),
+            _ => None,
+        };
+        let mut sequences = sequences.to_vec();
+        let rows = sequences.len();
+        for s in &mut sequences {
+            s.slot = self.slot(s.slot, rows);
+        }
+        self.without(launch, |s| {
+            s.inner.decode(&sequences, steps, table, on_token)
+        })
+    }
+
+    fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        self.inner.copy_blocks(pairs)
+    }
+
+    fn units(&mut self, shape: Shape) -> Result<Vec<Unit>, Error> {
+        self.inner.units(shape)
+    }
+
+    fn poison(&mut self) -> Result<(), Error> {
+        self.inner.poison()
+    }
+
+    fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        let batch = step.slots.windows(2).any(|w| w[0] != w[1]);
+        let rows = if batch { step.rows() } else { 1 };
+        let slots: Vec<u32> = step.slots.iter().map(|&s| self.slot(s, rows)).collect();
+        self.inner.begin(&Step {
+            slots: &slots,
+            ..*step
+        })
+    }
+
+    fn run_unit(&mut self, step: &Step<'_>, unit: usize) -> Result<(), Error> {
+        self.inner.run_unit(step, unit)
+    }
+
+    fn read(&mut self, b: Buf) -> Result<Option<Vec<f32>>, Error> {
+        self.inner.read(b)
+    }
+
+    fn write(&mut self, b: Buf, data: &[f32]) -> Result<(), Error> {
+        self.inner.write(b, data)
+    }
+
+    fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+}
+
+/// What the first report that does not pass was held against.
+fn found(reports: &[Report]) -> Option<&'static str> {
+    let failed = reports.iter().find(|r| !r.passes())?;
+    let known = [CPU, EAGER, SHORT, ALONE];
+    known.into_iter().find(|left| *left == failed.left)
+}
+
+/// A read of what no launch has written.
+const UNWRITTEN: &str = "the interpreter";
+
+#[test]
+fn what_only_serving_shows_is_found() {
+    let test = "the gate on what is served";
+    let Some(path) = shared(test, "golden/arch/qwen3/qwen3.gguf") else {
+        return;
+    };
+    let model = model(&path);
+    let limits = Limits::new(2, 128);
+    let check = |wrong| {
+        let inner = interp(&model, limits);
+        match gate::check(&model, &mut Served { inner, wrong }) {
+            Ok(reports) => found(&reports),
+            // The interpreter may see it first.
+            Err(Error::Interp(line)) if line.contains("that nothing has written") => {
+                Some(UNWRITTEN)
+            }
+            Err(other) => panic!("{wrong:?}: {other}"),
+        }
+    };
+    let mut healthy = interp(&model, limits);
+    let table = table(&healthy);
+    let mut launches = |rows| {
+        let prompt = Prompt::new(rows, 0, model.plan().vocab_size);
+        let places = places(&mut healthy, &prompt.step(&table)).unwrap();
+        omitted::spread(places, 12)
+    };
+    for place in launches(1) {
+        let found = check(Wrong::Decode(place.launch));
+        let seen = found == Some(EAGER) || found == Some(UNWRITTEN);
+        assert!(seen, "{place:?}: {found:?}");
+    }
+    for place in launches(72) {
+        // The head has nothing to do in a chunk whose logits nobody wants.
+        let head = [
+            "gather_outputs",
+            "rms_norm final",
+            "matmul logits",
+            "argmax",
+        ];
+        let in_head = head.iter().any(|name| place.unit.starts_with(name));
+        let found = check(Wrong::Chunk(place.launch));
+        let seen = found == Some(SHORT) || found == Some(UNWRITTEN);
+        assert!(
+            if in_head { found.is_none() } else { seen },
+            "{place:?}: {found:?}"
+        );
+    }
+    assert_eq!(check(Wrong::Batch), Some(ALONE));
 }

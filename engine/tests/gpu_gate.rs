@@ -8,8 +8,9 @@ mod common;
 use std::time::Instant;
 
 use common::{gpu, model, shared};
-use gannet_engine::device::make_executor;
+use gannet_engine::device::{ExecutorChoice, make_executor};
 use gannet_engine::exec::{Faults, Precision};
+use gannet_engine::profile::Overrides;
 use gannet_engine::{Config, DeviceChoice, Error, SessionOptions, gate};
 
 #[test]
@@ -91,6 +92,74 @@ fn gpu_gate_passes_on_every_format() {
                 let worst = reports.iter().filter_map(|r| r.worst()).next_back();
                 println!("{file} {precision:?}: {elapsed:?}, worst {worst:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn gpu_gate_looks_at_what_is_served_with_and_without_a_cache() {
+    let test = "the parity gate on what is served";
+    if !gpu(test) {
+        return;
+    }
+    let Some(path) = shared(test, "models/rustdoc-tiny-Q4_K_M.gguf") else {
+        return;
+    };
+    let model = model(&path);
+    let cache = tempfile::tempdir().unwrap();
+    let options = |executor, variant: Option<&str>, cached: bool| SessionOptions {
+        device: DeviceChoice::Cuda(0),
+        executor,
+        slots: Some(5),
+        context: Some(256),
+        overrides: Overrides {
+            gemv: variant.map(|v| v.parse().unwrap()),
+            ..Overrides::default()
+        },
+        config: Config {
+            cache_dir: cached.then(|| cache.path().to_owned()),
+            ..Config::default()
+        },
+        ..SessionOptions::default()
+    };
+    let choices = [
+        ExecutorChoice::Eager,
+        ExecutorChoice::Graph,
+        ExecutorChoice::Capture,
+    ];
+    let launches = |options: &SessionOptions| {
+        let made = make_executor(&model, options).unwrap();
+        made.executor.stats().launches
+    };
+    let files = || std::fs::read_dir(cache.path().join("gate")).map_or(0, Iterator::count);
+    for executor in choices {
+        // Products of bytes pass, too, and are remembered apart.
+        for variant in [None, Some("dp4a-l32-w16-r1-b4")] {
+            let before = files();
+            let first = launches(&options(executor, variant, true));
+            assert_eq!(files(), before + 1, "{executor:?} {variant:?}");
+            let again = launches(&options(executor, variant, true));
+            assert!(again < first, "{executor:?} {variant:?}: {first}, {again}");
+            assert_eq!(files(), before + 1, "{executor:?} {variant:?}");
+            let options = options(executor, variant, false);
+            assert!(launches(&options) > again, "without a cache folder");
+            let mut executor = make_executor(&model, &options).unwrap().executor;
+            let start = Instant::now();
+            let reports = gate::check(&model, executor.as_mut()).unwrap();
+            let elapsed = start.elapsed();
+            // Prompt, token, decoded token, chunk, batch replayed, batch alone.
+            assert_eq!(reports.len(), 6);
+            for report in &reports {
+                let failure = report.first_failure();
+                assert!(report.passes(), "{}: {failure:?}", report.step);
+                println!(
+                    "{} against {}: {:?}",
+                    report.step,
+                    report.left,
+                    report.worst()
+                );
+            }
+            println!("{} {variant:?}: {elapsed:?}", executor.name());
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use common::{gpu, model, shared};
 use gannet_engine::exec::Precision;
+use gannet_engine::kv::KvType;
 use gannet_engine::parity::{ParityOptions, Report, compare};
 
 /// Parity on tokens of the model's vocabulary, with what `options` say besides.
@@ -69,6 +70,16 @@ macro_rules! files {
             }
 
             #[test]
+            fn gpu_graphs_of_large_batches_are_bit_equal_to_eager() {
+                super::graphs_of_large_batches_are_bit_equal_to_eager($part);
+            }
+
+            #[test]
+            fn gpu_caches_of_every_type_agree_with_the_cpu() {
+                super::caches_of_every_type_agree_with_the_cpu($part);
+            }
+
+            #[test]
             fn gpu_batches_agree_with_the_cpu() {
                 super::batches_agree_with_the_cpu($part);
             }
@@ -126,6 +137,62 @@ fn graphs_are_bit_equal_to_eager(part: &str) {
             };
             check(&path, &parity(&path, "cuda-eager", right, options));
         }
+    }
+}
+
+/// The buckets of many rows, the last one with dead rows.
+fn graphs_of_large_batches_are_bit_equal_to_eager(part: &str) {
+    let Some(path) = on_gpu("parity of large batches", part) else {
+        return;
+    };
+    for (right, batch) in [
+        ("cuda-graph", 16),
+        ("cuda-graph", 32),
+        ("cuda-graph", 64),
+        ("cuda-capture", 61),
+    ] {
+        let options = ParityOptions {
+            batch,
+            ..with(Precision::Fast, 8)
+        };
+        check(&path, &parity(&path, "cuda-eager", right, options));
+    }
+}
+
+/// Types of the cache that are not the default, alone and together, eager and replayed.
+fn caches_of_every_type_agree_with_the_cpu(part: &str) {
+    let Some(path) = on_gpu("parity of caches", part) else {
+        return;
+    };
+    for kv_type in [KvType::F32, KvType::BF16, KvType::Int8] {
+        for precision in [Precision::Exact, Precision::Fast] {
+            let options = ParityOptions {
+                kv_type,
+                batch: 3,
+                ..with(precision, 2)
+            };
+            check(&path, &parity(&path, "cpu", "cuda-eager", options.clone()));
+            let options = ParityOptions {
+                generate: 24,
+                ..options
+            };
+            check(&path, &parity(&path, "cuda-eager", "cuda-graph", options));
+        }
+    }
+}
+
+/// The largest bucket, whole and with dead rows.
+#[test]
+fn gpu_batches_of_64_agree_with_the_cpu() {
+    let Some(path) = on_gpu("parity of 64 rows", "models/rustdoc-tiny-Q4_K_M.gguf") else {
+        return;
+    };
+    for batch in [64, 50] {
+        let options = ParityOptions {
+            batch,
+            ..with(Precision::Fast, 1)
+        };
+        check(&path, &parity(&path, "cpu", "cuda-eager", options));
     }
 }
 

@@ -7,27 +7,37 @@ use std::path::Path;
 
 use common::{model, shared};
 use gannet_engine::exec::Precision;
+use gannet_engine::kv::KvType;
 use gannet_engine::parity::{ParityOptions, Report, compare};
 
 fn check(path: &Path, precision: Precision, prompt: u32) {
+    let options = ParityOptions {
+        precision,
+        generate: 2,
+        ..ParityOptions::default()
+    };
+    check_with(path, options, prompt);
+}
+
+/// Parity on `prompt` tokens, with what `options` say besides.
+fn check_with(path: &Path, options: ParityOptions, prompt: u32) {
     let model = model(path);
     let vocab = model.plan().vocab_size as u32;
     let options = ParityOptions {
         left: "cpu".to_owned(),
         right: "interp".to_owned(),
-        precision,
         tokens: (0..prompt)
             .map(|i| (i * i * 7 + 3 * i + 11) % vocab)
             .collect(),
-        generate: 2,
-        ..ParityOptions::default()
+        ..options
     };
+    let (precision, kv_type) = (options.precision, options.kv_type);
     let name = path.display();
     let reports = compare(&model, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
     for report in &reports {
         assert!(
             report.passes(),
-            "{name} {precision:?} at {} ({} rows): {:?}",
+            "{name} {precision:?} {kv_type:?} at {} ({} rows): {:?}",
             report.position,
             report.rows,
             report.first_failure()
@@ -36,7 +46,7 @@ fn check(path: &Path, precision: Precision, prompt: u32) {
     let worst = reports.iter().filter_map(Report::worst);
     let worst = worst.max_by(|a, b| a.nmse.total_cmp(&b.nmse));
     println!(
-        "{name} {precision:?}: {} steps, worst {worst:?}",
+        "{name} {precision:?} {kv_type:?}: {} steps, worst {worst:?}",
         reports.len()
     );
 }
@@ -59,5 +69,28 @@ fn the_trained_model() {
     let part = "models/rustdoc-tiny-Q4_K_M.gguf";
     if let Some(path) = shared("the interpreted trained model", part) {
         check(&path, Precision::Fast, 17);
+    }
+}
+
+/// Every type of the cache, written and read by the kernels of prompts and of batches.
+#[test]
+fn caches_of_every_type() {
+    for name in ["llama", "qwen3"] {
+        let part = format!("golden/arch/{name}/{name}.gguf");
+        let Some(path) = shared("interpreted caches", &part) else {
+            continue;
+        };
+        for kv_type in [KvType::F32, KvType::BF16, KvType::Int8] {
+            for precision in [Precision::Exact, Precision::Fast] {
+                let options = ParityOptions {
+                    precision,
+                    kv_type,
+                    batch: 2,
+                    generate: 1,
+                    ..ParityOptions::default()
+                };
+                check_with(&path, options, 15);
+            }
+        }
     }
 }

@@ -56,7 +56,8 @@ fn scan(model: &Arc<Model>, rows: u32, count: usize, modes: &[(Mode, Tolerance)]
         Precision::Exact,
         LIMITS,
         Buffers::Distinct,
-    );
+    )
+    .unwrap();
     let table = table(&healthy);
     let first = Prompt::new(rows, 0, vocab_size);
     let all = places(&mut healthy, &first.step(&table)).unwrap();

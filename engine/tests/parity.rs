@@ -1,4 +1,4 @@
-//! Parity of batches, chunks and sequences alone, on executors that need no GPU.
+//! Parity of batches, chunks, sequences alone and products of bytes, on executors that need no GPU.
 
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
@@ -7,8 +7,9 @@ mod common;
 
 use common::{model, shared};
 use gannet_engine::Error;
-use gannet_engine::exec::Precision;
+use gannet_engine::exec::{Faults, Precision};
 use gannet_engine::parity::{ParityOptions, Report, compare};
+use gannet_engine::profile::Overrides;
 
 /// Compares on the micro-model of a family and checks that everything passes.
 fn reports(test: &str, family: &str, options: &ParityOptions) -> Option<Vec<Report>> {
@@ -117,4 +118,102 @@ fn comparisons_of_nothing_are_refused() {
     assert!(none(|o| o.batch = 0));
     assert!(none(|o| o.chunk = Some(0)));
     assert!(none(|o| o.right = "abacus".to_owned()));
+}
+
+/// A variant that rounds activations to bytes.
+const DP4A: &str = "dp4a-l32-w16-r1-b4";
+
+fn forced(variant: &str) -> Overrides {
+    Overrides {
+        gemv: Some(variant.parse().unwrap()),
+        ..Overrides::default()
+    }
+}
+
+/// The limits of a report's rows that are made by products.
+fn limits(reports: &[Report], unit: &str) -> Vec<f64> {
+    let rows = reports.iter().flat_map(|r| &r.buffers);
+    let rows = rows.filter(|row| row.unit.starts_with(unit));
+    rows.map(|row| row.limit).collect()
+}
+
+#[test]
+fn products_of_bytes_have_a_limit_of_their_own() {
+    let test = "parity of int8 products";
+    let Some(path) = shared(test, "models/rustdoc-tiny-Q4_K_M.gguf") else {
+        return;
+    };
+    let model = model(&path);
+    let options = |variant, omit_launch| ParityOptions {
+        tokens: vec![3, 141, 59],
+        generate: 1,
+        overrides: forced(variant),
+        faults: Faults {
+            omit_launch,
+            ..Faults::default()
+        },
+        ..options("cpu", "interp", 1)
+    };
+    for (variant, limit) in [(DP4A, 1e-3), ("f32-l32-w16-r1-b4", 1e-6)] {
+        let reports = compare(&model, &options(variant, None)).unwrap();
+        for report in &reports {
+            assert!(report.passes(), "{variant}: {:?}", report.first_failure());
+        }
+        let errors = reports.iter().flat_map(|r| &r.buffers).map(|row| row.nmse);
+        let worst = errors.fold(0.0, f64::max);
+        println!("{variant}: worst {worst:e}");
+        assert_eq!(worst > 1e-6, limit > 1e-6, "{variant}: {worst:e}");
+        for unit in ["matmul", "gated matmul"] {
+            let limits = limits(&reports, unit);
+            let as_stated = limits.iter().all(|&l| l == limit);
+            assert!(!limits.is_empty() && as_stated, "{unit}: {limits:?}");
+        }
+        assert!(limits(&reports, "rms_norm").iter().all(|&l| l == 1e-10));
+    }
+    // What is wrong stays wrong.
+    for launch in [1, 8] {
+        let reports = compare(&model, &options(DP4A, Some(launch))).unwrap();
+        assert!(reports.iter().any(|r| !r.passes()), "without {launch}");
+    }
+}
+
+#[test]
+fn sides_go_by_the_names_that_were_given_and_the_fast_cpu_passes() {
+    let Some(path) = shared("parity with cpu-fast", "models/rustdoc-tiny-Q4_K_M.gguf") else {
+        return;
+    };
+    let model = model(&path);
+    for (left, right) in [("cpu", "cpu-fast"), ("cpu-fast", "cpu")] {
+        for chunk in [None, Some(9)] {
+            let options = ParityOptions {
+                chunk,
+                ..options(left, right, 2)
+            };
+            for report in compare(&model, &options).unwrap() {
+                assert_eq!((report.left.as_str(), report.right.as_str()), (left, right));
+                assert!(report.passes(), "{:?}", report.first_failure());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_variant_that_no_product_has_is_refused() {
+    let Some(path) = shared("a variant of no product", "golden/arch/llama/llama.gguf") else {
+        return;
+    };
+    let model = model(&path);
+    for right in ["cpu", "interp", "cuda-eager"] {
+        let options = ParityOptions {
+            overrides: forced("f32-l99-w16-r2-b4"),
+            ..options("cpu", right, 1)
+        };
+        let Err(Error::Request(line)) = compare(&model, &options) else {
+            panic!("{right} takes it");
+        };
+        assert!(
+            line.contains("f32-l99-w16-r2-b4") && !line.contains('\n'),
+            "{line}"
+        );
+    }
 }

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gannet_engine::bench::{self, BenchOptions, BenchReport, Kind, Row};
+use gannet_engine::device::{MAX_CONTEXT, MAX_SLOTS};
 use serde_json::json;
 
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::figures;
-use crate::flags::{DeviceFlags, ModelFlag};
+use crate::flags::{DeviceFlags, ModelFlag, at_most};
 use crate::profile;
 use crate::progress::Progress;
 use crate::table::Table;
@@ -21,16 +22,39 @@ pub(crate) struct Bench {
     #[command(flatten)]
     model: ModelFlag,
     /// Lengths of prompts
-    #[arg(short, long, value_name = "TOKENS", value_delimiter = ',', default_value = "512")]
+    #[arg(
+        short,
+        long,
+        value_name = "TOKENS",
+        value_delimiter = ',',
+        default_value = "512"
+    )]
     prompt: Vec<usize>,
     /// Tokens to generate; 0: none
-    #[arg(short = 'n', long = "generate", value_name = "TOKENS", default_value_t = 128)]
+    #[arg(
+        short = 'n',
+        long = "generate",
+        value_name = "TOKENS",
+        default_value_t = 128
+    )]
     generate: usize,
     /// Tokens in the cache before generation
-    #[arg(short, long, value_name = "TOKENS", value_delimiter = ',', default_value = "0")]
+    #[arg(
+        short,
+        long,
+        value_name = "TOKENS",
+        value_delimiter = ',',
+        default_value = "0"
+    )]
     depth: Vec<usize>,
     /// Sequences at once
-    #[arg(short, long, value_name = "N", value_delimiter = ',', default_value = "1")]
+    #[arg(
+        short,
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "1"
+    )]
     batch: Vec<usize>,
     /// Show what every kernel of a generating step takes
     #[arg(long)]
@@ -52,6 +76,16 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
+        for (name, sizes, most) in [
+            ("-p", &self.prompt[..], MAX_CONTEXT),
+            ("-n", &[self.generate], MAX_CONTEXT),
+            ("-d", &self.depth, MAX_CONTEXT),
+            ("-b", &self.batch, MAX_SLOTS),
+        ] {
+            sizes
+                .iter()
+                .try_for_each(|&size| at_most(name, size, most))?;
+        }
         let options = BenchOptions {
             // 0 is how a list says "none".
             prompts: self.prompt.iter().copied().filter(|&p| p > 0).collect(),
@@ -121,13 +155,22 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
         "load": report.load,
         "cold_first_token_seconds": report.cold_first_token_seconds,
         "ceiling_gb_per_second": report.ceiling_gb_per_second,
+        "fallbacks": report.fallbacks,
         "rows": rows,
     })
 }
 
 fn as_text(report: &BenchReport, file: &str) -> String {
     let mut table = Table::new(&[
-        "test", ">tok/s", ">time", ">spread", ">bytes/step", ">GB/s", ">of ceiling", ">step", ">on device",
+        "test",
+        ">tok/s",
+        ">time",
+        ">spread",
+        ">bytes/step",
+        ">GB/s",
+        ">of ceiling",
+        ">step",
+        ">on device",
         ">waits/token",
     ]);
     for row in &report.rows {
@@ -145,14 +188,20 @@ fn as_text(report: &BenchReport, file: &str) -> String {
             row.share_of_ceiling.map_or(String::new(), figures::percent),
             row.device_step_seconds
                 .map_or(String::new(), |_| figures::seconds(row.step_seconds())),
-            row.device_step_seconds.map_or(String::new(), figures::seconds),
-            row.synchronizations_per_token.map_or(String::new(), |n| format!("{n:.2}")),
+            row.device_step_seconds
+                .map_or(String::new(), figures::seconds),
+            row.synchronizations_per_token
+                .map_or(String::new(), |n| format!("{n:.2}")),
         ]);
     }
+    let fallbacks = match report.fallbacks {
+        0 => String::new(),
+        n => format!("; {n} steps ran without the graph that was wanted"),
+    };
     format!(
         "{file} on {}: {} of weights, loaded in {}, first token {} after loading began\n\
          {}; {}\n\
-         reading memory: {} GB/s\n\n{}",
+         reading memory: {} GB/s{fallbacks}\n\n{}",
         report.executor,
         figures::bytes(report.weight_bytes),
         figures::seconds(report.load_seconds),

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gannet_cuda_runtime::{DeviceProperties, Driver};
-use gannet_engine::config::TABLE;
-use gannet_engine::profile::{DeviceProfile, Overrides};
-use gannet_engine::gate::{self, Passed};
 use gannet_engine::Config;
+use gannet_engine::config::TABLE;
+use gannet_engine::gate::{self, Passed};
+use gannet_engine::profile::{DeviceProfile, Overrides};
 use gannet_ptx_gen::target::Target;
 use serde_json::{Value, json};
 
@@ -28,7 +28,11 @@ pub(crate) struct Doctor {
 impl Doctor {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
         let findings = Findings::gather();
-        if self.json { console.json(&findings.json()) } else { console.print(&findings.text()) }
+        if self.json {
+            console.json(&findings.json())
+        } else {
+            console.print(&findings.text())
+        }
     }
 }
 
@@ -61,7 +65,10 @@ impl Findings {
     fn gather() -> Findings {
         let driver = Driver::load().map_err(|e| e.to_string());
         let config = Config::from_env().map_err(|e| e.to_string());
-        let folder = config.as_ref().ok().and_then(|c| c.cache_dir.as_ref()?.join("cubin").into());
+        let folder = config
+            .as_ref()
+            .ok()
+            .and_then(|c| c.cache_dir.as_ref()?.join("cubin").into());
         let cache_dir = config.as_ref().ok().and_then(|c| c.cache_dir.as_ref());
         Findings {
             passed: cache_dir.map_or_else(Vec::new, |dir| gate::passed(dir)),
@@ -131,7 +138,10 @@ impl Findings {
         }
         out.push_str("\nmodels held against the CPU at first use\n");
         for passed in &self.passed {
-            out.push_str(&format!("  {} on {}: passed\n", passed.model, passed.device));
+            out.push_str(&format!(
+                "  {} on {}: passed\n",
+                passed.model, passed.device
+            ));
         }
         if self.passed.is_empty() {
             out.push_str("  none yet\n");
@@ -147,7 +157,8 @@ impl Findings {
         let config = match &self.config {
             Ok(config) => {
                 let rows = TABLE.iter().zip(values(config));
-                rows.map(|(v, row)| (v.name.to_owned(), Value::from(row.value))).collect()
+                rows.map(|(v, row)| (v.name.to_owned(), Value::from(row.value)))
+                    .collect()
             }
             Err(why) => json!({ "error": why }),
         };
@@ -184,12 +195,20 @@ impl Findings {
 
 /// The device profiles under a cache folder.
 fn profiles(cache: &Path) -> Vec<ProfileFinding> {
-    let entries = std::fs::read_dir(cache.join("profile")).into_iter().flatten().flatten();
-    let files = entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "json"));
+    let entries = std::fs::read_dir(cache.join("profile"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let files = entries
+        .map(|e| e.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "json"));
     let mut found: Vec<ProfileFinding> = files
         .map(|file| {
             let profile = DeviceProfile::load(Some(&file), Overrides::default());
-            (file.display().to_string(), profile.map_err(|e| e.to_string()))
+            (
+                file.display().to_string(),
+                profile.map_err(|e| e.to_string()),
+            )
         })
         .collect();
     found.sort_by(|a, b| a.0.cmp(&b.0));
@@ -197,8 +216,12 @@ fn profiles(cache: &Path) -> Vec<ProfileFinding> {
 }
 
 fn devices(driver: &Driver) -> Vec<DeviceFinding> {
-    let properties =
-        |index| driver.device(index).and_then(|d| d.properties()).map_err(|e| e.to_string());
+    let properties = |index| {
+        driver
+            .device(index)
+            .and_then(|d| d.properties())
+            .map_err(|e| e.to_string())
+    };
     match driver.device_count() {
         Ok(count) => (0..count).map(properties).collect(),
         Err(error) => vec![Err(error.to_string())],
@@ -207,7 +230,9 @@ fn devices(driver: &Driver) -> Vec<DeviceFinding> {
 
 /// How many kernels the library has for each target.
 fn library() -> impl Iterator<Item = (Target, usize)> {
-    Target::ALL.iter().map(|&t| (t, gannet_ptx_gen::kernels::library(t).len()))
+    Target::ALL
+        .iter()
+        .map(|&t| (t, gannet_ptx_gen::kernels::library(t).len()))
 }
 
 fn device_text(index: usize, device: &DeviceFinding) -> String {
@@ -270,14 +295,20 @@ fn values(config: &Config) -> impl Iterator<Item = Variable> {
         value: set.clone().unwrap_or_else(|| default.to_owned()),
         is_default: set.is_none(),
     };
-    let folder = config.cache_dir.as_ref().map_or("none".to_owned(), |d| d.display().to_string());
+    let folder = config
+        .cache_dir
+        .as_ref()
+        .map_or("none".to_owned(), |d| d.display().to_string());
     TABLE
         .iter()
         .map(|variable| match variable.name {
-            "GANNET_DEVICE" => text(&config.device, "auto"),
-            "GANNET_EXECUTOR" => text(&config.executor, "auto"),
-            "GANNET_SAMPLER_ON" => text(&config.sampler_on, "device"),
-            "GANNET_CACHE" => Variable { value: folder.clone(), is_default: false },
+            "GANNET_DEVICE" => text(&config.device.map(|d| d.to_string()), "auto"),
+            "GANNET_EXECUTOR" => text(&config.executor.map(|e| e.to_string()), "auto"),
+            "GANNET_SAMPLER_ON" => text(&config.sampler_on.map(|s| s.to_string()), "device"),
+            "GANNET_CACHE" => Variable {
+                value: folder.clone(),
+                is_default: false,
+            },
             "GANNET_CUBIN_CACHE" => Variable {
                 value: u8::from(config.cubin_cache).to_string(),
                 is_default: config.cubin_cache == default.cubin_cache,
@@ -286,17 +317,22 @@ fn values(config: &Config) -> impl Iterator<Item = Variable> {
                 value: u8::from(!config.overrides.ignore_measured).to_string(),
                 is_default: !config.overrides.ignore_measured,
             },
-            "GANNET_GEMV" => {
-                text(&config.overrides.gemv.map(|v| v.to_string()), "measured, else built in")
-            }
-            "GANNET_GEMV_ROWS" => {
-                text(&config.overrides.gemv_max_rows.map(|n| n.to_string()), "built in")
-            }
+            "GANNET_GEMV" => text(
+                &config.overrides.gemv.map(|v| v.to_string()),
+                "measured, else built in",
+            ),
+            "GANNET_GEMV_ROWS" => text(
+                &config.overrides.gemv_max_rows.map(|n| n.to_string()),
+                "built in",
+            ),
             "GANNET_GATE" => Variable {
                 value: u8::from(config.gate).to_string(),
                 is_default: config.gate == default.gate,
             },
-            _ => Variable { value: "?".to_owned(), is_default: false },
+            _ => Variable {
+                value: "?".to_owned(),
+                is_default: false,
+            },
         })
         .collect::<Vec<_>>()
         .into_iter()
@@ -305,7 +341,11 @@ fn values(config: &Config) -> impl Iterator<Item = Variable> {
 impl Cache {
     /// Counts the compiled kernels of a folder, which may not exist yet.
     fn measure(folder: &Path) -> Cache {
-        let mut cache = Cache { folder: folder.to_owned(), entries: 0, bytes: 0 };
+        let mut cache = Cache {
+            folder: folder.to_owned(),
+            entries: 0,
+            bytes: 0,
+        };
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let is_kernel = entry.path().extension().is_some_and(|e| e == "cubin");
             if let (true, Ok(metadata)) = (is_kernel, entry.metadata()) {

@@ -53,9 +53,6 @@ impl Logits {
         let model = self.model.open(console)?;
         model.check_tokens(&tokens)?;
         let mut session = Session::new(&model, &options)?;
-        if let Some(notice) = session.notice() {
-            console.note(notice);
-        }
         let mut out = Writer::create(&self.out)?;
         let progress = Progress::bar("computing", tokens.len() as u64);
         let first = tokens.len() - positions;
@@ -65,6 +62,9 @@ impl Logits {
         })?;
         drop(progress);
         let bytes = out.finish()?;
+        if let Some(notice) = session.notice() {
+            console.note(notice);
+        }
         console.show_notes();
         let vocab_size = model.plan().vocab_size;
         let size = figures::bytes(bytes);

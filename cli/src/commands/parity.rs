@@ -3,15 +3,27 @@
 use clap::Args;
 use gannet_engine::Config;
 use gannet_engine::kv::KvType;
+use gannet_engine::lower::BATCH_MAX_ROWS;
 use gannet_engine::parity::{self, ParityOptions, Report, Row};
+use gannet_engine::profile::Overrides;
 use gannet_engine::tokenizer::EncodeOptions;
+use gannet_ptx_gen::kernels::GemvVariant;
 use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
-use crate::flags::{ModelFlag, precision, token_ids};
+use crate::flags::{ModelFlag, at_most, precision, token_ids};
 use crate::progress::Progress;
 use crate::table::Table;
+
+/// The reference where nobody named one.
+const LEFT: &str = "cpu";
+
+/// The most tokens that are generated and compared, each in every buffer.
+const MOST_TOKENS: usize = 1 << 16;
+
+/// The most sequences that are compared at once: as many as the kernels of a batch take.
+const MOST_SEQUENCES: usize = BATCH_MAX_ROWS;
 
 /// Rows of the table: the largest errors against their limits.
 const WORST: usize = 16;
@@ -25,9 +37,9 @@ const TEXT: &str = "Ownership is a set of rules that govern how a program manage
 pub(crate) struct Parity {
     #[command(flatten)]
     model: ModelFlag,
-    /// Reference: cpu, cpu-fast, interp, cuda-eager, cuda-graph or cuda-capture
-    #[arg(long, value_name = "EXECUTOR", default_value = "cpu")]
-    left: String,
+    /// Reference: cpu, cpu-fast, interp, cuda-eager, cuda-graph or cuda-capture [default: cpu]
+    #[arg(long, value_name = "EXECUTOR")]
+    left: Option<String>,
     /// What is held against it
     #[arg(long, value_name = "EXECUTOR")]
     right: String,
@@ -48,12 +60,20 @@ pub(crate) struct Parity {
     /// side
     #[arg(long)]
     alone: bool,
-    /// Which GPU
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    gpu: usize,
-    /// Element type of a GPU's cache: f16, bf16, f32 or int8
-    #[arg(long, value_name = "TYPE", default_value = "f16")]
-    kv_type: KvType,
+    /// Which GPU [default: 0]
+    #[arg(long, value_name = "N")]
+    gpu: Option<usize>,
+    /// Element type of the cache of sides that run kernels: f16, bf16, f32 or int8 [default: f16]
+    #[arg(long, value_name = "TYPE")]
+    kv_type: Option<KvType>,
+    /// Variant of every matrix-vector product that has it, such as f32-l32-w16-r2-b4, on sides that
+    /// run kernels [default: GANNET_GEMV, else what `gannet tune` measured, else built in]
+    #[arg(long, value_name = "VARIANT")]
+    gemv: Option<GemvVariant>,
+    /// Rows up to which a step of these runs on matrix-vector kernels, 1 to 8 [default:
+    /// GANNET_GEMV_ROWS, else built in]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    gemv_rows: Option<u8>,
     /// Compute with f32 activations
     #[arg(long)]
     exact: bool,
@@ -64,6 +84,7 @@ pub(crate) struct Parity {
 
 impl Parity {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
+        self.check()?;
         let config = Config::from_env()?;
         let given = self.tokens.as_deref().map(token_ids).transpose()?;
         let model = self.model.open(console)?;
@@ -73,11 +94,16 @@ impl Parity {
         };
         let tokens = given.unwrap_or_else(|| model.tokenizer().encode(TEXT, encode));
         let options = ParityOptions {
-            left: self.left,
+            left: self.left.unwrap_or_else(|| LEFT.to_owned()),
             right: self.right,
             precision: precision(self.exact),
-            kv_type: self.kv_type,
-            gpu: self.gpu,
+            kv_type: self.kv_type.unwrap_or_default(),
+            overrides: Overrides {
+                gemv: self.gemv.or(config.overrides.gemv),
+                gemv_max_rows: (self.gemv_rows.map(usize::from)).or(config.overrides.gemv_max_rows),
+                ..config.overrides
+            },
+            gpu: self.gpu.unwrap_or_default(),
             tokens,
             generate: self.generate,
             batch: self.batch,
@@ -105,6 +131,36 @@ impl Parity {
             return Ok(());
         }
         Err(difference(&reports))
+    }
+
+    /// Refuses sizes that no comparison ends with, and flags that mean nothing for the sides.
+    fn check(&self) -> Result<(), Failure> {
+        at_most("-n", self.generate, MOST_TOKENS)?;
+        at_most("--batch", self.batch, MOST_SEQUENCES)?;
+        if self.alone && self.left.is_some() {
+            let why = "--left means nothing with --alone, which looks at the right side only";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        let left = self.left.as_deref().unwrap_or(LEFT);
+        let sides = [Some(self.right.as_str()), (!self.alone).then_some(left)];
+        let runs = |kind: &str| sides.iter().flatten().any(|side| side.starts_with(kind));
+        let (on_gpu, kernels) = (runs("cuda"), runs("cuda") || runs("interp"));
+        let idle = [
+            ("--gpu", self.gpu.is_some() && !on_gpu, "a GPU"),
+            ("--kv-type", self.kv_type.is_some() && !kernels, "kernels"),
+            ("--gemv", self.gemv.is_some() && !kernels, "kernels"),
+            (
+                "--gemv-rows",
+                self.gemv_rows.is_some() && !kernels,
+                "kernels",
+            ),
+        ];
+        match idle.into_iter().find(|(_, idle, _)| *idle) {
+            None => Ok(()),
+            Some((name, _, what)) => Err(Failure::Usage(format!(
+                "{name} means nothing here: no side runs {what}"
+            ))),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::flags::{DeviceFlags, ModelFlag, read_text};
+use crate::flags::{DeviceFlags, ModelFlag, check_context, read_text};
 use crate::progress::Progress;
 
 /// Positions whose logits are computed at once.
@@ -38,6 +38,7 @@ impl Perplexity {
         if self.context < 4 {
             return Err(Failure::Usage("-c must be at least 4".to_owned()));
         }
+        check_context("-c", Some(self.context))?;
         let options = SessionOptions {
             context: Some(self.context),
             max_outputs: Some(POSITIONS_AT_ONCE),
@@ -50,9 +51,6 @@ impl Perplexity {
         let tokens = tokenizer.encode(&text, encode);
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
         let mut session = Session::new(&model, &options)?;
-        if let Some(notice) = session.notice() {
-            console.note(notice);
-        }
         let progress = Progress::bar("scoring", 1);
         let result = eval::perplexity(
             session.executor(),
@@ -65,6 +63,9 @@ impl Perplexity {
             },
         )?;
         drop(progress);
+        if let Some(notice) = session.notice() {
+            console.note(notice);
+        }
         let device = session.executor().name();
         if self.json {
             return console.json(&json!({

@@ -17,7 +17,7 @@ use gannet_ptx_gen::kernels;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::figures;
-use crate::flags::{ModelFlag, precision};
+use crate::flags::{ModelFlag, check_context, precision};
 use crate::table::Table;
 
 /// Multiprocessors assumed for a model's kernels: some texts depend on how much work there must be
@@ -55,6 +55,7 @@ fn target(name: &str) -> Result<Target, String> {
 
 impl Ptx {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
+        check_context("--ctx", self.ctx)?;
         let kernels = if self.model.is_given() {
             self.of_model(console)?
         } else {
@@ -85,13 +86,13 @@ impl Ptx {
             target: self.target,
             precision: precision(self.exact),
             multiprocessors: MULTIPROCESSORS,
-            max_blocks: context.max(1).div_ceil(BLOCK_TOKENS),
+            max_blocks: context.div_ceil(BLOCK_TOKENS),
             kv_type: KvType::F16,
             buffers: Buffers::Shared,
             profile: Arc::new(DeviceProfile::built_in(Overrides::default())),
         };
         let mut kernels: Vec<Kernel> = Vec::new();
-        let rows = PROMPT_ROWS.min(context.max(1));
+        let rows = PROMPT_ROWS.min(context);
         for (rows, kind) in [(1, StepKind::Batch), (rows, StepKind::Prompt)] {
             let lowered = lower(
                 model.plan(),

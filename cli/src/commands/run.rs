@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use clap::Args;
 use gannet_engine::{
-    Batch, Event, Finish, GenerateOptions, Generation, LoadReport, Sampling, Session, SessionOptions,
+    Batch, Event, Finish, GenerateOptions, Generation, LoadReport, Sampling, Session,
+    SessionOptions,
 };
 use serde_json::json;
 
@@ -54,13 +55,14 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
     /// Continue every line of a file, many at once, and print each when it is done; empty lines are
-    /// skipped, line i (from 0) has seed S + i
+    /// skipped, line i (from 0) of the others has seed S + i. Nothing runs where a line is too long
+    /// for the cache
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "timing"])]
     prompts: Option<PathBuf>,
     /// Lines of --prompts to work on at once [default: 8]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     slots: Option<u16>,
-    /// Print where the time went: the phases of the load, the first token
+    /// Print where the time went: the phases of the load, the first token, what each token took
     #[arg(long)]
     timing: bool,
     /// Print one JSON object at the end instead of text as it comes
@@ -87,10 +89,20 @@ struct SamplingFlags {
     #[arg(long, value_name = "R", default_value_t = 1.0)]
     repeat_penalty: f32,
     /// Subtract this from the logit of every recent token
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     presence_penalty: f32,
     /// Subtract this from the logit of a recent token for each time it occurs
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     frequency_penalty: f32,
     /// How many of the last tokens the penalties look at, at most 256
     #[arg(long, value_name = "N", default_value_t = 64)]
@@ -129,20 +141,22 @@ impl Run {
             ..GenerateOptions::default()
         };
         if self.stop.iter().any(String::is_empty) {
-            return Err(Failure::Usage("--stop needs some text to end at".to_owned()));
+            return Err(Failure::Usage(
+                "--stop needs some text to end at".to_owned(),
+            ));
         }
         if self.slots.is_some() && self.prompts.is_none() {
             return Err(Failure::Usage("--slots needs --prompts".to_owned()));
         }
-        if self.ctx == Some(0) {
-            return Err(Failure::Usage("--ctx must be at least 1".to_owned()));
-        }
-        let mut session_options =
-            SessionOptions { context: self.ctx, ..self.device.session_options()? };
+        flags::check_context("--ctx", self.ctx)?;
+        let mut session_options = SessionOptions {
+            context: self.ctx,
+            ..self.device.session_options()?
+        };
         session_options.open_device();
         if let Some(file) = &self.prompts {
             session_options.slots = Some(self.slots.unwrap_or(DEFAULT_SLOTS).into());
-            return self.run_lines(console, file, &options, &session_options);
+            return self.run_lines(console, file, (&options, &session_options), start);
         }
         let prompt = self.prompt_text()?;
         let model = self.model.open(console)?;
@@ -170,34 +184,42 @@ impl Run {
         }
         let generation = generated?;
         let device = session.executor().name();
+        let fallbacks = session.executor().stats().fallbacks;
         if self.json {
             let mut object = report(&generation, device, first_token);
             object["load"] = json!(load);
+            object["times"] = json!(session.times());
+            object["fallbacks"] = json!(fallbacks);
             console.json(&object)
         } else {
             console.end_text()?;
             console.show_notes();
             if self.timing {
                 console::say(timing::table(&load, start, first_token_at).trim_end());
+                console::say(timing::tokens(&session.times()).trim_end());
             }
             if let Some(moved) = timing::moved(&load) {
                 console::say(&format!("[{moved}]"));
             }
-            console::say(&figures_line(&generation, device, first_token));
+            console::say(&figures_line(&generation, device, first_token, fallbacks));
             Ok(())
         }
     }
 
-    /// Continues every line of a file.
+    /// Continues every line of a file. A line that cannot be continued is an error before any is.
     fn run_lines(
         &self,
         console: &mut Console,
         file: &Path,
-        options: &GenerateOptions,
-        session_options: &SessionOptions,
+        (options, session_options): (&GenerateOptions, &SessionOptions),
+        begun: Instant,
     ) -> Result<(), Failure> {
         let text = flags::read_text(file)?;
-        let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+        // With the number that an editor shows.
+        let lines: Vec<(usize, &str)> = (1..)
+            .zip(text.lines())
+            .filter(|(_, line)| !line.is_empty())
+            .collect();
         if lines.is_empty() {
             let why = "no line to continue; write one prompt a line";
             return Err(Failure::Work(format!("{}: {why}", file.display())));
@@ -212,23 +234,37 @@ impl Run {
             console.note(notice);
         }
         let mut ids = HashMap::new();
-        for (i, line) in lines.iter().enumerate() {
+        for (i, (number, line)) in lines.iter().enumerate() {
             let mut options = options.clone();
             options.sampling.seed = options.sampling.seed.wrapping_add(i as u64);
-            ids.insert(batch.add_text(line, options)?, i);
+            let added = batch
+                .add_text(line, options)
+                .map_err(|e| Failure::Work(format!("{}: line {number}: {e}", file.display())))?;
+            ids.insert(added, i);
         }
         let (start, mut generated) = (Instant::now(), 0);
+        let mut first_tokens = HashMap::new();
         while !batch.is_idle() {
-            for (id, generation) in batch.step(|_, _| ControlFlow::Continue(()))? {
+            let finished = batch.step(|id, event| {
+                if let Event::Token { .. } = event {
+                    first_tokens
+                        .entry(id)
+                        .or_insert_with(|| begun.elapsed().as_secs_f64());
+                }
+                ControlFlow::Continue(())
+            })?;
+            for (id, generation) in finished {
                 console.show_notes();
                 generated += generation.tokens.len();
                 let line = ids.get(&id).copied().unwrap_or_default();
+                let first_token = first_tokens.remove(&id);
                 if self.json {
-                    let mut object = report(&generation, batch.executor().name(), None);
+                    let mut object = report(&generation, batch.executor().name(), first_token);
                     object["line"] = json!(line);
+                    object["fallbacks"] = json!(batch.executor().stats().fallbacks);
                     console.json(&object)?;
                 } else {
-                    console.line(&format!("==> {line}: {} <==", lines[line]))?;
+                    console.line(&format!("==> {line}: {} <==", lines[line].1))?;
                     console.line(&generation.text)?;
                 }
                 console.flush()?;
@@ -243,12 +279,13 @@ impl Run {
         let stats = batch.stats();
         console::say(&format!(
             "[{} lines; prompts {} tokens computed, {} shared; generated {generated} tokens, {} tok/s \
-             together; {}]",
+             together; {}{}]",
             lines.len(),
             stats.computed,
             stats.shared,
             figures::rate(rate),
-            batch.executor().name()
+            batch.executor().name(),
+            without_graph(batch.executor().stats().fallbacks)
         ));
         Ok(())
     }
@@ -263,7 +300,9 @@ impl Run {
             .map_err(|e| Failure::Work(format!("standard input: cannot read: {e}")))?;
         String::from_utf8(bytes).map_err(|e| {
             let at = e.utf8_error().valid_up_to();
-            Failure::Work(format!("standard input: not UTF-8 text at byte {at}; convert it first"))
+            Failure::Work(format!(
+                "standard input: not UTF-8 text at byte {at}; convert it first"
+            ))
         })
     }
 }
@@ -279,7 +318,13 @@ struct Stream<'c> {
 
 impl<'c> Stream<'c> {
     fn new(console: &'c mut Console, text: bool) -> Stream<'c> {
-        Stream { console, text, progress: None, first_token: None, failure: None }
+        Stream {
+            console,
+            text,
+            progress: None,
+            first_token: None,
+            failure: None,
+        }
     }
 
     fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
@@ -332,7 +377,15 @@ fn report(g: &Generation, device: &str, first_token: Option<f64>) -> serde_json:
     })
 }
 
-fn figures_line(g: &Generation, device: &str, first_token: Option<f64>) -> String {
+/// Steps that were to run as a graph and did not, if there were any.
+fn without_graph(fallbacks: u64) -> String {
+    match fallbacks {
+        0 => String::new(),
+        n => format!("; {n} steps without a graph"),
+    }
+}
+
+fn figures_line(g: &Generation, device: &str, first_token: Option<f64>, fallbacks: u64) -> String {
     let mut parts = vec![format!(
         "prompt {} tokens, {} tok/s",
         g.prompt_tokens,
@@ -348,6 +401,6 @@ fn figures_line(g: &Generation, device: &str, first_token: Option<f64>) -> Strin
     if let Some(seconds) = first_token {
         parts.push(format!("first token after {}", figures::seconds(seconds)));
     }
-    parts.push(device.to_owned());
+    parts.push(format!("{device}{}", without_graph(fallbacks)));
     format!("[{}]", parts.join("; "))
 }

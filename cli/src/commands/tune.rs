@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::figures;
-use crate::flags::{DeviceFlags, ModelFlag};
+use crate::flags::{ModelFlag, PlaceFlags};
 use crate::progress::Progress;
 use crate::table::Table;
 
@@ -36,7 +36,7 @@ pub(crate) struct Tune {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    device: DeviceFlags,
+    device: PlaceFlags,
     /// Print one JSON object
     #[arg(long)]
     json: bool,

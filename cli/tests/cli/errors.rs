@@ -54,6 +54,127 @@ fn bad_usage_exits_with_2() {
     run(&["synth", "--shape", "huge", "-o", "x"]).usage();
 }
 
+/// One line, at once, with nothing allocated: sizes that no machine has, and those that overflow.
+#[test]
+fn sizes_out_of_range_are_one_line_of_bad_usage() {
+    let most = usize::MAX.to_string();
+    let cpu = ["--device", "cpu"];
+    let cases: [(&[&str], &str); 18] = [
+        (&["run", "x", "--ctx", "999999999999"], "--ctx"),
+        (&["run", "x", "--ctx", &most], "--ctx"),
+        (&["perplexity", "--file", "x", "-c", &most], "-c"),
+        (&["bench", "-d", "99999999999999"], "-d"),
+        (&["bench", "-b", "100000000"], "-b"),
+        (&["bench", "-b", "1,1025"], "-b"),
+        (&["bench", "-p", &most], "-p"),
+        (&["bench", "-p", "16,16777217"], "-p"),
+        (&["bench", "-n", &most], "-n"),
+        (&["parity", "--right", "cpu", "-n", "99999999999999"], "-n"),
+        (&["parity", "--right", "cpu", "-n", "65537"], "-n"),
+        (&["parity", "--right", "cpu", "-n", &most], "-n"),
+        (
+            &["parity", "--right", "cpu", "--batch", "99999999"],
+            "--batch",
+        ),
+        (&["parity", "--right", "cpu", "--batch", "65"], "--batch"),
+        (&["parity", "--right", "cpu", "--batch", &most], "--batch"),
+        (&["ptx", "-m", "x", "--ctx", "99999999999999999"], "--ctx"),
+        (&["ptx", "--ctx", &most], "--ctx"),
+        (
+            &["run", "x", "--ctx", "99999999999", "--sampler-on", "cpu"],
+            "--ctx",
+        ),
+    ];
+    for (args, flag) in cases {
+        let takes_device = !["parity", "ptx"].contains(&args[0]);
+        let device = match (takes_device, args.contains(&"--sampler-on")) {
+            (false, _) => &[][..],
+            (true, true) => &["--device", "interp"],
+            (true, false) => &cpu,
+        };
+        let done = run(&[args, device].concat());
+        let line = done.one_line_of_usage();
+        assert!(line.starts_with(&format!("{flag} ")), "{args:?}: {line}");
+        assert!(line.contains("too large; at most"), "{args:?}: {line}");
+    }
+}
+
+/// Within the range, but not within memory.
+#[test]
+fn a_cache_that_does_not_fit_is_one_line() {
+    for device in ["cpu", "interp"] {
+        let args = ["run", "--prompts", "Cargo.toml", "--slots", "1024"];
+        let done = run(&[&args[..], &["--ctx", "16777216", "--device", device]].concat());
+        assert!(done.error().contains("lower --ctx"), "{}", done.error());
+    }
+    let args = ["-b", "1024", "-d", "16000000", "-n", "1", "--device", "cpu"];
+    let done = run(&[&["bench"], &args[..]].concat());
+    assert!(done.error().contains("lower --ctx"), "{}", done.error());
+}
+
+/// A flag that would be ignored is bad usage, said in one line.
+#[test]
+fn flags_that_mean_nothing_are_refused() {
+    let gemv = ["--gemv", "f32-l32-w16-r2-b4"];
+    let flags: [(&[&str], bool); 6] = [
+        (&["--executor", "graph"], false),
+        (&gemv, true),
+        (&["--gemv-rows", "4"], true),
+        (&["--no-gate"], false),
+        (&["--kv-type", "int8"], true),
+        (&["--sampler-on", "cpu"], true),
+    ];
+    for (flag, interpreted) in flags {
+        for device in ["cpu", "interp"] {
+            let done = run(&[&["run", "fn", "-n", "1", "--device", device], flag].concat());
+            if device == "interp" && interpreted {
+                done.ok();
+                continue;
+            }
+            let line = done.one_line_of_usage();
+            assert!(line.starts_with(flag[0]) && line.contains(device), "{line}");
+        }
+        // A variable may be meant for other devices.
+        let args = ["run", "fn", "-n", "1", "--device", "cpu"];
+        finish(gannet(&args).env("GANNET_EXECUTOR", "graph"), &args).ok();
+    }
+    let parity: [&[&str]; 4] = [
+        &["--kv-type", "int8"],
+        &["--gpu", "1"],
+        &["--alone", "--left", "cpu"],
+        &["--alone", "--left", "interp", "--kv-type", "int8"],
+    ];
+    for flags in parity {
+        let done = run(&[&["parity", "--right", "cpu"], flags].concat());
+        assert!(done.one_line_of_usage().contains("means nothing"));
+    }
+    for flag in [
+        "--executor",
+        "--sampler-on",
+        "--kv-type",
+        "--gemv",
+        "--no-gate",
+    ] {
+        run(&["tune", flag, "f16"]).usage();
+    }
+}
+
+#[test]
+fn a_named_executor_is_not_replaced_by_the_cpu() {
+    if has_gpu() {
+        eprintln!("skipped: this machine has a GPU");
+        return;
+    }
+    for args in [
+        &["run", "x", "-n", "1", "--executor", "graph"][..],
+        &["bench", "--executor", "eager", "--device", "auto"],
+    ] {
+        let done = run(args);
+        assert!(done.error().contains("needs a GPU"), "{}", done.error());
+        assert_eq!(done.stdout, "");
+    }
+}
+
 #[test]
 fn a_value_that_does_not_exist_is_answered_with_those_that_do() {
     assert!(
@@ -185,6 +306,17 @@ fn settings_come_from_the_environment_and_flags_win() {
         "{}",
         done.error()
     );
+    assert!(done.error().ends_with("or interp"), "{}", done.error());
+    // Whoever names the device hears of it, too; and it is not shown as what is in force.
+    let named = ["run", "x", "-n", "1", "--device", "cpu"];
+    with("GANNET_DEVICE", "banana", &named).error();
+    let doctor = with("GANNET_DEVICE", "banana", &["doctor"]).ok().stdout;
+    assert!(
+        doctor.contains("GANNET_DEVICE=\"banana\" is not valid"),
+        "{doctor}"
+    );
+    let shown = with("GANNET_DEVICE", "cuda", &["doctor", "--json"]).ok();
+    assert_eq!(shown.json()["configuration"]["GANNET_DEVICE"], "cuda:0");
     let done = with("GANNET_CUBIN_CACHE", "maybe", &["run", "x", "-n", "1"]);
     assert!(
         done.error().contains("GANNET_CUBIN_CACHE"),

@@ -20,6 +20,7 @@ fn bench_gives_a_row_for_each_test() {
     assert!((7_000_000..9_000_000).contains(&bytes), "{bytes}");
     assert!(rows[4]["bytes_per_token"].as_u64().unwrap() > bytes);
     assert!(object["ceiling_gb_per_second"].as_f64().unwrap() > 0.1);
+    assert_eq!(object["fallbacks"], 0);
     assert!(rows[3]["share_of_ceiling"].as_f64().unwrap() > 0.0);
 }
 
@@ -30,6 +31,23 @@ fn bench_prints_a_table() {
     assert!(text.contains("of ceiling"), "{text}");
     assert!(text.lines().any(|l| l.starts_with("tg2 ")), "{text}");
     run(&["bench", "-p", "0", "-n", "0", "--device", "cpu"]).error();
+}
+
+/// Where no kernels are launched there is nothing to profile, and no file with nothing in it.
+#[test]
+fn a_profile_needs_launches() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("trace.json");
+    let trace = file.to_str().unwrap();
+    for device in ["cpu", "interp"] {
+        let bench = ["bench", "-p", "0", "-n", "2", "-r", "1", "--device", device];
+        for profile in [&["--profile"][..], &["--trace", trace]] {
+            let done = run(&[&bench[..], profile].concat());
+            let line = done.error();
+            assert!(line.contains(device) && line.contains("GPU"), "{line}");
+        }
+    }
+    assert!(!file.exists());
 }
 
 #[test]
@@ -66,7 +84,10 @@ fn several_sequences_are_compared_in_chunks_and_with_themselves_alone() {
         "{steps_of:?}"
     );
 
-    let object = run(&[&args[..], &["--alone"]].concat()).ok().json();
+    // Of the right side alone: a left one would be ignored.
+    let left = args.iter().position(|arg| *arg == "--left").unwrap();
+    let right = [&args[..left], &args[left + 2..], &["--alone"]].concat();
+    let object = run(&right).ok().json();
     assert_eq!(object["pass"], true);
     assert_eq!(steps(&object), ["batch of 3", "batch of 3", "decode of 3"]);
     run(&["parity", "--right", "cpu", "--batch", "0"]).error();
@@ -76,6 +97,49 @@ fn several_sequences_are_compared_in_chunks_and_with_themselves_alone() {
 #[test]
 fn executors_that_do_not_exist_are_refused() {
     run(&["parity", "--left", "cpu", "--right", "abacus"]).error();
+}
+
+#[test]
+fn variants_are_compared_and_those_of_no_product_refused() {
+    let parity = |variant: &str| {
+        let sides = [
+            "parity", "--right", "interp", "--tokens", "3,141", "-n", "0", "--json",
+        ];
+        run(&[&sides[..], &["--gemv", variant, "--gemv-rows", "2"]].concat())
+    };
+    let limits = |variant: &str| -> Vec<f64> {
+        let object = parity(variant).ok().json();
+        assert_eq!(object["reports"][0]["left"], "cpu");
+        let rows = object["reports"][0]["buffers"].as_array().unwrap().clone();
+        let rows = rows
+            .iter()
+            .filter(|r| r["unit"].as_str().unwrap().contains("matmul"));
+        rows.map(|r| r["limit"].as_f64().unwrap()).collect()
+    };
+    assert!(limits("f32-l32-w16-r1-b4").iter().all(|&l| l == 1e-6));
+    let int8 = limits("dp4a-l32-w16-r1-b4");
+    assert!(!int8.is_empty() && int8.iter().all(|&l| l == 1e-3));
+    let args = [
+        "run",
+        "x",
+        "-n",
+        "1",
+        "--device",
+        "interp",
+        "--gemv",
+        "f32-l99-w16-r2-b4",
+    ];
+    let refused = run(&args);
+    assert!(
+        refused.error().contains("f32-l99-w16-r2-b4"),
+        "{}",
+        refused.error()
+    );
+    assert!(
+        parity("f32-l99-w16-r2-b4")
+            .error()
+            .contains("no product of this model")
+    );
 }
 
 /// What a load on the CPU consists of, in both forms.
@@ -105,7 +169,17 @@ fn the_phases_of_a_load_are_told() {
     assert!(load["gb_per_second"].is_null());
 
     let told = run(&["run", "fn main", "-n", "2", "--device", "cpu", "--timing"]).ok();
-    for phase in ["vocabulary ", "plan ", "first token "] {
+    let phases = [
+        "vocabulary ",
+        "plan ",
+        "first token ",
+        "prompt given ",
+        "first choice ",
+        "computed or waited ",
+        "text ",
+        "printed ",
+    ];
+    for phase in phases {
         assert!(
             told.stderr.lines().any(|l| l.starts_with(phase)),
             "{}",

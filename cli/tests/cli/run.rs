@@ -77,6 +77,15 @@ fn json_is_one_object_with_the_contracts_fields() {
         assert!(!object[field].is_null(), "{field}");
     }
     assert_eq!(object["finish"], "length");
+    assert_eq!(object["fallbacks"], 0);
+    let times = &object["times"];
+    assert!(times["prompt_seconds"].as_f64().unwrap() > 0.0, "{times}");
+    assert!(times["first_choice_seconds"].as_f64().is_some(), "{times}");
+    for (phase, count) in [("wait", 2), ("text", 3), ("callback", 3)] {
+        let (mean, max) = (&times[phase]["mean_seconds"], &times[phase]["max_seconds"]);
+        assert_eq!(times[phase]["count"], count, "{phase}");
+        assert!(mean.as_f64() <= max.as_f64(), "{times}");
+    }
     assert_eq!(object["tokens"].as_array().unwrap().len(), 3);
 }
 
@@ -223,11 +232,31 @@ fn lines_of_a_file_are_continued_together() {
         let label = format!("==> {i}: {prompt} <==\n");
         assert!(text.stdout.contains(&label), "{}", text.stdout);
     }
+    for object in &found {
+        let first = object["first_token_seconds"].as_f64().unwrap();
+        assert!(first > 0.0 && first < 600.0, "{first}");
+        assert_eq!(object["fallbacks"], 0);
+    }
     run(&["run", "x", "--prompts", file]).usage();
     run(&["run", "x", "--slots", "2"]).usage();
     let empty = tempfile::NamedTempFile::new().unwrap();
     let done = run(&["run", "--prompts", empty.path().to_str().unwrap()]);
     assert!(done.error().contains("no line"), "{}", done.stderr);
+}
+
+/// A line too long for the cache is named before anything runs, by file and number.
+#[test]
+fn a_line_that_does_not_fit_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let long = "word ".repeat(300);
+    std::fs::write(file.path(), format!("short\n\n{long}\nshort\n")).unwrap();
+    let file = file.path().to_str().unwrap();
+    let args = ["--ctx", "100", "-n", "2", "--device", "cpu"];
+    let done = run(&[&["run", "--prompts", file], &args[..]].concat());
+    let start = format!("{file}: line 3: ");
+    assert!(done.error().starts_with(&start), "{}", done.error());
+    assert!(done.error().contains("context of 100"), "{}", done.error());
+    assert_eq!(done.stdout, "");
 }
 
 #[test]

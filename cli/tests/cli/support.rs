@@ -63,6 +63,13 @@ impl Done {
         &self.stderr
     }
 
+    /// As [`Done::usage`], said in one line, which is returned without `error: `.
+    pub(crate) fn one_line_of_usage(&self) -> &str {
+        let what = format!("gannet {}\n{}", self.args, self.usage());
+        assert_eq!(self.stderr.lines().count(), 1, "{what}");
+        self.stderr.trim_end().strip_prefix("error: ").expect(&what)
+    }
+
     /// Standard output as one JSON value on one line.
     pub(crate) fn json(&self) -> serde_json::Value {
         assert_eq!(

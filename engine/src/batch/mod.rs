@@ -23,10 +23,10 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use sequence::{Live, Sequence};
+use sequence::{Live, Next, Sequence};
 
 use crate::Error;
-use crate::device::{self, SessionOptions};
+use crate::device::{self, SamplerOn, SessionOptions};
 use crate::exec::{DecodeStart, Executor, Limits, Step};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::model::Model;
@@ -64,6 +64,8 @@ pub struct BatchStats {
     pub preempted: u64,
     /// Calls of [`Executor::decode`].
     pub decodes: u64,
+    /// Rows of logits that came to the host for a sequence's next token.
+    pub logits: u64,
 }
 
 /// Many sequences on one executor.
@@ -80,6 +82,7 @@ pub struct Batch {
     live: Vec<Live>,
     free_slots: Vec<usize>,
     next_id: u64,
+    sampler_on: SamplerOn,
     notice: Option<String>,
     stats: BatchStats,
 }
@@ -103,6 +106,7 @@ impl Batch {
             live: Vec::new(),
             free_slots: (0..limits.num_slots).rev().collect(),
             next_id: 0,
+            sampler_on: options.sampler_on,
             notice: made.notice,
             stats: BatchStats::default(),
         })
@@ -298,8 +302,9 @@ impl Batch {
         (id, output.into_generation(&mut |event| on_event(id, event)))
     }
 
-    /// Computes the next chunk of a sequence's tokens; after the last one, gives what follows.
-    fn run_chunk(&mut self, live: &mut Live) -> Result<Option<Arc<[f32]>>, Error> {
+    /// Computes the next chunk of a sequence's tokens; after the last one, gives what follows. Logits
+    /// come to the host only where somebody is to choose from them.
+    fn run_chunk(&mut self, live: &mut Live) -> Result<Option<Next>, Error> {
         let tokens = &live.sequence.output.history()[live.cached..];
         let rows = tokens.len().min(self.limits.max_rows);
         let last_row = [rows as u32 - 1];
@@ -313,13 +318,22 @@ impl Batch {
             outputs: if last { &last_row } else { &[] },
             table: &self.table,
         })?;
-        let logits = if last {
-            Some(self.executor.logits()?.into())
-        } else {
-            None
-        };
         live.cached += rows;
         self.stats.computed += rows as u64;
-        Ok(logits)
+        if !last {
+            return Ok(None);
+        }
+        if self.sampler_on == SamplerOn::Device && !self.wants_logits(&live.sequence) {
+            return Ok(Some(Next::Token(self.executor.next()?[0])));
+        }
+        self.stats.logits += 1;
+        Ok(Some(Next::Logits(self.executor.logits()?.into())))
+    }
+
+    /// Whether a sequence, or one that waits and has the same prompt, chooses from logits.
+    fn wants_logits(&self, sequence: &Sequence) -> bool {
+        let draws = |s: &Sequence| !s.sampling.is_greedy();
+        let twin = |s: &Sequence| s.output.history() == sequence.output.history();
+        draws(sequence) || self.waiting.iter().any(|s| draws(s) && twin(s))
     }
 }

@@ -6,7 +6,6 @@
 //! ends.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 
 use super::{Batch, Finished, Live, OnEvent, Sequence};
 use crate::Error;
@@ -55,15 +54,18 @@ impl Batch {
     /// room for it.
     fn admit(&mut self) -> Option<Live> {
         let &slot = self.free_slots.last()?;
-        let tokens = self.waiting.front()?.output.history();
+        let first = self.waiting.front()?;
+        let tokens = first.output.history();
         // Whoever decodes may need a block soon.
         let spare = self.live.len();
-        let twin = (self.live.iter())
-            .find(|l| l.prompt_logits.is_some() && l.sequence.output.prompt() == tokens);
-        let (fits, cached, prompt_logits) = if let Some(twin) = twin {
+        let twin = (self.live.iter()).find(|l| {
+            let usable = (l.after_prompt.as_ref()).is_some_and(|next| first.can_use(next));
+            usable && l.sequence.output.prompt() == tokens
+        });
+        let (fits, cached, after_prompt) = if let Some(twin) = twin {
             let shared = self.table.share(twin.slot, slot, tokens.len()).is_ok();
             let fits = shared && spare < self.table.free_blocks();
-            (fits, tokens.len(), twin.prompt_logits.clone())
+            (fits, tokens.len(), twin.after_prompt.clone())
         } else {
             // The last token is always computed, for its logits.
             let known = self.table.attach(slot, &tokens[..tokens.len() - 1]);
@@ -85,22 +87,22 @@ impl Batch {
             sequence: self.waiting.pop_front()?,
             slot,
             cached,
-            prompt_logits,
+            after_prompt,
         })
     }
 
     /// Goes on with a prompt; true once its sequence can decode, or is over.
     fn fill(&mut self, live: &mut Live, on_event: &mut OnEvent<'_>) -> Result<bool, Error> {
         let total = live.sequence.output.history().len();
-        let logits = match live.prompt_logits.take() {
-            Some(logits) if live.cached == total => Some(logits),
+        let next = match live.after_prompt.take() {
+            Some(next) if live.cached == total => Some(next),
             _ => self.run_chunk(live)?,
         };
         if announce(live, on_event).is_break() {
             live.sequence.output.end(Finish::Stopped);
             return Ok(true);
         }
-        let Some(logits) = logits else {
+        let Some(next) = next else {
             return Ok(false);
         };
         self.table
@@ -110,9 +112,9 @@ impl Batch {
         }
         // A sequence that comes back has more behind it than its prompt.
         let at_prompt = live.sequence.output.generated() == 0;
-        live.prompt_logits = at_prompt.then(|| Arc::clone(&logits));
         let id = live.sequence.id;
-        let token = live.sequence.choose(&logits);
+        let token = live.sequence.choose(&next);
+        live.after_prompt = at_prompt.then_some(next);
         let output = &mut live.sequence.output;
         // The output knows why it is over.
         let _ = output.push(self.model.tokenizer(), token, &mut |event| {

@@ -23,8 +23,17 @@ pub(super) struct Live {
     /// Tokens, from the first on, whose keys and values are in the cache. While decoding: all but
     /// the last, which is fed next.
     pub(super) cached: usize,
-    /// Logits after the prompt, for sequences with the same prompt.
-    pub(super) prompt_logits: Option<Arc<[f32]>>,
+    /// What follows the prompt, for sequences with the same prompt.
+    pub(super) after_prompt: Option<Next>,
+}
+
+/// What a step says about the token that follows.
+#[derive(Clone)]
+pub(super) enum Next {
+    /// The most likely one.
+    Token(u32),
+    /// Every token's logit.
+    Logits(Arc<[f32]>),
 }
 
 impl Sequence {
@@ -36,13 +45,19 @@ impl Sequence {
         }
     }
 
-    /// The token that follows, given its logits.
-    pub(super) fn choose(&self, logits: &[f32]) -> u32 {
-        if self.sampling.is_greedy() {
-            return argmax(logits);
+    /// Whether it can choose from this.
+    pub(super) fn can_use(&self, next: &Next) -> bool {
+        matches!(next, Next::Logits(_)) || self.sampling.is_greedy()
+    }
+
+    /// The token that follows, which [`Sequence::can_use`] allows to choose.
+    pub(super) fn choose(&self, next: &Next) -> u32 {
+        match next {
+            Next::Token(token) => *token,
+            Next::Logits(logits) if self.sampling.is_greedy() => argmax(logits),
+            Next::Logits(logits) => Sampler::with_draws(self.sampling.clone(), self.draws())
+                .sample(logits, self.output.history()),
         }
-        Sampler::with_draws(self.sampling.clone(), self.draws())
-            .sample(logits, self.output.history())
     }
 
     /// Random numbers used so far: one a token.

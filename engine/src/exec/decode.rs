@@ -7,8 +7,18 @@ use std::ops::ControlFlow;
 
 use super::{DecodeStart, Executor, Limits, Step};
 use crate::Error;
+use crate::device::SamplerOn;
 use crate::kv::BlockTable;
-use crate::sample::Sampler;
+use crate::sample::{Sampler, argmax};
+
+/// How an executor decodes with the host in the loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HostDecode {
+    /// Steps have a power of two of rows, the spare ones dead, so that few shapes are lowered.
+    pub padded: bool,
+    /// Who finds the most likely token; tokens are drawn on the CPU.
+    pub sampler_on: SamplerOn,
+}
 
 /// A sequence under way.
 struct Live {
@@ -21,9 +31,8 @@ struct Live {
     history: Vec<u32>,
 }
 
-/// [`Executor::decode`] over [`Executor::run`], tokens chosen on the CPU. Sequences that end leave
-/// the step; with `padded`, steps have a power of two of rows, the spare ones dead, so that few
-/// shapes are lowered.
+/// [`Executor::decode`] over [`Executor::run`], tokens chosen on the CPU, the most likely ones where
+/// `how` says. Sequences that end leave the step.
 ///
 /// # Errors
 /// As [`Executor::decode`].
@@ -32,7 +41,7 @@ pub fn decode_on_host(
     sequences: &[DecodeStart<'_>],
     steps: usize,
     table: &BlockTable,
-    padded: bool,
+    how: HostDecode,
     on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<(), Error> {
     let mut live: Vec<Live> = (sequences.iter().enumerate())
@@ -51,7 +60,7 @@ pub fn decode_on_host(
         if live.is_empty() {
             break;
         }
-        let rows = if padded {
+        let rows = if how.padded {
             live.len().next_power_of_two()
         } else {
             live.len()
@@ -67,14 +76,15 @@ pub fn decode_on_host(
             outputs: &(0..rows as u32).collect::<Vec<_>>(),
             table,
         })?;
-        let chosen: Vec<u32> = if live.iter().all(|s| s.sampler.is_none()) {
+        let greedy = live.iter().all(|s| s.sampler.is_none());
+        let chosen: Vec<u32> = if greedy && how.sampler_on == SamplerOn::Device {
             executor.next()?[..live.len()].to_vec()
         } else {
             let logits = executor.logits()?.chunks_exact(vocab_size);
             (live.iter_mut().zip(logits))
                 .map(|(s, logits)| match &mut s.sampler {
                     Some(sampler) => sampler.sample(logits, &s.history),
-                    None => crate::sample::argmax(logits),
+                    None => argmax(logits),
                 })
                 .collect()
         };

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use gannet_ptx_gen::interp::{Arg as InterpArg, Fault, Memory, Options, Prepared as Kernel};
 use gannet_ptx_gen::target::Target;
 
-use super::decode::{check_blocks, check_sequences, decode_on_host};
+use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
 use super::packed::{block_bytes, pack_weight, place};
 use super::{Buffers, DecodeStart, Executor, Faults, Limits, Precision, Stats, Step, Unit};
 use crate::Error;
+use crate::device::SamplerOn;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{Arg, COUNTERS, LowerOptions, Lowered, Shape, lower};
 use crate::model::Model;
@@ -29,6 +30,7 @@ pub struct InterpExecutor {
     options: LowerOptions,
     limits: Limits,
     faults: Faults,
+    sampler_on: SamplerOn,
     memory: Memory,
     weights: Vec<u64>,
     ropes: Vec<u64>,
@@ -111,6 +113,7 @@ impl InterpExecutor {
             options,
             limits,
             faults: Faults::default(),
+            sampler_on: SamplerOn::default(),
             memory,
             weights,
             ropes,
@@ -130,6 +133,18 @@ impl InterpExecutor {
     /// Plants faults in the steps to come. There are no graphs to refuse.
     pub fn set_faults(&mut self, faults: Faults) {
         self.faults = faults;
+    }
+
+    /// Says which variants of the kernels run, over the built-in choice, from the next step on.
+    pub fn set_overrides(&mut self, overrides: Overrides) {
+        self.options.profile = Arc::new(DeviceProfile::built_in(overrides));
+        self.prepared.clear();
+        self.current = None;
+    }
+
+    /// Says who finds the most likely token: the interpreted kernel, or the CPU's own code.
+    pub fn set_sampler_on(&mut self, place: SamplerOn) {
+        self.sampler_on = place;
     }
 
     fn prepared(&mut self, shape: Shape) -> Result<Arc<Prepared>, Error> {
@@ -266,7 +281,11 @@ impl Executor for InterpExecutor {
         on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         check_sequences(self, sequences, steps)?;
-        decode_on_host(self, sequences, steps, table, true, on_token)
+        let how = HostDecode {
+            padded: true,
+            sampler_on: self.sampler_on,
+        };
+        decode_on_host(self, sequences, steps, table, how, on_token)
     }
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {

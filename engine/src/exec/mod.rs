@@ -4,9 +4,11 @@
 //! [`Step`] which tokens run where. The same trait serves generation (run, read logits), parity
 //! (poison, run unit by unit, read and overwrite any buffer) and measurement (statistics).
 
+mod activations;
 pub mod cpu;
 pub mod cuda;
 mod decode;
+pub(crate) mod host;
 #[cfg(feature = "interp")]
 pub mod interp;
 mod packed;
@@ -20,7 +22,8 @@ use crate::lower::{Shape, StepKind};
 use crate::plan::{Buf, Plan};
 use crate::sample::Sampling;
 
-pub use decode::decode_on_host;
+pub use activations::Activations;
+pub use decode::{HostDecode, decode_on_host};
 
 /// What one forward step computes: a row for each token.
 #[derive(Debug, Clone, Copy)]
@@ -166,6 +169,8 @@ pub struct Unit {
     pub reads: Vec<Buf>,
     /// Buffers it writes.
     pub writes: Vec<Buf>,
+    /// What its matrix products round activations to.
+    pub activations: Activations,
 }
 
 /// Whether buffers with disjoint lifetimes share memory.
@@ -198,13 +203,13 @@ pub struct DecodeStart<'a> {
 /// What a launch took, measured on the device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LaunchTime {
-    /// The unit it belongs to: plan operation and buffer.
+    /// The unit it belongs to: plan operation and buffer, or what follows the plan.
     pub unit: String,
     /// The kernel's name.
     pub kernel: String,
     /// Blocks.
     pub grid: [u32; 3],
-    /// Bytes that it must move.
+    /// Bytes that it must move, given the keys that the step's rows see.
     pub bytes: u64,
     /// Seconds of each repeat, in the order they ran.
     pub seconds: Vec<f64>,
@@ -302,15 +307,17 @@ pub trait Executor: Send {
         Ok(None)
     }
 
-    /// Runs a step launch by launch, `repeats` times, and says what each took; `None` where there
-    /// are no launches.
+    /// Runs a step of [`Executor::decode`] launch by launch, `repeats` times, and says what each
+    /// took, those included that choose the tokens and feed them back; `None` where there are no
+    /// launches. The table must hold blocks for a few steps.
     ///
     /// # Errors
-    /// The device failed.
+    /// As [`Executor::decode`].
     fn profile(
         &mut self,
-        _step: &Step<'_>,
+        _sequences: &[DecodeStart<'_>],
         _repeats: usize,
+        _table: &BlockTable,
     ) -> Result<Option<Vec<LaunchTime>>, Error> {
         Ok(None)
     }

@@ -1,68 +1,145 @@
-//! The parity gate: before a GPU first serves a model, its kernels are held against the CPU.
+//! The parity gate: before a GPU first serves a model, it is held against the CPU, and what it
+//! serves against itself.
 //!
 //! A short prompt and a token after it run unit by unit, and every unit is held against what the CPU
 //! computes from the same inputs: all of its output, but of matrix products a sample of the output
 //! features, so that every weight matrix is looked at and the whole takes a fraction of a second.
-//! Buffers may share memory: a unit's output is read before the next unit runs.
+//! Buffers may share memory: a unit's output is read before the next unit runs. Then `served` runs
+//! whole steps the way they are served, which no CPU needs to compute again.
 //!
-//! A pass is remembered under (model, device, build) in the cache folder, and nothing runs the next
-//! time. A failure is an error that names the unit and the buffer, and is not remembered.
+//! A pass is remembered in the cache folder under the model and all that decides what runs, and
+//! nothing runs the next time; without a folder it runs every time. A failure is an error that names
+//! the unit and the buffer, and is not remembered.
 
 mod record;
 mod reference;
+mod served;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
-pub(crate) use record::Identity;
+pub(crate) use record::{Identity, Serving};
 pub use record::{Passed, passed};
 
-use reference::Reference;
+pub(crate) use reference::Reference;
 
 use crate::Error;
-use crate::exec::{Executor, Step, Unit};
-use crate::kv::BlockTable;
-use crate::lower::GEMV_MAX_ROWS;
+use crate::exec::{Executor, Limits, Step, Unit};
+use crate::kv::{BLOCK_TOKENS, BlockTable};
+use crate::lower::{BATCH_MAX_ROWS, GEMV_MAX_ROWS};
 use crate::model::Model;
-use crate::parity::{Report, Tolerance, compare_buffer, is_idle};
+use crate::parity::{Numbers, Report, StepRows, Tolerance, compare_buffer, is_idle};
 use crate::plan::Buf;
 
-/// Tokens of the prompt: enough for the kernels of many rows.
+/// Tokens of the prompt: more rows than matrix-vector kernels take.
 const PROMPT: usize = GEMV_MAX_ROWS + 4;
+
+/// Tokens of the chunk: enough for the kernels of many rows.
+const CHUNK: usize = BATCH_MAX_ROWS + 8;
+
+/// Steps of the batch: what the last one reads, others have written.
+const BATCH_STEPS: usize = 2;
 
 /// How far past the limits of parity an error may be. A sample of a buffer strays further than the
 /// whole, and what is wrong is wrong by orders of magnitude; nobody should lose a GPU to rounding.
 const SLACK: f64 = 8.0;
 
-/// Holds an executor against the CPU on a prompt and on the token after it; a report of each. Writes
-/// the first positions of the executor's cache.
+/// What of a prompt's and a batch's steps is checked, by the sizes of an executor. Each step has
+/// positions of its own: what a launch that is missing should have written to the cache must not be
+/// there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Coverage {
+    /// Tokens of the prompt; a token follows that is a step of its own.
+    prompt: usize,
+    /// Whether the token after that is decoded as it is served.
+    decoded: bool,
+    /// Tokens of a chunk of the prompt that runs on the kernels for many rows; 0: none.
+    chunk: usize,
+    /// Sequences of a batch; 0: none.
+    batch: usize,
+}
+
+impl Coverage {
+    /// What an executor has room for.
+    pub(crate) fn of(limits: Limits) -> Coverage {
+        let context = limits.context.min(limits.cache_blocks * BLOCK_TOKENS);
+        let room = |from: usize| context.saturating_sub(from);
+        let prompt = PROMPT.min(limits.max_rows).min(room(2));
+        let decoded = room(prompt) >= 2;
+        let before_chunk = prompt + 2;
+        let chunk = CHUNK.min(limits.max_rows).min(room(before_chunk));
+        let chunk = if chunk > BATCH_MAX_ROWS { chunk } else { 0 };
+        let before_batch = before_chunk + chunk;
+        let blocks = (before_batch + BATCH_STEPS).div_ceil(BLOCK_TOKENS);
+        let batch = limits
+            .num_slots
+            .min(limits.cache_blocks.saturating_sub(blocks) + 1);
+        // Steps of a batch have a power of two of rows, each with its logits.
+        let rows = limits.max_rows.min(limits.max_outputs);
+        let fits =
+            batch > 1 && batch.next_power_of_two() <= rows && room(before_batch) >= BATCH_STEPS;
+        Coverage {
+            prompt,
+            decoded,
+            chunk,
+            batch: if fits { batch } else { 0 },
+        }
+    }
+
+    /// Positions of the first sequence that are written.
+    fn positions(self) -> usize {
+        let batch = if self.batch > 0 { BATCH_STEPS } else { 0 };
+        self.prompt + 1 + usize::from(self.decoded) + self.chunk + batch
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Coverage {
+            prompt,
+            decoded,
+            chunk,
+            batch,
+        } = self;
+        let decoded = if *decoded { ", a decoded token" } else { "" };
+        write!(
+            f,
+            "a prompt of {prompt}, a token{decoded}, a chunk of {chunk}, a batch of {batch}"
+        )
+    }
+}
+
+/// The tokens of a slot: any do; these differ from each other and between slots.
+fn tokens(slot: usize, count: usize, vocab_size: usize) -> Vec<u32> {
+    let token = |i: usize| ((i * 37 + slot * 5 + 11) % vocab_size) as u32;
+    (0..count).map(token).collect()
+}
+
+/// Holds an executor against the CPU on a prompt and on the token after it, and then what it serves
+/// against that (`served`), unless the CPU found something; a report of each step. Writes the
+/// first positions of the executor's cache.
 ///
 /// # Errors
 /// The device failed, or the plan has something that cannot be computed apart.
 pub fn check(model: &Arc<Model>, device: &mut dyn Executor) -> Result<Vec<Report>, Error> {
     let limits = device.limits();
-    let prompt = PROMPT.min(limits.max_rows).min(limits.context - 1);
+    let coverage = Coverage::of(limits);
+    let prompt = coverage.prompt;
     let mut table = BlockTable::new(limits.num_slots, limits.context, limits.cache_blocks);
-    table.reserve(0, prompt + 1)?;
+    table.reserve(0, coverage.positions())?;
     let mut reference = Reference::new(model, prompt + 1)?;
-    // Any tokens do; these differ from each other.
-    let vocab_size = model.plan().vocab_size;
-    let tokens = (0..=prompt).map(|i| ((i * 37 + 11) % vocab_size) as u32);
-    let tokens: Vec<u32> = tokens.collect();
-    let lengths: Vec<u32> = (1..=prompt as u32 + 1).collect();
+    let tokens = tokens(0, coverage.positions(), model.plan().vocab_size);
     let mut reports = Vec::new();
     for rows in [0..prompt, prompt..prompt + 1] {
         if rows.is_empty() {
             continue;
         }
-        let step = Step {
-            tokens: &tokens[rows.clone()],
-            lengths: &lengths[rows.clone()],
-            slots: &vec![0; rows.len()],
-            outputs: &[rows.len() as u32 - 1],
-            table: &table,
-        };
-        reports.push(check_step(device, &mut reference, &step)?);
+        let rows = StepRows::of_slot(&tokens, 0, rows);
+        reports.push(check_step(device, &mut reference, &rows.step(&table))?);
+    }
+    if reports.iter().all(Report::passes) {
+        reports.extend(served::check(device, coverage, &mut table)?);
     }
     Ok(reports)
 }
@@ -79,9 +156,9 @@ fn check_step(
     device.poison()?;
     reference.begin(step)?;
     let mut report = Report {
-        left: "cpu".to_owned(),
+        left: "the CPU".to_owned(),
         right: device.name().to_owned(),
-        step: format!("first use, {} tokens", step.rows()),
+        step: format!("first use, step of {}", step.rows()),
         position: step.lengths[0] as usize - 1,
         rows: step.rows(),
         buffers: Vec::new(),
@@ -101,7 +178,8 @@ fn check_step(
             let sampled = expected.pick(&plan, &found);
             let sides = (expected.values.as_slice(), sampled.as_ref());
             let unit = (unit.name.as_str(), expected.buffer);
-            let tolerance = (Tolerance::PerOperation, device.limits().kv_type);
+            let numbers = Numbers::of(&plan, expected.buffer, device.limits().kv_type, &[&units]);
+            let tolerance = (Tolerance::PerOperation, numbers);
             let mut row = compare_buffer(&plan, unit, tolerance, sides);
             row.limit *= SLACK;
             row.pass = row.nmse <= row.limit;
@@ -124,31 +202,30 @@ fn last_readers(units: &[Unit]) -> HashMap<Buf, usize> {
         .collect()
 }
 
-/// Checks an executor unless that has been done before, with this model, device and build.
+/// Checks an executor called `name`, unless what it is to be remembered under has passed before.
 ///
 /// # Errors
 /// [`Error::Cuda`] with one line that names the unit and the buffer, or the device failed.
 pub(crate) fn at_first_use(
     model: &Arc<Model>,
     device: &mut dyn Executor,
-    identity: &Identity,
+    name: &str,
+    identity: Option<&Identity>,
 ) -> Result<(), Error> {
-    if identity.has_passed() {
+    if identity.is_some_and(Identity::has_passed) {
         return Ok(());
     }
     for report in check(model, device)? {
         if let Some(row) = report.first_failure() {
             return Err(Error::Cuda(format!(
-                "{} computes this model wrongly: {} of {} has NMSE {:.2e} against the CPU, limit \
-                 {:.0e}; `gannet parity` shows more, --no-gate skips this check",
-                identity.device(),
-                row.buffer,
-                row.unit,
-                row.nmse,
-                row.limit
+                "{name} computes this model wrongly: {} of {} ({}) has NMSE {:.2e} against {}, \
+                 limit {:.0e}; `gannet parity` shows more, --no-gate skips this check",
+                row.buffer, row.unit, report.step, row.nmse, report.left, row.limit
             )));
         }
     }
-    identity.remember();
+    if let Some(identity) = identity {
+        identity.remember();
+    }
     Ok(())
 }

@@ -1,14 +1,19 @@
-//! What the gate remembers: one small text file for each (model, device, build) that passed.
+//! What the gate remembers: one small text file for each model that passed as it is served: on a
+//! device, driver and build, in what numbers, by which variants of kernels, launched how.
 //!
 //! The text says what was checked; its hash is the file's name, and a record counts only if its text
 //! is the expected one. A record that cannot be written costs time later, never the run.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::UNIX_EPOCH;
 
+use super::Coverage;
+use crate::device::{ExecutorChoice, SamplerOn};
 use crate::exec::Precision;
+use crate::identity::{Fnv, Machine, modified};
+use crate::kv::KvType;
 use crate::model::Model;
 
 /// The folder of records, in the cache folder.
@@ -17,48 +22,57 @@ const FOLDER: &str = "gate";
 /// Bytes of each tensor that count: an edited file is noticed even where its time was set back.
 const HEAD: usize = 64;
 
+/// How a model is served: everything besides the model that decides which launches run.
+#[derive(Debug, Clone)]
+pub(crate) struct Serving {
+    pub(crate) machine: Machine,
+    pub(crate) precision: Precision,
+    pub(crate) kv_type: KvType,
+    /// [`crate::profile::DeviceProfile::choices`].
+    pub(crate) choices: String,
+    pub(crate) executor: ExecutorChoice,
+    pub(crate) sampler_on: SamplerOn,
+    pub(crate) coverage: Coverage,
+}
+
+impl fmt::Display for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.machine)?;
+        writeln!(
+            f,
+            "precision {:?}, cache {:?}, executor {}, tokens chosen on {}",
+            self.precision, self.kv_type, self.executor, self.sampler_on
+        )?;
+        writeln!(f, "checked {}", self.coverage)?;
+        write!(f, "{}", self.choices)
+    }
+}
+
 /// What a check is valid for.
 pub(crate) struct Identity {
-    device: String,
     text: String,
     file: PathBuf,
 }
 
 impl Identity {
-    /// A model on a device: `device` is its name and identity, `driver` the version of CUDA that it
-    /// serves.
-    pub(crate) fn new(
-        cache_dir: &Path,
-        model: &Model,
-        (device, uuid): (&str, &str),
-        driver: (u32, u32),
-        precision: Precision,
-    ) -> Identity {
+    /// A model as it is served.
+    pub(crate) fn new(cache_dir: &Path, model: &Model, serving: &Serving) -> Identity {
         let gguf = model.gguf();
         let text = format!(
-            "model {}\ndevice {device}\nmodel file {} bytes{}, contents {:016x}\ndevice {uuid}, \
-             CUDA {}.{}\nprecision {precision:?}\nbuild {} {}\n",
+            "model {}\ndevice {}\nmodel file {} bytes{}, contents {:016x}\n{serving}",
             gguf.path().display(),
+            serving.machine.device,
             gguf.file_bytes(),
             modified(gguf.path()),
             contents(model),
-            driver.0,
-            driver.1,
-            env!("CARGO_PKG_VERSION"),
-            executable(),
         );
         let mut hash = Fnv::default();
         hash.part(text.as_bytes());
+        let file = format!("{:016x}.txt", hash.value());
         Identity {
-            device: device.to_owned(),
-            file: cache_dir.join(FOLDER).join(format!("{:016x}.txt", hash.0)),
+            file: cache_dir.join(FOLDER).join(file),
             text,
         }
-    }
-
-    /// The device's name.
-    pub(crate) fn device(&self) -> &str {
-        &self.device
     }
 
     /// Whether a check has passed.
@@ -112,15 +126,6 @@ pub fn passed(cache_dir: &Path) -> Vec<Passed> {
     found
 }
 
-/// When a file was last written, where there is one.
-fn modified(path: &Path) -> String {
-    let time = fs::metadata(path).and_then(|m| m.modified());
-    let since = time.ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
-    since.map_or_else(String::new, |t| {
-        format!(" of {}.{:09}", t.as_secs(), t.subsec_nanos())
-    })
-}
-
 /// A hash of a model's tensors: names, types, shapes, and the first bytes of each.
 fn contents(model: &Model) -> u64 {
     let mut hash = Fnv::default();
@@ -133,45 +138,18 @@ fn contents(model: &Model) -> u64 {
         let data = model.gguf().data(tensor);
         hash.part(&data[..data.len().min(HEAD)]);
     }
-    hash.0
-}
-
-/// The running program's size and time: it holds every kernel's text and how they are put together,
-/// so that a build that may differ in either is a new one.
-fn executable() -> String {
-    let Ok(path) = std::env::current_exe() else {
-        return "unknown".to_owned();
-    };
-    let bytes = fs::metadata(&path).map_or(0, |m| m.len());
-    format!("{bytes} bytes{}", modified(&path))
-}
-
-/// FNV-1a with 64 bits: tiny, and the same on every build, which `std`'s hasher does not promise.
-/// Parameters: <http://www.isthe.com/chongo/tech/comp/fnv/>.
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    /// Bytes and their length, so that the border between two parts counts.
-    fn part(&mut self, bytes: &[u8]) {
-        for &byte in (bytes.len() as u64).to_le_bytes().iter().chain(bytes) {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
+    hash.value()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::exec::Limits;
 
     fn identity(folder: &Path, text: &str) -> Identity {
         Identity {
-            device: "a GPU".to_owned(),
             text: text.to_owned(),
             file: folder.join(FOLDER).join("0.txt"),
         }
@@ -193,6 +171,45 @@ mod tests {
         assert_eq!(passed(folder.path()), [expected]);
         // No temporary file is left behind.
         assert_eq!(fs::read_dir(folder.path().join(FOLDER)).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn whatever_decides_what_runs_is_part_of_it() {
+        let serving = Serving {
+            machine: Machine {
+                device: "a GPU".to_owned(),
+                uuid: "GPU-1".to_owned(),
+                driver: (13, 0),
+                release: "580.159.03".to_owned(),
+                build: "0.1.0 1 bytes".to_owned(),
+            },
+            precision: Precision::Fast,
+            kv_type: KvType::F16,
+            choices: String::new(),
+            executor: ExecutorChoice::Auto,
+            sampler_on: SamplerOn::Device,
+            coverage: Coverage::of(Limits::default()),
+        };
+        let changes: [fn(&mut Serving); 7] = [
+            |s| s.precision = Precision::Exact,
+            |s| s.kv_type = KvType::Int8,
+            |s| s.choices += "q4_k 1536x8960 t1: dp4a-l32-w16-r1-b8\n",
+            |s| s.choices += "matrix-vector kernels up to 2 rows\n",
+            |s| s.executor = ExecutorChoice::Eager,
+            |s| s.sampler_on = SamplerOn::Cpu,
+            |s| s.coverage = Coverage::of(Limits::new(4, 2048)),
+        ];
+        let mut texts = BTreeSet::from([serving.to_string()]);
+        for change in changes {
+            let mut other = serving.clone();
+            change(&mut other);
+            assert!(texts.insert(other.to_string()), "{other}");
+        }
+        for change in crate::identity::changes() {
+            let mut other = serving.clone();
+            change(&mut other.machine);
+            assert!(texts.insert(other.to_string()), "{other}");
+        }
     }
 
     #[test]

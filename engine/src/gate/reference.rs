@@ -21,17 +21,17 @@ use crate::plan::{Activation, Buf, Op, Plan, Weight};
 const SAMPLE: usize = 32;
 
 /// What a buffer should hold.
-pub(super) struct Expected {
+pub(crate) struct Expected {
     pub(super) buffer: Buf,
     /// The columns that were computed; `None`: all.
     columns: Option<Vec<usize>>,
     /// `[rows, columns]`.
-    pub(super) values: Vec<f32>,
+    pub(crate) values: Vec<f32>,
 }
 
 impl Expected {
     /// The values of a buffer's contents that were computed here.
-    pub(super) fn pick<'a>(&self, plan: &Plan, data: &'a [f32]) -> Cow<'a, [f32]> {
+    pub(crate) fn pick<'a>(&self, plan: &Plan, data: &'a [f32]) -> Cow<'a, [f32]> {
         match &self.columns {
             None => Cow::Borrowed(data),
             Some(columns) => Cow::Owned(columns_of(data, plan.buffer(self.buffer).cols, columns)),
@@ -40,7 +40,7 @@ impl Expected {
 }
 
 /// The CPU's side of the gate.
-pub(super) struct Reference {
+pub(crate) struct Reference {
     model: Arc<Model>,
     cpu: CpuExecutor,
     table: BlockTable,
@@ -48,14 +48,14 @@ pub(super) struct Reference {
 
 impl Reference {
     /// A reference for steps of up to `context` tokens of one sequence.
-    pub(super) fn new(model: &Arc<Model>, context: usize) -> Result<Reference, Error> {
+    pub(crate) fn new(model: &Arc<Model>, context: usize) -> Result<Reference, Error> {
         let limits = Limits::new(1, context);
         let mut table = BlockTable::new(1, context, limits.cache_blocks);
         table.reserve(0, context)?;
         // Small buffers, a small cache, and no matrix is touched.
         let (exact, shared) = (Precision::Exact, Buffers::Shared);
         Ok(Reference {
-            cpu: CpuExecutor::new(Arc::clone(model), exact, limits, shared),
+            cpu: CpuExecutor::new(Arc::clone(model), exact, limits, shared)?,
             model: Arc::clone(model),
             table,
         })
@@ -80,11 +80,10 @@ impl Reference {
         let model = Arc::clone(&self.model);
         let ops = covered(model.plan(), unit);
         let of_product = |&i: &usize| matches!(model.plan().ops[i], Op::MatMul { .. });
-        if ops.iter().any(of_product) {
-            let sampled = unit.writes.iter().map(|&b| self.sample(unit, made, b));
-            if let Some(sampled) = sampled.collect() {
-                return Ok(sampled);
-            }
+        if ops.iter().any(of_product)
+            && let Some(sampled) = self.sampled(unit, made)
+        {
+            return Ok(sampled);
         }
         for &b in &unit.reads {
             let data = made.get(&b).ok_or_else(|| self.unread(unit, b))?;
@@ -108,6 +107,16 @@ impl Reference {
             }
         }
         Ok(expected)
+    }
+
+    /// Some columns of what a unit of matrix products should write; `None` as for one buffer.
+    pub(crate) fn sampled(
+        &self,
+        unit: &Unit,
+        made: &HashMap<Buf, Vec<f32>>,
+    ) -> Option<Vec<Expected>> {
+        let sampled = unit.writes.iter().map(|&b| self.sample(unit, made, b));
+        sampled.collect()
     }
 
     /// Some columns of a buffer; `None` where they depend on more than the same columns of others

@@ -20,11 +20,10 @@ use crate::exec::Precision;
 use crate::kv::BLOCK_TOKENS;
 use crate::plan::{AttentionSpec, Buf, Rope};
 
-/// Keys that a split should have at least when the context is full: one tile for each warp of its
-/// block. Shorter ones would leave warps idle and give the merge more to read.
+/// Keys that a split has at least, by the kernels' own rule: more splits would be without any.
 const MIN_SPLIT_KEYS: usize = 64;
 /// Splits at most: their merge keeps all of a row's partials in flight.
-const MAX_SPLITS: usize = 64;
+const MAX_SPLITS: usize = 128;
 
 impl Emitter<'_> {
     pub(super) fn attention(
@@ -78,8 +77,10 @@ impl Emitter<'_> {
             num_heads: a.num_heads as u32,
             head_dim: a.head_dim as u32,
             splits,
+            block_tokens: BLOCK_TOKENS as u32,
+            window: a.window,
         };
-        let args = vec![Arg::Scratch, Arg::Buffer(to)];
+        let args = vec![Arg::Lengths, Arg::Scratch, Arg::Buffer(to)];
         self.push(lowered, merge, tokens, args);
         Ok(())
     }
@@ -159,7 +160,7 @@ impl Emitter<'_> {
         let wanted = (2 * self.options.multiprocessors).div_ceil(blocks);
         let context = self.options.max_blocks * BLOCK_TOKENS;
         let keys = a.window.map_or(context, |w| context.min(w as usize));
-        wanted.min(keys / MIN_SPLIT_KEYS).clamp(1, MAX_SPLITS) as u32
+        wanted.min(keys.div_ceil(MIN_SPLIT_KEYS)).clamp(1, MAX_SPLITS) as u32
     }
 }
 

@@ -6,7 +6,7 @@
 //! operation stood.
 
 use super::Shape;
-use crate::exec::Unit;
+use crate::exec::{Activations, Unit};
 use crate::plan::{Activation, AttentionSpec, Buf, Op, Plan, Rope, Rows, Weight};
 
 /// An operation, or several that share a launch.
@@ -90,7 +90,7 @@ pub struct Node {
 }
 
 impl Node {
-    pub(super) fn into_unit(self, plan: &Plan) -> Unit {
+    pub(super) fn into_unit(self, plan: &Plan, activations: Activations) -> Unit {
         let kind = match &self.kind {
             NodeKind::Op(op) => op.name(),
             NodeKind::MatMulAdd { .. } => "matmul+add",
@@ -107,6 +107,7 @@ impl Node {
             last_op: self.last_op,
             reads: self.reads,
             writes: self.writes,
+            activations,
         }
     }
 }

@@ -1,12 +1,13 @@
-//! The library kernels that lowering uses, as one type.
+//! The library kernels of a step, as one type: those that lowering uses, and those that follow a
+//! step where the device itself chooses its tokens.
 //!
 //! Two launches share a compiled kernel exactly when their specs are equal.
 
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::kernels::{
-    AddSpec, ArgmaxSpec, AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec,
+    AddSpec, AdvanceSpec, ArgmaxSpec, AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec,
     AttentionSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec,
-    GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec,
+    GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec, SampleSpec,
 };
 
 macro_rules! kernel_specs {
@@ -54,6 +55,7 @@ macro_rules! kernel_specs {
 
 kernel_specs! {
     Add(AddSpec),
+    Advance(Advance),
     Argmax(ArgmaxSpec),
     Attention(AttentionSpec),
     AttentionDecode(AttentionDecodeSpec),
@@ -69,4 +71,179 @@ kernel_specs! {
     KvWrite(KvWriteSpec),
     RmsNorm(RmsNormSpec),
     Rope(RopeSpec),
+    SampleDraw(SampleDraw),
+    SampleFilter(SampleFilter),
+}
+
+/// [`AdvanceSpec`], whose rows are its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Advance(pub AdvanceSpec);
+
+impl Advance {
+    fn kernel(&self) -> Kernel {
+        self.0.kernel()
+    }
+
+    fn grid(&self, _: u32) -> [u32; 3] {
+        self.0.grid()
+    }
+
+    fn bytes(&self, _: u64) -> u64 {
+        self.0.bytes()
+    }
+}
+
+/// The kernel of a [`SampleSpec`] that draws.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SampleDraw(pub SampleSpec);
+
+impl SampleDraw {
+    fn kernel(&self) -> Kernel {
+        self.0.draw_kernel()
+    }
+
+    fn grid(&self, rows: u32) -> [u32; 3] {
+        self.0.draw_grid(rows)
+    }
+
+    fn bytes(&self, rows: u64) -> u64 {
+        // Both read every logit.
+        self.0.bytes(rows) / 2
+    }
+}
+
+/// The kernel of a [`SampleSpec`] that penalises and filters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SampleFilter(pub SampleSpec);
+
+impl SampleFilter {
+    fn kernel(&self) -> Kernel {
+        self.0.filter_kernel()
+    }
+
+    fn grid(&self, rows: u32) -> [u32; 3] {
+        self.0.filter_grid(rows)
+    }
+
+    fn bytes(&self, rows: u64) -> u64 {
+        self.0.bytes(rows) / 2
+    }
+}
+
+impl KernelSpec {
+    /// Bytes moved in a step whose rows see that many keys, for kernels of which that depends on
+    /// it; 0 marks a row that does nothing.
+    #[must_use]
+    pub fn bytes_at(&self, lengths: &[u32]) -> Option<u64> {
+        let live = lengths.iter().filter(|&&l| l > 0).count() as u64;
+        let seen = |window: Option<u32>| -> u64 {
+            let keys = lengths.iter().map(|&l| window.map_or(l, |w| l.min(w)));
+            keys.map(u64::from).sum()
+        };
+        match self {
+            KernelSpec::Attention(spec) => Some(spec.bytes_at(live, seen(spec.window))),
+            KernelSpec::AttentionDecode(spec) => Some(spec.bytes_at(live, seen(spec.window))),
+            KernelSpec::AttentionFlash(spec) => {
+                // Rows of one sequence: what the last one sees, and behind a window what the first
+                // one does.
+                let last = u64::from(lengths.last().copied().unwrap_or(0));
+                let window = spec
+                    .window
+                    .map_or(last, |w| (u64::from(w) + live).saturating_sub(1));
+                Some(spec.bytes_at(live, last.min(window)))
+            }
+            KernelSpec::KvWrite(spec) => Some(spec.bytes(live)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gannet_ptx_gen::kernels::KvType;
+    use gannet_ptx_gen::target::Target;
+
+    use super::*;
+
+    fn few(window: Option<u32>) -> AttentionSpec {
+        AttentionSpec {
+            target: Target::Sm80,
+            num_heads: 8,
+            num_kv_heads: 2,
+            head_dim: 64,
+            block_tokens: 32,
+            max_blocks: 128,
+            kv_type: KvType::F16,
+            scale: 0.125,
+            softcap: None,
+            window,
+            splits: 4,
+        }
+    }
+
+    /// What attention reads of a cache grows with the keys that rows see, not with the table.
+    #[test]
+    fn attention_moves_what_its_rows_see() {
+        let spec = KernelSpec::from(few(None));
+        let at = |lengths: &[u32]| spec.bytes_at(lengths).unwrap();
+        // A key and a value of two heads of 64 halves.
+        let key = 2 * 2 * 64 * 2;
+        assert_eq!(at(&[11]) - at(&[10]), key);
+        assert_eq!(at(&[100, 30, 0, 0]), at(&[65, 65]));
+        assert_eq!(at(&[4096, 4096]), spec.bytes(2));
+        assert!(at(&[10]) < spec.bytes(1) / 50);
+        let near = KernelSpec::from(few(Some(32)));
+        assert_eq!(near.bytes_at(&[1000]), near.bytes_at(&[32]));
+        assert_eq!(near.bytes_at(&[1000]), Some(near.bytes(1)));
+    }
+
+    #[test]
+    fn a_prompt_reads_its_cache_once() {
+        let AttentionSpec {
+            target, kv_type, ..
+        } = few(None);
+        let flash = |window| {
+            KernelSpec::from(AttentionFlashSpec {
+                target,
+                num_heads: 8,
+                num_kv_heads: 2,
+                head_dim: 64,
+                block_tokens: 32,
+                max_blocks: 128,
+                kv_type,
+                scale: 0.125,
+                softcap: None,
+                window,
+            })
+        };
+        let lengths = |from: u32| (from + 1..=from + 100).collect::<Vec<_>>();
+        let whole = flash(None);
+        assert_eq!(whole.bytes_at(&lengths(0)), Some(whole.bytes(100)));
+        let key = 2 * 2 * 64 * 2;
+        let behind = whole.bytes_at(&lengths(50));
+        assert_eq!(behind, Some(whole.bytes(100) + 50 * key));
+        assert_eq!(flash(Some(51)).bytes_at(&lengths(900)), behind);
+    }
+
+    #[test]
+    fn dead_rows_write_no_keys() {
+        let spec = KvWriteSpec {
+            target: Target::Sm80,
+            num_kv_heads: 2,
+            head_dim: 64,
+            block_tokens: 32,
+            max_blocks: 4,
+            kv_type: KvType::Int8,
+        };
+        let bytes = spec.bytes(2);
+        let spec = KernelSpec::from(spec);
+        assert_eq!(spec.bytes_at(&[3, 0, 7, 0]), Some(bytes));
+        assert_eq!(
+            KernelSpec::from(AddSpec {
+                target: Target::Sm80
+            })
+            .bytes_at(&[1]),
+            None
+        );
+    }
 }

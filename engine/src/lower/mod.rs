@@ -10,14 +10,16 @@ mod kernels;
 mod launches;
 
 pub use fuse::{Kernels, Node, NodeKind, fuse};
-pub use kernels::KernelSpec;
+pub use kernels::{Advance, KernelSpec, SampleDraw, SampleFilter};
+
+pub(crate) use launches::weight_format;
 
 use std::sync::Arc;
 
 use gannet_ptx_gen::target::Target;
 
 use crate::Error;
-use crate::exec::{Buffers, Precision, Unit};
+use crate::exec::{Activations, Buffers, Precision, Unit};
 use crate::kv::KvType;
 use crate::plan::{Buf, Plan, Rope, Storage, Weight, assign_storage};
 use crate::profile::DeviceProfile;
@@ -182,8 +184,12 @@ pub fn lower(plan: &Plan, shape: Shape, options: &LowerOptions) -> Result<Lowere
         scratch_bytes: 0,
     };
     for node in nodes {
+        let first = lowered.launches.len();
         emit.node(&node, &mut lowered)?;
-        lowered.units.push(node.into_unit(plan));
+        let kernels = lowered.launches[first..].iter().map(|l| l.kernel);
+        let activations = kernels.map(|k| Activations::of_kernel(&lowered.kernels[k]));
+        let activations = activations.max().unwrap_or_default();
+        lowered.units.push(node.into_unit(plan, activations));
     }
     Ok(lowered)
 }

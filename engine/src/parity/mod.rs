@@ -14,13 +14,17 @@
 
 mod compare;
 mod report;
+mod rows;
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-pub use compare::{ALONE_LIMIT, MARGIN, ParityOptions, compare, prompts};
+pub(crate) use compare::alone_limit;
+pub use compare::{ALONE_INT8_LIMIT, ALONE_LIMIT, MARGIN, ParityOptions, compare, prompts};
 pub(crate) use report::compare as compare_buffer;
-pub use report::{Report, Row, Tolerance, limit};
+pub use report::{Numbers, Report, Row, Tolerance, limit};
+pub(crate) use report::{bit_equal, compare_tokens, error};
+pub(crate) use rows::StepRows;
 
 use crate::Error;
 use crate::exec::{Executor, Step, Unit};
@@ -50,6 +54,8 @@ pub fn diff(
 ) -> Result<Report, Error> {
     let mut report = begin(left, right, step)?;
     let units = right.units(step.shape())?;
+    let ahead = left.units(step.shape())?;
+    let sides = [ahead.as_slice(), units.as_slice()];
     let live = LiveRows::of(step);
     left.begin(step)?;
     left.poison()?;
@@ -58,11 +64,10 @@ pub fn diff(
             left.run(step)?;
             right.run(step)?;
             for unit in &units {
-                compare_writes(left, right, unit, &live, tolerance, &mut report)?;
+                compare_writes((left, right), (unit, &sides), &live, tolerance, &mut report)?;
             }
         }
         Mode::Lockstep => {
-            let ahead = left.units(step.shape())?;
             let mut done = 0;
             for (i, unit) in units.iter().enumerate() {
                 if is_idle(left.plan(), unit, step) {
@@ -78,7 +83,7 @@ pub fn diff(
                     }
                 }
                 right.run_unit(step, i)?;
-                compare_writes(left, right, unit, &live, tolerance, &mut report)?;
+                compare_writes((left, right), (unit, &sides), &live, tolerance, &mut report)?;
             }
         }
     }
@@ -100,6 +105,7 @@ pub fn diff_chunks(
     left.begin(prompt)?;
     left.poison()?;
     left.run(prompt)?;
+    let whole = left.units(prompt.shape())?;
     let plan = left.plan().clone();
     let rows = prompt.rows();
     let mut reports = Vec::new();
@@ -114,7 +120,8 @@ pub fn diff_chunks(
             table: prompt.table,
         };
         let mut report = begin(left, right, &step)?;
-        for (i, unit) in right.units(step.shape())?.iter().enumerate() {
+        let units = right.units(step.shape())?;
+        for (i, unit) in units.iter().enumerate() {
             if is_idle(&plan, unit, &step) {
                 continue;
             }
@@ -129,7 +136,8 @@ pub fn diff_chunks(
                     continue;
                 };
                 let data = (rows_of(&plan, b, &l, &range), r.as_slice());
-                let tolerance = (Tolerance::PerShape, right.limits().kv_type);
+                let numbers = Numbers::of(&plan, b, right.limits().kv_type, &[&whole, &units]);
+                let tolerance = (Tolerance::PerShape, numbers);
                 let row = compare_buffer(&plan, (&unit.name, b), tolerance, data);
                 report.buffers.push(row);
             }
@@ -201,9 +209,8 @@ impl LiveRows {
 }
 
 fn compare_writes(
-    left: &mut dyn Executor,
-    right: &mut dyn Executor,
-    unit: &Unit,
+    (left, right): (&mut dyn Executor, &mut dyn Executor),
+    (unit, sides): (&Unit, &[&[Unit]]),
     live: &LiveRows,
     tolerance: Tolerance,
     report: &mut Report,
@@ -214,8 +221,8 @@ fn compare_writes(
         };
         let plan = left.plan();
         let (l, r) = (live.of_buffer(plan, b, &l), live.of_buffer(plan, b, &r));
-        let tolerance = (tolerance, right.limits().kv_type);
-        let row = compare_buffer(plan, (&unit.name, b), tolerance, (&l, &r));
+        let numbers = Numbers::of(plan, b, right.limits().kv_type, sides);
+        let row = compare_buffer(plan, (&unit.name, b), (tolerance, numbers), (&l, &r));
         report.buffers.push(row);
     }
     Ok(())

@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use crate::exec::{Activations, Unit};
 use crate::kv::KvType;
 use crate::plan::{Buf, Element, Op, Plan};
 
@@ -84,17 +85,40 @@ impl Report {
     }
 }
 
-/// Largest NMSE of an operation whose sides may use different arithmetic: matrix products with f16
-/// inputs, attention over a cache of that type against one of f32, everything else in f32.
+/// In what numbers two sides compute, those of the coarser one: what [`limit`] depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Numbers {
+    /// Element type of the cache.
+    pub kv_type: KvType,
+    /// What matrix products round activations to.
+    pub activations: Activations,
+}
+
+impl Numbers {
+    /// Those in which a buffer is made, by what the units of both sides say of the products in it.
+    pub(crate) fn of(plan: &Plan, b: Buf, kv_type: KvType, sides: &[&[Unit]]) -> Numbers {
+        let ops = makers(plan, b);
+        let units = sides.iter().flat_map(|units| units.iter());
+        let units = units.filter(|unit| ops.contains(&unit.last_op));
+        Numbers {
+            kv_type,
+            activations: units.map(|u| u.activations).max().unwrap_or_default(),
+        }
+    }
+}
+
+/// Largest NMSE of an operation whose sides may use different arithmetic: matrix products with
+/// inputs in f16 or in bytes, attention over a cache of a type against one of f32, everything else
+/// in f32.
 ///
 /// What a type of the cache costs was measured on Gaussian keys and values, where rounding does
 /// more harm than nearby keys do: 9e-8 of f16, 6e-6 of bf16 (and 4e-6 where queries and weights are
 /// rounded to it too), 1.1e-4 of bytes. The limits leave room for heads of some large elements.
 #[must_use]
-pub fn limit(op: &Op, kv_type: KvType) -> f64 {
+pub fn limit(op: &Op, numbers: Numbers) -> f64 {
     match op {
-        Op::MatMul { .. } => 1e-6,
-        Op::Attention { .. } => match kv_type {
+        Op::MatMul { .. } => numbers.activations.limit(),
+        Op::Attention { .. } => match numbers.kv_type {
             KvType::F32 | KvType::F16 => 1e-5,
             KvType::BF16 => 1e-4,
             KvType::Int8 => 1e-3,
@@ -107,47 +131,50 @@ pub fn limit(op: &Op, kv_type: KvType) -> f64 {
 
 /// The loosest limit of the operations that made a buffer: a sum over a product inherits the
 /// product's, since one launch may compute both.
-pub(crate) fn buffer_limit(plan: &Plan, b: Buf, kv_type: KvType) -> f64 {
-    let limit = |op: &Op| limit(op, kv_type);
-    match plan.ops.iter().find(|op| op.writes() == Some(b)) {
-        Some(op @ (Op::Add { .. } | Op::Glu { .. })) => {
-            makers(plan, op).map(limit).fold(limit(op), f64::max)
-        }
-        Some(op) => limit(op),
-        None => 0.0,
-    }
+fn buffer_limit(plan: &Plan, b: Buf, numbers: Numbers) -> f64 {
+    let limits = makers(plan, b).into_iter();
+    limits.fold(0.0, |most, i| most.max(limit(&plan.ops[i], numbers)))
 }
 
 /// The same where one side fused a gated unit and the other did not: the products' errors add up,
 /// the gate's counted twice with the unit's own, since a negative gate's activation has a relative
 /// slope above one.
-fn unfused_limit(plan: &Plan, b: Buf, kv_type: KvType) -> f64 {
-    match plan.ops.iter().find(|op| op.writes() == Some(b)) {
+fn unfused_limit(plan: &Plan, b: Buf, numbers: Numbers) -> f64 {
+    let ops = makers(plan, b);
+    match ops.first().map(|&i| &plan.ops[i]) {
         Some(op @ Op::Glu { .. }) => {
-            let products: f64 = makers(plan, op).map(|op| limit(op, kv_type)).sum();
-            2.0 * limit(op, kv_type) + products
+            let products = ops[1..].iter().map(|&i| limit(&plan.ops[i], numbers));
+            2.0 * limit(op, numbers) + products.sum::<f64>()
         }
-        _ => buffer_limit(plan, b, kv_type),
+        _ => buffer_limit(plan, b, numbers),
     }
 }
 
-/// The operations that made an operation's inputs.
-fn makers<'p>(plan: &'p Plan, op: &Op) -> impl Iterator<Item = &'p Op> {
-    let inputs = op.reads().into_iter();
-    inputs.filter_map(|r| plan.ops.iter().find(|o| o.writes() == Some(r)))
+/// The operation that makes a buffer and, of a sum or a gated unit, those that make its inputs: one
+/// launch may compute all of them.
+fn makers(plan: &Plan, b: Buf) -> Vec<usize> {
+    let writer = |b: Buf| plan.ops.iter().position(|op| op.writes() == Some(b));
+    let Some(last) = writer(b) else {
+        return Vec::new();
+    };
+    let mut ops = vec![last];
+    if let op @ (Op::Add { .. } | Op::Glu { .. }) = &plan.ops[last] {
+        ops.extend(op.reads().into_iter().filter_map(writer));
+    }
+    ops
 }
 
 /// Compares what two sides have in a buffer.
 pub(crate) fn compare(
     plan: &Plan,
     (unit, b): (&str, Buf),
-    (tolerance, kv_type): (Tolerance, KvType),
+    (tolerance, numbers): (Tolerance, Numbers),
     (left, right): (&[f32], &[f32]),
 ) -> Row {
     let limit = match tolerance {
         Tolerance::BitEqual => 0.0,
-        Tolerance::PerOperation => buffer_limit(plan, b, kv_type),
-        Tolerance::PerShape => unfused_limit(plan, b, kv_type),
+        Tolerance::PerOperation => buffer_limit(plan, b, numbers),
+        Tolerance::PerShape => unfused_limit(plan, b, numbers),
     };
     let (nmse, max_abs) = error(left, right);
     let ids_differ = plan.buffer(b).element == Element::U32 && max_abs > 0.0;
@@ -171,7 +198,7 @@ pub(crate) fn compare_tokens(unit: &str, slot: usize, left: &[u32], right: &[u32
         buffer: if equal == longer {
             format!("tokens of slot {slot}")
         } else {
-            format!("tokens of slot {slot} from the {}th on", equal + 1)
+            format!("tokens of slot {slot} from token {equal} on")
         },
         nmse: (longer - equal) as f64 / longer.max(1) as f64,
         max_abs: (longer - equal) as f64,
@@ -239,7 +266,7 @@ mod tests {
         assert!(row.pass && row.buffer == "tokens of slot 2");
         let row = compare_tokens("decode", 2, &[1, 2, 3, 4], &[1, 9, 3, 4]);
         assert!(!row.pass && row.max_abs == 3.0 && row.nmse == 0.75);
-        assert_eq!(row.buffer, "tokens of slot 2 from the 2th on");
+        assert_eq!(row.buffer, "tokens of slot 2 from token 1 on");
         assert!(!compare_tokens("decode", 0, &[1, 2], &[1]).pass);
         assert!(!compare_tokens("decode", 0, &[], &[]).pass);
     }

@@ -1,4 +1,4 @@
-//! The sampler's filters and its draw, over numbers that the sampling kernel computes with too.
+//! The sampler's filters and its draw, over numbers that the sampling kernels compute with too.
 
 use gannet_ptx_gen::kernels::SampleParams;
 use gannet_ptx_gen::kernels::sample_math::{

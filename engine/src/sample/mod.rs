@@ -1,6 +1,6 @@
 //! Choosing the next token from logits.
 //!
-//! A [`Sampler`] on the CPU and the sampling kernel of the library ([`SampleSpec`]) choose the same
+//! A [`Sampler`] on the CPU and the sampling kernels of the library ([`SampleSpec`]) choose the same
 //! token from the same logits, whatever was chosen before and beside it:
 //!
 //! 1. *Penalties* change the logits of the latest tokens of the sequence, prompt included.

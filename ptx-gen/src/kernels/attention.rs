@@ -18,7 +18,7 @@
 //! `l = sum_j 2^(s_j - m)`, where `s` are the scores times log2(e): **m and l count in base 2**.
 //! A split without keys writes zeros and `m = -inf`. [`super::AttentionMergeSpec`] combines them.
 //!
-//! The visible cache blocks are divided evenly among the splits. All query heads of a
+//! The visible cache blocks are divided evenly among the splits, at least 64 keys to each. All query heads of a
 //! key/value head are one block's, so that the cache is read once from memory. A group of lanes
 //! holds 8 elements each of a key, and the groups of the block's warps take different keys;
 //! they meet in shared memory at the end. Which keys a lane adds in which order depends on the
@@ -192,25 +192,17 @@ impl AttentionSpec {
 
     /// The keys of the block's split.
     fn range<'k>(&self, k: &'k Builder, length: Val<'k, u32>) -> Range<'k> {
-        let tokens = self.block_tokens;
-        let zero = k.constant(0u32);
-        let low = match self.window {
-            Some(window) => length.max(window) - window,
-            None => zero,
-        };
+        let division = Division::new(k, length, self.window, self.block_tokens, self.splits);
+        let low = division.low;
         if self.splits == 1 {
             return Range {
                 start: low,
                 end: length,
             };
         }
-        let first = low / tokens;
-        let blocks = (length + (tokens - 1)) / tokens - first;
-        let each = (blocks + (self.splits - 1)) / self.splits * tokens;
-        let start = first * tokens + each * k.block_z();
         Range {
-            start: start.max(low),
-            end: (start + each).min(length),
+            start: division.start(k.block_z()).max(low),
+            end: division.end(k.block_z(), length),
         }
     }
 
@@ -373,6 +365,16 @@ impl AttentionSpec {
                 out.store(to + dim + e, k.select(e.eq(0), max, sum));
             });
         });
+    }
+
+    /// Bytes moved for `tokens` rows that read `keys` keys all together.
+    pub fn bytes_at(&self, tokens: u64, keys: u64) -> u64 {
+        let queries = AttentionSpec {
+            max_blocks: 0,
+            ..*self
+        };
+        let key = self.kv_type.block_bytes(1, self.head_dim);
+        queries.bytes(tokens) + 2 * keys * u64::from(self.num_kv_heads * key)
     }
 }
 

@@ -5,6 +5,55 @@ use crate::build::{Builder, Val};
 /// Where a running maximum starts: below every score, and its differences are no NaN.
 pub(super) const LOWEST: f32 = f32::MIN;
 
+/// Keys that a split has at least, if the row has more: one tile of 16 for each warp of a block.
+/// Shorter ones would leave warps idle and give the merge more to read.
+const LEAST_KEYS: u32 = 64;
+
+/// How the visible keys of a row are divided among splits: in whole cache blocks, the same number of
+/// them for each split but the last ones.
+pub(super) struct Division<'k> {
+    /// First visible key.
+    pub(super) low: Val<'k, u32>,
+    /// First key of its cache block.
+    first: Val<'k, u32>,
+    /// Keys of a split.
+    each: Val<'k, u32>,
+}
+
+impl<'k> Division<'k> {
+    /// Of the last `window` of `length` keys, in cache blocks of `tokens`.
+    pub(super) fn new(
+        k: &'k Builder,
+        length: Val<'k, u32>,
+        window: Option<u32>,
+        tokens: u32,
+        splits: u32,
+    ) -> Division<'k> {
+        let low = match window {
+            Some(window) => length.max(window) - window,
+            None => k.constant(0u32),
+        };
+        let first = low / tokens;
+        let blocks = (length + (tokens - 1)) / tokens - first;
+        let each = ((blocks + (splits - 1)) / splits).max(LEAST_KEYS.div_ceil(tokens));
+        Division {
+            low,
+            first: first * tokens,
+            each: each * tokens,
+        }
+    }
+
+    /// First key of a split; past the row's last one where the split has none.
+    pub(super) fn start(&self, split: Val<'k, u32>) -> Val<'k, u32> {
+        self.first + self.each * split
+    }
+
+    /// Key behind a split's last.
+    pub(super) fn end(&self, split: Val<'k, u32>, length: Val<'k, u32>) -> Val<'k, u32> {
+        (self.start(split) + self.each).min(length)
+    }
+}
+
 /// What a query is multiplied with, so that its products are what [`capped`] takes: the scale, and
 /// what turns e^x (with a cap the e^2x of tanh) into 2^x.
 pub(super) fn factor(scale: f32, cap: Option<f32>) -> f32 {

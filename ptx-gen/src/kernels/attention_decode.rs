@@ -14,7 +14,8 @@
 //!
 //! Grid `[tokens, num_kv_heads * sets, splits]`, where a set is up to 16 query heads of a
 //! key/value head. What a row sees, what a partial is and how keys are divided among splits is as in
-//! [`super::AttentionSpec`], whose place this kernel takes from Ampere on.
+//! [`super::AttentionSpec`], whose place this kernel takes from Ampere on; but of splits without keys only
+//! the first writes its partial.
 //!
 //! The query heads are the rows of matrix products whose right operands are keys and values as they
 //! lie in the cache: each is read once, in words of 16 bytes, straight to the registers in which
@@ -32,10 +33,10 @@
 //! magnitude. All else is f32: results differ from [`super::AttentionSpec`]'s by the rounding of
 //! sums, and with a cache of bf16, whose operands have 8 bits, by 2^-16 of a query and a weight. Which keys are added in which order depends on the row's length alone.
 
-use super::{KvType, RopeKind};
-use super::attention_common::{check_heads, variant};
+use super::attention_common::{Division, check_heads, variant};
 use super::attention_decode_block::{Block, WARPS};
 use super::attention_decode_tiles::{Cache, KEYS};
+use super::{KvType, RopeKind};
 use crate::build::{Builder, Val};
 use crate::ir::Kernel;
 use crate::target::Target;
@@ -238,16 +239,9 @@ impl AttentionDecodeSpec {
         k: &'k Builder,
         length: Val<'k, u32>,
     ) -> (Val<'k, u32>, Val<'k, u32>, Val<'k, u32>) {
-        let tokens = self.block_tokens;
-        let low = match self.window {
-            Some(window) => length.max(window) - window,
-            None => k.constant(0u32),
-        };
-        let first = low / tokens;
-        let blocks = (length + (tokens - 1)) / tokens - first;
-        let each = (blocks + (self.splits - 1)) / self.splits * tokens;
-        let start = first * tokens + each * k.block_z();
-        let end = (start + each).min(length);
+        let division = Division::new(k, length, self.window, self.block_tokens, self.splits);
+        let (low, start) = (division.low, division.start(k.block_z()));
+        let end = division.end(k.block_z(), length);
         match self.window {
             Some(_) => (start.max(low / KEYS * KEYS), low, end),
             None => (start, low, end),

@@ -92,18 +92,19 @@ impl<'k> Block<'k, '_> {
     pub(super) fn begin(&self) {
         let (k, cache) = (self.k, &self.cache);
         k.wait_for_predecessor();
-        k.if_(cache.start.ge(cache.end), || self.store_nothing());
-        k.exit_if(cache.start.ge(cache.end));
+        let empty = cache.start.ge(cache.end);
+        // The merge reads what splits with keys have written, and the first.
+        let speaks = match self.spec.splits {
+            1 => empty,
+            _ => empty & k.block_z().eq(0),
+        };
+        k.if_(speaks, || self.store_nothing());
+        k.exit_if(empty);
     }
 
     /// Attention over the split's keys, of which there are some unless the block has yet to
     /// [begin](Block::begin).
-    pub(super) fn run(
-        &self,
-        q: Ptr<'k, f32>,
-        angles: Option<Ptr<'k, f32>>,
-        area: Shared<'k, f32>,
-    ) {
+    pub(super) fn run(&self, q: Ptr<'k, f32>, angles: Option<Ptr<'k, f32>>, area: Shared<'k, f32>) {
         let (spec, k, cache) = (self.spec, self.k, &self.cache);
         let queries = area.cast::<u32>();
         let first = cache.start + k.warp() * KEYS;

@@ -378,6 +378,14 @@ impl AttentionFlashSpec {
             .map(|s| std::array::from_fn(|e| s[e].get()))
             .collect()
     }
+
+    /// Bytes moved for `tokens` rows that read `keys` different keys, queries and outputs counted
+    /// once.
+    pub fn bytes_at(&self, tokens: u64, keys: u64) -> u64 {
+        let rows = 8 * tokens * u64::from(self.num_heads * self.head_dim);
+        let key = self.kv_type.block_bytes(1, self.head_dim);
+        rows + 2 * keys * u64::from(self.num_kv_heads * key)
+    }
 }
 
 /// Applies a function to every element of fragments.

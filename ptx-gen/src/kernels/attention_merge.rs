@@ -3,22 +3,23 @@
 //!
 //! | parameter | type | shape |
 //! |---|---|---|
+//! | lengths | u32 | `[tokens]`, as of the attention |
 //! | partial | f32 | `[tokens, num_heads, splits, head_dim + 2]`: o, then m (in base 2) and l |
 //! | out | f32 | `[tokens, num_heads, head_dim]` |
 //!
-//! Grid `[tokens, num_heads, head_dim / columns]`. A row none of whose splits has keys, where all m
-//! are minus infinity, gives zeros.
+//! Grid `[tokens, num_heads, head_dim / columns]`. A row without keys, where the first split's m
+//! is minus infinity, gives zeros.
 //!
-//! All that a thread loads is on its way at once, whether or not a split has keys, so that the
-//! time does not depend on the row's length. A block has some columns of a head; groups of its
+//! All that a thread loads is on its way at once; in place of a split without keys, whose partial
+//! nobody has written, it loads the first one's again, which costs no traffic. A block has some columns of a head; groups of its
 //! lanes take splits in turn. Every warp works out M and the denominator for itself. Sums
 //! are added in an order that depends on the shape alone.
 
-use crate::build::{Pred, Val};
+use crate::build::Val;
 use crate::ir::Kernel;
 use crate::target::Target;
 
-use super::attention_common::LOWEST;
+use super::attention_common::{Division, LOWEST};
 
 /// The merge of partials of one shape.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,6 +32,10 @@ pub struct AttentionMergeSpec {
     pub head_dim: u32,
     /// Partials of a head.
     pub splits: u32,
+    /// Positions of a cache block.
+    pub block_tokens: u32,
+    /// Keys that a row sees at most, its own included.
+    pub window: Option<u32>,
 }
 
 /// Groups of lanes at most.
@@ -57,20 +62,6 @@ impl AttentionMergeSpec {
         self.splits.next_power_of_two().clamp(whole, GROUPS)
     }
 
-    /// Split `first + turn * of`; past the end the last one, and whether that is not so.
-    fn split<'k>(
-        &self,
-        first: Val<'k, u32>,
-        turn: u32,
-        of: u32,
-    ) -> (Val<'k, u32>, Option<Val<'k, Pred>>) {
-        let z = first + turn * of;
-        if (turn + 1) * of <= self.splits {
-            return (z, None);
-        }
-        (z.min(self.splits - 1), Some(z.lt(self.splits)))
-    }
-
     /// Blocks for `tokens` rows.
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
         [tokens, self.num_heads, self.head_dim / self.columns()]
@@ -94,43 +85,64 @@ impl AttentionMergeSpec {
             num_heads,
             head_dim: dim,
             splits,
+            ..
         } = *self;
         let (columns, lanes, groups) = (self.columns(), self.lanes(), self.groups());
-        let name = format!("attention_merge_{num_heads}x{dim}_s{splits}");
+        let mut name = format!(
+            "attention_merge_{num_heads}x{dim}_b{}_s{splits}",
+            self.block_tokens
+        );
+        if let Some(window) = self.window {
+            name += &format!("_w{window}");
+        }
         Kernel::new(name, target, |k| {
             k.doc(format!(
                 "Combines {splits} partials [{dim} sums, maximum in base 2, denominator] of rows \
-                 [tokens, {num_heads}] into [tokens, {num_heads}, {dim}].\n\
+                 [tokens, {num_heads}] that see lengths[t] keys into \
+                 [tokens, {num_heads}, {dim}].\n\
                  Grid [tokens, {num_heads}, {}].",
                 dim / columns
             ));
             let threads = lanes * groups;
             k.block_size(threads);
+            let lengths = k.input::<u32>("lengths");
             let partial = k.input::<f32>("partial");
             let out = k.output::<f32>("out");
             let head = k.block_x() * num_heads + k.block_y();
             let from = partial.offset(head * splits * (dim + 2));
+            let length = lengths.load(k.block_x());
+            let division = Division::new(k, length, self.window, self.block_tokens, splits);
             let (lane, group) = (k.thread_x() % lanes, k.thread_x() / lanes);
             let column = k.block_z() * columns + lane * 2;
 
+            // The splits of a thread, or the first where there are none, and which of them count.
+            let splits_of = |first: Val<'_, u32>, of: u32| -> Vec<_> {
+                let split = |turn: u32| {
+                    let z = first + turn * of;
+                    let mut counts = division.start(z).lt(length);
+                    if (turn + 1) * of > splits {
+                        counts = counts & z.lt(splits);
+                    }
+                    (k.select(counts, z, 0u32), counts)
+                };
+                (0..splits.div_ceil(of)).map(split).collect()
+            };
+            let (mine, everyone) = (splits_of(group, groups), splits_of(k.lane(), 32));
+            k.wait_for_predecessor();
+
             // The thread's columns of its splits, their maxima, and the warp's view of all splits.
-            // Past the end the last split is read again, and its weight is zero.
-            let turns = |of: u32| splits.div_ceil(of);
-            let own: Vec<_> = (0..turns(groups))
-                .map(|turn| {
-                    let (z, exists) = self.split(group, turn, groups);
+            let own: Vec<_> = mine
+                .into_iter()
+                .map(|(z, counts)| {
                     let at = z * (dim + 2);
-                    (from.load(at + dim), from.load_vec::<2>(at + column), exists)
+                    (from.load(at + dim), from.load_vec::<2>(at + column), counts)
                 })
                 .collect();
-            let all: Vec<_> = (0..turns(32))
-                .map(|turn| {
-                    let (z, exists) = self.split(k.lane(), turn, 32);
+            let all: Vec<_> = everyone
+                .into_iter()
+                .map(|(z, counts)| {
                     let [max, sum] = from.load_vec::<2>(z * (dim + 2) + dim);
-                    (
-                        max,
-                        exists.map_or(sum, |exists| k.select(exists, sum, 0f32)),
-                    )
+                    (max, k.select(counts, sum, 0f32))
                 })
                 .collect();
 
@@ -144,11 +156,8 @@ impl AttentionMergeSpec {
                 .fold(zero, |l, (m, sum)| sum.fma((*m - max).ex2(), l));
             let sum = k.warp_sum(sum);
             let mut row = [zero; 2];
-            for (m, part, exists) in own {
-                let mut weight = (m - max).ex2();
-                if let Some(exists) = exists {
-                    weight = k.select(exists, weight, 0f32);
-                }
+            for (m, part, counts) in own {
+                let weight = k.select(counts, (m - max).ex2(), 0f32);
                 row = std::array::from_fn(|i| part[i].fma(weight, row[i]));
             }
 
@@ -183,12 +192,19 @@ impl AttentionMergeSpec {
 }
 
 pub(super) fn representative(target: Target) -> Vec<AttentionMergeSpec> {
-    [(8, 64, 4), (32, 128, 8), (12, 128, 64), (40, 80, 33)]
-        .map(|(num_heads, head_dim, splits)| AttentionMergeSpec {
-            target,
-            num_heads,
-            head_dim,
-            splits,
-        })
-        .to_vec()
+    [
+        (8, 64, 4, None),
+        (32, 128, 8, None),
+        (12, 128, 128, None),
+        (40, 80, 33, Some(4096)),
+    ]
+    .map(|(num_heads, head_dim, splits, window)| AttentionMergeSpec {
+        target,
+        num_heads,
+        head_dim,
+        splits,
+        block_tokens: 32,
+        window,
+    })
+    .to_vec()
 }

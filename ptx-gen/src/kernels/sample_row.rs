@@ -3,7 +3,7 @@
 //!
 //! Of equals the lowest index is the best, whichever thread and block saw it.
 
-use crate::build::{Builder, Pred, Ptr, Shared, Val, Var};
+use crate::build::{Builder, Ptr, Shared, Val, Var};
 use crate::op::{Order, Rmw, Scope};
 
 /// A row of logits, penalised, and its largest.
@@ -174,27 +174,17 @@ impl<'k> Race<'k> {
         k.if_(k.thread_x().eq(0), || parts.arrived.store(row, 0));
         let best = self.lead();
         k.for_each(k.thread_x(), parts.count, k.threads(), |i| {
-            best.consider(parts.values.load(first + i), parts.indices.load(first + i));
+            best.follow(parts.values.load(first + i), parts.indices.load(first + i));
         });
         self.winner(&best)
     }
 }
 
 impl<'k> Lead<'k> {
-    /// Enters a value in any order of indices.
-    pub(super) fn consider(&self, value: Val<'k, f32>, index: Val<'k, u32>) {
-        let best = self.value.get();
-        let earlier = value.eq(best) & index.lt(self.index.get());
-        self.enter(value.gt(best) | earlier, value, index);
-    }
-
-    /// Enters a value whose index is higher than those before it. Of NaN nothing is left.
+    /// Enters a value whose index is higher than those before it. NaN and minus infinity never win.
     pub(super) fn follow(&self, value: Val<'k, f32>, index: Val<'k, u32>) {
-        self.enter(value.gt(self.value.get()), value, index);
-    }
-
-    fn enter(&self, wins: Val<'k, Pred>, value: Val<'k, f32>, index: Val<'k, u32>) {
         let k = self.k;
+        let wins = value.gt(self.value.get());
         self.value.set(k.select(wins, value, self.value.get()));
         self.index.set(k.select(wins, index, self.index.get()));
     }

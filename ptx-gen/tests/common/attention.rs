@@ -7,7 +7,7 @@ use gannet_ptx_gen::kernels::{
 use gannet_ptx_gen::target::Target;
 use half::f16;
 
-use super::trial::{Launch, Trial};
+use super::trial::{End, Launch, Trial};
 use super::{Random, kv, rotation};
 
 /// Positions of a cache block.
@@ -245,7 +245,10 @@ impl Case {
         let (length, slot) = (self.lengths[t], self.slots[t]);
         let low = spec.window.map_or(0, |w| length.saturating_sub(w));
         let first = low / BLOCK;
-        let each = (length.div_ceil(BLOCK) - first).div_ceil(spec.splits) * BLOCK;
+        let each = (length.div_ceil(BLOCK) - first)
+            .div_ceil(spec.splits)
+            .max(2)
+            * BLOCK;
         let start = first * BLOCK + each * split;
         let keys = low.max(start)..length.min(start + each);
         let at = (t * spec.num_heads as usize + head as usize) * dim;
@@ -306,10 +309,20 @@ impl Case {
         merged.collect()
     }
 
-    /// Partials as they lie in memory: sums, maximum, denominator.
-    fn flattened(&self) -> Vec<f64> {
-        let flat = |p: Partial| p.out.into_iter().chain([p.max, p.sum]);
-        self.partials().into_iter().flat_map(flat).collect()
+    /// Partials as they lie in memory: sums, maximum, denominator. Of splits without keys only the
+    /// first is anything.
+    fn flattened(&self) -> Vec<Option<f64>> {
+        let splits = self.spec.splits as usize;
+        let flat = |(n, p): (usize, Partial)| {
+            let written = n % splits == 0 || p.max > f64::NEG_INFINITY;
+            let words = p.out.into_iter().chain([p.max, p.sum]);
+            words.map(move |v| written.then_some(v))
+        };
+        self.partials()
+            .into_iter()
+            .enumerate()
+            .flat_map(flat)
+            .collect()
     }
 
     /// Slots, where those of `together` dead rows are none.
@@ -388,17 +401,27 @@ impl Case {
     }
 
     fn few(&self, grid: [u32; 3], nmse: f64) -> Launch {
-        let values = match self.spec.splits {
-            1 => self.expected(),
-            _ => self.flattened(),
+        let launch = self.launch(grid, 1, 1);
+        if self.spec.splits == 1 {
+            return launch.floats(self.expected(), nmse);
+        }
+        let flattened = self.flattened();
+        let written = (0..flattened.len()).filter(|i| flattened[*i].is_some());
+        let sampled = End::Sampled {
+            at: written.collect(),
+            values: flattened.iter().copied().flatten().collect(),
+            nmse,
         };
-        self.launch(grid, 1, 1).floats(values, nmse)
+        launch.output(4 * flattened.len(), sampled)
     }
 
     /// The merge of the partials.
     pub fn merge_launch(&self, nmse: f64) -> Launch {
-        let partial: Vec<f32> = self.flattened().iter().map(|v| *v as f32).collect();
+        // What no split has written is not read.
+        let partial = self.flattened().into_iter();
+        let partial: Vec<f32> = partial.map(|v| v.map_or(f32::NAN, |v| v as f32)).collect();
         Launch::new(self.merge().grid(self.rows()))
+            .input(&self.lengths)
             .input(&partial)
             .floats(self.expected(), nmse)
     }
@@ -424,6 +447,8 @@ impl Case {
             num_heads: self.spec.num_heads,
             head_dim: self.spec.head_dim,
             splits: self.spec.splits,
+            block_tokens: BLOCK,
+            window: self.spec.window,
         }
     }
 
@@ -464,6 +489,7 @@ pub fn packed_merged(case: &Case, nmse: f64) {
     let out = 6 + usize::from(case.raw.is_some());
     let partial = packed_decode(std::slice::from_ref(case), f64::INFINITY).results(out);
     let merged = Launch::new(case.merge().grid(case.rows()))
+        .input(&case.lengths)
         .input(&partial[0])
         .floats(case.expected(), nmse);
     let trial = Trial {

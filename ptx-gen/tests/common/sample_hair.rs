@@ -29,10 +29,14 @@ fn fresh(params: SampleParams) -> Slot {
 /// vocabulary and the first beyond it among them; logits around zero.
 fn long_window(spec: &SampleSpec) -> Step {
     let last = spec.vocab_size - 1;
+    // The second block of a row begins at token 2048.
     let token = |i: u32| match i % 16 {
         0 => last,
         1 => last + 1,
-        i => 7 * i,
+        2 => 2045,
+        3 => 2048,
+        4 => 2050,
+        _ => 61 * (i % 37) % last,
     };
     let history = (0..spec.window_max + 5).map(token).collect();
     let params = SampleParams {
@@ -170,7 +174,9 @@ fn barely(spec: &SampleSpec) -> Vec<Step> {
             top_k: 5,
             ..settings(9)
         };
-        let rare = |params: &SampleParams| (0..n).find(|i| (word(params, *i) ^ flip) < 4096);
+        // Of the four tokens of a thread the first one's arithmetic stands for all.
+        let rare =
+            |params: &SampleParams| (0..n).step_by(4).find(|i| (word(params, *i) ^ flip) < 4096);
         let rare = loop {
             match rare(&params) {
                 Some(i) => break i,
@@ -239,8 +245,8 @@ fn same_score_of(spec: &SampleSpec, apart: usize) -> Step {
     }
 }
 
-/// Equal logits without a temperature, the lower index with a higher lane or a higher warp, and
-/// infinite ones with one.
+/// Equal logits without a temperature, the lower index with a higher lane, a higher warp or in
+/// a later block; the last token's the largest by far, or infinite ones, with one.
 fn equals(spec: &SampleSpec) -> Vec<Step> {
     let n = spec.vocab_size as usize;
     let at = |tokens: [usize; 2], value: f32, inv_temperature: f32| {
@@ -261,6 +267,10 @@ fn equals(spec: &SampleSpec) -> Vec<Step> {
         at([161, 1030], 2.0, 0.0),
         at([163, 700], 2.0, 0.0),
         at([4, 7], 2.0, 0.0),
+        // In two blocks, and in the last one.
+        at([2, n - 1], 2.0, 0.0),
+        at([n - 4, n - 1], 2.0, 0.0),
+        at([n - 1, n - 1], 9.0, 1.0),
         at([200, 90], f32::INFINITY, 1.0),
     ]
 }

@@ -444,7 +444,7 @@ fn sampling() -> Vec<Trial> {
             steps.extend(sample::near_each(&spec, 1, &[8, 6, 9, 7]));
             steps.extend(sample_hair::hair(&spec));
             steps.extend(sample::near_each(&spec, 1, &[15, 1, 2, 11, 13, 14]));
-            steps.extend(sample::of_all_kinds(&spec, 12, 3, 1));
+            steps.extend(sample::of_all_kinds(&spec, 3, 3, 1));
             sample::trials(&spec, steps)
         })
         .collect()

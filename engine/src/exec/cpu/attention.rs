@@ -8,9 +8,11 @@
 //! Always holds: a row's result does not depend on the other rows, nor on which blocks its
 //! positions lie in.
 
+use bytemuck::allocation::try_zeroed_vec;
 use gannet_quant::cpu::{Rows, RowsMut, accumulate, softmax};
 use rayon::prelude::*;
 
+use crate::Error;
 use crate::exec::Step;
 use crate::kv::BLOCK_TOKENS;
 use crate::plan::{AttentionSpec, KvShape};
@@ -28,14 +30,23 @@ pub(super) struct LayerCache {
 }
 
 impl LayerCache {
-    /// A cache of zeros.
-    pub(super) fn new(kv: KvShape, num_blocks: usize) -> LayerCache {
-        let len = num_blocks * kv.num_kv_heads * BLOCK_TOKENS * kv.head_dim;
-        LayerCache {
-            kv,
-            k: vec![0.0; len],
-            v: vec![0.0; len],
-        }
+    /// A cache of zeros; the system gives the pages when they are used.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub(super) fn new(kv: KvShape, num_blocks: usize) -> Result<LayerCache, Error> {
+        let block = kv.num_kv_heads * BLOCK_TOKENS * kv.head_dim;
+        let zeros = || {
+            let len = num_blocks.checked_mul(block)?;
+            try_zeroed_vec(len).ok()
+        };
+        let (Some(k), Some(v)) = (zeros(), zeros()) else {
+            return Err(Error::Request(format!(
+                "the system has no memory for a cache of {num_blocks} blocks of {BLOCK_TOKENS} \
+                 positions; lower --ctx, or the sequences at once"
+            )));
+        };
+        Ok(LayerCache { kv, k, v })
     }
 
     /// Where a head of a block starts, in keys and values alike.
@@ -252,7 +263,7 @@ mod tests {
             outputs: &[],
             table: &table,
         };
-        let mut cache = LayerCache::new(KV, 6);
+        let mut cache = LayerCache::new(KV, 6).unwrap();
         cache.write(&step, &k, &v);
         for spec in [
             spec(None, None),
@@ -305,7 +316,7 @@ mod tests {
             outputs: &[],
             table: &table,
         };
-        let mut cache = LayerCache::new(KV, 1);
+        let mut cache = LayerCache::new(KV, 1).unwrap();
         cache.write(&step, &[1.0; 40], &[1.0; 40]);
         assert!(cache.k.iter().chain(&cache.v).all(|&x| x == 0.0));
         let mut out = vec![f32::NAN; 120];

@@ -15,8 +15,8 @@ use gannet_quant::cpu::{Product, matmul_exact, matmul_fast_each};
 
 use attention::LayerCache;
 
-use super::decode::{check_blocks, check_sequences, decode_on_host};
-use super::{Buffers, DecodeStart, Executor, Limits, Precision, Stats, Step, Unit};
+use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
+use super::{Activations, Buffers, DecodeStart, Executor, Limits, Precision, Stats, Step, Unit};
 use crate::Error;
 use crate::kv::BlockTable;
 use crate::lower::Shape;
@@ -45,13 +45,15 @@ pub struct CpuExecutor {
 
 impl CpuExecutor {
     /// An executor for a model. Memory: buffers for `limits.max_rows` rows and the f32 cache.
-    #[must_use]
+    ///
+    /// # Errors
+    /// The system has no memory for the cache.
     pub fn new(
         model: Arc<Model>,
         precision: Precision,
         limits: Limits,
         buffers: Buffers,
-    ) -> CpuExecutor {
+    ) -> Result<CpuExecutor, Error> {
         let plan = model.plan();
         let groups = group_products(&plan.ops);
         let storage = match buffers {
@@ -73,7 +75,7 @@ impl CpuExecutor {
         };
         let cache = (0..plan.kv.num_layers)
             .map(|_| LayerCache::new(plan.kv, limits.cache_blocks))
-            .collect();
+            .collect::<Result<_, Error>>()?;
         let ropes = plan.ropes.iter().map(|r| r.table(limits.context)).collect();
         let vectors = (0..plan.weights.len() as u32)
             .map(Weight)
@@ -85,7 +87,7 @@ impl CpuExecutor {
                 }
             })
             .collect();
-        CpuExecutor {
+        Ok(CpuExecutor {
             slots: vec![Vec::new(); storage.sizes.len()],
             next: Vec::new(),
             precision,
@@ -98,7 +100,7 @@ impl CpuExecutor {
             shape: (0, 0),
             stats: Stats::default(),
             model,
-        }
+        })
     }
 
     fn rows_of(&self, rows: Rows) -> usize {
@@ -343,7 +345,8 @@ impl Executor for CpuExecutor {
         on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         check_sequences(self, sequences, steps)?;
-        decode_on_host(self, sequences, steps, table, false, on_token)
+        let how = HostDecode::default();
+        decode_on_host(self, sequences, steps, table, how, on_token)
     }
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
@@ -365,6 +368,12 @@ impl Executor for CpuExecutor {
                 last_op: i,
                 reads: op.reads(),
                 writes: op.writes().into_iter().collect(),
+                activations: match op {
+                    Op::MatMul { weight, .. } => {
+                        Activations::on_cpu(self.precision, plan.weight(*weight).format)
+                    }
+                    _ => Activations::default(),
+                },
             }
         };
         Ok(plan.ops.iter().enumerate().map(unit).collect())

@@ -8,14 +8,16 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_cuda_runtime::{Args, Buffer, PinnedBuffer, Stream};
+use gannet_cuda_runtime::{Args, Buffer, Launch, PinnedBuffer, Stream};
 use gannet_ptx_gen::kernels::AdvanceSpec;
+use gannet_ptx_gen::target::Target;
 
 use super::executor::CudaExecutor;
-use super::prepare::{Prepared, compile, launch_of};
+use super::prepare::{Prepared, launch_of};
 use super::record::Issue;
 use super::state::StepState;
 use crate::Error;
+use crate::lower::{Advance, KernelSpec};
 
 /// Steps that the ring holds.
 const RING: u32 = 256;
@@ -27,9 +29,66 @@ const AHEAD: usize = 8;
 /// Polls between checks that the device still lives.
 const POLLS: u32 = 1 << 14;
 
+/// The end of a step of `rows` rows.
+pub(super) fn advance(target: Target, rows: usize, context: usize) -> Advance {
+    Advance(AdvanceSpec {
+        target,
+        num_slots: rows as u32,
+        ring_len: RING,
+        context: context as u32,
+    })
+}
+
+/// A launch of a step, and what it is for.
+pub(super) struct Listed {
+    /// The unit of the plan, or what follows it.
+    pub(super) unit: String,
+    pub(super) launch: Launch,
+    spec: KernelSpec,
+    /// Bytes that it must move, where keys do not count.
+    bytes: u64,
+}
+
+impl Listed {
+    /// A launch of `rows` rows that is no unit of the plan.
+    pub(super) fn after(
+        unit: &str,
+        spec: impl Into<KernelSpec>,
+        rows: usize,
+        launch: Launch,
+    ) -> Listed {
+        let spec = spec.into();
+        Listed {
+            unit: unit.to_owned(),
+            bytes: spec.bytes(rows as u32),
+            spec,
+            launch,
+        }
+    }
+
+    fn of_plan(prepared: &Prepared) -> Vec<Listed> {
+        let lowered = &prepared.lowered;
+        let planned = lowered.launches.iter().zip(&prepared.launches);
+        planned
+            .map(|(planned, launch)| Listed {
+                unit: lowered.units[planned.unit].name.clone(),
+                launch: launch.clone(),
+                spec: lowered.kernels[planned.kernel].clone(),
+                bytes: planned.bytes,
+            })
+            .collect()
+    }
+
+    /// Bytes that it must move where rows see that many keys.
+    pub(super) fn bytes_at(&self, lengths: &[u32]) -> u64 {
+        self.spec.bytes_at(lengths).unwrap_or(self.bytes)
+    }
+}
+
 /// A step that advances itself, and its ring.
 pub(super) struct Replay {
     step: Issue,
+    list: Vec<Listed>,
     rows: usize,
     counter: Buffer,
     /// `u32[RING * rows + 1]`: the tokens of each step, then how many steps were written.
@@ -46,37 +105,40 @@ impl Replay {
         draws: bool,
     ) -> Result<Replay, Error> {
         let next = executor.next_buffer(prepared)?;
-        let draw = if draws {
-            executor.draw(prepared, rows)?
-        } else {
-            Vec::new()
-        };
-        let (gpu, state, limits, recorder) = executor.parts();
-        let spec = AdvanceSpec {
-            target: gpu.target,
-            num_slots: rows as u32,
-            ring_len: RING,
-            context: limits.context as u32,
-        };
-        let kernel = compile(gpu, &spec.kernel())?;
+        let mut list = Listed::of_plan(prepared);
+        if draws {
+            list.extend(executor.draw(prepared, rows)?);
+        }
+        let (gpu, state, limits, kernels, recorder) = executor.parts();
+        let spec = advance(gpu.target, rows, limits.context);
+        kernels.compile(gpu, &[spec.clone().into()])?;
+        let kernel = kernels.get(&spec.clone().into())?;
         let counter = Buffer::new(&gpu.context, 4)?;
         let ring = PinnedBuffer::new(&gpu.context, (RING as usize * rows + 1) * 4)?;
-        let args = Args::for_kernel(&kernel)
+        let args = Args::for_kernel(kernel)
             .ptr(&next)
             .ptr(&state.tokens)
             .ptr(&state.lengths)
             .ptr(&counter)
             .ptr(&ring.as_buffer())
             .finish()?;
-        let mut launches = recorder.listed(&prepared.launches);
-        launches.extend(draw);
-        launches.push(launch_of(gpu, &kernel, spec.grid(), args));
+        let launch = launch_of(gpu, kernel, spec.0.grid(), args);
+        list.push(Listed::after("advance", spec, rows, launch));
+        let mut at = 0..;
+        list.retain(|_| !at.next().is_some_and(|i| recorder.omits(i)));
+        let launches = list.iter().map(|l| l.launch.clone()).collect();
         Ok(Replay {
             step: recorder.record(&gpu.context, launches)?,
+            list,
             rows,
             counter,
             ring,
         })
+    }
+
+    /// The launches of a step, in order.
+    pub(super) fn list(&self) -> &[Listed] {
+        &self.list
     }
 
     /// Whether it stands in for a graph that could not be built.

@@ -5,24 +5,25 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytemuck::{cast_slice, cast_slice_mut};
-use gannet_cuda_runtime::{Buffer, Launch, Stream};
+use gannet_cuda_runtime::{Buffer, Statistics, Stream};
 
-use super::decode::Replay;
+use super::decode::{Listed, Replay, advance};
 use super::memory::fit;
 use super::open::Gpu;
 use super::prepare::{Kernels, Memory, Prepared, prepare};
+use super::profile::{AHEAD, Profiler};
 use super::record::{Issue, Recorder};
-use super::sampler::SlotSamplers;
+use super::sampler::{self, SlotSamplers};
 use super::state::StepState;
 use super::{load, profile};
 use crate::Error;
 use crate::device::{SamplerOn, SessionOptions};
-use crate::exec::decode::{check_blocks, check_sequences, decode_on_host};
+use crate::exec::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
 use crate::exec::packed::block_bytes;
 use crate::exec::{DecodeStart, Executor, LaunchTime, Limits, Stats, Step, Unit};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
-use crate::load::Load;
-use crate::lower::{GEMV_MAX_ROWS, LowerOptions, Lowered, Shape, StepKind, lower};
+use crate::load::{Load, Span};
+use crate::lower::{GEMV_MAX_ROWS, KernelSpec, LowerOptions, Lowered, Shape, StepKind, lower};
 use crate::model::Model;
 use crate::plan::{Buf, Element, Plan};
 
@@ -49,6 +50,8 @@ pub struct CudaExecutor {
     next: Vec<u32>,
     steps: u64,
     fallbacks: u64,
+    /// The context's counters when this was made.
+    before: Statistics,
     load: Load,
 }
 
@@ -76,12 +79,19 @@ impl CudaExecutor {
         let mut shapes = vec![prompt_shape(limits.max_rows, limits.max_outputs)];
         let buckets = std::iter::successors(Some(1), |n| Some(2 * n));
         let buckets = buckets.take_while(|n| *n <= limits.num_slots.next_power_of_two());
-        shapes.extend(buckets.map(batch_shape));
+        shapes.extend(buckets.clone().map(batch_shape));
+        let mut choosing: Vec<KernelSpec> = Vec::new();
+        if session.sampler_on == SamplerOn::Device {
+            choosing.extend(sampler::kernels(gpu.target, plan.vocab_size));
+            let ends = buckets.map(|rows| advance(gpu.target, rows, limits.context).into());
+            choosing.extend(ends);
+        }
         let lowered: Vec<Lowered> = (shapes.iter())
             .map(|&shape| lower(plan, shape, &options))
             .collect::<Result<_, _>>()?;
         let stream = Stream::new(&gpu.context)?;
-        let (kernels, memory, load) = load::load(gpu, model, limits, &lowered, &stream)?;
+        let (kernels, memory, load) =
+            load::load(gpu, model, limits, (&lowered, &choosing), &stream)?;
         let state = StepState::new(&gpu.context, limits)?;
         Ok(CudaExecutor {
             model: Arc::clone(model),
@@ -103,6 +113,7 @@ impl CudaExecutor {
             next: Vec::new(),
             steps: 0,
             fallbacks: 0,
+            before: gpu.context.statistics(),
             load,
         })
     }
@@ -178,7 +189,8 @@ impl CudaExecutor {
         if draws {
             if self.samplers.is_none() {
                 let (slots, vocab_size) = (self.limits.num_slots, self.plan().vocab_size);
-                let made = SlotSamplers::new(&self.gpu, &self.stream, slots, vocab_size)?;
+                let (gpu, kernels) = (&self.gpu, &mut self.kernels);
+                let made = SlotSamplers::new(gpu, &self.stream, kernels, slots, vocab_size)?;
                 self.samplers = Some(made);
             }
             if let Some(samplers) = &self.samplers {
@@ -215,6 +227,16 @@ impl CudaExecutor {
         &self.gpu
     }
 
+    /// Adds to what it took to make it.
+    pub(super) fn add_span(&mut self, span: Span) {
+        self.load.spans.push(span);
+    }
+
+    /// The model that it runs.
+    pub(super) fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
     /// The queue of its work.
     pub(super) fn stream(&self) -> &Stream {
         &self.stream
@@ -226,8 +248,9 @@ impl CudaExecutor {
     }
 
     /// What the replay loop needs.
-    pub(super) fn parts(&mut self) -> (&Arc<Gpu>, &StepState, Limits, &mut Recorder) {
-        (&self.gpu, &self.state, self.limits, &mut self.recorder)
+    pub(super) fn parts(&mut self) -> (&Arc<Gpu>, &StepState, Limits, &mut Kernels, &mut Recorder) {
+        let (kernels, recorder) = (&mut self.kernels, &mut self.recorder);
+        (&self.gpu, &self.state, self.limits, kernels, recorder)
     }
 
     /// Where a prepared step writes its most likely tokens.
@@ -236,7 +259,7 @@ impl CudaExecutor {
     }
 
     /// The launches that draw the tokens of a prepared step of `rows` rows.
-    pub(super) fn draw(&self, prepared: &Prepared, rows: usize) -> Result<Vec<Launch>, Error> {
+    pub(super) fn draw(&self, prepared: &Prepared, rows: usize) -> Result<Vec<Listed>, Error> {
         let Some(samplers) = &self.samplers else {
             return Ok(Vec::new());
         };
@@ -335,7 +358,11 @@ impl Executor for CudaExecutor {
             return Ok(());
         }
         if self.sampler_on == SamplerOn::Cpu {
-            return decode_on_host(self, sequences, steps, table, true, on_token);
+            let how = HostDecode {
+                padded: true,
+                sampler_on: SamplerOn::Cpu,
+            };
+            return decode_on_host(self, sequences, steps, table, how, on_token);
         }
         let key = self.start_decode(sequences, table)?;
         let Some(replay) = self.replays.get_mut(&key) else {
@@ -373,21 +400,30 @@ impl Executor for CudaExecutor {
 
     fn profile(
         &mut self,
-        step: &Step<'_>,
+        sequences: &[DecodeStart<'_>],
         repeats: usize,
+        table: &BlockTable,
     ) -> Result<Option<Vec<LaunchTime>>, Error> {
-        // Once as it is served: it compiles, records and warms up.
-        self.run(step)?;
-        let prepared = self.prepared(step.shape())?;
-        let ahead = self.recorded.get(&step.shape()).map(Arc::clone);
-        let times = profile::launches(
-            &self.gpu.context,
-            &self.stream,
-            &prepared,
-            ahead.as_deref(),
-            repeats,
-        )?;
-        Ok(Some(times))
+        check_sequences(self, sequences, 1)?;
+        let mut profiler: Option<Profiler> = None;
+        for _ in 0..repeats {
+            let key = self.start_decode(sequences, table)?;
+            let Some(replay) = self.replays.get(&key) else {
+                return Ok(None);
+            };
+            let made = match profiler.take() {
+                Some(made) => made,
+                None => {
+                    let seen = |s: &DecodeStart<'_>| s.length + AHEAD as u32;
+                    let seen = sequences.iter().map(seen);
+                    let lengths: Vec<u32> =
+                        seen.map(|l| l.min(self.limits.context as u32)).collect();
+                    Profiler::new(&self.gpu.context, replay, &lengths)?
+                }
+            };
+            profiler.insert(made).repeat(&self.stream, replay)?;
+        }
+        Ok(profiler.map(Profiler::into_times))
     }
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
@@ -466,7 +502,7 @@ impl Executor for CudaExecutor {
     }
 
     fn stats(&self) -> Stats {
-        let s = self.gpu.context.statistics();
+        let s = self.gpu.context.statistics() - self.before;
         Stats {
             steps: self.steps,
             launches: s.launches,

@@ -15,7 +15,7 @@ use crate::Error;
 use crate::config::Config;
 use crate::exec::Limits;
 use crate::load::{Load, Phase, Span};
-use crate::lower::Lowered;
+use crate::lower::{KernelSpec, Lowered};
 use crate::model::Model;
 
 /// A GPU that is being opened on a thread of its own, or has been. Cloning shares it.
@@ -116,7 +116,7 @@ impl fmt::Debug for OpeningGpu {
     }
 }
 
-/// Compiles the kernels of `shapes`, moves the weights and allocates the cache, all at once.
+/// Compiles the kernels of `shapes` and those that follow their steps, moves the weights and allocates the cache, all at once.
 ///
 /// # Errors
 /// The first that failed: kernels, then weights, then memory.
@@ -124,7 +124,7 @@ pub(super) fn load(
     gpu: &Gpu,
     model: &Model,
     limits: Limits,
-    shapes: &[Lowered],
+    (shapes, following): (&[Lowered], &[KernelSpec]),
     stream: &Stream,
 ) -> Result<(Kernels, Memory, Load), Error> {
     let before = gpu.context.statistics();
@@ -133,7 +133,7 @@ pub(super) fn load(
         let kernels = scope.spawn(|| {
             Span::time(Phase::Kernels, || {
                 let mut specs = Vec::new();
-                for spec in shapes.iter().flat_map(|l| &l.kernels) {
+                for spec in shapes.iter().flat_map(|l| &l.kernels).chain(following) {
                     if !specs.contains(spec) {
                         specs.push(spec.clone());
                     }

@@ -24,7 +24,7 @@ const RESERVE: usize = 256 << 20;
 /// refused with the largest that fits.
 pub(super) fn fit(gpu: &Gpu, model: &Model, session: &SessionOptions) -> Result<Limits, Error> {
     let plan = model.plan();
-    let mut limits = limits(model, session, DEFAULT_ROWS);
+    let mut limits = limits(model, session, DEFAULT_ROWS)?;
     let (free, _) = gpu.context.free_memory()?;
     let widest = plan.buffers.iter().map(|b| b.cols).max().unwrap_or(0);
     // A step keeps a handful of rows of its widest buffer alive at once.

@@ -24,7 +24,8 @@ use std::sync::Arc;
 use crate::Error;
 use crate::device::SessionOptions;
 use crate::exec::{Buffers, Executor};
-use crate::gate::{self, Identity};
+use crate::gate::{self, Coverage, Identity, Serving};
+use crate::load::{Phase, Span};
 use crate::model::Model;
 
 pub use ceiling::measure_read_ceiling;
@@ -47,28 +48,40 @@ pub fn make(
         _ => Arc::new(Gpu::open(index, &options.config)?),
     };
     let mut executor = CudaExecutor::new(&gpu, model, options)?;
-    if let Some(identity) = gate_identity(&gpu, model, options)? {
-        gate::at_first_use(model, &mut executor, &identity)?;
-    }
+    let (held, span) = Span::time(Phase::Gate, || {
+        // Parity itself is going to compare what has distinct buffers.
+        if !options.config.gate || options.buffers == Buffers::Distinct {
+            return Ok(());
+        }
+        let identity = gate_identity(&gpu, model, &executor, options)?;
+        let name = &gpu.properties.name;
+        gate::at_first_use(model, &mut executor, name, identity.as_ref())
+    });
+    held?;
+    executor.add_span(span);
     Ok(Box::new(executor))
 }
 
-/// What the parity gate remembers a pass under. `None` where it does not stand: switched off,
-/// nowhere to remember, or buffers are distinct, since parity itself is going to compare them.
+/// What the parity gate remembers a pass under; `None` where there is nowhere to remember it.
 fn gate_identity(
     gpu: &Gpu,
     model: &Model,
+    executor: &CudaExecutor,
     options: &SessionOptions,
 ) -> Result<Option<Identity>, Error> {
     let config = &options.config;
-    let Some(cache_dir) = config.cache_dir.as_ref().filter(|_| config.gate) else {
+    let Some(cache_dir) = &config.cache_dir else {
         return Ok(None);
     };
-    if options.buffers == Buffers::Distinct {
-        return Ok(None);
-    }
-    let (name, uuid) = (&gpu.properties.name, gpu.properties.uuid_text());
-    let driver = gpu.context.device().driver().version()?;
-    let identity = Identity::new(cache_dir, model, (name, &uuid), driver, options.precision);
-    Ok(Some(identity))
+    let limits = executor.limits();
+    let serving = Serving {
+        machine: gpu.machine(),
+        precision: options.precision,
+        kv_type: limits.kv_type,
+        choices: gpu.profile(config, options.overrides)?.choices(),
+        executor: options.executor,
+        sampler_on: options.sampler_on,
+        coverage: Coverage::of(limits),
+    };
+    Ok(Some(Identity::new(cache_dir, model, &serving)))
 }

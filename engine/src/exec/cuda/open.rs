@@ -8,6 +8,7 @@ use gannet_ptx_gen::target::Target;
 
 use crate::Error;
 use crate::config::Config;
+use crate::identity::{self, Machine};
 use crate::load::{Phase, Span};
 use crate::profile::{DeviceProfile, Overrides};
 
@@ -64,11 +65,19 @@ impl Gpu {
     #[must_use]
     pub fn profile_file(&self, config: &Config) -> Option<PathBuf> {
         let cache = config.cache_dir.as_deref()?;
-        Some(DeviceProfile::file(
-            cache,
-            &self.properties.name,
-            self.driver,
-        ))
+        Some(DeviceProfile::file(cache, &self.machine()))
+    }
+
+    /// What measurements on this device are valid for.
+    #[must_use]
+    pub fn machine(&self) -> Machine {
+        Machine {
+            device: self.properties.name.clone(),
+            uuid: self.properties.uuid_text(),
+            driver: self.driver,
+            release: identity::driver_release(),
+            build: identity::build(),
+        }
     }
 
     /// Which variants run here.

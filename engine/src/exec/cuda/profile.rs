@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use gannet_cuda_runtime::{Context, Event, Stream};
 
-use super::prepare::Prepared;
-use super::record::Issue;
+use super::decode::Replay;
 use crate::Error;
 use crate::exec::LaunchTime;
 
 /// Whole steps queued before a profiled one, so that the device never waits for the host within it.
-const AHEAD: usize = 4;
+pub(super) const AHEAD: usize = 4;
 
 /// Pairs of events around nothing, whose time is taken off every launch.
 const EMPTY: usize = 32;
@@ -33,44 +32,46 @@ pub(super) fn time(
     Ok(f64::from(Event::elapsed_ms(&start, &end)?) / 1e3 / count.max(1) as f64)
 }
 
-/// What each launch of a step takes, `repeats` times; what an empty pair of events takes is off.
-pub(super) fn launches(
-    context: &Arc<Context>,
-    stream: &Stream,
-    prepared: &Prepared,
-    ahead: Option<&Issue>,
-    repeats: usize,
-) -> Result<Vec<LaunchTime>, Error> {
-    let event = |_| Event::new(context, true);
-    let count = prepared.launches.len();
-    let events: Vec<Event> = (0..=count + EMPTY).map(event).collect::<Result<_, _>>()?;
-    let mut times: Vec<LaunchTime> = (prepared.lowered.launches.iter())
-        .zip(&prepared.launches)
-        .map(|(planned, launch)| LaunchTime {
-            unit: prepared.lowered.units[planned.unit].name.clone(),
-            kernel: launch.kernel.name().to_owned(),
-            grid: launch.grid,
-            bytes: planned.bytes,
-            seconds: Vec::with_capacity(repeats),
+/// What each launch of a replayed step takes; what an empty pair of events takes is off.
+pub(super) struct Profiler {
+    events: Vec<Event>,
+    times: Vec<LaunchTime>,
+}
+
+impl Profiler {
+    /// A profiler of a step whose rows see that many keys.
+    pub(super) fn new(
+        context: &Arc<Context>,
+        replay: &Replay,
+        lengths: &[u32],
+    ) -> Result<Profiler, Error> {
+        let event = |_| Event::new(context, true);
+        let events = 0..=replay.list().len() + EMPTY;
+        Ok(Profiler {
+            events: events.map(event).collect::<Result<_, _>>()?,
+            times: (replay.list().iter())
+                .map(|listed| LaunchTime {
+                    unit: listed.unit.clone(),
+                    kernel: listed.launch.kernel.name().to_owned(),
+                    grid: listed.launch.grid,
+                    bytes: listed.bytes_at(lengths),
+                    seconds: Vec::new(),
+                })
+                .collect(),
         })
-        .collect();
-    for _ in 0..repeats {
+    }
+
+    /// Runs [`AHEAD`] steps and times the launches of the one after them.
+    pub(super) fn repeat(&mut self, stream: &Stream, replay: &Replay) -> Result<(), Error> {
         for _ in 0..AHEAD {
-            match ahead {
-                Some(issue) => issue.issue(stream)?,
-                None => {
-                    for launch in &prepared.launches {
-                        stream.launch(launch)?;
-                    }
-                }
-            }
+            replay.issue(stream)?;
         }
-        for empty in &events[..EMPTY] {
+        let events = &self.events;
+        for empty in &events[..=EMPTY] {
             empty.record(stream)?;
         }
-        events[EMPTY].record(stream)?;
-        for (launch, after) in prepared.launches.iter().zip(&events[EMPTY + 1..]) {
-            stream.launch(launch)?;
+        for (listed, after) in replay.list().iter().zip(&events[EMPTY + 1..]) {
+            stream.launch(&listed.launch)?;
             after.record(stream)?;
         }
         stream.synchronize()?;
@@ -80,9 +81,13 @@ pub(super) fn launches(
         let mut nothing = (0..EMPTY).map(between).collect::<Result<Vec<_>, _>>()?;
         nothing.sort_by(f64::total_cmp);
         let nothing = nothing[EMPTY / 2];
-        for (i, time) in times.iter_mut().enumerate() {
+        for (i, time) in self.times.iter_mut().enumerate() {
             time.seconds.push((between(EMPTY + i)? - nothing).max(0.0));
         }
+        Ok(())
     }
-    Ok(times)
+
+    pub(super) fn into_times(self) -> Vec<LaunchTime> {
+        self.times
+    }
 }

@@ -4,18 +4,36 @@
 //! The kernels keep both up to date, so that any number of steps can be queued.
 
 use bytemuck::cast_slice;
-use gannet_cuda_runtime::{Args, Buffer, Kernel, Launch, Stream};
+use gannet_cuda_runtime::{Args, Buffer, Kernel, Stream};
 use gannet_ptx_gen::kernels::{SampleParams, SampleSpec};
+use gannet_ptx_gen::target::Target;
 
+use super::decode::Listed;
 use super::open::Gpu;
-use super::prepare::{compile, launch_of};
+use super::prepare::{Kernels, launch_of};
 use super::state::StepState;
 use crate::Error;
 use crate::exec::DecodeStart;
+use crate::lower::{KernelSpec, SampleDraw, SampleFilter};
 use crate::sample::MAX_WINDOW;
 
 /// Bytes of a slot's settings.
 const PARAMS: usize = SampleParams::WORDS * 4;
+
+/// How to choose among `vocab_size` tokens.
+fn chooser(target: Target, vocab_size: usize) -> SampleSpec {
+    SampleSpec {
+        target,
+        vocab_size: vocab_size as u32,
+        window_max: MAX_WINDOW as u32,
+    }
+}
+
+/// The kernels that choose among `vocab_size` tokens, in the order of their launches.
+pub(super) fn kernels(target: Target, vocab_size: usize) -> [KernelSpec; 2] {
+    let spec = chooser(target, vocab_size);
+    [SampleFilter(spec).into(), SampleDraw(spec).into()]
+}
 
 /// The sampling state of all slots, and the kernels that choose.
 pub(super) struct SlotSamplers {
@@ -39,34 +57,35 @@ impl SlotSamplers {
     pub(super) fn new(
         gpu: &Gpu,
         stream: &Stream,
+        compiled: &mut Kernels,
         num_slots: usize,
         vocab_size: usize,
     ) -> Result<SlotSamplers, Error> {
-        let spec = SampleSpec {
-            target: gpu.target,
-            vocab_size: vocab_size as u32,
-            window_max: MAX_WINDOW as u32,
-        };
+        let spec = chooser(gpu.target, vocab_size);
         spec.check().map_err(Error::Cuda)?;
-        let (filter, draw) = rayon::join(
-            || compile(gpu, &spec.filter_kernel()),
-            || compile(gpu, &spec.draw_kernel()),
-        );
+        let specs = kernels(gpu.target, vocab_size);
+        compiled.compile(gpu, &specs)?;
+        let [filter, draw] = specs.each_ref().map(|spec| compiled.get(spec).cloned());
         // Steps have a power of two of rows.
         let rows = num_slots.next_power_of_two();
         let words = |n: usize| Buffer::new(&gpu.context, n * 4);
-        let arrived = words(rows)?;
-        stream.memset_d32(&arrived, 0)?;
+        let zeroed = |n: usize| -> Result<Buffer, Error> {
+            let buffer = words(n)?;
+            stream.memset_d32(&buffer, 0)?;
+            Ok(buffer)
+        };
         Ok(SlotSamplers {
             spec,
             filter: filter?,
             draw: draw?,
             params: Buffer::new(&gpu.context, num_slots * PARAMS)?,
             history: Buffer::new(&gpu.context, num_slots * MAX_WINDOW * 4)?,
-            found: words(rows * 4)?,
+            // Not what was there: a first kernel that did not run must not name tokens that do not
+            // exist.
+            found: zeroed(rows * 4)?,
             best_values: words(spec.scratch(rows))?,
             best_indices: words(spec.scratch(rows))?,
-            arrived,
+            arrived: zeroed(rows)?,
         })
     }
 
@@ -81,7 +100,7 @@ impl SlotSamplers {
         Ok(())
     }
 
-    /// The launches that choose the tokens of `rows` rows of logits, in order.
+    /// What chooses the tokens of `rows` rows of logits, in order.
     pub(super) fn launches(
         &self,
         gpu: &Gpu,
@@ -89,8 +108,7 @@ impl SlotSamplers {
         state: &StepState,
         next: &Buffer,
         rows: usize,
-    ) -> Result<[Launch; 2], Error> {
-        let rows = rows as u32;
+    ) -> Result<[Listed; 2], Error> {
         let args = |kernel| {
             Args::for_kernel(kernel)
                 .ptr(logits)
@@ -108,9 +126,14 @@ impl SlotSamplers {
         let draw = parts(args(&self.draw).ptr(&self.found))
             .ptr(next)
             .finish()?;
+        let [filters, draws] = kernels(self.spec.target, self.spec.vocab_size as usize);
+        let listed = |unit, spec: KernelSpec, kernel, args| {
+            let launch = launch_of(gpu, kernel, spec.grid(rows as u32), args);
+            Listed::after(unit, spec, rows, launch)
+        };
         Ok([
-            launch_of(gpu, &self.filter, self.spec.filter_grid(rows), filter),
-            launch_of(gpu, &self.draw, self.spec.draw_grid(rows), draw),
+            listed("filter", filters, &self.filter, filter),
+            listed("draw", draws, &self.draw, draw),
         ])
     }
 }

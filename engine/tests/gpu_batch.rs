@@ -1,0 +1,174 @@
+//! Many sequences on a GPU: what they have in common is held and computed once, blocks are copied
+//! when somebody writes, and whoever had to give way gives the same text later.
+
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "common/sequences.rs"]
+mod sequences;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use common::{gpu, model, shared};
+use gannet_engine::device::make_executor;
+use gannet_engine::exec::{Executor, Precision, Step};
+use gannet_engine::kv::{BLOCK_TOKENS, BlockTable, KvType};
+use gannet_engine::{Batch, Config, DeviceChoice, GenerateOptions, Model, SessionOptions};
+use sequences::{go_on, known_prefix, out_of_blocks, prompt, same_prompt};
+
+fn tiny(test: &str) -> Option<Arc<Model>> {
+    if !gpu(test) {
+        return None;
+    }
+    Some(model(&shared(test, "models/rustdoc-tiny-Q4_K_M.gguf")?))
+}
+
+fn options(slots: usize, context: usize) -> SessionOptions {
+    SessionOptions {
+        device: DeviceChoice::Cuda(0),
+        context: Some(context),
+        slots: Some(slots),
+        config: Config {
+            gate: false,
+            ..Config::default()
+        },
+        ..SessionOptions::default()
+    }
+}
+
+/// Arithmetic that hardly depends on the rows of a step: texts alone and in a batch are the same.
+fn exact(slots: usize, context: usize) -> SessionOptions {
+    SessionOptions {
+        precision: Precision::Exact,
+        kv_type: KvType::F32,
+        ..options(slots, context)
+    }
+}
+
+#[test]
+fn gpu_the_same_prompt_is_held_once() {
+    let Some(model) = tiny("a prompt held once") else {
+        return;
+    };
+    let (held, stats) = same_prompt(&model, &exact, 1024);
+    // The prompt's 32 blocks, and one for the 32 positions that each sequence adds in a step.
+    assert_eq!(held, 1024 / BLOCK_TOKENS + 32);
+    assert_eq!((stats.computed, stats.shared), (1024, 31 * 1024));
+    assert_eq!(stats.copied_blocks, 0);
+}
+
+#[test]
+fn gpu_a_block_in_common_is_copied_when_sequences_write() {
+    let Some(model) = tiny("a block in common") else {
+        return;
+    };
+    let (held, stats) = same_prompt(&model, &exact, 70);
+    assert_eq!(held, 70 / BLOCK_TOKENS + 32 * 2);
+    assert_eq!((stats.computed, stats.shared), (70, 31 * 70));
+    assert_eq!(stats.copied_blocks, 31);
+}
+
+/// The same as it is served: the kernels of a batch compute every row alike, so that sequences with
+/// blocks in common, copied ones and their own give one text.
+#[test]
+fn gpu_sequences_of_one_prompt_give_one_text() {
+    let Some(model) = tiny("one text of one prompt") else {
+        return;
+    };
+    for kv_type in [KvType::F16, KvType::BF16, KvType::Int8] {
+        let options = SessionOptions {
+            kv_type,
+            ..options(32, 128)
+        };
+        let mut batch = Batch::new(&model, &options).unwrap();
+        let prompt = prompt(&model, 0, 70);
+        let greedy = GenerateOptions {
+            max_tokens: 40,
+            ignore_eog: true,
+            ..GenerateOptions::default()
+        };
+        for _ in 0..32 {
+            batch.add(&prompt, greedy.clone()).unwrap();
+        }
+        let finished = batch.run_to_end(go_on).unwrap();
+        assert!(finished.iter().all(|(_, g)| g.tokens.len() == 40));
+        let texts: BTreeSet<_> = finished.into_iter().map(|(_, g)| g.tokens).collect();
+        assert_eq!(texts.len(), 1, "{kv_type:?}");
+        assert_eq!(batch.stats().copied_blocks, 31);
+    }
+}
+
+#[test]
+fn gpu_a_known_prefix_is_not_computed_again() {
+    if let Some(model) = tiny("a known prefix") {
+        known_prefix(&model, &exact);
+    }
+}
+
+#[test]
+fn gpu_sequences_that_run_out_of_blocks_give_the_same_text_later() {
+    if let Some(model) = tiny("sequences without blocks") {
+        out_of_blocks(&model, &exact);
+    }
+}
+
+/// The logits of one token of a slot behind `length - 1` others.
+fn logits(executor: &mut dyn Executor, table: &BlockTable, slot: u32, length: u32) -> Vec<u32> {
+    let step = Step {
+        tokens: &[7],
+        lengths: &[length],
+        slots: &[slot],
+        outputs: &[0],
+        table,
+    };
+    executor.run(&step).unwrap();
+    let logits = executor.logits().unwrap().iter();
+    logits.map(|l| l.to_bits()).collect()
+}
+
+#[test]
+fn gpu_copied_blocks_hold_what_was_copied() {
+    let Some(model) = tiny("copies of blocks") else {
+        return;
+    };
+    let tokens = prompt(&model, 0, 100);
+    let kv_types = [KvType::F16, KvType::BF16, KvType::F32, KvType::Int8];
+    for kv_type in kv_types {
+        let options = SessionOptions {
+            kv_type,
+            ..options(2, 128)
+        };
+        let mut executor = make_executor(&model, &options).unwrap().executor;
+        let limits = executor.limits();
+        let mut table = BlockTable::new(2, limits.context, limits.cache_blocks);
+        for slot in 0..2 {
+            table.reserve(slot, limits.context).unwrap();
+        }
+        let step = Step {
+            tokens: &tokens,
+            lengths: &(1..=100).collect::<Vec<_>>(),
+            slots: &[0; 100],
+            outputs: &[],
+            table: &table,
+        };
+        executor.run(&step).unwrap();
+        let executor = executor.as_mut();
+        let expected = logits(executor, &table, 0, 101);
+        assert_ne!(logits(executor, &table, 1, 101), expected, "{kv_type:?}");
+        let blocks = table.entries().len() / 2;
+        let (from, to) = table.entries().split_at(blocks);
+        let pairs: Vec<(u32, u32)> = from.iter().copied().zip(to.iter().copied()).collect();
+        // All but the first: layers, keys and values of each must have been copied.
+        executor.copy_blocks(&pairs[1..]).unwrap();
+        assert_ne!(logits(executor, &table, 1, 101), expected, "{kv_type:?}");
+        executor.copy_blocks(&pairs[..1]).unwrap();
+        executor.copy_blocks(&[(to[0], to[0])]).unwrap();
+        assert_eq!(logits(executor, &table, 1, 101), expected, "{kv_type:?}");
+        // What was copied from is as it was.
+        assert_eq!(logits(executor, &table, 0, 101), expected, "{kv_type:?}");
+        let outside = limits.cache_blocks as u32;
+        executor.copy_blocks(&[(0, outside)]).unwrap_err();
+    }
+}

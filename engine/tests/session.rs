@@ -1,0 +1,323 @@
+//! A session over several prompts, where its tokens are chosen, the sizes it refuses, and what its
+//! measurements say.
+
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+#[path = "common/omitted.rs"]
+mod omitted;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use common::{gpu, model, shared};
+use gannet_engine::bench::{self, BenchOptions};
+use gannet_engine::device::{MAX_CONTEXT, MAX_SLOTS, make_executor};
+use gannet_engine::exec::{Faults, Precision};
+use gannet_engine::session::Finish;
+use gannet_engine::tokenizer::{DecodeOptions, EncodeOptions};
+use gannet_engine::{
+    DeviceChoice, Error, Event, ExecutorChoice, GenerateOptions, Generation, Model, SamplerOn,
+    Sampling, Session, SessionOptions,
+};
+use omitted::{Prompt, places, table};
+
+/// The demonstration model, which the repository ships.
+fn tiny() -> Arc<Model> {
+    let part = "models/rustdoc-tiny-Q4_K_M.gguf";
+    model(&shared("session", part).expect("the model is in the repository"))
+}
+
+fn on(device: DeviceChoice) -> SessionOptions {
+    SessionOptions {
+        device,
+        precision: Precision::Exact,
+        context: Some(96),
+        ..SessionOptions::default()
+    }
+}
+
+fn cpu(model: &Arc<Model>) -> Session {
+    Session::new(model, &on(DeviceChoice::Cpu)).unwrap()
+}
+
+fn options(max_tokens: usize) -> GenerateOptions {
+    GenerateOptions {
+        max_tokens,
+        ignore_eog: true,
+        ..GenerateOptions::default()
+    }
+}
+
+fn continued(session: &mut Session, prompt: &[u32], options: &GenerateOptions) -> Generation {
+    let go_on = |_: Event<'_>| ControlFlow::Continue(());
+    session.generate_tokens(prompt, options, go_on).unwrap()
+}
+
+const FIRST: [u32; 5] = [310, 27, 1404, 99, 512];
+const SECOND: [u32; 3] = [77, 1301, 6];
+
+/// Two prompts one after the other give what one prompt of everything gives: the last token of the
+/// first generation counts.
+#[test]
+fn a_second_prompt_follows_all_that_was_given_out() {
+    let model = tiny();
+    let sampled = Sampling {
+        temperature: 0.9,
+        top_k: 50,
+        repetition_penalty: 1.3,
+        seed: 11,
+        ..Sampling::default()
+    };
+    for sampling in [Sampling::default(), sampled] {
+        for max_tokens in [1, 2, 7] {
+            let options = GenerateOptions {
+                sampling: sampling.clone(),
+                ..options(max_tokens)
+            };
+            let (mut twice, mut once) = (cpu(&model), cpu(&model));
+            let first = continued(&mut twice, &FIRST, &options);
+            assert_eq!(first.finish, Finish::Length);
+            let second = continued(&mut twice, &SECOND, &options);
+            assert_eq!(second.prompt_tokens, SECOND.len());
+
+            let all = [&FIRST[..], &first.tokens, &SECOND].concat();
+            assert_eq!(
+                second.tokens,
+                continued(&mut once, &all, &options).tokens,
+                "{max_tokens} tokens, {sampling:?}"
+            );
+            let logits = |session: &mut Session| session.executor().logits().unwrap().to_vec();
+            assert_eq!(logits(&mut twice), logits(&mut once));
+        }
+    }
+}
+
+/// A stop string that ends inside the last token given out: that token was never fed.
+#[test]
+fn a_token_cut_by_a_stop_string_counts() {
+    let model = tiny();
+    let encode = EncodeOptions {
+        add_special: true,
+        parse_special: false,
+    };
+    let prompt = model.tokenizer().encode("Ownership is", encode);
+    let plain = continued(&mut cpu(&model), &prompt, &options(24));
+    let text_of = |tokens: &[u32]| model.tokenizer().decode(tokens, DecodeOptions::default());
+    // All but the first letter of a token, where no text before it has that.
+    let found = (1..plain.tokens.len()).find_map(|at| {
+        let (before, text) = (text_of(&plain.tokens[..at]), text_of(&plain.tokens[..=at]));
+        let piece = text.strip_prefix(&before).filter(|p| p.is_ascii())?;
+        let stop = piece.get(1..).filter(|stop| stop.len() > 1)?;
+        (text.find(stop) == Some(before.len() + 1)).then(|| (at, stop.to_owned()))
+    });
+    let (at, stop) = found.expect("a token of several letters");
+    let stopping = GenerateOptions {
+        stop: vec![stop],
+        ..options(24)
+    };
+    let mut session = cpu(&model);
+    let stopped = continued(&mut session, &prompt, &stopping);
+    assert_eq!(stopped.finish, Finish::StopString);
+    assert_eq!(stopped.tokens, plain.tokens[..=at]);
+    let second = continued(&mut session, &SECOND, &options(6));
+    let all = [&prompt[..], &stopped.tokens, &SECOND].concat();
+    let expected = continued(&mut cpu(&model), &all, &options(6));
+    assert_eq!(second.tokens, expected.tokens);
+}
+
+/// A callback that breaks inside a prompt ends it there, with all that came before in place.
+#[test]
+fn a_prompt_that_is_broken_off_leaves_what_was_computed() {
+    let model = tiny();
+    let settings = SessionOptions {
+        max_rows: Some(2),
+        ..on(DeviceChoice::Cpu)
+    };
+    let mut session = Session::new(&model, &settings).unwrap();
+    let first = continued(&mut session, &FIRST, &options(3));
+    let mut seen = Vec::new();
+    let broken = session.generate_tokens(&SECOND, &options(3), |event| {
+        seen.push(event == Event::Prompt { done: 1, total: 3 });
+        ControlFlow::Break(())
+    });
+    assert_eq!(broken.unwrap().finish, Finish::Stopped);
+    assert_eq!(seen, [true], "the last token before, and one of the prompt");
+    let again = continued(&mut session, &[9], &options(4));
+    let all = [&FIRST[..], &first.tokens, &SECOND[..1], &[9]].concat();
+    let expected = continued(&mut cpu(&model), &all, &options(4));
+    assert_eq!(again.tokens, expected.tokens);
+}
+
+#[test]
+fn a_full_context_takes_no_more() {
+    let model = tiny();
+    let settings = SessionOptions {
+        context: Some(8),
+        ..on(DeviceChoice::Cpu)
+    };
+    let mut session = Session::new(&model, &settings).unwrap();
+    let full = continued(&mut session, &FIRST, &options(100));
+    assert_eq!(
+        (full.tokens.len(), full.finish),
+        (4, Finish::Length),
+        "three that fit, and the one after them"
+    );
+    let refused = session.generate_tokens(&[1], &options(1), |_| ControlFlow::Continue(()));
+    let Err(Error::ContextFull { tokens, context }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!((tokens, context), (10, 8));
+    session.clear();
+    assert_eq!(
+        continued(&mut session, &FIRST, &options(4)).tokens,
+        full.tokens
+    );
+}
+
+/// With the launch left out that finds the most likely token on the device, only the CPU's own code
+/// can find it.
+fn the_cpu_chooses_alone(device: DeviceChoice) {
+    let model = tiny();
+    let plain = SessionOptions {
+        precision: Precision::Fast,
+        executor: ExecutorChoice::Eager,
+        context: Some(32),
+        ..on(device)
+    };
+    let mut executor = make_executor(&model, &plain).unwrap().executor;
+    let executor = executor.as_mut();
+    let prompt = Prompt::new(1, 0, executor.plan().vocab_size);
+    let table = table(executor);
+    let step = prompt.step(&table);
+    executor.run(&step).unwrap();
+    let all = places(executor, &step).unwrap();
+    let argmax = all.iter().find(|p| p.unit.starts_with("argmax")).unwrap();
+    let generate = |omit_launch, sampler_on| {
+        let settings = SessionOptions {
+            faults: Faults {
+                omit_launch,
+                ..Faults::default()
+            },
+            sampler_on,
+            ..plain.clone()
+        };
+        let mut session = Session::new(&model, &settings)?;
+        let go_on = |_: Event<'_>| ControlFlow::Continue(());
+        let generation = session.generate_tokens(&step.tokens[..1], &options(4), go_on)?;
+        Ok::<_, Error>(generation.tokens)
+    };
+    let expected = generate(None, SamplerOn::Device).unwrap();
+    assert_eq!(generate(None, SamplerOn::Cpu).unwrap(), expected);
+    let omitted = Some(argmax.launch);
+    assert_eq!(generate(omitted, SamplerOn::Cpu).unwrap(), expected);
+    // Where it is the device's, it is missed.
+    let missed = generate(omitted, SamplerOn::Device);
+    assert!(missed.is_err() || missed.unwrap() != expected);
+}
+
+#[test]
+fn the_cpu_chooses_for_interpreted_kernels() {
+    the_cpu_chooses_alone(DeviceChoice::Interp);
+}
+
+#[test]
+fn gpu_greedy_tokens_are_chosen_on_the_cpu_where_that_is_asked_for() {
+    if gpu("gpu_greedy_tokens_are_chosen_on_the_cpu_where_that_is_asked_for") {
+        the_cpu_chooses_alone(DeviceChoice::Cuda(0));
+    }
+}
+
+/// Sizes past every device are refused before anything is allocated.
+#[test]
+fn sizes_that_cannot_be_are_refused() {
+    let model = tiny();
+    let refused = |options: SessionOptions| make_executor(&model, &options).err().unwrap();
+    for device in [DeviceChoice::Cpu, DeviceChoice::Interp] {
+        for context in [MAX_CONTEXT + 1, 999_999_999_999, usize::MAX] {
+            let error = refused(SessionOptions {
+                context: Some(context),
+                ..on(device)
+            });
+            assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+        }
+        for slots in [MAX_SLOTS + 1, usize::MAX] {
+            let error = refused(SessionOptions {
+                slots: Some(slots),
+                ..on(device)
+            });
+            assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+        }
+        // Within the limits of either, and more than any machine has.
+        let error = refused(SessionOptions {
+            context: Some(MAX_CONTEXT),
+            slots: Some(MAX_SLOTS),
+            ..on(device)
+        });
+        assert!(matches!(error, Error::Memory { .. }), "{error}");
+    }
+}
+
+#[test]
+fn an_executor_of_a_gpu_is_not_replaced_by_the_cpu() {
+    let test = "an_executor_of_a_gpu_is_not_replaced_by_the_cpu";
+    if gannet_cuda_runtime::Driver::load().is_ok() {
+        eprintln!("skipped: {test}: this machine has a GPU");
+        return;
+    }
+    let model = tiny();
+    let named = SessionOptions {
+        executor: ExecutorChoice::Graph,
+        ..on(DeviceChoice::Auto)
+    };
+    let error = make_executor(&model, &named).err().unwrap().to_string();
+    assert!(error.contains("executor graph needs a GPU"), "{error}");
+    let made = make_executor(&model, &on(DeviceChoice::Auto)).unwrap();
+    assert!(made.notice.unwrap().contains("running on the CPU"));
+}
+
+/// One time for each token given out, and one less to wait for: the first is the prompt's.
+#[test]
+fn every_token_has_its_times() {
+    let model = tiny();
+    let mut session = cpu(&model);
+    let generation = continued(&mut session, &FIRST, &options(6));
+    let times = session.times();
+    assert_eq!(
+        (times.wait.count, times.text.count, times.callback.count),
+        (5, 6, 6)
+    );
+    assert!(times.wait.total >= times.wait.max && times.wait.max >= times.wait.mean());
+    let spent = times.wait.total + times.text.total + times.callback.total;
+    assert!(spent + times.prompt <= generation.prompt_time + generation.decode_time);
+    continued(&mut session, &SECOND, &options(1));
+    assert_eq!(session.times().wait.count, 0, "of the last generation only");
+}
+
+/// What only running could show is in the report: graphs that could not be built, and how often
+/// that mattered.
+#[test]
+fn gpu_bench_tells_of_graphs_that_could_not_be_built() {
+    if !gpu("gpu_bench_tells_of_graphs_that_could_not_be_built") {
+        return;
+    }
+    let settings = SessionOptions {
+        faults: Faults {
+            refuse_graphs: true,
+            ..Faults::default()
+        },
+        context: None,
+        ..on(DeviceChoice::Cuda(0))
+    };
+    let what = BenchOptions {
+        prompts: vec![16],
+        generate: 8,
+        repeats: 1,
+        ..BenchOptions::default()
+    };
+    let report = bench::run(&tiny(), &settings, &what, &mut |_| {}).unwrap();
+    assert!(report.notice.unwrap().contains("no graph could be built"));
+    assert!(report.fallbacks >= 8, "{}", report.fallbacks);
+    assert_eq!(report.executor, "cuda-eager");
+}

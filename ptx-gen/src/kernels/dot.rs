@@ -124,22 +124,53 @@ impl Tiling {
         32 * self.warps
     }
 
-    /// Keeps ptxas from spilling where it would, to fit more blocks on a multiprocessor: in products whose rows of
-    /// activations are staged in more than two parts. Found by trial with ptxas 13.0, for sm_80 and sm_90a.
+    /// Keeps ptxas from spilling where it would, to fit more blocks on a multiprocessor: for the most part in
+    /// products whose rows of activations are staged in more than two parts. Found by trial with ptxas 13.0, for
+    /// sm_80 and sm_90a.
     pub(super) fn bound_registers(&self, k: &Builder) {
         use WeightFormat::{BF16, F16, Q4K, Q5K, Q6K};
         if self.arithmetic != Arithmetic::F32 {
+            if self.spills_in_bounds() {
+                return;
+            }
             // 128 registers a thread, and twice as many for several tokens or small blocks.
             let most = if self.tokens == 1 { 16 } else { 8 };
             return k.min_blocks((most / self.warps).clamp(1, 4));
         }
-        if self.geometry.steps() <= 2 * self.chunk_steps {
-            return;
+        let parts = self.geometry.steps().div_ceil(self.chunk_steps);
+        match (self.geometry.format, self.tokens, self.rows_per_slot) {
+            (Q4K | Q5K, 2, 1) if self.warps == 4 && parts > 1 => return k.min_blocks(4),
+            (_, 8, _) if self.geometry.width == 4 => return k.min_blocks(1),
+            _ if parts <= 2 => return,
+            _ => {}
         }
         match (self.geometry.format, self.tokens) {
             (F16 | BF16, 4) if self.rows_per_slot == 1 => k.min_blocks(2),
             (Q4K | Q5K | Q6K, 2) | (Q6K, 4) if self.rows_per_slot > 1 => k.min_blocks(1),
             _ => {}
+        }
+    }
+
+    /// Whether ptxas spills a product of narrow activations in the bounds of registers that others
+    /// are given, and does not when it is given none. By trial, as the bounds.
+    fn spills_in_bounds(&self) -> bool {
+        use WeightFormat::{Q4_0, Q4K, Q5K, Q6K};
+        let (format, lanes) = (self.geometry.format, self.geometry.lanes);
+        let (steps, ragged) = (self.geometry.steps(), self.geometry.ragged());
+        let long = steps > 2 * self.depth;
+        match (self.arithmetic, self.tokens, self.rows_per_slot) {
+            (_, 1, 4) => true,
+            (Arithmetic::Dp4a, 1, 2) => long && format == Q4_0,
+            (Arithmetic::Dp4a, 1, 1) if long && lanes == 16 => match format {
+                Q4K => !ragged,
+                Q6K => ragged,
+                _ => false,
+            },
+            (Arithmetic::F16x2, 1, 1) => long && lanes == 16 && format == Q4K && self.warps == 12,
+            (Arithmetic::F16x2, 8, 1) => {
+                steps.div_ceil(self.chunk_steps) == 2 && matches!(format, Q4K | Q5K | Q6K)
+            }
+            _ => false,
         }
     }
 

@@ -325,5 +325,25 @@ pub(super) fn representative(target: Target) -> Vec<GemvSpec> {
                 .filter_map(|spec| of(spec, arithmetic)),
         );
     }
+    specs.extend(
+        [
+            (WeightFormat::Q4K, Arithmetic::F32, 8),
+            (WeightFormat::Q4_0, Arithmetic::F16x2, 4),
+            (WeightFormat::Q6K, Arithmetic::Dp4a, 4),
+        ]
+        .map(|(format, arithmetic, width)| {
+            let spec = spec(format, 1000, 768, 1);
+            let variant = GemvVariant {
+                arithmetic,
+                lanes: 32,
+                width,
+                ..spec.default_variant()
+            };
+            GemvSpec {
+                variant: Some(variant),
+                ..spec
+            }
+        }),
+    );
     specs
 }

@@ -192,11 +192,19 @@ pub(super) fn representative(target: Target) -> Vec<GemvGluSpec> {
         spec(WeightFormat::Q4K, WeightFormat::Q6K, 1, Activation::Silu),
         spec(WeightFormat::Q8_0, WeightFormat::Q8_0, 4, Activation::Gelu),
     ];
-    specs.extend([Arithmetic::F16x2, Arithmetic::Dp4a].map(|arithmetic| {
+    let default = specs[0].default_variant();
+    let of_one_format = [
+        (Arithmetic::F16x2, default.lanes, 16),
+        (Arithmetic::Dp4a, default.lanes, 16),
+        (Arithmetic::Dp4a, 32, 8),
+    ];
+    specs.extend(of_one_format.map(|(arithmetic, lanes, width)| {
         let spec = spec(WeightFormat::Q4K, WeightFormat::Q4K, 1, Activation::Silu);
         let variant = GemvVariant {
             arithmetic,
-            ..spec.default_variant()
+            lanes,
+            width,
+            ..default
         };
         GemvGluSpec {
             variant: Some(variant),

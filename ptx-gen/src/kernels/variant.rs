@@ -179,7 +179,9 @@ impl Shape {
         let halves = matches!(self.format, F16 | BF16);
         let in_large_blocks = if halves { 1 } else { 2 };
         let narrow = variant.arithmetic != Arithmetic::F32;
-        let crowded = narrow && sums > in_large_blocks && variant.warps > 8;
+        let large = |warps: u32| variant.warps > warps;
+        let crowded = sums > in_large_blocks && large(8) || self.tokens > 1 && large(12);
+        let crowded = narrow && crowded;
         // The default one was tried out.
         if (sums > 16 || crowded) && variant != self.default_variant() {
             return refuse("its sums do not fit registers");

@@ -33,7 +33,7 @@ fn long_window(spec: &SampleSpec) -> Step {
     let token = |i: u32| match i % 16 {
         0 => last,
         1 => last + 1,
-        2 => 2045,
+        2 => 2047,
         3 => 2048,
         4 => 2050,
         _ => 61 * (i % 37) % last,

@@ -25,7 +25,7 @@
 //! row's length alone, so that a row's result does not depend on other rows.
 
 use super::KvType;
-use super::attention_common::{LOWEST, capped, check_heads, factor, variant};
+use super::attention_common::{Division, LOWEST, capped, check_heads, factor, variant};
 use crate::build::{Builder, Ptr, Val, Var};
 use crate::ir::Kernel;
 use crate::target::Target;

@@ -247,6 +247,16 @@ impl AttentionDecodeSpec {
             None => (start, low, end),
         }
     }
+
+    /// Bytes moved for `tokens` rows that read `keys` keys all together.
+    pub fn bytes_at(&self, tokens: u64, keys: u64) -> u64 {
+        let queries = AttentionDecodeSpec {
+            max_blocks: 0,
+            ..*self
+        };
+        let key = self.kv_type.block_bytes(1, self.head_dim);
+        queries.bytes(tokens) + 2 * keys * u64::from(self.num_kv_heads * key)
+    }
 }
 
 pub(super) fn representative(target: Target) -> Vec<AttentionDecodeSpec> {

@@ -15,7 +15,7 @@
 //! lanes take splits in turn. Every warp works out M and the denominator for itself. Sums
 //! are added in an order that depends on the shape alone.
 
-use crate::build::Val;
+use crate::build::{Pred, Val};
 use crate::ir::Kernel;
 use crate::target::Target;
 
@@ -60,6 +60,25 @@ impl AttentionMergeSpec {
     fn groups(&self) -> u32 {
         let whole = 32 / self.lanes();
         self.splits.next_power_of_two().clamp(whole, GROUPS)
+    }
+
+    /// Every `of`th split from `first` on, or in its place the first of all where it has no keys; and
+    /// whether it has.
+    fn splits_of<'k>(
+        &self,
+        division: &Division<'k>,
+        length: Val<'k, u32>,
+        (first, of): (Val<'k, u32>, u32),
+    ) -> Vec<(Val<'k, u32>, Val<'k, Pred>)> {
+        let split = |turn: u32| {
+            let z = first + turn * of;
+            let mut counts = division.start(z).lt(length);
+            if (turn + 1) * of > self.splits {
+                counts = counts & z.lt(self.splits);
+            }
+            (z.select(counts, 0u32), counts)
+        };
+        (0..self.splits.div_ceil(of)).map(split).collect()
     }
 
     /// Blocks for `tokens` rows.
@@ -115,22 +134,12 @@ impl AttentionMergeSpec {
             let (lane, group) = (k.thread_x() % lanes, k.thread_x() / lanes);
             let column = k.block_z() * columns + lane * 2;
 
-            // The splits of a thread, or the first where there are none, and which of them count.
-            let splits_of = |first: Val<'_, u32>, of: u32| -> Vec<_> {
-                let split = |turn: u32| {
-                    let z = first + turn * of;
-                    let mut counts = division.start(z).lt(length);
-                    if (turn + 1) * of > splits {
-                        counts = counts & z.lt(splits);
-                    }
-                    (k.select(counts, z, 0u32), counts)
-                };
-                (0..splits.div_ceil(of)).map(split).collect()
-            };
-            let (mine, everyone) = (splits_of(group, groups), splits_of(k.lane(), 32));
+            // The splits of a thread, and the warp's view of all.
+            let mine = self.splits_of(&division, length, (group, groups));
+            let everyone = self.splits_of(&division, length, (k.lane(), 32));
             k.wait_for_predecessor();
 
-            // The thread's columns of its splits, their maxima, and the warp's view of all splits.
+            // The columns of its own, their maxima; maxima and denominators of all.
             let own: Vec<_> = mine
                 .into_iter()
                 .map(|(z, counts)| {

@@ -408,9 +408,9 @@ fn variants_of_models() {
             // The table of what was measured has every load of every arithmetic.
             for arithmetic in Arithmetic::ALL {
                 for width in widths(format) {
-                    let of = |v: &&GemvVariant| (v.arithmetic, v.width) == (arithmetic, *width);
+                    let of = |v: &GemvVariant| (v.arithmetic, v.width) == (arithmetic, *width);
                     let exists = format != F16 || arithmetic != Arithmetic::Dp4a;
-                    assert_eq!(variants.iter().find(of).is_some(), exists);
+                    assert_eq!(variants.iter().any(of), exists);
                 }
             }
             assert!((2..=50).contains(&variants.len()), "{}", variants.len());

@@ -154,7 +154,7 @@ impl Tiling {
     /// Whether ptxas spills a product of narrow activations in the bounds of registers that others
     /// are given, and does not when it is given none. By trial, as the bounds.
     fn spills_in_bounds(&self) -> bool {
-        use WeightFormat::{Q4_0, Q4K, Q5K, Q6K};
+        use WeightFormat::{Q4_0, Q4K, Q6K};
         let (format, lanes) = (self.geometry.format, self.geometry.lanes);
         let (steps, ragged) = (self.geometry.steps(), self.geometry.ragged());
         let long = steps > 2 * self.depth;
@@ -167,9 +167,7 @@ impl Tiling {
                 _ => false,
             },
             (Arithmetic::F16x2, 1, 1) => long && lanes == 16 && format == Q4K && self.warps == 12,
-            (Arithmetic::F16x2, 8, 1) => {
-                steps.div_ceil(self.chunk_steps) == 2 && matches!(format, Q4K | Q5K | Q6K)
-            }
+            (Arithmetic::F16x2, 8, 1) => steps.div_ceil(self.chunk_steps) == 2,
             _ => false,
         }
     }

@@ -174,7 +174,7 @@ impl Shape {
         if !exists {
             return refuse("the format does not go with the arithmetic");
         }
-        self.check_width(variant).or_else(|why| refuse(why))?;
+        self.check_width(variant).or_else(refuse)?;
         let sums = variant.rows_per_slot * self.matrices * self.tokens;
         let halves = matches!(self.format, F16 | BF16);
         let in_large_blocks = if halves { 1 } else { 2 };

@@ -138,6 +138,7 @@ impl Overrides {
                     tokens_per_block,
                     bias: false,
                     residual: false,
+                    hands_over: false,
                     variant: Some(variant),
                 };
                 match spec.check() {
@@ -354,6 +355,7 @@ mod tests {
             tokens_per_block: 1,
             bias: false,
             residual: true,
+            hands_over: false,
             variant: None,
         }
     }

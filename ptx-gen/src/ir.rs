@@ -100,6 +100,18 @@ impl Kernel {
         waits
     }
 
+    /// Whether it lets the launch behind it start before it has waited for the one in front, which then
+    /// may still run too.
+    pub fn hands_over(&self) -> bool {
+        let (mut waits, mut early) = (false, false);
+        self.for_each_inst(|inst| match inst.op {
+            Op::GridDepWait => waits = true,
+            Op::GridDepLaunch => early |= !waits,
+            _ => {}
+        });
+        waits && early
+    }
+
     /// Information about a register of this kernel.
     pub fn reg(&self, reg: Reg) -> &RegInfo {
         &self.regs[reg.0 as usize]

@@ -22,6 +22,7 @@ fn spec(format: WeightFormat, rows: u32, cols: u32, tokens_per_block: u32) -> Ge
         tokens_per_block,
         bias,
         residual,
+        hands_over: false,
         variant: None,
     }
 }

@@ -23,6 +23,7 @@ fn spec(format: WeightFormat, rows: u32, cols: u32, tokens_per_block: u32) -> Ge
         tokens_per_block,
         bias: false,
         residual: false,
+        hands_over: false,
         variant: None,
     }
 }

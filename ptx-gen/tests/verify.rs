@@ -403,15 +403,11 @@ fn refuses_what_comes_before_the_wait_for_the_launch_in_front() {
     refused(&exit, "exit");
     let some = |k: &Builder| k.if_(k.thread_x().lt(32), || k.wait_for_predecessor());
     refused(&some, "griddepcontrol.wait");
-    let launch = |k: &Builder| {
-        k.inst(Op::GridDepLaunch, &[], &[]);
-        k.wait_for_predecessor();
-    };
-    refused(&launch, "griddepcontrol.launch_dependents");
-    // Loads, shared memory and barriers may; and who does not say where waits at the start.
+    // Loads, shared memory, barriers and letting the launch behind start may; and who does not say where waits at the start.
     let early = |k: &Builder| {
         let (x, out) = (k.input::<u32>("x"), k.output::<u32>("out"));
         let stage = k.shared::<u32>("stage", 64);
+        k.launch_dependents();
         stage.store(k.thread_x(), x.load(k.thread_x()));
         k.barrier();
         k.wait_for_predecessor();
@@ -422,6 +418,8 @@ fn refuses_what_comes_before_the_wait_for_the_launch_in_front() {
     assert_eq!(verify(&silent), Ok(()));
     for (target, starts_early) in [(Target::Sm90a, true), (Target::Sm89, false)] {
         assert_eq!(build(target, silent).starts_early(), starts_early);
+        assert_eq!(build(target, early).hands_over(), starts_early);
+        assert!(!build(target, silent).hands_over());
     }
 }
 

@@ -73,6 +73,7 @@ mod tests {
             tokens_per_block: 1,
             bias: false,
             residual: true,
+            hands_over: false,
             variant,
         };
         let gated = |variant| GemvGluSpec {

@@ -14,11 +14,11 @@ use gannet_ptx_gen::kernels::{
 };
 
 use super::launches::Emitter;
-use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Lowered, StepKind};
+use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Lowered, Node, NodeKind, StepKind};
 use crate::Error;
 use crate::exec::Precision;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{AttentionSpec, Buf, Rope};
+use crate::plan::{AttentionSpec, Buf, Op, Rope};
 
 /// Keys that a split has at least, by the kernels' own rule: more splits would be without any.
 const MIN_SPLIT_KEYS: usize = 64;
@@ -54,7 +54,7 @@ impl Emitter<'_> {
         let spec = if let Some(decode) = self.decode(&plain) {
             KernelSpec::from(AttentionDecodeSpec {
                 rope: rope.map(|rope| self.rope_kind(rope)),
-                overlaps: settles(lowered),
+                overlaps: self.appends_one() || !appends(lowered),
                 ..decode
             })
         } else {
@@ -149,6 +149,22 @@ impl Emitter<'_> {
         self.flash(a).is_none() && rotated.is_some_and(|spec| spec.check().is_ok())
     }
 
+    /// Whether a step appends one key to each of its slots: of those that a row sees, the last.
+    fn appends_one(&self) -> bool {
+        self.shape.kind == StepKind::Batch || self.shape.rows == 1
+    }
+
+    /// Whether the product that makes the queries `q` may let the attention `behind` it start while the
+    /// keys are being appended in front of it: attention then loads all others for as long.
+    pub(super) fn hands_over(&self, q: Buf, behind: Option<&Node>, lowered: &Lowered) -> bool {
+        let attends = behind.is_some_and(|node| match node.kind {
+            NodeKind::Op(Op::Attention { q: of, .. }) => of == q,
+            NodeKind::RotatedAttention { q: of, .. } => of == q,
+            _ => false,
+        });
+        attends && self.is_fast() && self.appends_one() && appends(lowered)
+    }
+
     fn is_fast(&self) -> bool {
         self.options.precision == Precision::Fast
     }
@@ -164,9 +180,8 @@ impl Emitter<'_> {
     }
 }
 
-/// Whether the last launch so far leaves the cache alone, so that what attention reads of it has
-/// settled when that launch starts.
-fn settles(lowered: &Lowered) -> bool {
+/// Whether the last launch so far appends keys and values.
+fn appends(lowered: &Lowered) -> bool {
     let last = lowered.launches.last();
-    last.is_some_and(|l| !matches!(lowered.kernels[l.kernel], KernelSpec::KvWrite(_)))
+    last.is_some_and(|l| matches!(lowered.kernels[l.kernel], KernelSpec::KvWrite(_)))
 }

@@ -29,6 +29,8 @@ struct Product {
     bias: Option<Weight>,
     residual: Option<Buf>,
     out: Buf,
+    /// Whether the launch behind may start while the one in front runs.
+    hands_over: bool,
 }
 
 impl fuse::Kernels for Emitter<'_> {
@@ -47,9 +49,15 @@ impl fuse::Kernels for Emitter<'_> {
 }
 
 impl Emitter<'_> {
-    pub(super) fn node(&self, node: &Node, out: &mut Lowered) -> Result<(), Error> {
+    /// Appends a node, `behind` which another one comes.
+    pub(super) fn node(
+        &self,
+        node: &Node,
+        behind: Option<&Node>,
+        out: &mut Lowered,
+    ) -> Result<(), Error> {
         match node.kind {
-            NodeKind::Op(ref op) => self.op(op, out),
+            NodeKind::Op(ref op) => self.op(op, behind, out),
             NodeKind::MatMulAdd {
                 x,
                 weight,
@@ -63,6 +71,7 @@ impl Emitter<'_> {
                     bias,
                     residual: Some(residual),
                     out: to,
+                    hands_over: false,
                 },
                 out,
             ),
@@ -86,7 +95,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn op(&self, op: &Op, lowered: &mut Lowered) -> Result<(), Error> {
+    fn op(&self, op: &Op, behind: Option<&Node>, lowered: &mut Lowered) -> Result<(), Error> {
         let target = self.options.target;
         match *op {
             Op::Embed { table, out } => {
@@ -129,6 +138,7 @@ impl Emitter<'_> {
                         bias,
                         residual: None,
                         out,
+                        hands_over: self.hands_over(out, behind, lowered),
                     },
                     lowered,
                 )?;
@@ -287,6 +297,7 @@ impl Emitter<'_> {
                 tokens_per_block,
                 bias,
                 residual,
+                hands_over: p.hands_over,
                 variant: None,
             };
             spec.check()

@@ -183,9 +183,10 @@ pub fn lower(plan: &Plan, shape: Shape, options: &LowerOptions) -> Result<Lowere
         storage,
         scratch_bytes: 0,
     };
-    for node in nodes {
+    let mut nodes = nodes.into_iter().peekable();
+    while let Some(node) = nodes.next() {
         let first = lowered.launches.len();
-        emit.node(&node, &mut lowered)?;
+        emit.node(&node, nodes.peek(), &mut lowered)?;
         let kernels = lowered.launches[first..].iter().map(|l| l.kernel);
         let activations = kernels.map(|k| Activations::of_kernel(&lowered.kernels[k]));
         let activations = activations.max().unwrap_or_default();

@@ -102,6 +102,18 @@ impl Builder {
         let waits = std::mem::replace(&mut self.state.borrow_mut().waits, true);
         if !waits && self.target.has_hopper() {
             self.emit(Op::GridDepWait, &[], &[]);
+            self.launch_dependents();
+        }
+    }
+
+    /// Lets the launch behind this one start, at the latest once this one has waited for its
+    /// predecessor ([`Builder::wait_for_predecessor`]). Where it stands above that, the launch behind
+    /// may start while the predecessor runs, and must read early nothing that either of them writes.
+    /// Only the first call says anything, and before sm_90 none does.
+    #[track_caller]
+    pub fn launch_dependents(&self) {
+        let launches = std::mem::replace(&mut self.state.borrow_mut().launches, true);
+        if !launches && self.target.has_hopper() {
             self.emit(Op::GridDepLaunch, &[], &[]);
         }
     }

@@ -124,6 +124,8 @@ struct State {
     blamed: Option<Loc>,
     /// Whether the kernel has placed its wait for its predecessor.
     waits: bool,
+    /// Whether it has let the launch behind it start.
+    launches: bool,
     /// Open statement lists, innermost last.
     scopes: Vec<Scope>,
     /// `reg = other + constant`, for folding constants into addresses.
@@ -162,6 +164,7 @@ impl Kernel {
                 dynamic_shared: 0,
                 blamed: None,
                 waits: false,
+                launches: false,
                 scopes: vec![Scope::default()],
                 offsets: HashMap::new(),
                 negations: HashMap::new(),

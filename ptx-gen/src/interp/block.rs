@@ -6,7 +6,7 @@
 use super::decode::{Inst, Program, Step};
 use super::exec::{self, Context, LaneFault, thread_index};
 use super::fault::{Fault, FaultKind, Site};
-use super::memory::{Memory, Region};
+use super::memory::{Memory, Number, Region};
 use super::races::Races;
 use super::warp::{Frame, State, Warp};
 use super::{Options, Stats};
@@ -72,7 +72,7 @@ impl<'a> Block<'a> {
         program: &'a Program,
         memory: &'a Memory,
         args: &'a [u64],
-        launch: u32,
+        launch: Number,
         grid: [u32; 3],
         options: &Options,
     ) -> Block<'a> {

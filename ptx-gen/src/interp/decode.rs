@@ -99,6 +99,8 @@ pub(crate) struct Program {
     pub(crate) read_only_loads: bool,
     /// Whether it may start before the launch in front of it has finished.
     pub(crate) starts_early: bool,
+    /// Whether it lets the launch behind it start before it has waited itself.
+    pub(crate) hands_over: bool,
     /// Whether blocks may wait for each other or update common words.
     pub(crate) communicates: bool,
     /// Whether it copies from global memory in bulk.
@@ -175,6 +177,7 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         shared_cell,
         read_only_loads,
         starts_early: kernel.starts_early(),
+        hands_over: kernel.hands_over(),
         communicates,
         bulk_loads,
     })

@@ -109,9 +109,10 @@ pub enum FaultKind {
         /// The lane's access width in bytes.
         bytes: u32,
     },
-    /// A load above the wait for the launch in front of what that one has written: hardware may return old bytes.
+    /// A load above the wait for the launch in front of what that one, or another that may still run, has written:
+    /// hardware may return old bytes.
     #[error(
-        "load of {bytes} bytes at global address {address:#x}, which the launch in front writes, before waiting for it"
+        "load of {bytes} bytes at global address {address:#x}, which a launch that may still run writes, before waiting for it"
     )]
     Early {
         /// The lane's address.

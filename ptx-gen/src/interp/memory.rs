@@ -4,6 +4,7 @@
 //! that runs over an end lands in the guard gap and faults. Words are relaxed atomics: blocks run on several threads
 //! and may touch the same allocation without `unsafe`.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
@@ -50,15 +51,15 @@ impl Region {
         }
     }
 
-    /// Whether this launch has stored to any of an access's words.
-    pub(crate) fn is_stored(&self, offset: u64, bytes: u32, launch: u32) -> bool {
+    /// Whether one of these launches was the last to store to any of an access's words.
+    pub(crate) fn is_stored(&self, offset: u64, bytes: u32, launches: Range<u32>) -> bool {
         let Some(stored) = self.stored.get() else {
             return false;
         };
         let words = offset / 4..(offset + u64::from(bytes)).div_ceil(4);
         words
             .into_iter()
-            .any(|word| stored[word as usize].load(Relaxed) == launch)
+            .any(|word| launches.contains(&stored[word as usize].load(Relaxed)))
     }
 
     /// Back to bytes that nobody has written.
@@ -208,6 +209,14 @@ elements!(
     half::bf16
 );
 
+/// A launch among those in a memory, counted from 1.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Number {
+    pub(crate) own: u32,
+    /// The oldest launch that may still run when this one starts.
+    pub(crate) in_flight: u32,
+}
+
 /// Global memory: what kernels see, and the host's way in and out.
 ///
 /// Allocating needs `&mut`; reading and writing need only `&`, as on a device.
@@ -215,6 +224,8 @@ elements!(
 pub struct Memory {
     allocations: Vec<Region>,
     launches: AtomicU32,
+    /// The oldest launch that may still run when the next one starts.
+    in_flight: AtomicU32,
 }
 
 impl Memory {
@@ -223,9 +234,15 @@ impl Memory {
         Memory::default()
     }
 
-    /// The number of a new launch, from 1.
-    pub(crate) fn next_launch(&self) -> u32 {
-        self.launches.fetch_add(1, Relaxed).wrapping_add(1)
+    /// The number of a new launch. With `hands_over` it lets the next one start before it has itself
+    /// waited for those in front of it.
+    pub(crate) fn next_launch(&self, hands_over: bool) -> Number {
+        let own = self.launches.fetch_add(1, Relaxed).wrapping_add(1);
+        let in_flight = self.in_flight.load(Relaxed).max(1);
+        if !hands_over {
+            self.in_flight.store(own, Relaxed);
+        }
+        Number { own, in_flight }
     }
 
     fn push(&mut self, region: Region) -> u64 {

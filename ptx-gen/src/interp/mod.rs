@@ -50,6 +50,7 @@ use block::{Block, IDLE_ROUNDS, Progress};
 use decode::Program;
 
 pub use fault::{Fault, FaultKind, Site, Space};
+use memory::Number;
 pub use memory::{Element, Memory};
 
 /// An argument of a launch.
@@ -187,7 +188,7 @@ impl Prepared {
         let program = &self.program;
         let args = check(program, grid, args)?;
         let blocks = u64::from(grid[0]) * u64::from(grid[1]) * u64::from(grid[2]);
-        let launch = memory.next_launch();
+        let launch = memory.next_launch(program.hands_over);
         let new = || Block::new(program, memory, &args, launch, grid, options);
         if program.communicates && blocks > 1 {
             return take_turns(program, memory, &args, launch, grid, options);
@@ -238,7 +239,7 @@ fn take_turns(
     program: &Program,
     memory: &Memory,
     args: &[u64],
-    launch: u32,
+    launch: Number,
     grid: [u32; 3],
     options: &Options,
 ) -> Result<Stats, Fault> {

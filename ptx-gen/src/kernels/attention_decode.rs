@@ -69,9 +69,9 @@ pub struct AttentionDecodeSpec {
     /// Which elements of a query are turned together, all of them, by the angles of the row's
     /// position, to the bit as [`super::RopeSpec`] turns them; `None`: queries come turned.
     pub rope: Option<RopeKind>,
-    /// Whether the launch in front writes the queries and nothing else that is read here, so that
-    /// keys and values may be loaded while it runs. From sm_90 on, for heads of up to 128 elements;
-    /// elsewhere it changes nothing.
+    /// Whether launches that still run when this one starts write at most the queries and, of the
+    /// keys and values that a row sees, the last one: all others are then loaded meanwhile. From
+    /// sm_90 on, for heads of up to 128 elements; elsewhere it changes nothing.
     pub overlaps: bool,
 }
 
@@ -217,6 +217,7 @@ impl AttentionDecodeSpec {
                     values,
                     table: table.offset(row),
                     kv_head: k.block_y() / self.sets(),
+                    length,
                     start,
                     low,
                     end,

@@ -123,9 +123,12 @@ impl<'k> Block<'k, '_> {
             cache.load_values(&loaded.values, first, block);
         };
         let units: Vec<_> = if spec.overlaps() {
-            k.if_(first.lt(cache.end), load_first);
+            // All but the tile with the step's own key.
+            let (exists, settled) = (first.lt(cache.end), (first + KEYS).lt(cache.length));
+            k.if_(exists & settled, load_first);
             let angles = staged();
             self.begin();
+            k.if_(exists & !settled, load_first);
             self.stage(&self.queries(q, angles), queries)
         } else {
             // The queries are on their way before anything waits for the row's length.

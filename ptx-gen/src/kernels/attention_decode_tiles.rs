@@ -69,6 +69,8 @@ pub(super) struct Cache<'k, 's> {
     /// The slot's row of the block table.
     pub(super) table: Ptr<'k, u32>,
     pub(super) kv_head: Val<'k, u32>,
+    /// Keys of the row; the last is this step's.
+    pub(super) length: Val<'k, u32>,
     /// Keys `start .. end` are the block's, of which those from `low` on are visible.
     pub(super) start: Val<'k, u32>,
     pub(super) low: Val<'k, u32>,

@@ -50,6 +50,9 @@ pub struct GemvSpec {
     pub bias: bool,
     /// Whether a residual is added.
     pub residual: bool,
+    /// Whether the launch behind may start while the one in front runs: it then reads early nothing
+    /// that either writes ([`Builder::launch_dependents`]). From sm_90 on.
+    pub hands_over: bool,
     /// How the work is spread and in what arithmetic; absent: [`GemvSpec::default_variant`].
     pub variant: Option<GemvVariant>,
 }
@@ -138,6 +141,9 @@ impl GemvSpec {
             name += &format!("_t{}", tiling.tokens);
         }
         name += &self.shape().suffix(self.variant);
+        if self.hands_over && self.target.has_hopper() {
+            name += "_h";
+        }
         Kernel::new(name, self.target, |k| {
             let per_block = tiling.rows_per_block();
             k.doc(format!(
@@ -147,6 +153,9 @@ impl GemvSpec {
                 tiling.tokens
             ));
             k.block_size(tiling.threads());
+            if self.hands_over {
+                k.launch_dependents();
+            }
             tiling.bound_registers(k);
             let (w, x) = (k.input::<u8>("w"), k.input::<f32>("x"));
             let out = k.output::<f32>("out");
@@ -284,6 +293,7 @@ pub(super) fn representative(target: Target) -> Vec<GemvSpec> {
         tokens_per_block,
         bias: false,
         residual: false,
+        hands_over: false,
         variant: None,
     };
     let mut specs = WeightFormat::ALL
@@ -291,6 +301,7 @@ pub(super) fn representative(target: Target) -> Vec<GemvSpec> {
         .to_vec();
     specs.push(GemvSpec {
         bias: true,
+        hands_over: true,
         ..spec(WeightFormat::Q4K, 2048, 1536, 1)
     });
     specs.push(GemvSpec {

@@ -1,10 +1,10 @@
 //! What may stand above the wait for the predecessor.
 //!
-//! A kernel with that wait may start before the launch in front of it has finished, and lets the next
-//! one start once it has waited itself. So every thread waits, unconditionally, before it ends, before it writes
-//! anything and before it lets the next launch start; then whatever is older than its
-//! predecessor is complete when a kernel starts. Whether what it *reads* early is that old
-//! depends on the launches: the interpreter sees it.
+//! A kernel with that wait may start before the launch in front of it has finished. So every thread waits,
+//! unconditionally, before it ends and before it writes anything. It lets the next launch start once it
+//! has waited, so that whatever is older than its predecessor is complete when a kernel starts; or, where
+//! it says so, before, and then one launch more may still run. Whether what a kernel *reads* early is
+//! older depends on the launches: the interpreter sees it.
 
 use super::Error;
 use crate::ir::{Inst, Kernel, Stmt};
@@ -50,7 +50,7 @@ fn is_late(inst: &Inst) -> bool {
             space == Space::Global
         }
         // A wait that only some threads reach is none.
-        Op::CpAsyncBulkStore | Op::Exit | Op::GridDepLaunch | Op::GridDepWait => true,
+        Op::CpAsyncBulkStore | Op::Exit | Op::GridDepWait => true,
         _ => false,
     }
 }

@@ -69,3 +69,38 @@ fn older_activations_may_be_loaded_early() {
     quiet(&early, [1, 1, 1], &first, &memory);
     quiet(&early, [1, 1, 1], &second, &memory);
 }
+
+/// A launch that lets the one behind it start before it has waited: then what the launch in front of both
+/// writes may not be loaded early either.
+#[test]
+fn activations_loaded_before_the_last_but_one_has_written_them() {
+    let copy = |hands_over: bool| {
+        Kernel::new("copy", Target::Sm90a, |k: &Builder| {
+            k.block_size(64);
+            let (x, out) = (k.input::<f32>("x"), k.output::<f32>("out"));
+            if hands_over {
+                k.launch_dependents();
+            }
+            k.wait_for_predecessor();
+            out.store(k.thread_x(), x.load(k.thread_x()));
+        })
+    };
+    let (early, line) = sum(Target::Sm90a, true);
+    for hands_over in [true, false] {
+        let mut memory = Memory::new();
+        let [first, second] = chain(&mut memory);
+        let between = [memory.alloc_from(&numbers(64)), memory.alloc(256)].map(Arg::U64);
+        let run = |kernel: &Kernel, args: &[Arg]| {
+            let done = launch(kernel, [1, 1, 1], args, &memory, &options());
+            done.unwrap_or_else(|fault| panic!("{fault}"));
+        };
+        run(&early, &first);
+        run(&copy(hands_over), &between);
+        if hands_over {
+            let found = finding(&early, [1, 1, 1], &second, &memory, thread((FILE, line), 0));
+            assert!(matches!(found, FaultKind::Early { .. }), "{found}");
+        } else {
+            run(&early, &second);
+        }
+    }
+}

@@ -439,6 +439,7 @@ mod tests {
             tokens_per_block: 1,
             bias: false,
             residual: true,
+            hands_over: false,
             variant: None,
         };
         let all = spec.variants();

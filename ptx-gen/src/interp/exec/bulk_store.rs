@@ -105,7 +105,7 @@ fn land(store: &PendingStore, cx: &Context) {
         region.set_word(at, *word);
         region.define(at, 4);
         if cx.program.marks_stores() {
-            region.mark_stored(at, 4, cx.launch);
+            region.mark_stored(at, 4, cx.launch.own);
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Context, Exec, fault, num};
 use crate::interp::decode::{Inst, SHARED_BASE};
 use crate::interp::fault::{self, FaultKind};
-use crate::interp::memory::{Region, describe};
+use crate::interp::memory::{Number, Region, describe};
 use crate::interp::races::{By, Kind};
 use crate::interp::warp::{Lanes, Longs, Warp, lanes};
 use crate::ir::Ty;
@@ -133,7 +133,8 @@ impl<'c> Cursor<'c> {
                 },
             );
         }
-        if self.early && region.is_stored(offset, self.bytes, self.cx.launch.wrapping_sub(1)) {
+        let Number { own, in_flight } = self.cx.launch;
+        if self.early && region.is_stored(offset, self.bytes, in_flight..own) {
             let bytes = self.bytes;
             return fault(lane, FaultKind::Early { address, bytes });
         }
@@ -146,7 +147,7 @@ impl<'c> Cursor<'c> {
         let (region, offset) = self.at(lane, address)?;
         region.define(offset, self.bytes);
         if self.space == Space::Global && self.cx.program.marks_stores() {
-            region.mark_stored(offset, self.bytes, self.cx.launch);
+            region.mark_stored(offset, self.bytes, self.cx.launch.own);
         }
         Ok((region, offset))
     }
@@ -303,7 +304,8 @@ pub(super) fn check_read_only(bytes: u32, i: &Inst, m: u32, w: &Warp, cx: &Conte
     let mut cursor = Cursor::new(cx, Space::Global, bytes);
     for l in lanes(m) {
         let (region, offset) = cursor.at(l, at[l])?;
-        if region.is_stored(offset, bytes, cx.launch) {
+        let own = cx.launch.own;
+        if region.is_stored(offset, bytes, own..own + 1) {
             return fault(
                 l,
                 FaultKind::ReadOnly {

@@ -15,7 +15,7 @@ mod warpwide;
 
 use super::decode::{Inst, Program, SHARED_BASE};
 use super::fault::FaultKind;
-use super::memory::{Memory, Region};
+use super::memory::{Memory, Number, Region};
 use super::races::{By, Kind, Races};
 use super::warp::{Longs, Warp, lanes};
 use crate::ir::Ty;
@@ -54,8 +54,8 @@ pub(crate) struct Context<'a> {
     pub(crate) memory: &'a Memory,
     /// One value a parameter, as bits.
     pub(crate) args: &'a [u64],
-    /// The launch's number in this memory.
-    pub(crate) launch: u32,
+    /// The launch in this memory.
+    pub(crate) launch: Number,
     pub(crate) grid: [u32; 3],
     /// The block's index in the grid.
     pub(crate) block: [u32; 3],

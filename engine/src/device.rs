@@ -300,8 +300,8 @@ fn interp(model: &Arc<Model>, options: &SessionOptions) -> Result<Box<dyn Execut
     // The interpreter keeps a word beside each word that kernels store.
     host::check(model.plan(), limits, limits.kv_type, 2)?;
     let (model, precision) = (Arc::clone(model), options.precision);
-    // A target that every kernel of the library can be written for.
-    let target = gannet_ptx_gen::target::Target::Sm80;
+    // A target whose launches overlap, so that what they read early is checked.
+    let target = gannet_ptx_gen::target::Target::Sm90a;
     let mut made = crate::exec::interp::InterpExecutor::new(
         model,
         target,

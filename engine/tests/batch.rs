@@ -29,7 +29,7 @@ const PROMPTS: [&[u32]; 3] = [&[3, 141, 59, 26, 5], &[35, 89, 79], &[1; 40]];
 fn executors(model: &Arc<Model>) -> Vec<Box<dyn Executor>> {
     let interp = InterpExecutor::new(
         Arc::clone(model),
-        Target::Sm80,
+        Target::Sm90a,
         Precision::Exact,
         LIMITS,
         Buffers::Shared,

@@ -176,7 +176,7 @@ impl Emitter<'_> {
         let wanted = (2 * self.options.multiprocessors).div_ceil(blocks);
         let context = self.options.max_blocks * BLOCK_TOKENS;
         let keys = a.window.map_or(context, |w| context.min(w as usize));
-        wanted.min(keys.div_ceil(MIN_SPLIT_KEYS)).clamp(1, MAX_SPLITS) as u32
+        wanted.min(keys / MIN_SPLIT_KEYS).clamp(1, MAX_SPLITS) as u32
     }
 }
 

@@ -234,6 +234,7 @@ mod tests {
             block_tokens: 32,
             max_blocks: 4,
             kv_type: KvType::Int8,
+            rope: None,
         };
         let bytes = spec.bytes(2);
         let spec = KernelSpec::from(spec);

@@ -123,6 +123,7 @@ pub fn prompts(tokens: &[u32], batch: usize) -> Vec<Vec<u32>> {
 /// An unknown name, a device that cannot be used, or one that failed.
 pub fn compare(model: &Arc<Model>, options: &ParityOptions) -> Result<Vec<Report>, Error> {
     model.check_tokens(&options.tokens)?;
+    options.overrides.check(model.plan())?;
     let refuse = |why: &str| Err(Error::Request(why.to_owned()));
     if options.tokens.is_empty() {
         return refuse("parity needs at least one token");

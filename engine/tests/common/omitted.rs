@@ -68,7 +68,7 @@ pub fn places(executor: &mut dyn Executor, step: &Step<'_>) -> Result<Vec<Place>
         let before = executor.stats().launches;
         executor.run_unit(step, i)?;
         // What a write to the cache makes is seen by the attention that follows.
-        let attention = || units[i..].iter().find(|u| u.name.starts_with("attention"));
+        let attention = || units[i..].iter().find(|u| u.name.contains("attention "));
         let seen = if unit.writes.is_empty() {
             attention()
         } else {

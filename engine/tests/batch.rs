@@ -34,12 +34,7 @@ fn executors(model: &Arc<Model>) -> Vec<Box<dyn Executor>> {
         LIMITS,
         Buffers::Shared,
     );
-    let cpu = CpuExecutor::new(
-        Arc::clone(model),
-        Precision::Exact,
-        LIMITS,
-        Buffers::Shared,
-    );
+    let cpu = CpuExecutor::new(Arc::clone(model), Precision::Exact, LIMITS, Buffers::Shared);
     vec![
         Box::new(cpu.unwrap_or_else(|e| panic!("{e}"))),
         Box::new(interp.unwrap_or_else(|e| panic!("{e}"))),

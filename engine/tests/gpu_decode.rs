@@ -374,7 +374,15 @@ fn gpu_graphs_that_are_refused_are_replaced_or_reported() {
     );
 
     for by_name in [ExecutorChoice::Graph, ExecutorChoice::Capture] {
-        let mut rig = Rig::new(&model, &refused(by_name));
+        // The gate replays a token: where it looks, it is the first to find out.
+        let found = make_executor(&model, &refused(by_name));
+        let why = found.err().unwrap_or_else(|| panic!("{by_name:?} is made"));
+        assert!(matches!(why, Error::Cuda(_)), "{by_name:?}: {why}");
+        let unseen = SessionOptions {
+            gate: false,
+            ..refused(by_name)
+        };
+        let mut rig = Rig::new(&model, &unseen);
         let found = rig.decode_while(&[0], &greedy, 24, |_, _| true);
         assert!(
             matches!(found, Err(Error::Cuda(_))),

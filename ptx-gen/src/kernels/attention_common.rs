@@ -16,8 +16,8 @@ pub(super) struct Division<'k> {
     pub(super) low: Val<'k, u32>,
     /// First key of its cache block.
     first: Val<'k, u32>,
-    /// Keys of a split.
-    each: Val<'k, u32>,
+    /// Keys of a split; absent where one has all.
+    each: Option<Val<'k, u32>>,
 }
 
 impl<'k> Division<'k> {
@@ -34,23 +34,32 @@ impl<'k> Division<'k> {
             None => k.constant(0u32),
         };
         let first = low / tokens;
-        let blocks = (length + (tokens - 1)) / tokens - first;
-        let each = ((blocks + (splits - 1)) / splits).max(LEAST_KEYS.div_ceil(tokens));
+        let each = (splits > 1).then(|| {
+            let blocks = (length + (tokens - 1)) / tokens - first;
+            let each = (blocks + (splits - 1)) / splits;
+            each.max(LEAST_KEYS.div_ceil(tokens)) * tokens
+        });
         Division {
             low,
             first: first * tokens,
-            each: each * tokens,
+            each,
         }
     }
 
     /// First key of a split; past the row's last one where the split has none.
     pub(super) fn start(&self, split: Val<'k, u32>) -> Val<'k, u32> {
-        self.first + self.each * split
+        match self.each {
+            Some(each) => self.first + each * split,
+            None => self.first,
+        }
     }
 
     /// Key behind a split's last.
     pub(super) fn end(&self, split: Val<'k, u32>, length: Val<'k, u32>) -> Val<'k, u32> {
-        (self.start(split) + self.each).min(length)
+        match self.each {
+            Some(each) => (self.start(split) + each).min(length),
+            None => length,
+        }
     }
 }
 

@@ -71,11 +71,9 @@ impl AttentionMergeSpec {
         (first, of): (Val<'k, u32>, u32),
     ) -> Vec<(Val<'k, u32>, Val<'k, Pred>)> {
         let split = |turn: u32| {
+            // Past the last split there are no keys either.
             let z = first + turn * of;
-            let mut counts = division.start(z).lt(length);
-            if (turn + 1) * of > self.splits {
-                counts = counts & z.lt(self.splits);
-            }
+            let counts = division.start(z).lt(length);
             (z.select(counts, 0u32), counts)
         };
         (0..self.splits.div_ceil(of)).map(split).collect()

@@ -163,10 +163,11 @@ pub fn kv_write(spec: KvWriteSpec) -> Trial {
     let (lengths, slots) = ([tokens + 1, 1, 0, 3 * tokens], [1u32, 0, u32::MAX / 2, 1]);
     let heads = spec.num_kv_heads as usize;
     let dim = spec.head_dim as usize;
-    // Slot 1's blocks in descending order, then slot 0's; past the third the table is not read.
+    // Slot 1's blocks in descending order, slot 0's from its second on; past the third the table is not
+    // read.
     let mut table = vec![u32::MAX; 2 * blocks as usize];
     for i in 0..3 {
-        table[i] = i as u32;
+        table[i] = (i as u32 + 1) % 3;
         table[blocks as usize + i] = 5 - i as u32;
     }
     let mut random = Random::new(4);

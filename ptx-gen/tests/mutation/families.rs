@@ -61,17 +61,19 @@ fn rows() -> Vec<Trial> {
         (target, 5, 24, KvType::F32, Some(RopeKind::Interleaved)),
         (target, 9, 136, KvType::F32, Some(RopeKind::Neox)),
     ];
-    trials.extend(caches.map(|(target, num_kv_heads, head_dim, kv_type, rope)| {
-        simple::kv_write(KvWriteSpec {
-            target,
-            num_kv_heads,
-            head_dim,
-            block_tokens: 24,
-            max_blocks: 3,
-            kv_type,
-            rope,
-        })
-    }));
+    trials.extend(
+        caches.map(|(target, num_kv_heads, head_dim, kv_type, rope)| {
+            simple::kv_write(KvWriteSpec {
+                target,
+                num_kv_heads,
+                head_dim,
+                block_tokens: 24,
+                max_blocks: 3,
+                kv_type,
+                rope,
+            })
+        }),
+    );
     trials.extend(
         [331, 2051, 36_000].map(|vocab_size| simple::argmax(ArgmaxSpec { target, vocab_size })),
     );
@@ -111,6 +113,7 @@ fn products() -> Vec<Trial> {
             tokens_per_block,
             bias: more,
             residual: more,
+            hands_over: false,
             variant: None,
         };
         // Two whole tiles of tokens and a ragged one.
@@ -225,17 +228,19 @@ fn attention() -> Vec<Trial> {
     trials.extend([3, 32, 43].map(|splits| {
         let spec = AttentionSpec {
             splits,
-            max_blocks: splits,
+            // One more than two to each split.
+            max_blocks: 2 * splits + 1,
             ..spec(2, 1, 80)
         };
-        let lengths = [0, 1, 33, 32 * splits - 5];
-        let case = |spec| Case::new(spec, &lengths, &[0, 1, 2, 3]);
+        let longest = 64 * splits + 27;
+        let lengths = [0, 1, 33, 64, longest, 64 * splits - 5];
+        let case = |spec| Case::new(spec, &lengths, &[0, 1, 2, 1, 3, 0]);
         // Maxima that overflow unless they are subtracted, each split's in some row.
         let large = AttentionSpec {
             scale: 100.0,
             ..spec
         };
-        let large = Case::new(large, &[32 * splits - 5; 6], &[0; 6]);
+        let large = Case::new(large, &[longest; 6], &[0; 6]);
         merge(&[case(spec), large], 1e-10)
     }));
     trials.extend(prompts_of_some());
@@ -245,6 +250,7 @@ fn attention() -> Vec<Trial> {
 /// Attention of few queries. Together the lengths end in every part of what a warp has in flight,
 /// and warps walk more than once.
 fn few_queries() -> Vec<Trial> {
+    // Splits have unequal numbers of cache blocks.
     let specs = [
         AttentionSpec {
             max_blocks: 12,
@@ -252,7 +258,7 @@ fn few_queries() -> Vec<Trial> {
         },
         AttentionSpec {
             splits: 3,
-            max_blocks: 15,
+            max_blocks: 16,
             ..spec(6, 2, 48)
         },
         AttentionSpec {
@@ -262,7 +268,7 @@ fn few_queries() -> Vec<Trial> {
             ..spec(10, 2, 64)
         },
         AttentionSpec {
-            window: Some(300),
+            window: Some(276),
             splits: 2,
             max_blocks: 16,
             ..spec(18, 2, 16)
@@ -299,7 +305,7 @@ fn packed_queries() -> Vec<Trial> {
         AttentionSpec {
             splits: 4,
             max_blocks: 15,
-            window: Some(300),
+            window: Some(270),
             softcap: Some(2.0),
             ..spec(34, 2, 80)
         },
@@ -307,7 +313,7 @@ fn packed_queries() -> Vec<Trial> {
             kv_type: KvType::BF16,
             splits: 2,
             max_blocks: 12,
-            window: Some(290),
+            window: Some(280),
             ..spec(20, 2, 144)
         },
         AttentionSpec {

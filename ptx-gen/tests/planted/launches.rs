@@ -49,7 +49,10 @@ fn activations_loaded_before_they_are_written() {
     // The first launch reads nothing that a launch has written.
     launch(&wrong, [1, 1, 1], &first, &memory, &options()).unwrap();
     let found = finding(&wrong, [1, 1, 1], &second, &memory, thread((FILE, line), 0));
-    assert!(matches!(found, FaultKind::Early { bytes: 4, .. }), "{found}");
+    assert!(
+        matches!(found, FaultKind::Early { bytes: 4, .. }),
+        "{found}"
+    );
     quiet(&right, [1, 1, 1], &first, &memory);
     quiet(&right, [1, 1, 1], &second, &memory);
 }

@@ -265,7 +265,9 @@ impl CudaExecutor {
         };
         let logits = made(prepared, self.plan().logits)?;
         let next = self.next_buffer(prepared)?;
-        Ok(samplers.launches(&self.gpu, &logits, &self.state, &next, rows)?.into())
+        Ok(samplers
+            .launches(&self.gpu, &logits, &self.state, &next, rows)?
+            .into())
     }
 }
 

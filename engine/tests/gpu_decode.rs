@@ -378,10 +378,8 @@ fn gpu_graphs_that_are_refused_are_replaced_or_reported() {
         let found = make_executor(&model, &refused(by_name));
         let why = found.err().unwrap_or_else(|| panic!("{by_name:?} is made"));
         assert!(matches!(why, Error::Cuda(_)), "{by_name:?}: {why}");
-        let unseen = SessionOptions {
-            gate: false,
-            ..refused(by_name)
-        };
+        let mut unseen = refused(by_name);
+        unseen.config.gate = false;
         let mut rig = Rig::new(&model, &unseen);
         let found = rig.decode_while(&[0], &greedy, 24, |_, _| true);
         assert!(

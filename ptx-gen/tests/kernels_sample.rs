@@ -120,7 +120,8 @@ fn draws_follow_the_distribution() {
         for draws in 0..20_000 {
             let params = SampleParams { draws, ..params };
             let history = Vec::new();
-            counts[sample::choose(&Slot { params, history }, &logits) as usize] += 1.0 / 20_000.0;
+            counts[common::sample_model::choose(&Slot { params, history }, &logits) as usize] +=
+                1.0 / 20_000.0;
         }
         for (found, expected) in counts.iter().zip(expected) {
             assert!((found - expected).abs() < 0.012, "{counts:?}");

@@ -4,7 +4,7 @@ use gannet_ptx_gen::kernels::sample_math::{depth, gumbel, mass, random_words, sc
 use gannet_ptx_gen::kernels::{SampleParams, SampleSpec};
 
 use super::Random;
-pub use super::sample_model::{Slot, choose};
+pub use super::sample_model::Slot;
 use super::sample_model::{draw, find, penalised};
 use super::trial::{Bytes, End, Launch, Trial};
 

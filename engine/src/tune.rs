@@ -46,6 +46,9 @@ pub struct VariantTime {
     pub nmse: f64,
     /// The largest error that it may have.
     pub limit: f64,
+    /// Bytes of local memory that a thread of its kernels takes at most: what the driver's compiler could
+    /// not keep in registers. The time counts them.
+    pub local_bytes: u32,
     /// Why it could not run.
     pub refused: Option<String>,
 }

@@ -7,7 +7,7 @@
 //! machine: build on one that is not newer than the one that runs it.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -15,7 +15,7 @@ use crate::{Outcome, workspace};
 
 const MANIFEST: &str = include_str!("bundle.manifest");
 const RUN: &str = include_str!("bundle_run.sh");
-/// Machines are lent with little room for what one brings along.
+/// A bundle is sent over networks.
 const MAX_BYTES: u64 = 60 << 20;
 /// Weight types of the reference model that go along when the caller names none.
 const DEFAULT_MODELS: &str = "Q4_K_M";
@@ -55,6 +55,7 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     for path in data(MANIFEST, &models) {
         copy(&shared.join(&path), &bundle.join("shared").join(&path))?;
     }
+    pack(&bundle)?;
     let script = bundle.join("run.sh");
     std::fs::write(&script, RUN).map_err(|e| at(&script, e))?;
     make_executable(&script)?;
@@ -73,6 +74,20 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     }
     println!("there: bundle/run.sh");
     Ok(())
+}
+
+/// Packs the tests into `tests.tar.gz`, a third of their size; the script unpacks them.
+fn pack(bundle: &Path) -> Result<(), String> {
+    let status = Command::new("tar")
+        .args(["-czf", "tests.tar.gz", "tests"])
+        .current_dir(bundle)
+        .status()
+        .map_err(|e| format!("tar, which packs the tests: {e}"))?;
+    if !status.success() {
+        return Err(format!("tar, which packs the tests: {status}"));
+    }
+    let tests = bundle.join("tests");
+    std::fs::remove_dir_all(&tests).map_err(|e| at(&tests, e))
 }
 
 /// The weight types in `--models A,B`.

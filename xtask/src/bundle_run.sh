@@ -6,6 +6,8 @@ cd "$(dirname "$0")"
 export GANNET_SHARED="$PWD/shared" GANNET_REQUIRE_GPU=1
 export INSTA_WORKSPACE_ROOT="$PWD" INSTA_UPDATE=no
 
+[ -d tests ] || tar -xzf tests.tar.gz
+
 rows="" reasons=""
 passed=0 failed=0 skipped=0
 for executable in tests/*; do

@@ -79,6 +79,7 @@ fn as_json(report: &TuneReport) -> serde_json::Value {
             "microseconds": t.refused.is_none().then_some(t.seconds * 1e6),
             "nmse": t.nmse.is_finite().then_some(t.nmse),
             "limit": t.limit,
+            "local_bytes": t.local_bytes,
             "pass": t.passes(),
             "refused": t.refused,
         })
@@ -118,11 +119,12 @@ fn as_text(report: &TuneReport, listed: usize) -> String {
             .time_of(shape.built_in)
             .map_or(f64::NAN, |t| t.seconds);
         let mark = |t: &VariantTime| match (t.variant == shape.chosen, t.passes()) {
-            (true, _) => "chosen",
-            (false, true) if t.variant == shape.built_in => "built-in",
-            (false, true) => "",
-            (false, false) if t.refused.is_some() => "refused",
-            (false, false) => "FAILS",
+            (true, _) => "chosen".to_owned(),
+            (false, true) if t.variant == shape.built_in => "built-in".to_owned(),
+            (false, true) if t.local_bytes > 0 => format!("spills {} B", t.local_bytes),
+            (false, true) => String::new(),
+            (false, false) if t.refused.is_some() => "refused".to_owned(),
+            (false, false) => "FAILS".to_owned(),
         };
         let rows = shape.times.iter().enumerate().filter(|(i, t)| {
             *i < listed || t.variant == shape.chosen || t.variant == shape.built_in || !t.passes()
@@ -132,7 +134,7 @@ fn as_text(report: &TuneReport, listed: usize) -> String {
             table.row([
                 shape.shape.name(),
                 t.variant.to_string(),
-                mark(t).to_owned(),
+                mark(t),
                 format!("{:.2}", t.seconds * 1e6),
                 figures::rate(shape.bytes as f64 / t.seconds / 1e9),
                 format!("{:.1e}", t.nmse),

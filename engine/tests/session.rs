@@ -4,6 +4,8 @@
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/chooses.rs"]
+mod chooses;
 mod common;
 #[path = "common/omitted.rs"]
 mod omitted;
@@ -11,17 +13,16 @@ mod omitted;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use common::{gpu, model, shared};
-use gannet_engine::bench::{self, BenchOptions};
+use chooses::the_cpu_chooses_alone;
+use common::{model, shared};
 use gannet_engine::device::{MAX_CONTEXT, MAX_SLOTS, make_executor};
-use gannet_engine::exec::{Faults, Precision};
+use gannet_engine::exec::Precision;
 use gannet_engine::session::Finish;
 use gannet_engine::tokenizer::{DecodeOptions, EncodeOptions};
 use gannet_engine::{
-    DeviceChoice, Error, Event, ExecutorChoice, GenerateOptions, Generation, Model, SamplerOn,
-    Sampling, Session, SessionOptions,
+    DeviceChoice, Error, Event, ExecutorChoice, GenerateOptions, Generation, Model, Sampling,
+    Session, SessionOptions,
 };
-use omitted::{Prompt, places, table};
 
 /// The demonstration model, which the repository ships.
 fn tiny() -> Arc<Model> {
@@ -176,57 +177,9 @@ fn a_full_context_takes_no_more() {
     );
 }
 
-/// With the launch left out that finds the most likely token on the device, only the CPU's own code
-/// can find it.
-fn the_cpu_chooses_alone(device: DeviceChoice) {
-    let model = tiny();
-    let plain = SessionOptions {
-        precision: Precision::Fast,
-        executor: ExecutorChoice::Eager,
-        context: Some(32),
-        ..on(device)
-    };
-    let mut executor = make_executor(&model, &plain).unwrap().executor;
-    let executor = executor.as_mut();
-    let prompt = Prompt::new(1, 0, executor.plan().vocab_size);
-    let table = table(executor);
-    let step = prompt.step(&table);
-    executor.run(&step).unwrap();
-    let all = places(executor, &step).unwrap();
-    let argmax = all.iter().find(|p| p.unit.starts_with("argmax")).unwrap();
-    let generate = |omit_launch, sampler_on| {
-        let settings = SessionOptions {
-            faults: Faults {
-                omit_launch,
-                ..Faults::default()
-            },
-            sampler_on,
-            ..plain.clone()
-        };
-        let mut session = Session::new(&model, &settings)?;
-        let go_on = |_: Event<'_>| ControlFlow::Continue(());
-        let generation = session.generate_tokens(&step.tokens[..1], &options(4), go_on)?;
-        Ok::<_, Error>(generation.tokens)
-    };
-    let expected = generate(None, SamplerOn::Device).unwrap();
-    assert_eq!(generate(None, SamplerOn::Cpu).unwrap(), expected);
-    let omitted = Some(argmax.launch);
-    assert_eq!(generate(omitted, SamplerOn::Cpu).unwrap(), expected);
-    // Where it is the device's, it is missed.
-    let missed = generate(omitted, SamplerOn::Device);
-    assert!(missed.is_err() || missed.unwrap() != expected);
-}
-
 #[test]
 fn the_cpu_chooses_for_interpreted_kernels() {
-    the_cpu_chooses_alone(DeviceChoice::Interp);
-}
-
-#[test]
-fn gpu_greedy_tokens_are_chosen_on_the_cpu_where_that_is_asked_for() {
-    if gpu("gpu_greedy_tokens_are_chosen_on_the_cpu_where_that_is_asked_for") {
-        the_cpu_chooses_alone(DeviceChoice::Cuda(0));
-    }
+    the_cpu_chooses_alone(&tiny(), on(DeviceChoice::Interp));
 }
 
 /// Sizes past every device are refused before anything is allocated.
@@ -293,31 +246,4 @@ fn every_token_has_its_times() {
     assert!(spent + times.prompt <= generation.prompt_time + generation.decode_time);
     continued(&mut session, &SECOND, &options(1));
     assert_eq!(session.times().wait.count, 0, "of the last generation only");
-}
-
-/// What only running could show is in the report: graphs that could not be built, and how often
-/// that mattered.
-#[test]
-fn gpu_bench_tells_of_graphs_that_could_not_be_built() {
-    if !gpu("gpu_bench_tells_of_graphs_that_could_not_be_built") {
-        return;
-    }
-    let settings = SessionOptions {
-        faults: Faults {
-            refuse_graphs: true,
-            ..Faults::default()
-        },
-        context: None,
-        ..on(DeviceChoice::Cuda(0))
-    };
-    let what = BenchOptions {
-        prompts: vec![16],
-        generate: 8,
-        repeats: 1,
-        ..BenchOptions::default()
-    };
-    let report = bench::run(&tiny(), &settings, &what, &mut |_| {}).unwrap();
-    assert!(report.notice.unwrap().contains("no graph could be built"));
-    assert!(report.fallbacks >= 8, "{}", report.fallbacks);
-    assert_eq!(report.executor, "cuda-eager");
 }

@@ -68,7 +68,7 @@ pub enum NodeKind {
 
 /// What the kernels of a step can take in.
 pub trait Kernels {
-    /// Whether up to so many rows' gated units are one kernel.
+    /// Whether a gated unit of the step is one kernel.
     fn gates(&self) -> bool;
     /// Whether keys can be rotated on their way into the cache.
     fn rotates_keys(&self, rope: Rope) -> bool;

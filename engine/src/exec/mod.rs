@@ -200,6 +200,22 @@ pub struct DecodeStart<'a> {
     pub draws: u64,
 }
 
+impl<'a> DecodeStart<'a> {
+    /// Goes on behind all of `tokens`, of which the cache of the slot lacks the last. Nothing has been
+    /// drawn yet.
+    #[must_use]
+    pub fn after(slot: usize, tokens: &'a [u32], sampling: &'a Sampling) -> DecodeStart<'a> {
+        DecodeStart {
+            token: tokens.last().copied().unwrap_or(0),
+            length: tokens.len() as u32,
+            slot: slot as u32,
+            sampling,
+            history: tokens,
+            draws: 0,
+        }
+    }
+}
+
 /// What a launch took, measured on the device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LaunchTime {

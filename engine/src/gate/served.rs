@@ -63,14 +63,7 @@ fn replayed(
 ) -> Result<(Report, Given), Error> {
     let greedy = Sampling::default();
     let starts: Vec<DecodeStart<'_>> = (sequences.iter().enumerate())
-        .map(|(slot, tokens)| DecodeStart {
-            token: tokens.last().copied().unwrap_or(0),
-            length: tokens.len() as u32,
-            slot: slot as u32,
-            sampling: &greedy,
-            history: tokens,
-            draws: 0,
-        })
+        .map(|(slot, tokens)| DecodeStart::after(slot, tokens, &greedy))
         .collect();
     device.poison()?;
     let mut chosen = vec![Vec::new(); sequences.len()];

@@ -301,14 +301,7 @@ impl<'a> Sequences<'a> {
     fn decode(&self, executor: &mut dyn Executor) -> Result<Vec<Vec<u32>>, Error> {
         let greedy = Sampling::default();
         let starts: Vec<DecodeStart<'_>> = (self.tokens.iter().enumerate())
-            .map(|(slot, tokens)| DecodeStart {
-                token: tokens.last().copied().unwrap_or(0),
-                length: tokens.len() as u32,
-                slot: slot as u32,
-                sampling: &greedy,
-                history: tokens,
-                draws: 0,
-            })
+            .map(|(slot, tokens)| DecodeStart::after(slot, tokens, &greedy))
             .collect();
         let mut found = vec![Vec::new(); starts.len()];
         let steps = self.options.generate;

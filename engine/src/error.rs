@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use crate::tokenizer;
+use crate::text::tokenizer;
 
 /// An error of the engine.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ pub enum Error {
     },
     /// The safetensors container could not be read.
     #[error(transparent)]
-    Safetensors(#[from] crate::safetensors::Error),
+    Safetensors(#[from] crate::files::safetensors::Error),
     /// The model's architecture has no family here.
     #[error("{}: general.architecture {arch:?} is not supported; supported: {supported}", file.display())]
     UnsupportedFamily {

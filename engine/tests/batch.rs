@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use common::{model, shared};
 use gannet_engine::Model;
-use gannet_engine::exec::cpu::CpuExecutor;
-use gannet_engine::exec::interp::InterpExecutor;
-use gannet_engine::exec::{Buffers, Executor, Limits, Precision, Step};
-use gannet_engine::kv::{BlockTable, KvType};
+use gannet_engine::internals::exec::cpu::CpuExecutor;
+use gannet_engine::internals::exec::interp::InterpExecutor;
+use gannet_engine::internals::exec::{Executor, Limits, Step};
+use gannet_engine::internals::kv::{BlockTable, KvType};
+use gannet_engine::internals::settings::{Buffers, Precision};
 use gannet_ptx_gen::target::Target;
 
 const LIMITS: Limits = Limits {

@@ -12,16 +12,17 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use common::{model, shared};
-use gannet_engine::exec::interp::InterpExecutor;
-use gannet_engine::exec::{
-    Buffers, DecodeStart, Executor, Faults, Limits, Precision, Stats, Step, Unit,
-};
-use gannet_engine::kv::BlockTable;
-use gannet_engine::lower::Shape;
-use gannet_engine::parity::Report;
-use gannet_engine::plan::{Buf, Plan};
-use gannet_engine::profile::Overrides;
-use gannet_engine::{Error, Model, gate};
+use gannet_engine::internals::exec::interp::InterpExecutor;
+use gannet_engine::internals::exec::{DecodeStart, Executor, Limits, Stats, Step};
+use gannet_engine::internals::kv::BlockTable;
+use gannet_engine::internals::lower::Shape;
+use gannet_engine::internals::lower::Unit;
+use gannet_engine::internals::plan::{Buf, Plan};
+use gannet_engine::internals::settings::Overrides;
+use gannet_engine::internals::settings::{Buffers, Faults, Precision};
+use gannet_engine::tools::gate;
+use gannet_engine::tools::parity::Report;
+use gannet_engine::{Error, Model};
 use gannet_ptx_gen::kernels::GemvVariant;
 use gannet_ptx_gen::target::Target;
 use omitted::{Prompt, places, table};

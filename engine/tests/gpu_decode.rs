@@ -10,11 +10,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use common::{gpu, model, shared};
-use gannet_engine::device::make_executor;
-use gannet_engine::exec::{DecodeStart, Executor, Faults, Precision, Step};
-use gannet_engine::kv::{BlockTable, KvType};
-use gannet_engine::parity::{MARGIN, ParityOptions, compare, prompts};
-use gannet_engine::sample::argmax;
+use gannet_engine::internals::exec::sample::argmax;
+use gannet_engine::internals::exec::{DecodeStart, Executor, Step};
+use gannet_engine::internals::kv::{BlockTable, KvType};
+use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::tools::make_executor;
+use gannet_engine::tools::parity::{MARGIN, ParityOptions, compare, prompts};
 use gannet_engine::{
     DeviceChoice, Error, ExecutorChoice, Model, SamplerOn, Sampling, SessionOptions,
 };

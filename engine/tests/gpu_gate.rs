@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use common::{gpu, model, shared};
 use gannet_engine::device::{ExecutorChoice, make_executor};
-use gannet_engine::exec::{Faults, Precision};
-use gannet_engine::profile::Overrides;
-use gannet_engine::{Config, DeviceChoice, Error, SessionOptions, gate};
+use gannet_engine::internals::settings::Overrides;
+use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::tools::gate;
+use gannet_engine::{Config, DeviceChoice, Error, SessionOptions};
 
 #[test]
 fn gpu_is_held_against_the_cpu_once() {

@@ -13,10 +13,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{gpu, model, shared};
-use gannet_engine::device::make_executor;
-use gannet_engine::exec::{Buffers, DecodeStart, Executor, Faults, Step};
-use gannet_engine::kv::BlockTable;
-use gannet_engine::parity::{Mode, Tolerance};
+use gannet_engine::internals::exec::{DecodeStart, Executor, Step};
+use gannet_engine::internals::kv::BlockTable;
+use gannet_engine::internals::settings::{Buffers, Faults};
+use gannet_engine::tools::make_executor;
+use gannet_engine::tools::parity::{Mode, Tolerance};
 use gannet_engine::{Config, DeviceChoice, Error, ExecutorChoice, Model, Sampling, SessionOptions};
 use omitted::{Prompt, check, places, spread, table};
 

@@ -5,9 +5,9 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{gpu, model, shared};
-use gannet_engine::exec::Precision;
-use gannet_engine::kv::KvType;
-use gannet_engine::parity::{ParityOptions, Report, compare};
+use gannet_engine::internals::kv::KvType;
+use gannet_engine::internals::settings::Precision;
+use gannet_engine::tools::parity::{ParityOptions, Report, compare};
 
 /// Parity on tokens of the model's vocabulary, with what `options` say besides.
 fn parity(path: &Path, left: &str, right: &str, options: ParityOptions) -> Vec<Report> {

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use chooses::the_cpu_chooses_alone;
 use common::{gpu, model, shared};
-use gannet_engine::bench::{self, BenchOptions};
-use gannet_engine::exec::{Faults, Precision};
+use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::tools::bench::{self, BenchOptions};
 use gannet_engine::{DeviceChoice, Model, SessionOptions};
 
 fn tiny(test: &str) -> Option<Arc<Model>> {

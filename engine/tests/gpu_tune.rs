@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::{gpu, model, shared};
-use gannet_engine::device::make_executor;
-use gannet_engine::exec::cuda::{CudaExecutor, Gpu};
-use gannet_engine::exec::{DecodeStart, Executor, LaunchTime, Stats, Step};
-use gannet_engine::kv::BlockTable;
-use gannet_engine::tune::{self, TuneOptions, TunedShape};
-use gannet_engine::{Config, DeviceChoice, Model, Sampling, SessionOptions};
+use gannet_engine::internals::exec::cuda::{CudaExecutor, Gpu};
+use gannet_engine::internals::exec::{DecodeStart, Executor, LaunchTime, Stats, Step};
+use gannet_engine::internals::kv::BlockTable;
+use gannet_engine::tools::tune::{self, TuneOptions, TunedShape};
+use gannet_engine::tools::{make_executor, make_executor_on};
+use gannet_engine::{Config, DeviceChoice, Model, Opening, Sampling, SessionOptions};
 
 fn tiny(test: &str) -> Option<Arc<Model>> {
     if !gpu(test) {
@@ -261,17 +261,22 @@ fn gpu_counters_are_those_of_an_executor() {
     let Some(model) = tiny("counters of executors") else {
         return;
     };
-    let mut options = options(1, Config::default());
+    let options = options(1, Config::default());
     // Both on one context.
-    options.open_device();
-    let mut first = make_executor(&model, &options).unwrap().executor;
+    let opening = Opening::start(&options);
+    let make = || {
+        make_executor_on(&model, &options, &opening)
+            .unwrap()
+            .executor
+    };
+    let mut first = make();
     assert_eq!(first.stats(), Stats::default());
     let table = table(first.as_ref());
     let greedy = Sampling::default();
     decode(first.as_mut(), &starts(1, 20, &greedy), &table);
     let stats = first.stats();
     assert_eq!((stats.steps, stats.graph_launches), (16, 16));
-    let second = make_executor(&model, &options).unwrap().executor;
+    let second = make();
     assert_eq!(second.stats(), Stats::default());
 }
 

@@ -6,9 +6,9 @@ mod common;
 use std::path::Path;
 
 use common::{model, shared};
-use gannet_engine::exec::Precision;
-use gannet_engine::kv::KvType;
-use gannet_engine::parity::{ParityOptions, Report, compare};
+use gannet_engine::internals::kv::KvType;
+use gannet_engine::internals::settings::Precision;
+use gannet_engine::tools::parity::{ParityOptions, Report, compare};
 
 fn check(path: &Path, precision: Precision, prompt: u32) {
     let options = ParityOptions {

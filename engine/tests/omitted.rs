@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use common::{model, shared};
 use gannet_engine::Model;
-use gannet_engine::exec::cpu::CpuExecutor;
-use gannet_engine::exec::interp::InterpExecutor;
-use gannet_engine::exec::{Buffers, Executor, Faults, Limits, Precision};
-use gannet_engine::kv::KvType;
-use gannet_engine::parity::{Mode, Tolerance};
+use gannet_engine::internals::exec::cpu::CpuExecutor;
+use gannet_engine::internals::exec::interp::InterpExecutor;
+use gannet_engine::internals::exec::{Executor, Limits};
+use gannet_engine::internals::kv::KvType;
+use gannet_engine::internals::settings::{Buffers, Faults, Precision};
+use gannet_engine::tools::parity::{Mode, Tolerance};
 use gannet_ptx_gen::target::Target;
 use omitted::{Prompt, check, places, spread, table};
 

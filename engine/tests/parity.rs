@@ -7,9 +7,9 @@ mod common;
 
 use common::{model, shared};
 use gannet_engine::Error;
-use gannet_engine::exec::{Faults, Precision};
-use gannet_engine::parity::{ParityOptions, Report, compare};
-use gannet_engine::profile::Overrides;
+use gannet_engine::internals::settings::Overrides;
+use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::tools::parity::{ParityOptions, Report, compare};
 
 /// Compares on the micro-model of a family and checks that everything passes.
 fn reports(test: &str, family: &str, options: &ParityOptions) -> Option<Vec<Report>> {

@@ -281,14 +281,8 @@ fn files_of_other_writers_open_and_copy() {
         let started = Instant::now();
         let model = Gguf::open(&path).unwrap();
         let opened = started.elapsed();
-        assert!(
-            model
-                .metadata()
-                .strings("tokenizer.ggml.tokens")
-                .unwrap()
-                .len()
-                >= 320
-        );
+        let tokens = model.metadata().strings("tokenizer.ggml.tokens").unwrap();
+        assert!(!tokens.is_empty(), "{}", path.display());
         let original = std::fs::read(&path).unwrap();
         let copy = copy(&model);
         // A file without tensors may lack the padding of its header.

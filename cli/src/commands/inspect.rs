@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gannet_engine::device::DEFAULT_CONTEXT;
-use gannet_engine::safetensors::SafeTensors;
+use gannet_engine::internals::settings::DEFAULT_CONTEXT;
+use gannet_engine::internals::files::safetensors::SafeTensors;
 use gannet_engine::{Model, ModelOptions};
 use gannet_gguf::{Gguf, Value};
 use serde_json::{Map, Value as Json, json};

@@ -5,7 +5,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gannet_engine::{Error, Session, SessionOptions, eval};
+use gannet_engine::{Error, Session, SessionOptions};
+use gannet_engine::tools::eval;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;

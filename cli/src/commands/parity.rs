@@ -2,11 +2,11 @@
 
 use clap::Args;
 use gannet_engine::Config;
-use gannet_engine::kv::KvType;
-use gannet_engine::lower::BATCH_MAX_ROWS;
-use gannet_engine::parity::{self, ParityOptions, Report, Row};
-use gannet_engine::profile::Overrides;
-use gannet_engine::tokenizer::EncodeOptions;
+use gannet_engine::internals::kv::KvType;
+use gannet_engine::internals::lower::BATCH_MAX_ROWS;
+use gannet_engine::tools::parity::{self, ParityOptions, Report, Row};
+use gannet_engine::internals::settings::Overrides;
+use gannet_engine::internals::text::tokenizer::EncodeOptions;
 use gannet_ptx_gen::kernels::GemvVariant;
 use serde_json::json;
 

@@ -11,10 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use gannet_engine::{
-    Batch, Event, Finish, GenerateOptions, Generation, LoadReport, Sampling, Session,
-    SessionOptions,
-};
+use gannet_engine::{Batch, Event, Finish, GenerateOptions, Generation, LoadReport, Opening, Sampling, Session, SessionOptions};
 use serde_json::json;
 
 use crate::console::{self, Console};
@@ -153,16 +150,16 @@ impl Run {
             context: self.ctx,
             ..self.device.session_options()?
         };
-        session_options.open_device();
+        let opening = Opening::start(&session_options);
         if let Some(file) = &self.prompts {
             session_options.slots = Some(self.slots.unwrap_or(DEFAULT_SLOTS).into());
-            return self.run_lines(console, file, (&options, &session_options), start);
+            return self.run_lines(console, file, &options, (&session_options, &opening), start);
         }
         let prompt = self.prompt_text()?;
         let model = self.model.open(console)?;
         let mut session = {
             let _progress = Progress::spinner("loading");
-            Session::new(&model, &session_options)?
+            Session::on(&model, &session_options, &opening)?
         };
         let load = LoadReport::new(&model, session.executor());
         let told = session.notice();
@@ -211,7 +208,8 @@ impl Run {
         &self,
         console: &mut Console,
         file: &Path,
-        (options, session_options): (&GenerateOptions, &SessionOptions),
+        options: &GenerateOptions,
+        (session_options, opening): (&SessionOptions, &Opening),
         begun: Instant,
     ) -> Result<(), Failure> {
         let text = flags::read_text(file)?;
@@ -227,7 +225,7 @@ impl Run {
         let model = self.model.open(console)?;
         let mut batch = {
             let _progress = Progress::spinner("loading");
-            Batch::new(&model, session_options)?
+            Batch::on(&model, session_options, opening)?
         };
         let told = batch.notice();
         if let Some(notice) = &told {

@@ -12,14 +12,13 @@ use gannet_ptx_gen::target::Target;
 
 use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
 use super::packed::{block_bytes, pack_weight, place};
-use super::{Buffers, DecodeStart, Executor, Faults, Limits, Precision, Stats, Step, Unit};
+use super::{DecodeStart, Executor, Limits, Stats, Step};
 use crate::Error;
-use crate::device::SamplerOn;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
-use crate::lower::{Arg, COUNTERS, LowerOptions, Lowered, Shape, lower};
+use crate::lower::{Arg, COUNTERS, DeviceProfile, LowerOptions, Lowered, Shape, Unit, lower};
 use crate::model::Model;
 use crate::plan::{Buf, Element, Plan, Weight};
-use crate::profile::{DeviceProfile, Overrides};
+use crate::settings::{Buffers, Faults, Overrides, Precision, SamplerOn};
 
 /// Multiprocessors that lowering is told of: few, since blocks cost time here.
 const MULTIPROCESSORS: usize = 4;

@@ -4,26 +4,31 @@
 //! [`Step`] which tokens run where. The same trait serves generation (run, read logits), parity
 //! (poison, run unit by unit, read and overwrite any buffer) and measurement (statistics).
 
-mod activations;
 pub mod cpu;
 pub mod cuda;
 mod decode;
 pub(crate) mod host;
 #[cfg(feature = "interp")]
 pub mod interp;
-mod packed;
+mod limits;
+pub mod load;
+mod opening;
+pub(crate) mod packed;
+pub mod sample;
 
 use std::ops::ControlFlow;
 
 use crate::Error;
-use crate::kv::{BLOCK_TOKENS, BlockTable, KvType};
-use crate::load::Load;
-use crate::lower::{Shape, StepKind};
+use crate::kv::{BLOCK_TOKENS, BlockTable};
+use crate::lower::{Shape, StepKind, Unit};
 use crate::plan::{Buf, Plan};
-use crate::sample::Sampling;
+use sample::Sampling;
 
-pub use activations::Activations;
 pub use decode::{HostDecode, decode_on_host};
+pub use limits::Limits;
+pub(crate) use limits::limits;
+pub use load::{Load, LoadReport};
+pub use opening::Opening;
 
 /// What one forward step computes: a row for each token.
 #[derive(Debug, Clone, Copy)]
@@ -102,87 +107,6 @@ impl Step<'_> {
     }
 }
 
-/// Sizes fixed when an executor is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Rows of the largest step.
-    pub max_rows: usize,
-    /// Rows of the largest step whose logits are wanted.
-    pub max_outputs: usize,
-    /// Positions of a sequence.
-    pub context: usize,
-    /// Sequences at once.
-    pub num_slots: usize,
-    /// Blocks of the cache, of [`BLOCK_TOKENS`] positions each; sequences that share a prefix need
-    /// fewer than `num_slots` contexts of them.
-    pub cache_blocks: usize,
-    /// Element type of the cache on a GPU and in the interpreter; the CPU's is f32.
-    pub kv_type: KvType,
-}
-
-impl Limits {
-    /// Limits of `num_slots` sequences of `context` positions, each with blocks of its own.
-    #[must_use]
-    pub fn new(num_slots: usize, context: usize) -> Limits {
-        Limits {
-            max_rows: context.clamp(1, 512).max(num_slots),
-            max_outputs: num_slots,
-            context,
-            num_slots,
-            cache_blocks: BlockTable::blocks_for(num_slots, context),
-            kv_type: KvType::default(),
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            max_rows: 512,
-            max_outputs: 1,
-            context: 2048,
-            num_slots: 1,
-            cache_blocks: BlockTable::blocks_for(1, 2048),
-            kv_type: KvType::default(),
-        }
-    }
-}
-
-/// The arithmetic of the matrix products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// f32 activations everywhere: the reference.
-    Exact,
-    /// What is fastest within the stated tolerance.
-    #[default]
-    Fast,
-}
-
-/// A smallest piece that an executor can run alone: a plan operation or a fused launch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unit {
-    /// What it is called in a report.
-    pub name: String,
-    /// The last plan operation that it covers.
-    pub last_op: usize,
-    /// Buffers it reads.
-    pub reads: Vec<Buf>,
-    /// Buffers it writes.
-    pub writes: Vec<Buf>,
-    /// What its matrix products round activations to.
-    pub activations: Activations,
-}
-
-/// Whether buffers with disjoint lifetimes share memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Buffers {
-    /// They do.
-    #[default]
-    Shared,
-    /// Every buffer has its own memory, so that all can be read after a step.
-    Distinct,
-}
-
 /// Where a sequence's decode starts, and how its tokens are chosen.
 #[derive(Debug, Clone, Copy)]
 pub struct DecodeStart<'a> {
@@ -229,15 +153,6 @@ pub struct LaunchTime {
     pub bytes: u64,
     /// Seconds of each repeat, in the order they ran.
     pub seconds: Vec<f64>,
-}
-
-/// Planted faults, so that the machinery that must notice them can be tested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Faults {
-    /// Leave this launch out of every list that is issued or recorded, by its index.
-    pub omit_launch: Option<usize>,
-    /// Refuse to build graphs.
-    pub refuse_graphs: bool,
 }
 
 /// Counters since an executor was made.

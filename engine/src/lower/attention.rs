@@ -16,9 +16,9 @@ use gannet_ptx_gen::kernels::{
 use super::launches::Emitter;
 use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Lowered, Node, NodeKind, StepKind};
 use crate::Error;
-use crate::exec::Precision;
 use crate::kv::BLOCK_TOKENS;
 use crate::plan::{AttentionSpec, Buf, Op, Rope};
+use crate::settings::Precision;
 
 /// Keys that a split has at least, by the kernels' own rule: more splits would be without any.
 const MIN_SPLIT_KEYS: usize = 64;

@@ -6,7 +6,7 @@
 //! operation stood.
 
 use super::Shape;
-use crate::exec::{Activations, Unit};
+use crate::lower::{Activations, Unit};
 use crate::plan::{Activation, AttentionSpec, Buf, Op, Plan, Rope, Rows, Weight};
 
 /// An operation, or several that share a launch.

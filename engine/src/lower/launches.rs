@@ -11,10 +11,10 @@ use super::{
     NodeKind, Shape, fuse,
 };
 use crate::Error;
-use crate::exec::Precision;
 use crate::kv::BLOCK_TOKENS;
+use crate::plan::RopeKind;
 use crate::plan::{Activation, AttentionSpec, Buf, Op, Plan, Rope, Rows, Weight};
-use crate::rope::RopeKind;
+use crate::settings::Precision;
 
 pub(super) struct Emitter<'a> {
     pub(super) plan: &'a Plan,

@@ -6,7 +6,7 @@ use gannet_quant::Format;
 use crate::Error;
 use crate::model::HyperParams;
 use crate::plan::{Linear, PlanBuilder, Rope, Weight};
-use crate::rope::{RopeKind, RopeSpec};
+use crate::plan::{RopeKind, RopeSpec};
 
 /// Hands a family its weights while it writes its plan.
 pub(crate) struct Binder<'a> {

@@ -3,8 +3,8 @@
 
 use super::{Binder, Family};
 use crate::Error;
+use crate::plan::RopeKind;
 use crate::plan::{Activation, AttentionSpec, Buf, Linear, Plan, PlanBuilder, Rope, Weight};
-use crate::rope::RopeKind;
 
 pub(super) const FAMILY: Family = Family {
     arch: "llama",

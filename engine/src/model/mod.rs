@@ -7,6 +7,7 @@
 mod bind;
 mod hparams;
 mod llama;
+mod phase;
 mod qwen2;
 mod qwen3;
 
@@ -16,11 +17,11 @@ use gannet_gguf::Gguf;
 
 pub(crate) use bind::Binder;
 pub use hparams::HyperParams;
+pub use phase::{Phase, Span};
 
 use crate::Error;
-use crate::load::{Phase, Span};
 use crate::plan::{Plan, PlanBuilder, Weight};
-use crate::tokenizer::{self, Tokenizer, TokenizerOptions};
+use crate::text::tokenizer::{self, Tokenizer, TokenizerOptions};
 
 /// A model family: its name in `general.architecture` and the function that writes its plan.
 pub struct Family {
@@ -71,7 +72,7 @@ impl Model {
     /// As [`Model::open`].
     pub fn open_with(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Model, Error> {
         let path = path.as_ref();
-        crate::safetensors::refuse_as_model(path)?;
+        crate::files::safetensors::refuse_as_model(path)?;
         let (gguf, span) = Span::time(Phase::File, || Gguf::open(path));
         let mut model = Model::from_gguf(gguf?, options)?;
         model.opening.insert(0, span);
@@ -199,7 +200,7 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().path())
             .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
-            .filter(|name| !["mod", "bind", "hparams"].contains(&name.as_str()))
+            .filter(|name| !["mod", "bind", "hparams", "phase"].contains(&name.as_str()))
             .collect();
         files.sort();
         let mut rows: Vec<&str> = FAMILIES.iter().map(|f| f.arch).collect();

@@ -2,8 +2,8 @@
 
 use super::{Binder, Family, llama};
 use crate::Error;
+use crate::plan::RopeKind;
 use crate::plan::{Plan, PlanBuilder};
-use crate::rope::RopeKind;
 
 pub(super) const FAMILY: Family = Family {
     arch: "qwen2",

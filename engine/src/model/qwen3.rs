@@ -4,8 +4,8 @@
 use super::llama::{Layer, Network, feed_forward, head};
 use super::{Binder, Family};
 use crate::Error;
+use crate::plan::RopeKind;
 use crate::plan::{Buf, Plan, PlanBuilder, Weight};
-use crate::rope::RopeKind;
 
 pub(super) const FAMILY: Family = Family {
     arch: "qwen3",

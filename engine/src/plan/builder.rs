@@ -9,7 +9,7 @@ use super::{
     Activation, AttentionSpec, Buf, BufferInfo, Element, KvShape, Op, Plan, Rope, Rows, Weight,
     WeightInfo,
 };
-use crate::rope::RopeSpec;
+use crate::plan::RopeSpec;
 
 /// A matrix with its optional bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

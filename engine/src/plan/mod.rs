@@ -11,14 +11,14 @@
 
 mod builder;
 mod dump;
+mod rope;
 mod storage;
 
 pub use builder::{Linear, PlanBuilder};
+pub use rope::{RopeKind, RopeSpec};
 pub use storage::{Storage, assign_storage};
 
 use gannet_quant::Format;
-
-use crate::rope::RopeSpec;
 
 /// A buffer of the plan: an index into [`Plan::buffers`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

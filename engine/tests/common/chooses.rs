@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_engine::device::make_executor;
-use gannet_engine::exec::{Faults, Precision};
+use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::tools::make_executor;
 use gannet_engine::{
     Error, Event, ExecutorChoice, GenerateOptions, Model, SamplerOn, Session, SessionOptions,
 };

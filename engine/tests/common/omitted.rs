@@ -4,9 +4,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test target uses its part")]
 
 use gannet_engine::Error;
-use gannet_engine::exec::{Executor, Step};
-use gannet_engine::kv::BlockTable;
-use gannet_engine::parity::{Mode, Report, Tolerance, diff};
+use gannet_engine::internals::exec::{Executor, Step};
+use gannet_engine::internals::kv::BlockTable;
+use gannet_engine::tools::parity::{Mode, Report, Tolerance, diff};
 
 /// A launch, by its index in the list of a step, and the buffers that show its absence.
 #[derive(Debug)]

@@ -23,7 +23,7 @@ const BANNED: &[(&str, &str)] = &[
 /// The places that may hold `unsafe`: the file map, SIMD kernels, the driver.
 const UNSAFE_PLACES: &[&str] = &["gguf/src/source.rs", "quant/src/cpu", "cuda-runtime/"];
 /// The one place that reads the environment.
-const ENVIRONMENT_PLACE: &str = "engine/src/config.rs";
+const ENVIRONMENT_PLACE: &str = "engine/src/settings/environment.rs";
 
 /// All findings in the Rust file at `path`.
 pub(super) fn check(path: &str, source: &str) -> Vec<Finding> {
@@ -193,7 +193,7 @@ mod tests {
     fn the_environment_is_read_in_one_place() {
         let source = "fn f() { std::env::var(\"GANNET_X\"); }";
         assert_one("cli/src/a.rs", source, "the environment");
-        assert_eq!(says("engine/src/config.rs", source), [""; 0]);
+        assert_eq!(says("engine/src/settings/environment.rs", source), [""; 0]);
         assert_eq!(says("engine/tests/a.rs", source), [""; 0]);
         let in_tests = format!("#[cfg(test)]\nmod tests {{\n    {source}\n}}");
         assert_eq!(says("engine/src/a.rs", &in_tests), [""; 0]);

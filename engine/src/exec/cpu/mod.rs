@@ -16,13 +16,14 @@ use gannet_quant::cpu::{Product, matmul_exact, matmul_fast_each};
 use attention::LayerCache;
 
 use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
-use super::{Activations, Buffers, DecodeStart, Executor, Limits, Precision, Stats, Step, Unit};
+use super::{DecodeStart, Executor, Limits, Stats, Step};
 use crate::Error;
+use crate::exec::sample::argmax;
 use crate::kv::BlockTable;
-use crate::lower::Shape;
+use crate::lower::{Activations, Shape, Unit};
 use crate::model::Model;
 use crate::plan::{Buf, Op, Plan, Rows, Storage, Weight, assign_storage};
-use crate::sample::argmax;
+use crate::settings::{Buffers, Precision};
 
 /// Runs a plan on the CPU.
 pub struct CpuExecutor {

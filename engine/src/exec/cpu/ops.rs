@@ -7,7 +7,7 @@ use gannet_quant::cpu::{silu_mul, sum_squares};
 use rayon::prelude::*;
 
 use crate::plan::Activation;
-use crate::rope::{RopeKind, RopeSpec};
+use crate::plan::{RopeKind, RopeSpec};
 
 /// Values that one thread should have at least: some ten microseconds' work.
 const PARALLEL_VALUES: usize = 1 << 14;

@@ -159,7 +159,7 @@ mod tests {
     use super::*;
     use crate::ModelOptions;
     use crate::exec::packed::pack_weight;
-    use crate::synth::{self, ShapeName, SynthOptions, TypeMix};
+    use crate::tools::synth::{self, ShapeName, SynthOptions, TypeMix};
     use gannet_gguf::{Gguf, TensorType, Writer};
 
     /// A small model in a mix of formats.

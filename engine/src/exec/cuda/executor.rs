@@ -11,21 +11,23 @@ use super::decode::{Listed, Replay, advance};
 use super::memory::fit;
 use super::open::Gpu;
 use super::prepare::{Kernels, Memory, Prepared, prepare};
-use super::profile::{AHEAD, Profiler};
 use super::record::{Issue, Recorder};
 use super::sampler::{self, SlotSamplers};
 use super::state::StepState;
-use super::{load, profile};
+use super::timing::{AHEAD, Profiler};
+use super::{load, timing};
 use crate::Error;
-use crate::device::{SamplerOn, SessionOptions};
+use crate::exec::Load;
 use crate::exec::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
 use crate::exec::packed::block_bytes;
-use crate::exec::{DecodeStart, Executor, LaunchTime, Limits, Stats, Step, Unit};
+use crate::exec::{DecodeStart, Executor, LaunchTime, Limits, Stats, Step};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
-use crate::load::{Load, Span};
+use crate::lower::Unit;
 use crate::lower::{GEMV_MAX_ROWS, KernelSpec, LowerOptions, Lowered, Shape, StepKind, lower};
 use crate::model::Model;
+use crate::model::Span;
 use crate::plan::{Buf, Element, Plan};
+use crate::settings::{SamplerOn, SessionOptions};
 
 /// Runs a plan on a GPU.
 pub struct CudaExecutor {
@@ -223,27 +225,27 @@ impl CudaExecutor {
     }
 
     /// The GPU it runs on.
-    pub(super) fn gpu(&self) -> &Arc<Gpu> {
+    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
 
     /// Adds to what it took to make it.
-    pub(super) fn add_span(&mut self, span: Span) {
+    pub(crate) fn add_span(&mut self, span: Span) {
         self.load.spans.push(span);
     }
 
     /// The model that it runs.
-    pub(super) fn model(&self) -> &Arc<Model> {
+    pub(crate) fn model(&self) -> &Arc<Model> {
         &self.model
     }
 
     /// The queue of its work.
-    pub(super) fn stream(&self) -> &Stream {
+    pub(crate) fn stream(&self) -> &Stream {
         &self.stream
     }
 
     /// The step that decodes `rows` sequences.
-    pub(super) fn prepared_batch(&mut self, rows: usize) -> Result<Arc<Prepared>, Error> {
+    pub(crate) fn prepared_batch(&mut self, rows: usize) -> Result<Arc<Prepared>, Error> {
         self.prepared(batch_shape(rows))
     }
 
@@ -394,7 +396,7 @@ impl Executor for CudaExecutor {
         let Some(replay) = self.replays.get(&key) else {
             return Ok(None);
         };
-        let seconds = profile::time(&self.gpu.context, &self.stream, steps, || {
+        let seconds = timing::time(&self.gpu.context, &self.stream, steps, || {
             replay.issue(&self.stream)
         })?;
         Ok(Some(seconds))

@@ -12,11 +12,12 @@ use super::open::Gpu;
 use super::prepare::{Kernels, Memory};
 use super::weights;
 use crate::Error;
-use crate::config::Config;
 use crate::exec::Limits;
-use crate::load::{Load, Phase, Span};
+use crate::exec::Load;
 use crate::lower::{KernelSpec, Lowered};
 use crate::model::Model;
+use crate::model::{Phase, Span};
+use crate::settings::Config;
 
 /// A GPU that is being opened on a thread of its own, or has been. Cloning shares it.
 ///

@@ -7,12 +7,12 @@ use super::open::Gpu;
 use super::prepare::Memory;
 use super::weights;
 use crate::Error;
-use crate::device::{DEFAULT_CONTEXT, SessionOptions, limits};
-use crate::exec::Limits;
 use crate::exec::packed::{block_bytes, place};
+use crate::exec::{Limits, limits};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{COUNTERS, Lowered};
 use crate::model::Model;
+use crate::settings::{DEFAULT_CONTEXT, SessionOptions};
 
 /// Rows of a prompt chunk where nobody said otherwise.
 const DEFAULT_ROWS: usize = 512;

@@ -7,10 +7,9 @@ use gannet_cuda_runtime::{Context, CubinCache, DeviceProperties, Driver};
 use gannet_ptx_gen::target::Target;
 
 use crate::Error;
-use crate::config::Config;
-use crate::identity::{self, Machine};
-use crate::load::{Phase, Span};
-use crate::profile::{DeviceProfile, Overrides};
+use crate::lower::DeviceProfile;
+use crate::model::{Phase, Span};
+use crate::settings::{Config, Machine, Overrides, machine};
 
 /// An open GPU.
 pub struct Gpu {
@@ -75,8 +74,8 @@ impl Gpu {
             device: self.properties.name.clone(),
             uuid: self.properties.uuid_text(),
             driver: self.driver,
-            release: identity::driver_release(),
-            build: identity::build(),
+            release: machine::driver_release(),
+            build: machine::build(),
         }
     }
 

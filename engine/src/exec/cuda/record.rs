@@ -8,8 +8,8 @@ use std::sync::Arc;
 use gannet_cuda_runtime::{Context, GraphBuilder, GraphExec, Launch, Stream};
 
 use crate::Error;
-use crate::device::ExecutorChoice;
-use crate::exec::Faults;
+use crate::settings::ExecutorChoice;
+use crate::settings::Faults;
 
 /// Launches, ready to issue as often as wanted.
 pub(super) enum Issue {

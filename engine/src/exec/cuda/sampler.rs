@@ -14,8 +14,8 @@ use super::prepare::{Kernels, launch_of};
 use super::state::StepState;
 use crate::Error;
 use crate::exec::DecodeStart;
+use crate::exec::sample::MAX_WINDOW;
 use crate::lower::{KernelSpec, SampleDraw, SampleFilter};
-use crate::sample::MAX_WINDOW;
 
 /// Bytes of a slot's settings.
 const PARAMS: usize = SampleParams::WORDS * 4;

@@ -8,8 +8,8 @@ use gannet_cuda_runtime::{Arena, Buffer, Context, Uploader, UploaderConfig};
 use super::bands::{Stored, batches, least_buffer};
 use crate::Error;
 use crate::exec::packed::{ALIGN, failed, weight_bytes};
-use crate::load::{Phase, Span};
 use crate::model::Model;
+use crate::model::{Phase, Span};
 use crate::plan::{Plan, Weight};
 
 /// Bytes of all weights on the device, alignment included.

@@ -1,0 +1,3 @@
+//! Containers of weights besides GGUF, which is a crate of its own.
+
+pub mod safetensors;

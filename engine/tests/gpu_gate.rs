@@ -8,10 +8,11 @@ mod common;
 use std::time::Instant;
 
 use common::{gpu, model, shared};
-use gannet_engine::device::{ExecutorChoice, make_executor};
+use gannet_engine::ExecutorChoice;
 use gannet_engine::internals::settings::Overrides;
 use gannet_engine::internals::settings::{Faults, Precision};
 use gannet_engine::tools::gate;
+use gannet_engine::tools::make_executor;
 use gannet_engine::{Config, DeviceChoice, Error, SessionOptions};
 
 #[test]

@@ -1,8 +1,9 @@
 //! The kernel library: every kernel a plan is lowered to.
 //!
 //! A family is a folder, a kernel one of its files: a `Spec` struct with every number that the text
-//! depends on, and its methods `kernel()` (the PTX), `grid(..)` (the launch) and `bytes(..)` (what
-//! it moves). Activations are f32 and row-major, `[rows, dim]`.
+//! depends on, and its methods `kernel()` (the PTX), `params()` (its parameters, from the spec alone),
+//! `grid(..)` (the launch) and `bytes(..)` (what it moves). Activations are f32 and row-major,
+//! `[rows, dim]`.
 //!
 //! | family | what it holds |
 //! |---|---|
@@ -19,6 +20,8 @@ mod elementwise;
 mod product;
 mod sample;
 mod stream_read;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 use crate::ir::Kernel;
@@ -37,37 +40,49 @@ pub use sample::{AdvanceSpec, ArgmaxSpec, SampleParams, SampleSpec};
 pub use stream_read::StreamReadSpec;
 pub use weights::{Plane, WeightFormat, planes};
 
-/// Representative kernels of every family for a target, in a fixed order with unique names:
-/// what golden files, ptxas and the listing on the command line go through.
-pub fn library(target: Target) -> Vec<Kernel> {
-    let mut kernels = Vec::new();
-    macro_rules! add {
-        ($($family:ident$(::$module:ident)?: $($kernel:ident),+;)*) => {
+macro_rules! representatives {
+    ($($family:ident$(::$module:ident)?: $($kernel:ident($params:ident)),+;)*) => {
+        /// Representative kernels of every family for a target, in a fixed order with unique names:
+        /// what golden files, ptxas and the listing on the command line go through.
+        pub fn library(target: Target) -> Vec<Kernel> {
+            let mut kernels = Vec::new();
             $(for spec in $family$(::$module)?::representative(target) {
                 kernels.extend([$(spec.$kernel()),+]);
             })*
-        };
-    }
-    add! {
-        elementwise::add: kernel;
-        elementwise::rms_norm: kernel;
-        sample::advance: kernel;
-        sample::argmax: kernel;
-        elementwise::gather_rows: kernel;
-        elementwise::glu: kernel;
-        cache::kv_write: kernel;
-        elementwise::rope: kernel;
-        elementwise::embed: kernel;
-        product::gemv: kernel;
-        product::gemv_glu: kernel;
-        product::gemm: kernel;
-        product::gemm_batch: kernel;
-        stream_read: kernel;
-        sample::sampler: filter_kernel, draw_kernel;
-        attention::plain: kernel;
-        attention::decode: kernel;
-        attention::merge: kernel;
-        attention::flash: kernel;
-    }
-    kernels
+            kernels
+        }
+
+        /// The parameters that their specs declare, without the kernels.
+        #[cfg(test)]
+        fn declared(target: Target) -> Vec<Vec<crate::ir::Param>> {
+            let mut declared = Vec::new();
+            $(for spec in $family$(::$module)?::representative(target) {
+                declared.extend([$(spec.$params()),+]);
+            })*
+            declared
+        }
+    };
+}
+
+// A line for each kernel: where it is, and its methods.
+representatives! {
+    elementwise::add: kernel(params);
+    elementwise::rms_norm: kernel(params);
+    sample::advance: kernel(params);
+    sample::argmax: kernel(params);
+    elementwise::gather_rows: kernel(params);
+    elementwise::glu: kernel(params);
+    cache::kv_write: kernel(params);
+    elementwise::rope: kernel(params);
+    elementwise::embed: kernel(params);
+    product::gemv: kernel(params);
+    product::gemv_glu: kernel(params);
+    product::gemm: kernel(params);
+    product::gemm_batch: kernel(params);
+    stream_read: kernel(params);
+    sample::sampler: filter_kernel(filter_params), draw_kernel(draw_params);
+    attention::plain: kernel(params);
+    attention::decode: kernel(params);
+    attention::merge: kernel(params);
+    attention::flash: kernel(params);
 }

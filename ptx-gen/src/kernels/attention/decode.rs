@@ -36,8 +36,8 @@
 use super::common::{Division, check_heads, variant};
 use super::decode_block::{Block, WARPS};
 use super::decode_tiles::{Cache, KEYS};
-use crate::build::{Builder, Val};
-use crate::ir::Kernel;
+use crate::build::{Builder, Ptr, Val};
+use crate::ir::{Kernel, Param};
 use crate::kernels::{KvType, RopeKind};
 use crate::target::Target;
 
@@ -161,6 +161,25 @@ impl AttentionDecodeSpec {
         4 * tokens * keys * u64::from(self.num_heads * self.head_dim)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        let mut params = vec![
+            Param::input::<f32>("q"),
+            Param::input::<u32>("lengths"),
+            Param::input::<u32>("slots"),
+            Param::input::<u32>("block_table"),
+            Param::input::<u8>("k_pool"),
+            Param::input::<u8>("v_pool"),
+        ];
+        params.extend(self.rope.map(|_| Param::input::<f32>("angles")));
+        params.push(Param::output::<f32>(if self.splits == 1 {
+            "out"
+        } else {
+            "partial"
+        }));
+        params
+    }
+
     /// The kernel, named after its shape.
     pub fn kernel(&self) -> Kernel {
         let AttentionDecodeSpec {
@@ -198,12 +217,13 @@ impl AttentionDecodeSpec {
                 self.scale, self.softcap, self.window
             ));
             k.block_size(32 * WARPS);
-            let q = k.input::<f32>("q");
-            let (lengths, slots) = (k.input::<u32>("lengths"), k.input::<u32>("slots"));
-            let table = k.input::<u32>("block_table");
-            let (keys, values) = (k.input::<u8>("k_pool"), k.input::<u8>("v_pool"));
-            let angles = self.rope.map(|_| k.input::<f32>("angles").read_only());
-            let out = k.output::<f32>(if splits == 1 { "out" } else { "partial" });
+            k.declare(self.params());
+            let q = k.bind::<f32>("q");
+            let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));
+            let table = k.bind::<u32>("block_table");
+            let (keys, values) = (k.bind::<u8>("k_pool"), k.bind::<u8>("v_pool"));
+            let angles = k.bind_if::<f32>("angles").map(Ptr::read_only);
+            let out = k.bind::<f32>(if splits == 1 { "out" } else { "partial" });
             let length = lengths.load(k.block_x());
             let row = slots.load(k.block_x()) * self.max_blocks;
             let (start, low, end) = self.range(k, length);

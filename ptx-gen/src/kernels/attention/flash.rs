@@ -27,7 +27,7 @@ use super::common::{capped, check_heads, variant};
 use super::flash_rows::Rows;
 use super::flash_tiles::Copies;
 use crate::build::{Builder, Shared, Val, Var};
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::kernels::KvType;
 use crate::target::Target;
 
@@ -153,6 +153,20 @@ impl AttentionFlashSpec {
         4 * seen * u64::from(self.num_heads * self.head_dim)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<f32>("q"),
+            Param::input::<u32>("lengths"),
+            Param::input::<u32>("slots"),
+            Param::input::<u32>("block_table"),
+            Param::input::<u8>("k_pool"),
+            Param::input::<u8>("v_pool"),
+            Param::output::<f32>("out"),
+            Param::scalar::<u32>("n"),
+        ]
+    }
+
     /// The kernel, named after its shape.
     pub fn kernel(&self) -> Kernel {
         let AttentionFlashSpec {
@@ -178,12 +192,13 @@ impl AttentionFlashSpec {
                 self.scale, self.softcap, self.window
             ));
             k.block_size(32 * WARPS);
-            let q = k.input::<f32>("q");
-            let (lengths, slots) = (k.input::<u32>("lengths"), k.input::<u32>("slots"));
-            let table = k.input::<u32>("block_table");
-            let pools = [k.input::<u8>("k_pool"), k.input::<u8>("v_pool")];
-            let out = k.output::<f32>("out");
-            let n = k.scalar::<u32>("n");
+            k.declare(self.params());
+            let q = k.bind::<f32>("q");
+            let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));
+            let table = k.bind::<u32>("block_table");
+            let pools = [k.bind::<u8>("k_pool"), k.bind::<u8>("v_pool")];
+            let out = k.bind::<f32>("out");
+            let n = k.bind_value::<u32>("n");
             // The last queries see the most keys: they start first.
             let first = (k.grid_x() - 1 - k.block_x()) * QUERIES;
             k.exit_if(first.ge(n));

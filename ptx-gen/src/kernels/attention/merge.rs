@@ -16,7 +16,7 @@
 //! are added in an order that depends on the shape alone.
 
 use crate::build::{Pred, Val};
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::target::Target;
 
 use super::common::{Division, LOWEST};
@@ -95,6 +95,15 @@ impl AttentionMergeSpec {
         2 * tokens * u64::from(self.num_heads * self.splits * self.head_dim)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<u32>("lengths"),
+            Param::input::<f32>("partial"),
+            Param::output::<f32>("out"),
+        ]
+    }
+
     /// The kernel, named after its shape.
     pub fn kernel(&self) -> Kernel {
         let AttentionMergeSpec {
@@ -122,9 +131,10 @@ impl AttentionMergeSpec {
             ));
             let threads = lanes * groups;
             k.block_size(threads);
-            let lengths = k.input::<u32>("lengths");
-            let partial = k.input::<f32>("partial");
-            let out = k.output::<f32>("out");
+            k.declare(self.params());
+            let lengths = k.bind::<u32>("lengths");
+            let partial = k.bind::<f32>("partial");
+            let out = k.bind::<f32>("out");
             let head = k.block_x() * num_heads + k.block_y();
             let from = partial.offset(head * splits * (dim + 2));
             let length = lengths.load(k.block_x());

@@ -27,7 +27,7 @@
 use super::common::{Division, LOWEST, capped, check_heads, factor, variant};
 use super::plain_pools::{Place, Pools};
 use crate::build::{Builder, Ptr, Val, Var};
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::kernels::KvType;
 use crate::target::Target;
 
@@ -145,6 +145,19 @@ impl AttentionSpec {
         4 * tokens * keys * u64::from(self.num_heads * self.head_dim)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<f32>("q"),
+            Param::input::<u32>("lengths"),
+            Param::input::<u32>("slots"),
+            Param::input::<u32>("block_table"),
+            Param::input::<u8>("k_pool"),
+            Param::input::<u8>("v_pool"),
+            Param::output::<f32>(if self.splits == 1 { "out" } else { "partial" }),
+        ]
+    }
+
     /// The kernel, named after its shape.
     pub fn kernel(&self) -> Kernel {
         let AttentionSpec {
@@ -172,11 +185,12 @@ impl AttentionSpec {
                 self.scale, self.softcap, self.window
             ));
             k.block_size(32 * WARPS);
-            let q = k.input::<f32>("q");
-            let (lengths, slots) = (k.input::<u32>("lengths"), k.input::<u32>("slots"));
-            let table = k.input::<u32>("block_table");
-            let (keys, values) = (k.input::<u8>("k_pool"), k.input::<u8>("v_pool"));
-            let out = k.output::<f32>(if splits == 1 { "out" } else { "partial" });
+            k.declare(self.params());
+            let q = k.bind::<f32>("q");
+            let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));
+            let table = k.bind::<u32>("block_table");
+            let (keys, values) = (k.bind::<u8>("k_pool"), k.bind::<u8>("v_pool"));
+            let out = k.bind::<f32>(if splits == 1 { "out" } else { "partial" });
             let row = slots.load(k.block_x()) * self.max_blocks;
             let pools = Pools {
                 spec: self,

@@ -17,7 +17,7 @@
 use half::f16;
 
 use crate::build::{Builder, Ptr, Val};
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::kernels::elementwise::rope::Turned;
 use crate::kernels::{KvType, RopeKind};
 use crate::target::Target;
@@ -81,6 +81,20 @@ impl KvWriteSpec {
         tokens * 2 * u64::from(4 * self.row() + written)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        let mut params = vec![
+            Param::input::<f32>("k"),
+            Param::input::<f32>("v"),
+            Param::input::<u32>("lengths"),
+            Param::input::<u32>("slots"),
+            Param::input::<u32>("block_table"),
+        ];
+        params.extend(self.rope.map(|_| Param::input::<f32>("angles")));
+        params.extend(["k_pool", "v_pool"].map(Param::output::<u8>));
+        params
+    }
+
     /// The kernel.
     pub fn kernel(&self) -> Kernel {
         let KvWriteSpec {
@@ -106,13 +120,14 @@ impl KvWriteSpec {
                  {block_tokens}, {head_dim}]. Grid [tokens, 1, 1]."
             ));
             k.block_size(self.threads());
-            let (keys, values) = (k.input::<f32>("k"), k.input::<f32>("v"));
-            let (lengths, slots) = (k.input::<u32>("lengths"), k.input::<u32>("slots"));
-            let table = k.input::<u32>("block_table");
-            let angles = rope.map(|_| k.input::<f32>("angles").read_only());
+            k.declare(self.params());
+            let (keys, values) = (k.bind::<f32>("k"), k.bind::<f32>("v"));
+            let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));
+            let table = k.bind::<u32>("block_table");
+            let angles = k.bind_if::<f32>("angles").map(Ptr::read_only);
             let t = k.block_x();
             let length = lengths.load(t);
-            let (k_pool, v_pool) = (k.output::<u8>("k_pool"), k.output::<u8>("v_pool"));
+            let (k_pool, v_pool) = (k.bind::<u8>("k_pool"), k.bind::<u8>("v_pool"));
             let position = length.max(1) - 1;
             let found = k.var(0u32);
             k.if_(length.gt(0), || {

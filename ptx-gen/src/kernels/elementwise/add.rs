@@ -8,7 +8,7 @@
 //!
 //! Grid `[ceil(n / 1024), 1, 1]`; four neighbouring elements a thread. Moves 12n bytes, n flops.
 
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::target::Target;
 
 /// The sum of two vectors.
@@ -37,14 +37,25 @@ impl AddSpec {
         n
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<f32>("a"),
+            Param::input::<f32>("b"),
+            Param::output::<f32>("out"),
+            Param::scalar::<u32>("n"),
+        ]
+    }
+
     /// The kernel, named `add`.
     pub fn kernel(&self) -> Kernel {
         Kernel::new("add", self.target, |k| {
             k.doc("out[i] = a[i] + b[i], i < n; out may be a or b. Grid [ceil(n / 1024), 1, 1].");
             k.block_size(THREADS);
-            let (a, b) = (k.input::<f32>("a"), k.input::<f32>("b"));
-            let out = k.output::<f32>("out");
-            let n = k.scalar::<u32>("n");
+            k.declare(self.params());
+            let (a, b) = (k.bind::<f32>("a"), k.bind::<f32>("b"));
+            let out = k.bind::<f32>("out");
+            let n = k.bind_value::<u32>("n");
             let i = (k.block_x() * THREADS + k.thread_x()) * PER_THREAD;
             k.if_else(
                 (i + (PER_THREAD - 1)).lt(n),

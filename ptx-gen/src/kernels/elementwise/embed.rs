@@ -9,7 +9,7 @@
 //! Grid `[tokens, 1, 1]`. The weights are the exact ones. Moves one row of the table and
 //! `4 * hidden_size + 4` bytes a token.
 
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::kernels::WeightFormat;
 use crate::kernels::weights::geometry::{Geometry, Lane};
 use crate::kernels::weights::unpack::Row;
@@ -61,6 +61,15 @@ impl EmbedSpec {
         tokens * (self.format.bytes(1, self.hidden_size) + 4 * u64::from(self.hidden_size) + 4)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<u8>("table"),
+            Param::input::<u32>("tokens"),
+            Param::output::<f32>("out"),
+        ]
+    }
+
     /// The kernel, named after the table.
     pub fn kernel(&self) -> Kernel {
         let EmbedSpec {
@@ -78,8 +87,9 @@ impl EmbedSpec {
                 format.name()
             ));
             k.block_size(geometry.lanes);
-            let (table, tokens) = (k.input::<u8>("table"), k.input::<u32>("tokens"));
-            let out = k.output::<f32>("out");
+            k.declare(self.params());
+            let (table, tokens) = (k.bind::<u8>("table"), k.bind::<u32>("tokens"));
+            let out = k.bind::<f32>("out");
             let t = k.block_x();
             let token = tokens.load(t).min(vocab_size - 1);
             let row = Row::new(k, geometry, table, token);

@@ -8,7 +8,7 @@
 //!
 //! Grid `[rows, 1, 1]`. Moves `8 * rows * dim` bytes.
 
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::target::Target;
 
 /// A gather of rows of `dim` elements.
@@ -31,6 +31,15 @@ impl GatherRowsSpec {
         8 * rows * u64::from(self.dim)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<f32>("x"),
+            Param::input::<u32>("indices"),
+            Param::output::<f32>("out"),
+        ]
+    }
+
     /// The kernel, named after its dimension.
     pub fn kernel(&self) -> Kernel {
         let GatherRowsSpec { target, dim } = *self;
@@ -39,8 +48,9 @@ impl GatherRowsSpec {
                 "out[r, i] = x[indices[r], i], i < {dim}. Grid [rows, 1, 1]."
             ));
             k.block_size(dim.next_multiple_of(32).clamp(32, 256));
-            let (x, indices) = (k.input::<f32>("x"), k.input::<u32>("indices"));
-            let out = k.output::<f32>("out");
+            k.declare(self.params());
+            let (x, indices) = (k.bind::<f32>("x"), k.bind::<u32>("indices"));
+            let out = k.bind::<f32>("out");
             let from = indices.load(k.block_x()) * dim;
             let to = k.block_x() * dim;
             k.for_each(k.thread_x(), dim, k.threads(), |i| {

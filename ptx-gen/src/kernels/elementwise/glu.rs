@@ -9,7 +9,7 @@
 //! Grid `[ceil(n / 1024), 1, 1]`; four neighbouring elements a thread. Moves 12n bytes.
 
 use super::activation::Activation;
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::target::Target;
 
 /// A gated linear unit over whole buffers.
@@ -35,6 +35,16 @@ impl GluSpec {
         12 * n
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<f32>("gate"),
+            Param::input::<f32>("up"),
+            Param::output::<f32>("out"),
+            Param::scalar::<u32>("n"),
+        ]
+    }
+
     /// The kernel, named after its activation.
     pub fn kernel(&self) -> Kernel {
         let activation = self.activation;
@@ -46,9 +56,10 @@ impl GluSpec {
                 activation.name()
             ));
             k.block_size(THREADS);
-            let (gate, up) = (k.input::<f32>("gate"), k.input::<f32>("up"));
-            let out = k.output::<f32>("out");
-            let n = k.scalar::<u32>("n");
+            k.declare(self.params());
+            let (gate, up) = (k.bind::<f32>("gate"), k.bind::<f32>("up"));
+            let out = k.bind::<f32>("out");
+            let n = k.bind_value::<u32>("n");
             let i = (k.block_x() * THREADS + k.thread_x()) * PER_THREAD;
             k.if_else(
                 (i + (PER_THREAD - 1)).lt(n),

@@ -11,7 +11,7 @@
 //! bytes, `4 * rows * dim` flops. Norms of heads are rows of `dim = head_dim`.
 
 use crate::build::{Builder, Ptr};
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::target::Target;
 
 /// A norm of rows of `dim` elements.
@@ -55,6 +55,15 @@ impl RmsNormSpec {
         4 * rows * u64::from(self.dim)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<f32>("x"),
+            Param::input::<f32>("weight"),
+            Param::output::<f32>("out"),
+        ]
+    }
+
     /// The kernel, named after its dimension.
     pub fn kernel(&self) -> Kernel {
         if self.width() == 4 {
@@ -73,8 +82,9 @@ impl RmsNormSpec {
                  out may be x. Grid [rows, 1, 1]."
             ));
             k.block_size(self.threads());
-            let (x, weight) = (k.input::<f32>("x"), k.input::<f32>("weight").read_only());
-            let out = k.output::<f32>("out");
+            k.declare(self.params());
+            let (x, weight) = (k.bind::<f32>("x"), k.bind::<f32>("weight").read_only());
+            let out = k.bind::<f32>("out");
             let row = k.block_x() * dim;
             let (x, out) = (x.offset(row), out.offset(row));
             if self.turns() <= RESIDENT {

@@ -11,7 +11,7 @@
 //! Formula: Su et al., "RoFormer", section 3.2.2.
 
 use crate::build::{Ptr, Val};
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::target::Target;
 
 /// Which elements of a head rotate together.
@@ -143,6 +143,16 @@ impl RopeSpec {
         6 * tokens * u64::from(self.pairs())
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<f32>("x"),
+            Param::input::<u32>("lengths"),
+            Param::input::<f32>("table"),
+            Param::output::<f32>("out"),
+        ]
+    }
+
     /// The kernel.
     pub fn kernel(&self) -> Kernel {
         let RopeSpec {
@@ -161,9 +171,10 @@ impl RopeSpec {
                  position lengths[t] - 1.\nout may be x. Grid [tokens, 1, 1]."
             ));
             k.block_size(self.threads());
-            let (x, lengths) = (k.input::<f32>("x"), k.input::<u32>("lengths"));
-            let table = k.input::<f32>("table").read_only();
-            let out = k.output::<f32>("out");
+            k.declare(self.params());
+            let (x, lengths) = (k.bind::<f32>("x"), k.bind::<u32>("lengths"));
+            let table = k.bind::<f32>("table").read_only();
+            let out = k.bind::<f32>("out");
             let t = k.block_x();
             let position = lengths.load(t).max(1) - 1;
             let angles = table.offset(position * rot_dim);

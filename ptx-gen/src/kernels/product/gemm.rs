@@ -24,7 +24,7 @@
 
 use super::gemm_tiles::{TokenTile, WeightTile};
 use crate::build::{Builder, Ptr, Val, Var};
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::kernels::WeightFormat;
 use crate::target::Target;
 
@@ -152,6 +152,19 @@ impl GemmSpec {
         2 * tokens * u64::from(self.rows) * u64::from(self.cols)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        let mut params = vec![
+            Param::input::<u8>("w"),
+            Param::input::<f32>("x"),
+            Param::output::<f32>("out"),
+        ];
+        params.extend(self.bias.then(|| Param::input::<f32>("bias")));
+        params.extend(self.residual.then(|| Param::input::<f32>("residual")));
+        params.push(Param::scalar::<u32>("n"));
+        params
+    }
+
     /// The kernel, named after its format and shape.
     pub fn kernel(&self) -> Kernel {
         let GemmSpec { rows, cols, .. } = *self;
@@ -174,11 +187,12 @@ impl GemmSpec {
                 tile.rows, tile.tokens
             ));
             k.block_size(tile.threads());
-            let (w, x) = (k.input::<u8>("w"), k.input::<f32>("x"));
-            let out = k.output::<f32>("out");
-            let bias = self.bias.then(|| k.input::<f32>("bias").read_only());
-            let residual = self.residual.then(|| k.input::<f32>("residual"));
-            let n = k.scalar::<u32>("n");
+            k.declare(self.params());
+            let (w, x) = (k.bind::<u8>("w"), k.bind::<f32>("x"));
+            let out = k.bind::<f32>("out");
+            let bias = k.bind_if::<f32>("bias").map(Ptr::read_only);
+            let residual = k.bind_if::<f32>("residual");
+            let n = k.bind_value::<u32>("n");
             let sums = self.accumulate(k, w, x, n);
             self.finish(k, &sums, out, bias, residual, n);
         })

@@ -27,7 +27,8 @@
 //! block that is the last of a tile to finish, always in the same order.
 
 use super::gemm_batch_block::{Block, Outputs, Parts};
-use crate::ir::Kernel;
+use crate::build::Ptr;
+use crate::ir::{Kernel, Param};
 use crate::kernels::WeightFormat;
 use crate::kernels::weights::fragments::half_columns;
 use crate::target::Target;
@@ -165,6 +166,23 @@ impl GemmBatchSpec {
         2 * tokens * u64::from(self.rows) * u64::from(self.cols)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        let mut params = vec![
+            Param::input::<u8>("w"),
+            Param::input::<f32>("x"),
+            Param::output::<f32>("out"),
+        ];
+        params.extend(self.bias.then(|| Param::input::<f32>("bias")));
+        params.extend(self.residual.then(|| Param::input::<f32>("residual")));
+        if self.splits > 1 {
+            params.push(Param::in_out::<f32>("partials"));
+            params.push(Param::in_out::<u32>("counters"));
+        }
+        params.push(Param::scalar::<u32>("n"));
+        params
+    }
+
     /// The kernel, named after all that its text depends on.
     pub fn kernel(&self) -> Kernel {
         let GemmBatchSpec { rows, cols, .. } = *self;
@@ -189,23 +207,24 @@ impl GemmBatchSpec {
                 self.tokens, self.splits
             ));
             k.block_size(THREADS);
+            k.declare(self.params());
             // So many sums do not leave registers for two.
             k.min_blocks(if self.tokens * self.groups() >= 64 {
                 1
             } else {
                 2
             });
-            let (w, x) = (k.input::<u8>("w"), k.input::<f32>("x"));
+            let (w, x) = (k.bind::<u8>("w"), k.bind::<f32>("x"));
             let out = Outputs {
-                out: k.output("out"),
-                bias: self.bias.then(|| k.input::<f32>("bias").read_only()),
-                residual: self.residual.then(|| k.input::<f32>("residual")),
+                out: k.bind("out"),
+                bias: k.bind_if::<f32>("bias").map(Ptr::read_only),
+                residual: k.bind_if::<f32>("residual"),
             };
             let parts = (self.splits > 1).then(|| Parts {
-                partials: k.in_out("partials"),
-                counters: k.in_out("counters"),
+                partials: k.bind("partials"),
+                counters: k.bind("counters"),
             });
-            let n = k.scalar::<u32>("n");
+            let n = k.bind_value::<u32>("n");
             Block::new(k, *self, w, x, n).run(out, parts.as_ref());
         })
     }

@@ -28,7 +28,7 @@
 use super::dot::{Dot, Tiling};
 use super::variant::{Arithmetic, GemvVariant, Shape};
 use crate::build::{Builder, Ptr, Shared, Val};
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::kernels::WeightFormat;
 use crate::kernels::weights::unpack::Row;
 use crate::target::Target;
@@ -115,6 +115,19 @@ impl GemvSpec {
         2 * tokens * u64::from(self.rows) * u64::from(self.cols)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        let mut params = vec![
+            Param::input::<u8>("w"),
+            Param::input::<f32>("x"),
+            Param::output::<f32>("out"),
+        ];
+        params.extend(self.bias.then(|| Param::input::<f32>("bias")));
+        params.extend(self.residual.then(|| Param::input::<f32>("residual")));
+        params.push(Param::scalar::<u32>("n"));
+        params
+    }
+
     /// The kernel, named after all that its text depends on.
     pub fn kernel(&self) -> Kernel {
         let GemvSpec {
@@ -157,10 +170,11 @@ impl GemvSpec {
                 k.launch_dependents();
             }
             tiling.bound_registers(k);
-            let (w, x) = (k.input::<u8>("w"), k.input::<f32>("x"));
-            let out = k.output::<f32>("out");
-            let bias = bias.then(|| k.input::<f32>("bias"));
-            let residual = residual.then(|| k.input::<f32>("residual"));
+            k.declare(self.params());
+            let (w, x) = (k.bind::<u8>("w"), k.bind::<f32>("x"));
+            let out = k.bind::<f32>("out");
+            let bias = k.bind_if::<f32>("bias");
+            let residual = k.bind_if::<f32>("residual");
             let place = Place::new(k, tiling, rows);
 
             let matrix: Vec<_> = place
@@ -207,9 +221,9 @@ pub(super) struct Place<'k> {
 }
 
 impl<'k> Place<'k> {
-    /// Declares `n`, the last parameter.
+    /// Binds `n`.
     pub(super) fn new(k: &'k Builder, tiling: Tiling, rows: u32) -> Place<'k> {
-        let n = k.scalar::<u32>("n");
+        let n = k.bind_value::<u32>("n");
         let first_row =
             k.block_x() * tiling.rows_per_block() + k.thread_x() / tiling.geometry.lanes;
         let first_token = k.block_y() * tiling.tokens;

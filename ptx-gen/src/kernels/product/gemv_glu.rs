@@ -14,7 +14,7 @@
 use super::dot::Tiling;
 use super::gemv::{Place, check_tokens};
 use super::variant::{Arithmetic, GemvVariant, Shape};
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::kernels::weights::unpack::Row;
 use crate::kernels::{Activation, WeightFormat};
 use crate::target::Target;
@@ -108,6 +108,17 @@ impl GemvGluSpec {
         4 * tokens * u64::from(self.rows) * u64::from(self.cols)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<u8>("w_gate"),
+            Param::input::<u8>("w_up"),
+            Param::input::<f32>("x"),
+            Param::output::<f32>("out"),
+            Param::scalar::<u32>("n"),
+        ]
+    }
+
     /// The kernel, named after all that its text depends on.
     pub fn kernel(&self) -> Kernel {
         let GemvGluSpec {
@@ -140,8 +151,9 @@ impl GemvGluSpec {
             ));
             k.block_size(tiling.threads());
             tiling.bound_registers(k);
-            let (w_gate, w_up) = (k.input::<u8>("w_gate"), k.input::<u8>("w_up"));
-            let (x, out) = (k.input::<f32>("x"), k.output::<f32>("out"));
+            k.declare(self.params());
+            let (w_gate, w_up) = (k.bind::<u8>("w_gate"), k.bind::<u8>("w_up"));
+            let (x, out) = (k.bind::<f32>("x"), k.bind::<f32>("out"));
             let place = Place::new(k, tiling, rows);
             let matrix = |tiling: Tiling, w| -> Vec<Row<'_>> {
                 place

@@ -11,7 +11,7 @@
 //! `context`. One block. The last word of the ring is written after everything before it is visible
 //! to the host (PTX memory model, `fence.acq_rel.sys`).
 
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::op::{Fence, Order, Scope};
 use crate::target::Target;
 
@@ -39,6 +39,17 @@ impl AdvanceSpec {
         24 * u64::from(self.num_slots)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<u32>("next"),
+            Param::output::<u32>("tokens"),
+            Param::in_out::<u32>("lengths"),
+            Param::in_out::<u32>("counter"),
+            Param::output::<u32>("ring"),
+        ]
+    }
+
     /// The kernel.
     pub fn kernel(&self) -> Kernel {
         let AdvanceSpec {
@@ -55,9 +66,10 @@ impl AdvanceSpec {
                  block."
             ));
             k.block_size(num_slots.next_multiple_of(32).clamp(32, 1024));
-            let next = k.input::<u32>("next");
-            let (tokens, lengths) = (k.in_out::<u32>("tokens"), k.in_out::<u32>("lengths"));
-            let (counter, ring) = (k.in_out::<u32>("counter"), k.output::<u32>("ring"));
+            k.declare(self.params());
+            let next = k.bind::<u32>("next");
+            let (tokens, lengths) = (k.bind::<u32>("tokens"), k.bind::<u32>("lengths"));
+            let (counter, ring) = (k.bind::<u32>("counter"), k.bind::<u32>("ring"));
             let slot = k.thread_x();
             let done = counter.load(0);
             k.if_(slot.lt(num_slots), || {

@@ -9,7 +9,7 @@
 //! infinity gives 0.
 
 use crate::build::Val;
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::target::Target;
 
 /// An argmax over rows of `vocab_size` elements.
@@ -49,6 +49,11 @@ impl ArgmaxSpec {
         4 * rows * u64::from(self.vocab_size)
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![Param::input::<f32>("logits"), Param::output::<u32>("out")]
+    }
+
     /// The kernel, named after the size of a row.
     pub fn kernel(&self) -> Kernel {
         if self.width() == 4 {
@@ -67,8 +72,9 @@ impl ArgmaxSpec {
                  Grid [rows, 1, 1]."
             ));
             k.block_size(threads);
-            let logits = k.input::<f32>("logits").offset(k.block_x() * vocab_size);
-            let out = k.output::<u32>("out");
+            k.declare(self.params());
+            let logits = k.bind::<f32>("logits").offset(k.block_x() * vocab_size);
+            let out = k.bind::<u32>("out");
             let best = k.var(f32::NEG_INFINITY);
             let index = k.var(0u32);
             // Indices grow within a thread, so a strict comparison keeps the lowest.

@@ -16,7 +16,7 @@
 //! multiprocessor would take longer than most other kernels of a step; a thread has four.
 
 use crate::build::{Builder, Pred, Ptr, Val};
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 
 use super::math::emit;
 use super::row::{Lead, Race, Row, load};
@@ -45,6 +45,22 @@ impl SampleSpec {
         self.vocab_size.div_ceil(4 * THREADS)
     }
 
+    /// The parameters of the kernel that draws, in launch order.
+    pub fn draw_params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<f32>("logits"),
+            Param::input::<u32>("lengths"),
+            Param::input::<u32>("slots"),
+            Param::in_out::<u32>("params"),
+            Param::output::<u32>("history"),
+            Param::input::<u32>("found"),
+            Param::in_out::<f32>("best_values"),
+            Param::in_out::<u32>("best_indices"),
+            Param::in_out::<u32>("arrived"),
+            Param::output::<u32>("out"),
+        ]
+    }
+
     /// The kernel that draws, after that of [`SampleSpec::filter_kernel`].
     pub fn draw_kernel(&self) -> Kernel {
         let SampleSpec {
@@ -61,15 +77,16 @@ impl SampleSpec {
                 self.draw_parts()
             ));
             k.block_size(THREADS);
+            k.declare(self.draw_params());
             let row = k.block_y();
-            let logits = k.input::<f32>("logits").offset(row * vocab_size);
+            let logits = k.bind::<f32>("logits").offset(row * vocab_size);
             let slot = live_slot(k, row);
-            let params = k.in_out::<u32>("params");
+            let params = k.bind::<u32>("params");
             let params = params.offset(slot * SampleParams::WORDS as u32);
-            let ring = k.in_out::<u32>("history").offset(slot * window_max);
-            let [max, top, limit, draws] = k.input::<u32>("found").load_vec::<4>(row * 4);
+            let ring = k.bind::<u32>("history").offset(slot * window_max);
+            let [max, top, limit, draws] = k.bind::<u32>("found").load_vec::<4>(row * 4);
             let parts = parts(k, self.draw_parts());
-            let out = k.output::<u32>("out");
+            let out = k.bind::<u32>("out");
 
             let race = Race::new(k);
             let best = race.lead();

@@ -38,7 +38,7 @@
 //! are the same bits as on a CPU.
 
 use crate::build::{Builder, Val};
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::target::Target;
 
 use super::filter::depth_kept;
@@ -167,6 +167,21 @@ impl SampleSpec {
         8 * rows * u64::from(self.vocab_size)
     }
 
+    /// The parameters of the kernel that filters, in launch order.
+    pub fn filter_params(&self) -> Vec<Param> {
+        vec![
+            Param::in_out::<f32>("logits"),
+            Param::input::<u32>("lengths"),
+            Param::input::<u32>("slots"),
+            Param::input::<u32>("params"),
+            Param::input::<u32>("history"),
+            Param::in_out::<f32>("best_values"),
+            Param::in_out::<u32>("best_indices"),
+            Param::in_out::<u32>("arrived"),
+            Param::output::<u32>("found"),
+        ]
+    }
+
     /// The kernel that penalises and filters.
     pub fn filter_kernel(&self) -> Kernel {
         let SampleSpec {
@@ -185,14 +200,15 @@ impl SampleSpec {
             k.block_size(self.threads());
             // Few blocks have much to do, so that they may have all registers.
             k.min_blocks(1);
+            k.declare(self.filter_params());
             let row = k.block_y();
-            let logits = k.in_out::<f32>("logits").offset(row * vocab_size);
+            let logits = k.bind::<f32>("logits").offset(row * vocab_size);
             let slot = live_slot(k, row);
-            let params = k.input::<u32>("params");
+            let params = k.bind::<u32>("params");
             let params = params.offset(slot * SampleParams::WORDS as u32);
-            let ring = k.input::<u32>("history").offset(slot * window_max);
+            let ring = k.bind::<u32>("history").offset(slot * window_max);
             let parts = parts(k, self.filter_parts());
-            let found = k.output::<u32>("found");
+            let found = k.bind::<u32>("found");
 
             let part = UNROLL * self.threads();
             let quad = k.block_x() * part;
@@ -233,8 +249,8 @@ impl SampleSpec {
 
 /// The slot of a live row; the blocks of a dead one end.
 pub(super) fn live_slot<'k>(k: &'k Builder, row: Val<'k, u32>) -> Val<'k, u32> {
-    let length = k.input::<u32>("lengths").load(row);
-    let slot = k.input::<u32>("slots").load(row);
+    let length = k.bind::<u32>("lengths").load(row);
+    let slot = k.bind::<u32>("slots").load(row);
     k.exit_if(length.eq(0));
     slot
 }
@@ -243,9 +259,9 @@ pub(super) fn live_slot<'k>(k: &'k Builder, row: Val<'k, u32>) -> Val<'k, u32> {
 pub(super) fn parts(k: &Builder, count: u32) -> Parts<'_> {
     Parts {
         count,
-        values: k.in_out("best_values"),
-        indices: k.in_out("best_indices"),
-        arrived: k.in_out("arrived"),
+        values: k.bind("best_values"),
+        indices: k.bind("best_indices"),
+        arrived: k.bind("arrived"),
     }
 }
 

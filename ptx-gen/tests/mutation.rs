@@ -3,7 +3,7 @@
 //!
 //! A mutant is *noticed* when the verifier refuses it, the interpreter faults, or a result leaves
 //! its tolerance. At least 95 of 100 must be, and the others are listed with the reason why they do
-//! no harm in `tests/mutation/survivors/`, a table for each source file. A survivor that is not
+//! no harm in `tests/mutation/survivors/`, a table for each source file, in folders as the sources. A survivor that is not
 //! listed fails the test.
 //!
 //! Every statement of every kernel is spoilt in every way that [`mutate`] knows. Of copies (what a
@@ -19,7 +19,7 @@
 //!   the test, too.
 //! - `GANNET_BLESS=1` with it rewrites the lists but for the reasons, which are yours to find.
 //! - `GANNET_MUTATE=rope` mutates only the kernels with that in their names, and looks only at the
-//!   lists of source files with that in theirs.
+//!   lists of source files with that in theirs (`attention_flash` is in that of `attention/flash.rs`).
 //! - `GANNET_TIMES=1` prints what each kernel's mutants cost.
 //! - `GANNET_PROVE=1` asks the prover about all mutants: survivors that [`equivalent`] proves to be
 //!   the same program are no mutants, and it must never call one the same that the launches notice.
@@ -101,9 +101,11 @@ impl Sources {
     }
 
     fn key(&mut self, mutant: &Mutant) -> Key {
-        let file = Path::new(mutant.loc.file).file_stem().unwrap_or_default();
+        let path = mutant.loc.file.replace('\\', "/");
+        let below = path.split_once("src/").map_or(&*path, |(_, below)| below);
+        let file = below.trim_start_matches("kernels/").trim_end_matches(".rs");
         Key {
-            file: file.to_string_lossy().into_owned(),
+            file: file.to_owned(),
             text: self.line(mutant.loc).to_owned(),
             what: mutant.what.clone(),
         }

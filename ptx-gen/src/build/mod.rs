@@ -21,7 +21,10 @@
 //! ```
 //!
 //! **Order.** First `doc`, then `block_size` (reductions and `threads()` read it), then the
-//! parameters in launch order, then the program.
+//! parameters in launch order, then the program. `input`, `output`, `in_out` and `scalar` declare a
+//! parameter and give it at once. A kernel of the library has the list in its spec's `params()`:
+//! `k.declare(self.params())`, then `k.bind::<f32>("x")`, `k.bind_if` for one that not every such
+//! kernel has, and `k.bind_value::<u32>("n")`.
 //!
 //! **Values.** [`Val<T>`](Val) is computed once, never changes and is `Copy`. `+ - * / % & | ^ <<
 //! >> ! -` and `lt le eq ne ge gt min max` take a value or a Rust literal on the right. A
@@ -85,6 +88,7 @@ mod flow;
 mod fold;
 mod matrix;
 mod ops;
+mod params;
 mod ptr;
 mod reduce;
 mod shared;
@@ -95,8 +99,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use crate::ir::{
-    Access, Address, Base, Inst, Kernel, Loc, Operand, Param, Pointee, Reg, RegInfo, SharedDecl,
-    Stmt, Ty,
+    Access, Address, Base, Inst, Kernel, Loc, Operand, Param, Reg, RegInfo, SharedDecl, Stmt, Ty,
 };
 use crate::op::{Op, Special};
 use crate::target::Target;
@@ -249,22 +252,18 @@ impl Builder {
     /// A parameter passed by value.
     #[track_caller]
     pub fn scalar<T: Type>(&self, name: &str) -> Val<'_, T> {
-        let index = self.param(Param {
-            name: name.into(),
-            ty: T::TY,
-            pointee: None,
-        });
+        let index = self.param(Param::scalar::<T>(name));
         self.load_param(index)
     }
 
     #[track_caller]
     fn pointer<T: Type>(&self, name: &str, access: Access) -> Ptr<'_, T> {
-        let pointee = Some(Pointee { ty: T::TY, access });
-        let index = self.param(Param {
-            name: name.into(),
-            ty: Ty::U64,
-            pointee,
-        });
+        let index = self.param(Param::pointer::<T>(name, access));
+        self.load_pointer(index)
+    }
+
+    #[track_caller]
+    fn load_pointer<T: Type>(&self, index: u32) -> Ptr<'_, T> {
         let generic: Val<'_, u64> = self.load_param(index);
         Ptr::new(self.value(Op::CvtaToGlobal, &[generic.operand()]))
     }

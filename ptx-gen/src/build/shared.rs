@@ -22,12 +22,12 @@ pub struct Shared<'k, T> {
 impl Builder {
     /// A static array of `len` elements, aligned to 16 bytes.
     pub fn shared<T: Type>(&self, name: &str, len: u32) -> Shared<'_, T> {
-        self.declare(name, T::TY, len * T::TY.bytes(), 16, false)
+        self.declare_shared(name, T::TY, len * T::TY.bytes(), 16, false)
     }
 
     /// A static array of `len` elements with an alignment in bytes (a power of two).
     pub fn shared_aligned<T: Type>(&self, name: &str, len: u32, align: u32) -> Shared<'_, T> {
-        self.declare(name, T::TY, len * T::TY.bytes(), align, false)
+        self.declare_shared(name, T::TY, len * T::TY.bytes(), align, false)
     }
 
     /// The dynamic array of the kernel, `len` elements, aligned to 16 bytes. Parts of it are cut
@@ -45,10 +45,10 @@ impl Builder {
         state.dynamic_shared = len * T::TY.bytes();
         drop(state);
         // The name is one of the module, where several kernels may end up: make it theirs.
-        self.declare(name, T::TY, 0, 16, true)
+        self.declare_shared(name, T::TY, 0, 16, true)
     }
 
-    fn declare<T: Type>(
+    fn declare_shared<T: Type>(
         &self,
         name: &str,
         ty: Ty,

@@ -11,7 +11,7 @@
 //! would have to be made for: so no store happens and no load can be left out.
 
 use crate::build::Val;
-use crate::ir::Kernel;
+use crate::ir::{Kernel, Param};
 use crate::target::Target;
 
 /// A read of whole buffers.
@@ -33,14 +33,24 @@ impl StreamReadSpec {
         16 * n16
     }
 
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<u32>("data"),
+            Param::output::<u32>("sink"),
+            Param::scalar::<u64>("n16"),
+        ]
+    }
+
     /// The kernel, named `stream_read`.
     pub fn kernel(&self) -> Kernel {
         Kernel::new("stream_read", self.target, |k| {
             k.doc("Reads data[..n16] and stores nothing. Any grid.");
             k.block_size(THREADS);
-            let data = k.input::<u32>("data").streaming();
-            let sink = k.output::<u32>("sink");
-            let n16 = k.scalar::<u64>("n16");
+            k.declare(self.params());
+            let data = k.bind::<u32>("data").streaming();
+            let sink = k.bind::<u32>("sink");
+            let n16 = k.bind_value::<u64>("n16");
             let fold = k.var(0u32);
             let mix = |words: [Val<'_, u32>; 4]| {
                 let [a, b, c, d] = words;

@@ -13,7 +13,7 @@ const STALE: &str = "?? ";
 /// What a row is known by.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
-    /// The file's name without its path and extension.
+    /// The file's path below the sources (of kernels, below theirs), without its extension.
     pub(crate) file: String,
     /// The source line, trimmed.
     pub(crate) text: String,
@@ -23,7 +23,7 @@ pub(crate) struct Key {
 
 /// What a run looks at.
 pub(crate) struct Scope {
-    /// Only kernels and lists with this in their names.
+    /// Only kernels and lists with this in their names, where a list's folder is part of its name.
     pub(crate) only: String,
     /// All mutants run, not only the share: the lists can be found too long.
     pub(crate) whole: bool,
@@ -85,8 +85,8 @@ fn cells(line: &str) -> Option<[String; 5]> {
 /// The rows of all committed lists.
 fn listed() -> BTreeMap<Key, Listed> {
     let mut rows = BTreeMap::new();
-    for path in files() {
-        let file = path.file_stem().unwrap().to_string_lossy().into_owned();
+    for path in files(&folder()) {
+        let file = name(&path);
         let text = std::fs::read_to_string(&path).unwrap();
         for [text, what, changes, kernels, reason] in text.lines().filter_map(cells) {
             let (Some(text), Some(what)) = (code(&text), code(&what)) else {
@@ -110,17 +110,36 @@ fn code(cell: &str) -> Option<String> {
     Some(cell.strip_prefix('`')?.strip_suffix('`')?.to_owned())
 }
 
-fn files() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder()).into_iter().flatten();
-    let paths = entries.map(|entry| entry.unwrap().path());
-    paths
-        .filter(|path| path.extension().is_some_and(|e| e == "md"))
-        .collect()
+/// Every list below a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false if path.extension().is_some_and(|e| e == "md") => found.push(path),
+            false => {}
+        }
+    }
+    found
+}
+
+/// What a list's keys have for [`Key::file`].
+fn name(list: &Path) -> String {
+    let below = list.strip_prefix(folder()).unwrap().with_extension("");
+    below.to_string_lossy().replace('\\', "/")
+}
+
+impl Scope {
+    /// Whether a source file is looked at; folders count as the start of its name.
+    fn covers(&self, file: &str) -> bool {
+        file.replace('/', "_").contains(&self.only)
+    }
 }
 
 /// Complains where the lists do not say what survives, after having rewritten them if so asked.
 pub(crate) fn compare(survivors: &BTreeMap<Key, Row>, scope: &Scope) -> Vec<String> {
-    let in_scope = |key: &Key| key.file.contains(&scope.only);
+    let in_scope = |key: &Key| scope.covers(&key.file);
     let survivors: BTreeMap<&Key, &Row> = survivors.iter().filter(|(k, _)| in_scope(k)).collect();
     let mut listed = listed();
     listed.retain(|key, _| in_scope(key));
@@ -180,13 +199,9 @@ fn write(survivors: &BTreeMap<&Key, &Row>, listed: &BTreeMap<Key, Listed>, scope
     for (key, row) in survivors {
         tables.entry(&key.file).or_default().push((row.line, key));
     }
-    let in_scope = |path: &PathBuf| {
-        let file = path.file_stem().unwrap_or_default();
-        file.to_string_lossy().contains(&scope.only)
-    };
-    let old = files().into_iter().filter(in_scope);
-    old.for_each(|path| std::fs::remove_file(path).unwrap());
-    std::fs::create_dir_all(folder()).unwrap();
+    let old = files(&folder()).into_iter();
+    old.filter(|path| scope.covers(&name(path)))
+        .for_each(|path| std::fs::remove_file(path).unwrap());
     for (file, mut keys) in tables {
         keys.sort();
         let mut text = head(file);
@@ -202,6 +217,8 @@ fn write(survivors: &BTreeMap<&Key, &Row>, listed: &BTreeMap<Key, Listed>, scope
                 escaped(&row.reason)
             );
         }
-        std::fs::write(folder().join(format!("{file}.md")), text).unwrap();
+        let path = folder().join(format!("{file}.md"));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
     }
 }

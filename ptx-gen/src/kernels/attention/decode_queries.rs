@@ -1,0 +1,128 @@
+//! How the queries of a block of [`super::AttentionDecodeSpec`] become left operands in shared
+//! memory: loaded, turned by the angles of the row where the kernel is to do so, scaled to a
+//! common exponent and divided into rounded values and rounded rests.
+
+use super::AttentionDecodeSpec;
+use super::common::factor;
+use super::decode_block::{Block, WARPS, operands};
+use super::decode_tiles::{Piece, key_pieces};
+use crate::build::{Ptr, Shared, Val};
+use crate::kernels::elementwise::rope::{turn_halves, turn_pairs};
+use crate::kernels::{KvType, RopeKind};
+
+/// Exponent of the power of two below or at a head's largest query element, once scaled.
+const Q_EXPONENT: u32 = 14;
+
+impl<'k> Block<'k, '_> {
+    /// Leaves the angles of the row in shared memory.
+    pub(super) fn stage_angles(&self, angles: Ptr<'k, f32>) -> Shared<'k, f32> {
+        let (k, dim) = (self.k, self.spec.head_dim);
+        let staged = k.shared::<f32>("turn", dim);
+        k.for_each(k.thread_x() * 4, dim, k.threads() * 4, |i| {
+            staged.store_vec(i, angles.load_vec4(i));
+        });
+        k.barrier();
+        staged
+    }
+
+    /// The lane's elements of each of its heads, four to a step.
+    pub(super) fn queries(
+        &self,
+        q: Ptr<'k, f32>,
+        angles: Option<Shared<'k, f32>>,
+    ) -> Vec<Vec<[Val<'k, f32>; 4]>> {
+        let (spec, k) = (self.spec, self.k);
+        let lane = k.lane();
+        let columns: Vec<_> = steps(spec)
+            .map(|(piece, i)| lane % 4 * piece.width + (piece.offset + 4 * i))
+            .collect();
+        let found: Vec<Vec<_>> = (0..spec.own_heads())
+            .map(|half| {
+                let row = k.block_x() * spec.num_heads + self.head(lane / 4 + 8 * half);
+                let q = q.offset(row * spec.head_dim);
+                columns.iter().map(|at| q.load_vec4(*at)).collect()
+            })
+            .collect();
+        let Some((kind, angles)) = spec.rope.zip(angles) else {
+            return found;
+        };
+        let turned = |row: &Vec<[Val<'k, f32>; 4]>| -> Vec<_> {
+            let half = columns.len() / 2;
+            (columns.iter().enumerate())
+                .map(|(n, at)| match kind {
+                    RopeKind::Interleaved => turn_pairs(row[n], angles.load_vec::<4>(*at)),
+                    RopeKind::Neox => {
+                        let low = columns[n % half] * 2;
+                        let by = [0, 4].map(|i| angles.load_vec::<4>(low + i)).to_vec();
+                        let signed = |sin: Val<'k, f32>| if n < half { -sin } else { sin };
+                        turn_halves(row[n], row[(n + half) % columns.len()], &by, signed)
+                    }
+                })
+                .collect()
+        };
+        found.iter().map(turned).collect()
+    }
+
+    /// A pair of values as the sum of two pairs of 16 bits: rounded, and the rounded rests.
+    pub(super) fn two(&self, a: Val<'k, f32>, b: Val<'k, f32>) -> [Val<'k, u32>; 2] {
+        let k = self.k;
+        if self.spec.kv_type == KvType::BF16 {
+            let high = k.pack_bf16(a, b).bitcast::<u32>();
+            let [x, y] = [high << 16, high & 0xFFFF_0000u32].map(|v| v.bitcast::<f32>());
+            return [high, k.pack_bf16(a - x, b - y).bitcast()];
+        }
+        let high = k.pack_f16(a, b);
+        let [x, y] = high.unpack().map(|v| v.cast::<f32>());
+        [high, k.pack_f16(a - x, b - y)].map(|v| v.bitcast())
+    }
+
+    /// Leaves the queries as left operands in shared memory, and gives what the products of each of
+    /// the lane's heads are to be multiplied by.
+    pub(super) fn stage(
+        &self,
+        found: &[Vec<[Val<'k, f32>; 4]>],
+        to: Shared<'k, u32>,
+    ) -> Vec<Val<'k, f32>> {
+        let (spec, k) = (self.spec, self.k);
+        let factor = factor(spec.scale, spec.softcap);
+        let mut units = Vec::new();
+        let scaled: Vec<Vec<[Val<'k, f32>; 4]>> = found
+            .iter()
+            .map(|row| {
+                let zero = k.constant(0f32);
+                let most = row.iter().flatten().fold(zero, |m, v| m.max(v.abs()));
+                let most = k.lanes_reduce(most, 4, |a, b| a.max(b)) * factor.abs();
+                // Its power of two, such that the two factors exist as f32.
+                let power = most.bitcast::<u32>() & 0x7F80_0000u32;
+                let power = power.max((Q_EXPONENT + 1) << 23);
+                units.push((power - (Q_EXPONENT << 23)).bitcast::<f32>());
+                let up = (k.constant((254 + Q_EXPONENT) << 23) - power).bitcast::<f32>() * factor;
+                row.iter().map(|v| v.map(|v| v * up)).collect()
+            })
+            .collect();
+        for step in 0..spec.head_dim / 16 {
+            // Each step is one warp's to write.
+            k.if_(k.warp().eq(step % WARPS), || {
+                let rows: Vec<_> = scaled
+                    .iter()
+                    .map(|row| {
+                        let [a, b, c, d] = row[step as usize];
+                        [self.two(a, b), self.two(c, d)]
+                    })
+                    .collect();
+                for (i, operand) in (0..).zip(operands(&rows)) {
+                    let at = k.lane() + (step * spec.own_heads() + i) * 32;
+                    to.store_vec::<4>(at * 4, operand);
+                }
+            });
+        }
+        units
+    }
+}
+
+/// The steps of a product over a key's elements: a piece and which four of a lane's elements.
+fn steps(spec: &AttentionDecodeSpec) -> impl Iterator<Item = (Piece, u32)> {
+    key_pieces(spec)
+        .into_iter()
+        .flat_map(|piece| (0..piece.width / 4).map(move |i| (piece, i)))
+}

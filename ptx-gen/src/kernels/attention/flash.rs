@@ -1,0 +1,454 @@
+//! Attention of many consecutive queries of a slot, on tensor cores:
+//! `out[t, h] = sum_j softmax_j(cap(scale * q[t, h] . k[j])) * v[j]` for `t < n`.
+//!
+//! | parameter | type | shape |
+//! |---|---|---|
+//! | q | f32 | `[n, num_heads, head_dim]` |
+//! | lengths | u32 | `[n]`: keys that the row may see, its own included; 0 is a dead row |
+//! | slots | u32 | `[n]`, row of the block table, equal in 64 rows from a multiple of 64 on |
+//! | block_table | u32 | `[slots, max_blocks]` |
+//! | k_pool, v_pool | [`KvType`], but not f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | out | f32 | `[n, num_heads, head_dim]` |
+//! | n | u32 | rows |
+//!
+//! Grid `[ceil(n / 64), num_heads, 1]`. Row t sees keys `max(0, length - window) .. length`;
+//! with a cap, scores become `softcap * tanh(score / softcap)`. A dead row gives zeros. Lengths
+//! may be any; consecutive ones make the least work, as keys that no row of a block sees are
+//! skipped. Positions from the longest length on may hold anything, NaN included.
+//!
+//! A block owns 64 queries of one head, 16 a warp, and walks over tiles of 64 or 32 keys. While
+//! it multiplies one tile, the next comes to shared memory (from Ampere on). A warp holds
+//! its scores as accumulators of `q * k`, which are the left operand of `p * v` as they lie, so
+//! that the softmax never leaves registers. Queries (times scale and log2(e)) and weights p are
+//! rounded to f16, with a cache of bf16 to bf16; scores, sums and the running softmax are f32. A row's result depends on the
+//! tiles its block visits, and those on the block's lengths.
+
+use super::common::{capped, check_heads, variant};
+use super::flash_rows::Rows;
+use super::flash_tiles::Copies;
+use crate::build::{Builder, Shared, Val, Var};
+use crate::ir::{Kernel, Param};
+use crate::kernels::KvType;
+use crate::target::Target;
+
+/// Attention of one shape over many consecutive queries of one slot.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionFlashSpec {
+    /// GPU to write for.
+    pub target: Target,
+    /// Query heads.
+    pub num_heads: u32,
+    /// Key/value heads, a divisor of the query heads.
+    pub num_kv_heads: u32,
+    /// Elements of a head: a multiple of 16 up to 256.
+    pub head_dim: u32,
+    /// Positions of a cache block.
+    pub block_tokens: u32,
+    /// Entries in a row of the block table.
+    pub max_blocks: u32,
+    /// Element type of the cache; not f32.
+    pub kv_type: KvType,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Cap of the scores.
+    pub softcap: Option<f32>,
+    /// Keys that a row sees at most, its own included.
+    pub window: Option<u32>,
+}
+
+const WARPS: u32 = 4;
+/// Queries of a block.
+pub(super) const QUERIES: u32 = 16 * WARPS;
+/// Halves that a row in shared memory is longer than a key: the eight rows of an `ldmatrix` then
+/// lie in different banks.
+const PAD: u32 = 8;
+
+impl AttentionFlashSpec {
+    /// Pairs of tiles in shared memory: one is filled while the other is multiplied, where elements
+    /// can be copied as they are.
+    pub(super) fn stages(&self) -> u32 {
+        let copied = self.target.has_ampere() && self.kv_type != KvType::Int8;
+        if copied { 2 } else { 1 }
+    }
+
+    /// Words of a tile of so many keys.
+    pub(super) fn words(&self, keys: u32) -> u32 {
+        keys * self.stride()
+    }
+
+    /// Words from one key to the next in shared memory.
+    pub(super) fn stride(&self) -> u32 {
+        (self.head_dim + PAD) / 2
+    }
+
+    /// Words of queries in shared memory: those of heads too long for registers.
+    fn query_words(&self) -> u32 {
+        if self.head_dim > 128 {
+            QUERIES * self.head_dim / 2
+        } else {
+            0
+        }
+    }
+
+    /// Words of shared memory for tiles of so many keys.
+    fn shared_words(&self, keys: u32) -> u32 {
+        2 * self.stages() * self.words(keys) + self.query_words()
+    }
+
+    /// Keys of a tile: such that two blocks fit beside each other, where that is possible. Short
+    /// heads take the small tile, as ptxas holds them to 128 registers and spills some scores.
+    pub(super) fn keys(&self) -> u32 {
+        let fits = 4 * self.shared_words(64) <= self.target.max_shared() / 2;
+        if fits && (48..=128).contains(&self.head_dim) {
+            64
+        } else {
+            32
+        }
+    }
+
+    /// Whether the kernel covers the shape.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        check_heads(self.num_heads, self.num_kv_heads, self.head_dim, 256)?;
+        if self.block_tokens == 0 || self.max_blocks == 0 {
+            return Err("attention over a cache without blocks".into());
+        }
+        match self.kv_type {
+            KvType::F32 => return Err("a cache of f32".into()),
+            KvType::BF16 if !self.target.has_ampere() => {
+                return Err(format!("{} has no products of bf16", self.target));
+            }
+            KvType::Int8 if !self.block_tokens.is_multiple_of(2) => {
+                return Err("bytes in blocks of an odd number of positions".into());
+            }
+            _ => {}
+        }
+        if 4 * self.shared_words(32) > self.target.max_shared() {
+            return Err(format!(
+                "heads of {} elements, two tiles of which exceed the shared memory of {}",
+                self.head_dim, self.target
+            ));
+        }
+        Ok(())
+    }
+
+    /// Blocks for `tokens` rows.
+    pub fn grid(&self, tokens: u32) -> [u32; 3] {
+        [tokens.div_ceil(QUERIES), self.num_heads, 1]
+    }
+
+    /// Bytes moved for `tokens` rows from position 0, queries, outputs and cache counted once.
+    pub fn bytes(&self, tokens: u64) -> u64 {
+        let rows = 8 * u64::from(self.num_heads) + 4 * u64::from(self.num_kv_heads);
+        tokens * rows * u64::from(self.head_dim)
+    }
+
+    /// Operations on `tokens` rows from position 0, without those of masked keys.
+    pub fn flops(&self, tokens: u64) -> u64 {
+        let window = self.window.map_or(tokens, |w| tokens.min(u64::from(w)));
+        let seen = window * (window + 1) / 2 + (tokens - window) * window;
+        4 * seen * u64::from(self.num_heads * self.head_dim)
+    }
+
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<f32>("q"),
+            Param::input::<u32>("lengths"),
+            Param::input::<u32>("slots"),
+            Param::input::<u32>("block_table"),
+            Param::input::<u8>("k_pool"),
+            Param::input::<u8>("v_pool"),
+            Param::output::<f32>("out"),
+            Param::scalar::<u32>("n"),
+        ]
+    }
+
+    /// The kernel, named after its shape.
+    pub fn kernel(&self) -> Kernel {
+        let AttentionFlashSpec {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            block_tokens,
+            max_blocks,
+            ..
+        } = *self;
+        let kv = self.kv_type.name();
+        let mut name = match self.kv_type {
+            KvType::F16 => "attention_flash".into(),
+            _ => format!("attention_flash_{kv}"),
+        };
+        name += &format!("_{num_heads}x{num_kv_heads}x{head_dim}_b{block_tokens}x{max_blocks}");
+        name += &variant(head_dim, self.scale, self.softcap, self.window);
+        Kernel::new(name, self.target, |k| {
+            k.doc(format!(
+                "Attention of rows [n, {num_heads}, {head_dim}] of one slot over {kv} pools \
+                 [blocks, {num_kv_heads}, {block_tokens}, {head_dim}],\nscale {}, softcap {:?}, \
+                 window {:?}. Grid [ceil(n / {QUERIES}), {num_heads}, 1].",
+                self.scale, self.softcap, self.window
+            ));
+            k.block_size(32 * WARPS);
+            k.declare(self.params());
+            let q = k.bind::<f32>("q");
+            let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));
+            let table = k.bind::<u32>("block_table");
+            let pools = [k.bind::<u8>("k_pool"), k.bind::<u8>("v_pool")];
+            let out = k.bind::<f32>("out");
+            let n = k.bind_value::<u32>("n");
+            // The last queries see the most keys: they start first.
+            let first = (k.grid_x() - 1 - k.block_x()) * QUERIES;
+            k.exit_if(first.ge(n));
+
+            let tiles = k.dynamic_shared("tiles", self.shared_words(self.keys()));
+            let mut rows = Rows::new(self, k, q, lengths, first, n);
+            if self.query_words() > 0 {
+                rows.park(
+                    k,
+                    tiles.byte_offset(8 * self.stages() * self.words(self.keys())),
+                );
+            }
+            let copies = Copies {
+                spec: self,
+                k,
+                pools,
+                table: table.offset(slots.load(first) * max_blocks),
+                head: k.block_y() / (num_heads / num_kv_heads),
+                end: rows.end,
+                tiles,
+            };
+            self.walk(k, &rows, &copies);
+            rows.finish(self, k, out, n);
+        })
+    }
+
+    /// Two operands in a word.
+    pub(super) fn pack<'k>(
+        &self,
+        k: &'k Builder,
+        low: Val<'k, f32>,
+        high: Val<'k, f32>,
+    ) -> Val<'k, u32> {
+        match self.kv_type {
+            KvType::BF16 => k.pack_bf16(low, high).bitcast(),
+            _ => k.pack_f16(low, high).bitcast(),
+        }
+    }
+
+    /// A product of such operands.
+    fn multiply<'k>(
+        &self,
+        k: &'k Builder,
+        a: [Val<'k, u32>; 4],
+        b: [Val<'k, u32>; 2],
+        c: [Val<'k, f32>; 4],
+    ) -> [Val<'k, f32>; 4] {
+        match self.kv_type {
+            KvType::BF16 => k.mma_bf16(a, b, c),
+            _ => k.mma_f16_any(a, b, c),
+        }
+    }
+
+    /// Walks over the tiles of keys that some row of the block sees.
+    fn walk<'k>(&self, k: &'k Builder, rows: &Rows<'k>, copies: &Copies<'k, '_>) {
+        let keys = self.keys();
+        let start = rows.start / keys * keys;
+        // Every warp computed start and end from the same lengths.
+        let some = |from: Val<'k, u32>| k.assume_uniform(from.lt(rows.end));
+        let zero = k.constant(0u32);
+        let both = 2 * self.words(keys);
+        k.if_(some(start), || {
+            if self.stages() == 2 {
+                copies.start(start, zero);
+            }
+            let (first, stage) = (k.var(start), k.var(0u32));
+            k.loop_while(|| {
+                let (now, from) = (first.get(), stage.get());
+                let next = now + keys;
+                if self.stages() == 2 {
+                    k.cp_async_wait(0);
+                    // All of this tile is there, and no one still reads the one before.
+                    k.barrier();
+                    let to = k.constant(both) - from;
+                    k.if_(some(next), || copies.start(next, to));
+                    stage.set(to);
+                } else {
+                    k.barrier();
+                    copies.run(now);
+                    k.barrier();
+                }
+                self.attend(k, rows, copies.tiles, now, from);
+                first.set(next);
+                some(next)
+            });
+        });
+    }
+
+    /// Adds the tile of keys `now ..` that lies at word `from`.
+    fn attend<'k>(
+        &self,
+        k: &'k Builder,
+        rows: &Rows<'k>,
+        tiles: Shared<'k, u32>,
+        now: Val<'k, u32>,
+        from: Val<'k, u32>,
+    ) {
+        let (keys, stride, steps) = (self.keys(), self.stride(), self.head_dim / 16);
+        let lane = k.lane();
+        // Rows that the lane addresses for ldmatrix: matrices of keys lie along the elements
+        // first (pairs of k), those of values along the keys first (the same, transposed).
+        let k_lane = from + ((lane / 16) * 8 + lane % 8) * stride + ((lane / 8) % 2) * 4;
+        let v_lane = from + (lane % 16) * stride + (lane / 16) * 4;
+        let mut scores = vec![[k.constant(0f32); 4]; (keys / 8) as usize];
+        for step in 0..steps {
+            let q = rows.query(k, step);
+            for (j, pair) in (0..).zip(scores.chunks_exact_mut(2)) {
+                let b: [_; 4] = tiles.ldmatrix(k_lane + (j * 16 * stride + step * 8));
+                pair[0] = self.multiply(k, q, [b[0], b[1]], pair[0]);
+                pair[1] = self.multiply(k, q, [b[2], b[3]], pair[1]);
+            }
+        }
+        let scores = scores.map_each(|s| capped(k, s, self.softcap));
+        let scores = self.mask(k, rows, scores, now);
+
+        let mut weights = scores.clone();
+        let mut shrinks = Vec::new();
+        for (half, running) in rows.softmax.iter().enumerate() {
+            let own = |s: &[Val<'k, f32>; 4]| [s[2 * half], s[2 * half + 1]];
+            let before = running.max.get();
+            let max = scores.iter().flat_map(own).fold(before, |m, s| m.max(s));
+            let max = k.lanes_reduce(max, 4, |a, b| a.max(b));
+            let shrink = (before - max).ex2();
+            let mut sum = running.sum.get() * shrink;
+            for (scores, weights) in scores.iter().zip(&mut weights) {
+                for e in [2 * half, 2 * half + 1] {
+                    weights[e] = (scores[e] - max).ex2();
+                    sum = sum + weights[e];
+                }
+            }
+            running.max.set(max);
+            running.sum.set(sum);
+            shrinks.push(shrink);
+        }
+        for out in &rows.out {
+            for (e, o) in out.iter().enumerate() {
+                o.update(|o| o * shrinks[e / 2]);
+            }
+        }
+        let values = self.words(keys);
+        for (j, p) in (0..).zip(weights.chunks_exact(2)) {
+            let pack = |a, b| self.pack(k, a, b);
+            let a = [
+                pack(p[0][0], p[0][1]),
+                pack(p[0][2], p[0][3]),
+                pack(p[1][0], p[1][1]),
+                pack(p[1][2], p[1][3]),
+            ];
+            for (step, out) in (0..).zip(rows.out.chunks_exact(2)) {
+                let b: [_; 4] =
+                    tiles.ldmatrix_trans(v_lane + (values + j * 16 * stride + step * 8));
+                for (half, out) in out.iter().enumerate() {
+                    let sums = std::array::from_fn(|e| out[e].get());
+                    let sums = self.multiply(k, a, [b[2 * half], b[2 * half + 1]], sums);
+                    out.iter().zip(sums).for_each(|(o, v)| o.set(v));
+                }
+            }
+        }
+    }
+
+    /// Scores with minus infinity where a row does not see the key; tiles that every row of the
+    /// block sees whole go without the comparisons.
+    fn mask<'k>(
+        &self,
+        k: &'k Builder,
+        rows: &Rows<'k>,
+        scores: Vec<[Val<'k, f32>; 4]>,
+        now: Val<'k, u32>,
+    ) -> Vec<[Val<'k, f32>; 4]> {
+        let mut partial = (now + self.keys()).gt(rows.shortest);
+        if let Some(window) = self.window {
+            partial = partial | (now + window).lt(rows.end);
+        }
+        let masked: Vec<[Var<'k, f32>; 4]> = scores.iter().map(|s| s.map(|s| k.var(s))).collect();
+        k.if_(k.assume_uniform(partial), || {
+            let column = now + (k.lane() % 4) * 2;
+            // Keys relative to the lane's first; a distance below zero is one as an i32.
+            let ends = rows.lengths.map(|length| (length - column).as_i32());
+            let window = self.window.map(|window| window.min(i32::MAX as u32) as i32);
+            let starts = ends.map(|end| window.map(|window| end - window));
+            for (j, scores) in (0..).zip(&masked) {
+                for (e, score) in (0..).zip(scores) {
+                    let key = k.constant(8 * j + e % 2);
+                    let half = (e / 2) as usize;
+                    let mut seen = ends[half].gt(key);
+                    if let Some(start) = starts[half] {
+                        seen = seen & start.le(key);
+                    }
+                    score.update(|s| k.select(seen, s, f32::NEG_INFINITY));
+                }
+            }
+        });
+        masked
+            .iter()
+            .map(|s| std::array::from_fn(|e| s[e].get()))
+            .collect()
+    }
+
+    /// Bytes moved for `tokens` rows that read `keys` different keys, queries and outputs counted
+    /// once.
+    pub fn bytes_at(&self, tokens: u64, keys: u64) -> u64 {
+        let rows = 8 * tokens * u64::from(self.num_heads * self.head_dim);
+        let key = self.kv_type.block_bytes(1, self.head_dim);
+        rows + 2 * keys * u64::from(self.num_kv_heads * key)
+    }
+}
+
+/// Applies a function to every element of fragments.
+trait MapEach<'k> {
+    fn map_each(self, f: impl Fn(Val<'k, f32>) -> Val<'k, f32>) -> Self;
+}
+
+impl<'k> MapEach<'k> for Vec<[Val<'k, f32>; 4]> {
+    fn map_each(self, f: impl Fn(Val<'k, f32>) -> Val<'k, f32>) -> Self {
+        self.into_iter().map(|v| v.map(&f)).collect()
+    }
+}
+
+pub(in crate::kernels) fn representative(target: Target) -> Vec<AttentionFlashSpec> {
+    let spec = |num_heads, num_kv_heads, head_dim: u32| AttentionFlashSpec {
+        target,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        block_tokens: 32,
+        max_blocks: 128,
+        kv_type: KvType::F16,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        softcap: None,
+        window: None,
+    };
+    [
+        spec(8, 2, 64),
+        spec(32, 8, 128),
+        AttentionFlashSpec {
+            kv_type: KvType::BF16,
+            ..spec(32, 8, 128)
+        },
+        AttentionFlashSpec {
+            kv_type: KvType::Int8,
+            ..spec(32, 8, 128)
+        },
+        AttentionFlashSpec {
+            softcap: Some(50.0),
+            window: Some(512),
+            ..spec(6, 1, 80)
+        },
+        spec(8, 4, 256),
+    ]
+    .into_iter()
+    .filter(|spec| spec.check().is_ok())
+    .collect()
+}

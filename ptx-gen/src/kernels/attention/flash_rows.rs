@@ -1,0 +1,143 @@
+//! The queries that a warp of [`super::AttentionFlashSpec`] owns, from device memory to their outputs.
+
+use super::AttentionFlashSpec;
+use super::common::{LOWEST, factor};
+use super::flash::QUERIES;
+use crate::build::{Builder, Ptr, Shared, Val, Var};
+use crate::kernels::KvType;
+use crate::op::Rmw;
+
+/// The largest f16.
+const F16_MAX: f32 = 65504.0;
+
+/// The running softmax of a row; the sum is the lane's own share.
+pub(super) struct Softmax<'k> {
+    pub(super) max: Var<'k, f32>,
+    pub(super) sum: Var<'k, f32>,
+}
+
+/// A warp's 16 queries: a lane has elements of rows `lane / 4` and 8 further on.
+pub(super) struct Rows<'k> {
+    /// The lane's two rows, the keys they see, their softmaxes.
+    row: [Val<'k, u32>; 2],
+    pub(super) lengths: [Val<'k, u32>; 2],
+    pub(super) softmax: [Softmax<'k>; 2],
+    /// Queries as left operands, one for each 16 elements.
+    q: Vec<[Val<'k, u32>; 4]>,
+    /// Where each lane left its own operands, if not in registers.
+    parked: Option<Shared<'k, u32>>,
+    /// Outputs as accumulators, one for each 8 elements.
+    pub(super) out: Vec<[Var<'k, f32>; 4]>,
+    /// First key that a row of the block sees, one past the last, and the least length.
+    pub(super) start: Val<'k, u32>,
+    pub(super) end: Val<'k, u32>,
+    pub(super) shortest: Val<'k, u32>,
+}
+
+impl<'k> Rows<'k> {
+    pub(super) fn new(
+        spec: &AttentionFlashSpec,
+        k: &'k Builder,
+        q: Ptr<'k, f32>,
+        lengths: Ptr<'k, u32>,
+        first: Val<'k, u32>,
+        n: Val<'k, u32>,
+    ) -> Rows<'k> {
+        let dim = spec.head_dim;
+        let lane = k.lane();
+        // Every warp looks at all lengths of the block; past the end at the last row again.
+        let found: Vec<_> = (0..QUERIES / 32)
+            .map(|i| lengths.load((first + lane + 32 * i).min(n - 1)))
+            .collect();
+        let most = found.iter().skip(1).fold(found[0], |a, b| a.max(*b));
+        let least = found.iter().skip(1).fold(found[0], |a, b| a.min(*b));
+        let (end, shortest) = if spec.target.has_ampere() {
+            (k.warp_redux(Rmw::Max, most), k.warp_redux(Rmw::Min, least))
+        } else {
+            let shortest = k.lanes_reduce(least, 32, |a, b| a.min(b));
+            (k.warp_max(most), shortest)
+        };
+        let start = match spec.window {
+            Some(window) => shortest.max(window) - window,
+            None => k.constant(0),
+        };
+
+        let factor = factor(spec.scale, spec.softcap);
+        let row = [0, 8].map(|half| first + k.warp() * 16 + lane / 4 + half);
+        let exists = row.map(|row| row.min(n - 1));
+        let q_rows = exists.map(|row| {
+            q.offset(row * (spec.num_heads * dim))
+                .offset(k.block_y() * dim + (lane % 4) * 2)
+        });
+        let q = (0..dim / 16).map(|step| {
+            let pair = |half: usize, element: u32| {
+                let pair = q_rows[half].load_vec::<2>(16 * step + element);
+                let largest = if spec.kv_type == KvType::BF16 {
+                    f32::MAX
+                } else {
+                    F16_MAX
+                };
+                let [a, b] = pair.map(|v| (v * factor).min(largest).max(-largest));
+                spec.pack(k, a, b)
+            };
+            [pair(0, 0), pair(1, 0), pair(0, 8), pair(1, 8)]
+        });
+        Rows {
+            row,
+            lengths: exists.map(|row| lengths.load(row)),
+            softmax: [0, 1].map(|_| Softmax {
+                max: k.var(LOWEST),
+                sum: k.var(0f32),
+            }),
+            q: q.collect(),
+            parked: None,
+            out: (0..dim / 8)
+                .map(|_| std::array::from_fn(|_| k.var(0f32)))
+                .collect(),
+            start,
+            end,
+            shortest,
+        }
+    }
+
+    /// Leaves the queries in shared memory. Each lane reads back only its own words.
+    pub(super) fn park(&mut self, k: &'k Builder, to: Shared<'k, u32>) {
+        for (step, q) in (0..).zip(&self.q) {
+            to.store_vec((k.thread_x() + step * k.threads()) * 4, *q);
+        }
+        self.parked = Some(to);
+    }
+
+    /// Elements `16 * step ..` of the queries.
+    pub(super) fn query(&self, k: &'k Builder, step: u32) -> [Val<'k, u32>; 4] {
+        match self.parked {
+            Some(parked) => parked.load_vec((k.thread_x() + step * k.threads()) * 4),
+            None => self.q[step as usize],
+        }
+    }
+
+    /// Divides by the sums and stores the rows that exist.
+    pub(super) fn finish(
+        &self,
+        spec: &AttentionFlashSpec,
+        k: &'k Builder,
+        out: Ptr<'k, f32>,
+        n: Val<'k, u32>,
+    ) {
+        let dim = spec.head_dim;
+        for (half, softmax) in self.softmax.iter().enumerate() {
+            let sum = k.lanes_reduce(softmax.sum.get(), 4, |a, b| a + b);
+            // The largest weight is 1, and that of a dead row zero.
+            let inverse = sum.max(1f32).rcp();
+            let row = self.row[half];
+            let out = out.offset(row * (spec.num_heads * dim));
+            let out = out.offset(k.block_y() * dim + (k.lane() % 4) * 2);
+            k.if_(row.lt(n), || {
+                for (j, sums) in (0u32..).zip(&self.out) {
+                    let pair = [sums[2 * half].get(), sums[2 * half + 1].get()];
+                    out.store_vec(8 * j, pair.map(|v| v * inverse));
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Looks up rows of a table of weights: `out[t] = table[min(tokens[t], vocab_size - 1)]`.
+//!
+//! | parameter | type | shape |
+//! |---|---|---|
+//! | table | planes | `[vocab_size, hidden_size]`, see [`crate::kernels::WeightFormat`] |
+//! | tokens | u32 | `[tokens]` |
+//! | out | f32 | `[tokens, hidden_size]` |
+//!
+//! Grid `[tokens, 1, 1]`. The weights are the exact ones. Moves one row of the table and
+//! `4 * hidden_size + 4` bytes a token.
+
+use crate::ir::{Kernel, Param};
+use crate::kernels::WeightFormat;
+use crate::kernels::weights::geometry::{Geometry, Lane};
+use crate::kernels::weights::unpack::Row;
+use crate::target::Target;
+
+/// An embedding table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbedSpec {
+    /// GPU to write for.
+    pub target: Target,
+    /// Format of the table.
+    pub format: WeightFormat,
+    /// Rows of the table.
+    pub vocab_size: u32,
+    /// Columns of the table.
+    pub hidden_size: u32,
+}
+
+impl EmbedSpec {
+    /// Whether the table's shape is supported.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        self.format.check(self.vocab_size, self.hidden_size)
+    }
+
+    fn geometry(&self) -> Geometry {
+        let mut geometry = Geometry {
+            format: self.format,
+            rows: self.vocab_size,
+            cols: self.hidden_size,
+            lanes: 256,
+            width: Geometry::widest(self.format, self.hidden_size),
+        };
+        let groups = self.hidden_size / geometry.group();
+        geometry.lanes = groups.next_multiple_of(32).clamp(32, 256);
+        geometry
+    }
+
+    /// Blocks for `tokens` rows.
+    pub fn grid(&self, tokens: u32) -> [u32; 3] {
+        [tokens, 1, 1]
+    }
+
+    /// Bytes moved for `tokens` rows.
+    pub fn bytes(&self, tokens: u64) -> u64 {
+        tokens * (self.format.bytes(1, self.hidden_size) + 4 * u64::from(self.hidden_size) + 4)
+    }
+
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<u8>("table"),
+            Param::input::<u32>("tokens"),
+            Param::output::<f32>("out"),
+        ]
+    }
+
+    /// The kernel, named after the table.
+    pub fn kernel(&self) -> Kernel {
+        let EmbedSpec {
+            format,
+            vocab_size,
+            hidden_size,
+            ..
+        } = *self;
+        let geometry = self.geometry();
+        let name = format!("embed_{}_{vocab_size}x{hidden_size}", format.name());
+        Kernel::new(name, self.target, |k| {
+            k.doc(format!(
+                "out[t] = table[min(tokens[t], {vocab_size} - 1)], rows of {hidden_size} from a \
+                 {} table.\nGrid [tokens, 1, 1].",
+                format.name()
+            ));
+            k.block_size(geometry.lanes);
+            k.declare(self.params());
+            let (table, tokens) = (k.bind::<u8>("table"), k.bind::<u32>("tokens"));
+            let out = k.bind::<f32>("out");
+            let t = k.block_x();
+            let token = tokens.load(t).min(vocab_size - 1);
+            let row = Row::new(k, geometry, table, token);
+            let out = out.offset(t * hidden_size);
+            let lane = Lane::new(k, &geometry, k.thread_x(), geometry.lanes);
+            let groups = hidden_size / geometry.group();
+            k.for_each(0u32, geometry.steps(), 1u32, |step| {
+                let inside = (k.thread_x() + step * geometry.lanes).lt(groups);
+                k.if_(inside, || {
+                    let packet = row.load(&lane, step, false);
+                    let first = lane.unit + step * (geometry.step() / 4);
+                    for (i, (at, _)) in geometry.runs().iter().enumerate() {
+                        let run = row.run(&lane, &packet, i);
+                        for (unit, codes) in run.units.iter().enumerate() {
+                            let weights = codes.map(|code| {
+                                let scaled = run.scale.map_or(code, |s| code * s);
+                                run.offset.map_or(scaled, |o| scaled + o)
+                            });
+                            out.store_vec((first + (at + unit as u32)) * 4, weights);
+                        }
+                    }
+                });
+            });
+        })
+    }
+}
+
+pub(in crate::kernels) fn representative(target: Target) -> Vec<EmbedSpec> {
+    let spec = |format| EmbedSpec {
+        target,
+        format,
+        vocab_size: 1000,
+        hidden_size: 512,
+    };
+    WeightFormat::ALL.map(spec).to_vec()
+}

@@ -1,0 +1,166 @@
+//! Root-mean-square norm: `out[r, i] = x[r, i] * weight[i] / sqrt(mean(x[r, ..]^2) + eps)`.
+//!
+//! | parameter | type | shape |
+//! |---|---|---|
+//! | x | f32 | `[rows, dim]` |
+//! | weight | f32 | `[dim]` |
+//! | out | f32, may be x | `[rows, dim]` |
+//!
+//! Grid `[rows, 1, 1]`. Rows of up to 16,384 elements stay in registers; the second reading of longer
+//! ones comes from L1. Moves `8 * rows * dim + 4 * dim`
+//! bytes, `4 * rows * dim` flops. Norms of heads are rows of `dim = head_dim`.
+
+use crate::build::{Builder, Ptr};
+use crate::ir::{Kernel, Param};
+use crate::target::Target;
+
+/// A norm of rows of `dim` elements.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RmsNormSpec {
+    /// Elements of a row.
+    pub dim: u32,
+    /// Added to the mean square.
+    pub eps: f32,
+    /// GPU to write for.
+    pub target: Target,
+}
+
+/// Vectors of a row that a thread keeps in registers; of longer rows it reads them twice.
+const RESIDENT: u32 = 4;
+
+impl RmsNormSpec {
+    /// Elements a thread handles at once.
+    fn width(&self) -> u32 {
+        if self.dim.is_multiple_of(4) { 4 } else { 1 }
+    }
+
+    fn threads(&self) -> u32 {
+        (self.dim / self.width())
+            .next_multiple_of(32)
+            .clamp(32, 1024)
+    }
+
+    /// Blocks for `rows` rows.
+    pub fn grid(&self, rows: u32) -> [u32; 3] {
+        [rows, 1, 1]
+    }
+
+    /// Bytes moved for `rows` rows.
+    pub fn bytes(&self, rows: u64) -> u64 {
+        8 * rows * u64::from(self.dim) + 4 * u64::from(self.dim)
+    }
+
+    /// Operations on `rows` rows.
+    pub fn flops(&self, rows: u64) -> u64 {
+        4 * rows * u64::from(self.dim)
+    }
+
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        vec![
+            Param::input::<f32>("x"),
+            Param::input::<f32>("weight"),
+            Param::output::<f32>("out"),
+        ]
+    }
+
+    /// The kernel, named after its dimension.
+    pub fn kernel(&self) -> Kernel {
+        if self.width() == 4 {
+            self.write::<4>()
+        } else {
+            self.write::<1>()
+        }
+    }
+
+    fn write<const W: usize>(&self) -> Kernel {
+        let RmsNormSpec { dim, eps, target } = *self;
+        let width = W as u32;
+        Kernel::new(format!("rms_norm_{dim}"), target, |k| {
+            k.doc(format!(
+                "out[r, i] = x[r, i] * weight[i] / sqrt(mean(x[r, ..]^2) + {eps:e}), i < {dim}.\n\
+                 out may be x. Grid [rows, 1, 1]."
+            ));
+            k.block_size(self.threads());
+            k.declare(self.params());
+            let (x, weight) = (k.bind::<f32>("x"), k.bind::<f32>("weight").read_only());
+            let out = k.bind::<f32>("out");
+            let row = k.block_x() * dim;
+            let (x, out) = (x.offset(row), out.offset(row));
+            if self.turns() <= RESIDENT {
+                return self.resident::<W>(k, x, weight, out);
+            }
+
+            let sum = k.var(0f32);
+            k.for_each(k.thread_x() * width, dim, k.threads() * width, |i| {
+                for v in x.load_vec::<W>(i) {
+                    sum.update(|s| v.fma(v, s));
+                }
+            });
+            let mean = k.block_sum(sum.get()) * (1.0 / dim as f32);
+            let scale = (mean + eps).rsqrt();
+            k.for_each(k.thread_x() * width, dim, k.threads() * width, |i| {
+                let (v, w) = (x.load_vec::<W>(i), weight.load_vec::<W>(i));
+                out.store_vec(i, std::array::from_fn::<_, W, _>(|j| v[j] * scale * w[j]));
+            });
+        })
+    }
+}
+
+impl RmsNormSpec {
+    /// Vectors of a row that a thread has.
+    fn turns(&self) -> u32 {
+        self.dim.div_ceil(self.threads() * self.width())
+    }
+
+    /// The norm of a row that stays in registers. Weights are nobody's output: they are on their
+    /// way before the row exists.
+    fn resident<'k, const W: usize>(
+        &self,
+        k: &'k Builder,
+        x: Ptr<'k, f32>,
+        weight: Ptr<'k, f32>,
+        out: Ptr<'k, f32>,
+    ) {
+        let (dim, width) = (self.dim, W as u32);
+        // Past the end the last elements are read again, and count as zeros.
+        let parts: Vec<_> = (0..self.turns())
+            .map(|turn| {
+                let i = k.thread_x() * width + turn * (k.threads() * width);
+                let ragged = (turn + 1) * k.threads() * width > dim;
+                let exists = ragged.then(|| i.lt(dim));
+                let at = if ragged { i.min(dim - width) } else { i };
+                (at, exists, weight.load_vec::<W>(at))
+            })
+            .collect();
+        k.wait_for_predecessor();
+        let row: Vec<_> = parts
+            .iter()
+            .map(|(at, exists, _)| {
+                let x = x.load_vec::<W>(*at);
+                exists.map_or(x, |exists| x.map(|v| k.select(exists, v, 0f32)))
+            })
+            .collect();
+        let squares = row.iter().flatten();
+        let sum = squares.fold(k.constant(0f32), |sum, v| v.fma(*v, sum));
+        let mean = k.block_sum(sum) * (1.0 / dim as f32);
+        let scale = (mean + self.eps).rsqrt();
+        for ((at, exists, w), v) in parts.into_iter().zip(row) {
+            let normed = std::array::from_fn::<_, W, _>(|j| v[j] * scale * w[j]);
+            match exists {
+                Some(exists) => k.if_(exists, || out.store_vec(at, normed)),
+                None => out.store_vec(at, normed),
+            }
+        }
+    }
+}
+
+pub(in crate::kernels) fn representative(target: Target) -> Vec<RmsNormSpec> {
+    [576, 128, 99]
+        .map(|dim| RmsNormSpec {
+            dim,
+            eps: 1e-5,
+            target,
+        })
+        .to_vec()
+}

@@ -1,0 +1,376 @@
+//! Matrix times many tokens on tensor cores:
+//! `out[t, r] = sum_c w[r, c] * x[t, c] (+ bias[r]) (+ residual[t, r])` for `t < n`.
+//!
+//! | parameter | type | shape |
+//! |---|---|---|
+//! | w | planes of the format, see [`crate::kernels::WeightFormat`] | `[rows, cols]` |
+//! | x | f32 | `[n, cols]` |
+//! | out | f32; may be `residual` | `[n, rows]` |
+//! | bias | f32, with `spec.bias` | `[rows]` |
+//! | residual | f32, with `spec.residual` | `[n, rows]` |
+//! | n | u32 | tokens; `n * max(rows, cols)` below 2^32 |
+//!
+//! Grid `[ceil(rows / tile rows), ceil(n / tile tokens), 1]`. Weights are unpacked in f32 and
+//! rounded once to f16, x is rounded to f16 (what exceeds f16 becomes its largest value),
+//! sums are f32. A result depends neither on `n` nor on the other tokens: columns are
+//! added in the same order for all of them.
+//!
+//! A block owns a tile of outputs and walks over the columns in steps of 64 (32). Both operands
+//! of a step lie in shared memory as f16, twice: while the tensor cores work on one pair, the next
+//! step's bytes arrive in registers, are unpacked and stored to the other, one barrier a step.
+//! Rows in shared memory are padded by 16 bytes, which spreads the eight rows of an `ldmatrix`
+//! over all banks. Tokens are the rows of the product and weights its columns, so that two
+//! neighbouring outputs of a token are one thread's.
+
+use super::gemm_tiles::{TokenTile, WeightTile};
+use crate::build::{Builder, Ptr, Val, Var};
+use crate::ir::{Kernel, Param};
+use crate::kernels::WeightFormat;
+use crate::target::Target;
+
+/// A product of one shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct GemmSpec {
+    /// GPU to write for.
+    pub target: Target,
+    /// Format of the weights.
+    pub format: WeightFormat,
+    /// Output features.
+    pub rows: u32,
+    /// Input features, a multiple of 32.
+    pub cols: u32,
+    /// Whether a bias is added.
+    pub bias: bool,
+    /// Whether a residual is added.
+    pub residual: bool,
+}
+
+/// Halves that a row in shared memory is longer than a step.
+pub(super) const PAD: u32 = 8;
+
+/// How a block's outputs are shared among its warps.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    pub(super) rows: u32,
+    pub(super) tokens: u32,
+    /// Warps along the rows and along the tokens.
+    warps: (u32, u32),
+}
+
+impl Tile {
+    pub(super) fn threads(self) -> u32 {
+        32 * self.warps.0 * self.warps.1
+    }
+
+    /// 8-row and 16-token products of a warp.
+    fn products(self) -> (u32, u32) {
+        (
+            self.rows / self.warps.0 / 8,
+            self.tokens / self.warps.1 / 16,
+        )
+    }
+}
+
+// On an H200 with Q4_K, TFLOP/s: 8960x1536 and 2048 tokens, large 205, medium 165. 1536x8960 and 512
+// tokens, where few blocks exist, medium 90, tiles of the large one's size 60 to 75. 256x1536 and
+// 512 tokens: small 20, medium 13.
+const LARGE: Tile = Tile {
+    rows: 128,
+    tokens: 128,
+    warps: (4, 2),
+};
+const MEDIUM: Tile = Tile {
+    rows: 128,
+    tokens: 64,
+    warps: (4, 2),
+};
+const SMALL: Tile = Tile {
+    rows: 64,
+    tokens: 32,
+    warps: (2, 2),
+};
+
+impl GemmSpec {
+    /// The tile: smaller for fewer rows, so that a prompt of some hundred tokens occupies a GPU.
+    /// It does not depend on the tokens, so that one text serves every prompt.
+    pub(super) fn tile(&self) -> Tile {
+        match self.rows {
+            0..=512 => SMALL,
+            513..4096 => MEDIUM,
+            // Two pairs of the large tile do not fit beside each other before Ampere.
+            _ if !self.target.has_ampere() => MEDIUM,
+            _ => LARGE,
+        }
+    }
+
+    /// Columns of a step.
+    pub(super) fn step(&self) -> u32 {
+        if self.cols.is_multiple_of(64) { 64 } else { 32 }
+    }
+
+    /// First row of the last block.
+    pub(super) fn last_block(&self) -> u32 {
+        (self.rows - 1) / self.tile().rows * self.tile().rows
+    }
+
+    /// Whether the kernel covers the shape.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it: the columns are no whole steps.
+    pub fn check(&self) -> Result<(), String> {
+        self.format.check(self.rows, self.cols)?;
+        if !self.cols.is_multiple_of(32) {
+            return Err(format!(
+                "a product over {} columns; tensor cores take multiples of 32",
+                self.cols
+            ));
+        }
+        Ok(())
+    }
+
+    /// Blocks for `tokens` tokens.
+    pub fn grid(&self, tokens: u32) -> [u32; 3] {
+        let tile = self.tile();
+        [
+            self.rows.div_ceil(tile.rows),
+            tokens.div_ceil(tile.tokens),
+            1,
+        ]
+    }
+
+    /// Bytes moved for `tokens` tokens, each operand counted once.
+    pub fn bytes(&self, tokens: u64) -> u64 {
+        let (rows, cols) = (u64::from(self.rows), u64::from(self.cols));
+        let outputs = rows * tokens * (1 + u64::from(self.residual));
+        let bias = if self.bias { rows } else { 0 };
+        self.format.bytes(self.rows, self.cols) + 4 * (cols * tokens + outputs + bias)
+    }
+
+    /// Operations on `tokens` tokens.
+    pub fn flops(&self, tokens: u64) -> u64 {
+        2 * tokens * u64::from(self.rows) * u64::from(self.cols)
+    }
+
+    /// The parameters in launch order.
+    pub fn params(&self) -> Vec<Param> {
+        let mut params = vec![
+            Param::input::<u8>("w"),
+            Param::input::<f32>("x"),
+            Param::output::<f32>("out"),
+        ];
+        params.extend(self.bias.then(|| Param::input::<f32>("bias")));
+        params.extend(self.residual.then(|| Param::input::<f32>("residual")));
+        params.push(Param::scalar::<u32>("n"));
+        params
+    }
+
+    /// The kernel, named after its format and shape.
+    pub fn kernel(&self) -> Kernel {
+        let GemmSpec { rows, cols, .. } = *self;
+        let format = self.format.name();
+        let mut name = format!("gemm_{format}_{rows}x{cols}");
+        let mut formula = "out[t, r] = sum_c w[r, c] * x[t, c]".to_owned();
+        if self.bias {
+            name += "_bias";
+            formula += " + bias[r]";
+        }
+        if self.residual {
+            name += "_residual";
+            formula += " + residual[t, r]";
+        }
+        let tile = self.tile();
+        Kernel::new(name, self.target, |k| {
+            k.doc(format!(
+                "{formula}, t < n; w is {format} [{rows}, {cols}].\n\
+                 Grid [ceil({rows} / {}), ceil(n / {}), 1].",
+                tile.rows, tile.tokens
+            ));
+            k.block_size(tile.threads());
+            k.declare(self.params());
+            let (w, x) = (k.bind::<u8>("w"), k.bind::<f32>("x"));
+            let out = k.bind::<f32>("out");
+            let bias = k.bind_if::<f32>("bias").map(Ptr::read_only);
+            let residual = k.bind_if::<f32>("residual");
+            let n = k.bind_value::<u32>("n");
+            let sums = self.accumulate(k, w, x, n);
+            self.finish(k, &sums, out, bias, residual, n);
+        })
+    }
+
+    /// Walks over the columns; gives the warp's sums by token product and row product.
+    fn accumulate<'k>(
+        &self,
+        k: &'k Builder,
+        w: Ptr<'k, u8>,
+        x: Ptr<'k, f32>,
+        n: Val<'k, u32>,
+    ) -> Vec<Vec<[Var<'k, f32>; 4]>> {
+        let (tile, step) = (self.tile(), self.step());
+        let stride = step + PAD;
+        let pair = (tile.rows + tile.tokens) * stride;
+        // Halves in pairs: two buffers, each the weights' rows and then the tokens'.
+        let buffers = k.dynamic_shared::<u32>("tiles", pair);
+        let weights = WeightTile::new(self, k, w);
+        let tokens = TokenTile::new(self, k, x, n);
+        let (row_products, token_products) = tile.products();
+        let sums: Vec<Vec<[Var<'k, f32>; 4]>> = (0..token_products)
+            .map(|_| {
+                (0..row_products)
+                    .map(|_| std::array::from_fn(|_| k.var(0f32)))
+                    .collect()
+            })
+            .collect();
+
+        let lane = k.lane();
+        let warp_rows = (k.warp() % tile.warps.0) * (row_products * 8);
+        let warp_tokens = (k.warp() / tile.warps.0) * (token_products * 16);
+        // Rows that the lane addresses for ldmatrix, in words: matrices of tokens go down first,
+        // those of weights along the columns first.
+        let b_lane =
+            (warp_rows + (lane % 8 + (lane / 16) * 8)) * (stride / 2) + ((lane / 8) % 2) * 4;
+        let a_lane =
+            (warp_tokens + lane % 16) * (stride / 2) + (lane / 16) * 4 + tile.rows * (stride / 2);
+        let multiply = |buffer: Val<'k, u32>| {
+            for inner in 0..step / 16 {
+                let column = inner * 8;
+                let a: Vec<[Val<'k, u32>; 4]> = (0..token_products)
+                    .map(|i| buffers.ldmatrix(buffer + a_lane + (i * 8 * stride + column)))
+                    .collect();
+                for j in 0..row_products / 2 {
+                    let b: [Val<'k, u32>; 4] =
+                        buffers.ldmatrix(buffer + b_lane + (j * 8 * stride + column));
+                    for (i, a) in a.iter().enumerate() {
+                        for half in 0..2 {
+                            let sum = &sums[i][(2 * j) as usize + half];
+                            let now = std::array::from_fn(|e| sum[e].get());
+                            let b = [b[2 * half], b[2 * half + 1]];
+                            let next = k.mma_f16_any(*a, b, now);
+                            sum.iter().zip(next).for_each(|(sum, v)| sum.set(v));
+                        }
+                    }
+                }
+            }
+        };
+
+        let zero = k.constant(0u32);
+        let (first_w, first_x) = (weights.load(None), tokens.load(zero));
+        weights.store(&first_w, buffers, zero);
+        tokens.store(&first_x, buffers, zero);
+        k.barrier();
+        let steps = self.cols / step;
+        let current = k.var(0u32);
+        k.for_each(0u32, steps - 1, 1u32, |i| {
+            let next = i + 1u32;
+            let (next_w, next_x) = (weights.load(Some(next)), tokens.load(next));
+            let from = current.get();
+            multiply(from);
+            // The other of 0 and `pair / 2`.
+            let to = k.constant(pair / 2) - from;
+            weights.store(&next_w, buffers, to);
+            tokens.store(&next_x, buffers, to);
+            current.set(to);
+            k.barrier();
+        });
+        multiply(current.get());
+        sums
+    }
+
+    /// Adds bias and residual and stores the outputs that exist.
+    fn finish<'k>(
+        &self,
+        k: &'k Builder,
+        sums: &[Vec<[Var<'k, f32>; 4]>],
+        out: Ptr<'k, f32>,
+        bias: Option<Ptr<'k, f32>>,
+        residual: Option<Ptr<'k, f32>>,
+        n: Val<'k, u32>,
+    ) {
+        let (tile, rows) = (self.tile(), self.rows);
+        let (row_products, token_products) = tile.products();
+        let lane = k.lane();
+        let row = k.block_x() * tile.rows
+            + (k.warp() % tile.warps.0) * (row_products * 8)
+            + (lane % 4) * 2;
+        let token = k.block_y() * tile.tokens
+            + (k.warp() / tile.warps.0) * (token_products * 16)
+            + lane / 4;
+        // First row of the last warp of the last block: rows that exist there exist in every warp,
+        // and only the others are compared.
+        let last_warp = self.last_block() + (tile.warps.0 - 1) * row_products * 8;
+        for (i, sums) in sums.iter().enumerate() {
+            for half in 0..2usize {
+                let t = token + (16 * i + 8 * half) as u32;
+                k.if_(t.lt(n), || {
+                    let line = t * rows + row;
+                    for (j, sum) in (0u32..).zip(sums) {
+                        let (r, at) = (row + 8 * j, line + 8 * j);
+                        let sum = [sum[2 * half].get(), sum[2 * half + 1].get()];
+                        if rows.is_multiple_of(2) {
+                            let store = || {
+                                let mut sum = sum;
+                                if let Some(bias) = bias {
+                                    let b = bias.load_vec::<2>(r);
+                                    sum = [sum[0] + b[0], sum[1] + b[1]];
+                                }
+                                if let Some(residual) = residual {
+                                    let v = residual.load_vec::<2>(at);
+                                    sum = [sum[0] + v[0], sum[1] + v[1]];
+                                }
+                                out.store_vec(at, sum);
+                            };
+                            if last_warp + 8 * j + 8 <= rows {
+                                store();
+                            } else {
+                                k.if_(r.lt(rows), store);
+                            }
+                            continue;
+                        }
+                        // Odd rows: pairs are not aligned.
+                        for (e, mut v) in (0u32..).zip(sum) {
+                            let mut store = || {
+                                if let Some(bias) = bias {
+                                    v = v + bias.load(r + e);
+                                }
+                                if let Some(residual) = residual {
+                                    v = v + residual.load(at + e);
+                                }
+                                out.store(at + e, v);
+                            };
+                            if last_warp + 8 * j + 7 + e <= rows {
+                                store();
+                            } else {
+                                k.if_((r + e).lt(rows), store);
+                            }
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
+
+pub(in crate::kernels) fn representative(target: Target) -> Vec<GemmSpec> {
+    let spec = |format, rows, cols| GemmSpec {
+        target,
+        format,
+        rows,
+        cols,
+        bias: false,
+        residual: false,
+    };
+    // The large tile needs the most registers, in every format its own number.
+    let mut specs: Vec<GemmSpec> = WeightFormat::ALL
+        .map(|format| spec(format, 8960, 1536))
+        .to_vec();
+    let medium = [WeightFormat::F16, WeightFormat::Q4K, WeightFormat::Q6K];
+    specs.extend(medium.map(|format| spec(format, 1536, 8960)));
+    specs.push(GemmSpec {
+        bias: true,
+        residual: true,
+        ..spec(WeightFormat::Q4K, 256, 512)
+    });
+    // Ragged rows and short steps.
+    specs.push(spec(WeightFormat::Q8_0, 65, 96));
+    specs
+}

@@ -1,0 +1,336 @@
+//! A block of a batch's product: its loop over the columns, and how sums become outputs.
+//!
+//! Weights of the next turn are requested as soon as those of this one have been used, so that
+//! always a half of a turn is on its way; activations of the next half are requested, rounded and
+//! stored between the products of this one. What follows the loop: warps that share rows add their
+//! sums through shared memory, blocks that share a tile theirs through device memory.
+
+use std::collections::VecDeque;
+
+use super::GemmBatchSpec;
+use super::gemm_batch::{THREADS, TILE_ROWS, WARPS};
+use super::gemm_batch_stage::{Chunk, Stage};
+use crate::build::{Builder, Ptr, Shared, Val, Var};
+use crate::kernels::weights::fragments::{Held, Loaded, Matrix, half_columns};
+use crate::op::{Order, Rmw, Scope};
+
+/// 16-byte loads of partial sums that a thread has in flight.
+const IN_FLIGHT: u32 = 16;
+/// Products between the request of a piece of x and its use.
+const X_LEAD: u32 = 2;
+
+/// Sums by 16 rows of the warp, eight tokens and fragment.
+type Sums<'k> = Vec<Vec<[Var<'k, f32>; 4]>>;
+
+/// Where results go, and what is added to them.
+pub(super) struct Outputs<'k> {
+    pub(super) out: Ptr<'k, f32>,
+    pub(super) bias: Option<Ptr<'k, f32>>,
+    pub(super) residual: Option<Ptr<'k, f32>>,
+}
+
+/// Where the parts of the columns meet.
+pub(super) struct Parts<'k> {
+    pub(super) partials: Ptr<'k, f32>,
+    pub(super) counters: Ptr<'k, u32>,
+}
+
+/// What the weights of a turn are loaded to: each half, and what the halves share, by row.
+struct Turn<'k> {
+    halves: [Vec<Held<'k>>; 2],
+    common: Vec<Held<'k>>,
+}
+
+/// A block, as one lane sees it.
+pub(super) struct Block<'k> {
+    k: &'k Builder,
+    spec: GemmBatchSpec,
+    n: Val<'k, u32>,
+    matrix: Matrix<'k>,
+    stage: Stage<'k>,
+    /// The warp's share of the columns.
+    group: Val<'k, u32>,
+    /// First row whose sums the lane has in the end; the other is 8 further on.
+    row: Val<'k, u32>,
+}
+
+fn set<'k>(held: &[Held<'k>], loaded: &[Loaded<'k>]) {
+    held.iter().zip(loaded).for_each(|(to, v)| to.set(v));
+}
+
+impl<'k> Block<'k> {
+    pub(super) fn new(
+        k: &'k Builder,
+        spec: GemmBatchSpec,
+        w: Ptr<'k, u8>,
+        x: Ptr<'k, f32>,
+        n: Val<'k, u32>,
+    ) -> Block<'k> {
+        let groups = spec.groups();
+        let (rows, g) = (spec.rows, k.lane() / 4);
+        let (group, among) = match groups {
+            1 => (k.constant(0), k.warp()),
+            _ => (k.warp() / (WARPS / groups), k.warp() % (WARPS / groups)),
+        };
+        let first = k.block_x() * TILE_ROWS + among * (16 * groups) + g;
+        let own: Vec<Val<'k, u32>> = (0..2 * groups)
+            .map(|i| match rows.is_multiple_of(TILE_ROWS) {
+                true => first + 8 * i,
+                false => (first + 8 * i).min(rows - 1),
+            })
+            .collect();
+        Block {
+            k,
+            spec,
+            n,
+            matrix: Matrix::new(k, spec.format, (rows, spec.cols), w, &own),
+            stage: Stage::new(k, spec, x, n, group),
+            group,
+            row: first + group * 16,
+        }
+    }
+
+    /// The warp's block of weights of a turn.
+    fn block(&self, turn: Val<'k, u32>) -> Val<'k, u32> {
+        let groups = self.spec.groups();
+        let block = turn * groups + self.group;
+        self.matrix.existing(block, self.spec.turns() * groups)
+    }
+
+    /// Computes everything.
+    pub(super) fn run(&self, outputs: Outputs<'k>, parts: Option<&Parts<'k>>) {
+        let (k, spec) = (self.k, self.spec);
+        let per_split = spec.turns_per_split();
+        let first = k.block_z() * per_split;
+        let last = match spec.turns() {
+            turns if turns == per_split * spec.splits => first + (per_split - 1),
+            turns => (first + per_split).min(turns) - 1u32,
+        };
+        let block = self.block(first);
+        let hold = |loaded: Vec<Loaded<'k>>| -> Vec<Held<'k>> {
+            loaded.iter().map(|l| Held::new(k, l)).collect()
+        };
+        // All of the first turn is requested before anything is waited for.
+        let (a, b) = (
+            self.matrix.load_half(block, 0),
+            self.matrix.load_common(block),
+        );
+        let c = self.matrix.load_half(block, 1);
+        let turn = Turn {
+            halves: [hold(a), hold(c)],
+            common: hold(b),
+        };
+        let chunk = Chunk {
+            turn: first,
+            half: 0,
+        };
+        let pieces = self.stage.pieces();
+        let loaded: Vec<_> = (0..pieces).map(|p| self.stage.load(chunk, p)).collect();
+        for (p, loaded) in (0..).zip(loaded) {
+            self.stage.store(chunk, p, loaded);
+        }
+        k.barrier();
+        let sums: Sums<'k> = (0..spec.groups())
+            .map(|_| {
+                (0..spec.tokens / 8)
+                    .map(|_| std::array::from_fn(|_| k.var(0f32)))
+                    .collect()
+            })
+            .collect();
+        if per_split > 1 {
+            k.for_each(first, last, 1u32, |now| self.turn(&sums, &turn, now, true));
+        }
+        self.turn(&sums, &turn, last, false);
+        let sums = self.of_groups(&sums);
+        match parts {
+            None => self.finish(&(0..).zip(sums).collect::<Vec<_>>(), &outputs),
+            Some(parts) => self.meet(sums, &outputs, parts),
+        }
+    }
+
+    /// Both halves of a turn, with the loads of the next one if there is one.
+    fn turn(&self, sums: &Sums<'k>, turn: &Turn<'k>, now: Val<'k, u32>, more: bool) {
+        let next = now + 1u32;
+        let common = turn.common.iter().map(|c| self.matrix.kept(c.get()));
+        let common: Vec<Loaded<'k>> = common.collect();
+        for half in 0..2u32 {
+            if more && half == 1 {
+                set(&turn.common, &self.matrix.load_common(self.block(next)));
+            }
+            let fill = match (half, more) {
+                (0, _) => Some(Chunk { turn: now, half: 1 }),
+                (_, true) => Some(Chunk {
+                    turn: next,
+                    half: 0,
+                }),
+                _ => None,
+            };
+            let own: Vec<Loaded<'k>> = turn.halves[half as usize].iter().map(Held::get).collect();
+            self.multiply(sums, half, (&own, &common), fill, || {
+                if more {
+                    let next = self.matrix.load_half(self.block(next), half);
+                    set(&turn.halves[half as usize], &next);
+                }
+            });
+            self.k.barrier();
+        }
+    }
+
+    /// The products of a half, and meanwhile the filling of the other buffer. `reload` runs when
+    /// the weights have been used.
+    fn multiply(
+        &self,
+        sums: &Sums<'k>,
+        half: u32,
+        (own, common): (&[Loaded<'k>], &[Loaded<'k>]),
+        fill: Option<Chunk<'k>>,
+        reload: impl FnOnce(),
+    ) {
+        let rows = || own.iter().zip(common);
+        let runs = rows().map(|(o, c)| self.matrix.runs(half, o, c));
+        let runs: Vec<_> = runs.collect();
+        let units = half_columns(self.spec.format) / 16;
+        let pieces = if fill.is_some() {
+            self.stage.pieces()
+        } else {
+            0
+        };
+        let when = |p: u32| p * units.saturating_sub(X_LEAD).max(1) / pieces;
+        let mut in_flight = VecDeque::new();
+        let mut requested = 0;
+        for unit in 0..units {
+            if let Some(chunk) = fill {
+                while requested < pieces && when(requested) == unit {
+                    in_flight.push_back((unit, requested, self.stage.load(chunk, requested)));
+                    requested += 1;
+                }
+                while let Some((at, p, loaded)) = in_flight.front().copied()
+                    && at + X_LEAD <= unit
+                {
+                    self.stage.store(chunk, p, loaded);
+                    in_flight.pop_front();
+                }
+            }
+            let place = (half, unit);
+            let words: Vec<[Val<'k, u32>; 2]> = rows()
+                .zip(&runs)
+                .map(|((o, c), r)| self.matrix.unit(place, o, c, r))
+                .collect();
+            for tile in 0..self.spec.tokens / 8 {
+                let b = self.stage.fragment(half, unit, tile);
+                for (sums, rows) in sums.iter().zip(words.chunks_exact(2)) {
+                    let a = [rows[0][0], rows[1][0], rows[0][1], rows[1][1]];
+                    let sum = &sums[tile as usize];
+                    let next = self.k.mma_f16(a, b, std::array::from_fn(|e| sum[e].get()));
+                    sum.iter().zip(next).for_each(|(sum, v)| sum.set(v));
+                }
+            }
+        }
+        reload();
+        if let Some(chunk) = fill {
+            for (_, p, loaded) in in_flight {
+                self.stage.store(chunk, p, loaded);
+            }
+        }
+    }
+
+    /// Adds what the groups of warps have of each row; each warp receives 16 rows.
+    fn of_groups(&self, sums: &Sums<'k>) -> Vec<[Val<'k, f32>; 4]> {
+        let k = self.k;
+        let get = |sum: &[Var<'k, f32>; 4]| std::array::from_fn(|e| sum[e].get());
+        let [first, second] = &sums[..] else {
+            return sums[0].iter().map(get).collect();
+        };
+        let is_first = self.group.eq(0u32);
+        let memory = self.stage.memory().cast::<f32>();
+        let mut kept = Vec::new();
+        for (i, (a, b)) in (0u32..).zip(first.iter().zip(second)) {
+            let (a, b): ([_; 4], [_; 4]) = (get(a), get(b));
+            kept.push(std::array::from_fn(|e| k.select(is_first, a[e], b[e])));
+            let given: [_; 4] = std::array::from_fn(|e| k.select(is_first, b[e], a[e]));
+            memory.store_vec((k.thread_x() + i * THREADS) * 4, given);
+        }
+        k.barrier();
+        let partner = k.thread_x() ^ (THREADS / 2);
+        let add = |(i, kept): (u32, [Val<'k, f32>; 4])| {
+            let given: [_; 4] = memory.load_vec((partner + i * THREADS) * 4);
+            std::array::from_fn(|e| kept[e] + given[e])
+        };
+        (0u32..).zip(kept).map(add).collect()
+    }
+
+    /// Leaves the sums for the block of the tile that is the last to arrive, which adds all of them.
+    fn meet(&self, sums: Vec<[Val<'k, f32>; 4]>, outputs: &Outputs<'k>, parts: &Parts<'k>) {
+        let (k, spec) = (self.k, self.spec);
+        let tile = k.block_y() * spec.row_tiles() + k.block_x();
+        let each = sums.len() as u32 * THREADS;
+        let start = |split: Val<'k, u32>| (tile * spec.splits + split) * each + k.thread_x();
+        let own = start(k.block_z());
+        for (i, sum) in (0u32..).zip(&sums) {
+            parts.partials.store_vec((own + i * THREADS) * 4, *sum);
+        }
+        let arrived: Shared<'k, u32> = k.shared("arrived", 1);
+        k.barrier();
+        k.if_(k.thread_x().eq(0u32), || {
+            let order = Order::AcqRel(Scope::Gpu);
+            arrived.store(0u32, parts.counters.atomic(Rmw::Add, tile, 1u32, order));
+        });
+        k.barrier();
+        k.if_(arrived.load(0u32).eq(spec.splits - 1), || {
+            k.if_(k.thread_x().eq(0u32), || parts.counters.store(tile, 0u32));
+            let first = start(k.constant(0u32));
+            let total = |i: u32| {
+                let part = |s: u32| -> [Val<'k, f32>; 4] {
+                    parts
+                        .partials
+                        .load_vec4((first + (s * each + i * THREADS)) * 4)
+                };
+                let parts: Vec<_> = (0..spec.splits).map(part).collect();
+                let add = |a: [Val<'k, f32>; 4], b: [Val<'k, f32>; 4]| {
+                    std::array::from_fn(|e| a[e] + b[e])
+                };
+                parts.into_iter().reduce(add).unwrap_or(sums[0])
+            };
+            // No load passes the stores before it: so many are in flight, and registers suffice.
+            let tiles: Vec<u32> = (0..sums.len() as u32).collect();
+            for round in tiles.chunks((IN_FLIGHT / spec.splits).max(1) as usize) {
+                let totals: Vec<_> = round.iter().map(|i| (*i, total(*i))).collect();
+                self.finish(&totals, outputs);
+            }
+        });
+    }
+
+    /// Adds bias and residual and stores the outputs that exist.
+    /// The sums come with the number of their eight tokens.
+    fn finish(&self, sums: &[(u32, [Val<'k, f32>; 4])], outputs: &Outputs<'k>) {
+        let (k, rows) = (self.k, self.spec.rows);
+        let token = k.block_y() * self.spec.tokens + (k.lane() % 4) * 2;
+        // What differs between the last block and the others is compared in all.
+        let exists = |r: Val<'k, u32>, then: &dyn Fn()| match rows.is_multiple_of(TILE_ROWS) {
+            true => then(),
+            false => k.if_(r.lt(rows), then),
+        };
+        for side in 0..2u32 {
+            let r = self.row + 8 * side;
+            exists(r, &|| {
+                let bias = outputs.bias.map(|b| b.load(r));
+                for &(i, sum) in sums {
+                    for e in 0..2u32 {
+                        let t = token + (8 * i + e);
+                        k.if_(t.lt(self.n), || {
+                            let mut v = sum[(2 * side + e) as usize];
+                            let at = t * rows + r;
+                            if let Some(bias) = bias {
+                                v = v + bias;
+                            }
+                            if let Some(residual) = outputs.residual {
+                                v = v + residual.load(at);
+                            }
+                            outputs.out.store(at, v);
+                        });
+                    }
+                }
+            });
+        }
+    }
+}

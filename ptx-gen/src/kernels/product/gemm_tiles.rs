@@ -1,0 +1,228 @@
+//! How a step of weights and of activations comes to shared memory as f16, for [`super::GemmSpec`].
+
+use super::gemm::{GemmSpec, PAD};
+use crate::build::{Builder, Ptr, Shared, Val};
+use crate::kernels::WeightFormat;
+use crate::kernels::weights::geometry::{Geometry, Lane};
+use crate::kernels::weights::unpack::{Packet, Row};
+
+/// The largest f16.
+const F16_MAX: f32 = 65504.0;
+
+/// A thread's part in bringing weights to shared memory: some groups of a step, each of
+/// another row.
+pub(super) struct WeightTile<'k> {
+    k: &'k Builder,
+    geometry: Geometry,
+    rows: Vec<Row<'k>>,
+    /// The thread's group among those of a row and step, and how many those are.
+    part: Val<'k, u32>,
+    parts: u32,
+    /// Words from the buffer's start to the thread's first row, and from one row to the next.
+    first: Val<'k, u32>,
+    stride: u32,
+    /// Present where there are fewer groups than threads: how many.
+    few: Option<u32>,
+}
+
+impl<'k> WeightTile<'k> {
+    pub(super) fn new(spec: &GemmSpec, k: &'k Builder, w: Ptr<'k, u8>) -> WeightTile<'k> {
+        let tile = spec.tile();
+        let mut geometry = Geometry {
+            format: spec.format,
+            rows: spec.rows,
+            cols: spec.cols,
+            lanes: 8,
+            width: Geometry::widest(spec.format, spec.cols),
+        };
+        // Lanes are addressed by their group in the row: one step is the whole row.
+        geometry.lanes = (spec.cols / geometry.group()).next_multiple_of(8);
+        let parts = spec.step() / geometry.group();
+        let groups = tile.rows * parts;
+        let threads = tile.threads();
+        let few = (groups < threads).then_some(groups);
+        let slot = match few {
+            Some(groups) => k.thread_x() % groups,
+            None => k.thread_x(),
+        };
+        let row_step = threads / parts;
+        let row = |i: u32| {
+            let row = k.block_x() * tile.rows + slot / parts + i * row_step;
+            // The thread rows of the last block end here.
+            let end = spec.last_block() + ((i + 1) * row_step).min(tile.rows);
+            let row = if end <= spec.rows {
+                row
+            } else {
+                row.min(spec.rows - 1)
+            };
+            Row::new(k, geometry, w, row)
+        };
+        let words = (spec.step() + PAD) / 2;
+        WeightTile {
+            k,
+            geometry,
+            rows: (0..(groups / threads).max(1)).map(row).collect(),
+            part: slot % parts,
+            parts,
+            first: (slot / parts) * words,
+            stride: row_step * words,
+            few,
+        }
+    }
+
+    /// Requests the groups of a step; without one, of the first.
+    pub(super) fn load(&self, step: Option<Val<'k, u32>>) -> (Lane<'k>, Vec<Packet<'k>>) {
+        let (index, below) = match step {
+            None => (self.part, self.parts),
+            Some(step) => (step * self.parts + self.part, self.geometry.lanes),
+        };
+        let lane = Lane::new(self.k, &self.geometry, index, below);
+        let zero = self.k.constant(0u32);
+        let packets = self.rows.iter().map(|r| r.load(&lane, zero, false));
+        let packets = packets.collect();
+        (lane, packets)
+    }
+
+    /// Unpacks and stores what was loaded to the buffer that starts at word `to`.
+    pub(super) fn store(
+        &self,
+        (lane, packets): &(Lane<'k>, Vec<Packet<'k>>),
+        buffers: Shared<'k, u32>,
+        to: Val<'k, u32>,
+    ) {
+        let write = || {
+            for (i, (row, packet)) in self.rows.iter().zip(packets).enumerate() {
+                let start = to + self.first + i as u32 * self.stride;
+                let runs = self.geometry.runs();
+                for (run, &(_, units)) in runs.iter().enumerate() {
+                    // Two runs of 16 columns go to the two halves of the step.
+                    let own = self.part * (units * 2);
+                    let at = start + own + run as u32 * 16;
+                    let words = self.unpack(row, lane, packet, run);
+                    if let [a, b] = words[..] {
+                        buffers.store_vec(at, [a, b]);
+                        continue;
+                    }
+                    for (j, four) in (0u32..).zip(words.chunks_exact(4)) {
+                        buffers.store_vec(at + 4 * j, [four[0], four[1], four[2], four[3]]);
+                    }
+                }
+            }
+        };
+        match self.few {
+            Some(groups) => self.k.if_(self.k.thread_x().lt(groups), write),
+            None => write(),
+        }
+    }
+
+    /// A run's weights as pairs of f16.
+    fn unpack(
+        &self,
+        row: &Row<'k>,
+        lane: &Lane<'k>,
+        packet: &Packet<'k>,
+        run: usize,
+    ) -> Vec<Val<'k, u32>> {
+        let format = self.geometry.format;
+        if format == WeightFormat::F16 {
+            return packet.words.clone();
+        }
+        let wide = matches!(format, WeightFormat::F32 | WeightFormat::BF16);
+        let run = row.run(lane, packet, run);
+        let weight = |code: Val<'k, f32>| match (run.scale, run.offset) {
+            (Some(scale), Some(offset)) => code.fma(scale, offset),
+            (Some(scale), None) => code * scale,
+            _ => code,
+        };
+        let pairs = run.units.iter().flat_map(|unit| {
+            let [a, b, c, d] = unit.map(weight);
+            [(a, b), (c, d)]
+        });
+        pairs
+            .map(|(a, b)| {
+                if wide {
+                    pack_clamped(self.k, a, b)
+                } else {
+                    self.k.pack_f16(a, b).bitcast()
+                }
+            })
+            .collect()
+    }
+}
+
+/// Columns of x that a thread converts at once: 16 bytes of f16.
+const CHUNK: u32 = 8;
+
+/// A thread's part in bringing x to shared memory: the same eight columns of some tokens.
+pub(super) struct TokenTile<'k> {
+    k: &'k Builder,
+    /// x at the thread's columns of step 0, by token.
+    x: Vec<Ptr<'k, f32>>,
+    format: WeightFormat,
+    step: u32,
+    /// Words from the buffer's start to the thread's first token, and from one to the next.
+    first: Val<'k, u32>,
+    stride: u32,
+}
+
+impl<'k> TokenTile<'k> {
+    pub(super) fn new(
+        spec: &GemmSpec,
+        k: &'k Builder,
+        x: Ptr<'k, f32>,
+        n: Val<'k, u32>,
+    ) -> TokenTile<'k> {
+        let (tile, step) = (spec.tile(), spec.step());
+        let chunks = step / CHUNK;
+        let (chunk, token) = (k.thread_x() % chunks, k.thread_x() / chunks);
+        let token_step = tile.threads() / chunks;
+        // The second half of a step of Q6_K is 64 columns from the first: its weights share
+        // bytes with those.
+        let column = match spec.format {
+            WeightFormat::Q6K => chunk * CHUNK + (chunk / 4) * 32,
+            _ => chunk * CHUNK,
+        };
+        let words = (step + PAD) / 2;
+        let start = |i: u32| {
+            // Tokens past the end are the last one again; nothing stores what becomes of them.
+            let t = k.block_y() * tile.tokens + token + i * token_step;
+            x.offset(t.min(n - 1u32) * spec.cols + column)
+        };
+        TokenTile {
+            k,
+            x: (0..tile.tokens / token_step).map(start).collect(),
+            format: spec.format,
+            step,
+            first: (token + tile.rows) * words + chunk * (CHUNK / 2),
+            stride: token_step * words,
+        }
+    }
+
+    pub(super) fn load(&self, step: Val<'k, u32>) -> Vec<[Val<'k, f32>; 4]> {
+        let column = match self.format {
+            WeightFormat::Q6K => (step / 2) * 128 + (step % 2) * 32,
+            _ => step * self.step,
+        };
+        let halves = |x: &Ptr<'k, f32>| [x.load_vec4(column), x.load_vec4(column + 4)];
+        self.x.iter().flat_map(halves).collect()
+    }
+
+    pub(super) fn store(
+        &self,
+        loaded: &[[Val<'k, f32>; 4]],
+        buffers: Shared<'k, u32>,
+        to: Val<'k, u32>,
+    ) {
+        for (i, halves) in (0u32..).zip(loaded.chunks_exact(2)) {
+            let pair = |h: usize, e: usize| pack_clamped(self.k, halves[h][e], halves[h][e + 1]);
+            let words = [pair(0, 0), pair(0, 2), pair(1, 0), pair(1, 2)];
+            buffers.store_vec(to + self.first + i * self.stride, words);
+        }
+    }
+}
+
+/// Two f32 rounded to f16, with the largest f16 in place of infinity; the first in the low half.
+fn pack_clamped<'k>(k: &'k Builder, low: Val<'k, f32>, high: Val<'k, f32>) -> Val<'k, u32> {
+    let clamp = |v: Val<'k, f32>| v.min(F16_MAX).max(-F16_MAX);
+    k.pack_f16(clamp(low), clamp(high)).bitcast()
+}

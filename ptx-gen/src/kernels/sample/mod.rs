@@ -1,0 +1,14 @@
+//! What follows the logits of a step: choosing tokens, and feeding them back into the step state.
+
+pub(super) mod advance;
+pub(super) mod argmax;
+mod draw;
+mod filter;
+pub mod math;
+mod penalties;
+mod row;
+pub(super) mod sampler;
+
+pub use advance::AdvanceSpec;
+pub use argmax::ArgmaxSpec;
+pub use sampler::{SampleParams, SampleSpec};

@@ -4,6 +4,7 @@
 //! [`Step`] which tokens run where. The same trait serves generation (run, read logits), parity
 //! (poison, run unit by unit, read and overwrite any buffer) and measurement (statistics).
 
+mod addresses;
 pub mod cpu;
 pub mod cuda;
 mod decode;
@@ -21,7 +22,7 @@ use std::ops::ControlFlow;
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{Shape, StepKind, Unit};
-use crate::plan::{Buf, Plan};
+use crate::plan::{Buf, Column, Plan};
 use sample::Sampling;
 
 pub use decode::{HostDecode, decode_on_host};
@@ -50,6 +51,17 @@ impl Step<'_> {
     #[must_use]
     pub fn rows(&self) -> usize {
         self.tokens.len()
+    }
+
+    /// What an input says of each row of its kind.
+    #[must_use]
+    pub fn column(&self, column: Column) -> &[u32] {
+        match column {
+            Column::Token => self.tokens,
+            Column::Length => self.lengths,
+            Column::Slot => self.slots,
+            Column::Output => self.outputs,
+        }
     }
 
     /// The shape that it is lowered to: rows of one slot at consecutive positions are a prompt.

@@ -10,11 +10,13 @@
 //! operation comes before every reader.
 
 mod builder;
+mod column;
 mod dump;
 mod rope;
 mod storage;
 
 pub use builder::{Linear, PlanBuilder};
+pub use column::{Column, StepRow};
 pub use rope::{RopeKind, RopeSpec};
 pub use storage::{Storage, assign_storage};
 

@@ -366,7 +366,7 @@ impl Executor for CpuExecutor {
             let of = op.writes().map_or("", |b| plan.buffer(b).name.as_str());
             Unit {
                 name: format!("{} {of}", op.name()).trim_end().to_owned(),
-                last_op: i,
+                ops: vec![i],
                 reads: op.reads(),
                 writes: op.writes().into_iter().collect(),
                 activations: match op {

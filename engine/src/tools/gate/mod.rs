@@ -31,7 +31,7 @@ use crate::lower::Unit;
 use crate::lower::{BATCH_MAX_ROWS, GEMV_MAX_ROWS};
 use crate::model::Model;
 use crate::plan::Buf;
-use crate::tools::parity::{Numbers, Report, StepRows, Tolerance, compare_buffer, is_idle};
+use crate::tools::parity::{Made, Report, StepRows, Tolerance, compare_buffer, is_idle};
 
 /// Tokens of the prompt: more rows than matrix-vector kernels take.
 const PROMPT: usize = GEMV_MAX_ROWS + 4;
@@ -179,8 +179,8 @@ fn check_step(
             let sampled = expected.pick(&plan, &found);
             let sides = (expected.values.as_slice(), sampled.as_ref());
             let unit = (unit.name.as_str(), expected.buffer);
-            let numbers = Numbers::of(&plan, expected.buffer, device.limits().kv_type, &[&units]);
-            let tolerance = (Tolerance::PerOperation, numbers);
+            let made_by = Made::of(&plan, expected.buffer, device.limits().kv_type, &[&units]);
+            let tolerance = (Tolerance::PerOperation, &made_by);
             let mut row = compare_buffer(&plan, unit, tolerance, sides);
             row.limit *= SLACK;
             row.pass = row.nmse <= row.limit;

@@ -33,9 +33,9 @@ pub const MARGIN: f32 = 0.05;
 
 /// The limit of logits that steps of two shapes give, by the units of each.
 pub(crate) fn alone_limit(alone: &[Unit], together: &[Unit]) -> f64 {
-    let rounded = |units: &[Unit]| -> Vec<usize> {
+    let rounded = |units: &[Unit]| -> Vec<Vec<usize>> {
         let int8 = units.iter().filter(|u| u.activations == Activations::Int8);
-        int8.map(|u| u.last_op).collect()
+        int8.map(|u| u.ops.clone()).collect()
     };
     if rounded(alone) == rounded(together) {
         ALONE_LIMIT

@@ -17,11 +17,12 @@ mod report;
 mod rows;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 pub(crate) use compare::alone_limit;
 pub use compare::{ALONE_INT8_LIMIT, ALONE_LIMIT, MARGIN, ParityOptions, compare, prompts};
-pub(crate) use report::compare as compare_buffer;
+pub(crate) use report::{Made, compare as compare_buffer};
 pub use report::{Numbers, Report, Row, Tolerance, limit};
 pub(crate) use report::{bit_equal, compare_tokens, error};
 pub(crate) use rows::StepRows;
@@ -69,14 +70,19 @@ pub fn diff(
             }
         }
         Mode::Lockstep => {
-            let mut done = 0;
+            let mut ahead = ahead.iter().enumerate();
+            let mut covered: BTreeSet<usize> = BTreeSet::new();
             for (i, unit) in units.iter().enumerate() {
                 if is_idle(left.plan(), unit, step) {
                     continue;
                 }
-                while ahead.get(done).is_some_and(|u| u.last_op <= unit.last_op) {
-                    left.run_unit(step, done)?;
-                    done += 1;
+                // The left side keeps its own order: it runs until it has done all that this covers.
+                while !unit.ops.iter().all(|op| covered.contains(op)) {
+                    let Some((next, done)) = ahead.next() else {
+                        break;
+                    };
+                    left.run_unit(step, next)?;
+                    covered.extend(&done.ops);
                 }
                 for &b in &unit.reads {
                     if let Some(data) = left.read(b)? {
@@ -137,8 +143,8 @@ pub fn diff_chunks(
                     continue;
                 };
                 let data = (rows_of(&plan, b, &l, &range), r.as_slice());
-                let numbers = Numbers::of(&plan, b, right.limits().kv_type, &[&whole, &units]);
-                let tolerance = (Tolerance::PerShape, numbers);
+                let made = Made::of(&plan, b, right.limits().kv_type, &[&whole, &units]);
+                let tolerance = (Tolerance::PerShape, &made);
                 let row = compare_buffer(&plan, (&unit.name, b), tolerance, data);
                 report.buffers.push(row);
             }
@@ -222,8 +228,8 @@ fn compare_writes(
         };
         let plan = left.plan();
         let (l, r) = (live.of_buffer(plan, b, &l), live.of_buffer(plan, b, &r));
-        let numbers = Numbers::of(plan, b, right.limits().kv_type, sides);
-        let row = compare_buffer(plan, (&unit.name, b), (tolerance, numbers), (&l, &r));
+        let made = Made::of(plan, b, right.limits().kv_type, sides);
+        let row = compare_buffer(plan, (&unit.name, b), (tolerance, &made), (&l, &r));
         report.buffers.push(row);
     }
     Ok(())

@@ -17,7 +17,7 @@ use super::launches::Emitter;
 use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Lowered, Node, NodeKind, StepKind};
 use crate::Error;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{AttentionSpec, Buf, Op, Rope};
+use crate::plan::{AttentionConfig, Buf, Cache, Op, Rope};
 use crate::settings::Precision;
 
 /// Keys that a split has at least, by the kernels' own rule: more splits would be without any.
@@ -28,8 +28,8 @@ const MAX_SPLITS: usize = 128;
 impl Emitter<'_> {
     pub(super) fn attention(
         &self,
-        layer: usize,
-        a: &AttentionSpec,
+        cache: Cache,
+        a: &AttentionConfig,
         (q, rope): (Buf, Option<Rope>),
         to: Buf,
         lowered: &mut Lowered,
@@ -40,8 +40,8 @@ impl Emitter<'_> {
             Arg::Lengths,
             Arg::Slots,
             Arg::BlockTable,
-            Arg::Keys(layer),
-            Arg::Values(layer),
+            Arg::Keys(cache),
+            Arg::Values(cache),
         ];
         args.extend(rope.map(Arg::RopeTable));
         if let Some(flash) = self.flash(a) {
@@ -58,9 +58,12 @@ impl Emitter<'_> {
                 ..decode
             })
         } else {
-            plain
-                .check()
-                .map_err(|why| Error::Cuda(format!("attention of layer {layer}: {why}")))?;
+            plain.check().map_err(|why| {
+                Error::Cuda(format!(
+                    "attention over {}: {why}",
+                    self.plan.cache(cache).name
+                ))
+            })?;
             KernelSpec::from(plain)
         };
         if splits == 1 {
@@ -85,7 +88,7 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn plain(&self, a: &AttentionSpec, splits: u32) -> AttentionKernel {
+    fn plain(&self, a: &AttentionConfig, splits: u32) -> AttentionKernel {
         AttentionKernel {
             target: self.options.target,
             num_heads: a.num_heads as u32,
@@ -102,7 +105,7 @@ impl Emitter<'_> {
     }
 
     /// The kernel for prompts, where it is one's turn.
-    fn flash(&self, a: &AttentionSpec) -> Option<AttentionFlashSpec> {
+    fn flash(&self, a: &AttentionConfig) -> Option<AttentionFlashSpec> {
         let many = self.shape.rows > GEMV_MAX_ROWS && self.shape.kind == StepKind::Prompt;
         let flash = AttentionFlashSpec {
             target: self.options.target,
@@ -140,7 +143,7 @@ impl Emitter<'_> {
     }
 
     /// Whether attention runs on a kernel that can rotate its queries.
-    pub(super) fn rotated_decode(&self, rope: Rope, a: &AttentionSpec) -> bool {
+    pub(super) fn rotated_decode(&self, rope: Rope, a: &AttentionConfig) -> bool {
         let decode = self.decode(&self.plain(a, 1));
         let rotated = decode.map(|decode| AttentionDecodeSpec {
             rope: Some(self.rope_kind(rope)),
@@ -171,7 +174,7 @@ impl Emitter<'_> {
 
     /// Enough splits to give every multiprocessor two blocks, of which three fit one, within the
     /// bounds above.
-    fn splits(&self, a: &AttentionSpec, tokens: u32) -> u32 {
+    fn splits(&self, a: &AttentionConfig, tokens: u32) -> u32 {
         let blocks = tokens as usize * a.num_kv_heads;
         let wanted = (2 * self.options.multiprocessors).div_ceil(blocks);
         let context = self.options.max_blocks * BLOCK_TOKENS;

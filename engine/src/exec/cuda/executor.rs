@@ -432,8 +432,10 @@ impl Executor for CudaExecutor {
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
         check_blocks(self.limits, pairs)?;
-        let bytes = block_bytes(self.plan(), self.limits.kv_type);
-        for pool in self.memory.keys.iter().chain(&self.memory.values) {
+        let caches = &self.model.plan().caches;
+        let (keys, values) = (&self.memory.keys, &self.memory.values);
+        for (pool, cache) in keys.iter().zip(caches).chain(values.iter().zip(caches)) {
+            let bytes = block_bytes(cache, self.limits.kv_type);
             for &(from, to) in pairs.iter().filter(|(from, to)| from != to) {
                 let (from, to) = (from as usize * bytes, to as usize * bytes);
                 self.stream.copy(pool, to, pool, from, bytes)?;

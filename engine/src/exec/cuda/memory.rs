@@ -7,7 +7,7 @@ use super::open::Gpu;
 use super::prepare::Memory;
 use super::weights;
 use crate::Error;
-use crate::exec::packed::{block_bytes, place};
+use crate::exec::packed::{all_block_bytes, block_bytes, place};
 use crate::exec::{Limits, limits};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{COUNTERS, Lowered};
@@ -31,7 +31,7 @@ pub(super) fn fit(gpu: &Gpu, model: &Model, session: &SessionOptions) -> Result<
     let workspace =
         8 * limits.max_rows * widest.min(64 << 10) * 4 + limits.max_outputs * plan.vocab_size * 4;
     let weights = weights::total_bytes(plan)?;
-    let block = 2 * plan.kv.num_layers * block_bytes(plan, limits.kv_type);
+    let block = all_block_bytes(plan, limits.kv_type);
     let left = free.saturating_sub(weights + workspace + RESERVE);
     let blocks = left / block.max(1);
     if limits.cache_blocks <= blocks {
@@ -69,11 +69,12 @@ pub(super) fn allocate(
     stream: &Stream,
 ) -> Result<Memory, Error> {
     let plan = model.plan();
-    let layer = limits.cache_blocks * block_bytes(plan, limits.kv_type);
     let pool = || -> Result<Vec<Buffer>, Error> {
-        (0..plan.kv.num_layers)
-            .map(|_| {
-                let buffer = Buffer::new(&gpu.context, layer)?;
+        plan.caches
+            .iter()
+            .map(|cache| {
+                let bytes = limits.cache_blocks * block_bytes(cache, limits.kv_type);
+                let buffer = Buffer::new(&gpu.context, bytes)?;
                 // Blocks are read in whole tiles, past the last position too: those values are
                 // masked out, but must not be NaN.
                 stream.memset_d8(&buffer, 0)?;

@@ -6,11 +6,11 @@
 //! | q | f32 | `[tokens, num_heads, head_dim]` |
 //! | lengths | u32 | `[tokens]`: keys that the row may see, its own included; 0 is a dead row |
 //! | slots | u32 | `[tokens]`, row of the block table |
-//! | block_table | u32 | `[slots, max_blocks]` |
-//! | k_pool, v_pool | [`KvType`], but not f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | table | u32 | `[slots, max_blocks]` |
+//! | keys, values | [`KvType`], but not f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //! | angles, with a rotation | f32 | `[positions, head_dim / 2, 2]`, (cos, sin) |
 //! | out, with one split | f32 | `[tokens, num_heads, head_dim]` |
-//! | partial, with more | f32 | `[tokens, num_heads, splits, head_dim + 2]` |
+//! | partials, with more | f32 | `[tokens, num_heads, splits, head_dim + 2]` |
 //!
 //! Grid `[tokens, num_kv_heads * sets, splits]`, where a set is up to 16 query heads of a
 //! key/value head. What a row sees, what a partial is and how keys are divided among splits is as in
@@ -167,15 +167,15 @@ impl AttentionDecodeSpec {
             Param::input::<f32>("q"),
             Param::input::<u32>("lengths"),
             Param::input::<u32>("slots"),
-            Param::input::<u32>("block_table"),
-            Param::input::<u8>("k_pool"),
-            Param::input::<u8>("v_pool"),
+            Param::input::<u32>("table"),
+            Param::input::<u8>("keys"),
+            Param::input::<u8>("values"),
         ];
         params.extend(self.rope.map(|_| Param::input::<f32>("angles")));
         params.push(Param::output::<f32>(if self.splits == 1 {
             "out"
         } else {
-            "partial"
+            "partials"
         }));
         params
     }
@@ -220,10 +220,10 @@ impl AttentionDecodeSpec {
             k.declare(self.params());
             let q = k.bind::<f32>("q");
             let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));
-            let table = k.bind::<u32>("block_table");
-            let (keys, values) = (k.bind::<u8>("k_pool"), k.bind::<u8>("v_pool"));
+            let table = k.bind::<u32>("table");
+            let (keys, values) = (k.bind::<u8>("keys"), k.bind::<u8>("values"));
             let angles = k.bind_if::<f32>("angles").map(Ptr::read_only);
-            let out = k.bind::<f32>(if splits == 1 { "out" } else { "partial" });
+            let out = k.bind::<f32>(if splits == 1 { "out" } else { "partials" });
             let length = lengths.load(k.block_x());
             let row = slots.load(k.block_x()) * self.max_blocks;
             let (start, low, end) = self.range(k, length);

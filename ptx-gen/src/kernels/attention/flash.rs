@@ -6,8 +6,8 @@
 //! | q | f32 | `[n, num_heads, head_dim]` |
 //! | lengths | u32 | `[n]`: keys that the row may see, its own included; 0 is a dead row |
 //! | slots | u32 | `[n]`, row of the block table, equal in 64 rows from a multiple of 64 on |
-//! | block_table | u32 | `[slots, max_blocks]` |
-//! | k_pool, v_pool | [`KvType`], but not f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | table | u32 | `[slots, max_blocks]` |
+//! | keys, values | [`KvType`], but not f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //! | out | f32 | `[n, num_heads, head_dim]` |
 //! | n | u32 | rows |
 //!
@@ -159,9 +159,9 @@ impl AttentionFlashSpec {
             Param::input::<f32>("q"),
             Param::input::<u32>("lengths"),
             Param::input::<u32>("slots"),
-            Param::input::<u32>("block_table"),
-            Param::input::<u8>("k_pool"),
-            Param::input::<u8>("v_pool"),
+            Param::input::<u32>("table"),
+            Param::input::<u8>("keys"),
+            Param::input::<u8>("values"),
             Param::output::<f32>("out"),
             Param::scalar::<u32>("n"),
         ]
@@ -195,8 +195,8 @@ impl AttentionFlashSpec {
             k.declare(self.params());
             let q = k.bind::<f32>("q");
             let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));
-            let table = k.bind::<u32>("block_table");
-            let pools = [k.bind::<u8>("k_pool"), k.bind::<u8>("v_pool")];
+            let table = k.bind::<u32>("table");
+            let pools = [k.bind::<u8>("keys"), k.bind::<u8>("values")];
             let out = k.bind::<f32>("out");
             let n = k.bind_value::<u32>("n");
             // The last queries see the most keys: they start first.

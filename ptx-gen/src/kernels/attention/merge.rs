@@ -4,7 +4,7 @@
 //! | parameter | type | shape |
 //! |---|---|---|
 //! | lengths | u32 | `[tokens]`, as of the attention |
-//! | partial | f32 | `[tokens, num_heads, splits, head_dim + 2]`: o, then m (in base 2) and l |
+//! | partials | f32 | `[tokens, num_heads, splits, head_dim + 2]`: o, then m (in base 2) and l |
 //! | out | f32 | `[tokens, num_heads, head_dim]` |
 //!
 //! Grid `[tokens, num_heads, head_dim / columns]`. A row without keys, where the first split's m
@@ -99,7 +99,7 @@ impl AttentionMergeSpec {
     pub fn params(&self) -> Vec<Param> {
         vec![
             Param::input::<u32>("lengths"),
-            Param::input::<f32>("partial"),
+            Param::input::<f32>("partials"),
             Param::output::<f32>("out"),
         ]
     }
@@ -133,7 +133,7 @@ impl AttentionMergeSpec {
             k.block_size(threads);
             k.declare(self.params());
             let lengths = k.bind::<u32>("lengths");
-            let partial = k.bind::<f32>("partial");
+            let partial = k.bind::<f32>("partials");
             let out = k.bind::<f32>("out");
             let head = k.block_x() * num_heads + k.block_y();
             let from = partial.offset(head * splits * (dim + 2));

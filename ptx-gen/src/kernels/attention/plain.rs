@@ -6,10 +6,10 @@
 //! | q | f32 | `[tokens, num_heads, head_dim]` |
 //! | lengths | u32 | `[tokens]`: keys that the row may see, its own included; 0 is a dead row |
 //! | slots | u32 | `[tokens]`, row of the block table |
-//! | block_table | u32 | `[slots, max_blocks]` |
-//! | k_pool, v_pool | [`KvType`] | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | table | u32 | `[slots, max_blocks]` |
+//! | keys, values | [`KvType`] | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //! | out, with one split | f32 | `[tokens, num_heads, head_dim]` |
-//! | partial, with more | f32 | `[tokens, num_heads, splits, head_dim + 2]` |
+//! | partials, with more | f32 | `[tokens, num_heads, splits, head_dim + 2]` |
 //!
 //! Grid `[tokens, num_kv_heads, splits]`. Row t sees keys `max(0, length - window) .. length`;
 //! with a cap, scores become `softcap * tanh(score / softcap)`. A dead row gives zeros.
@@ -151,10 +151,10 @@ impl AttentionSpec {
             Param::input::<f32>("q"),
             Param::input::<u32>("lengths"),
             Param::input::<u32>("slots"),
-            Param::input::<u32>("block_table"),
-            Param::input::<u8>("k_pool"),
-            Param::input::<u8>("v_pool"),
-            Param::output::<f32>(if self.splits == 1 { "out" } else { "partial" }),
+            Param::input::<u32>("table"),
+            Param::input::<u8>("keys"),
+            Param::input::<u8>("values"),
+            Param::output::<f32>(if self.splits == 1 { "out" } else { "partials" }),
         ]
     }
 
@@ -188,9 +188,9 @@ impl AttentionSpec {
             k.declare(self.params());
             let q = k.bind::<f32>("q");
             let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));
-            let table = k.bind::<u32>("block_table");
-            let (keys, values) = (k.bind::<u8>("k_pool"), k.bind::<u8>("v_pool"));
-            let out = k.bind::<f32>(if splits == 1 { "out" } else { "partial" });
+            let table = k.bind::<u32>("table");
+            let (keys, values) = (k.bind::<u8>("keys"), k.bind::<u8>("values"));
+            let out = k.bind::<f32>(if splits == 1 { "out" } else { "partials" });
             let row = slots.load(k.block_x()) * self.max_blocks;
             let pools = Pools {
                 spec: self,

@@ -5,9 +5,9 @@
 //! | k, v | f32 | `[tokens, num_kv_heads * head_dim]` |
 //! | lengths | u32 | `[tokens]`, position plus one; 0 writes nothing |
 //! | slots | u32 | `[tokens]`, row of the block table |
-//! | block_table | u32 | `[slots, max_blocks]` |
+//! | table | u32 | `[slots, max_blocks]` |
 //! | angles, with a rotation | f32 | `[positions, head_dim / 2, 2]`, (cos, sin) |
-//! | k_pool, v_pool | [`KvType`] | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | keys, values | [`KvType`] | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //!
 //! Grid `[tokens, 1, 1]`, four elements a thread. Bytes are `round(x / scale)`, where a warp finds
 //! the scale of a head. With a rotation keys are turned on their way, as
@@ -88,10 +88,10 @@ impl KvWriteSpec {
             Param::input::<f32>("v"),
             Param::input::<u32>("lengths"),
             Param::input::<u32>("slots"),
-            Param::input::<u32>("block_table"),
+            Param::input::<u32>("table"),
         ];
         params.extend(self.rope.map(|_| Param::input::<f32>("angles")));
-        params.extend(["k_pool", "v_pool"].map(Param::output::<u8>));
+        params.extend(["keys", "values"].map(Param::output::<u8>));
         params
     }
 
@@ -123,11 +123,11 @@ impl KvWriteSpec {
             k.declare(self.params());
             let (keys, values) = (k.bind::<f32>("k"), k.bind::<f32>("v"));
             let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));
-            let table = k.bind::<u32>("block_table");
+            let table = k.bind::<u32>("table");
             let angles = k.bind_if::<f32>("angles").map(Ptr::read_only);
             let t = k.block_x();
             let length = lengths.load(t);
-            let (k_pool, v_pool) = (k.bind::<u8>("k_pool"), k.bind::<u8>("v_pool"));
+            let (k_pool, v_pool) = (k.bind::<u8>("keys"), k.bind::<u8>("values"));
             let position = length.max(1) - 1;
             let found = k.var(0u32);
             k.if_(length.gt(0), || {

@@ -154,13 +154,6 @@ impl AttentionDecodeSpec {
         tokens * (cache + 4 * u64::from(self.num_heads) * (dim + written))
     }
 
-    /// Operations on `tokens` rows that all see a full table (or window) of keys.
-    pub fn flops(&self, tokens: u64) -> u64 {
-        let context = self.max_blocks * self.block_tokens;
-        let keys = u64::from(self.window.map_or(context, |w| w.min(context)));
-        4 * tokens * keys * u64::from(self.num_heads * self.head_dim)
-    }
-
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
         let mut params = vec![

@@ -146,13 +146,6 @@ impl AttentionFlashSpec {
         tokens * rows * u64::from(self.head_dim)
     }
 
-    /// Operations on `tokens` rows from position 0, without those of masked keys.
-    pub fn flops(&self, tokens: u64) -> u64 {
-        let window = self.window.map_or(tokens, |w| tokens.min(u64::from(w)));
-        let seen = window * (window + 1) / 2 + (tokens - window) * window;
-        4 * seen * u64::from(self.num_heads * self.head_dim)
-    }
-
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
         vec![

@@ -68,7 +68,8 @@ impl AttentionMergeSpec {
         &self,
         division: &Division<'k>,
         length: Val<'k, u32>,
-        (first, of): (Val<'k, u32>, u32),
+        first: Val<'k, u32>,
+        of: u32,
     ) -> Vec<(Val<'k, u32>, Val<'k, Pred>)> {
         let split = |turn: u32| {
             // Past the last split there are no keys either.
@@ -88,11 +89,6 @@ impl AttentionMergeSpec {
     pub fn bytes(&self, tokens: u64) -> u64 {
         let (dim, splits) = (u64::from(self.head_dim), u64::from(self.splits));
         4 * tokens * u64::from(self.num_heads) * (splits * (dim + 2) + dim)
-    }
-
-    /// Operations on `tokens` rows.
-    pub fn flops(&self, tokens: u64) -> u64 {
-        2 * tokens * u64::from(self.num_heads * self.splits * self.head_dim)
     }
 
     /// The parameters in launch order.
@@ -143,8 +139,8 @@ impl AttentionMergeSpec {
             let column = k.block_z() * columns + lane * 2;
 
             // The splits of a thread, and the warp's view of all.
-            let mine = self.splits_of(&division, length, (group, groups));
-            let everyone = self.splits_of(&division, length, (k.lane(), 32));
+            let mine = self.splits_of(&division, length, group, groups);
+            let everyone = self.splits_of(&division, length, k.lane(), 32);
             k.wait_for_predecessor();
 
             // The columns of its own, their maxima; maxima and denominators of all.

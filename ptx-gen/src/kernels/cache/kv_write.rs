@@ -146,8 +146,19 @@ impl KvWriteSpec {
             if kv_type == KvType::Int8 {
                 k.wait_for_predecessor();
                 k.exit_if(length.eq(0));
-                self.quantise(k, (keys.offset(row), turn.as_ref()), k_pool, (block, token));
-                self.quantise(k, (values.offset(row), None), v_pool, (block, token));
+                let place = Place { block, token };
+                let keys = Heads {
+                    source: keys.offset(row),
+                    turn: turn.as_ref(),
+                    pool: k_pool,
+                };
+                self.quantise(k, &keys, &place);
+                let values = Heads {
+                    source: values.offset(row),
+                    turn: None,
+                    pool: v_pool,
+                };
+                self.quantise(k, &values, &place);
                 return;
             }
             let parts: Vec<_> = (0..self.row().div_ceil(k.threads() * WIDTH))
@@ -181,20 +192,30 @@ impl KvWriteSpec {
     }
 }
 
+/// The position that a row is written to.
+struct Place<'k> {
+    /// Block of the pools, and the position within it.
+    block: Val<'k, u32>,
+    token: Val<'k, u32>,
+}
+
+/// The keys or the values of a row on their way to their pool.
+struct Heads<'k, 't> {
+    source: Ptr<'k, f32>,
+    /// How they are turned, if they are.
+    turn: Option<&'t Turned<'k>>,
+    pool: Ptr<'k, u8>,
+}
+
 impl KvWriteSpec {
     /// Writes the heads of a token as bytes and their scales, a warp a head at a time.
-    fn quantise<'k>(
-        &self,
-        k: &'k Builder,
-        (source, turn): (Ptr<'k, f32>, Option<&Turned<'k>>),
-        pool: Ptr<'k, u8>,
-        (block, token): (Val<'k, u32>, Val<'k, u32>),
-    ) {
+    fn quantise<'k>(&self, k: &'k Builder, heads: &Heads<'k, '_>, place: &Place<'k>) {
+        let Place { block, token } = *place;
         let dim = self.head_dim;
         let block_bytes = self.kv_type.block_bytes(self.block_tokens, dim);
         k.for_each(k.warp(), self.num_kv_heads, k.threads() / 32, |head| {
             let to = (block * self.num_kv_heads + head).cast::<u64>() * u64::from(block_bytes);
-            let to = pool.offset(to);
+            let to = heads.pool.offset(to);
             let turns = dim.div_ceil(32 * WIDTH);
             let parts: Vec<_> = (0..turns)
                 .map(|turn| k.lane() * WIDTH + turn * 32 * WIDTH)
@@ -204,8 +225,8 @@ impl KvWriteSpec {
             let found: Vec<[_; 4]> = parts
                 .iter()
                 .map(|e| {
-                    let (from, i) = (source.offset(head * dim), e.min(dim - WIDTH));
-                    match turn {
+                    let (from, i) = (heads.source.offset(head * dim), e.min(dim - WIDTH));
+                    match heads.turn {
                         Some(turn) => turn.load(from, i, turn.angles(i)),
                         None => from.load_vec4(i),
                     }

@@ -6,7 +6,7 @@
 //! | out | f32, 16-byte aligned; may be `x` or `residual` | `[n]` |
 //! | n | u32 | elements |
 //!
-//! Grid `[ceil(n / 1024), 1, 1]`; four neighbouring elements a thread. Moves 12n bytes, n flops.
+//! Grid `[ceil(n / 1024), 1, 1]`; four neighbouring elements a thread. Moves 12n bytes.
 
 use crate::ir::{Kernel, Param};
 use crate::target::Target;
@@ -30,11 +30,6 @@ impl AddSpec {
     /// Bytes moved for `n` elements.
     pub fn bytes(&self, n: u64) -> u64 {
         12 * n
-    }
-
-    /// Operations on `n` elements.
-    pub fn flops(&self, n: u64) -> u64 {
-        n
     }
 
     /// The parameters in launch order.

@@ -8,7 +8,7 @@
 //!
 //! Grid `[rows, 1, 1]`. Rows of up to 16,384 elements stay in registers; the second reading of longer
 //! ones comes from L1. Moves `8 * rows * dim + 4 * dim`
-//! bytes, `4 * rows * dim` flops. Norms of heads are rows of `dim = head_dim`.
+//! bytes. Norms of heads are rows of `dim = head_dim`.
 
 use crate::build::{Builder, Ptr};
 use crate::ir::{Kernel, Param};
@@ -48,11 +48,6 @@ impl RmsNormSpec {
     /// Bytes moved for `rows` rows.
     pub fn bytes(&self, rows: u64) -> u64 {
         8 * rows * u64::from(self.dim) + 4 * u64::from(self.dim)
-    }
-
-    /// Operations on `rows` rows.
-    pub fn flops(&self, rows: u64) -> u64 {
-        4 * rows * u64::from(self.dim)
     }
 
     /// The parameters in launch order.

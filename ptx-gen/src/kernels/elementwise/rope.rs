@@ -138,11 +138,6 @@ impl RopeSpec {
         tokens * (8 * u64::from(self.num_heads * self.head_dim) + 4 * u64::from(self.rot_dim))
     }
 
-    /// Operations on `tokens` rows.
-    pub fn flops(&self, tokens: u64) -> u64 {
-        6 * tokens * u64::from(self.pairs())
-    }
-
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
         vec![

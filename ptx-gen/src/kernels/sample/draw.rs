@@ -104,7 +104,7 @@ impl SampleSpec {
                 };
                 draw.quad(k.block_x() * THREADS + k.thread_x(), &best);
             });
-            let (_, winner) = race.last_winner(&best, &parts, (row, k.block_x()));
+            let (_, winner) = race.last_winner(&best, &parts, row, k.block_x());
             k.if_(k.thread_x().eq(0), || {
                 let token = k.select(draws.ne(0), winner, top);
                 out.store(row, token);

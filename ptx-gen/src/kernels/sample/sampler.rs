@@ -221,7 +221,7 @@ impl SampleSpec {
                     best.follow(v, quad * 4 + j);
                 }
             });
-            let (max, top) = race.last_winner(&best, &parts, (row, k.block_x()));
+            let (max, top) = race.last_winner(&best, &parts, row, k.block_x());
 
             let inv_temperature = params.cast::<f32>().load(INV_TEMPERATURE);
             let finite = max.gt(f32::NEG_INFINITY) & max.lt(f32::INFINITY);

@@ -44,7 +44,9 @@ mod weights;
 use crate::ir::Kernel;
 use crate::target::Target;
 
-pub use attention::{AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec};
+pub use attention::{
+    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionShape, AttentionSpec,
+};
 pub use cache::{KvType, KvWriteSpec};
 pub use elementwise::{
     Activation, AddSpec, EmbedSpec, GatherRowsSpec, GluSpec, RmsNormSpec, RopeKind, RopeSpec,

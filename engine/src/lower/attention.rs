@@ -10,7 +10,8 @@
 //! graph replays one grid. Splits past a row's keys end at once.
 
 use gannet_ptx_gen::kernels::{
-    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec as AttentionKernel,
+    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionShape,
+    AttentionSpec as AttentionKernel,
 };
 
 use super::launches::Emitter;
@@ -77,20 +78,16 @@ impl Emitter<'_> {
         lowered.scratch_bytes = lowered.scratch_bytes.max(partials * 4);
         let merge = AttentionMergeSpec {
             target: self.options.target,
-            num_heads: a.num_heads as u32,
-            head_dim: a.head_dim as u32,
+            shape: self.attention_shape(a),
             splits,
-            block_tokens: BLOCK_TOKENS as u32,
-            window: a.window,
         };
         let args = vec![Arg::Lengths, Arg::Scratch, Arg::Buffer(to)];
         self.push(lowered, merge, tokens, args);
         Ok(())
     }
 
-    fn plain(&self, a: &AttentionConfig, splits: u32) -> AttentionKernel {
-        AttentionKernel {
-            target: self.options.target,
+    fn attention_shape(&self, a: &AttentionConfig) -> AttentionShape {
+        AttentionShape {
             num_heads: a.num_heads as u32,
             num_kv_heads: a.num_kv_heads as u32,
             head_dim: a.head_dim as u32,
@@ -100,6 +97,13 @@ impl Emitter<'_> {
             scale: a.scale,
             softcap: a.softcap,
             window: a.window,
+        }
+    }
+
+    fn plain(&self, a: &AttentionConfig, splits: u32) -> AttentionKernel {
+        AttentionKernel {
+            target: self.options.target,
+            shape: self.attention_shape(a),
             splits,
         }
     }
@@ -109,15 +113,7 @@ impl Emitter<'_> {
         let many = self.shape.rows > GEMV_MAX_ROWS && self.shape.kind == StepKind::Prompt;
         let flash = AttentionFlashSpec {
             target: self.options.target,
-            num_heads: a.num_heads as u32,
-            num_kv_heads: a.num_kv_heads as u32,
-            head_dim: a.head_dim as u32,
-            block_tokens: BLOCK_TOKENS as u32,
-            max_blocks: self.options.max_blocks as u32,
-            kv_type: self.options.kv_type,
-            scale: a.scale,
-            softcap: a.softcap,
-            window: a.window,
+            shape: self.attention_shape(a),
         };
         (many && self.is_fast() && flash.check().is_ok()).then_some(flash)
     }
@@ -126,15 +122,7 @@ impl Emitter<'_> {
     fn decode(&self, plain: &AttentionKernel) -> Option<AttentionDecodeSpec> {
         let decode = AttentionDecodeSpec {
             target: plain.target,
-            num_heads: plain.num_heads,
-            num_kv_heads: plain.num_kv_heads,
-            head_dim: plain.head_dim,
-            block_tokens: plain.block_tokens,
-            max_blocks: plain.max_blocks,
-            kv_type: plain.kv_type,
-            scale: plain.scale,
-            softcap: plain.softcap,
-            window: plain.window,
+            shape: plain.shape,
             splits: plain.splits,
             rope: None,
             overlaps: false,

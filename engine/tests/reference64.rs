@@ -13,8 +13,8 @@ use common::{floats, json, shared, tokens};
 use gannet_engine::device::make_executor;
 use gannet_engine::exec::Precision;
 use gannet_engine::{DeviceChoice, Model, SessionOptions, eval};
-use reference::cases::{CASES, Case, FAMILIES, SEEDS};
-use reference::micro::{self, MicroModel};
+use reference::cases::{CASES, Case, FAMILIES, LLAMA, SEEDS};
+use reference::micro::{self, FactorTensors, Key, MicroModel};
 use reference::{Reference, kld};
 
 /// Micro-models with logits of another float64 implementation, rounded to f32.
@@ -97,12 +97,58 @@ fn every_case_differs_from_its_family() {
         let (a, vocab_size) = reference_logits(&case.model, 40, case.context);
         let (b, _) = reference_logits(family, 40, 64);
         let (worst, _) = compare(&a, &b, vocab_size);
-        if case.name == family.arch {
+        if case.is_plain {
             assert_eq!(worst, 0.0, "{}", case.name);
         } else {
             assert!(worst > 0.01, "{}: {worst}", case.name);
         }
     }
+}
+
+/// Keys that some families read, in files of those that do not.
+#[test]
+fn keys_of_other_families_change_nothing() {
+    let yarn = |keys| MicroModel { keys, ..LLAMA };
+    let model = yarn(&[
+        ("rope.scaling.type", Key::Text("yarn")),
+        ("rope.scaling.factor", Key::Float(4.0)),
+        ("rope.scaling.original_context_length", Key::Int(16)),
+    ]);
+    let with_more = yarn(&[
+        ("rope.scaling.type", Key::Text("yarn")),
+        ("rope.scaling.factor", Key::Float(4.0)),
+        ("rope.scaling.original_context_length", Key::Int(16)),
+        ("rope.scaling.yarn_beta_fast", Key::Float(4.0)),
+        ("rope.scaling.yarn_beta_slow", Key::Float(0.5)),
+        ("rope.scaling.yarn_ext_factor", Key::Float(0.5)),
+        ("rope.scaling.yarn_attn_factor", Key::Float(2.0)),
+        ("rope.scaling.yarn_log_multiplier", Key::Float(1.0)),
+        ("attention.temperature_scale", Key::Float(0.5)),
+        ("attention.sliding_window", Key::Int(4)),
+        ("final_logit_softcapping", Key::Float(1.0)),
+    ]);
+    let (plain, vocab_size) = reference_logits(&LLAMA, 40, 64);
+    let (scaled, _) = reference_logits(&model, 40, 64);
+    let (found, _) = reference_logits(&with_more, 40, 64);
+    assert!(compare(&plain, &scaled, vocab_size).0 > 0.01);
+    assert_eq!(found, scaled);
+}
+
+#[test]
+fn a_tensor_that_nothing_reads_is_refused() {
+    let open = |model: MicroModel| Reference::open(model.file(&vocab()).path()).err();
+    let long = MicroModel {
+        factors: FactorTensors::LongAndShort,
+        ..LLAMA
+    };
+    let refused = open(long).unwrap();
+    assert_eq!(refused, "llama reads no rope_factors_long.weight");
+    let unknown = MicroModel {
+        arch: "gpt2",
+        ..LLAMA
+    };
+    assert_eq!(open(unknown).unwrap(), "no reference for gpt2");
+    assert_eq!(open(LLAMA), None);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The micro-models that executors are held against the reference on: one row a case.
 //!
-//! To hold a family or a switch, add a row to [`CASES`]. Two rows that differ in one switch give
-//! different logits, which `every_case_differs_from_its_family` checks.
+//! To hold a family, add its plainest model to [`FAMILIES`]; to hold it or a switch, add a row to
+//! [`CASES`]. Every row that is not plain gives other logits than its family, which
+//! `every_case_differs_from_its_family` checks: a switch that is overlooked is felt.
 
 use super::micro::{ALL_LINEARS, FactorTensors, Key, MicroModel};
 
@@ -14,6 +15,9 @@ pub struct Case {
     pub lengths: &'static [usize],
     /// Positions that a sequence may grow to.
     pub context: usize,
+    /// Whether its logits are those of the plainest model of its family: what distinguishes it must
+    /// not be read.
+    pub is_plain: bool,
 }
 
 /// Every case runs with each of these seeds.
@@ -65,12 +69,20 @@ const fn case(name: &'static str, model: MicroModel) -> Case {
         model,
         lengths: LENGTHS,
         context: 64,
+        is_plain: false,
+    }
+}
+
+const fn plain(name: &'static str, model: MicroModel) -> Case {
+    Case {
+        is_plain: true,
+        ..case(name, model)
     }
 }
 
 /// What executors are held against.
 pub const CASES: &[Case] = &[
-    case("llama", LLAMA),
+    plain("llama", LLAMA),
     case(
         "llama, tied, one KV head",
         MicroModel {
@@ -84,6 +96,16 @@ pub const CASES: &[Case] = &[
         MicroModel {
             keys: &[
                 ("rope.scaling.type", Key::Text("linear")),
+                ("rope.scaling.factor", Key::Float(4.0)),
+            ],
+            ..LLAMA
+        },
+    ),
+    plain(
+        "llama, a factor of no scaling",
+        MicroModel {
+            keys: &[
+                ("rope.scaling.type", Key::Text("none")),
                 ("rope.scaling.factor", Key::Float(4.0)),
             ],
             ..LLAMA
@@ -166,7 +188,7 @@ pub const CASES: &[Case] = &[
             ..LLAMA
         },
     ),
-    case("qwen2", QWEN2),
+    plain("qwen2", QWEN2),
     case(
         "qwen2, a head, a bias on every linear",
         MicroModel {
@@ -197,7 +219,7 @@ pub const CASES: &[Case] = &[
             ..QWEN2
         },
     ),
-    case("qwen3", QWEN3),
+    plain("qwen3", QWEN3),
     case(
         "qwen3, tied, a bias on every linear",
         MicroModel {

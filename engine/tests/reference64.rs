@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{floats, json, shared, tokens};
-use gannet_engine::device::make_executor;
-use gannet_engine::exec::Precision;
-use gannet_engine::{DeviceChoice, Model, SessionOptions, eval};
+use gannet_engine::internals::settings::Precision;
+use gannet_engine::tools::{eval, make_executor};
+use gannet_engine::{DeviceChoice, Model, SessionOptions};
 use reference::cases::{CASES, Case, FAMILIES, LLAMA, SEEDS};
 use reference::micro::{self, FactorTensors, Key, MicroModel};
 use reference::{Reference, kld};

@@ -18,7 +18,7 @@ use super::launches::Emitter;
 use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Lowered, Node, NodeKind, StepKind};
 use crate::Error;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{AttentionConfig, Buf, Cache, Op, Rope};
+use crate::plan::{AttentionConfig, Buf, CacheId, Op, Rope};
 use crate::settings::Precision;
 
 /// Keys that a split has at least, by the kernels' own rule: more splits would be without any.
@@ -29,7 +29,7 @@ const MAX_SPLITS: usize = 128;
 impl Emitter<'_> {
     pub(super) fn attention(
         &self,
-        cache: Cache,
+        cache: CacheId,
         a: &AttentionConfig,
         (q, rope): (Buf, Option<Rope>),
         to: Buf,

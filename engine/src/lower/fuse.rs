@@ -7,7 +7,7 @@
 
 use super::Shape;
 use crate::lower::{Activations, Unit};
-use crate::plan::{Activation, AttentionConfig, Buf, Cache, Op, Plan, Rope, Rows, Weight};
+use crate::plan::{Activation, AttentionConfig, Buf, CacheId, Op, Plan, Rope, Rows, Weight};
 
 /// An operation, or several that share a launch.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,8 +42,8 @@ pub enum NodeKind {
     },
     /// Rotates keys and appends them and values to the cache of a layer.
     RotatedKvWrite {
-        /// Cache.
-        cache: Cache,
+        /// CacheId.
+        cache: CacheId,
         /// Rotation.
         rope: Rope,
         /// Keys before it.
@@ -53,8 +53,8 @@ pub enum NodeKind {
     },
     /// Attention of queries that it rotates.
     RotatedAttention {
-        /// Cache.
-        cache: Cache,
+        /// CacheId.
+        cache: CacheId,
         /// Shape of the attention.
         spec: AttentionConfig,
         /// Rotation.
@@ -71,7 +71,7 @@ pub trait Kernels {
     /// Whether a gated unit of the step is one kernel.
     fn gates(&self) -> bool;
     /// Whether keys can be rotated on their way into the cache.
-    fn rotates_keys(&self, rope: Rope, cache: Cache) -> bool;
+    fn rotates_keys(&self, rope: Rope, cache: CacheId) -> bool;
     /// Whether queries can be rotated on their way into attention.
     fn rotates_queries(&self, rope: Rope, spec: &AttentionConfig) -> bool;
 }

@@ -13,7 +13,7 @@ use super::{
 use crate::Error;
 use crate::kv::BLOCK_TOKENS;
 use crate::plan::{
-    Activation, AttentionConfig, Buf, Cache, Op, Plan, Rope, RopeKind, Rows, Weight,
+    Activation, AttentionConfig, Buf, CacheId, Op, Plan, Rope, RopeKind, Rows, Weight,
 };
 use crate::settings::Precision;
 
@@ -39,7 +39,7 @@ impl fuse::Kernels for Emitter<'_> {
         self.shape.rows <= self.options.gemv_rows()
     }
 
-    fn rotates_keys(&self, rope: Rope, cache: Cache) -> bool {
+    fn rotates_keys(&self, rope: Rope, cache: CacheId) -> bool {
         let whole = self.turns_whole_heads(rope, self.plan.cache(cache).head_dim);
         whole && self.kv_write_spec(cache, Some(rope)).check().is_ok()
     }
@@ -224,7 +224,7 @@ impl Emitter<'_> {
     /// Appends keys, rotated on their way or as they are, and values.
     fn kv_write(
         &self,
-        cache: Cache,
+        cache: CacheId,
         (k, rope): (Buf, Option<Rope>),
         v: Buf,
         lowered: &mut Lowered,
@@ -245,7 +245,7 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn kv_write_spec(&self, cache: Cache, rope: Option<Rope>) -> KvWriteSpec {
+    fn kv_write_spec(&self, cache: CacheId, rope: Option<Rope>) -> KvWriteSpec {
         let cache = self.plan.cache(cache);
         KvWriteSpec {
             target: self.options.target,

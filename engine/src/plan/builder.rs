@@ -4,7 +4,7 @@
 //! reads like the model file.
 
 use super::{
-    Activation, AttentionConfig, Buf, BufferInfo, Cache, CacheInfo, Element, Op, Plan, Rope,
+    Activation, AttentionConfig, Buf, BufferInfo, CacheId, CacheInfo, Element, Op, Plan, Rope,
     RopeTable, Rows, Weight, WeightInfo,
 };
 
@@ -104,17 +104,17 @@ impl PlanBuilder {
     }
 
     /// Declares a cache of keys and values.
-    pub fn cache(&mut self, name: &str, num_kv_heads: usize, head_dim: usize) -> Cache {
+    pub fn cache(&mut self, name: &str, num_kv_heads: usize, head_dim: usize) -> CacheId {
         self.caches.push(CacheInfo {
             name: name.to_owned(),
             num_kv_heads,
             head_dim,
         });
-        Cache(self.caches.len() as u32 - 1)
+        CacheId(self.caches.len() as u32 - 1)
     }
 
     /// Appends keys and values to a cache.
-    pub fn kv_write(&mut self, cache: Cache, k: Buf, v: Buf) {
+    pub fn kv_write(&mut self, cache: CacheId, k: Buf, v: Buf) {
         let width = self.caches[cache.0 as usize].width();
         assert_eq!(self.shape(k), (Rows::Tokens, width), "keys fill the cache");
         assert_eq!(
@@ -126,7 +126,13 @@ impl PlanBuilder {
     }
 
     /// Causal attention of a layer over a cache.
-    pub fn attention(&mut self, layer: usize, q: Buf, cache: Cache, spec: AttentionConfig) -> Buf {
+    pub fn attention(
+        &mut self,
+        layer: usize,
+        q: Buf,
+        cache: CacheId,
+        spec: AttentionConfig,
+    ) -> Buf {
         let (rows, cols) = self.shape(q);
         assert_eq!(cols, spec.num_heads * spec.head_dim, "heads fill the row");
         let out = self.buffer(format!("blk.{layer}.attention"), rows, cols, Element::F32);

@@ -33,7 +33,7 @@ pub struct Weight(pub u32);
 
 /// A cache of the plan: an index into [`Plan::caches`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Cache(pub u32);
+pub struct CacheId(pub u32);
 
 /// A rope table of the plan: an index into [`Plan::ropes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -119,7 +119,7 @@ pub struct Plan {
     pub ropes: Vec<RopeTable>,
     /// The operations in order.
     pub ops: Vec<Op>,
-    /// Every cache, indexed by [`Cache`].
+    /// Every cache, indexed by [`CacheId`].
     pub caches: Vec<CacheInfo>,
     /// `[outputs, vocab_size]`.
     pub logits: Buf,
@@ -144,7 +144,7 @@ impl Plan {
 
     /// Geometry of a cache.
     #[must_use]
-    pub fn cache(&self, c: Cache) -> &CacheInfo {
+    pub fn cache(&self, c: CacheId) -> &CacheInfo {
         &self.caches[c.0 as usize]
     }
 

@@ -6,7 +6,7 @@
 //! computes them (`exec::cpu`, `lower`, the dump) matches every variant, so that a new row does not
 //! compile until all of them have it.
 
-use super::{Activation, AttentionConfig, Buf, Cache, Rope, Weight};
+use super::{Activation, AttentionConfig, Buf, CacheId, Rope, Weight};
 
 /// How far the results of two executors may differ: a class, of which parity knows the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -126,7 +126,7 @@ macro_rules! operations {
 
             /// The caches it reads.
             #[must_use]
-            pub fn reads_cache(&self) -> Vec<Cache> {
+            pub fn reads_cache(&self) -> Vec<CacheId> {
                 match self {
                     $(Op::$name { $($seen,)* .. } => vec![$(*$seen),*],)*
                 }
@@ -134,7 +134,7 @@ macro_rules! operations {
 
             /// The caches it appends to.
             #[must_use]
-            pub fn writes_cache(&self) -> Vec<Cache> {
+            pub fn writes_cache(&self) -> Vec<CacheId> {
                 match self {
                     $(Op::$name { $($kept,)* .. } => vec![$(*$kept),*],)*
                 }
@@ -213,7 +213,7 @@ operations! {
     /// Appends keys and values of the step's tokens to a cache.
     KvWrite = "kv_write" {
         /// Where to.
-        cache: Cache,
+        cache: CacheId,
         /// `[tokens, num_kv_heads * head_dim]`.
         k: Buf,
         /// `[tokens, num_kv_heads * head_dim]`.
@@ -225,7 +225,7 @@ operations! {
     /// Causal attention over a cache.
     Attention = "attention" {
         /// Keys and values.
-        cache: Cache,
+        cache: CacheId,
         /// Heads, scale, window.
         spec: AttentionConfig,
         /// `[tokens, num_heads * head_dim]`.

@@ -114,7 +114,7 @@ struct Names {
     rooms: BTreeMap<String, String>,
     /// What `lib.rs` gives a name, by that name.
     aliases: BTreeMap<Path, Path>,
-    /// Lines of `lib.rs` that re-export everything of a room.
+    /// Lines of `lib.rs` that re-export everything of a room right at the root.
     globs: Vec<usize>,
     /// The rooms of macros that lie at the root wherever they are written.
     macros: BTreeMap<String, String>,
@@ -153,6 +153,14 @@ impl Names {
             };
             if name.last().is_none_or(|last| last != "*") {
                 names.aliases.insert(name, path);
+            } else if let [module @ .., _] = &name[..]
+                && !module.is_empty()
+            {
+                // A module of the root stands for what it re-exports.
+                let star = usize::from(path.last().is_some_and(|last| last == "*"));
+                names
+                    .aliases
+                    .insert(module.to_vec(), path[..path.len() - star].to_vec());
             } else if names.has_room(&path) {
                 names.globs.push(line);
             }
@@ -364,6 +372,17 @@ mod tests {
         let said: Vec<String> = check(&tree).iter().map(|f| f.to_string()).collect();
         assert_eq!(said.len(), 2, "{said:?}");
         assert_eq!(said[1], "engine/src: a circle of rooms: error, exec, plan");
+    }
+
+    #[test]
+    fn a_module_of_the_root_is_the_room_that_it_re_exports() {
+        let root = "pub mod internals { pub mod exec { pub use crate::exec::*; } }\n";
+        let says = |file: &str, code: &str| says_of(root, file, code);
+        let climbs = says("engine/src/plan/mod.rs", "use crate::internals::exec::Cpu;");
+        assert_eq!(climbs.len(), 1, "{climbs:?}");
+        assert!(climbs[0].contains("plan must not use exec"), "{climbs:?}");
+        let descends = says("engine/src/exec/mod.rs", "use crate::internals::exec::Cpu;");
+        assert_eq!(descends, [""; 0]);
     }
 
     #[test]

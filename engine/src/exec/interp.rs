@@ -12,7 +12,7 @@ use gannet_ptx_gen::target::Target;
 
 use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
 use super::packed::{block_bytes, pack_weight, place};
-use super::{DecodeStart, Executor, Limits, Stats, Step};
+use super::{DecodeStart, Executor, ExecutorKind, Inspect, Limits, Stats, Step};
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{Arg, COUNTERS, DeviceProfile, LowerOptions, Lowered, Shape, Unit, lower};
@@ -242,8 +242,8 @@ fn fault(fault: Fault) -> Error {
 }
 
 impl Executor for InterpExecutor {
-    fn name(&self) -> &'static str {
-        "interp"
+    fn kind(&self) -> ExecutorKind {
+        ExecutorKind::Interp
     }
 
     fn plan(&self) -> &Plan {
@@ -302,6 +302,20 @@ impl Executor for InterpExecutor {
         Ok(())
     }
 
+    fn stats(&self) -> Stats {
+        Stats {
+            steps: self.steps,
+            launches: self.launches,
+            ..Stats::default()
+        }
+    }
+
+    fn inspect(&mut self) -> &mut dyn Inspect {
+        self
+    }
+}
+
+impl Inspect for InterpExecutor {
     fn units(&mut self, shape: Shape) -> Result<Vec<Unit>, Error> {
         Ok(self.prepared(shape)?.lowered.units.clone())
     }
@@ -355,14 +369,6 @@ impl Executor for InterpExecutor {
         match self.place_of(b) {
             Some((address, _)) => self.memory.write(address, data).map_err(fault),
             None => Ok(()),
-        }
-    }
-
-    fn stats(&self) -> Stats {
-        Stats {
-            steps: self.steps,
-            launches: self.launches,
-            ..Stats::default()
         }
     }
 }

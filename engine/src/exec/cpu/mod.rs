@@ -16,7 +16,7 @@ use gannet_quant::cpu::{Product, matmul_exact, matmul_fast_each};
 use attention::LayerCache;
 
 use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
-use super::{DecodeStart, Executor, Limits, Stats, Step};
+use super::{DecodeStart, Executor, ExecutorKind, Inspect, Limits, Stats, Step};
 use crate::Error;
 use crate::exec::sample::argmax;
 use crate::kv::BlockTable;
@@ -311,10 +311,10 @@ fn group_products(ops: &[Op]) -> Vec<Range<usize>> {
 }
 
 impl Executor for CpuExecutor {
-    fn name(&self) -> &'static str {
+    fn kind(&self) -> ExecutorKind {
         match self.precision {
-            Precision::Exact => "cpu-exact",
-            Precision::Fast => "cpu",
+            Precision::Exact => ExecutorKind::CpuExact,
+            Precision::Fast => ExecutorKind::Cpu,
         }
     }
 
@@ -374,6 +374,16 @@ impl Executor for CpuExecutor {
         Ok(())
     }
 
+    fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    fn inspect(&mut self) -> &mut dyn Inspect {
+        self
+    }
+}
+
+impl Inspect for CpuExecutor {
     fn units(&mut self, _shape: Shape) -> Result<Vec<Unit>, Error> {
         let plan = self.model.plan();
         let unit = |(i, op): (usize, &Op)| {
@@ -434,9 +444,5 @@ impl Executor for CpuExecutor {
         let (slot, len) = (self.slot(b), self.len(b));
         self.slots[slot][..len].copy_from_slice(data);
         Ok(())
-    }
-
-    fn stats(&self) -> Stats {
-        self.stats
     }
 }

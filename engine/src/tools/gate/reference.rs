@@ -12,7 +12,7 @@ use gannet_quant::cpu::{gelu_mul, matmul_exact, silu_mul};
 
 use crate::Error;
 use crate::exec::cpu::CpuExecutor;
-use crate::exec::{Executor, Limits, Step};
+use crate::exec::{Inspect, Limits, Step};
 use crate::kv::BlockTable;
 use crate::lower::Unit;
 use crate::model::Model;

@@ -58,9 +58,10 @@ impl Emitter<'_> {
                 ..decode
             })
         } else {
-            plain
-                .check()
-                .map_err(|why| Error::Cuda(format!("attention of layer {layer}: {why}")))?;
+            plain.check().map_err(|why| Error::Unsupported {
+                what: format!("attention of layer {layer}"),
+                why,
+            })?;
             KernelSpec::from(plain)
         };
         if splits == 1 {

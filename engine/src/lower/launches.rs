@@ -229,8 +229,10 @@ impl Emitter<'_> {
         lowered: &mut Lowered,
     ) -> Result<(), Error> {
         let spec = self.kv_write_spec(rope);
-        spec.check()
-            .map_err(|why| Error::Cuda(format!("the cache of layer {layer}: {why}")))?;
+        spec.check().map_err(|why| Error::Unsupported {
+            what: format!("the cache of layer {layer}"),
+            why,
+        })?;
         let mut args = vec![
             Arg::Buffer(k),
             Arg::Buffer(v),
@@ -418,7 +420,10 @@ impl Emitter<'_> {
     }
 
     fn unsupported(&self, w: Weight, why: String) -> Error {
-        Error::Cuda(format!("{}: {why}", self.plan.weight(w).name))
+        Error::Unsupported {
+            what: self.plan.weight(w).name.clone(),
+            why,
+        }
     }
 }
 

@@ -204,7 +204,7 @@ impl InterpExecutor {
             Arg::Buffer(b) => {
                 let place = prepared.buffers[b.0 as usize].ok_or_else(|| {
                     let name = &self.model.plan().buffer(b).name;
-                    Error::Interp(format!("buffer {name} is read and never written"))
+                    Error::internal(format!("buffer {name} is read and never written"))
                 })?;
                 place.0
             }
@@ -228,7 +228,7 @@ impl InterpExecutor {
 
     fn words(&self, b: Buf) -> Result<Vec<u32>, Error> {
         let (address, bytes) = self.place_of(b).ok_or_else(|| {
-            Error::Interp(format!(
+            Error::Request(format!(
                 "no step has written {} yet",
                 self.plan().buffer(b).name
             ))

@@ -53,7 +53,10 @@ pub(crate) fn pack_weight(model: &Model, plan: &Plan, w: Weight) -> Result<Vec<u
 
 /// The error of a weight that cannot be packed.
 pub(crate) fn failed(plan: &Plan, w: Weight, e: &gannet_quant::Error) -> Error {
-    Error::Cuda(format!("{}: {e}", plan.weight(w).name))
+    Error::Unsupported {
+        what: plan.weight(w).name.clone(),
+        why: e.to_string(),
+    }
 }
 
 /// Offset and bytes of every buffer of a lowered step in one piece of memory, and its size. `None`

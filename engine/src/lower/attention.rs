@@ -59,11 +59,9 @@ impl Emitter<'_> {
                 ..decode
             })
         } else {
-            plain.check().map_err(|why| {
-                Error::Cuda(format!(
-                    "attention over {}: {why}",
-                    self.plan.cache(cache).name
-                ))
+            plain.check().map_err(|why| Error::Unsupported {
+                what: format!("attention over {}", self.plan.cache(cache).name),
+                why,
             })?;
             KernelSpec::from(plain)
         };

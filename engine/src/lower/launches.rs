@@ -230,8 +230,10 @@ impl Emitter<'_> {
         lowered: &mut Lowered,
     ) -> Result<(), Error> {
         let spec = self.kv_write_spec(cache, rope);
-        spec.check()
-            .map_err(|why| Error::Cuda(format!("{}: {why}", self.plan.cache(cache).name)))?;
+        spec.check().map_err(|why| Error::Unsupported {
+            what: self.plan.cache(cache).name.clone(),
+            why,
+        })?;
         let mut args = vec![
             Arg::Buffer(k),
             Arg::Buffer(v),
@@ -417,7 +419,10 @@ impl Emitter<'_> {
     }
 
     fn unsupported(&self, w: Weight, why: String) -> Error {
-        Error::Cuda(format!("{}: {why}", self.plan.weight(w).name))
+        Error::Unsupported {
+            what: self.plan.weight(w).name.clone(),
+            why,
+        }
     }
 }
 

@@ -69,7 +69,7 @@ impl CudaExecutor {
         session: &SessionOptions,
     ) -> Result<CudaExecutor, Error> {
         let plan = model.plan();
-        let limits = fit(gpu, model, session)?;
+        let (limits, estimate) = fit(gpu, model, session)?;
         let options = LowerOptions {
             target: gpu.target,
             precision: session.precision,
@@ -94,7 +94,8 @@ impl CudaExecutor {
             .collect::<Result<_, _>>()?;
         let stream = Stream::new(&gpu.context)?;
         let (kernels, memory, load) =
-            load::load(gpu, model, limits, (&lowered, &choosing), &stream)?;
+            load::load(gpu, model, limits, (&lowered, &choosing), &stream)
+                .map_err(|error| estimate.explain(error, limits))?;
         let state = StepState::new(&gpu.context, limits)?;
         Ok(CudaExecutor {
             model: Arc::clone(model),
@@ -217,7 +218,7 @@ impl CudaExecutor {
 
     fn download(&self, b: Buf, out: &mut [u8]) -> Result<(), Error> {
         let memory = self.memory_of(b).ok_or_else(|| {
-            Error::Cuda(format!(
+            Error::Request(format!(
                 "no step has written {} yet",
                 self.plan().buffer(b).name
             ))
@@ -277,7 +278,7 @@ impl CudaExecutor {
 /// Memory of a buffer that the step makes.
 fn made(prepared: &Prepared, b: Buf) -> Result<Buffer, Error> {
     let buffer = prepared.buffers[b.0 as usize].clone();
-    buffer.ok_or_else(|| Error::Cuda("the step chooses no token".to_owned()))
+    buffer.ok_or_else(|| Error::internal("the step chooses no token"))
 }
 
 /// The shape of a step that decodes `rows` sequences.

@@ -22,7 +22,7 @@
 //! those of many; [`tools`] compare, measure and make models. The crate prints nothing, speaks no
 //! HTTP and starts no runtime.
 
-mod error;
+pub mod error;
 mod exec;
 mod files;
 mod kv;
@@ -36,7 +36,7 @@ pub mod tools;
 
 pub use error::Error;
 pub use exec::sample::Sampling;
-pub use exec::{LoadReport, Opening};
+pub use exec::{ExecutorKind, LoadReport, Opening};
 pub use model::{Model, ModelOptions};
 pub use serve::{Batch, Event, Finish, GenerateOptions, Generation, SeqId, Session};
 pub use settings::{Config, DeviceChoice, ExecutorChoice, SamplerOn, SessionOptions};

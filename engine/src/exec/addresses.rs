@@ -50,13 +50,13 @@ impl<'a, P> Addresses<'a, P> {
             Arg::U32(n) => return Ok(Passed::Number(n)),
             Arg::Buffer(b) => self.buffers[b.0 as usize].as_ref().ok_or_else(|| {
                 let name = &self.plan.buffer(b).name;
-                Error::Cuda(format!("buffer {name} is read and never written"))
+                Error::internal(format!("buffer {name} is read and never written"))
             })?,
             Arg::Weight(w) => &self.weights[w.0 as usize],
             Arg::Input(column) => self.inputs.column(column),
             Arg::BlockTable => &self.inputs.block_table,
-            Arg::Keys(layer) => &self.keys[layer],
-            Arg::Values(layer) => &self.values[layer],
+            Arg::Keys(cache) => &self.keys[cache.0 as usize],
+            Arg::Values(cache) => &self.values[cache.0 as usize],
             Arg::RopeTable(rope) => &self.ropes[rope.0 as usize],
             Arg::Scratch => self.scratch,
             Arg::Counters => self.counters,

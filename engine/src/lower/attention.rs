@@ -10,14 +10,15 @@
 //! graph replays one grid. Splits past a row's keys end at once.
 
 use gannet_ptx_gen::kernels::{
-    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec as AttentionKernel,
+    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionShape,
+    AttentionSpec as AttentionKernel,
 };
 
 use super::select::{Choice, Chosen, Selector, one};
 use super::{GEMV_MAX_ROWS, StepKind};
 use crate::Error;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{AttentionSpec, Buf, Rope};
+use crate::plan::{AttentionConfig, Buf, CacheId, Rope};
 use crate::settings::Precision;
 
 /// Keys that a split has at least, by the kernels' own rule: more splits would be without any.
@@ -28,8 +29,8 @@ const MAX_SPLITS: usize = 128;
 impl Selector<'_> {
     pub(super) fn attention(
         &self,
-        layer: usize,
-        a: &AttentionSpec,
+        cache: CacheId,
+        a: &AttentionConfig,
         rope: Option<Rope>,
         out: Buf,
     ) -> Result<Choice, Error> {
@@ -43,9 +44,10 @@ impl Selector<'_> {
             let rope = rope.map(|rope| self.rope_kind(rope));
             one(AttentionDecodeSpec { rope, ..decode }, tokens)
         } else {
-            plain
-                .check()
-                .map_err(|why| Error::Cuda(format!("attention of layer {layer}: {why}")))?;
+            plain.check().map_err(|why| Error::Unsupported {
+                what: format!("attention over {}", self.plan.cache(cache).name),
+                why,
+            })?;
             one(plain, tokens)
         };
         if splits == 1 {
@@ -53,11 +55,8 @@ impl Selector<'_> {
         }
         let merge = AttentionMergeSpec {
             target: self.options.target,
-            num_heads: a.num_heads as u32,
-            head_dim: a.head_dim as u32,
+            shape: self.attention_shape(a),
             splits,
-            block_tokens: BLOCK_TOKENS as u32,
-            window: a.window,
         };
         kernels.push(Chosen {
             spec: merge.into(),
@@ -67,9 +66,8 @@ impl Selector<'_> {
         Ok((kernels, partials * 4))
     }
 
-    fn plain(&self, a: &AttentionSpec, splits: u32) -> AttentionKernel {
-        AttentionKernel {
-            target: self.options.target,
+    fn attention_shape(&self, a: &AttentionConfig) -> AttentionShape {
+        AttentionShape {
             num_heads: a.num_heads as u32,
             num_kv_heads: a.num_kv_heads as u32,
             head_dim: a.head_dim as u32,
@@ -79,24 +77,23 @@ impl Selector<'_> {
             scale: a.scale,
             softcap: a.softcap,
             window: a.window,
+        }
+    }
+
+    fn plain(&self, a: &AttentionConfig, splits: u32) -> AttentionKernel {
+        AttentionKernel {
+            target: self.options.target,
+            shape: self.attention_shape(a),
             splits,
         }
     }
 
     /// The kernel for prompts, where it is one's turn.
-    fn flash(&self, a: &AttentionSpec) -> Option<AttentionFlashSpec> {
+    fn flash(&self, a: &AttentionConfig) -> Option<AttentionFlashSpec> {
         let many = self.shape.rows > GEMV_MAX_ROWS && self.shape.kind == StepKind::Prompt;
         let flash = AttentionFlashSpec {
             target: self.options.target,
-            num_heads: a.num_heads as u32,
-            num_kv_heads: a.num_kv_heads as u32,
-            head_dim: a.head_dim as u32,
-            block_tokens: BLOCK_TOKENS as u32,
-            max_blocks: self.options.max_blocks as u32,
-            kv_type: self.options.kv_type,
-            scale: a.scale,
-            softcap: a.softcap,
-            window: a.window,
+            shape: self.attention_shape(a),
         };
         (many && self.is_fast() && flash.check().is_ok()).then_some(flash)
     }
@@ -105,15 +102,7 @@ impl Selector<'_> {
     fn decode(&self, plain: &AttentionKernel) -> Option<AttentionDecodeSpec> {
         let decode = AttentionDecodeSpec {
             target: plain.target,
-            num_heads: plain.num_heads,
-            num_kv_heads: plain.num_kv_heads,
-            head_dim: plain.head_dim,
-            block_tokens: plain.block_tokens,
-            max_blocks: plain.max_blocks,
-            kv_type: plain.kv_type,
-            scale: plain.scale,
-            softcap: plain.softcap,
-            window: plain.window,
+            shape: plain.shape,
             splits: plain.splits,
             rope: None,
             overlaps: false,
@@ -122,7 +111,7 @@ impl Selector<'_> {
     }
 
     /// Whether attention runs on a kernel that can rotate its queries.
-    pub(super) fn rotated_decode(&self, rope: Rope, a: &AttentionSpec) -> bool {
+    pub(super) fn rotated_decode(&self, rope: Rope, a: &AttentionConfig) -> bool {
         let decode = self.decode(&self.plain(a, 1));
         let rotated = decode.map(|decode| AttentionDecodeSpec {
             rope: Some(self.rope_kind(rope)),
@@ -137,7 +126,7 @@ impl Selector<'_> {
 
     /// Enough splits to give every multiprocessor two blocks, of which three fit one, within the
     /// bounds above.
-    fn splits(&self, a: &AttentionSpec, tokens: u32) -> u32 {
+    fn splits(&self, a: &AttentionConfig, tokens: u32) -> u32 {
         let blocks = tokens as usize * a.num_kv_heads;
         let wanted = (2 * self.options.multiprocessors).div_ceil(blocks);
         let context = self.options.max_blocks * BLOCK_TOKENS;

@@ -9,7 +9,7 @@ use gannet_ptx_gen::ir::{Access, Param};
 
 use super::pattern::{Node, NodeKind};
 use super::select::{Chosen, Selected};
-use super::{Activations, Arg, KernelSpec, Lowered, Unit, internal};
+use super::{Activations, Arg, KernelSpec, Lowered, Unit};
 use crate::Error;
 use crate::plan::{Buf, Column, Op, Plan};
 
@@ -53,7 +53,7 @@ impl<T: Clone> Named<T> {
             Some((name, _)) => {
                 let kernels: Vec<_> = kernels.iter().map(|(kernel, _)| kernel.name()).collect();
                 let kernels = kernels.join(", ");
-                Err(internal(format!("no parameter {name} of {kernels}")))
+                Err(Error::internal(format!("no parameter {name} of {kernels}")))
             }
         }
     }
@@ -61,7 +61,7 @@ impl<T: Clone> Named<T> {
 
 fn unbound(kernel: &KernelSpec, param: &Param) -> Error {
     let (kernel, param) = (kernel.name(), &param.name);
-    internal(format!("nothing is bound to parameter {param} of {kernel}"))
+    Error::internal(format!("nothing is bound to parameter {param} of {kernel}"))
 }
 
 /// Appends the launches of a unit, and the unit.
@@ -96,7 +96,7 @@ pub(super) fn bind(plan: &Plan, selected: Selected, lowered: &mut Lowered) -> Re
     let Node { ops, .. } = &selected.node;
     let name = selected.node.name(plan);
     if !same(&reads, &selected.node.reads) || !same(&writes, &selected.node.writes) {
-        return Err(internal(format!(
+        return Err(Error::internal(format!(
             "{name}: its kernels read {reads:?} and write {writes:?}, its operations read {:?} and \
              write {:?}",
             selected.node.reads, selected.node.writes
@@ -139,7 +139,7 @@ fn arguments(
         if matches!(arg, Arg::U32(_)) != param.pointee.is_none() {
             let (kernel, param) = (chosen.spec.name(), &param.name);
             let what = arg.describe(plan);
-            return Err(internal(format!("{what} is no {param} of {kernel}")));
+            return Err(Error::internal(format!("{what} is no {param} of {kernel}")));
         }
         Ok(arg)
     });
@@ -193,15 +193,15 @@ fn given(kind: &NodeKind) -> Named<Arg> {
             ("x", buffer(x)),
             ("out", buffer(out)),
         ]),
-        NodeKind::RotatedKvWrite { layer, rope, k, v } => Named::new([
+        NodeKind::RotatedKvWrite { cache, rope, k, v } => Named::new([
             ("k", buffer(k)),
             ("v", buffer(v)),
             ("angles", Arg::RopeTable(rope)),
-            ("k_pool", Arg::Keys(layer)),
-            ("v_pool", Arg::Values(layer)),
+            ("k_pool", Arg::Keys(cache)),
+            ("v_pool", Arg::Values(cache)),
         ]),
         NodeKind::RotatedAttention {
-            layer,
+            cache,
             spec: _,
             rope,
             q,
@@ -209,8 +209,8 @@ fn given(kind: &NodeKind) -> Named<Arg> {
         } => Named::new([
             ("q", buffer(q)),
             ("angles", Arg::RopeTable(rope)),
-            ("k_pool", Arg::Keys(layer)),
-            ("v_pool", Arg::Values(layer)),
+            ("k_pool", Arg::Keys(cache)),
+            ("v_pool", Arg::Values(cache)),
             ("out", buffer(out)),
         ]),
     }
@@ -257,21 +257,21 @@ fn given_by_op(op: &Op) -> Named<Arg> {
             ("table", Arg::RopeTable(rope)),
             ("out", buffer(out)),
         ]),
-        Op::KvWrite { layer, k, v } => Named::new([
+        Op::KvWrite { cache, k, v } => Named::new([
             ("k", buffer(k)),
             ("v", buffer(v)),
-            ("k_pool", Arg::Keys(layer)),
-            ("v_pool", Arg::Values(layer)),
+            ("k_pool", Arg::Keys(cache)),
+            ("v_pool", Arg::Values(cache)),
         ]),
         Op::Attention {
-            layer,
+            cache,
             spec: _,
             q,
             out,
         } => Named::new([
             ("q", buffer(q)),
-            ("k_pool", Arg::Keys(layer)),
-            ("v_pool", Arg::Values(layer)),
+            ("k_pool", Arg::Keys(cache)),
+            ("v_pool", Arg::Values(cache)),
             ("out", buffer(out)),
         ]),
         Op::Glu {

@@ -135,11 +135,11 @@ fn seen(lengths: &[u32], window: Option<u32>) -> u64 {
 }
 
 fn seen_by_each(spec: &AttentionSpec, lengths: &[u32]) -> Option<u64> {
-    Some(spec.bytes_at(live(lengths), seen(lengths, spec.window)))
+    Some(spec.bytes_at(live(lengths), seen(lengths, spec.shape.window)))
 }
 
 fn seen_by_each_decode(spec: &AttentionDecodeSpec, lengths: &[u32]) -> Option<u64> {
-    Some(spec.bytes_at(live(lengths), seen(lengths, spec.window)))
+    Some(spec.bytes_at(live(lengths), seen(lengths, spec.shape.window)))
 }
 
 /// Rows of one sequence: what the last one sees, and behind a window what the first one does.
@@ -147,6 +147,7 @@ fn seen_by_all(spec: &AttentionFlashSpec, lengths: &[u32]) -> Option<u64> {
     let live = live(lengths);
     let last = u64::from(lengths.last().copied().unwrap_or(0));
     let window = spec
+        .shape
         .window
         .map_or(last, |w| (u64::from(w) + live).saturating_sub(1));
     Some(spec.bytes_at(live, last.min(window)))
@@ -248,7 +249,7 @@ impl SampleFilter {
 
 #[cfg(test)]
 mod tests {
-    use gannet_ptx_gen::kernels::KvType;
+    use gannet_ptx_gen::kernels::{AttentionShape, KvType};
     use gannet_ptx_gen::target::Target;
 
     use super::*;
@@ -256,15 +257,17 @@ mod tests {
     fn few(window: Option<u32>) -> AttentionSpec {
         AttentionSpec {
             target: Target::Sm80,
-            num_heads: 8,
-            num_kv_heads: 2,
-            head_dim: 64,
-            block_tokens: 32,
-            max_blocks: 128,
-            kv_type: KvType::F16,
-            scale: 0.125,
-            softcap: None,
-            window,
+            shape: AttentionShape {
+                num_heads: 8,
+                num_kv_heads: 2,
+                head_dim: 64,
+                block_tokens: 32,
+                max_blocks: 128,
+                kv_type: KvType::F16,
+                scale: 0.125,
+                softcap: None,
+                window,
+            },
             splits: 4,
         }
     }
@@ -287,22 +290,9 @@ mod tests {
 
     #[test]
     fn a_prompt_reads_its_cache_once() {
-        let AttentionSpec {
-            target, kv_type, ..
-        } = few(None);
         let flash = |window| {
-            KernelSpec::from(AttentionFlashSpec {
-                target,
-                num_heads: 8,
-                num_kv_heads: 2,
-                head_dim: 64,
-                block_tokens: 32,
-                max_blocks: 128,
-                kv_type,
-                scale: 0.125,
-                softcap: None,
-                window,
-            })
+            let AttentionSpec { target, shape, .. } = few(window);
+            KernelSpec::from(AttentionFlashSpec { target, shape })
         };
         let lengths = |from: u32| (from + 1..=from + 100).collect::<Vec<_>>();
         let whole = flash(None);

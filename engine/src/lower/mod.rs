@@ -35,7 +35,7 @@ use gannet_ptx_gen::target::Target;
 
 use crate::Error;
 use crate::kv::KvType;
-use crate::plan::{Buf, Column, Plan, Rope, Storage, Weight, assign_storage};
+use crate::plan::{Buf, CacheId, Column, Plan, Rope, Storage, Weight, assign_storage};
 use crate::settings::{Buffers, Precision};
 
 /// Steps with up to this many rows run on matrix-vector kernels, which read each weight once for
@@ -115,10 +115,10 @@ pub enum Arg {
     Input(Column),
     /// `u32[num_slots, max_blocks]`.
     BlockTable,
-    /// Keys of a layer.
-    Keys(usize),
-    /// Values of a layer.
-    Values(usize),
+    /// Keys of a cache.
+    Keys(CacheId),
+    /// Values of a cache.
+    Values(CacheId),
     /// Cosines and sines.
     RopeTable(Rope),
     /// Partial results between the launches of one unit.
@@ -153,8 +153,8 @@ impl Arg {
             Arg::Weight(w) => plan.weight(w).name.clone(),
             Arg::Input(column) => column.name().to_owned(),
             Arg::BlockTable => "block_table".to_owned(),
-            Arg::Keys(layer) => format!("keys.{layer}"),
-            Arg::Values(layer) => format!("values.{layer}"),
+            Arg::Keys(cache) => format!("keys of {}", plan.cache(cache).name),
+            Arg::Values(cache) => format!("values of {}", plan.cache(cache).name),
             Arg::RopeTable(Rope(rope)) => format!("rope.{rope}"),
             Arg::Scratch => "scratch".to_owned(),
             Arg::Counters => "counters".to_owned(),
@@ -209,7 +209,7 @@ pub fn lower(plan: &Plan, shape: Shape, options: &LowerOptions) -> Result<Lowere
     let nodes = pattern::group(plan, shape, &selector, options.profile.without());
     let selected = nodes.into_iter().map(|node| selector.select(node));
     let selected = selected.collect::<Result<Vec<_>, _>>()?;
-    let scheduled = schedule::schedule(selected, shape, options);
+    let scheduled = schedule::schedule(plan, selected, shape, options);
     let mut lowered = Lowered {
         shape,
         kernels: Vec::new(),
@@ -236,11 +236,6 @@ pub fn lower(plan: &Plan, shape: Shape, options: &LowerOptions) -> Result<Lowere
         }
     };
     Ok(lowered)
-}
-
-/// The error of passes that do not fit each other.
-fn internal(why: String) -> Error {
-    Error::Cuda(format!("lowering: {why}"))
 }
 
 impl Lowered {

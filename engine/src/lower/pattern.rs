@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Shape;
-use crate::plan::{Activation, AttentionSpec, Buf, Op, Plan, Rope, Rows, Weight};
+use crate::plan::{Activation, AttentionConfig, Buf, CacheId, Op, Plan, Rope, Rows, Weight};
 use crate::settings::RuleSet;
 
 macro_rules! patterns {
@@ -137,10 +137,10 @@ pub enum NodeKind {
         /// Output.
         out: Buf,
     },
-    /// Rotates keys and appends them and values to the cache of a layer.
+    /// Rotates keys and appends them and values to a cache.
     RotatedKvWrite {
-        /// Layer.
-        layer: usize,
+        /// Where to, or where from.
+        cache: CacheId,
         /// Rotation.
         rope: Rope,
         /// Keys before it.
@@ -150,10 +150,10 @@ pub enum NodeKind {
     },
     /// Attention of queries that it rotates.
     RotatedAttention {
-        /// Layer.
-        layer: usize,
+        /// Where to, or where from.
+        cache: CacheId,
         /// Shape of the attention.
-        spec: AttentionSpec,
+        spec: AttentionConfig,
         /// Rotation.
         rope: Rope,
         /// Queries before it.
@@ -183,7 +183,7 @@ impl Node {
     /// reads.
     fn new(plan: &Plan, kind: NodeKind, rule: Option<Rule>, ops: Vec<usize>) -> Node {
         let all = || ops.iter().map(|&i| &plan.ops[i]);
-        let made: Vec<Buf> = all().filter_map(Op::writes).collect();
+        let made: Vec<Buf> = all().flat_map(Op::writes).collect();
         let read: Vec<Buf> = all().flat_map(Op::reads).collect();
         let mut reads: Vec<Buf> = Vec::new();
         for &b in read.iter().filter(|b| !made.contains(b)) {
@@ -215,9 +215,9 @@ pub trait Kernels {
     /// Whether a gated unit of the step is one kernel.
     fn gates(&self) -> bool;
     /// Whether keys can be rotated on their way into the cache.
-    fn rotates_keys(&self, rope: Rope) -> bool;
+    fn rotates_keys(&self, rope: Rope, cache: CacheId) -> bool;
     /// Whether queries can be rotated on their way into attention.
-    fn rotates_queries(&self, rope: Rope, spec: &AttentionSpec) -> bool;
+    fn rotates_queries(&self, rope: Rope, spec: &AttentionConfig) -> bool;
 }
 
 /// What a pattern found: what it becomes, and the operations inside besides the last.
@@ -238,8 +238,8 @@ impl Operations<'_> {
     /// The operation that makes a buffer which one other reads, and nobody besides.
     fn private(&self, b: Buf) -> Option<(usize, &Op)> {
         let is_private = self.readers[b.0 as usize] == 1 && b != self.plan.logits;
-        let mut ops = self.plan.ops.iter().enumerate();
-        ops.find(|(_, op)| is_private && op.writes() == Some(b))
+        let at = self.plan.writer(b).filter(|_| is_private)?;
+        Some((at, &self.plan.ops[at]))
     }
 
     /// The product that makes a private buffer.
@@ -321,13 +321,13 @@ fn gated(ops: &Operations<'_>, last: &Op) -> Option<Found> {
 }
 
 fn rotated_kv_write(ops: &Operations<'_>, last: &Op) -> Option<Found> {
-    let &Op::KvWrite { layer, k, v } = last else {
+    let &Op::KvWrite { cache, k, v } = last else {
         return None;
     };
     let Rotation { at, x, rope } = ops.rotation(k)?;
-    ops.kernels.rotates_keys(rope).then(|| Found {
+    ops.kernels.rotates_keys(rope, cache).then(|| Found {
         kind: NodeKind::RotatedKvWrite {
-            layer,
+            cache,
             rope,
             k: x,
             v,
@@ -338,7 +338,7 @@ fn rotated_kv_write(ops: &Operations<'_>, last: &Op) -> Option<Found> {
 
 fn rotated_attention(ops: &Operations<'_>, last: &Op) -> Option<Found> {
     let &Op::Attention {
-        layer,
+        cache,
         spec,
         q,
         out,
@@ -349,7 +349,7 @@ fn rotated_attention(ops: &Operations<'_>, last: &Op) -> Option<Found> {
     let Rotation { at, x, rope } = ops.rotation(q)?;
     ops.kernels.rotates_queries(rope, &spec).then(|| Found {
         kind: NodeKind::RotatedAttention {
-            layer,
+            cache,
             spec,
             rope,
             q: x,

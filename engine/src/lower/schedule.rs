@@ -8,10 +8,9 @@
 //!
 //! Families write their operations in the order in which a network is read.
 
-use super::pattern::NodeKind;
 use super::select::Selected;
 use super::{LowerOptions, Shape, StepKind};
-use crate::plan::{Buf, Op};
+use crate::plan::{Buf, Plan};
 use crate::settings::Precision;
 
 /// How a launch overlaps with those beside it; each kernel takes what it knows to do.
@@ -23,57 +22,50 @@ pub(super) struct Overlap {
     pub(super) loads_ahead: bool,
 }
 
-/// What a unit has to do with the cache.
+/// What a unit has to do with a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CacheUse {
     /// Nothing.
     None,
-    /// Appends to it.
+    /// Appends to one.
     Appends,
-    /// Attends to it with these queries.
-    Attends(Buf),
+    /// Attends to one.
+    Attends,
 }
 
 impl CacheUse {
-    fn of(kind: &NodeKind) -> CacheUse {
-        match *kind {
-            NodeKind::Op(ref op) => match *op {
-                Op::KvWrite { .. } => CacheUse::Appends,
-                Op::Attention { q, .. } => CacheUse::Attends(q),
-                Op::Embed { .. }
-                | Op::RmsNorm { .. }
-                | Op::MatMul { .. }
-                | Op::Rope { .. }
-                | Op::Glu { .. }
-                | Op::Add { .. }
-                | Op::GatherOutputs { .. }
-                | Op::ArgMax { .. } => CacheUse::None,
-            },
-            NodeKind::MatMulAdd { .. } | NodeKind::GatedMatMul { .. } => CacheUse::None,
-            NodeKind::RotatedKvWrite { .. } => CacheUse::Appends,
-            NodeKind::RotatedAttention { q, .. } => CacheUse::Attends(q),
+    /// By the contracts of a unit's operations.
+    fn of(plan: &Plan, unit: &Selected) -> CacheUse {
+        let ops = || unit.node.ops.iter().map(|&i| &plan.ops[i]);
+        if ops().any(|op| !op.reads_cache().is_empty()) {
+            CacheUse::Attends
+        } else if ops().any(|op| !op.writes_cache().is_empty()) {
+            CacheUse::Appends
+        } else {
+            CacheUse::None
         }
     }
 }
 
 /// Orders the units of a step and says how they overlap.
 pub(super) fn schedule(
+    plan: &Plan,
     units: Vec<Selected>,
     shape: Shape,
     options: &LowerOptions,
 ) -> Vec<Selected> {
-    let mut units = queries_last(units);
-    let uses: Vec<CacheUse> = units.iter().map(|u| CacheUse::of(&u.node.kind)).collect();
+    let mut units = queries_last(plan, units);
+    let uses: Vec<CacheUse> = units.iter().map(|u| CacheUse::of(plan, u)).collect();
+    let reads: Vec<Vec<Buf>> = units.iter().map(|u| u.node.reads.clone()).collect();
     // Of the keys that a row sees, the step appends the last only.
     let appends_one = shape.kind == StepKind::Batch || shape.rows == 1;
     let is_fast = options.precision == Precision::Fast;
     for (at, unit) in units.iter_mut().enumerate() {
         let in_front = at.checked_sub(1).and_then(|i| uses.get(i));
         let behind_append = in_front == Some(&CacheUse::Appends);
-        let makes_queries = match uses.get(at + 1) {
-            Some(CacheUse::Attends(q)) => unit.node.writes.contains(q),
-            Some(CacheUse::None | CacheUse::Appends) | None => false,
-        };
+        let attends_behind = uses.get(at + 1) == Some(&CacheUse::Attends);
+        let makes_queries =
+            attends_behind && unit.node.writes.iter().any(|b| reads[at + 1].contains(b));
         let overlap = Overlap {
             hands_over: is_fast && appends_one && behind_append && makes_queries,
             loads_ahead: appends_one || !behind_append,
@@ -86,14 +78,14 @@ pub(super) fn schedule(
 }
 
 /// Moves what makes the queries of an attention, and nothing else, directly in front of it.
-fn queries_last(mut units: Vec<Selected>) -> Vec<Selected> {
+fn queries_last(plan: &Plan, mut units: Vec<Selected>) -> Vec<Selected> {
     for at in 0..units.len() {
-        let CacheUse::Attends(queries) = CacheUse::of(&units[at].node.kind) else {
+        if CacheUse::of(plan, &units[at]) != CacheUse::Attends {
             continue;
-        };
+        }
         // Attention itself, and what only units in here read; both in the order of the step.
         let mut chain = vec![at];
-        let mut wanted = vec![queries];
+        let mut wanted = units[at].node.reads.clone();
         for i in (0..at).rev() {
             let node = &units[i].node;
             let Some(&made) = node.writes.iter().find(|b| wanted.contains(b)) else {
@@ -101,7 +93,7 @@ fn queries_last(mut units: Vec<Selected>) -> Vec<Selected> {
             };
             wanted.retain(|&b| b != made);
             let mut readers = (0..units.len()).filter(|&r| units[r].node.reads.contains(&made));
-            let keeps_off = CacheUse::of(&node.kind) == CacheUse::None;
+            let keeps_off = CacheUse::of(plan, &units[i]) == CacheUse::None;
             if keeps_off && readers.all(|r| chain.contains(&r)) {
                 wanted.extend(&node.reads);
                 chain.insert(0, i);

@@ -4,8 +4,8 @@
 //! kernels without rows.
 
 use gannet_ptx_gen::kernels::{
-    self as library, AddSpec, ArgmaxSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec,
-    GemvGluSpec, GemvSpec, GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec as RopeKernel, WeightFormat,
+    AddSpec, ArgmaxSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec,
+    GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec as RopeKernel, WeightFormat,
 };
 use gannet_quant::{Format, repack};
 
@@ -13,8 +13,9 @@ use super::pattern::{Kernels, Node, NodeKind};
 use super::{BATCH_MAX_ROWS, COUNTERS, GEMV_MAX_ROWS, KernelSpec, LowerOptions, Shape};
 use crate::Error;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::RopeKind;
-use crate::plan::{Activation, AttentionSpec, Buf, Op, Plan, Rope, Rows, Weight};
+use crate::plan::{
+    Activation, AttentionConfig, Buf, CacheId, Op, Plan, Rope, RopeKind, Rows, Weight,
+};
 use crate::settings::Precision;
 
 /// A kernel of a unit, and how many rows (elements, for kernels without rows) a launch of it is over.
@@ -56,12 +57,12 @@ impl Kernels for Selector<'_> {
         self.shape.rows <= self.options.gemv_rows()
     }
 
-    fn rotates_keys(&self, rope: Rope) -> bool {
-        let whole = self.turns_whole_heads(rope, self.plan.kv.head_dim);
-        whole && self.kv_write_spec(Some(rope)).check().is_ok()
+    fn rotates_keys(&self, rope: Rope, cache: CacheId) -> bool {
+        let whole = self.turns_whole_heads(rope, self.plan.cache(cache).head_dim);
+        whole && self.kv_write_spec(cache, Some(rope)).check().is_ok()
     }
 
-    fn rotates_queries(&self, rope: Rope, spec: &AttentionSpec) -> bool {
+    fn rotates_queries(&self, rope: Rope, spec: &AttentionConfig) -> bool {
         self.turns_whole_heads(rope, spec.head_dim) && self.rotated_decode(rope, spec)
     }
 }
@@ -97,18 +98,18 @@ impl Selector<'_> {
                 out,
             } => self.gated(act, (gate, up), out)?,
             NodeKind::RotatedKvWrite {
-                layer,
+                cache,
                 rope,
                 k,
                 v: _,
-            } => self.kv_write(layer, k, Some(rope))?,
+            } => self.kv_write(cache, k, Some(rope))?,
             NodeKind::RotatedAttention {
-                layer,
+                cache,
                 ref spec,
                 rope,
                 q: _,
                 out,
-            } => self.attention(layer, spec, Some(rope), out)?,
+            } => self.attention(cache, spec, Some(rope), out)?,
         };
         Ok(Selected {
             node,
@@ -173,21 +174,24 @@ impl Selector<'_> {
                 };
                 one(spec, self.rows(out))
             }
-            Op::KvWrite { layer, k, v: _ } => self.kv_write(layer, k, None)?,
+            Op::KvWrite { cache, k, v: _ } => self.kv_write(cache, k, None)?,
             Op::Attention {
-                layer,
+                cache,
                 ref spec,
                 q: _,
                 out,
-            } => self.attention(layer, spec, None, out)?,
+            } => self.attention(cache, spec, None, out)?,
             Op::Glu {
                 act,
                 gate: _,
                 up: _,
                 out,
             } => {
-                let activation = activation(act);
-                one(GluSpec { target, activation }, self.elements(out))
+                let spec = GluSpec {
+                    target,
+                    activation: act,
+                };
+                one(spec, self.elements(out))
             }
             Op::Add { a: _, b: _, out } => one(AddSpec { target }, self.elements(out)),
             Op::GatherOutputs { x: _, out } => {
@@ -202,18 +206,21 @@ impl Selector<'_> {
     }
 
     /// Appends keys, rotated on their way or as they are, and values.
-    fn kv_write(&self, layer: usize, k: Buf, rope: Option<Rope>) -> Result<Choice, Error> {
-        let spec = self.kv_write_spec(rope);
-        spec.check()
-            .map_err(|why| Error::Cuda(format!("the cache of layer {layer}: {why}")))?;
+    fn kv_write(&self, cache: CacheId, k: Buf, rope: Option<Rope>) -> Result<Choice, Error> {
+        let spec = self.kv_write_spec(cache, rope);
+        spec.check().map_err(|why| Error::Unsupported {
+            what: self.plan.cache(cache).name.clone(),
+            why,
+        })?;
         Ok(one(spec, self.rows(k)))
     }
 
-    fn kv_write_spec(&self, rope: Option<Rope>) -> KvWriteSpec {
+    fn kv_write_spec(&self, cache: CacheId, rope: Option<Rope>) -> KvWriteSpec {
+        let cache = self.plan.cache(cache);
         KvWriteSpec {
             target: self.options.target,
-            num_kv_heads: self.plan.kv.num_kv_heads as u32,
-            head_dim: self.plan.kv.head_dim as u32,
+            num_kv_heads: cache.num_kv_heads as u32,
+            head_dim: cache.head_dim as u32,
             block_tokens: BLOCK_TOKENS as u32,
             max_blocks: self.options.max_blocks as u32,
             kv_type: self.options.kv_type,
@@ -221,11 +228,8 @@ impl Selector<'_> {
         }
     }
 
-    pub(super) fn rope_kind(&self, rope: Rope) -> library::RopeKind {
-        match self.plan.ropes[rope.0 as usize].kind {
-            RopeKind::Interleaved => library::RopeKind::Interleaved,
-            RopeKind::Neox => library::RopeKind::Neox,
-        }
+    pub(super) fn rope_kind(&self, rope: Rope) -> RopeKind {
+        self.plan.rope(rope).kind
     }
 
     /// Whether a rotation turns all of a head.
@@ -309,7 +313,7 @@ impl Selector<'_> {
             rows: info.rows as u32,
             cols: info.cols as u32,
             tokens_per_block: tokens_per_block(tokens),
-            activation: activation(act),
+            activation: act,
             variant: None,
         };
         spec.check().map_err(|why| self.unsupported(gate, why))?;
@@ -337,19 +341,16 @@ impl Selector<'_> {
     }
 
     fn unsupported(&self, w: Weight, why: String) -> Error {
-        Error::Cuda(format!("{}: {why}", self.plan.weight(w).name))
+        Error::Unsupported {
+            what: self.plan.weight(w).name.clone(),
+            why,
+        }
     }
 }
 
 /// The smallest of 1, 2, 4, 8 that covers the tokens, or 8.
 fn tokens_per_block(tokens: u32) -> u32 {
     tokens.clamp(1, GEMV_MAX_ROWS as u32).next_power_of_two()
-}
-
-fn activation(act: Activation) -> library::Activation {
-    match act {
-        Activation::Silu => library::Activation::Silu,
-    }
 }
 
 /// What a stored format is computed with on a GPU, after the load-time conversion if it needs one.

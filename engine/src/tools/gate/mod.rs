@@ -25,7 +25,8 @@ pub use record::{Passed, passed};
 pub(crate) use reference::Reference;
 
 use crate::Error;
-use crate::exec::{Executor, Limits, Step};
+use crate::error::GateFailure;
+use crate::exec::{Inspect, Limits, Step};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::Unit;
 use crate::lower::{BATCH_MAX_ROWS, GEMV_MAX_ROWS};
@@ -123,7 +124,7 @@ fn tokens(slot: usize, count: usize, vocab_size: usize) -> Vec<u32> {
 ///
 /// # Errors
 /// The device failed, or the plan has something that cannot be computed apart.
-pub fn check(model: &Arc<Model>, device: &mut dyn Executor) -> Result<Vec<Report>, Error> {
+pub fn check(model: &Arc<Model>, device: &mut dyn Inspect) -> Result<Vec<Report>, Error> {
     let limits = device.limits();
     let coverage = Coverage::of(limits);
     let prompt = coverage.prompt;
@@ -146,7 +147,7 @@ pub fn check(model: &Arc<Model>, device: &mut dyn Executor) -> Result<Vec<Report
 }
 
 fn check_step(
-    device: &mut dyn Executor,
+    device: &mut dyn Inspect,
     reference: &mut Reference,
     step: &Step<'_>,
 ) -> Result<Report, Error> {
@@ -158,7 +159,7 @@ fn check_step(
     reference.begin(step)?;
     let mut report = Report {
         left: "the CPU".to_owned(),
-        right: device.name().to_owned(),
+        right: device.kind().to_string(),
         step: format!("first use, step of {}", step.rows()),
         position: step.lengths[0] as usize - 1,
         rows: step.rows(),
@@ -206,10 +207,10 @@ fn last_readers(units: &[Unit]) -> HashMap<Buf, usize> {
 /// Checks an executor called `name`, unless what it is to be remembered under has passed before.
 ///
 /// # Errors
-/// [`Error::Cuda`] with one line that names the unit and the buffer, or the device failed.
+/// [`Error::Gate`] with the unit and the buffer, or the device failed.
 pub(crate) fn at_first_use(
     model: &Arc<Model>,
-    device: &mut dyn Executor,
+    device: &mut dyn Inspect,
     name: &str,
     identity: Option<&Identity>,
 ) -> Result<(), Error> {
@@ -218,15 +219,57 @@ pub(crate) fn at_first_use(
     }
     for report in check(model, device)? {
         if let Some(row) = report.first_failure() {
-            return Err(Error::Cuda(format!(
-                "{name} computes this model wrongly: {} of {} ({}) has NMSE {:.2e} against {}, \
-                 limit {:.0e}; `gannet parity` shows more, --no-gate skips this check",
-                row.buffer, row.unit, report.step, row.nmse, report.left, row.limit
-            )));
+            return Err(Error::Gate(Box::new(GateFailure {
+                device: name.to_owned(),
+                unit: row.unit.clone(),
+                buffer: row.buffer.clone(),
+                step: report.step.clone(),
+                against: report.left.clone(),
+                nmse: row.nmse,
+                limit: row.limit,
+            })));
         }
     }
     if let Some(identity) = identity {
         identity.remember();
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "interp"))]
+mod tests {
+    use super::*;
+    use crate::exec::interp::InterpExecutor;
+    use crate::settings::{Buffers, Faults, Precision};
+
+    #[test]
+    fn a_device_that_computes_wrongly_is_an_error_of_its_own_kind() {
+        let file = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../cli/models/rustdoc-tiny-Q4_K_M.gguf"
+        );
+        let model = Arc::new(Model::open(file).unwrap());
+        let target = gannet_ptx_gen::target::Target::Sm80;
+        let (limits, shared) = (Limits::new(1, 16), Buffers::Shared);
+        let of = Arc::clone(&model);
+        let mut device = InterpExecutor::new(of, target, Precision::Fast, limits, shared).unwrap();
+        // The second launch: the first norm, which every later unit reads from.
+        device.set_faults(Faults {
+            omit_launch: Some(1),
+            ..Faults::default()
+        });
+        match at_first_use(&model, &mut device, "a GPU", None) {
+            Err(Error::Gate(failure)) => {
+                let line = failure.to_string();
+                assert!(
+                    line.starts_with("a GPU computes this model wrongly"),
+                    "{line}"
+                );
+                for way_out in ["--device cpu", "--no-gate"] {
+                    assert!(line.contains(way_out) && !line.contains('\n'), "{line}");
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

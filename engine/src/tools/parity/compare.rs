@@ -5,16 +5,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::report::{bit_equal, compare_tokens, error};
-use super::{Mode, Report, Row, StepRows, Tolerance, diff, diff_chunks};
+use super::{Mode, Report, Row, Side, StepRows, Tolerance, diff, diff_chunks};
 use crate::Error;
 use crate::exec::sample::{Sampling, argmax};
-use crate::exec::{DecodeStart, Executor};
+use crate::exec::{DecodeStart, Executor, Inspect};
 use crate::kv::{BlockTable, KvType};
 use crate::lower::{Activations, Shape, StepKind, Unit};
 use crate::model::Model;
-use crate::settings::{
-    Buffers, Config, DeviceChoice, ExecutorChoice, Faults, Overrides, Precision, SessionOptions,
-};
+use crate::settings::{Buffers, Config, Faults, Overrides, Precision, SessionOptions};
 use crate::tools::make_executor;
 
 /// Rows of the step between the prompt and the generated tokens.
@@ -47,11 +45,10 @@ pub(crate) fn alone_limit(alone: &[Unit], together: &[Unit]) -> f64 {
 /// What [`compare`] compares.
 #[derive(Debug, Clone)]
 pub struct ParityOptions {
-    /// `cpu` (f32 activations, the reference), `cpu-fast`, `interp`, `cuda-eager`, `cuda-graph` or
-    /// `cuda-capture`.
-    pub left: String,
-    /// As `left`.
-    pub right: String,
+    /// The reference.
+    pub left: Side,
+    /// What is held against it.
+    pub right: Side,
     /// Arithmetic of sides that run kernels.
     pub precision: Precision,
     /// Element type of the caches of GPU sides.
@@ -81,8 +78,8 @@ pub struct ParityOptions {
 impl Default for ParityOptions {
     fn default() -> Self {
         ParityOptions {
-            left: "cpu".to_owned(),
-            right: "cuda-eager".to_owned(),
+            left: Side::Cpu,
+            right: Side::CudaEager,
             precision: Precision::default(),
             kv_type: KvType::default(),
             overrides: Overrides::default(),
@@ -121,7 +118,7 @@ pub fn prompts(tokens: &[u32], batch: usize) -> Vec<Vec<u32>> {
 /// in every bit, and must decode the same tokens.
 ///
 /// # Errors
-/// An unknown name, a device that cannot be used, or one that failed.
+/// A device that cannot be used, or one that failed.
 pub fn compare(model: &Arc<Model>, options: &ParityOptions) -> Result<Vec<Report>, Error> {
     model.check_tokens(&options.tokens)?;
     options.overrides.check(model.plan())?;
@@ -133,17 +130,17 @@ pub fn compare(model: &Arc<Model>, options: &ParityOptions) -> Result<Vec<Report
         return refuse("parity needs at least one sequence, and one token in a chunk");
     }
     if options.alone {
-        let mut executor = side(model, options, &options.right, options.faults)?;
-        return Sequences::new(options, executor.as_ref())?.alone(executor.as_mut());
+        let mut executor = side(model, options, options.right, options.faults)?;
+        return Sequences::new(options, executor.as_ref())?.alone(executor.inspect());
     }
-    let mut left = side(model, options, &options.left, Faults::default())?;
-    let mut right = side(model, options, &options.right, options.faults)?;
+    let mut left = side(model, options, options.left, Faults::default())?;
+    let mut right = side(model, options, options.right, options.faults)?;
     let sequences = Sequences::new(options, left.as_ref())?;
-    let mut reports = sequences.compare(left.as_mut(), right.as_mut())?;
+    let mut reports = sequences.compare(left.inspect(), right.inspect())?;
     // What was asked for: executors of one kind go by one name.
     for report in &mut reports {
-        report.left.clone_from(&options.left);
-        report.right.clone_from(&options.right);
+        report.left = options.left.to_string();
+        report.right = options.right.to_string();
     }
     Ok(reports)
 }
@@ -172,12 +169,11 @@ impl<'a> Sequences<'a> {
 
     fn compare(
         mut self,
-        left: &mut dyn Executor,
-        right: &mut dyn Executor,
+        left: &mut dyn Inspect,
+        right: &mut dyn Inspect,
     ) -> Result<Vec<Report>, Error> {
-        let on_gpu = |name: &str| name.starts_with("cuda");
-        let both = on_gpu(&self.options.left) && on_gpu(&self.options.right);
-        let (mode, tolerance) = if both {
+        let both_on_gpu = self.options.left.is_gpu() && self.options.right.is_gpu();
+        let (mode, tolerance) = if both_on_gpu {
             (Mode::Free, Tolerance::BitEqual)
         } else {
             (Mode::Lockstep, Tolerance::PerOperation)
@@ -197,7 +193,11 @@ impl<'a> Sequences<'a> {
             self.push(&next);
         }
         if mode == Mode::Free && self.options.generate > 0 {
-            let mut report = self.report(left.name(), right.name(), "decode");
+            let mut report = self.report(
+                &left.kind().to_string(),
+                &right.kind().to_string(),
+                "decode",
+            );
             let (l, r) = (self.decode(left)?, self.decode(right)?);
             let rows = l.iter().zip(&r).enumerate();
             let rows = rows.map(|(slot, (l, r))| compare_tokens("decode", slot, l, r));
@@ -211,8 +211,8 @@ impl<'a> Sequences<'a> {
     fn prompt(
         &self,
         slot: usize,
-        left: &mut dyn Executor,
-        right: &mut dyn Executor,
+        left: &mut dyn Inspect,
+        right: &mut dyn Inspect,
         (mode, tolerance): (Mode, Tolerance),
     ) -> Result<Vec<Report>, Error> {
         let tokens = &self.tokens[slot];
@@ -242,7 +242,7 @@ impl<'a> Sequences<'a> {
 
     /// Compares each sequence of a batch with itself alone, on one executor: the logits of every
     /// step, and the tokens that the steps choose with those that decoding gives.
-    fn alone(mut self, executor: &mut dyn Executor) -> Result<Vec<Report>, Error> {
+    fn alone(mut self, executor: &mut dyn Inspect) -> Result<Vec<Report>, Error> {
         let vocab_size = executor.plan().vocab_size;
         for slot in 0..self.tokens.len() {
             let tokens = &self.tokens[slot];
@@ -254,7 +254,7 @@ impl<'a> Sequences<'a> {
             let next = executor.next()?[0];
             self.tokens[slot].push(next);
         }
-        let name = &self.options.right;
+        let name = self.options.right;
         let one = Shape {
             rows: 1,
             outputs: 1,
@@ -354,28 +354,11 @@ fn alone_row(slot: usize, alone: &[f32], together: &[f32], limit: f64) -> Row {
 fn side(
     model: &Arc<Model>,
     options: &ParityOptions,
-    name: &str,
+    side: Side,
     faults: Faults,
 ) -> Result<Box<dyn Executor>, Error> {
-    let cuda = |executor| (DeviceChoice::Cuda(options.gpu), executor, options.precision);
-    let (device, executor, precision) = match name {
-        "cpu" | "cpu-exact" => (DeviceChoice::Cpu, ExecutorChoice::Eager, Precision::Exact),
-        "cpu-fast" => (DeviceChoice::Cpu, ExecutorChoice::Eager, Precision::Fast),
-        "interp" => (
-            DeviceChoice::Interp,
-            ExecutorChoice::Eager,
-            options.precision,
-        ),
-        "cuda-eager" => cuda(ExecutorChoice::Eager),
-        "cuda-graph" => cuda(ExecutorChoice::Graph),
-        "cuda-capture" => cuda(ExecutorChoice::Capture),
-        _ => {
-            return Err(Error::Request(format!(
-                "{name:?} is not an executor; expected cpu, cpu-fast, interp, cuda-eager, \
-                 cuda-graph or cuda-capture"
-            )));
-        }
-    };
+    let (device, executor) = side.choice(options.gpu);
+    let precision = side.precision().unwrap_or(options.precision);
     let rows = options.tokens.len();
     let session = SessionOptions {
         device,

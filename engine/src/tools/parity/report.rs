@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::kv::KvType;
 use crate::lower::{Activations, Unit};
-use crate::plan::{Buf, Element, Op, Plan};
+use crate::plan::{Buf, Element, ErrorClass, Op, Plan};
 
 /// What counts as equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Made {
     /// How a buffer is made, by what the units of both sides say.
     pub(crate) fn of(plan: &Plan, b: Buf, kv_type: KvType, sides: &[&[Unit]]) -> Made {
         let units = || sides.iter().flat_map(|units| units.iter());
-        let own = plan.ops.iter().position(|op| op.writes() == Some(b));
+        let own = plan.writer(b);
         let writers = units().filter(|unit| own.is_some_and(|own| unit.ops.contains(&own)));
         let ops: BTreeSet<usize> = writers.flat_map(|unit| &unit.ops).copied().collect();
         let involved = units().filter(|unit| unit.ops.iter().any(|op| ops.contains(op)));
@@ -154,16 +154,16 @@ impl Made {
 /// rounded to it too), 1.1e-4 of bytes. The limits leave room for heads of some large elements.
 #[must_use]
 pub fn limit(op: &Op, numbers: Numbers) -> f64 {
-    match op {
-        Op::MatMul { .. } => numbers.activations.limit(),
-        Op::Attention { .. } => match numbers.kv_type {
+    match op.contract().error {
+        ErrorClass::Exact => 0.0,
+        ErrorClass::Float => 1e-10,
+        ErrorClass::Approximate => 1e-6,
+        ErrorClass::Product => numbers.activations.limit(),
+        ErrorClass::Attention => match numbers.kv_type {
             KvType::F32 | KvType::F16 => 1e-5,
             KvType::BF16 => 1e-4,
             KvType::Int8 => 1e-3,
         },
-        Op::Glu { .. } => 1e-6,
-        Op::ArgMax { .. } | Op::GatherOutputs { .. } => 0.0,
-        _ => 1e-10,
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) fn tune(
         let groups = groups(&prepared);
         if groups.is_empty() {
             let why = format!("a step of {rows} rows has no products to measure");
-            return Err(Error::Cuda(why));
+            return Err(Error::Request(why));
         }
         for group in groups {
             if tuned.iter().any(|t| t.shape == group.shape) {
@@ -178,7 +178,7 @@ impl GroupBench<'_> {
         let first = &self.group.members[0].1;
         let (all, built_in) = variants(first);
         let Some(built_in) = built_in else {
-            return Err(Error::Cuda(format!("{first:?} has no variants")));
+            return Err(Error::internal(format!("{first:?} has no variants")));
         };
         let compiled: Vec<(GemvVariant, Result<Compiled, Error>)> = exact_first(all, built_in)
             .into_par_iter()
@@ -353,7 +353,7 @@ impl GroupBench<'_> {
             let members = &self.group.members[member..=member];
             self.fill_inputs(members)?;
             let Some(out) = self.buffers(members[0].0).get(1).copied() else {
-                return Err(Error::Cuda("a product without an output".to_owned()));
+                return Err(Error::internal("a product without an output"));
             };
             stream.memset_d32(out, u32::MAX)?;
             stream.launch(&launches[member])?;

@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::report::{bit_equal, compare_tokens, error};
-use super::{Mode, Report, Row, Side, StepRows, Tolerance, diff, diff_chunks};
+use super::{Mode, Report, Row, Side, Tolerance, diff, diff_chunks};
 use crate::Error;
 use crate::exec::sample::{Sampling, argmax};
-use crate::exec::{DecodeStart, Executor, Inspect};
+use crate::exec::{DecodeStart, Executor, Inspect, StepRows};
 use crate::kv::{BlockTable, KvType};
 use crate::lower::{Activations, Shape, StepKind, Unit};
 use crate::model::Model;

@@ -14,7 +14,6 @@
 
 mod compare;
 mod report;
-mod rows;
 mod side;
 
 use std::borrow::Cow;
@@ -26,7 +25,6 @@ pub use compare::{ALONE_INT8_LIMIT, ALONE_LIMIT, MARGIN, ParityOptions, compare,
 pub(crate) use report::{Made, compare as compare_buffer};
 pub use report::{Numbers, Report, Row, Tolerance, limit};
 pub(crate) use report::{bit_equal, compare_tokens, error};
-pub(crate) use rows::StepRows;
 pub use side::Side;
 
 use crate::Error;
@@ -120,14 +118,11 @@ pub fn diff_chunks(
     let mut reports = Vec::new();
     for start in (0..rows).step_by(chunk.max(1)) {
         let range = start..rows.min(start + chunk.max(1));
-        let last = [range.len() as u32 - 1];
-        let step = Step {
-            tokens: &prompt.tokens[range.clone()],
-            lengths: &prompt.lengths[range.clone()],
-            slots: &prompt.slots[range.clone()],
-            outputs: if range.end == rows { &last } else { &[] },
-            table: prompt.table,
-        };
+        let mut part = prompt.inputs.part(range.clone());
+        if range.end == rows {
+            part = part.with_last_output();
+        }
+        let step = part.step(prompt.table);
         let mut report = begin(left, right, &step)?;
         let units = right.units(step.shape())?;
         for (i, unit) in units.iter().enumerate() {
@@ -160,7 +155,7 @@ pub fn diff_chunks(
 fn begin(left: &dyn Inspect, right: &mut dyn Inspect, step: &Step<'_>) -> Result<Report, Error> {
     right.begin(step)?;
     right.poison()?;
-    let first = step.lengths.iter().find(|&&l| l > 0);
+    let first = step.lengths().iter().find(|&&l| l > 0);
     Ok(Report {
         left: left.kind().to_string(),
         right: right.kind().to_string(),
@@ -174,7 +169,7 @@ fn begin(left: &dyn Inspect, right: &mut dyn Inspect, step: &Step<'_>) -> Result
 /// Whether a unit has nothing to do in a step: those of the head, where no logits are wanted.
 pub(crate) fn is_idle(plan: &Plan, unit: &Unit, step: &Step<'_>) -> bool {
     let of_outputs = |&b: &Buf| plan.buffer(b).rows == Rows::Outputs;
-    step.outputs.is_empty() && unit.writes.iter().any(of_outputs)
+    step.outputs().is_empty() && unit.writes.iter().any(of_outputs)
 }
 
 /// The rows of a whole prompt's buffer that a chunk has; the outputs are those of its last chunk.
@@ -194,9 +189,9 @@ struct LiveRows {
 
 impl LiveRows {
     fn of(step: &Step<'_>) -> LiveRows {
-        let tokens: Vec<bool> = step.lengths.iter().map(|&l| l > 0).collect();
+        let tokens: Vec<bool> = step.lengths().iter().map(|&l| l > 0).collect();
         LiveRows {
-            outputs: step.outputs.iter().map(|&o| tokens[o as usize]).collect(),
+            outputs: step.outputs().iter().map(|&o| tokens[o as usize]).collect(),
             tokens,
         }
     }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use clap::Args;
 use gannet_engine::internals::kv::KvType;
+use gannet_engine::internals::lower::Rule;
 use gannet_engine::internals::settings::MAX_CONTEXT;
 use gannet_engine::internals::settings::Overrides;
-use gannet_engine::internals::settings::Precision;
+use gannet_engine::internals::settings::{Precision, RuleSet};
 use gannet_engine::{
     Config, DeviceChoice, ExecutorChoice, Model, ModelOptions, SamplerOn, SessionOptions,
 };
@@ -150,6 +151,34 @@ impl DeviceFlags {
     }
 }
 
+/// Rules of lowering to do without.
+#[derive(Args)]
+pub(crate) struct WithoutFlag {
+    /// Leave out rules by which operations share a launch: matmul+add, gated, rotate-keys,
+    /// rotate-queries
+    #[arg(long, value_name = "RULE", value_delimiter = ',')]
+    without: Vec<Rule>,
+}
+
+impl WithoutFlag {
+    /// The rules.
+    pub(crate) fn rules(&self) -> RuleSet {
+        self.without.iter().copied().collect()
+    }
+
+    /// Whether any was named.
+    pub(crate) fn is_given(&self) -> bool {
+        !self.without.is_empty()
+    }
+
+    /// Adds the rules to the options of a session.
+    pub(crate) fn add_to(&self, options: &mut SessionOptions) -> Result<(), Failure> {
+        refuse_idle(options.device, &[("--without", self.is_given(), true)])?;
+        options.overrides.without = self.rules();
+        Ok(())
+    }
+}
+
 /// Refuses flags that mean nothing on a device: name, whether it was given, whether interpreted
 /// kernels heed it, too.
 fn refuse_idle(device: DeviceChoice, flags: &[(&str, bool, bool)]) -> Result<(), Failure> {
@@ -229,7 +258,19 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use gannet_engine::internals::lower::PATTERNS;
+
     use super::*;
+
+    #[test]
+    fn the_help_names_every_rule_of_lowering() {
+        let command = WithoutFlag::augment_args(clap::Command::new("gannet"));
+        let flag = command.get_arguments().find(|a| a.get_id() == "without");
+        let help = flag.and_then(|f| f.get_help()).unwrap().to_string();
+        for pattern in PATTERNS {
+            assert!(help.contains(pattern.name), "{}: {help}", pattern.name);
+        }
+    }
 
     #[test]
     fn token_ids_come_from_text_or_from_a_file() {

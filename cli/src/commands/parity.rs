@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
-use crate::flags::{ModelFlag, at_most, precision, token_ids};
+use crate::flags::{ModelFlag, WithoutFlag, at_most, precision, token_ids};
 use crate::progress::Progress;
 use crate::table::Table;
 
@@ -74,6 +74,8 @@ pub(crate) struct Parity {
     /// GANNET_GEMV_ROWS, else built in]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
     gemv_rows: Option<u8>,
+    #[command(flatten)]
+    without: WithoutFlag,
     /// Compute with f32 activations
     #[arg(long)]
     exact: bool,
@@ -101,6 +103,7 @@ impl Parity {
             overrides: Overrides {
                 gemv: self.gemv.or(config.overrides.gemv),
                 gemv_max_rows: (self.gemv_rows.map(usize::from)).or(config.overrides.gemv_max_rows),
+                without: self.without.rules(),
                 ..config.overrides
             },
             gpu: self.gpu.unwrap_or_default(),
@@ -154,6 +157,7 @@ impl Parity {
                 self.gemv_rows.is_some() && !kernels,
                 "kernels",
             ),
+            ("--without", self.without.is_given() && !kernels, "kernels"),
         ];
         match idle.into_iter().find(|(_, idle, _)| *idle) {
             None => Ok(()),

@@ -15,6 +15,7 @@ mod activations;
 mod attention;
 mod bind;
 mod kernels;
+mod listing;
 pub mod pattern;
 pub mod profile;
 mod schedule;
@@ -22,6 +23,7 @@ mod select;
 
 pub use activations::Activations;
 pub use kernels::{Advance, KernelSpec, SampleDraw, SampleFilter};
+pub use listing::Listing;
 pub use pattern::{PATTERNS, Rule, rule_names};
 pub use profile::DeviceProfile;
 

@@ -33,7 +33,7 @@ macro_rules! patterns {
 
 patterns! {
     /// `add(matmul(x), residual)`: a residual sum is the epilogue of the product that it adds.
-    ResidualAdd "residual-add": "matmul+add" = residual_add;
+    MatMulAdd "matmul+add": "matmul+add" = residual_add;
     /// `glu(matmul(x), matmul(x))`: for few rows a gated unit is one kernel.
     Gated "gated": "gated matmul" = gated;
     /// `kv_write(rope(k), v)`: keys are rotated on their way into the cache.
@@ -99,11 +99,11 @@ impl FromIterator<Rule> for RuleSet {
     }
 }
 
-/// The names of the rules of a set, joined by commas.
+/// The names of the rules of a set.
 #[must_use]
-pub fn rule_names(set: RuleSet) -> String {
+pub fn rule_names(set: RuleSet) -> Vec<&'static str> {
     let rules = PATTERNS.iter().filter(|pattern| pattern.rule.is_in(set));
-    rules.map(|p| p.name).collect::<Vec<_>>().join(",")
+    rules.map(|pattern| pattern.name).collect()
 }
 
 /// What a unit computes: an operation, or several that share a launch.
@@ -422,7 +422,7 @@ mod tests {
         let set: RuleSet = [Rule::Gated, Rule::RotateQueries].into_iter().collect();
         let held: Vec<bool> = PATTERNS.iter().map(|p| p.rule.is_in(set)).collect();
         assert_eq!(held, [false, true, false, true]);
-        assert_eq!(rule_names(set), "gated,rotate-queries");
-        assert_eq!(rule_names(RuleSet::default()), "");
+        assert_eq!(rule_names(set), ["gated", "rotate-queries"]);
+        assert!(rule_names(RuleSet::default()).is_empty());
     }
 }

@@ -150,9 +150,8 @@ fn arguments(
 fn of_step(n: u32) -> Named<Arg> {
     let inputs = Column::ALL.iter().map(|&c| (c.name(), Arg::Input(c)));
     Named::new(inputs.chain([
-        ("block_table", Arg::BlockTable),
+        ("table", Arg::BlockTable),
         // Of attention in splits, and of products in splits.
-        ("partial", Arg::Scratch),
         ("partials", Arg::Scratch),
         ("counters", Arg::Counters),
         // Rows of a launch, or elements.
@@ -197,8 +196,8 @@ fn given(kind: &NodeKind) -> Named<Arg> {
             ("k", buffer(k)),
             ("v", buffer(v)),
             ("angles", Arg::RopeTable(rope)),
-            ("k_pool", Arg::Keys(cache)),
-            ("v_pool", Arg::Values(cache)),
+            ("keys", Arg::Keys(cache)),
+            ("values", Arg::Values(cache)),
         ]),
         NodeKind::RotatedAttention {
             cache,
@@ -209,8 +208,8 @@ fn given(kind: &NodeKind) -> Named<Arg> {
         } => Named::new([
             ("q", buffer(q)),
             ("angles", Arg::RopeTable(rope)),
-            ("k_pool", Arg::Keys(cache)),
-            ("v_pool", Arg::Values(cache)),
+            ("keys", Arg::Keys(cache)),
+            ("values", Arg::Values(cache)),
             ("out", buffer(out)),
         ]),
     }
@@ -219,9 +218,7 @@ fn given(kind: &NodeKind) -> Named<Arg> {
 fn given_by_op(op: &Op) -> Named<Arg> {
     let buffer = Arg::Buffer;
     match *op {
-        Op::Embed { table, out } => {
-            Named::new([("table", Arg::Weight(table)), ("out", buffer(out))])
-        }
+        Op::Embed { table, out } => Named::new([("w", Arg::Weight(table)), ("out", buffer(out))]),
         Op::RmsNorm {
             x,
             weight,
@@ -229,7 +226,7 @@ fn given_by_op(op: &Op) -> Named<Arg> {
             out,
         } => Named::new([
             ("x", buffer(x)),
-            ("weight", Arg::Weight(weight)),
+            ("w", Arg::Weight(weight)),
             ("out", buffer(out)),
         ]),
         Op::MatMul {
@@ -254,14 +251,14 @@ fn given_by_op(op: &Op) -> Named<Arg> {
             out,
         } => Named::new([
             ("x", buffer(x)),
-            ("table", Arg::RopeTable(rope)),
+            ("angles", Arg::RopeTable(rope)),
             ("out", buffer(out)),
         ]),
         Op::KvWrite { cache, k, v } => Named::new([
             ("k", buffer(k)),
             ("v", buffer(v)),
-            ("k_pool", Arg::Keys(cache)),
-            ("v_pool", Arg::Values(cache)),
+            ("keys", Arg::Keys(cache)),
+            ("values", Arg::Values(cache)),
         ]),
         Op::Attention {
             cache,
@@ -270,8 +267,8 @@ fn given_by_op(op: &Op) -> Named<Arg> {
             out,
         } => Named::new([
             ("q", buffer(q)),
-            ("k_pool", Arg::Keys(cache)),
-            ("v_pool", Arg::Values(cache)),
+            ("keys", Arg::Keys(cache)),
+            ("values", Arg::Values(cache)),
             ("out", buffer(out)),
         ]),
         Op::Glu {
@@ -284,9 +281,11 @@ fn given_by_op(op: &Op) -> Named<Arg> {
             ("up", buffer(up)),
             ("out", buffer(out)),
         ]),
-        Op::Add { a, b, out } => {
-            Named::new([("a", buffer(a)), ("b", buffer(b)), ("out", buffer(out))])
-        }
+        Op::Add { a, b, out } => Named::new([
+            ("x", buffer(a)),
+            ("residual", buffer(b)),
+            ("out", buffer(out)),
+        ]),
         Op::GatherOutputs { x, out } => Named::new([("x", buffer(x)), ("out", buffer(out))]),
         Op::ArgMax { logits, out } => {
             Named::new([("logits", buffer(logits)), ("out", buffer(out))])

@@ -2,8 +2,8 @@
 
 use gannet_ptx_gen::interp::Arg;
 use gannet_ptx_gen::kernels::{
-    Activation, AddSpec, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, GluSpec, KvWriteSpec,
-    RmsNormSpec, RopeKind, RopeSpec, StreamReadSpec,
+    Activation, AddSpec, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, GluSpec, KvWriteSpec, Map,
+    MapSpec, RmsNormSpec, RopeKind, RopeSpec, StreamReadSpec,
 };
 use gannet_ptx_gen::target::Target;
 
@@ -70,6 +70,51 @@ pub fn glu(target: Target, activation: Activation, lengths: &[u32]) -> Trial {
     Trial {
         kernel: spec.kernel(),
         launches: lengths.iter().map(launch).chain([extremes]).collect(),
+    }
+}
+
+/// The function's formula.
+fn mapped(map: Map, x: f64) -> f64 {
+    match map {
+        Map::Scale(factor) => x * f64::from(factor),
+        Map::Softcap(cap) => f64::from(cap) * (x / f64::from(cap)).tanh(),
+    }
+}
+
+/// Functions of vectors of these lengths, the last one in place, and of values at which exponentials
+/// overflow.
+pub fn map(target: Target, map: Map, lengths: &[u32]) -> Trial {
+    let spec = MapSpec { target, map };
+    let launch = |(i, n): (usize, &u32)| {
+        let mut random = Random::new(u64::from(*n));
+        let x: Vec<f32> = (random.gaussians(*n as usize).iter())
+            .map(|v| 20.0 * v)
+            .collect();
+        let values: Vec<f64> = x.iter().map(|&v| mapped(map, v.into())).collect();
+        let launch = Launch::new(spec.grid(*n));
+        let launch = if i + 1 == lengths.len() {
+            let nmse = 1e-12;
+            launch.in_out(&x, End::Near { values, nmse }).again(0)
+        } else {
+            launch.input(&x).floats(values, 1e-12)
+        };
+        launch.scalar(Arg::U32(*n))
+    };
+    let extremes = [-1e30f32, -200.0, 200.0, 1e30, 0.0, -0.0];
+    let end = End::Each {
+        values: extremes.map(|v| mapped(map, v.into())).to_vec(),
+        absolute: 1e-5,
+        relative: 1e-6,
+    };
+    let extremes = Launch::new(spec.grid(6))
+        .input(&extremes)
+        .output(24, end)
+        .scalar(Arg::U32(6));
+    Trial {
+        kernel: spec.kernel(),
+        launches: (lengths.iter().enumerate().map(launch))
+            .chain([extremes])
+            .collect(),
     }
 }
 

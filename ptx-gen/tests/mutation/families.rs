@@ -2,7 +2,7 @@
 
 use gannet_ptx_gen::kernels::{
     Activation, AdvanceSpec, ArgmaxSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec,
-    GemvGluSpec, GemvSpec, KvType, KvWriteSpec, RmsNormSpec, RopeKind, RopeSpec, SampleSpec,
+    GemvGluSpec, GemvSpec, KvType, KvWriteSpec, Map, RmsNormSpec, RopeKind, RopeSpec, SampleSpec,
     WeightFormat,
 };
 use gannet_ptx_gen::target::Target;
@@ -35,6 +35,8 @@ fn rows() -> Vec<Trial> {
     let mut trials = vec![simple::add(target, &lengths), simple::stream_read(target)];
     let activations = [Activation::Silu, Activation::Gelu];
     trials.extend(activations.map(|activation| simple::glu(target, activation, &lengths)));
+    let maps = [Map::Scale(50.596_443), Map::Softcap(30.0)];
+    trials.extend(maps.map(|map| simple::map(target, map, &lengths)));
     trials.extend([(99, 3), (4100, 2)].map(|(dim, rows)| {
         let eps = 1e-5;
         simple::rms_norm(RmsNormSpec { dim, eps, target }, rows)

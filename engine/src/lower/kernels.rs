@@ -7,7 +7,7 @@ use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::kernels::{
     AddSpec, AdvanceSpec, ArgmaxSpec, AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec,
     AttentionSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec,
-    GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec, SampleSpec,
+    GluSpec, KvWriteSpec, MapSpec, RmsNormSpec, RopeSpec, SampleSpec,
 };
 
 macro_rules! kernel_specs {
@@ -69,6 +69,7 @@ kernel_specs! {
     GemvGlu(GemvGluSpec),
     Glu(GluSpec),
     KvWrite(KvWriteSpec),
+    Map(MapSpec),
     RmsNorm(RmsNormSpec),
     Rope(RopeSpec),
     SampleDraw(SampleDraw),

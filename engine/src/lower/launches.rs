@@ -2,7 +2,7 @@
 
 use gannet_ptx_gen::kernels::{
     AddSpec, ArgmaxSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec,
-    GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec as RopeKernel, WeightFormat,
+    GluSpec, KvWriteSpec, Map, MapSpec, RmsNormSpec, RopeSpec as RopeKernel, WeightFormat,
 };
 use gannet_quant::{Format, repack};
 
@@ -201,6 +201,8 @@ impl Emitter<'_> {
                 ];
                 self.push(lowered, spec, n, args);
             }
+            Op::Scale { x, factor, out } => self.map(Map::Scale(factor), x, out, lowered),
+            Op::Softcap { x, cap, out } => self.map(Map::Softcap(cap), x, out, lowered),
             Op::GatherOutputs { x, out } => {
                 let spec = GatherRowsSpec {
                     target,
@@ -219,6 +221,14 @@ impl Emitter<'_> {
             }
         }
         Ok(())
+    }
+
+    /// A function of every element.
+    fn map(&self, map: Map, x: Buf, out: Buf, lowered: &mut Lowered) {
+        let target = self.options.target;
+        let n = self.elements(out);
+        let args = vec![Arg::Buffer(x), Arg::Buffer(out), Arg::U32(n)];
+        self.push(lowered, MapSpec { target, map }, n, args);
     }
 
     /// Appends keys, rotated on their way or as they are, and values.

@@ -31,8 +31,11 @@ fn rms_norm_of_rows_and_heads() {
             target: TARGET,
             dim,
             eps: 1e-5,
+            residual: false,
         };
         simple::rms_norm(spec, rows).pass();
+        let residual = true;
+        simple::rms_norm(RmsNormSpec { residual, ..spec }, rows).pass();
     }
 }
 

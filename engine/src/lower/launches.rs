@@ -1,8 +1,9 @@
 //! One node to its launches: which kernel, which grid, which arguments.
 
 use gannet_ptx_gen::kernels::{
-    AddSpec, ArgmaxSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec,
-    GluSpec, KvWriteSpec, Map, MapSpec, RmsNormSpec, RopeSpec as RopeKernel, WeightFormat,
+    AddSpec, ArgmaxSpec, EmbedSpec, Epilogue, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec,
+    GemvSpec, GluSpec, KvWriteSpec, Map, MapSpec, RmsNormSpec, RopeSpec as RopeKernel,
+    WeightFormat,
 };
 use gannet_quant::{Format, repack};
 
@@ -106,6 +107,7 @@ impl Emitter<'_> {
                     format: self.format(table),
                     vocab_size: info.rows as u32,
                     hidden_size: info.cols as u32,
+                    scale: None,
                 };
                 let args = vec![Arg::Weight(table), Arg::Tokens, Arg::Buffer(out)];
                 self.push(lowered, spec, self.rows(out), args);
@@ -122,6 +124,7 @@ impl Emitter<'_> {
                     target,
                     dim: dim as u32,
                     eps,
+                    residual: false,
                 };
                 let args = vec![Arg::Buffer(x), Arg::Weight(weight), Arg::Buffer(out)];
                 self.push(lowered, spec, groups, args);
@@ -283,7 +286,10 @@ impl Emitter<'_> {
         let info = self.plan.weight(p.weight);
         let tokens = self.rows(p.out);
         let (rows, cols) = (info.rows as u32, info.cols as u32);
-        let (bias, residual) = (p.bias.is_some(), p.residual.is_some());
+        let epilogue = Epilogue {
+            bias: p.bias.is_some(),
+            residual: p.residual.is_some(),
+        };
         let (target, format) = (self.options.target, self.format(p.weight));
         let mut args = vec![Arg::Weight(p.weight), Arg::Buffer(p.x), Arg::Buffer(p.out)];
         args.extend(p.bias.map(Arg::Weight));
@@ -294,8 +300,7 @@ impl Emitter<'_> {
             format,
             rows,
             cols,
-            bias,
-            residual,
+            epilogue,
         };
         let few = tokens as usize <= self.options.gemv_rows();
         if few || self.options.precision == Precision::Exact || gemm.check().is_err() {
@@ -306,8 +311,7 @@ impl Emitter<'_> {
                 rows,
                 cols,
                 tokens_per_block,
-                bias,
-                residual,
+                epilogue,
                 hands_over: p.hands_over,
                 variant: None,
             };
@@ -342,8 +346,7 @@ impl Emitter<'_> {
             cols: gemm.cols,
             tokens: tokens.next_power_of_two().clamp(8, BATCH_MAX_ROWS as u32),
             splits: 1,
-            bias: gemm.bias,
-            residual: gemm.residual,
+            epilogue: gemm.epilogue,
         };
         let spec = spec.splits_for(2 * self.options.multiprocessors as u32);
         let few = tokens as usize <= BATCH_MAX_ROWS;

@@ -53,7 +53,8 @@ pub use elementwise::{
     RopeSpec,
 };
 pub use product::{
-    Arithmetic, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, GemvVariant, ParseVariantError,
+    Arithmetic, Epilogue, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, GemvVariant,
+    ParseVariantError,
 };
 pub use sample::math as sample_math;
 pub use sample::{AdvanceSpec, ArgmaxSpec, SampleParams, SampleSpec};

@@ -128,6 +128,10 @@ pub fn rms_norm(spec: RmsNormSpec, rows: u32) -> Trial {
         .flat_map(|r| random.gaussians(dim).into_iter().map(move |v| v * size(r)))
         .collect();
     let w = random.gaussians(dim);
+    let added = match spec.residual {
+        true => random.gaussians(x.len()),
+        false => vec![0.0; x.len()],
+    };
     let expected: Vec<f64> = x
         .chunks_exact(dim)
         .flat_map(|row| {
@@ -136,17 +140,29 @@ pub fn rms_norm(spec: RmsNormSpec, rows: u32) -> Trial {
             let w = &w;
             (0..dim).map(move |i| f64::from(row[i]) * scale * f64::from(w[i]))
         })
+        .zip(&added)
+        .map(|(normed, added)| normed + f64::from(*added))
         .collect();
     let nmse = 1e-12;
-    let apart = Launch::new(spec.grid(rows)).input(&x).input(&w);
-    let end = End::Near {
+    let end = || End::Near {
         values: expected.clone(),
         nmse,
     };
-    let in_place = Launch::new(spec.grid(rows)).in_out(&x, end).input(&w);
+    let apart = Launch::new(spec.grid(rows)).input(&x).input(&w);
+    let apart = apart.floats(expected.clone(), nmse);
+    let in_place = Launch::new(spec.grid(rows)).in_out(&x, end()).input(&w);
+    let mut launches = vec![apart, in_place.again(0)];
+    if spec.residual {
+        launches = (launches.into_iter())
+            .map(|launch| launch.input(&added))
+            .collect();
+        // In the residual's place.
+        let onto = Launch::new(spec.grid(rows)).input(&x).input(&w);
+        launches.push(onto.in_out(&added, end()).again(2));
+    }
     Trial {
         kernel: spec.kernel(),
-        launches: vec![apart.floats(expected, nmse), in_place.again(0)],
+        launches,
     }
 }
 

@@ -82,7 +82,7 @@ pub(crate) fn tokens(times: &GenerationTimes) -> String {
 mod tests {
     use super::*;
     use gannet_engine::internals::exec::load::LoadReport;
-    use gannet_engine::{DeviceChoice, Model, ModelOptions, Session, SessionOptions};
+    use gannet_engine::{DeviceChoice, Model, ModelOptions, Session, Settings};
     use std::sync::Arc;
 
     /// On the CPU weights stay in the file: phases of opening it, and nothing moved.
@@ -91,9 +91,9 @@ mod tests {
         let start = Instant::now();
         let gguf = crate::embedded::open().unwrap();
         let model = Arc::new(Model::from_gguf(gguf, &ModelOptions::default()).unwrap());
-        let options = SessionOptions {
+        let options = Settings {
             device: DeviceChoice::Cpu,
-            ..SessionOptions::default()
+            ..Settings::default()
         };
         let mut session = Session::new(&model, &options).unwrap();
         let load = LoadReport::new(&model, session.executor());

@@ -3,11 +3,11 @@
 //! ```no_run
 //! use std::ops::ControlFlow;
 //! use std::sync::Arc;
-//! use gannet_engine::{Event, GenerateOptions, Model, Session, SessionOptions};
+//! use gannet_engine::{Event, GenerateOptions, Model, Session, Settings};
 //!
 //! # fn main() -> Result<(), gannet_engine::Error> {
 //! let model = Arc::new(Model::open("model.gguf")?);
-//! let mut session = Session::new(&model, &SessionOptions::default())?;
+//! let mut session = Session::new(&model, &Settings::default())?;
 //! session.generate("Ownership is", &GenerateOptions::default(), |event| {
 //!     if let Event::Token { text, .. } = event {
 //!         print!("{text}");
@@ -30,7 +30,7 @@ mod lower;
 mod model;
 mod plan;
 mod serve;
-mod settings;
+pub mod settings;
 mod text;
 pub mod tools;
 
@@ -39,7 +39,7 @@ pub use exec::sample::Sampling;
 pub use exec::{LoadReport, Opening};
 pub use model::{Model, ModelOptions};
 pub use serve::{Batch, Event, Finish, GenerateOptions, Generation, SeqId, Session};
-pub use settings::{Config, DeviceChoice, ExecutorChoice, SamplerOn, SessionOptions};
+pub use settings::{DeviceChoice, Environment, ExecutorChoice, Given, SamplerOn, Settings};
 
 /// The rooms of the engine behind its root: plans, lowering, executors and what they stand on.
 ///
@@ -80,10 +80,10 @@ pub mod internals {
         #[doc(inline)]
         pub use crate::serve::*;
     }
-    /// Every setting.
-    pub mod settings {
+    /// What is found out about a device, and what that is valid for.
+    pub mod machine {
         #[doc(inline)]
-        pub use crate::settings::*;
+        pub use crate::settings::machine::{Machine, build, driver_release};
     }
     /// Text and tokens.
     pub mod text {

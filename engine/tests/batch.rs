@@ -13,7 +13,7 @@ use gannet_engine::internals::exec::cpu::CpuExecutor;
 use gannet_engine::internals::exec::interp::InterpExecutor;
 use gannet_engine::internals::exec::{Executor, Limits, Step};
 use gannet_engine::internals::kv::{BlockTable, KvType};
-use gannet_engine::internals::settings::{Buffers, Precision};
+use gannet_engine::settings::{Buffers, Precision};
 use gannet_ptx_gen::target::Target;
 
 const LIMITS: Limits = Limits {

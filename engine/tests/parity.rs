@@ -7,8 +7,7 @@ mod common;
 
 use common::{model, shared};
 use gannet_engine::Error;
-use gannet_engine::internals::settings::Overrides;
-use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::settings::{Faults, Overrides, Settings};
 use gannet_engine::tools::parity::{ParityOptions, Report, compare};
 
 /// Compares on the micro-model of a family and checks that everything passes.
@@ -38,7 +37,6 @@ fn options(left: &str, right: &str, batch: usize) -> ParityOptions {
     ParityOptions {
         left: left.to_owned(),
         right: right.to_owned(),
-        precision: Precision::Fast,
         tokens: (0..21).map(|i| i * i * 7 + 3 * i + 11).collect(),
         generate: 2,
         batch,
@@ -147,10 +145,13 @@ fn products_of_bytes_have_a_limit_of_their_own() {
     let options = |variant, omit_launch| ParityOptions {
         tokens: vec![3, 141, 59],
         generate: 1,
-        overrides: forced(variant),
-        faults: Faults {
-            omit_launch,
-            ..Faults::default()
+        settings: Settings {
+            overrides: forced(variant),
+            faults: Faults {
+                omit_launch,
+                ..Faults::default()
+            },
+            ..Settings::default()
         },
         ..options("cpu", "interp", 1)
     };
@@ -205,7 +206,10 @@ fn a_variant_that_no_product_has_is_refused() {
     let model = model(&path);
     for right in ["cpu", "interp", "cuda-eager"] {
         let options = ParityOptions {
-            overrides: forced("f32-l99-w16-r2-b4"),
+            settings: Settings {
+                overrides: forced("f32-l99-w16-r2-b4"),
+                ..Settings::default()
+            },
             tokens: vec![3, 1, 4],
             ..options("cpu", right, 1)
         };

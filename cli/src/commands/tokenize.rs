@@ -47,7 +47,9 @@ struct Input {
 impl Tokenize {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
         let gguf = self.model.open_container()?;
-        let options = TokenizerOptions { pre_override: self.pre };
+        let options = TokenizerOptions {
+            pre_override: self.pre,
+        };
         let tokenizer = Tokenizer::from_gguf(gguf.metadata(), &options)
             .map_err(|source| vocabulary(&gguf, source))?;
         for warning in tokenizer.warnings() {
@@ -58,8 +60,10 @@ impl Tokenize {
             (None, Some(file)) => read_text(&file)?,
             (None, None) => String::new(),
         };
-        let encode =
-            EncodeOptions { add_special: self.add_special, parse_special: self.parse_special };
+        let encode = EncodeOptions {
+            add_special: self.add_special,
+            parse_special: self.parse_special,
+        };
         let ids = tokenizer.encode(&text, encode);
         if self.json {
             return console.json(&serde_json::Value::from(ids));
@@ -69,7 +73,13 @@ impl Tokenize {
     }
 }
 
-fn vocabulary(gguf: &gannet_gguf::Gguf, source: gannet_engine::internals::text::tokenizer::Error) -> Failure {
+fn vocabulary(
+    gguf: &gannet_gguf::Gguf,
+    source: gannet_engine::internals::text::tokenizer::Error,
+) -> Failure {
     let file = gguf.path().to_owned();
-    Failure::of(gannet_engine::Error::Tokenizer { file, source: Box::new(source) })
+    Failure::of(gannet_engine::Error::Tokenizer {
+        file,
+        source: Box::new(source),
+    })
 }

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gannet_engine::internals::settings::Precision;
-use gannet_engine::internals::settings::SessionOptions;
+use gannet_engine::settings::Precision;
+use gannet_engine::settings::Settings;
 use gannet_engine::{DeviceChoice, Model};
 use serde_json::Value;
 
@@ -61,13 +61,13 @@ pub fn model(path: &Path) -> Arc<Model> {
     Arc::new(Model::open(path).unwrap_or_else(|e| panic!("{e}")))
 }
 
-pub fn options(device: DeviceChoice, precision: Precision, outputs: usize) -> SessionOptions {
-    SessionOptions {
+pub fn options(device: DeviceChoice, precision: Precision, outputs: usize) -> Settings {
+    Settings {
         device,
         precision,
         context: Some(1024),
         max_outputs: Some(outputs),
-        ..SessionOptions::default()
+        ..Settings::default()
     }
 }
 

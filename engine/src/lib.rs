@@ -36,7 +36,7 @@ pub mod tools;
 
 pub use error::Error;
 pub use exec::sample::Sampling;
-pub use exec::{LoadReport, Opening};
+pub use exec::{ExecutorKind, LoadReport, Opening};
 pub use model::{Model, ModelOptions};
 pub use serve::{Batch, Event, Finish, GenerateOptions, Generation, SeqId, Session};
 pub use settings::{DeviceChoice, Environment, ExecutorChoice, Given, SamplerOn, Settings};

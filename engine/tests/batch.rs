@@ -114,7 +114,7 @@ fn slots_in_one_step_give_what_each_gives_alone() {
                     together[row * vocab..][..vocab],
                     alone[slot * vocab..][..vocab],
                     "{name}, slot {slot}, {}",
-                    executor.name()
+                    executor.kind()
                 );
             }
         }

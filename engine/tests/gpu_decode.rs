@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use common::{gpu, model, shared};
 use gannet_engine::internals::exec::sample::argmax;
-use gannet_engine::internals::exec::{DecodeStart, Executor, Step};
+use gannet_engine::internals::exec::{DecodeStart, Executor, ExecutorKind, Step};
 use gannet_engine::internals::kv::{BlockTable, KvType};
 use gannet_engine::settings::{Faults, Precision};
 use gannet_engine::tools::make_executor;
-use gannet_engine::tools::parity::{MARGIN, ParityOptions, compare, prompts};
+use gannet_engine::tools::parity::{MARGIN, ParityOptions, Side, compare, prompts};
 use gannet_engine::{DeviceChoice, Error, ExecutorChoice, Model, SamplerOn, Sampling, Settings};
 
 /// Makes a test of each check for each file, so that one without its file is skipped alone.
@@ -211,7 +211,7 @@ fn slots_give_what_each_gives_alone(part: &str) {
     let reports = compare(
         &model,
         &ParityOptions {
-            right: "cuda-graph".to_owned(),
+            right: Side::CudaGraph,
             tokens: prompt(model.plan().vocab_size),
             generate: 4,
             batch: SLOTS,
@@ -365,7 +365,7 @@ fn gpu_graphs_that_are_refused_are_replaced_or_reported() {
     let after = rig.executor.stats();
     assert_eq!(after.fallbacks - before.fallbacks, 24);
     assert_eq!(after.graph_launches, before.graph_launches);
-    assert_eq!(rig.executor.name(), "cuda-eager");
+    assert_eq!(rig.executor.kind(), ExecutorKind::CudaEager);
     let notice = rig.executor.notice().unwrap();
     assert!(
         notice.contains("planted fault") && !notice.contains('\n'),

@@ -86,7 +86,7 @@ fn gpu_gate_passes_on_every_format() {
             let mut executor = make_executor(&model, &options).unwrap().executor;
             for _ in 0..2 {
                 let start = Instant::now();
-                let reports = gate::check(&model, executor.as_mut()).unwrap();
+                let reports = gate::check(&model, executor.inspect()).unwrap();
                 let elapsed = start.elapsed();
                 for report in &reports {
                     let failure = report.first_failure();
@@ -148,7 +148,7 @@ fn gpu_gate_looks_at_what_is_served_with_and_without_a_cache() {
             assert!(launches(&options) > again, "without a cache folder");
             let mut executor = make_executor(&model, &options).unwrap().executor;
             let start = Instant::now();
-            let reports = gate::check(&model, executor.as_mut()).unwrap();
+            let reports = gate::check(&model, executor.inspect()).unwrap();
             let elapsed = start.elapsed();
             // Prompt, token, decoded token, chunk, batch replayed, batch alone.
             assert_eq!(reports.len(), 6);
@@ -162,7 +162,7 @@ fn gpu_gate_looks_at_what_is_served_with_and_without_a_cache() {
                     report.worst()
                 );
             }
-            println!("{} {variant:?}: {elapsed:?}", executor.name());
+            println!("{} {variant:?}: {elapsed:?}", executor.kind());
         }
     }
 }

@@ -69,7 +69,7 @@ impl Logits {
         console.show_notes();
         let vocab_size = model.plan().vocab_size;
         let size = figures::bytes(bytes);
-        let device = session.executor().name();
+        let device = session.executor().kind();
         console::say(&format!(
             "[{positions} positions x {vocab_size} f32, {size}; {device}]"
         ));

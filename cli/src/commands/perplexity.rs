@@ -70,7 +70,7 @@ impl Perplexity {
         if let Some(notice) = session.notice() {
             console.note(notice);
         }
-        let device = session.executor().name();
+        let device = session.executor().kind();
         if self.json {
             return console.json(&json!({
                 "perplexity": result.value,

@@ -13,7 +13,8 @@ use std::time::Instant;
 use clap::Args;
 use gannet_engine::settings::{Given, Settings};
 use gannet_engine::{
-    Batch, Event, Finish, GenerateOptions, Generation, LoadReport, Opening, Sampling, Session,
+    Batch, Event, ExecutorKind, Finish, GenerateOptions, Generation, LoadReport, Opening, Sampling,
+    Session,
 };
 use serde_json::json;
 
@@ -195,7 +196,7 @@ impl Run {
             console.note(notice);
         }
         let generation = generated?;
-        let device = session.executor().name();
+        let device = session.executor().kind();
         let fallbacks = session.executor().stats().fallbacks;
         if self.json {
             let mut object = report(&generation, device, first_token);
@@ -271,7 +272,7 @@ impl Run {
                 let line = ids.get(&id).copied().unwrap_or_default();
                 let first_token = first_tokens.remove(&id);
                 if self.json {
-                    let mut object = report(&generation, batch.executor().name(), first_token);
+                    let mut object = report(&generation, batch.executor().kind(), first_token);
                     object["line"] = json!(line);
                     object["fallbacks"] = json!(batch.executor().stats().fallbacks);
                     console.json(&object)?;
@@ -296,7 +297,7 @@ impl Run {
             stats.computed,
             stats.shared,
             figures::rate(rate),
-            batch.executor().name(),
+            batch.executor().kind(),
             without_graph(batch.executor().stats().fallbacks)
         ));
         Ok(())
@@ -376,7 +377,7 @@ fn finish_name(finish: Finish) -> &'static str {
     }
 }
 
-fn report(g: &Generation, device: &str, first_token: Option<f64>) -> serde_json::Value {
+fn report(g: &Generation, device: ExecutorKind, first_token: Option<f64>) -> serde_json::Value {
     json!({
         "text": g.text,
         "tokens": g.tokens,
@@ -397,7 +398,12 @@ fn without_graph(fallbacks: u64) -> String {
     }
 }
 
-fn figures_line(g: &Generation, device: &str, first_token: Option<f64>, fallbacks: u64) -> String {
+fn figures_line(
+    g: &Generation,
+    device: ExecutorKind,
+    first_token: Option<f64>,
+    fallbacks: u64,
+) -> String {
     let mut parts = vec![format!(
         "prompt {} tokens, {} tok/s",
         g.prompt_tokens,

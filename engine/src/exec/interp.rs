@@ -12,7 +12,7 @@ use gannet_ptx_gen::target::Target;
 
 use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
 use super::packed::{block_bytes, pack_weight, place};
-use super::{DecodeStart, Executor, Limits, Stats, Step};
+use super::{DecodeStart, Executor, ExecutorKind, Inspect, Limits, Stats, Step};
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{Arg, COUNTERS, DeviceProfile, LowerOptions, Lowered, Shape, Unit, lower};
@@ -89,17 +89,17 @@ impl InterpExecutor {
         };
         let mut memory = Memory::new();
         let weights = (0..plan.weights.len() as u32)
-            .map(|i| Ok(memory.alloc_from(&pack_weight(&model, Weight(i))?)))
+            .map(|i| Ok(memory.alloc_from(&pack_weight(&model, plan, Weight(i))?)))
             .collect::<Result<_, Error>>()?;
         let ropes = plan
             .ropes
             .iter()
             .map(|r| memory.alloc_from(&r.table(limits.context)))
             .collect();
-        let layer = limits.cache_blocks * block_bytes(plan, limits.kv_type);
-        let mut pool = |_| memory.alloc_zeroed(layer as u64);
-        let keys = (0..plan.kv.num_layers).map(&mut pool).collect();
-        let values = (0..plan.kv.num_layers).map(&mut pool).collect();
+        let bytes = |cache| limits.cache_blocks * block_bytes(cache, limits.kv_type);
+        let mut pool = |cache| memory.alloc_zeroed(bytes(cache) as u64);
+        let keys = plan.caches.iter().map(&mut pool).collect();
+        let values = plan.caches.iter().map(&mut pool).collect();
         let mut array = |words: usize| memory.alloc_poisoned(words as u64 * 4);
         let state = State {
             tokens: array(limits.max_rows),
@@ -214,8 +214,8 @@ impl InterpExecutor {
             Arg::Slots => self.state.slots,
             Arg::Outputs => self.state.outputs,
             Arg::BlockTable => self.state.table,
-            Arg::Keys(layer) => self.keys[layer],
-            Arg::Values(layer) => self.values[layer],
+            Arg::Keys(cache) => self.keys[cache.0 as usize],
+            Arg::Values(cache) => self.values[cache.0 as usize],
             Arg::RopeTable(r) => self.ropes[r.0 as usize],
             Arg::Scratch => prepared.scratch,
             Arg::Counters => prepared.counters,
@@ -242,8 +242,8 @@ fn fault(fault: Fault) -> Error {
 }
 
 impl Executor for InterpExecutor {
-    fn name(&self) -> &'static str {
-        "interp"
+    fn kind(&self) -> ExecutorKind {
+        ExecutorKind::Interp
     }
 
     fn plan(&self) -> &Plan {
@@ -289,8 +289,10 @@ impl Executor for InterpExecutor {
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
         check_blocks(self.limits, pairs)?;
-        let bytes = block_bytes(self.plan(), self.limits.kv_type);
-        for &pool in self.keys.iter().chain(&self.values) {
+        let caches = &self.model.plan().caches;
+        let pools = (self.keys.iter().zip(caches)).chain(self.values.iter().zip(caches));
+        for (&pool, cache) in pools {
+            let bytes = block_bytes(cache, self.limits.kv_type);
             for &(from, to) in pairs {
                 let at = |block: u32| pool + u64::from(block) * bytes as u64;
                 let block: Vec<u8> = self.memory.read(at(from), bytes).map_err(fault)?;
@@ -300,6 +302,20 @@ impl Executor for InterpExecutor {
         Ok(())
     }
 
+    fn stats(&self) -> Stats {
+        Stats {
+            steps: self.steps,
+            launches: self.launches,
+            ..Stats::default()
+        }
+    }
+
+    fn inspect(&mut self) -> &mut dyn Inspect {
+        self
+    }
+}
+
+impl Inspect for InterpExecutor {
     fn units(&mut self, shape: Shape) -> Result<Vec<Unit>, Error> {
         Ok(self.prepared(shape)?.lowered.units.clone())
     }
@@ -353,14 +369,6 @@ impl Executor for InterpExecutor {
         match self.place_of(b) {
             Some((address, _)) => self.memory.write(address, data).map_err(fault),
             None => Ok(()),
-        }
-    }
-
-    fn stats(&self) -> Stats {
-        Stats {
-            steps: self.steps,
-            launches: self.launches,
-            ..Stats::default()
         }
     }
 }

@@ -1,12 +1,14 @@
 //! Executors: what runs a plan.
 //!
 //! An executor owns the buffers and the cache; the caller owns the block table and says in each
-//! [`Step`] which tokens run where. The same trait serves generation (run, read logits), parity
-//! (poison, run unit by unit, read and overwrite any buffer) and measurement (statistics).
+//! [`Step`] which tokens run where. It has three sides: [`Executor`] serves (run, read logits,
+//! decode), [`Inspect`] shows what is in it (poison, run unit by unit, read and overwrite any
+//! buffer), and [`Measure`] says what its launches take.
 
 pub mod cpu;
 pub mod cuda;
 mod decode;
+mod executor;
 pub(crate) mod host;
 #[cfg(feature = "interp")]
 pub mod interp;
@@ -16,15 +18,13 @@ mod opening;
 pub(crate) mod packed;
 pub mod sample;
 
-use std::ops::ControlFlow;
-
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
-use crate::lower::{Shape, StepKind, Unit};
-use crate::plan::{Buf, Plan};
+use crate::lower::{Shape, StepKind};
 use sample::Sampling;
 
 pub use decode::{HostDecode, decode_on_host};
+pub use executor::{Executor, ExecutorKind, Inspect, LaunchTime, Measure, Stats};
 pub use limits::Limits;
 pub(crate) use limits::limits;
 pub use load::{Load, LoadReport};
@@ -138,163 +138,4 @@ impl<'a> DecodeStart<'a> {
             draws: 0,
         }
     }
-}
-
-/// What a launch took, measured on the device.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LaunchTime {
-    /// The unit it belongs to: plan operation and buffer, or what follows the plan.
-    pub unit: String,
-    /// The kernel's name.
-    pub kernel: String,
-    /// Blocks.
-    pub grid: [u32; 3],
-    /// Bytes that it must move, given the keys that the step's rows see.
-    pub bytes: u64,
-    /// Seconds of each repeat, in the order they ran.
-    pub seconds: Vec<f64>,
-}
-
-/// Counters since an executor was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Forward steps.
-    pub steps: u64,
-    /// Kernel launches, those of graphs not counted.
-    pub launches: u64,
-    /// Graph launches.
-    pub graph_launches: u64,
-    /// Host waits for the device.
-    pub synchronizations: u64,
-    /// Steps that were to run as a graph and ran eagerly, because the graph could not be built.
-    pub fallbacks: u64,
-}
-
-/// Runs a plan.
-pub trait Executor: Send {
-    /// Name on the command line: `cpu`, `cuda-eager`, `cuda-graph`, `cuda-capture`, `interp`.
-    fn name(&self) -> &'static str;
-
-    /// What a user should know about how it runs, such as a graph that could not be built.
-    fn notice(&self) -> Option<String> {
-        None
-    }
-
-    /// The plan it runs.
-    fn plan(&self) -> &Plan;
-
-    /// Its sizes.
-    fn limits(&self) -> Limits;
-
-    /// What it took to make it; nothing where weights stay in the file.
-    fn load(&self) -> Load {
-        Load::default()
-    }
-
-    /// Runs a step.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn run(&mut self, step: &Step<'_>) -> Result<(), Error>;
-
-    /// Logits of the last step: `[outputs, vocab_size]`.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn logits(&mut self) -> Result<&[f32], Error>;
-
-    /// The most likely next token of each output row of the last step.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn next(&mut self) -> Result<&[u32], Error>;
-
-    /// Feeds each sequence its token, then each token that is chosen, for `steps` steps.
-    /// `on_token(i, token)` gets what sequence `i` chose and ends that sequence by breaking; nothing
-    /// of it is given out afterwards. Ends when all sequences have. The table must hold blocks that
-    /// each sequence may write for all of its steps.
-    ///
-    /// # Errors
-    /// More sequences or positions than the limits, two sequences of one slot, or the device failed.
-    fn decode(
-        &mut self,
-        sequences: &[DecodeStart<'_>],
-        steps: usize,
-        table: &BlockTable,
-        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
-    ) -> Result<(), Error>;
-
-    /// Device time of one step of [`Executor::decode`] in seconds, all of its launches back to back;
-    /// `None` where there is no device to wait for.
-    ///
-    /// # Errors
-    /// As [`Executor::decode`].
-    fn device_step_time(
-        &mut self,
-        _sequences: &[DecodeStart<'_>],
-        _steps: usize,
-        _table: &BlockTable,
-    ) -> Result<Option<f64>, Error> {
-        Ok(None)
-    }
-
-    /// Runs a step of [`Executor::decode`] launch by launch, `repeats` times, and says what each
-    /// took, those included that choose the tokens and feed them back; `None` where there are no
-    /// launches. The table must hold blocks for a few steps.
-    ///
-    /// # Errors
-    /// As [`Executor::decode`].
-    fn profile(
-        &mut self,
-        _sequences: &[DecodeStart<'_>],
-        _repeats: usize,
-        _table: &BlockTable,
-    ) -> Result<Option<Vec<LaunchTime>>, Error> {
-        Ok(None)
-    }
-
-    /// Copies cache blocks, all layers and keys and values of each: `(from, to)`.
-    ///
-    /// # Errors
-    /// A block outside the cache, or the device failed.
-    fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error>;
-
-    /// The pieces that [`Executor::run_unit`] runs for a step of this shape.
-    ///
-    /// # Errors
-    /// A shape that cannot be lowered.
-    fn units(&mut self, shape: Shape) -> Result<Vec<Unit>, Error>;
-
-    /// Fills every buffer with NaN (ids with an impossible value).
-    ///
-    /// # Errors
-    /// The device failed.
-    fn poison(&mut self) -> Result<(), Error>;
-
-    /// Sets the inputs of a step without running it.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn begin(&mut self, step: &Step<'_>) -> Result<(), Error>;
-
-    /// Runs one unit of the step that was begun.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn run_unit(&mut self, step: &Step<'_>, unit: usize) -> Result<(), Error>;
-
-    /// A buffer's contents for the last step, ids as floats; `None` where fusion never makes it.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn read(&mut self, b: Buf) -> Result<Option<Vec<f32>>, Error>;
-
-    /// Overwrites a buffer of the step that was begun; ignored where fusion never makes it.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn write(&mut self, b: Buf, data: &[f32]) -> Result<(), Error>;
-
-    /// Counters.
-    fn stats(&self) -> Stats;
 }

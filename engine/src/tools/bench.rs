@@ -17,10 +17,10 @@ use super::make_executor_on;
 use crate::Error;
 use crate::exec::LoadReport;
 use crate::exec::sample::Sampling;
-use crate::exec::{DecodeStart, Executor, LaunchTime, Opening, Step};
+use crate::exec::{DecodeStart, Executor, ExecutorKind, LaunchTime, Opening, Step};
 use crate::kv::{BlockTable, KvType};
 use crate::model::Model;
-use crate::plan::Plan;
+use crate::plan::{CacheInfo, Plan};
 use crate::settings::Settings;
 
 /// What to measure.
@@ -141,8 +141,8 @@ impl Row {
 /// Everything a run of [`run`] found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BenchReport {
-    /// The executor: `cpu`, `cuda-eager`, `cuda-graph`.
-    pub executor: String,
+    /// The executor.
+    pub executor: ExecutorKind,
     /// What the user should know about the choice of device, or what only running could show, such
     /// as a graph that could not be built.
     pub notice: Option<String>,
@@ -199,15 +199,15 @@ pub fn run_on(
     }
     let start = Instant::now();
     let made = make_executor_on(model, &settings, opening)?;
-    if bench.profile && !is_gpu(made.executor.name()) {
-        return Err(no_launches(made.executor.name()));
+    if bench.profile && !made.executor.kind().is_gpu() {
+        return Err(no_launches(&made.executor.kind().to_string()));
     }
     let load_seconds = start.elapsed().as_secs_f64();
     let load = LoadReport::new(model, made.executor.as_ref());
     let mut subject = Subject::new(made.executor)?;
     subject.prompt(FIRST_TOKEN_PROMPT)?;
     let cold_first_token_seconds = start.elapsed().as_secs_f64();
-    let ceiling = read_ceiling(subject.executor.name(), &settings)? / 1e9;
+    let ceiling = read_ceiling(subject.executor.kind(), &settings)? / 1e9;
 
     let mut rows = Vec::new();
     let mut done = |row: Row| {
@@ -228,7 +228,7 @@ pub fn run_on(
         }
     }
     Ok(BenchReport {
-        executor: subject.executor.name().to_owned(),
+        executor: subject.executor.kind(),
         notice: made.notice.or_else(|| subject.executor.notice()),
         fallbacks: subject.executor.stats().fallbacks,
         weight_bytes: model.weight_total(),
@@ -359,7 +359,7 @@ impl Subject {
         let plan = self.executor.plan();
         let keys = batch as u64 * (depth as u64 + tokens.div_ceil(2) as u64);
         let kv_type = self.executor.limits().kv_type;
-        let key = kv_bytes(plan, self.executor.name(), kv_type);
+        let key = kv_bytes(plan, self.executor.kind(), kv_type);
         let bytes = plan.weight_bytes_per_token() + keys * key;
         let gb = bytes as f64 / row.step_seconds() / 1e9;
         row.bytes_per_step = Some(bytes);
@@ -373,17 +373,17 @@ impl Subject {
             })
             .collect();
         let steps = (tokens / 2).max(1);
-        row.device_step_seconds = self
-            .executor
-            .device_step_time(&starts, tokens, &self.table)?;
-        if row.device_step_seconds.is_some() && tokens > 1 {
+        let Some(device) = self.executor.measure() else {
+            return Ok(row);
+        };
+        row.device_step_seconds = Some(device.device_step_time(&starts, tokens, &self.table)?);
+        if bench.profile {
+            row.launches = device.profile(&middle, bench.repeats, &self.table)?;
+        }
+        if tokens > 1 {
             let short = self.count_waits(&middle, 1)?;
             let long = self.count_waits(&starts, steps + 1)?;
             row.synchronizations_per_token = Some((long - short) as f64 / steps as f64);
-        }
-        if bench.profile {
-            let launches = self.executor.profile(&middle, bench.repeats, &self.table)?;
-            row.launches = launches.ok_or_else(|| no_launches(self.executor.name()))?;
         }
         Ok(row)
     }
@@ -408,21 +408,18 @@ fn no_launches(executor: &str) -> Error {
     ))
 }
 
-/// Whether an executor of this name runs on a GPU.
-fn is_gpu(executor: &str) -> bool {
-    executor.starts_with("cuda")
-}
-
 /// Bytes of one position's keys and values in all layers: f32 on the CPU, of that type on a GPU.
-fn kv_bytes(plan: &Plan, executor: &str, kv_type: KvType) -> u64 {
-    let kv = plan.kv;
-    let kv_type = if is_gpu(executor) {
+fn kv_bytes(plan: &Plan, executor: ExecutorKind, kv_type: KvType) -> u64 {
+    let kv_type = if executor.is_gpu() {
         kv_type
     } else {
         KvType::F32
     };
-    let head = kv_type.block_bytes(1, kv.head_dim as u32) as usize;
-    (2 * kv.num_layers * kv.num_kv_heads * head) as u64
+    let bytes = |cache: &CacheInfo| {
+        let head = kv_type.block_bytes(1, cache.head_dim as u32) as usize;
+        (2 * cache.num_kv_heads * head) as u64
+    };
+    plan.caches.iter().map(bytes).sum()
 }
 
 /// Runs once to warm up, then `repeats` times with a clock.
@@ -480,9 +477,9 @@ fn arbitrary_tokens(len: usize, vocab_size: usize) -> Vec<u32> {
 }
 
 /// Bytes a second that the device's memory gives to a plain read.
-fn read_ceiling(executor: &str, settings: &Settings) -> Result<f64, Error> {
+fn read_ceiling(executor: ExecutorKind, settings: &Settings) -> Result<f64, Error> {
     match settings.device.gpu() {
-        Some(index) if is_gpu(executor) => {
+        Some(index) if executor.is_gpu() => {
             crate::exec::cuda::measure_read_ceiling(index, &settings.disk_cache)
         }
         _ => Ok(cpu_read_ceiling()),

@@ -298,7 +298,7 @@ mod tests {
             match made {
                 Ok(made) => {
                     assert!(taken_over, "{line}");
-                    assert_eq!(made.executor.name(), "cpu");
+                    assert_eq!(made.executor.kind().to_string(), "cpu");
                     let expected = format!("no GPU in use ({line}); running on the CPU");
                     assert_eq!(made.notice, Some(expected));
                 }

@@ -33,7 +33,7 @@ pub(crate) fn the_cpu_chooses_alone(model: &Arc<Model>, options: Settings) {
     let table = table(executor);
     let step = prompt.step(&table);
     executor.run(&step).unwrap();
-    let all = places(executor, &step).unwrap();
+    let all = places(executor.inspect(), &step).unwrap();
     let argmax = all.iter().find(|p| p.unit.starts_with("argmax")).unwrap();
     let generate = |omit_launch, sampler_on| {
         let settings = Settings {

@@ -20,7 +20,8 @@ use crate::Error;
 use crate::exec::Load;
 use crate::exec::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
 use crate::exec::packed::block_bytes;
-use crate::exec::{DecodeStart, Executor, LaunchTime, Limits, Stats, Step};
+use crate::exec::{DecodeStart, Executor, ExecutorKind, Inspect, LaunchTime, Limits, Measure};
+use crate::exec::{Stats, Step};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::Unit;
 use crate::lower::{GEMV_MAX_ROWS, KernelSpec, LowerOptions, Lowered, Shape, StepKind, lower};
@@ -303,8 +304,8 @@ fn prompt_shape(rows: usize, outputs: usize) -> Shape {
 }
 
 impl Executor for CudaExecutor {
-    fn name(&self) -> &'static str {
-        self.recorder.name()
+    fn kind(&self) -> ExecutorKind {
+        self.recorder.kind()
     }
 
     fn notice(&self) -> Option<String> {
@@ -386,55 +387,12 @@ impl Executor for CudaExecutor {
         Ok(())
     }
 
-    fn device_step_time(
-        &mut self,
-        sequences: &[DecodeStart<'_>],
-        steps: usize,
-        table: &BlockTable,
-    ) -> Result<Option<f64>, Error> {
-        check_sequences(self, sequences, steps)?;
-        let key = self.start_decode(sequences, table)?;
-        let Some(replay) = self.replays.get(&key) else {
-            return Ok(None);
-        };
-        let seconds = timing::time(&self.gpu.context, &self.stream, steps, || {
-            replay.issue(&self.stream)
-        })?;
-        Ok(Some(seconds))
-    }
-
-    fn profile(
-        &mut self,
-        sequences: &[DecodeStart<'_>],
-        repeats: usize,
-        table: &BlockTable,
-    ) -> Result<Option<Vec<LaunchTime>>, Error> {
-        check_sequences(self, sequences, 1)?;
-        let mut profiler: Option<Profiler> = None;
-        for _ in 0..repeats {
-            let key = self.start_decode(sequences, table)?;
-            let Some(replay) = self.replays.get(&key) else {
-                return Ok(None);
-            };
-            let made = match profiler.take() {
-                Some(made) => made,
-                None => {
-                    let seen = |s: &DecodeStart<'_>| s.length + AHEAD as u32;
-                    let seen = sequences.iter().map(seen);
-                    let lengths: Vec<u32> =
-                        seen.map(|l| l.min(self.limits.context as u32)).collect();
-                    Profiler::new(&self.gpu.context, replay, &lengths)?
-                }
-            };
-            profiler.insert(made).repeat(&self.stream, replay)?;
-        }
-        Ok(profiler.map(Profiler::into_times))
-    }
-
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
         check_blocks(self.limits, pairs)?;
-        let bytes = block_bytes(self.plan(), self.limits.kv_type);
-        for pool in self.memory.keys.iter().chain(&self.memory.values) {
+        let caches = &self.model.plan().caches;
+        let (keys, values) = (&self.memory.keys, &self.memory.values);
+        for (pool, cache) in keys.iter().zip(caches).chain(values.iter().zip(caches)) {
+            let bytes = block_bytes(cache, self.limits.kv_type);
             for &(from, to) in pairs.iter().filter(|(from, to)| from != to) {
                 let (from, to) = (from as usize * bytes, to as usize * bytes);
                 self.stream.copy(pool, to, pool, from, bytes)?;
@@ -443,6 +401,27 @@ impl Executor for CudaExecutor {
         Ok(())
     }
 
+    fn stats(&self) -> Stats {
+        let s = self.gpu.context.statistics() - self.before;
+        Stats {
+            steps: self.steps,
+            launches: s.launches,
+            graph_launches: s.graph_launches,
+            synchronizations: s.synchronizations,
+            fallbacks: self.fallbacks,
+        }
+    }
+
+    fn inspect(&mut self) -> &mut dyn Inspect {
+        self
+    }
+
+    fn measure(&mut self) -> Option<&mut dyn Measure> {
+        Some(self)
+    }
+}
+
+impl Inspect for CudaExecutor {
     fn units(&mut self, shape: Shape) -> Result<Vec<Unit>, Error> {
         Ok(self.prepared(shape)?.lowered.units.clone())
     }
@@ -505,16 +484,47 @@ impl Executor for CudaExecutor {
             None => Ok(()),
         }
     }
+}
 
-    fn stats(&self) -> Stats {
-        let s = self.gpu.context.statistics() - self.before;
-        Stats {
-            steps: self.steps,
-            launches: s.launches,
-            graph_launches: s.graph_launches,
-            synchronizations: s.synchronizations,
-            fallbacks: self.fallbacks,
+impl Measure for CudaExecutor {
+    fn device_step_time(
+        &mut self,
+        sequences: &[DecodeStart<'_>],
+        steps: usize,
+        table: &BlockTable,
+    ) -> Result<f64, Error> {
+        check_sequences(self, sequences, steps)?;
+        let key = self.start_decode(sequences, table)?;
+        let replay = &self.replays[&key];
+        timing::time(&self.gpu.context, &self.stream, steps, || {
+            replay.issue(&self.stream)
+        })
+    }
+
+    fn profile(
+        &mut self,
+        sequences: &[DecodeStart<'_>],
+        repeats: usize,
+        table: &BlockTable,
+    ) -> Result<Vec<LaunchTime>, Error> {
+        check_sequences(self, sequences, 1)?;
+        let mut profiler: Option<Profiler> = None;
+        for _ in 0..repeats {
+            let key = self.start_decode(sequences, table)?;
+            let replay = &self.replays[&key];
+            let made = match profiler.take() {
+                Some(made) => made,
+                None => {
+                    let seen = |s: &DecodeStart<'_>| s.length + AHEAD as u32;
+                    let seen = sequences.iter().map(seen);
+                    let lengths: Vec<u32> =
+                        seen.map(|l| l.min(self.limits.context as u32)).collect();
+                    Profiler::new(&self.gpu.context, replay, &lengths)?
+                }
+            };
+            profiler.insert(made).repeat(&self.stream, replay)?;
         }
+        Ok(profiler.map(Profiler::into_times).unwrap_or_default())
     }
 }
 

@@ -7,7 +7,7 @@ use super::open::Gpu;
 use super::prepare::Memory;
 use super::weights;
 use crate::error::{CudaError, DoesNotFit, Error};
-use crate::exec::packed::{block_bytes, place};
+use crate::exec::packed::{all_block_bytes, block_bytes, place};
 use crate::exec::{Limits, limits};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{COUNTERS, Lowered};
@@ -38,7 +38,7 @@ impl Estimate {
         Ok(Estimate {
             weights: weights::total_bytes(plan)?,
             workspace: rows + limits.max_outputs * plan.vocab_size * 4,
-            block: (2 * plan.kv.num_layers * block_bytes(plan, limits.kv_type)).max(1),
+            block: (all_block_bytes(plan, limits.kv_type)).max(1),
         })
     }
 
@@ -110,11 +110,12 @@ pub(super) fn allocate(
     stream: &Stream,
 ) -> Result<Memory, Error> {
     let plan = model.plan();
-    let layer = limits.cache_blocks * block_bytes(plan, limits.kv_type);
     let pool = || -> Result<Vec<Buffer>, Error> {
-        (0..plan.kv.num_layers)
-            .map(|_| {
-                let buffer = Buffer::new(&gpu.context, layer)?;
+        plan.caches
+            .iter()
+            .map(|cache| {
+                let bytes = limits.cache_blocks * block_bytes(cache, limits.kv_type);
+                let buffer = Buffer::new(&gpu.context, bytes)?;
                 // Blocks are read in whole tiles, past the last position too: those values are
                 // masked out, but must not be NaN.
                 stream.memset_d8(&buffer, 0)?;

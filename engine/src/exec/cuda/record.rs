@@ -8,6 +8,7 @@ use std::sync::Arc;
 use gannet_cuda_runtime::{Context, GraphBuilder, GraphExec, Launch, Stream};
 
 use crate::Error;
+use crate::exec::ExecutorKind;
 use crate::settings::ExecutorChoice;
 use crate::settings::Faults;
 
@@ -59,12 +60,12 @@ impl Recorder {
         }
     }
 
-    /// Name of the executor.
-    pub(super) fn name(&self) -> &'static str {
+    /// What an executor is that issues its steps this way.
+    pub(super) fn kind(&self) -> ExecutorKind {
         match (self.choice, &self.broken) {
-            (ExecutorChoice::Eager, _) | (ExecutorChoice::Auto, Some(_)) => "cuda-eager",
-            (ExecutorChoice::Capture, _) => "cuda-capture",
-            (ExecutorChoice::Graph | ExecutorChoice::Auto, _) => "cuda-graph",
+            (ExecutorChoice::Eager, _) | (ExecutorChoice::Auto, Some(_)) => ExecutorKind::CudaEager,
+            (ExecutorChoice::Capture, _) => ExecutorKind::CudaCapture,
+            (ExecutorChoice::Graph | ExecutorChoice::Auto, _) => ExecutorKind::CudaGraph,
         }
     }
 

@@ -26,7 +26,7 @@ pub(crate) use reference::Reference;
 
 use crate::Error;
 use crate::error::GateFailure;
-use crate::exec::{Executor, Limits, Step};
+use crate::exec::{Inspect, Limits, Step};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::Unit;
 use crate::lower::{BATCH_MAX_ROWS, GEMV_MAX_ROWS};
@@ -124,7 +124,7 @@ fn tokens(slot: usize, count: usize, vocab_size: usize) -> Vec<u32> {
 ///
 /// # Errors
 /// The device failed, or the plan has something that cannot be computed apart.
-pub fn check(model: &Arc<Model>, device: &mut dyn Executor) -> Result<Vec<Report>, Error> {
+pub fn check(model: &Arc<Model>, device: &mut dyn Inspect) -> Result<Vec<Report>, Error> {
     let limits = device.limits();
     let coverage = Coverage::of(limits);
     let prompt = coverage.prompt;
@@ -147,7 +147,7 @@ pub fn check(model: &Arc<Model>, device: &mut dyn Executor) -> Result<Vec<Report
 }
 
 fn check_step(
-    device: &mut dyn Executor,
+    device: &mut dyn Inspect,
     reference: &mut Reference,
     step: &Step<'_>,
 ) -> Result<Report, Error> {
@@ -159,7 +159,7 @@ fn check_step(
     reference.begin(step)?;
     let mut report = Report {
         left: "the CPU".to_owned(),
-        right: device.name().to_owned(),
+        right: device.kind().to_string(),
         step: format!("first use, step of {}", step.rows()),
         position: step.lengths[0] as usize - 1,
         rows: step.rows(),
@@ -210,7 +210,7 @@ fn last_readers(units: &[Unit]) -> HashMap<Buf, usize> {
 /// [`Error::Gate`] with the unit and the buffer, or the device failed.
 pub(crate) fn at_first_use(
     model: &Arc<Model>,
-    device: &mut dyn Executor,
+    device: &mut dyn Inspect,
     name: &str,
     identity: Option<&Identity>,
 ) -> Result<(), Error> {

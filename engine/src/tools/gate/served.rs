@@ -15,7 +15,7 @@ use std::ops::ControlFlow;
 use super::{BATCH_STEPS, Coverage, PROMPT, SLACK, tokens};
 use crate::Error;
 use crate::exec::sample::Sampling;
-use crate::exec::{DecodeStart, Executor, Step};
+use crate::exec::{DecodeStart, Inspect, Step};
 use crate::kv::BlockTable;
 use crate::plan::Op;
 use crate::tools::parity::{
@@ -24,7 +24,7 @@ use crate::tools::parity::{
 
 /// Runs what the sizes of the executor allow; a report of each step.
 pub(super) fn check(
-    device: &mut dyn Executor,
+    device: &mut dyn Inspect,
     coverage: Coverage,
     table: &mut BlockTable,
 ) -> Result<Vec<Report>, Error> {
@@ -57,7 +57,7 @@ type Given = (Vec<f32>, Vec<u32>);
 
 /// The step of each sequence's last token, decoded and then launch by launch, and what it gives.
 fn replayed(
-    device: &mut dyn Executor,
+    device: &mut dyn Inspect,
     sequences: &[Vec<u32>],
     table: &BlockTable,
 ) -> Result<(Report, Given), Error> {
@@ -91,7 +91,7 @@ fn replayed(
 
 /// A chunk of a prompt of the first slot, and then its tokens in short steps.
 fn chunk(
-    device: &mut dyn Executor,
+    device: &mut dyn Inspect,
     (tokens, range): (&[u32], std::ops::Range<usize>),
     table: &BlockTable,
 ) -> Result<Option<Report>, Error> {
@@ -134,7 +134,7 @@ fn chunk(
 
 /// A batch of all sequences, which takes each some tokens further.
 fn batch(
-    device: &mut dyn Executor,
+    device: &mut dyn Inspect,
     mut sequences: Vec<Vec<u32>>,
     table: &mut BlockTable,
 ) -> Result<Vec<Report>, Error> {
@@ -181,7 +181,7 @@ fn batch(
 }
 
 /// Runs a step by the launches that the CPU was held against.
-fn unit_by_unit(device: &mut dyn Executor, step: &Step<'_>) -> Result<Given, Error> {
+fn unit_by_unit(device: &mut dyn Inspect, step: &Step<'_>) -> Result<Given, Error> {
     let units = device.units(step.shape())?;
     device.begin(step)?;
     device.poison()?;
@@ -193,10 +193,10 @@ fn unit_by_unit(device: &mut dyn Executor, step: &Step<'_>) -> Result<Given, Err
     Ok((device.logits()?.to_vec(), device.next()?.to_vec()))
 }
 
-fn report(device: &dyn Executor, left: &str, step: &Step<'_>) -> Report {
+fn report(device: &dyn Inspect, left: &str, step: &Step<'_>) -> Report {
     Report {
         left: left.to_owned(),
-        right: device.name().to_owned(),
+        right: device.kind().to_string(),
         step: format!("first use, served step of {}", step.rows()),
         position: step.lengths[0] as usize - 1,
         rows: step.rows(),

@@ -5,14 +5,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::report::{bit_equal, compare_tokens, error};
-use super::{Mode, Report, Row, StepRows, Tolerance, diff, diff_chunks};
+use super::{Mode, Report, Row, Side, StepRows, Tolerance, diff, diff_chunks};
 use crate::Error;
 use crate::exec::sample::{Sampling, argmax};
-use crate::exec::{DecodeStart, Executor};
+use crate::exec::{DecodeStart, Executor, Inspect};
 use crate::kv::BlockTable;
 use crate::lower::{Activations, Shape, StepKind, Unit};
 use crate::model::Model;
-use crate::settings::{Buffers, DeviceChoice, ExecutorChoice, Faults, Precision, Settings};
+use crate::settings::{Buffers, Faults, Settings};
 use crate::tools::make_executor;
 
 /// Rows of the step between the prompt and the generated tokens.
@@ -45,12 +45,11 @@ pub(crate) fn alone_limit(alone: &[Unit], together: &[Unit]) -> f64 {
 /// What [`compare`] compares.
 #[derive(Debug, Clone)]
 pub struct ParityOptions {
-    /// `cpu` (f32 activations, the reference), `cpu-fast`, `interp`, `cuda-eager`, `cuda-graph` or
-    /// `cuda-capture`.
-    pub left: String,
-    /// As `left`.
-    pub right: String,
-    /// What both sides run by, apart from what their names and the sizes of the comparison decide:
+    /// The reference.
+    pub left: Side,
+    /// What is held against it.
+    pub right: Side,
+    /// What both sides run by, apart from what they are and what the sizes of the comparison decide:
     /// the arithmetic, the type of the cache and the variants of kernels of those that run kernels,
     /// the index of the GPU, and faults to plant, which the right side alone gets.
     pub settings: Settings,
@@ -71,8 +70,8 @@ pub struct ParityOptions {
 impl Default for ParityOptions {
     fn default() -> Self {
         ParityOptions {
-            left: "cpu".to_owned(),
-            right: "cuda-eager".to_owned(),
+            left: Side::Cpu,
+            right: Side::CudaEager,
             settings: Settings::default(),
             // Any tokens do; these are in every vocabulary.
             tokens: (0..40).map(|i| (i * 37 + 11) % 256).collect(),
@@ -106,7 +105,7 @@ pub fn prompts(tokens: &[u32], batch: usize) -> Vec<Vec<u32>> {
 /// in every bit, and must decode the same tokens.
 ///
 /// # Errors
-/// An unknown name, a device that cannot be used, or one that failed.
+/// A device that cannot be used, or one that failed.
 pub fn compare(model: &Arc<Model>, options: &ParityOptions) -> Result<Vec<Report>, Error> {
     model.check_tokens(&options.tokens)?;
     options.settings.overrides.check(model.plan())?;
@@ -118,17 +117,18 @@ pub fn compare(model: &Arc<Model>, options: &ParityOptions) -> Result<Vec<Report
         return refuse("parity needs at least one sequence, and one token in a chunk");
     }
     if options.alone {
-        let mut executor = side(model, options, &options.right, options.settings.faults)?;
-        return Sequences::new(options, executor.as_ref())?.alone(executor.as_mut());
+        let faults = options.settings.faults;
+        let mut executor = side(model, options, options.right, faults)?;
+        return Sequences::new(options, executor.as_ref())?.alone(executor.inspect());
     }
-    let mut left = side(model, options, &options.left, Faults::default())?;
-    let mut right = side(model, options, &options.right, options.settings.faults)?;
+    let mut left = side(model, options, options.left, Faults::default())?;
+    let mut right = side(model, options, options.right, options.settings.faults)?;
     let sequences = Sequences::new(options, left.as_ref())?;
-    let mut reports = sequences.compare(left.as_mut(), right.as_mut())?;
+    let mut reports = sequences.compare(left.inspect(), right.inspect())?;
     // What was asked for: executors of one kind go by one name.
     for report in &mut reports {
-        report.left.clone_from(&options.left);
-        report.right.clone_from(&options.right);
+        report.left = options.left.to_string();
+        report.right = options.right.to_string();
     }
     Ok(reports)
 }
@@ -157,12 +157,11 @@ impl<'a> Sequences<'a> {
 
     fn compare(
         mut self,
-        left: &mut dyn Executor,
-        right: &mut dyn Executor,
+        left: &mut dyn Inspect,
+        right: &mut dyn Inspect,
     ) -> Result<Vec<Report>, Error> {
-        let on_gpu = |name: &str| name.starts_with("cuda");
-        let both = on_gpu(&self.options.left) && on_gpu(&self.options.right);
-        let (mode, tolerance) = if both {
+        let both_on_gpu = self.options.left.is_gpu() && self.options.right.is_gpu();
+        let (mode, tolerance) = if both_on_gpu {
             (Mode::Free, Tolerance::BitEqual)
         } else {
             (Mode::Lockstep, Tolerance::PerOperation)
@@ -182,7 +181,11 @@ impl<'a> Sequences<'a> {
             self.push(&next);
         }
         if mode == Mode::Free && self.options.generate > 0 {
-            let mut report = self.report(left.name(), right.name(), "decode");
+            let mut report = self.report(
+                &left.kind().to_string(),
+                &right.kind().to_string(),
+                "decode",
+            );
             let (l, r) = (self.decode(left)?, self.decode(right)?);
             let rows = l.iter().zip(&r).enumerate();
             let rows = rows.map(|(slot, (l, r))| compare_tokens("decode", slot, l, r));
@@ -196,8 +199,8 @@ impl<'a> Sequences<'a> {
     fn prompt(
         &self,
         slot: usize,
-        left: &mut dyn Executor,
-        right: &mut dyn Executor,
+        left: &mut dyn Inspect,
+        right: &mut dyn Inspect,
         (mode, tolerance): (Mode, Tolerance),
     ) -> Result<Vec<Report>, Error> {
         let tokens = &self.tokens[slot];
@@ -227,7 +230,7 @@ impl<'a> Sequences<'a> {
 
     /// Compares each sequence of a batch with itself alone, on one executor: the logits of every
     /// step, and the tokens that the steps choose with those that decoding gives.
-    fn alone(mut self, executor: &mut dyn Executor) -> Result<Vec<Report>, Error> {
+    fn alone(mut self, executor: &mut dyn Inspect) -> Result<Vec<Report>, Error> {
         let vocab_size = executor.plan().vocab_size;
         for slot in 0..self.tokens.len() {
             let tokens = &self.tokens[slot];
@@ -239,7 +242,7 @@ impl<'a> Sequences<'a> {
             let next = executor.next()?[0];
             self.tokens[slot].push(next);
         }
-        let name = &self.options.right;
+        let name = self.options.right;
         let one = Shape {
             rows: 1,
             outputs: 1,
@@ -339,30 +342,12 @@ fn alone_row(slot: usize, alone: &[f32], together: &[f32], limit: f64) -> Row {
 fn side(
     model: &Arc<Model>,
     options: &ParityOptions,
-    name: &str,
+    side: Side,
     faults: Faults,
 ) -> Result<Box<dyn Executor>, Error> {
     let settings = &options.settings;
-    let gpu = DeviceChoice::Cuda(settings.device.gpu().unwrap_or(0));
-    let cuda = |executor| (gpu, executor, settings.precision);
-    let (device, executor, precision) = match name {
-        "cpu" | "cpu-exact" => (DeviceChoice::Cpu, ExecutorChoice::Eager, Precision::Exact),
-        "cpu-fast" => (DeviceChoice::Cpu, ExecutorChoice::Eager, Precision::Fast),
-        "interp" => (
-            DeviceChoice::Interp,
-            ExecutorChoice::Eager,
-            settings.precision,
-        ),
-        "cuda-eager" => cuda(ExecutorChoice::Eager),
-        "cuda-graph" => cuda(ExecutorChoice::Graph),
-        "cuda-capture" => cuda(ExecutorChoice::Capture),
-        _ => {
-            return Err(Error::Request(format!(
-                "{name:?} is not an executor; expected cpu, cpu-fast, interp, cuda-eager, \
-                 cuda-graph or cuda-capture"
-            )));
-        }
-    };
+    let (device, executor) = side.choice(settings.device.gpu().unwrap_or(0));
+    let precision = side.precision().unwrap_or(settings.precision);
     let rows = options.tokens.len();
     let settings = Settings {
         device,

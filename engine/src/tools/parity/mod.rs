@@ -15,6 +15,7 @@
 mod compare;
 mod report;
 mod rows;
+mod side;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -25,9 +26,10 @@ pub(crate) use report::compare as compare_buffer;
 pub use report::{Numbers, Report, Row, Tolerance, limit};
 pub(crate) use report::{bit_equal, compare_tokens, error};
 pub(crate) use rows::StepRows;
+pub use side::Side;
 
 use crate::Error;
-use crate::exec::{Executor, Step};
+use crate::exec::{Inspect, Step};
 use crate::lower::Unit;
 use crate::plan::{Buf, Plan, Rows};
 
@@ -47,8 +49,8 @@ pub enum Mode {
 /// # Errors
 /// A device failed.
 pub fn diff(
-    left: &mut dyn Executor,
-    right: &mut dyn Executor,
+    left: &mut dyn Inspect,
+    right: &mut dyn Inspect,
     step: &Step<'_>,
     mode: Mode,
     tolerance: Tolerance,
@@ -98,8 +100,8 @@ pub fn diff(
 /// # Errors
 /// A device failed.
 pub fn diff_chunks(
-    left: &mut dyn Executor,
-    right: &mut dyn Executor,
+    left: &mut dyn Inspect,
+    right: &mut dyn Inspect,
     prompt: &Step<'_>,
     chunk: usize,
 ) -> Result<Vec<Report>, Error> {
@@ -149,13 +151,13 @@ pub fn diff_chunks(
 }
 
 /// Poisons the right side for a step.
-fn begin(left: &dyn Executor, right: &mut dyn Executor, step: &Step<'_>) -> Result<Report, Error> {
+fn begin(left: &dyn Inspect, right: &mut dyn Inspect, step: &Step<'_>) -> Result<Report, Error> {
     right.begin(step)?;
     right.poison()?;
     let first = step.lengths.iter().find(|&&l| l > 0);
     Ok(Report {
-        left: left.name().to_owned(),
-        right: right.name().to_owned(),
+        left: left.kind().to_string(),
+        right: right.kind().to_string(),
         step: "step".to_owned(),
         position: first.map_or(0, |&l| l as usize - 1),
         rows: step.rows(),
@@ -210,7 +212,7 @@ impl LiveRows {
 }
 
 fn compare_writes(
-    (left, right): (&mut dyn Executor, &mut dyn Executor),
+    (left, right): (&mut dyn Inspect, &mut dyn Inspect),
     (unit, sides): (&Unit, &[&[Unit]]),
     live: &LiveRows,
     tolerance: Tolerance,

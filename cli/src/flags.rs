@@ -33,14 +33,9 @@ impl ModelFlag {
                 let _progress = Progress::spinner("opening");
                 Model::open_with(path, &options)?
             }
-            None => Model::from_gguf(embedded::open()?, &options)?,
+            None => embedded::model(&options)?,
         };
-        for warning in model
-            .gguf()
-            .warnings()
-            .iter()
-            .chain(model.tokenizer().warnings())
-        {
+        for warning in model.warnings() {
             console.note(format!("warning: {warning}"));
         }
         Ok(Arc::new(model))
@@ -50,7 +45,7 @@ impl ModelFlag {
     pub(crate) fn open_container(&self) -> Result<Gguf, Failure> {
         match &self.model {
             Some(path) => Ok(Gguf::open(path)?),
-            None => embedded::open(),
+            None => embedded::container(),
         }
     }
 

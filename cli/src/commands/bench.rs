@@ -107,7 +107,7 @@ impl Bench {
         if let Some(notice) = &report.notice {
             console.note(notice.as_str());
         }
-        let file = model.gguf().path().display().to_string();
+        let file = model.path().display().to_string();
         if let Some(path) = &self.trace {
             let trace = serde_json::to_vec(&profile::chrome_trace(&report)).map_err(|e| {
                 Failure::Work(format!("{}: cannot write the trace: {e}", path.display()))

@@ -2,8 +2,8 @@
 
 use clap::Args;
 use gannet_engine::internals::lower::BATCH_MAX_ROWS;
-use gannet_engine::internals::text::tokenizer::EncodeOptions;
 use gannet_engine::settings::{DeviceChoice, GemvVariant, Given, KvType, Precision};
+use gannet_engine::tokenizer::EncodeOptions;
 use gannet_engine::tools::parity::{self, ParityOptions, Report, Row, Side};
 use serde_json::json;
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gannet_engine::internals::text::tokenizer::EncodeOptions;
+use gannet_engine::tokenizer::EncodeOptions;
 use gannet_engine::tools::eval;
 use gannet_engine::{Session, Settings};
 use serde_json::json;

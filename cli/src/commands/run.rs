@@ -13,8 +13,7 @@ use std::time::Instant;
 use clap::Args;
 use gannet_engine::settings::{Given, Settings};
 use gannet_engine::{
-    Batch, Event, ExecutorKind, Finish, GenerateOptions, Generation, LoadReport, Opening, Sampling,
-    Session,
+    Batch, Event, ExecutorKind, Finish, GenerateOptions, Generation, Opening, Sampling, Session,
 };
 use serde_json::json;
 
@@ -177,7 +176,7 @@ impl Run {
             let _progress = Progress::spinner("loading");
             Session::on(&model, &begun.settings, &begun.opening)?
         };
-        let load = LoadReport::new(&model, session.executor());
+        let load = session.load_report();
         let told = session.notice();
         if let Some(notice) = &told {
             console.note(notice);

@@ -5,7 +5,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gannet_engine::internals::text::tokenizer::{EncodeOptions, Tokenizer, TokenizerOptions};
+use gannet_engine::error::TokenizerError;
+use gannet_engine::internals::text::tokenizer::from_metadata;
+use gannet_engine::tokenizer::{EncodeOptions, TokenizerOptions};
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -50,8 +52,8 @@ impl Tokenize {
         let options = TokenizerOptions {
             pre_override: self.pre,
         };
-        let tokenizer = Tokenizer::from_gguf(gguf.metadata(), &options)
-            .map_err(|source| vocabulary(&gguf, source))?;
+        let tokenizer =
+            from_metadata(gguf.metadata(), &options).map_err(|source| vocabulary(&gguf, source))?;
         for warning in tokenizer.warnings() {
             console.note(format!("warning: {warning}"));
         }
@@ -73,10 +75,7 @@ impl Tokenize {
     }
 }
 
-fn vocabulary(
-    gguf: &gannet_gguf::Gguf,
-    source: gannet_engine::internals::text::tokenizer::Error,
-) -> Failure {
+fn vocabulary(gguf: &gannet_gguf::Gguf, source: TokenizerError) -> Failure {
     let file = gguf.path().to_owned();
     Failure::of(gannet_engine::Error::Tokenizer {
         file,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 use crate::exec::sample::{Sampler, Sampling, argmax};
-use crate::exec::{DecodeStart, Executor, Opening, Step};
+use crate::exec::{DecodeStart, Executor, LoadReport, Opening, Step};
 use crate::kv::BlockTable;
 use crate::model::Model;
 use crate::serve::output::{OnEvent, Output};
@@ -178,6 +178,12 @@ impl Session {
     #[must_use]
     pub fn notice(&self) -> Option<String> {
         self.notice.clone().or_else(|| self.executor.notice())
+    }
+
+    /// Where the time went that it took to open the model and to put it on the device.
+    #[must_use]
+    pub fn load_report(&self) -> LoadReport {
+        LoadReport::new(&self.model, self.executor.as_ref())
     }
 
     /// The executor in use.

@@ -181,7 +181,7 @@ pub fn perplexity(
         .as_f64()
         .expect("a perplexity");
     let text = std::fs::read_to_string(text).expect("the text");
-    let encode = gannet_engine::internals::text::tokenizer::EncodeOptions {
+    let encode = gannet_engine::tokenizer::EncodeOptions {
         add_special: true,
         parse_special: false,
     };

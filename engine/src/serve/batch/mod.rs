@@ -27,7 +27,7 @@ use sequence::{Live, Next, Sequence};
 
 use crate::Error;
 use crate::exec::sample::Sampling;
-use crate::exec::{DecodeStart, Executor, Limits, Opening, Step};
+use crate::exec::{DecodeStart, Executor, Limits, LoadReport, Opening, Step};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::model::Model;
 use crate::serve::session::{Event, Finish, GenerateOptions, Generation};
@@ -236,6 +236,12 @@ impl Batch {
     #[must_use]
     pub fn table(&self) -> &BlockTable {
         &self.table
+    }
+
+    /// Where the time went that it took to open the model and to put it on the device.
+    #[must_use]
+    pub fn load_report(&self) -> LoadReport {
+        LoadReport::new(&self.model, self.executor.as_ref())
     }
 
     /// The executor in use.

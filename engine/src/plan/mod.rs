@@ -10,6 +10,7 @@
 //! operation comes before every reader.
 
 mod builder;
+mod column;
 mod dump;
 mod op;
 mod rope;
@@ -17,6 +18,7 @@ mod storage;
 mod weight;
 
 pub use builder::{Linear, PlanBuilder};
+pub use column::{Column, StepRow};
 pub use gannet_ptx_gen::kernels::{Activation, RopeKind};
 pub use op::{ColumnSample, Contract, ErrorClass, Op};
 pub use rope::{RopeFactors, RopeTable, Yarn};

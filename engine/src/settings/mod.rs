@@ -7,6 +7,7 @@ mod choice;
 mod environment;
 pub(crate) mod machine;
 mod resolve;
+mod rules;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub use gannet_ptx_gen::kernels::{GemvVariant, KvType};
 pub use choice::{DeviceChoice, ExecutorChoice, SamplerOn};
 pub use environment::{Environment, TABLE, Variable, markdown};
 pub use resolve::Given;
+pub use rules::RuleSet;
 
 /// The arithmetic of the matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,6 +56,8 @@ pub struct Overrides {
     pub gemv_max_rows: Option<usize>,
     /// Do without what was measured.
     pub ignore_measured: bool,
+    /// Rules of lowering to do without.
+    pub without: RuleSet,
 }
 
 /// What is kept on disk.

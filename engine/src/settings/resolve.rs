@@ -4,7 +4,7 @@
 
 use super::{
     DeviceChoice, DiskCache, Environment, ExecutorChoice, GemvVariant, KvType, Overrides,
-    Precision, SamplerOn, Settings,
+    Precision, RuleSet, SamplerOn, Settings,
 };
 use crate::Error;
 
@@ -24,6 +24,8 @@ pub struct Given {
     pub gemv: Option<GemvVariant>,
     /// `--gemv-rows`: rows up to which a step runs on matrix-vector kernels.
     pub gemv_rows: Option<usize>,
+    /// `--without`: rules of lowering to do without.
+    pub without: Option<RuleSet>,
     /// `--kv-type`: element type of a GPU's cache.
     pub kv_type: Option<KvType>,
     /// `--no-gate` is `Some(false)`: whether a GPU is held against the CPU.
@@ -58,6 +60,7 @@ impl Settings {
                 gemv: given.gemv.or(environment.gemv),
                 gemv_max_rows: given.gemv_rows.or(environment.gemv_rows),
                 ignore_measured: measured.unwrap_or(default.overrides.ignore_measured),
+                without: given.without.unwrap_or(default.overrides.without),
             },
             kv_type: given.kv_type.unwrap_or(default.kv_type),
             gate: first(given.gate, environment.gate, default.gate),
@@ -100,6 +103,7 @@ impl Given {
             setting("--no-gate", self.gate.is_some(), false),
             setting("--sampler-on", self.sampler_on.is_some(), true),
             setting("--kv-type", self.kv_type.is_some(), true),
+            setting("--without", self.without.is_some(), true),
         ];
         let is_idle = |setting: &&Idle| match device {
             DeviceChoice::Cpu => setting.given,
@@ -146,6 +150,7 @@ mod tests {
             sampler_on: Some(SamplerOn::Device),
             gemv: "f32-l32-w8-r2-b4".parse().ok(),
             gemv_rows: Some(3),
+            without: Some(RuleSet::default().with(1)),
             kv_type: Some(KvType::Int8),
             gate: Some(true),
             context: Some(100),
@@ -168,6 +173,7 @@ mod tests {
                 gemv: environment().gemv,
                 gemv_max_rows: Some(2),
                 ignore_measured: true,
+                ..Overrides::default()
             },
             gate: false,
             disk_cache: DiskCache {
@@ -187,6 +193,7 @@ mod tests {
             overrides: Overrides {
                 gemv: given().gemv,
                 gemv_max_rows: Some(3),
+                without: RuleSet::default().with(1),
                 ..expected.overrides
             },
             kv_type: KvType::Int8,
@@ -209,13 +216,14 @@ mod tests {
     #[test]
     fn what_means_nothing_on_a_device_is_refused_where_it_was_given() {
         let none = Environment::default();
-        let changes: [(fn(&mut Given), &str, bool); 6] = [
+        let changes: [(fn(&mut Given), &str, bool); 7] = [
             (|g| g.executor = given().executor, "--executor", false),
             (|g| g.gate = Some(false), "--no-gate", false),
             (|g| g.gemv = given().gemv, "--gemv", true),
             (|g| g.gemv_rows = Some(4), "--gemv-rows", true),
             (|g| g.sampler_on = given().sampler_on, "--sampler-on", true),
             (|g| g.kv_type = given().kv_type, "--kv-type", true),
+            (|g| g.without = given().without, "--without", true),
         ];
         let on = |device, change: fn(&mut Given)| {
             let mut given = Given {

@@ -8,16 +8,17 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_cuda_runtime::{Args, Buffer, Launch, PinnedBuffer, Stream};
+use gannet_cuda_runtime::{Buffer, Launch, PinnedBuffer, Stream};
 use gannet_ptx_gen::kernels::AdvanceSpec;
 use gannet_ptx_gen::target::Target;
 
 use super::executor::CudaExecutor;
-use super::prepare::{Prepared, launch_of};
+use super::prepare::{Prepared, args_by_name, launch_of};
 use super::record::Issue;
 use super::state::StepState;
 use crate::Error;
-use crate::lower::{Advance, KernelSpec};
+use crate::lower::{Advance, KernelSpec, Named};
+use crate::plan::Column;
 
 /// Steps that the ring holds.
 const RING: u32 = 256;
@@ -110,19 +111,22 @@ impl Replay {
             list.extend(executor.draw(prepared, rows)?);
         }
         let (gpu, state, limits, kernels, recorder) = executor.parts();
-        let spec = advance(gpu.target, rows, limits.context);
-        kernels.compile(gpu, &[spec.clone().into()])?;
-        let kernel = kernels.get(&spec.clone().into())?;
+        let advance = advance(gpu.target, rows, limits.context);
+        let spec = KernelSpec::from(advance);
+        kernels.compile(gpu, std::slice::from_ref(&spec))?;
+        let kernel = kernels.get(&spec)?;
         let counter = Buffer::new(&gpu.context, 4)?;
         let ring = PinnedBuffer::new(&gpu.context, (RING as usize * rows + 1) * 4)?;
-        let args = Args::for_kernel(kernel)
-            .ptr(&next)
-            .ptr(&state.tokens)
-            .ptr(&state.lengths)
-            .ptr(&counter)
-            .ptr(&ring.as_buffer())
-            .finish()?;
-        let launch = launch_of(gpu, kernel, spec.0.grid(), args);
+        let (inputs, host_ring) = (&state.inputs, ring.as_buffer());
+        let given = Named::new([
+            ("next", &next),
+            ("tokens", inputs.column(Column::Token)),
+            ("lengths", inputs.column(Column::Length)),
+            ("steps", &counter),
+            ("ring", &host_ring),
+        ]);
+        let args = args_by_name(&spec, kernel, &given)?;
+        let launch = launch_of(gpu, kernel, spec.grid(rows as u32), args);
         list.push(Listed::after("advance", spec, rows, launch));
         let mut at = 0..;
         list.retain(|_| !at.next().is_some_and(|i| recorder.omits(i)));
@@ -160,6 +164,7 @@ impl Replay {
         (sequences, steps): (usize, usize),
         on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<u64, Error> {
+        let lengths = state.inputs.column(Column::Length);
         stream.memset_d32(&self.counter, 0)?;
         let count = RING as usize * self.rows;
         self.ring.write_u32(count, 0)?;
@@ -183,7 +188,7 @@ impl Replay {
                 live.retain(|i| !ended.contains(i));
                 if !live.is_empty() && read < steps {
                     for i in ended {
-                        stream.memset_d32(&state.lengths.slice(4 * i..4 * i + 4)?, 0)?;
+                        stream.memset_d32(&lengths.slice(4 * i..4 * i + 4)?, 0)?;
                     }
                 }
             }

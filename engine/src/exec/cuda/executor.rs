@@ -21,7 +21,7 @@ use crate::exec::Load;
 use crate::exec::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
 use crate::exec::packed::block_bytes;
 use crate::exec::{DecodeStart, Executor, ExecutorKind, Inspect, LaunchTime, Limits, Measure};
-use crate::exec::{Stats, Step};
+use crate::exec::{Stats, Step, StepRows};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::Unit;
 use crate::lower::{GEMV_MAX_ROWS, KernelSpec, LowerOptions, Lowered, Shape, StepKind, lower};
@@ -174,19 +174,10 @@ impl CudaExecutor {
         sequences: &[DecodeStart<'_>],
         table: &BlockTable,
     ) -> Result<(usize, bool), Error> {
-        let rows = sequences.len().next_power_of_two();
         let draws = !sequences.iter().all(|s| s.sampling.is_greedy());
-        let column = |of: fn(&DecodeStart<'_>) -> u32| -> Vec<u32> {
-            let spare = std::iter::repeat_n(0, rows - sequences.len());
-            sequences.iter().map(of).chain(spare).collect()
-        };
-        let first = Step {
-            tokens: &column(|s| s.token),
-            lengths: &column(|s| s.length),
-            slots: &column(|s| s.slot),
-            outputs: &(0..rows as u32).collect::<Vec<_>>(),
-            table,
-        };
+        let inputs = StepRows::padded_batch(sequences.iter().map(DecodeStart::row));
+        let rows = inputs.rows();
+        let first = inputs.step(table);
         first.check(self.limits, self.plan().vocab_size)?;
         self.state.upload(&self.stream, &first)?;
         let prepared = self.prepared(batch_shape(rows))?;

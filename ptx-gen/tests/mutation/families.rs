@@ -2,8 +2,8 @@
 
 use gannet_ptx_gen::kernels::{
     Activation, AdvanceSpec, ArgmaxSpec, EmbedSpec, Epilogue, GatherRowsSpec, GemmBatchSpec,
-    GemmSpec, GemvGluSpec, GemvSpec, KvType, KvWriteSpec, Map, RmsNormSpec, RopeKind, RopeSpec,
-    SampleSpec, WeightFormat,
+    GemmSpec, GemvGluSpec, GemvSpec, KvType, KvWriteSpec, Map, NormAddNormSpec, RmsNormSpec,
+    RopeKind, RopeSpec, SampleSpec, WeightFormat,
 };
 use gannet_ptx_gen::target::Target;
 
@@ -46,6 +46,10 @@ fn rows() -> Vec<Trial> {
             target,
         };
         simple::rms_norm(spec, rows)
+    }));
+    trials.extend([(300, 2), (4100, 2)].map(|(dim, rows)| {
+        let eps = 1e-5;
+        simple::norm_add_norm(NormAddNormSpec { dim, eps, target }, rows)
     }));
     let ropes = [
         (5, 20, 20, RopeKind::Interleaved),

@@ -180,6 +180,23 @@ fn given(kind: &NodeKind) -> Named<Arg> {
             ];
             Named::new(product.into_iter().chain(bias))
         }
+        NodeKind::NormAdd {
+            x,
+            weight,
+            eps: _,
+            residual,
+            out,
+        } => Named::new([
+            ("x", buffer(x)),
+            ("w", Arg::Weight(weight)),
+            ("residual", buffer(residual)),
+            ("out", buffer(out)),
+        ]),
+        NodeKind::ScaledEmbed {
+            table,
+            factor: _,
+            out,
+        } => Named::new([("w", Arg::Weight(table)), ("out", buffer(out))]),
         NodeKind::GatedMatMul {
             act: _,
             x,

@@ -34,6 +34,10 @@ macro_rules! patterns {
 patterns! {
     /// `add(matmul(x), residual)`: a residual sum is the epilogue of the product that it adds.
     ResidualAdd "residual-add": "matmul+add" = residual_add;
+    /// `add(residual, rms_norm(x))`: what stands behind a block is normed on its way into the sum.
+    NormAdd "norm-add": "rms_norm+add" = norm_add;
+    /// `scale(embed)`: rows of the embedding are scaled on their way out of it.
+    ScaledEmbed "scaled-embed": "embed+scale" = scaled_embed;
     /// `glu(matmul(x), matmul(x))`: for few rows a gated unit is one kernel.
     Gated "gated": "gated matmul" = gated;
     /// `kv_write(rope(k), v)`: keys are rotated on their way into the cache.
@@ -121,6 +125,28 @@ pub enum NodeKind {
         bias: Option<Weight>,
         /// Added to the product.
         residual: Buf,
+        /// Output.
+        out: Buf,
+    },
+    /// `out = x * weight / sqrt(mean(x^2) + eps) + residual`, rows whole.
+    NormAdd {
+        /// Input.
+        x: Buf,
+        /// `[dim]`.
+        weight: Weight,
+        /// Added to the mean square.
+        eps: f32,
+        /// Added to the norm.
+        residual: Buf,
+        /// Output.
+        out: Buf,
+    },
+    /// `out[t] = table[token[t]] * factor`.
+    ScaledEmbed {
+        /// Matrix.
+        table: Weight,
+        /// Factor.
+        factor: f32,
         /// Output.
         out: Buf,
     },
@@ -302,6 +328,45 @@ fn residual_add(ops: &Operations<'_>, last: &Op) -> Option<Found> {
     })
 }
 
+fn norm_add(ops: &Operations<'_>, last: &Op) -> Option<Found> {
+    let &Op::Add { a, b, out } = last else {
+        return None;
+    };
+    let of = |normed: Buf, residual: Buf| {
+        let (at, op) = ops.private(normed)?;
+        let &Op::RmsNorm { x, weight, eps, .. } = op else {
+            return None;
+        };
+        // Heads that are normed one by one have another kernel.
+        let is_whole = ops.plan.weight(weight).cols == ops.plan.buffer(x).cols;
+        is_whole.then_some(Found {
+            kind: NodeKind::NormAdd {
+                x,
+                weight,
+                eps,
+                residual,
+                out,
+            },
+            inner: vec![at],
+        })
+    };
+    of(b, a).or_else(|| of(a, b))
+}
+
+fn scaled_embed(ops: &Operations<'_>, last: &Op) -> Option<Found> {
+    let &Op::Scale { x, factor, out } = last else {
+        return None;
+    };
+    let (at, op) = ops.private(x)?;
+    let &Op::Embed { table, .. } = op else {
+        return None;
+    };
+    Some(Found {
+        kind: NodeKind::ScaledEmbed { table, factor, out },
+        inner: vec![at],
+    })
+}
+
 fn gated(ops: &Operations<'_>, last: &Op) -> Option<Found> {
     let &Op::Glu { act, gate, up, out } = last else {
         return None;
@@ -420,8 +485,10 @@ mod tests {
     #[test]
     fn a_set_has_the_rules_that_it_was_made_of() {
         let set: RuleSet = [Rule::Gated, Rule::RotateQueries].into_iter().collect();
-        let held: Vec<bool> = PATTERNS.iter().map(|p| p.rule.is_in(set)).collect();
-        assert_eq!(held, [false, true, false, true]);
+        for pattern in PATTERNS {
+            let expected = matches!(pattern.rule, Rule::Gated | Rule::RotateQueries);
+            assert_eq!(pattern.rule.is_in(set), expected, "{}", pattern.name);
+        }
         assert_eq!(rule_names(set), "gated,rotate-queries");
         assert_eq!(rule_names(RuleSet::default()), "");
     }

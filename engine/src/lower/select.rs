@@ -92,6 +92,14 @@ impl Selector<'_> {
                 },
                 out,
             })?,
+            NodeKind::NormAdd {
+                x: _,
+                weight,
+                eps,
+                residual: _,
+                out,
+            } => self.norm(weight, eps, true, out),
+            NodeKind::ScaledEmbed { table, factor, out } => self.embed(table, Some(factor), out),
             NodeKind::GatedMatMul {
                 act,
                 x: _,
@@ -123,33 +131,13 @@ impl Selector<'_> {
     fn op(&self, op: &Op) -> Result<Choice, Error> {
         let target = self.options.target;
         Ok(match *op {
-            Op::Embed { table, out } => {
-                let info = self.plan.weight(table);
-                let spec = EmbedSpec {
-                    target,
-                    format: self.format(table),
-                    vocab_size: info.rows as u32,
-                    hidden_size: info.cols as u32,
-                    scale: None,
-                };
-                one(spec, self.rows(out))
-            }
+            Op::Embed { table, out } => self.embed(table, None, out),
             Op::RmsNorm {
                 x: _,
                 weight,
                 eps,
                 out,
-            } => {
-                let dim = self.plan.weight(weight).cols;
-                let groups = self.rows(out) * (self.plan.buffer(out).cols / dim) as u32;
-                let spec = RmsNormSpec {
-                    target,
-                    dim: dim as u32,
-                    eps,
-                    residual: false,
-                };
-                one(spec, groups)
-            }
+            } => self.norm(weight, eps, false, out),
             Op::MatMul {
                 x: _,
                 weight,
@@ -211,6 +199,32 @@ impl Selector<'_> {
                 one(ArgmaxSpec { target, vocab_size }, self.rows(out))
             }
         })
+    }
+
+    /// Rows of an embedding, scaled or not.
+    fn embed(&self, table: Weight, scale: Option<f32>, out: Buf) -> Choice {
+        let info = self.plan.weight(table);
+        let spec = EmbedSpec {
+            target: self.options.target,
+            format: self.format(table),
+            vocab_size: info.rows as u32,
+            hidden_size: info.cols as u32,
+            scale,
+        };
+        one(spec, self.rows(out))
+    }
+
+    /// A norm of groups as long as its weight, with a sum behind it or without.
+    fn norm(&self, weight: Weight, eps: f32, residual: bool, out: Buf) -> Choice {
+        let dim = self.plan.weight(weight).cols;
+        let groups = self.rows(out) * (self.plan.buffer(out).cols / dim) as u32;
+        let spec = RmsNormSpec {
+            target: self.options.target,
+            dim: dim as u32,
+            eps,
+            residual,
+        };
+        one(spec, groups)
     }
 
     /// A function of every element.

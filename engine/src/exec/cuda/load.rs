@@ -1,5 +1,8 @@
 //! Loading, with everything at once that can be: a device opened beside the model's file, and then
 //! kernels compiled, weights packed and moved, the cache allocated.
+//!
+//! All cores pack bands of rows straight from the mapped file into pinned buffers, from which they fly:
+//! the host reads and writes each byte once.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

@@ -93,9 +93,12 @@ impl CudaExecutor {
             .map(|&shape| lower(plan, shape, &options))
             .collect::<Result<_, _>>()?;
         let stream = Stream::new(&gpu.context)?;
-        let (kernels, memory, load) =
-            load::load(gpu, model, limits, (&lowered, &choosing), &stream)
-                .map_err(|error| estimate.explain(error, limits))?;
+        let steps = load::Steps {
+            shapes: &lowered,
+            following: &choosing,
+        };
+        let (kernels, memory, load) = load::load(gpu, model, limits, &steps, &stream)
+            .map_err(|error| estimate.explain(error, limits))?;
         let state = StepState::new(&gpu.context, limits)?;
         Ok(CudaExecutor {
             model: Arc::clone(model),
@@ -492,7 +495,7 @@ impl Measure for CudaExecutor {
         })
     }
 
-    fn profile(
+    fn launch_times(
         &mut self,
         sequences: &[DecodeStart<'_>],
         repeats: usize,

@@ -22,7 +22,7 @@
 //! those of many; [`tools`] compare, measure and make models. The crate prints nothing, speaks no
 //! HTTP and starts no runtime.
 
-mod error;
+pub mod error;
 mod exec;
 mod files;
 mod kv;

@@ -41,7 +41,8 @@ fn gpu_is_held_against_the_cpu_once() {
     // Faults first: they must not be remembered.
     for launch in [0, 7, 20] {
         match make_executor(&model, &options(Some(launch))).map(|_| ()) {
-            Err(Error::Cuda(line)) => {
+            Err(Error::Gate(failure)) => {
+                let line = failure.to_string();
                 println!("{line}");
                 assert!(line.contains("computes this model wrongly") && !line.contains('\n'));
             }

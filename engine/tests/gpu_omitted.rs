@@ -188,7 +188,7 @@ fn scan_decode(choice: ExecutorChoice, kind: ExecutorKind) {
             assert_eq!(faulty.kind(), kind);
             match decode(faulty.as_mut(), &table, sampling) {
                 // Nobody says that a step is over.
-                Err(Error::Cuda(why)) => {
+                Err(Error::Internal { what: why }) => {
                     assert_eq!(*unit, "advance", "{why}");
                     assert!(why.contains("without writing a token"), "{why}");
                 }

@@ -218,19 +218,19 @@ fn gpu_profiles_count_the_keys_that_a_step_sees() {
         device.profile(&starts, 1, &table).unwrap()
     };
     let (shallow, deep) = (at(20), at(320));
-    let kv = model.plan().kv;
+    let caches = &model.plan().caches;
     let kernels = |times: &[LaunchTime]| times.iter().map(|l| l.kernel.clone()).collect::<Vec<_>>();
     assert_eq!(kernels(&shallow), kernels(&deep));
     let mut attention = 0;
     for (shallow, deep) in shallow.iter().zip(&deep) {
         let reads = shallow.kernel.starts_with("attention") && !shallow.kernel.contains("merge");
         // Keys and values of f16.
-        let more = 300 * SLOTS * kv.num_kv_heads * kv.head_dim * 2 * 2;
+        let more = 300 * SLOTS * caches[0].width() * 2 * 2;
         let more = if reads { more as u64 } else { 0 };
         assert_eq!(deep.bytes - shallow.bytes, more, "{}", shallow.kernel);
         attention += usize::from(reads);
     }
-    assert_eq!(attention, kv.num_layers);
+    assert_eq!(attention, caches.len());
 }
 
 #[test]

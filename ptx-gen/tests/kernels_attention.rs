@@ -4,8 +4,8 @@
 
 mod common;
 
-use common::attention::{Case, flash, spec};
-use gannet_ptx_gen::kernels::{AttentionSpec, KvType};
+use common::attention::{Attention, Case, spec};
+use gannet_ptx_gen::kernels::KvType;
 use gannet_ptx_gen::target::Target;
 
 #[test]
@@ -33,7 +33,7 @@ fn layers_of_models() {
     for (heads, kv_heads, dim) in [(8, 4, 32), (12, 2, 128), (32, 8, 128)] {
         let spec = spec(heads, kv_heads, dim);
         Case::new(spec, &[1, 130], &[0, 1]).pass(1e-10);
-        Case::new(AttentionSpec { splits: 8, ..spec }, &[200], &[0]).pass(1e-10);
+        Case::new(Attention { splits: 8, ..spec }, &[200], &[0]).pass(1e-10);
         Case::prompt(spec, 0, 70).pass_flash();
     }
 }
@@ -42,7 +42,7 @@ fn layers_of_models() {
 fn lengths_around_blocks_and_dead_rows() {
     for splits in [1, 2, 8] {
         for dim in [16, 64] {
-            let spec = AttentionSpec {
+            let spec = Attention {
                 splits,
                 ..spec(4, 2, dim)
             };
@@ -62,7 +62,7 @@ fn splits_windows_and_caps_together() {
                 (Some(33), Some(2.0)),
                 (Some(1), None),
             ] {
-                let spec = AttentionSpec {
+                let spec = Attention {
                     kv_type,
                     splits,
                     window,
@@ -78,7 +78,7 @@ fn splits_windows_and_caps_together() {
 #[test]
 fn large_scores_do_not_overflow() {
     for splits in [1, 3] {
-        let spec = AttentionSpec {
+        let spec = Attention {
             scale: 30.0,
             splits,
             ..spec(2, 1, 64)
@@ -90,7 +90,7 @@ fn large_scores_do_not_overflow() {
 
 #[test]
 fn a_partial_without_keys_says_so() {
-    let spec = AttentionSpec {
+    let spec = Attention {
         splits: 8,
         ..spec(2, 1, 16)
     };
@@ -119,12 +119,12 @@ fn prompts_of_every_dimension_and_group() {
 fn prompts_over_caches_of_every_type() {
     for kv_type in [KvType::BF16, KvType::Int8] {
         for (group, dim) in [(2, 16), (1, 64), (3, 80), (2, 128), (1, 256)] {
-            let spec = AttentionSpec {
+            let spec = Attention {
                 kv_type,
                 ..spec(group, 1, dim)
             };
             Case::prompt(spec, 21, 70).pass_flash();
-            let window = AttentionSpec {
+            let window = Attention {
                 window: Some(40),
                 softcap: Some(3.0),
                 ..spec
@@ -139,7 +139,7 @@ fn prompts_in_chunks_on_old_and_new_targets() {
     for target in [Target::Sm75, Target::Sm80, Target::Sm86, Target::Sm90a] {
         for (start, rows) in [(0, 1), (0, 64), (31, 33), (100, 9), (150, 100)] {
             for dim in [64, 128] {
-                let spec = AttentionSpec {
+                let spec = Attention {
                     target,
                     ..spec(2, 1, dim)
                 };
@@ -157,7 +157,7 @@ fn prompts_of_long_heads() {
         (Target::Sm86, 256),
         (Target::Sm90a, 256),
     ] {
-        let spec = AttentionSpec {
+        let spec = Attention {
             target,
             ..spec(2, 1, dim)
         };
@@ -175,7 +175,7 @@ fn prompts_with_windows_and_caps() {
             (Some(64), None),
             (Some(1000), None),
         ] {
-            let spec = AttentionSpec {
+            let spec = Attention {
                 target,
                 window,
                 softcap,
@@ -190,7 +190,7 @@ fn prompts_with_windows_and_caps() {
 #[test]
 fn dead_rows_of_a_prompt_are_zeros() {
     for window in [None, Some(20)] {
-        let spec = AttentionSpec {
+        let spec = Attention {
             window,
             ..spec(2, 1, 64)
         };
@@ -211,13 +211,13 @@ fn unsupported_shapes_are_refused() {
         (4, 2, 272),
         (128, 1, 64),
     ] {
-        assert!(spec(heads, kv_heads, dim).check().is_err());
+        assert!(spec(heads, kv_heads, dim).plain().check().is_err());
     }
-    assert!(flash(&spec(4, 2, 72)).check().is_err());
+    assert!(spec(4, 2, 72).flash().check().is_err());
     // Two tiles and the queries exceed what a block may have.
-    let turing = AttentionSpec {
+    let turing = Attention {
         target: Target::Sm75,
         ..spec(4, 2, 256)
     };
-    assert!(flash(&turing).check().is_err());
+    assert!(turing.flash().check().is_err());
 }

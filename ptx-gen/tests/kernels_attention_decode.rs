@@ -5,8 +5,8 @@
 
 mod common;
 
-use common::attention::{Case, packed_decode, packed_merged, spec};
-use gannet_ptx_gen::kernels::{AttentionSpec, KvType, RopeKind};
+use common::attention::{Attention, Case, packed_decode, packed_merged, spec};
+use gannet_ptx_gen::kernels::{KvType, RopeKind};
 use gannet_ptx_gen::target::Target;
 
 /// What f32 leaves of the sums.
@@ -46,7 +46,7 @@ fn layers_of_models() {
     for (heads, kv_heads, dim) in [(8, 4, 32), (12, 2, 128), (32, 8, 128)] {
         let spec = spec(heads, kv_heads, dim);
         pass(&Case::new(spec, &[1, 130], &[0, 1]), NMSE);
-        let split = AttentionSpec { splits: 8, ..spec };
+        let split = Attention { splits: 8, ..spec };
         pass(&Case::new(split, &[200], &[0]), NMSE);
     }
 }
@@ -55,7 +55,7 @@ fn layers_of_models() {
 fn lengths_around_tiles_and_blocks() {
     for splits in [1, 2, 8] {
         for (group, dim) in [(2, 64), (9, 16), (2, 144)] {
-            let spec = AttentionSpec {
+            let spec = Attention {
                 splits,
                 target: Target::Sm90a,
                 ..spec(group * 2, 2, dim)
@@ -77,7 +77,7 @@ fn splits_windows_and_caps_together() {
                 (Some(33), Some(2.0)),
                 (Some(1), None),
             ] {
-                let spec = AttentionSpec {
+                let spec = Attention {
                     splits,
                     window,
                     softcap,
@@ -93,7 +93,7 @@ fn splits_windows_and_caps_together() {
 fn large_and_tiny_scores_keep_their_precision() {
     for group in [2, 9] {
         for scale in [30.0, 1e-30, 1e-5] {
-            let spec = AttentionSpec {
+            let spec = Attention {
                 scale,
                 splits: 3,
                 ..spec(group, 1, 64)
@@ -106,7 +106,7 @@ fn large_and_tiny_scores_keep_their_precision() {
 /// Rows share nothing: alone they give the bits that they give together.
 #[test]
 fn a_row_does_not_depend_on_the_others() {
-    let spec = AttentionSpec {
+    let spec = Attention {
         splits: 4,
         ..spec(6, 2, 64)
     };
@@ -143,7 +143,7 @@ fn caches_of_every_type() {
             for (splits, window, softcap) in
                 [(1, None, None), (3, Some(50), None), (4, None, Some(3.0))]
             {
-                let spec = AttentionSpec {
+                let spec = Attention {
                     kv_type,
                     splits,
                     window,
@@ -165,7 +165,7 @@ fn types_of_caches_keep_what_they_promise() {
         (KvType::BF16, 1e-5),
         (KvType::Int8, 2e-4),
     ] {
-        let spec = AttentionSpec {
+        let spec = Attention {
             kv_type,
             splits: 2,
             ..spec(8, 2, 128)
@@ -188,7 +188,7 @@ fn queries_rotated_on_their_way() {
                 (KvType::Int8, 6, 128),
             ] {
                 for splits in [1, 3] {
-                    let spec = AttentionSpec {
+                    let spec = Attention {
                         target,
                         kv_type,
                         splits,
@@ -213,7 +213,7 @@ fn refuses_to_turn_halves_that_lie_apart() {
         (KvType::Int8, 64, false),
         (KvType::Int8, 128, true),
     ] {
-        let spec = AttentionSpec {
+        let spec = Attention {
             kv_type,
             ..spec(4, 2, dim)
         };

@@ -10,14 +10,15 @@
 //! graph replays one grid. Splits past a row's keys end at once.
 
 use gannet_ptx_gen::kernels::{
-    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec as AttentionKernel,
+    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionShape,
+    AttentionSpec as AttentionKernel,
 };
 
 use super::launches::Emitter;
 use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Lowered, Node, NodeKind, StepKind};
 use crate::Error;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{AttentionSpec, Buf, Op, Rope};
+use crate::plan::{AttentionConfig, Buf, CacheId, Op, Rope};
 use crate::settings::Precision;
 
 /// Keys that a split has at least, by the kernels' own rule: more splits would be without any.
@@ -28,8 +29,8 @@ const MAX_SPLITS: usize = 128;
 impl Emitter<'_> {
     pub(super) fn attention(
         &self,
-        layer: usize,
-        a: &AttentionSpec,
+        cache: CacheId,
+        a: &AttentionConfig,
         (q, rope): (Buf, Option<Rope>),
         to: Buf,
         lowered: &mut Lowered,
@@ -40,8 +41,8 @@ impl Emitter<'_> {
             Arg::Lengths,
             Arg::Slots,
             Arg::BlockTable,
-            Arg::Keys(layer),
-            Arg::Values(layer),
+            Arg::Keys(cache),
+            Arg::Values(cache),
         ];
         args.extend(rope.map(Arg::RopeTable));
         if let Some(flash) = self.flash(a) {
@@ -58,9 +59,10 @@ impl Emitter<'_> {
                 ..decode
             })
         } else {
-            plain
-                .check()
-                .map_err(|why| Error::Cuda(format!("attention of layer {layer}: {why}")))?;
+            plain.check().map_err(|why| Error::Unsupported {
+                what: format!("attention over {}", self.plan.cache(cache).name),
+                why,
+            })?;
             KernelSpec::from(plain)
         };
         if splits == 1 {
@@ -74,20 +76,16 @@ impl Emitter<'_> {
         lowered.scratch_bytes = lowered.scratch_bytes.max(partials * 4);
         let merge = AttentionMergeSpec {
             target: self.options.target,
-            num_heads: a.num_heads as u32,
-            head_dim: a.head_dim as u32,
+            shape: self.attention_shape(a),
             splits,
-            block_tokens: BLOCK_TOKENS as u32,
-            window: a.window,
         };
         let args = vec![Arg::Lengths, Arg::Scratch, Arg::Buffer(to)];
         self.push(lowered, merge, tokens, args);
         Ok(())
     }
 
-    fn plain(&self, a: &AttentionSpec, splits: u32) -> AttentionKernel {
-        AttentionKernel {
-            target: self.options.target,
+    fn attention_shape(&self, a: &AttentionConfig) -> AttentionShape {
+        AttentionShape {
             num_heads: a.num_heads as u32,
             num_kv_heads: a.num_kv_heads as u32,
             head_dim: a.head_dim as u32,
@@ -97,24 +95,23 @@ impl Emitter<'_> {
             scale: a.scale,
             softcap: a.softcap,
             window: a.window,
+        }
+    }
+
+    fn plain(&self, a: &AttentionConfig, splits: u32) -> AttentionKernel {
+        AttentionKernel {
+            target: self.options.target,
+            shape: self.attention_shape(a),
             splits,
         }
     }
 
     /// The kernel for prompts, where it is one's turn.
-    fn flash(&self, a: &AttentionSpec) -> Option<AttentionFlashSpec> {
+    fn flash(&self, a: &AttentionConfig) -> Option<AttentionFlashSpec> {
         let many = self.shape.rows > GEMV_MAX_ROWS && self.shape.kind == StepKind::Prompt;
         let flash = AttentionFlashSpec {
             target: self.options.target,
-            num_heads: a.num_heads as u32,
-            num_kv_heads: a.num_kv_heads as u32,
-            head_dim: a.head_dim as u32,
-            block_tokens: BLOCK_TOKENS as u32,
-            max_blocks: self.options.max_blocks as u32,
-            kv_type: self.options.kv_type,
-            scale: a.scale,
-            softcap: a.softcap,
-            window: a.window,
+            shape: self.attention_shape(a),
         };
         (many && self.is_fast() && flash.check().is_ok()).then_some(flash)
     }
@@ -123,15 +120,7 @@ impl Emitter<'_> {
     fn decode(&self, plain: &AttentionKernel) -> Option<AttentionDecodeSpec> {
         let decode = AttentionDecodeSpec {
             target: plain.target,
-            num_heads: plain.num_heads,
-            num_kv_heads: plain.num_kv_heads,
-            head_dim: plain.head_dim,
-            block_tokens: plain.block_tokens,
-            max_blocks: plain.max_blocks,
-            kv_type: plain.kv_type,
-            scale: plain.scale,
-            softcap: plain.softcap,
-            window: plain.window,
+            shape: plain.shape,
             splits: plain.splits,
             rope: None,
             overlaps: false,
@@ -140,7 +129,7 @@ impl Emitter<'_> {
     }
 
     /// Whether attention runs on a kernel that can rotate its queries.
-    pub(super) fn rotated_decode(&self, rope: Rope, a: &AttentionSpec) -> bool {
+    pub(super) fn rotated_decode(&self, rope: Rope, a: &AttentionConfig) -> bool {
         let decode = self.decode(&self.plain(a, 1));
         let rotated = decode.map(|decode| AttentionDecodeSpec {
             rope: Some(self.rope_kind(rope)),
@@ -171,7 +160,7 @@ impl Emitter<'_> {
 
     /// Enough splits to give every multiprocessor two blocks, of which three fit one, within the
     /// bounds above.
-    fn splits(&self, a: &AttentionSpec, tokens: u32) -> u32 {
+    fn splits(&self, a: &AttentionConfig, tokens: u32) -> u32 {
         let blocks = tokens as usize * a.num_kv_heads;
         let wanted = (2 * self.options.multiprocessors).div_ceil(blocks);
         let context = self.options.max_blocks * BLOCK_TOKENS;

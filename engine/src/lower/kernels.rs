@@ -141,13 +141,14 @@ impl KernelSpec {
             keys.map(u64::from).sum()
         };
         match self {
-            KernelSpec::Attention(spec) => Some(spec.bytes_at(live, seen(spec.window))),
-            KernelSpec::AttentionDecode(spec) => Some(spec.bytes_at(live, seen(spec.window))),
+            KernelSpec::Attention(spec) => Some(spec.bytes_at(live, seen(spec.shape.window))),
+            KernelSpec::AttentionDecode(spec) => Some(spec.bytes_at(live, seen(spec.shape.window))),
             KernelSpec::AttentionFlash(spec) => {
                 // Rows of one sequence: what the last one sees, and behind a window what the first
                 // one does.
                 let last = u64::from(lengths.last().copied().unwrap_or(0));
                 let window = spec
+                    .shape
                     .window
                     .map_or(last, |w| (u64::from(w) + live).saturating_sub(1));
                 Some(spec.bytes_at(live, last.min(window)))
@@ -160,7 +161,7 @@ impl KernelSpec {
 
 #[cfg(test)]
 mod tests {
-    use gannet_ptx_gen::kernels::KvType;
+    use gannet_ptx_gen::kernels::{AttentionShape, KvType};
     use gannet_ptx_gen::target::Target;
 
     use super::*;
@@ -168,15 +169,17 @@ mod tests {
     fn few(window: Option<u32>) -> AttentionSpec {
         AttentionSpec {
             target: Target::Sm80,
-            num_heads: 8,
-            num_kv_heads: 2,
-            head_dim: 64,
-            block_tokens: 32,
-            max_blocks: 128,
-            kv_type: KvType::F16,
-            scale: 0.125,
-            softcap: None,
-            window,
+            shape: AttentionShape {
+                num_heads: 8,
+                num_kv_heads: 2,
+                head_dim: 64,
+                block_tokens: 32,
+                max_blocks: 128,
+                kv_type: KvType::F16,
+                scale: 0.125,
+                softcap: None,
+                window,
+            },
             splits: 4,
         }
     }
@@ -199,22 +202,9 @@ mod tests {
 
     #[test]
     fn a_prompt_reads_its_cache_once() {
-        let AttentionSpec {
-            target, kv_type, ..
-        } = few(None);
         let flash = |window| {
-            KernelSpec::from(AttentionFlashSpec {
-                target,
-                num_heads: 8,
-                num_kv_heads: 2,
-                head_dim: 64,
-                block_tokens: 32,
-                max_blocks: 128,
-                kv_type,
-                scale: 0.125,
-                softcap: None,
-                window,
-            })
+            let AttentionSpec { target, shape, .. } = few(window);
+            KernelSpec::from(AttentionFlashSpec { target, shape })
         };
         let lengths = |from: u32| (from + 1..=from + 100).collect::<Vec<_>>();
         let whole = flash(None);

@@ -24,7 +24,7 @@ use gannet_ptx_gen::target::Target;
 
 use crate::Error;
 use crate::kv::KvType;
-use crate::plan::{Buf, Plan, Rope, Storage, Weight, assign_storage};
+use crate::plan::{Buf, CacheId, Plan, Rope, Storage, Weight, assign_storage};
 use crate::settings::{Buffers, Precision};
 
 /// Steps with up to this many rows run on matrix-vector kernels, which read each weight once for
@@ -110,10 +110,10 @@ pub enum Arg {
     Outputs,
     /// `u32[num_slots, max_blocks]`.
     BlockTable,
-    /// Keys of a layer.
-    Keys(usize),
-    /// Values of a layer.
-    Values(usize),
+    /// Keys of a cache.
+    Keys(CacheId),
+    /// Values of a cache.
+    Values(CacheId),
     /// Cosines and sines.
     RopeTable(Rope),
     /// Partial results between the launches of one unit.

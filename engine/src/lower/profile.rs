@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::lower::weight_format;
-use crate::plan::{Op, Plan};
+use crate::plan::{ColumnSample, Op, Plan};
 use crate::settings::Overrides;
 use crate::settings::machine::{Fnv, Machine};
 
@@ -112,12 +112,12 @@ impl Overrides {
         let Some(variant) = self.gemv else {
             return Ok(());
         };
-        let products = plan.ops.iter().filter_map(|op| match op {
-            Op::MatMul { weight, .. } => Some(plan.weight(*weight)),
-            _ => None,
-        });
+        let of_product = |op: &&Op| op.contract().sample == ColumnSample::Product;
+        let products = plan.ops.iter().filter(of_product);
+        let weights = products.flat_map(|op| op.weights());
+        let matrices = weights.map(|w| plan.weight(w)).filter(|info| info.rows > 1);
         let mut refused = None;
-        for weight in products {
+        for weight in matrices {
             for tokens_per_block in [1, 2, 4, 8] {
                 let spec = GemvSpec {
                     // No variant is bound to a target.

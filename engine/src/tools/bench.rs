@@ -20,7 +20,7 @@ use crate::exec::sample::Sampling;
 use crate::exec::{DecodeStart, Executor, ExecutorKind, LaunchTime, Opening, Step};
 use crate::kv::{BlockTable, KvType};
 use crate::model::Model;
-use crate::plan::Plan;
+use crate::plan::{CacheInfo, Plan};
 use crate::settings::{DeviceChoice, SessionOptions};
 
 /// What to measure.
@@ -412,14 +412,16 @@ fn no_launches(executor: &str) -> Error {
 
 /// Bytes of one position's keys and values in all layers: f32 on the CPU, of that type on a GPU.
 fn kv_bytes(plan: &Plan, executor: ExecutorKind, kv_type: KvType) -> u64 {
-    let kv = plan.kv;
     let kv_type = if executor.is_gpu() {
         kv_type
     } else {
         KvType::F32
     };
-    let head = kv_type.block_bytes(1, kv.head_dim as u32) as usize;
-    (2 * kv.num_layers * kv.num_kv_heads * head) as u64
+    let bytes = |cache: &CacheInfo| {
+        let head = kv_type.block_bytes(1, cache.head_dim as u32) as usize;
+        (2 * cache.num_kv_heads * head) as u64
+    };
+    plan.caches.iter().map(bytes).sum()
 }
 
 /// Runs once to warm up, then `repeats` times with a clock.

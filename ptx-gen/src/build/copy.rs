@@ -61,9 +61,11 @@ impl Builder {
     #[track_caller]
     pub fn bulk_store<'k, T: Type, U: Type>(
         &'k self,
-        (dst, to): (Ptr<'k, T>, Val<'k, u32>),
-        (src, from): (Shared<'k, U>, Val<'k, u32>),
         bytes: impl Arg<'k, u32>,
+        dst: Ptr<'k, T>,
+        to: Val<'k, u32>,
+        src: Shared<'k, U>,
+        from: Val<'k, u32>,
     ) {
         let operands = [dst.at(to), src.operand(from), bytes.val(self).operand()];
         self.emit(Op::CpAsyncBulkStore, &[], &operands);
@@ -176,23 +178,30 @@ impl<'k> Shared<'k, u64> {
         k.blame(k.here(), spin);
     }
 
-    /// Starts a bulk copy of `bytes` (a multiple of 16) from `src` at index `from` to `dst` at
-    /// index `to`, counted on mbarrier `index`; one thread does it. sm_90 and later.
+    /// Starts a bulk copy that is counted on mbarrier `index`; one thread does it. sm_90 and later.
     #[track_caller]
-    pub fn bulk_copy<T: Type, U: Type>(
-        self,
-        index: impl Arg<'k, u32>,
-        (dst, to): (Shared<'k, T>, Val<'k, u32>),
-        (src, from): (Ptr<'k, U>, Val<'k, u32>),
-        bytes: impl Arg<'k, u32>,
-    ) {
+    pub fn bulk_copy<T: Type, U: Type>(self, index: impl Arg<'k, u32>, copy: BulkCopy<'k, T, U>) {
         let k = self.builder();
         let src = [
-            dst.operand(to),
-            src.at(from),
-            bytes.val(k).operand(),
+            copy.dst.operand(copy.to),
+            copy.src.at(copy.from),
+            k.constant(copy.bytes).operand(),
             self.operand(index),
         ];
         k.emit(Op::CpAsyncBulk, &[], &src);
     }
+}
+
+/// A bulk copy from device memory to shared memory.
+pub struct BulkCopy<'k, T, U> {
+    /// Where to.
+    pub dst: Shared<'k, T>,
+    /// Index in `dst`.
+    pub to: Val<'k, u32>,
+    /// Where from.
+    pub src: Ptr<'k, U>,
+    /// Index in `src`.
+    pub from: Val<'k, u32>,
+    /// How much, a multiple of 16.
+    pub bytes: u32,
 }

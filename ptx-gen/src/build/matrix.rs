@@ -53,18 +53,6 @@ impl Builder {
         self.mma_f16_k8([a[2], a[3]], [b[1]], c)
     }
 
-    /// `a * b + c` for 16x8x32 tiles of bytes with i32 accumulators; sm_80 and later.
-    #[track_caller]
-    pub fn mma_int8<'k>(
-        &'k self,
-        a: [Val<'k, u32>; 4],
-        b: [Val<'k, u32>; 2],
-        c: [Val<'k, i32>; 4],
-        (a_signed, b_signed): (bool, bool),
-    ) -> [Val<'k, i32>; 4] {
-        self.mma(Mma::M16n8k32Int8 { a_signed, b_signed }, &a, &b, c)
-    }
-
     /// Any product; the slices have [`Mma::fragments`] lengths.
     #[track_caller]
     pub fn mma<'k, C: Type, const N: usize>(

@@ -26,9 +26,9 @@
 //! `k.declare(self.params())`, then `k.bind::<f32>("x")`, `k.bind_if` for one that not every such
 //! kernel has, and `k.bind_value::<u32>("n")`.
 //!
-//! **Values.** [`Val<T>`](Val) is computed once, never changes and is `Copy`. `+ - * / % & | ^ <<
-//! >> ! -` and `lt le eq ne ge gt min max` take a value or a Rust literal on the right. A
-//! literal alone is [`Builder::constant`]. f32 `+ - *` round each step (ptxas may not fuse
+//! **Values.** [`Val<T>`](Val) is computed once, never changes and is `Copy`.
+//! `+ - * / % & | ^ << >> ! -` and `lt le eq ne ge gt min max` take a value or a Rust literal on
+//! the right. A literal alone is [`Builder::constant`]. f32 `+ - *` round each step (ptxas may not fuse
 //! them); write `a.fma(b, c)` where fusing is wanted. `/` on f32 is correctly rounded and slow:
 //! `div_fast` or `* rcp()` are not. `rcp rsqrt sqrt ex2 lg2 exp` are the hardware's
 //! approximations, subnormals flushed. Integer `x * 1`, `x + 0`, `x * 2^n`, `x / 2^n`, `x % 2^n`
@@ -69,7 +69,7 @@
 //!
 //! **Working together.** `warp_sum`, `warp_max`, `lanes_reduce(v, n, f)`, `warp_argmax`, `shfl_xor`,
 //! `shfl`, `ballot`; `block_sum`, `block_max` (barriers inside; call them in uniform flow);
-//! `mma_f16`, `mma_f16_any`, `mma_int8`, `Shared::ldmatrix::<4>(i)`; `cp_async(16, dst, i, src, j)`,
+//! `mma_f16`, `mma_f16_any`, `mma_bf16`, `mma`, `Shared::ldmatrix::<4>(i)`; `cp_async(16, dst, i, src, j)`,
 //! `cp_async_commit`, `cp_async_wait(n)`, then `barrier`.
 //!
 //! **Beside the launch in front.** From sm_90 on a launch may start before the one in front of it
@@ -104,6 +104,7 @@ use crate::ir::{
 use crate::op::{Op, Special};
 use crate::target::Target;
 
+pub use copy::BulkCopy;
 pub use ptr::{Index, Ptr};
 pub use shared::Shared;
 pub use types::{Bf16x2, Bits, F16x2, Float, Int, Num, Pred, Type, Word};

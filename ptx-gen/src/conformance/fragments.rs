@@ -54,10 +54,16 @@ pub(super) fn mma(mma: Mma, op: Op, target: Target) -> Case {
     }
     case.coverage =
         format!("{TILES} tiles: even, wide and tiny magnitudes, whole numbers, NaN and infinity");
+    let tile = Tile {
+        ty: element,
+        per,
+        k,
+        registers: [a, b, c],
+    };
     case.rule = Rule::Bounded {
         bounds: tuples
             .chunks_exact(32)
-            .flat_map(|tile| bounds(tile, (element, per, k), (a, b, c)))
+            .flat_map(|found| bounds(found, &tile))
             .collect(),
         what: "(K + 1) 2^-23 (sum abs(a b) + abs(c))",
     };
@@ -106,12 +112,24 @@ fn number(ty: Ty, bits: u64) -> f64 {
     }
 }
 
+/// What a tile's products are of.
+struct Tile {
+    /// Elements of the factors, those in a register, and those that are summed.
+    ty: Ty,
+    per: usize,
+    k: usize,
+    /// Registers of A, B and C.
+    registers: [usize; 3],
+}
+
 /// The bound of every accumulator of a tile, by lane and register, from the layouts that [`Mma`] states.
-fn bounds(
-    tile: &[Vec<u64>],
-    (ty, per, k): (Ty, usize, usize),
-    (a, b, c): (usize, usize, usize),
-) -> Vec<f64> {
+fn bounds(tile: &[Vec<u64>], shape: &Tile) -> Vec<f64> {
+    let Tile {
+        ty,
+        per,
+        k,
+        registers: [a, b, c],
+    } = *shape;
     let mut left = vec![[0.0; 32]; 16];
     let mut right = vec![[0.0; 8]; 32];
     let element = |word: u64, j: usize| {

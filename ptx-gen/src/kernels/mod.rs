@@ -13,6 +13,23 @@
 //! | `product` | weights times activations |
 //! | `weights` | formats of weights, and how lanes read them |
 //! | `sample` | from logits to the next token and the next step |
+//!
+//! Parameters have the same names in every kernel, and a launch may be put together by them:
+//!
+//! | name | what it is |
+//! |---|---|
+//! | `x`, `out` | rows that go in and come out |
+//! | `w` (`w_gate`, `w_up`), `bias` | weights |
+//! | `residual` | rows that are added |
+//! | `gate`, `up` | rows of a gated unit |
+//! | `q`, `k`, `v` | queries, keys and values of the step |
+//! | `keys`, `values`, `table` | the cache's pools, and the blocks of each slot in them |
+//! | `tokens`, `lengths`, `slots`, `indices` | the step's rows: token, position plus one, slot; rows picked |
+//! | `angles` | cosines and sines of every position |
+//! | `partials`, `counters`, `best_values`, `best_indices` | scratch; counters are zero before and after |
+//! | `logits`, `settings`, `history`, `found` | what a sampler looks at, and what its first kernel leaves |
+//! | `next`, `steps`, `ring` | what the end of a step writes down |
+//! | `n` | rows, or elements of kernels without rows |
 
 mod attention;
 mod cache;
@@ -27,7 +44,9 @@ mod weights;
 use crate::ir::Kernel;
 use crate::target::Target;
 
-pub use attention::{AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec};
+pub use attention::{
+    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionShape, AttentionSpec,
+};
 pub use cache::{KvType, KvWriteSpec};
 pub use elementwise::{
     Activation, AddSpec, EmbedSpec, GatherRowsSpec, GluSpec, RmsNormSpec, RopeKind, RopeSpec,

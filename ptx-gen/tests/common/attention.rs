@@ -2,7 +2,8 @@
 
 use gannet_ptx_gen::interp::Arg;
 use gannet_ptx_gen::kernels::{
-    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionSpec, KvType, RopeKind,
+    AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionShape, AttentionSpec,
+    KvType, RopeKind,
 };
 use gannet_ptx_gen::target::Target;
 use half::f16;
@@ -13,13 +14,27 @@ use super::{Random, kv, rotation};
 /// Positions of a cache block.
 pub const BLOCK: u32 = 32;
 
-pub fn spec(heads: u32, kv_heads: u32, dim: u32) -> AttentionSpec {
-    AttentionSpec {
+/// Attention of a target in some splits, as its kernels are made of.
+#[derive(Clone, Copy)]
+pub struct Attention {
+    pub target: Target,
+    pub num_heads: u32,
+    pub num_kv_heads: u32,
+    pub head_dim: u32,
+    pub max_blocks: u32,
+    pub kv_type: KvType,
+    pub scale: f32,
+    pub softcap: Option<f32>,
+    pub window: Option<u32>,
+    pub splits: u32,
+}
+
+pub fn spec(heads: u32, kv_heads: u32, dim: u32) -> Attention {
+    Attention {
         target: Target::Sm80,
         num_heads: heads,
         num_kv_heads: kv_heads,
         head_dim: dim,
-        block_tokens: BLOCK,
         max_blocks: 8,
         kv_type: KvType::F16,
         scale: 1.0 / (dim as f32).sqrt(),
@@ -29,44 +44,62 @@ pub fn spec(heads: u32, kv_heads: u32, dim: u32) -> AttentionSpec {
     }
 }
 
-/// The same attention on tensor cores, of few queries.
-pub fn packed(spec: &AttentionSpec) -> AttentionDecodeSpec {
-    AttentionDecodeSpec {
-        target: spec.target,
-        num_heads: spec.num_heads,
-        num_kv_heads: spec.num_kv_heads,
-        head_dim: spec.head_dim,
-        block_tokens: spec.block_tokens,
-        max_blocks: spec.max_blocks,
-        kv_type: spec.kv_type,
-        scale: spec.scale,
-        softcap: spec.softcap,
-        window: spec.window,
-        splits: spec.splits,
-        rope: None,
-        overlaps: true,
+impl Attention {
+    fn shape(&self) -> AttentionShape {
+        AttentionShape {
+            num_heads: self.num_heads,
+            num_kv_heads: self.num_kv_heads,
+            head_dim: self.head_dim,
+            block_tokens: BLOCK,
+            max_blocks: self.max_blocks,
+            kv_type: self.kv_type,
+            scale: self.scale,
+            softcap: self.softcap,
+            window: self.window,
+        }
     }
-}
 
-/// The same attention on tensor cores, of a prompt.
-pub fn flash(spec: &AttentionSpec) -> AttentionFlashSpec {
-    AttentionFlashSpec {
-        target: spec.target,
-        num_heads: spec.num_heads,
-        num_kv_heads: spec.num_kv_heads,
-        head_dim: spec.head_dim,
-        block_tokens: spec.block_tokens,
-        max_blocks: spec.max_blocks,
-        kv_type: spec.kv_type,
-        scale: spec.scale,
-        softcap: spec.softcap,
-        window: spec.window,
+    /// In f32, of few queries.
+    pub fn plain(&self) -> AttentionSpec {
+        AttentionSpec {
+            target: self.target,
+            shape: self.shape(),
+            splits: self.splits,
+        }
+    }
+
+    /// On tensor cores, of few queries.
+    pub fn packed(&self) -> AttentionDecodeSpec {
+        AttentionDecodeSpec {
+            target: self.target,
+            shape: self.shape(),
+            splits: self.splits,
+            rope: None,
+            overlaps: true,
+        }
+    }
+
+    /// On tensor cores, of a prompt.
+    pub fn flash(&self) -> AttentionFlashSpec {
+        AttentionFlashSpec {
+            target: self.target,
+            shape: self.shape(),
+        }
+    }
+
+    /// The merge of its partials.
+    pub fn merge(&self) -> AttentionMergeSpec {
+        AttentionMergeSpec {
+            target: self.target,
+            shape: self.shape(),
+            splits: self.splits,
+        }
     }
 }
 
 /// Queries over a cache whose blocks lie in a random order. What no row may see is NaN.
 pub struct Case {
-    pub spec: AttentionSpec,
+    pub spec: Attention,
     /// Row t sees `lengths[t]` keys of slot `slots[t]`.
     lengths: Vec<u32>,
     slots: Vec<u32>,
@@ -88,7 +121,7 @@ struct Partial {
 
 impl Case {
     /// Over keys and values that the cache holds exactly.
-    pub fn new(spec: AttentionSpec, lengths: &[u32], slots: &[u32]) -> Case {
+    pub fn new(spec: Attention, lengths: &[u32], slots: &[u32]) -> Case {
         let mut case = Case::unrounded(spec, lengths, slots);
         let dim = case.spec.head_dim as usize;
         for pool in [&mut case.keys, &mut case.values] {
@@ -99,7 +132,7 @@ impl Case {
     }
 
     /// Over keys and values that the cache rounds, and the expected results do not.
-    pub fn unrounded(spec: AttentionSpec, lengths: &[u32], slots: &[u32]) -> Case {
+    pub fn unrounded(spec: Attention, lengths: &[u32], slots: &[u32]) -> Case {
         let mut random = Random::new(u64::from(spec.num_heads * 1000 + spec.head_dim));
         let rows = lengths.len();
         let num_slots = slots.iter().max().unwrap() + 1;
@@ -141,7 +174,7 @@ impl Case {
     }
 
     /// Rows of the prompt of slot 1 from a position on.
-    pub fn prompt(spec: AttentionSpec, start: u32, rows: u32) -> Case {
+    pub fn prompt(spec: Attention, start: u32, rows: u32) -> Case {
         let lengths: Vec<u32> = (start + 1..=start + rows).collect();
         Case::new(spec, &lengths, &vec![1; rows as usize])
     }
@@ -210,7 +243,7 @@ impl Case {
     }
 
     /// One row that sees one key, whose score is near the lowest f32.
-    pub fn of_lowest_score(spec: AttentionSpec) -> Case {
+    pub fn of_lowest_score(spec: Attention) -> Case {
         let mut case = Case::new(spec, &[1], &[0]);
         let dim = spec.head_dim as usize;
         for head in 0..spec.num_heads {
@@ -381,8 +414,9 @@ impl Case {
 
     /// The attention of few queries: the outputs, or with several splits the partials.
     pub fn decode_launch(&self, nmse: f64) -> Launch {
-        self.spec.check().unwrap();
-        self.few(self.spec.grid(self.rows()), nmse)
+        let spec = self.spec.plain();
+        spec.check().unwrap();
+        self.few(spec.grid(self.rows()), nmse)
     }
 
     /// The same on tensor cores.
@@ -396,7 +430,7 @@ impl Case {
     pub fn packed(&self) -> AttentionDecodeSpec {
         AttentionDecodeSpec {
             rope: self.raw.as_ref().map(|(_, kind, _)| *kind),
-            ..packed(&self.spec)
+            ..self.spec.packed()
         }
     }
 
@@ -420,7 +454,7 @@ impl Case {
         // What no split has written is not read.
         let partial = self.flattened().into_iter();
         let partial: Vec<f32> = partial.map(|v| v.map_or(f32::NAN, |v| v as f32)).collect();
-        Launch::new(self.merge().grid(self.rows()))
+        Launch::new(self.spec.merge().grid(self.rows()))
             .input(&self.lengths)
             .input(&partial)
             .floats(self.expected(), nmse)
@@ -428,9 +462,9 @@ impl Case {
 
     /// The attention of a prompt, in `more` blocks more than it takes.
     pub fn flash_launch(&self, more: u32) -> Launch {
-        let spec = flash(&self.spec);
+        let spec = self.spec.flash();
         // Queries and weights are rounded to the type; a byte times its scale once more.
-        let nmse = match spec.kv_type {
+        let nmse = match self.spec.kv_type {
             KvType::BF16 => 1e-5,
             _ => 1e-6,
         };
@@ -439,17 +473,6 @@ impl Case {
         self.launch([x + more, y, z], 64, 64)
             .floats(self.expected(), nmse)
             .scalar(Arg::U32(self.rows()))
-    }
-
-    pub fn merge(&self) -> AttentionMergeSpec {
-        AttentionMergeSpec {
-            target: self.spec.target,
-            num_heads: self.spec.num_heads,
-            head_dim: self.spec.head_dim,
-            splits: self.spec.splits,
-            block_tokens: BLOCK,
-            window: self.spec.window,
-        }
     }
 
     /// Attention and, with several splits, their merge pass.
@@ -468,7 +491,7 @@ impl Case {
 /// The attention of cases of one shape.
 pub fn decode(cases: &[Case], nmse: f64) -> Trial {
     Trial {
-        kernel: cases[0].spec.kernel(),
+        kernel: cases[0].spec.plain().kernel(),
         launches: cases.iter().map(|c| c.decode_launch(nmse)).collect(),
     }
 }
@@ -488,12 +511,12 @@ pub fn packed_merged(case: &Case, nmse: f64) {
     }
     let out = 6 + usize::from(case.raw.is_some());
     let partial = packed_decode(std::slice::from_ref(case), f64::INFINITY).results(out);
-    let merged = Launch::new(case.merge().grid(case.rows()))
+    let merged = Launch::new(case.spec.merge().grid(case.rows()))
         .input(&case.lengths)
         .input(&partial[0])
         .floats(case.expected(), nmse);
     let trial = Trial {
-        kernel: case.merge().kernel(),
+        kernel: case.spec.merge().kernel(),
         launches: vec![merged],
     };
     trial.pass();
@@ -502,7 +525,7 @@ pub fn packed_merged(case: &Case, nmse: f64) {
 /// The merge of cases of one shape.
 pub fn merge(cases: &[Case], nmse: f64) -> Trial {
     Trial {
-        kernel: cases[0].merge().kernel(),
+        kernel: cases[0].spec.merge().kernel(),
         launches: cases.iter().map(|c| c.merge_launch(nmse)).collect(),
     }
 }
@@ -514,7 +537,7 @@ pub fn prompts(cases: &[Case]) -> Trial {
     let surplus = whole.unwrap_or(&cases[0]).flash_launch(1);
     let launches = cases.iter().map(|c| c.flash_launch(0));
     Trial {
-        kernel: flash(&cases[0].spec).kernel(),
+        kernel: cases[0].spec.flash().kernel(),
         launches: launches.chain([surplus]).collect(),
     }
 }

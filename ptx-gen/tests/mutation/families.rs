@@ -1,13 +1,13 @@
 //! The kernels that are mutated, with small launches: every family, format and generation of GPU.
 
 use gannet_ptx_gen::kernels::{
-    Activation, AdvanceSpec, ArgmaxSpec, AttentionSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec,
-    GemmSpec, GemvGluSpec, GemvSpec, KvType, KvWriteSpec, RmsNormSpec, RopeKind, RopeSpec,
-    SampleSpec, WeightFormat,
+    Activation, AdvanceSpec, ArgmaxSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec,
+    GemvGluSpec, GemvSpec, KvType, KvWriteSpec, RmsNormSpec, RopeKind, RopeSpec, SampleSpec,
+    WeightFormat,
 };
 use gannet_ptx_gen::target::Target;
 
-use crate::common::attention::{Case, decode, merge, packed_decode, prompts, spec};
+use crate::common::attention::{Attention, Case, decode, merge, packed_decode, prompts, spec};
 use crate::common::products::{
     Part, embed, gemm, gemm_batch, gemm_batch_of_outliers, gemm_of_outliers, gemv, gemv_glu,
 };
@@ -226,7 +226,7 @@ fn attention() -> Vec<Trial> {
     let mut trials = few_queries();
     trials.extend(packed_queries());
     trials.extend([3, 32, 43].map(|splits| {
-        let spec = AttentionSpec {
+        let spec = Attention {
             splits,
             // One more than two to each split.
             max_blocks: 2 * splits + 1,
@@ -236,7 +236,7 @@ fn attention() -> Vec<Trial> {
         let lengths = [0, 1, 33, 64, longest, 64 * splits - 5];
         let case = |spec| Case::new(spec, &lengths, &[0, 1, 2, 1, 3, 0]);
         // Maxima that overflow unless they are subtracted, each split's in some row.
-        let large = AttentionSpec {
+        let large = Attention {
             scale: 100.0,
             ..spec
         };
@@ -252,22 +252,22 @@ fn attention() -> Vec<Trial> {
 fn few_queries() -> Vec<Trial> {
     // Splits have unequal numbers of cache blocks.
     let specs = [
-        AttentionSpec {
+        Attention {
             max_blocks: 12,
             ..spec(4, 2, 32)
         },
-        AttentionSpec {
+        Attention {
             splits: 3,
             max_blocks: 16,
             ..spec(6, 2, 48)
         },
-        AttentionSpec {
+        Attention {
             kv_type: KvType::F32,
             window: Some(40),
             softcap: Some(2.0),
             ..spec(10, 2, 64)
         },
-        AttentionSpec {
+        Attention {
             window: Some(276),
             splits: 2,
             max_blocks: 16,
@@ -275,7 +275,7 @@ fn few_queries() -> Vec<Trial> {
         },
     ];
     let lengths = [0, 1, 20, 30, 33, 45, 64, 96];
-    let trial = |spec: AttentionSpec| {
+    let trial = |spec: Attention| {
         let longest = 32 * spec.max_blocks - 10;
         let mut trial = decode(
             &[
@@ -298,25 +298,25 @@ fn few_queries() -> Vec<Trial> {
 /// past the block table's end.
 fn packed_queries() -> Vec<Trial> {
     let specs = [
-        AttentionSpec {
+        Attention {
             max_blocks: 9,
             ..spec(6, 2, 48)
         },
-        AttentionSpec {
+        Attention {
             splits: 4,
             max_blocks: 15,
             window: Some(270),
             softcap: Some(2.0),
             ..spec(34, 2, 80)
         },
-        AttentionSpec {
+        Attention {
             kv_type: KvType::BF16,
             splits: 2,
             max_blocks: 12,
             window: Some(280),
             ..spec(20, 2, 144)
         },
-        AttentionSpec {
+        Attention {
             kv_type: KvType::Int8,
             max_blocks: 9,
             // As small as queries are large.
@@ -325,7 +325,7 @@ fn packed_queries() -> Vec<Trial> {
         },
     ];
     let lengths = [1, 0, 20, 30, 33, 45, 64, 128];
-    let trial = |spec: AttentionSpec| {
+    let trial = |spec: Attention| {
         let longest = 32 * spec.max_blocks - 1;
         let nmse = if spec.kv_type == KvType::BF16 {
             1e-10
@@ -362,7 +362,7 @@ fn prompts_of_some() -> Vec<Trial> {
         (TARGET, spec(4, 2, 32)),
         (
             TARGET,
-            AttentionSpec {
+            Attention {
                 window: Some(100),
                 softcap: Some(2.0),
                 ..spec(2, 2, 80)
@@ -371,22 +371,22 @@ fn prompts_of_some() -> Vec<Trial> {
         (TARGET, spec(2, 2, 144)),
         (
             TARGET,
-            AttentionSpec {
+            Attention {
                 kv_type: KvType::BF16,
                 ..spec(4, 2, 32)
             },
         ),
         (
             TARGET,
-            AttentionSpec {
+            Attention {
                 kv_type: KvType::Int8,
                 ..spec(4, 2, 32)
             },
         ),
     ];
-    let trial = |(target, spec): (Target, AttentionSpec)| {
+    let trial = |(target, spec): (Target, Attention)| {
         // A last tile reaches past the block table's end.
-        let spec = AttentionSpec {
+        let spec = Attention {
             target,
             max_blocks: 7,
             ..spec

@@ -1,5 +1,6 @@
 //! Barriers that part of a block reaches, and waits that never end.
 
+use gannet_ptx_gen::build::BulkCopy;
 use gannet_ptx_gen::interp::{Arg, FaultKind, Memory, Prepared};
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::op::Op;
@@ -179,7 +180,16 @@ fn announced(planted: bool) -> (Kernel, u32) {
         k.barrier();
         k.if_(k.thread_x().eq(0), || {
             arrived.mbarrier_expect(0, if planted { 512 } else { 256 });
-            arrived.bulk_copy(0, (row, zero), (x, zero), 256);
+            arrived.bulk_copy(
+                0,
+                BulkCopy {
+                    dst: row,
+                    to: zero,
+                    src: x,
+                    from: zero,
+                    bytes: 256,
+                },
+            );
         });
         line = line!() + 1;
         arrived.mbarrier_wait(0, 0);

@@ -1,5 +1,6 @@
 //! Asynchronous copies whose data is used, or overwritten, too early.
 
+use gannet_ptx_gen::build::BulkCopy;
 use gannet_ptx_gen::interp::{Arg, FaultKind, Memory};
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::target::Target;
@@ -91,7 +92,16 @@ fn ring(planted: bool) -> (Kernel, u32) {
                 let (to, from) = (k.constant(stage * 32), k.constant(round * 32));
                 line = line!() + 1;
                 full.mbarrier_expect(stage, 128);
-                full.bulk_copy(stage, (data, to), (x, from), 128);
+                full.bulk_copy(
+                    stage,
+                    BulkCopy {
+                        dst: data,
+                        to,
+                        src: x,
+                        from,
+                        bytes: 128,
+                    },
+                );
             }
         };
         let drain = || {

@@ -1,6 +1,6 @@
 //! Bulk copies, which go through the async proxy, of bytes that ordinary instructions wrote.
 
-use gannet_ptx_gen::build::Builder;
+use gannet_ptx_gen::build::{Builder, BulkCopy};
 use gannet_ptx_gen::interp::{Arg, FaultKind, Memory, Space};
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::op::Fence;
@@ -59,7 +59,7 @@ fn scaled(mistake: Mistake) -> (Kernel, u32, u32) {
             k.barrier();
             k.if_(leader, || {
                 copy = line!() + 1;
-                k.bulk_store((out, n * 64), (tile, zero), 256);
+                k.bulk_store(256, out, n * 64, tile, zero);
                 k.bulk_commit();
                 if !matches!(mistake, Mistake::NoWait | Mistake::NoEnd) {
                     k.bulk_wait_read(0);
@@ -146,7 +146,16 @@ fn round_trip(row_fence: bool, array_fence: bool) -> (Kernel, [u32; 3]) {
         k.if_(i.eq(0), || {
             arrived.mbarrier_expect(0, 256);
             copy = line!() + 1;
-            arrived.bulk_copy(0, (array, zero), (row, zero), 256);
+            arrived.bulk_copy(
+                0,
+                BulkCopy {
+                    dst: array,
+                    to: zero,
+                    src: row,
+                    from: zero,
+                    bytes: 256,
+                },
+            );
         });
         arrived.mbarrier_wait(0, 0);
         out.store(i, array.load(i ^ 63));

@@ -214,7 +214,7 @@ impl Replay {
                 let idle = stream.query()?;
                 if idle && self.ring.read_u32(count)? as usize <= read {
                     let why = "the device finished its steps without writing a token";
-                    return Err(Error::Cuda(why.to_owned()));
+                    return Err(Error::internal(why));
                 }
             }
             std::hint::spin_loop();
@@ -225,7 +225,7 @@ impl Replay {
 /// Memory of a buffer that the step makes.
 fn made(prepared: &Prepared, b: Buf) -> Result<Buffer, Error> {
     let buffer = prepared.buffers[b.0 as usize].clone();
-    buffer.ok_or_else(|| Error::Cuda("the step chooses no token".to_owned()))
+    buffer.ok_or_else(|| Error::internal("the step chooses no token"))
 }
 
 /// Runs the decode that all ranks have started until `on_token` has ended all of its sequences or its

@@ -23,5 +23,5 @@ mod weights;
 pub use ceiling::measure_read_ceiling;
 pub use executor::CudaExecutor;
 pub use load::OpeningGpu;
-pub use open::{Gpu, target_for};
+pub use open::Gpu;
 pub(crate) use trial::{Trial, Trials};

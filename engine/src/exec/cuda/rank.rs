@@ -71,7 +71,7 @@ impl Rank {
         session: &SessionOptions,
     ) -> Result<Rank, Error> {
         let plan = model.plan();
-        let limits = fit(gpu, model, session)?;
+        let (limits, estimate) = fit(gpu, model, session)?;
         let options = LowerOptions {
             target: gpu.target,
             precision: session.precision,
@@ -96,7 +96,8 @@ impl Rank {
             .collect::<Result<_, _>>()?;
         let stream = Stream::new(&gpu.context)?;
         let (kernels, memory, load) =
-            load::load(gpu, model, limits, (&lowered, &choosing), &stream)?;
+            load::load(gpu, model, limits, (&lowered, &choosing), &stream)
+                .map_err(|error| estimate.explain(error, limits))?;
         let state = StepState::new(&gpu.context, limits)?;
         Ok(Rank {
             model: Arc::clone(model),
@@ -334,7 +335,7 @@ impl Rank {
     /// Copies the start of a buffer of the last step to the host.
     pub(super) fn download(&self, b: Buf, out: &mut [u8]) -> Result<(), Error> {
         let memory = self.memory_of(b).ok_or_else(|| {
-            Error::Cuda(format!(
+            Error::Request(format!(
                 "no step has written {} yet",
                 self.plan().buffer(b).name
             ))
@@ -379,8 +380,10 @@ impl Rank {
 
     /// Copies blocks within the cache.
     pub(super) fn copy_blocks(&self, pairs: &[(u32, u32)]) -> Result<(), Error> {
-        let bytes = block_bytes(self.plan(), self.limits.kv_type);
-        for pool in self.memory.keys.iter().chain(&self.memory.values) {
+        let caches = &self.model.plan().caches;
+        let (keys, values) = (&self.memory.keys, &self.memory.values);
+        for (pool, cache) in keys.iter().zip(caches).chain(values.iter().zip(caches)) {
+            let bytes = block_bytes(cache, self.limits.kv_type);
             for &(from, to) in pairs.iter().filter(|(from, to)| from != to) {
                 let (from, to) = (from as usize * bytes, to as usize * bytes);
                 self.stream.copy(pool, to, pool, from, bytes)?;

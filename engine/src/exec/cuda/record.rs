@@ -116,9 +116,7 @@ impl Recorder {
 
     fn graph(&self, context: &Arc<Context>, launches: &[Launch]) -> Result<GraphExec, Error> {
         if self.faults.refuse_graphs {
-            return Err(Error::Cuda(
-                "graphs are refused: a planted fault".to_owned(),
-            ));
+            return Err(Error::internal("graphs are refused: a planted fault"));
         }
         let graph = if self.choice == ExecutorChoice::Capture {
             let mut capture = Stream::new(context)?.begin_capture()?;
@@ -132,7 +130,7 @@ impl Recorder {
             builder.instantiate()?
         };
         if graph.node_count() != launches.len() {
-            return Err(Error::Cuda(format!(
+            return Err(Error::internal(format!(
                 "a graph of {} launches has {} nodes",
                 launches.len(),
                 graph.node_count()

@@ -62,7 +62,10 @@ impl SlotSamplers {
         vocab_size: usize,
     ) -> Result<SlotSamplers, Error> {
         let spec = chooser(gpu.target, vocab_size);
-        spec.check().map_err(Error::Cuda)?;
+        spec.check().map_err(|why| Error::Unsupported {
+            what: format!("a vocabulary of {vocab_size}"),
+            why,
+        })?;
         let specs = kernels(gpu.target, vocab_size);
         compiled.compile(gpu, &specs)?;
         let [filter, draw] = specs.each_ref().map(|spec| compiled.get(spec).cloned());

@@ -52,8 +52,14 @@ fn fill(
     buffers: &[Buffer],
 ) -> Result<Option<(Instant, Instant)>, Error> {
     let plan = model.plan();
-    let stored = (0..plan.weights.len() as u32)
-        .map(|i| Stored::new(model, Weight(i)))
+    let bytes: Vec<_> = plan
+        .weights
+        .iter()
+        .map(|info| model.weight_bytes(info))
+        .collect();
+    let stored = (0..)
+        .zip(&bytes)
+        .map(|(i, bytes)| Stored::new(plan, Weight(i), bytes))
         .collect::<Result<Vec<_>, Error>>()?;
 
     let mut config = UploaderConfig::default();

@@ -223,15 +223,14 @@ impl SafeTensors {
 ///
 /// # Errors
 /// Always for a safetensors file.
-pub fn refuse_as_model(path: &Path) -> Result<(), crate::Error> {
+pub fn refuse_as_model(path: &Path) -> Result<(), Error> {
     if !has_ending(path, EXTENSION) && !has_ending(path, INDEX_EXTENSION) && !looks_like_one(path) {
         return Ok(());
     }
     SafeTensors::open(path)?;
     Err(Error::NotRunnable {
         file: path.to_owned(),
-    }
-    .into())
+    })
 }
 
 /// Whether a file starts as a safetensors file does: a length that fits, then an object.

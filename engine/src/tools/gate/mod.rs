@@ -25,6 +25,7 @@ pub use record::{Passed, passed};
 pub(crate) use reference::Reference;
 
 use crate::Error;
+use crate::error::GateFailure;
 use crate::exec::{Inspect, Limits, Step};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::Unit;
@@ -206,7 +207,7 @@ fn last_readers(units: &[Unit]) -> HashMap<Buf, usize> {
 /// Checks an executor called `name`, unless what it is to be remembered under has passed before.
 ///
 /// # Errors
-/// [`Error::Cuda`] with one line that names the unit and the buffer, or the device failed.
+/// [`Error::Gate`] with the unit and the buffer, or the device failed.
 pub(crate) fn at_first_use(
     model: &Arc<Model>,
     device: &mut dyn Inspect,
@@ -218,15 +219,57 @@ pub(crate) fn at_first_use(
     }
     for report in check(model, device)? {
         if let Some(row) = report.first_failure() {
-            return Err(Error::Cuda(format!(
-                "{name} computes this model wrongly: {} of {} ({}) has NMSE {:.2e} against {}, \
-                 limit {:.0e}; `gannet parity` shows more, --no-gate skips this check",
-                row.buffer, row.unit, report.step, row.nmse, report.left, row.limit
-            )));
+            return Err(Error::Gate(Box::new(GateFailure {
+                device: name.to_owned(),
+                unit: row.unit.clone(),
+                buffer: row.buffer.clone(),
+                step: report.step.clone(),
+                against: report.left.clone(),
+                nmse: row.nmse,
+                limit: row.limit,
+            })));
         }
     }
     if let Some(identity) = identity {
         identity.remember();
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "interp"))]
+mod tests {
+    use super::*;
+    use crate::exec::interp::InterpExecutor;
+    use crate::settings::{Buffers, Faults, Precision};
+
+    #[test]
+    fn a_device_that_computes_wrongly_is_an_error_of_its_own_kind() {
+        let file = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../cli/models/rustdoc-tiny-Q4_K_M.gguf"
+        );
+        let model = Arc::new(Model::open(file).unwrap());
+        let target = gannet_ptx_gen::target::Target::Sm80;
+        let (limits, shared) = (Limits::new(1, 16), Buffers::Shared);
+        let of = Arc::clone(&model);
+        let mut device = InterpExecutor::new(of, target, Precision::Fast, limits, shared).unwrap();
+        // The second launch: the first norm, which every later unit reads from.
+        device.set_faults(Faults {
+            omit_launch: Some(1),
+            ..Faults::default()
+        });
+        match at_first_use(&model, &mut device, "a GPU", None) {
+            Err(Error::Gate(failure)) => {
+                let line = failure.to_string();
+                assert!(
+                    line.starts_with("a GPU computes this model wrongly"),
+                    "{line}"
+                );
+                for way_out in ["--device cpu", "--no-gate"] {
+                    assert!(line.contains(way_out) && !line.contains('\n'), "{line}");
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }

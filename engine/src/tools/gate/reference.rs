@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use gannet_quant::Matrix;
-use gannet_quant::cpu::{matmul_exact, silu_mul};
+use gannet_quant::cpu::{gelu_mul, matmul_exact, silu_mul};
 
 use crate::Error;
 use crate::exec::cpu::CpuExecutor;
@@ -16,7 +16,7 @@ use crate::exec::{Inspect, Limits, Step};
 use crate::kv::BlockTable;
 use crate::lower::Unit;
 use crate::model::Model;
-use crate::plan::{Activation, Buf, Op, Plan, Weight};
+use crate::plan::{Activation, Buf, ColumnSample, Op, Plan, Weight};
 use crate::settings::{Buffers, Precision};
 
 /// Output features of a product that are computed.
@@ -81,7 +81,8 @@ impl Reference {
     ) -> Result<Vec<Expected>, Error> {
         let model = Arc::clone(&self.model);
         let ops = covered(model.plan(), unit);
-        let of_product = |&i: &usize| matches!(model.plan().ops[i], Op::MatMul { .. });
+        let of_product =
+            |&i: &usize| model.plan().ops[i].contract().sample == ColumnSample::Product;
         if ops.iter().any(of_product)
             && let Some(sampled) = self.sampled(unit, made)
         {
@@ -145,13 +146,13 @@ impl Reference {
             return Some(columns_of(made.get(&b)?, plan.buffer(b).cols, columns));
         }
         let of = |b| self.columns(unit, made, b, columns);
-        match *plan.ops.iter().find(|op| op.writes() == Some(b))? {
+        match plan.ops[plan.writer(b)?] {
             Op::MatMul {
                 x, weight, bias, ..
             } if unit.reads.contains(&x) => {
                 let mut out = self.product(made.get(&x)?, weight, columns)?;
                 if let Some(bias) = bias {
-                    let bias = self.model.weight_f32(bias);
+                    let bias = self.model.weight_f32(plan.weight(bias));
                     let picked = columns.iter().map(|&c| bias[c]).cycle();
                     out.iter_mut().zip(picked).for_each(|(o, b)| *o += b);
                 }
@@ -166,6 +167,7 @@ impl Reference {
                 let mut out = vec![0.0; gate.len()];
                 match act {
                     Activation::Silu => silu_mul(&gate, &up, &mut out),
+                    Activation::Gelu => gelu_mul(&gate, &up, &mut out),
                 }
                 Some(out)
             }
@@ -176,7 +178,7 @@ impl Reference {
     /// `[rows of x, columns]` of `x weight^T`.
     fn product(&self, x: &[f32], weight: Weight, columns: &[usize]) -> Option<Vec<f32>> {
         let info = self.model.plan().weight(weight);
-        let bytes = self.model.weight_bytes(weight);
+        let bytes = self.model.weight_bytes(info);
         let stride = bytes.len() / info.rows;
         let rows = columns.iter().flat_map(|&c| &bytes[c * stride..][..stride]);
         let rows: Vec<u8> = rows.copied().collect();
@@ -196,7 +198,7 @@ impl Reference {
 /// The operations of a unit, in the plan's order: its last one, those of what it writes, and those
 /// between them and what it reads.
 fn covered(plan: &Plan, unit: &Unit) -> BTreeSet<usize> {
-    let writer = |b: &Buf| plan.ops.iter().position(|op| op.writes() == Some(*b));
+    let writer = |b: &Buf| plan.writer(*b);
     let mut open: Vec<usize> = unit.writes.iter().filter_map(writer).collect();
     open.push(unit.last_op);
     let mut ops = BTreeSet::new();

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::kv::KvType;
 use crate::lower::{Activations, Unit};
-use crate::plan::{Buf, Element, Op, Plan};
+use crate::plan::{Buf, ColumnSample, Element, ErrorClass, Op, Plan};
 
 /// What counts as equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,16 +116,16 @@ impl Numbers {
 /// rounded to it too), 1.1e-4 of bytes. The limits leave room for heads of some large elements.
 #[must_use]
 pub fn limit(op: &Op, numbers: Numbers) -> f64 {
-    match op {
-        Op::MatMul { .. } => numbers.activations.limit(),
-        Op::Attention { .. } => match numbers.kv_type {
+    match op.contract().error {
+        ErrorClass::Exact => 0.0,
+        ErrorClass::Float => 1e-10,
+        ErrorClass::Approximate => 1e-6,
+        ErrorClass::Product => numbers.activations.limit(),
+        ErrorClass::Attention => match numbers.kv_type {
             KvType::F32 | KvType::F16 => 1e-5,
             KvType::BF16 => 1e-4,
             KvType::Int8 => 1e-3,
         },
-        Op::Glu { .. } => 1e-6,
-        Op::ArgMax { .. } | Op::GatherOutputs { .. } => 0.0,
-        _ => 1e-10,
     }
 }
 
@@ -153,13 +153,13 @@ fn unfused_limit(plan: &Plan, b: Buf, numbers: Numbers) -> f64 {
 /// The operation that makes a buffer and, of a sum or a gated unit, those that make its inputs: one
 /// launch may compute all of them.
 fn makers(plan: &Plan, b: Buf) -> Vec<usize> {
-    let writer = |b: Buf| plan.ops.iter().position(|op| op.writes() == Some(b));
-    let Some(last) = writer(b) else {
+    let Some(last) = plan.writer(b) else {
         return Vec::new();
     };
     let mut ops = vec![last];
-    if let op @ (Op::Add { .. } | Op::Glu { .. }) = &plan.ops[last] {
-        ops.extend(op.reads().into_iter().filter_map(writer));
+    let op = &plan.ops[last];
+    if op.contract().sample == ColumnSample::Columns {
+        ops.extend(op.reads().into_iter().filter_map(|b| plan.writer(b)));
     }
     ops
 }

@@ -49,7 +49,7 @@ pub(super) fn tune(
         let groups = groups(trials.lowered());
         if groups.is_empty() {
             let why = format!("a step of {rows} rows has no products to measure");
-            return Err(Error::Cuda(why));
+            return Err(Error::Request(why));
         }
         for group in groups {
             if tuned.iter().any(|t| t.shape == group.shape) {
@@ -157,7 +157,7 @@ impl GroupBench<'_> {
         let first = &self.group.members[0].1;
         let (all, built_in) = variants(first);
         let Some(built_in) = built_in else {
-            return Err(Error::Cuda(format!("{first:?} has no variants")));
+            return Err(Error::internal(format!("{first:?} has no variants")));
         };
         let compiled: Vec<(GemvVariant, Result<Trial, Error>)> = exact_first(all, built_in)
             .into_par_iter()
@@ -297,7 +297,7 @@ impl GroupBench<'_> {
         let output = |member: usize| {
             let members = &self.group.members[member..=member];
             self.fill_inputs(members)?;
-            let missing = || Error::Cuda("a product without an output".to_owned());
+            let missing = || Error::internal("a product without an output");
             let out = self.buffers(members[0].0).get(1).copied();
             let out = out.ok_or_else(missing)?;
             let elements = self.trials.len(out).ok_or_else(missing)?;

@@ -1,7 +1,7 @@
 //! Matrix instructions on a warp: `mma`, `ldmatrix`, `stmatrix`, `movmatrix`. The layouts are [`super::mma`]'s.
 
 use super::memory::{Cursor, addresses};
-use super::mma::{self, Factor};
+use super::mma::{self, Factor, Fragment};
 use super::warpwide::whole;
 use super::{Context, Exec};
 use crate::interp::decode::Inst;
@@ -29,16 +29,19 @@ pub(super) fn mma(shape: Mma, i: &Inst, m: u32, w: &mut Warp) -> Exec {
         Mma::M16n8k8Tf32 => Factor::Tf32,
         Mma::M16n8k32Int8 { a_signed, b_signed } | Mma::M8n8k16Int8 { a_signed, b_signed } => {
             let sign = |signed| if signed { Factor::S8 } else { Factor::U8 };
-            let d = mma::integer((sign(a_signed), sign(b_signed)), (a, b), c, false);
+            let [a, b] = [(a_signed, a), (b_signed, b)].map(|(signed, registers)| Fragment {
+                factor: sign(signed),
+                registers,
+            });
+            let d = mma::integer(a, b, c, false);
             for (r, lanes) in d.iter().enumerate().take(c_regs) {
                 w.put(i.dst[r], lanes, m);
             }
             return Ok(());
         }
     };
-    let d = mma::float(factor, a, b, |r, lane| {
-        f64::from(f32::from_bits(c[r][lane]))
-    });
+    let [a, b] = [a, b].map(|registers| Fragment { factor, registers });
+    let d = mma::float(a, b, |r, lane| f64::from(f32::from_bits(c[r][lane])));
     for (r, lanes) in d.iter().enumerate().take(c_regs) {
         w.put(i.dst[r], &lanes.map(|x| (x as f32).to_bits()), m);
     }

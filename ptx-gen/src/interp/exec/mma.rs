@@ -60,27 +60,34 @@ struct Factors<T> {
     b: [[T; 8]; MAX_K],
 }
 
+/// A factor as a warp holds it: its registers and what they hold.
+#[derive(Clone, Copy)]
+pub(crate) struct Fragment<'r> {
+    pub(crate) factor: Factor,
+    pub(crate) registers: &'r [Lanes],
+}
+
 fn gather<T: Copy + Default>(
-    (a_regs, b_regs): (&[Lanes], &[Lanes]),
-    (a_per, b_per): (usize, usize),
-    a_value: impl Fn(u32, usize) -> T,
-    b_value: impl Fn(u32, usize) -> T,
+    a: Fragment<'_>,
+    b: Fragment<'_>,
+    value: impl Fn(Factor, u32, usize) -> T,
 ) -> Factors<T> {
+    let (a_per, b_per) = (a.factor.per(), b.factor.per());
     let mut m = Factors {
         a: [[T::default(); MAX_K]; 16],
         b: [[T::default(); 8]; MAX_K],
     };
     for lane in 0..32 {
         let (g, t) = (lane / 4, lane % 4);
-        for (r, register) in a_regs.iter().enumerate() {
+        for (r, register) in a.registers.iter().enumerate() {
             for j in 0..a_per {
                 m.a[g + 8 * (r & 1)][a_per * t + j + 4 * a_per * (r >> 1)] =
-                    a_value(register[lane], j);
+                    value(a.factor, register[lane], j);
             }
         }
-        for (r, register) in b_regs.iter().enumerate() {
+        for (r, register) in b.registers.iter().enumerate() {
             for j in 0..b_per {
-                m.b[b_per * t + j + 4 * b_per * r][g] = b_value(register[lane], j);
+                m.b[b_per * t + j + 4 * b_per * r][g] = value(b.factor, register[lane], j);
             }
         }
     }
@@ -94,19 +101,12 @@ fn place(lane: usize, r: usize) -> (usize, usize) {
 
 /// A x B + C as f64: products are exact, the sum is rounded far below f32. Result `[r][lane]`, laid out as C.
 pub(crate) fn float(
-    factor: Factor,
-    a: &[Lanes],
-    b: &[Lanes],
+    a: Fragment<'_>,
+    b: Fragment<'_>,
     c: impl Fn(usize, usize) -> f64,
 ) -> [[f64; 32]; 4] {
-    let per = factor.per();
-    let m = gather(
-        (a, b),
-        (per, per),
-        |w, j| factor.float(w, j),
-        |w, j| factor.float(w, j),
-    );
-    let k = 4 * per * b.len();
+    let m = gather(a, b, Factor::float);
+    let k = 4 * b.factor.per() * b.registers.len();
     let mut product = [[0.0; 8]; 16];
     for (row, out) in m.a.iter().zip(&mut product) {
         for (x, column) in row[..k].iter().zip(&m.b) {
@@ -126,19 +126,9 @@ pub(crate) fn float(
 }
 
 /// A x B + C in integers; wraps, or clamps to i32 when `saturate`. `c` has 4 registers, or 2 for m8n8k16.
-pub(crate) fn integer(
-    (fa, fb): (Factor, Factor),
-    (a, b): (&[Lanes], &[Lanes]),
-    c: &[Lanes],
-    saturate: bool,
-) -> [Lanes; 4] {
-    let m = gather(
-        (a, b),
-        (4, 4),
-        |w, j| fa.integer(w, j),
-        |w, j| fb.integer(w, j),
-    );
-    let k = 16 * b.len();
+pub(crate) fn integer(a: Fragment<'_>, b: Fragment<'_>, c: &[Lanes], saturate: bool) -> [Lanes; 4] {
+    let m = gather(a, b, Factor::integer);
+    let k = 16 * b.registers.len();
     let mut product = [[0i32; 8]; 16];
     for (row, out) in m.a.iter().zip(&mut product) {
         for (x, column) in row[..k].iter().zip(&m.b) {

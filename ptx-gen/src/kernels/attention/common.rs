@@ -1,5 +1,6 @@
-//! What the kernels of attention share: the arithmetic of scores, names, and what they refuse.
+//! What the kernels of attention share: how keys are divided, and the arithmetic of scores.
 
+use super::shape::AttentionShape;
 use crate::build::{Builder, Val};
 
 /// Where a running maximum starts: below every score, and its differences are no NaN.
@@ -21,15 +22,15 @@ pub(super) struct Division<'k> {
 }
 
 impl<'k> Division<'k> {
-    /// Of the last `window` of `length` keys, in cache blocks of `tokens`.
+    /// Of what a row of `length` keys sees.
     pub(super) fn new(
         k: &'k Builder,
         length: Val<'k, u32>,
-        window: Option<u32>,
-        tokens: u32,
+        shape: &AttentionShape,
         splits: u32,
     ) -> Division<'k> {
-        let low = match window {
+        let tokens = shape.block_tokens;
+        let low = match shape.window {
             Some(window) => length.max(window) - window,
             None => k.constant(0u32),
         };
@@ -63,16 +64,6 @@ impl<'k> Division<'k> {
     }
 }
 
-/// What a query is multiplied with, so that its products are what [`capped`] takes: the scale, and
-/// what turns e^x (with a cap the e^2x of tanh) into 2^x.
-pub(super) fn factor(scale: f32, cap: Option<f32>) -> f32 {
-    let log2_e = std::f32::consts::LOG2_E;
-    match cap {
-        Some(cap) => scale * 2.0 * log2_e / cap,
-        None => scale * log2_e,
-    }
-}
-
 /// The score in base 2 of a product with a scaled query: `cap * tanh(x)` as
 /// `cap * (1 - 2 / (1 + e^2x))`, which saturates without a NaN.
 pub(super) fn capped<'k>(k: &'k Builder, dot: Val<'k, f32>, cap: Option<f32>) -> Val<'k, f32> {
@@ -80,34 +71,4 @@ pub(super) fn capped<'k>(k: &'k Builder, dot: Val<'k, f32>, cap: Option<f32>) ->
     let cap = cap * std::f32::consts::LOG2_E;
     let one = k.constant(1f32);
     (one + dot.ex2()).rcp().fma(-2.0 * cap, cap)
-}
-
-/// What in a kernel's name tells apart attention of one shape.
-pub(super) fn variant(dim: u32, scale: f32, cap: Option<f32>, window: Option<u32>) -> String {
-    let mut name = String::new();
-    if scale.to_bits() != (1.0 / (dim as f32).sqrt()).to_bits() {
-        name += &format!("_scale{:08x}", scale.to_bits());
-    }
-    if let Some(cap) = cap {
-        name += &format!("_cap{:08x}", cap.to_bits());
-    }
-    if let Some(window) = window {
-        name += &format!("_w{window}");
-    }
-    name
-}
-
-/// Whether heads divide into groups and have a supported dimension.
-pub(super) fn check_heads(heads: u32, kv_heads: u32, dim: u32, most: u32) -> Result<(), String> {
-    if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
-        return Err(format!(
-            "{heads} query heads over {kv_heads} key/value heads"
-        ));
-    }
-    if dim == 0 || dim > most || !dim.is_multiple_of(16) {
-        return Err(format!(
-            "heads of {dim} elements; this attention takes multiples of 16 up to {most}"
-        ));
-    }
-    Ok(())
 }

@@ -6,11 +6,11 @@
 //! | q | f32 | `[tokens, num_heads, head_dim]` |
 //! | lengths | u32 | `[tokens]`: keys that the row may see, its own included; 0 is a dead row |
 //! | slots | u32 | `[tokens]`, row of the block table |
-//! | block_table | u32 | `[slots, max_blocks]` |
-//! | k_pool, v_pool | [`KvType`], but not f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | table | u32 | `[slots, max_blocks]` |
+//! | keys, values | [`KvType`], but not f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //! | angles, with a rotation | f32 | `[positions, head_dim / 2, 2]`, (cos, sin) |
 //! | out, with one split | f32 | `[tokens, num_heads, head_dim]` |
-//! | partial, with more | f32 | `[tokens, num_heads, splits, head_dim + 2]` |
+//! | partials, with more | f32 | `[tokens, num_heads, splits, head_dim + 2]` |
 //!
 //! Grid `[tokens, num_kv_heads * sets, splits]`, where a set is up to 16 query heads of a
 //! key/value head. What a row sees, what a partial is and how keys are divided among splits is as in
@@ -33,9 +33,10 @@
 //! magnitude. All else is f32: results differ from [`super::AttentionSpec`]'s by the rounding of
 //! sums, and with a cache of bf16, whose operands have 8 bits, by 2^-16 of a query and a weight. Which keys are added in which order depends on the row's length alone.
 
-use super::common::{Division, check_heads, variant};
+use super::common::Division;
 use super::decode_block::{Block, WARPS};
 use super::decode_tiles::{Cache, KEYS};
+use super::shape::{self, AttentionShape};
 use crate::build::{Builder, Ptr, Val};
 use crate::ir::{Kernel, Param};
 use crate::kernels::{KvType, RopeKind};
@@ -46,24 +47,8 @@ use crate::target::Target;
 pub struct AttentionDecodeSpec {
     /// GPU to write for.
     pub target: Target,
-    /// Query heads.
-    pub num_heads: u32,
-    /// Key/value heads, a divisor of the query heads.
-    pub num_kv_heads: u32,
-    /// Elements of a head: a multiple of 16 up to 256.
-    pub head_dim: u32,
-    /// Positions of a cache block: a multiple of 16.
-    pub block_tokens: u32,
-    /// Entries in a row of the block table.
-    pub max_blocks: u32,
-    /// Element type of the cache; not f32.
-    pub kv_type: KvType,
-    /// Factor of the scores.
-    pub scale: f32,
-    /// Cap of the scores.
-    pub softcap: Option<f32>,
-    /// Keys that a row sees at most, its own included.
-    pub window: Option<u32>,
+    /// Heads, cache and scores; blocks of a multiple of 16 positions, whose elements are not f32.
+    pub shape: AttentionShape,
     /// Parts that a row's keys are divided into.
     pub splits: u32,
     /// Which elements of a query are turned together, all of them, by the angles of the row's
@@ -79,19 +64,14 @@ pub struct AttentionDecodeSpec {
 const ROWS: u32 = 16;
 
 impl AttentionDecodeSpec {
-    /// Query heads of a key/value head.
-    pub(super) fn group(&self) -> u32 {
-        self.num_heads / self.num_kv_heads
-    }
-
     /// Sets that the query heads of a key/value head form, each with blocks of its own.
     fn sets(&self) -> u32 {
-        self.group().div_ceil(ROWS)
+        self.shape.group().div_ceil(ROWS)
     }
 
     /// Query heads of a block; the last set may have fewer.
     pub(super) fn heads(&self) -> u32 {
-        self.group().div_ceil(self.sets())
+        self.shape.group().div_ceil(self.sets())
     }
 
     /// Whether the rounded rests take products of their own.
@@ -110,26 +90,26 @@ impl AttentionDecodeSpec {
     ///
     /// What is wrong with it.
     pub fn check(&self) -> Result<(), String> {
-        check_heads(self.num_heads, self.num_kv_heads, self.head_dim, 256)?;
-        if self.max_blocks == 0 || self.splits == 0 {
-            return Err("attention over a cache without blocks, or in no splits".into());
+        self.shape.check()?;
+        if self.splits == 0 {
+            return Err("attention in no splits".into());
         }
-        if self.block_tokens == 0 || !self.block_tokens.is_multiple_of(KEYS) {
+        if !self.shape.block_tokens.is_multiple_of(KEYS) {
             return Err(format!(
                 "cache blocks of {} positions; this attention takes multiples of {KEYS}",
-                self.block_tokens
+                self.shape.block_tokens
             ));
         }
         if !self.target.has_ampere() {
             return Err(format!("{} has no matrix product of 16 keys", self.target));
         }
-        if self.kv_type == KvType::F32 {
-            return Err(format!("a cache of {}", self.kv_type.name()));
+        if self.shape.kv_type == KvType::F32 {
+            return Err(format!("a cache of {}", self.shape.kv_type.name()));
         }
         if self.rope == Some(RopeKind::Neox) && !self.halves_meet() {
             return Err(format!(
                 "queries of {} elements to turn in halves",
-                self.head_dim
+                self.shape.head_dim
             ));
         }
         Ok(())
@@ -137,28 +117,17 @@ impl AttentionDecodeSpec {
 
     /// Blocks for `tokens` rows.
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
-        [tokens, self.num_kv_heads * self.sets(), self.splits]
+        [tokens, self.shape.num_kv_heads * self.sets(), self.splits]
     }
 
     /// Bytes moved for `tokens` rows that all see a full table (or window) of keys.
     pub fn bytes(&self, tokens: u64) -> u64 {
-        let context = self.max_blocks * self.block_tokens;
-        let keys = u64::from(self.window.map_or(context, |w| w.min(context)));
-        let key = self.kv_type.block_bytes(1, self.head_dim);
-        let cache = 2 * keys * u64::from(self.num_kv_heads * key);
-        let written = match self.splits {
-            1 => u64::from(self.head_dim),
-            n => u64::from(n) * u64::from(self.head_dim + 2),
-        };
-        let dim = u64::from(self.head_dim);
-        tokens * (cache + 4 * u64::from(self.num_heads) * (dim + written))
+        self.shape.bytes(tokens, self.splits)
     }
 
-    /// Operations on `tokens` rows that all see a full table (or window) of keys.
-    pub fn flops(&self, tokens: u64) -> u64 {
-        let context = self.max_blocks * self.block_tokens;
-        let keys = u64::from(self.window.map_or(context, |w| w.min(context)));
-        4 * tokens * keys * u64::from(self.num_heads * self.head_dim)
+    /// Bytes moved for `tokens` rows that read `keys` keys all together.
+    pub fn bytes_at(&self, tokens: u64, keys: u64) -> u64 {
+        self.shape.bytes_at(tokens, keys, self.splits)
     }
 
     /// The parameters in launch order.
@@ -167,36 +136,35 @@ impl AttentionDecodeSpec {
             Param::input::<f32>("q"),
             Param::input::<u32>("lengths"),
             Param::input::<u32>("slots"),
-            Param::input::<u32>("block_table"),
-            Param::input::<u8>("k_pool"),
-            Param::input::<u8>("v_pool"),
+            Param::input::<u32>("table"),
+            Param::input::<u8>("keys"),
+            Param::input::<u8>("values"),
         ];
         params.extend(self.rope.map(|_| Param::input::<f32>("angles")));
         params.push(Param::output::<f32>(if self.splits == 1 {
             "out"
         } else {
-            "partial"
+            "partials"
         }));
         params
     }
 
     /// The kernel, named after its shape.
     pub fn kernel(&self) -> Kernel {
-        let AttentionDecodeSpec {
+        let AttentionShape {
             num_heads,
             num_kv_heads,
             head_dim,
             block_tokens,
-            splits,
+            kv_type,
+            scale,
+            softcap,
+            window,
             ..
-        } = *self;
-        let shape = format!("{num_heads}x{num_kv_heads}x{head_dim}");
-        let kv = self.kv_type.name();
-        let mut name = format!(
-            "attention_decode_{kv}_{shape}_b{block_tokens}x{}",
-            self.max_blocks
-        );
-        name += &variant(head_dim, self.scale, self.softcap, self.window);
+        } = self.shape;
+        let (kv, splits) = (kv_type.name(), self.splits);
+        let mut name = format!("attention_decode_{kv}_{}", self.shape.name());
+        name += &self.shape.variant();
         if splits > 1 {
             name += &format!("_s{splits}");
         }
@@ -210,22 +178,21 @@ impl AttentionDecodeSpec {
         Kernel::new(name, self.target, |k| {
             k.doc(format!(
                 "Attention of rows [tokens, {num_heads}, {head_dim}] over {kv} pools \
-                 [blocks, {num_kv_heads}, {block_tokens}, {head_dim}],\nscale {}, softcap {:?}, \
-                 window {:?}. Grid [tokens, {y}, {z}].\n\
+                 [blocks, {num_kv_heads}, {block_tokens}, {head_dim}],\nscale {scale}, softcap \
+                 {softcap:?}, window {window:?}. Grid [tokens, {y}, {z}].\n\
                  With several splits a partial is head_dim sums, their maximum in base 2, \
-                 their denominator.",
-                self.scale, self.softcap, self.window
+                 their denominator."
             ));
             k.block_size(32 * WARPS);
             k.declare(self.params());
             let q = k.bind::<f32>("q");
             let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));
-            let table = k.bind::<u32>("block_table");
-            let (keys, values) = (k.bind::<u8>("k_pool"), k.bind::<u8>("v_pool"));
+            let table = k.bind::<u32>("table");
+            let (keys, values) = (k.bind::<u8>("keys"), k.bind::<u8>("values"));
             let angles = k.bind_if::<f32>("angles").map(Ptr::read_only);
-            let out = k.bind::<f32>(if splits == 1 { "out" } else { "partial" });
+            let out = k.bind::<f32>(if splits == 1 { "out" } else { "partials" });
             let length = lengths.load(k.block_x());
-            let row = slots.load(k.block_x()) * self.max_blocks;
+            let row = slots.load(k.block_x()) * self.shape.max_blocks;
             let (start, low, end) = self.range(k, length);
             let block = Block {
                 spec: self,
@@ -260,43 +227,25 @@ impl AttentionDecodeSpec {
         k: &'k Builder,
         length: Val<'k, u32>,
     ) -> (Val<'k, u32>, Val<'k, u32>, Val<'k, u32>) {
-        let division = Division::new(k, length, self.window, self.block_tokens, self.splits);
+        let division = Division::new(k, length, &self.shape, self.splits);
         let (low, start) = (division.low, division.start(k.block_z()));
         let end = division.end(k.block_z(), length);
-        match self.window {
+        match self.shape.window {
             Some(_) => (start.max(low / KEYS * KEYS), low, end),
             None => (start, low, end),
         }
     }
-
-    /// Bytes moved for `tokens` rows that read `keys` keys all together.
-    pub fn bytes_at(&self, tokens: u64, keys: u64) -> u64 {
-        let queries = AttentionDecodeSpec {
-            max_blocks: 0,
-            ..*self
-        };
-        let key = self.kv_type.block_bytes(1, self.head_dim);
-        queries.bytes(tokens) + 2 * keys * u64::from(self.num_kv_heads * key)
-    }
 }
 
 pub(in crate::kernels) fn representative(target: Target) -> Vec<AttentionDecodeSpec> {
-    let spec = |num_heads, num_kv_heads, head_dim: u32, splits| AttentionDecodeSpec {
+    let spec = |num_heads, num_kv_heads, head_dim, splits| AttentionDecodeSpec {
         target,
-        num_heads,
-        num_kv_heads,
-        head_dim,
-        block_tokens: 32,
-        max_blocks: 128,
-        kv_type: KvType::F16,
-        scale: 1.0 / (head_dim as f32).sqrt(),
-        softcap: None,
-        window: None,
+        shape: shape::representative(num_heads, num_kv_heads, head_dim),
         splits,
         rope: None,
         overlaps: true,
     };
-    [
+    let mut specs = vec![
         spec(8, 2, 64, 1),
         AttentionDecodeSpec {
             rope: Some(RopeKind::Neox),
@@ -311,25 +260,17 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<AttentionDecodeS
             ..spec(16, 1, 128, 1)
         },
         spec(8, 1, 256, 4),
-        AttentionDecodeSpec {
-            kv_type: KvType::BF16,
-            ..spec(32, 8, 128, 16)
-        },
-        AttentionDecodeSpec {
-            kv_type: KvType::Int8,
-            ..spec(32, 8, 128, 16)
-        },
-        AttentionDecodeSpec {
-            kv_type: KvType::Int8,
-            ..spec(16, 1, 80, 1)
-        },
-        AttentionDecodeSpec {
-            softcap: Some(50.0),
-            window: Some(512),
-            ..spec(40, 2, 80, 2)
-        },
-    ]
-    .into_iter()
-    .filter(|spec| spec.check().is_ok())
-    .collect()
+    ];
+    let of_type = |kv_type, mut spec: AttentionDecodeSpec| {
+        spec.shape.kv_type = kv_type;
+        spec
+    };
+    specs.push(of_type(KvType::BF16, spec(32, 8, 128, 16)));
+    specs.push(of_type(KvType::Int8, spec(32, 8, 128, 16)));
+    specs.push(of_type(KvType::Int8, spec(16, 1, 80, 1)));
+    let mut capped = spec(40, 2, 80, 2);
+    (capped.shape.softcap, capped.shape.window) = (Some(50.0), Some(512));
+    specs.push(capped);
+    specs.retain(|spec| spec.check().is_ok());
+    specs
 }

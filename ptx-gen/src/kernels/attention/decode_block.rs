@@ -25,13 +25,13 @@ impl AttentionDecodeSpec {
 
     /// Whether the next tile is loaded while one is multiplied. Longer heads leave no registers.
     pub(super) fn ahead(&self) -> bool {
-        self.head_dim <= 128
+        self.shape.head_dim <= 128
     }
 
     /// Whether a lane has both elements of every pair `(i, i + head_dim / 2)` of its queries.
     pub(super) fn halves_meet(&self) -> bool {
         let pieces = key_pieces(self);
-        let half = self.head_dim / 2;
+        let half = self.shape.head_dim / 2;
         let (low, high) = pieces.split_at(pieces.len() / 2);
         let meet = |(a, b): (&Piece, &Piece)| a.offset + half == b.offset && a.width == b.width;
         low.len() == high.len() && low.iter().zip(high).all(meet)
@@ -39,12 +39,12 @@ impl AttentionDecodeSpec {
 
     /// Words of shared memory that the queries take: a left operand for every step and lane.
     fn query_words(&self) -> u32 {
-        self.head_dim / 16 * self.own_heads() * 32 * 4
+        self.shape.head_dim / 16 * self.own_heads() * 32 * 4
     }
 
     /// Floats of shared memory in which warps leave their sums.
     fn sum_words(&self) -> u32 {
-        WARPS * self.heads() * (self.head_dim + PAD)
+        WARPS * self.heads() * (self.shape.head_dim + PAD)
     }
 
     /// Words of dynamic shared memory.
@@ -82,7 +82,7 @@ struct Loaded<'k> {
 impl<'k> Block<'k, '_> {
     /// Query head `head` of the block within the layer; heads past the last count as the last.
     pub(super) fn head(&self, head: Val<'k, u32>) -> Val<'k, u32> {
-        let group = self.spec.group();
+        let group = self.spec.shape.group();
         (self.first_head + head).min(group - 1) + self.cache.kv_head * group
     }
 
@@ -142,7 +142,7 @@ impl<'k> Block<'k, '_> {
 
         let sums = Sums {
             softmax: units.iter().map(|_| [k.var(LOWEST), k.var(0f32)]).collect(),
-            out: (0..spec.head_dim / 8)
+            out: (0..spec.shape.head_dim / 8)
                 .map(|_| std::array::from_fn(|_| k.var(0f32)))
                 .collect(),
         };
@@ -180,7 +180,7 @@ impl<'k> Block<'k, '_> {
         b: [Val<'k, u32>; 2],
         c: [Val<'k, f32>; 4],
     ) -> [Val<'k, f32>; 4] {
-        match self.spec.kv_type {
+        match self.spec.shape.kv_type {
             KvType::BF16 => self.k.mma_bf16(a, b, c),
             _ => self.k.mma_f16(a, b, c),
         }
@@ -195,7 +195,7 @@ impl<'k> Block<'k, '_> {
         now: Val<'k, u32>,
     ) -> Vec<[Val<'k, f32>; 4]> {
         let (spec, k, cache) = (self.spec, self.k, &self.cache);
-        let (steps, products) = (spec.head_dim / 16, spec.own_heads());
+        let (steps, products) = (spec.shape.head_dim / 16, spec.own_heads());
         // Two sums for each 8 keys, so that products wait less for each other.
         let mut sums = [[[k.constant(0f32); 4]; 2]; 2];
         let keys = loaded.keys.key_operands();
@@ -214,7 +214,7 @@ impl<'k> Block<'k, '_> {
             std::array::from_fn(|e| if steps > 1 { a[e] + b[e] } else { a[e] })
         });
         let keys = OWN_KEYS.map(|key| now + k.lane() % 4 * 2 + key);
-        let seen = keys.map(|key| match spec.window {
+        let seen = keys.map(|key| match spec.shape.window {
             Some(_) => key.lt(cache.end) & key.ge(cache.low),
             None => key.lt(cache.end),
         });
@@ -229,7 +229,7 @@ impl<'k> Block<'k, '_> {
                         sums[half][e] + sums[half][e + 2]
                     };
                     let unit = loaded.keys.scale(i).map_or(*unit, |scale| *unit * scale);
-                    let score = capped(k, dot * unit, spec.softcap);
+                    let score = capped(k, dot * unit, spec.shape.softcap);
                     k.select(seen[i], score, f32::NEG_INFINITY)
                 })
             })
@@ -281,7 +281,7 @@ impl<'k> Block<'k, '_> {
     /// Combines the warps and writes the block's rows.
     fn finish(&self, sums: &Sums<'k>, area: Shared<'k, f32>) {
         let (spec, k) = (self.spec, self.k);
-        let (heads, dim) = (spec.heads(), spec.head_dim);
+        let (heads, dim) = (spec.heads(), spec.shape.head_dim);
         let (lane, warp) = (k.lane(), k.warp());
         let stride = dim + PAD;
         let maxima = k.shared::<f32>("maxima", WARPS * heads);
@@ -334,8 +334,8 @@ impl<'k> Block<'k, '_> {
                 let part = area.load_vec::<4>(*at * stride + e);
                 row = std::array::from_fn(|i| part[i].fma(shrink, row[i]));
             }
-            k.if_((self.first_head + head).lt(spec.group()), || {
-                let to = k.block_x() * spec.num_heads + self.head(head);
+            k.if_((self.first_head + head).lt(spec.shape.group()), || {
+                let to = k.block_x() * spec.shape.num_heads + self.head(head);
                 if spec.splits == 1 {
                     let inverse = sum.rcp();
                     return self.out.store_vec(to * dim + e, row.map(|v| v * inverse));
@@ -355,15 +355,15 @@ impl<'k> Block<'k, '_> {
         let (spec, k) = (self.spec, self.k);
         let zero = k.constant(0f32);
         let width = match spec.splits {
-            1 => spec.head_dim / 2,
-            _ => spec.head_dim / 2 + 1,
+            1 => spec.shape.head_dim / 2,
+            _ => spec.shape.head_dim / 2 + 1,
         };
         k.for_each(k.thread_x(), spec.heads() * width, k.threads(), |i| {
             let (head, pair) = (i / width, i % width);
-            k.if_((self.first_head + head).lt(spec.group()), || {
-                let to = k.block_x() * spec.num_heads + self.head(head);
+            k.if_((self.first_head + head).lt(spec.shape.group()), || {
+                let to = k.block_x() * spec.shape.num_heads + self.head(head);
                 let to = (to * spec.splits + k.block_z()) * width + pair;
-                let last = pair.eq(spec.head_dim / 2);
+                let last = pair.eq(spec.shape.head_dim / 2);
                 let first = k.select(last, f32::NEG_INFINITY, 0f32);
                 self.out.store_vec(to * 2, [first, zero]);
             });

@@ -3,7 +3,6 @@
 //! common exponent and divided into rounded values and rounded rests.
 
 use super::AttentionDecodeSpec;
-use super::common::factor;
 use super::decode_block::{Block, WARPS, operands};
 use super::decode_tiles::{Piece, key_pieces};
 use crate::build::{Ptr, Shared, Val};
@@ -16,7 +15,7 @@ const Q_EXPONENT: u32 = 14;
 impl<'k> Block<'k, '_> {
     /// Leaves the angles of the row in shared memory.
     pub(super) fn stage_angles(&self, angles: Ptr<'k, f32>) -> Shared<'k, f32> {
-        let (k, dim) = (self.k, self.spec.head_dim);
+        let (k, dim) = (self.k, self.spec.shape.head_dim);
         let staged = k.shared::<f32>("turn", dim);
         k.for_each(k.thread_x() * 4, dim, k.threads() * 4, |i| {
             staged.store_vec(i, angles.load_vec4(i));
@@ -38,8 +37,8 @@ impl<'k> Block<'k, '_> {
             .collect();
         let found: Vec<Vec<_>> = (0..spec.own_heads())
             .map(|half| {
-                let row = k.block_x() * spec.num_heads + self.head(lane / 4 + 8 * half);
-                let q = q.offset(row * spec.head_dim);
+                let row = k.block_x() * spec.shape.num_heads + self.head(lane / 4 + 8 * half);
+                let q = q.offset(row * spec.shape.head_dim);
                 columns.iter().map(|at| q.load_vec4(*at)).collect()
             })
             .collect();
@@ -66,7 +65,7 @@ impl<'k> Block<'k, '_> {
     /// A pair of values as the sum of two pairs of 16 bits: rounded, and the rounded rests.
     pub(super) fn two(&self, a: Val<'k, f32>, b: Val<'k, f32>) -> [Val<'k, u32>; 2] {
         let k = self.k;
-        if self.spec.kv_type == KvType::BF16 {
+        if self.spec.shape.kv_type == KvType::BF16 {
             let high = k.pack_bf16(a, b).bitcast::<u32>();
             let [x, y] = [high << 16, high & 0xFFFF_0000u32].map(|v| v.bitcast::<f32>());
             return [high, k.pack_bf16(a - x, b - y).bitcast()];
@@ -84,7 +83,7 @@ impl<'k> Block<'k, '_> {
         to: Shared<'k, u32>,
     ) -> Vec<Val<'k, f32>> {
         let (spec, k) = (self.spec, self.k);
-        let factor = factor(spec.scale, spec.softcap);
+        let factor = spec.shape.factor();
         let mut units = Vec::new();
         let scaled: Vec<Vec<[Val<'k, f32>; 4]>> = found
             .iter()
@@ -100,7 +99,7 @@ impl<'k> Block<'k, '_> {
                 row.iter().map(|v| v.map(|v| v * up)).collect()
             })
             .collect();
-        for step in 0..spec.head_dim / 16 {
+        for step in 0..spec.shape.head_dim / 16 {
             // Each step is one warp's to write.
             k.if_(k.warp().eq(step % WARPS), || {
                 let rows: Vec<_> = scaled

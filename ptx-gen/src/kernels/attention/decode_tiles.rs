@@ -38,10 +38,10 @@ pub(super) struct Piece {
 
 /// The pieces of a head whose elements `lanes` lanes share, at most 16 bytes each.
 fn pieces(spec: &AttentionDecodeSpec, lanes: u32) -> Vec<Piece> {
-    let (mut offset, mut width) = (0, 16 / spec.kv_type.bytes());
+    let (mut offset, mut width) = (0, 16 / spec.shape.kv_type.bytes());
     let mut pieces = Vec::new();
-    while offset < spec.head_dim {
-        if lanes * width > spec.head_dim - offset {
+    while offset < spec.shape.head_dim {
+        if lanes * width > spec.shape.head_dim - offset {
             width /= 2;
         } else {
             pieces.push(Piece { offset, width });
@@ -81,7 +81,7 @@ pub(super) struct Cache<'k, 's> {
 impl<'k> Cache<'k, '_> {
     /// The cache block that holds a tile; for tiles past the end, the last.
     pub(super) fn block(&self, tile: Val<'k, u32>) -> Val<'k, u32> {
-        let tokens = self.spec.block_tokens;
+        let tokens = self.spec.shape.block_tokens;
         self.table
             .load((tile / tokens).min((self.end - 1) / tokens))
     }
@@ -89,8 +89,11 @@ impl<'k> Cache<'k, '_> {
     /// The head's part of a cache block.
     fn head(&self, pool: Ptr<'k, u8>, block: Val<'k, u32>) -> Ptr<'k, u8> {
         let spec = self.spec;
-        let bytes = spec.kv_type.block_bytes(spec.block_tokens, spec.head_dim);
-        let head = (block * spec.num_kv_heads + self.kv_head).cast::<u64>();
+        let bytes = spec
+            .shape
+            .kv_type
+            .block_bytes(spec.shape.block_tokens, spec.shape.head_dim);
+        let head = (block * spec.shape.num_kv_heads + self.kv_head).cast::<u64>();
         pool.offset(head * u64::from(bytes)).streaming()
     }
 
@@ -105,11 +108,11 @@ impl<'k> Cache<'k, '_> {
     ) -> Vec<Val<'k, u32>> {
         let spec = self.spec;
         let mut key = key.min(self.end - 1);
-        if spec.window.is_some() {
+        if spec.shape.window.is_some() {
             key = key.max(self.low);
         }
-        let bytes = spec.kv_type.bytes();
-        let at = key % spec.block_tokens * (spec.head_dim * bytes);
+        let bytes = spec.shape.kv_type.bytes();
+        let at = key % spec.shape.block_tokens * (spec.shape.head_dim * bytes);
         pieces
             .iter()
             .flat_map(|piece| {
@@ -127,11 +130,11 @@ impl<'k> Cache<'k, '_> {
     /// Scales of the lane's four keys of a tile; of keys that are not visible, anything.
     fn scales(&self, head: Ptr<'k, u8>, tile: Val<'k, u32>) -> Vec<Val<'k, f32>> {
         let spec = self.spec;
-        if spec.kv_type != KvType::Int8 {
+        if spec.shape.kv_type != KvType::Int8 {
             return Vec::new();
         }
-        let head = head.byte_offset(u64::from(spec.block_tokens * spec.head_dim));
-        let at = tile % spec.block_tokens + self.k.lane() % 4 * 2;
+        let head = head.byte_offset(u64::from(spec.shape.block_tokens * spec.shape.head_dim));
+        let at = tile % spec.shape.block_tokens + self.k.lane() % 4 * 2;
         let pairs = [0, 8].map(|key| head.cast::<f32>().load_vec::<2>(at + key));
         pairs.concat()
     }
@@ -170,7 +173,7 @@ pub(super) struct Half<'k> {
 impl<'k> Half<'k> {
     /// Room for the pieces of so many keys.
     pub(super) fn new(cache: &Cache<'k, '_>, pieces: &[Piece], keys: u32) -> Half<'k> {
-        let (k, kv_type) = (cache.k, cache.spec.kv_type);
+        let (k, kv_type) = (cache.k, cache.spec.shape.kv_type);
         let words = |piece: &Piece| (piece.width * kv_type.bytes()).div_ceil(4);
         let words = keys * pieces.iter().map(words).sum::<u32>();
         let scales = if kv_type == KvType::Int8 { 4 } else { 0 };

@@ -6,8 +6,8 @@
 //! | q | f32 | `[n, num_heads, head_dim]` |
 //! | lengths | u32 | `[n]`: keys that the row may see, its own included; 0 is a dead row |
 //! | slots | u32 | `[n]`, row of the block table, equal in 64 rows from a multiple of 64 on |
-//! | block_table | u32 | `[slots, max_blocks]` |
-//! | k_pool, v_pool | [`KvType`], but not f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | table | u32 | `[slots, max_blocks]` |
+//! | keys, values | [`KvType`], but not f32 | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //! | out | f32 | `[n, num_heads, head_dim]` |
 //! | n | u32 | rows |
 //!
@@ -23,9 +23,10 @@
 //! rounded to f16, with a cache of bf16 to bf16; scores, sums and the running softmax are f32. A row's result depends on the
 //! tiles its block visits, and those on the block's lengths.
 
-use super::common::{capped, check_heads, variant};
+use super::common::capped;
 use super::flash_rows::Rows;
 use super::flash_tiles::Copies;
+use super::shape::{self, AttentionShape};
 use crate::build::{Builder, Shared, Val, Var};
 use crate::ir::{Kernel, Param};
 use crate::kernels::KvType;
@@ -36,24 +37,8 @@ use crate::target::Target;
 pub struct AttentionFlashSpec {
     /// GPU to write for.
     pub target: Target,
-    /// Query heads.
-    pub num_heads: u32,
-    /// Key/value heads, a divisor of the query heads.
-    pub num_kv_heads: u32,
-    /// Elements of a head: a multiple of 16 up to 256.
-    pub head_dim: u32,
-    /// Positions of a cache block.
-    pub block_tokens: u32,
-    /// Entries in a row of the block table.
-    pub max_blocks: u32,
-    /// Element type of the cache; not f32.
-    pub kv_type: KvType,
-    /// Factor of the scores.
-    pub scale: f32,
-    /// Cap of the scores.
-    pub softcap: Option<f32>,
-    /// Keys that a row sees at most, its own included.
-    pub window: Option<u32>,
+    /// Heads, cache and scores; the elements of the cache are not f32.
+    pub shape: AttentionShape,
 }
 
 const WARPS: u32 = 4;
@@ -67,7 +52,7 @@ impl AttentionFlashSpec {
     /// Pairs of tiles in shared memory: one is filled while the other is multiplied, where elements
     /// can be copied as they are.
     pub(super) fn stages(&self) -> u32 {
-        let copied = self.target.has_ampere() && self.kv_type != KvType::Int8;
+        let copied = self.target.has_ampere() && self.shape.kv_type != KvType::Int8;
         if copied { 2 } else { 1 }
     }
 
@@ -78,13 +63,13 @@ impl AttentionFlashSpec {
 
     /// Words from one key to the next in shared memory.
     pub(super) fn stride(&self) -> u32 {
-        (self.head_dim + PAD) / 2
+        (self.shape.head_dim + PAD) / 2
     }
 
     /// Words of queries in shared memory: those of heads too long for registers.
     fn query_words(&self) -> u32 {
-        if self.head_dim > 128 {
-            QUERIES * self.head_dim / 2
+        if self.shape.head_dim > 128 {
+            QUERIES * self.shape.head_dim / 2
         } else {
             0
         }
@@ -99,7 +84,7 @@ impl AttentionFlashSpec {
     /// heads take the small tile, as ptxas holds them to 128 registers and spills some scores.
     pub(super) fn keys(&self) -> u32 {
         let fits = 4 * self.shared_words(64) <= self.target.max_shared() / 2;
-        if fits && (48..=128).contains(&self.head_dim) {
+        if fits && (48..=128).contains(&self.shape.head_dim) {
             64
         } else {
             32
@@ -112,16 +97,13 @@ impl AttentionFlashSpec {
     ///
     /// What is wrong with it.
     pub fn check(&self) -> Result<(), String> {
-        check_heads(self.num_heads, self.num_kv_heads, self.head_dim, 256)?;
-        if self.block_tokens == 0 || self.max_blocks == 0 {
-            return Err("attention over a cache without blocks".into());
-        }
-        match self.kv_type {
+        self.shape.check()?;
+        match self.shape.kv_type {
             KvType::F32 => return Err("a cache of f32".into()),
             KvType::BF16 if !self.target.has_ampere() => {
                 return Err(format!("{} has no products of bf16", self.target));
             }
-            KvType::Int8 if !self.block_tokens.is_multiple_of(2) => {
+            KvType::Int8 if !self.shape.block_tokens.is_multiple_of(2) => {
                 return Err("bytes in blocks of an odd number of positions".into());
             }
             _ => {}
@@ -129,7 +111,7 @@ impl AttentionFlashSpec {
         if 4 * self.shared_words(32) > self.target.max_shared() {
             return Err(format!(
                 "heads of {} elements, two tiles of which exceed the shared memory of {}",
-                self.head_dim, self.target
+                self.shape.head_dim, self.target
             ));
         }
         Ok(())
@@ -137,20 +119,13 @@ impl AttentionFlashSpec {
 
     /// Blocks for `tokens` rows.
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
-        [tokens.div_ceil(QUERIES), self.num_heads, 1]
+        [tokens.div_ceil(QUERIES), self.shape.num_heads, 1]
     }
 
     /// Bytes moved for `tokens` rows from position 0, queries, outputs and cache counted once.
     pub fn bytes(&self, tokens: u64) -> u64 {
-        let rows = 8 * u64::from(self.num_heads) + 4 * u64::from(self.num_kv_heads);
-        tokens * rows * u64::from(self.head_dim)
-    }
-
-    /// Operations on `tokens` rows from position 0, without those of masked keys.
-    pub fn flops(&self, tokens: u64) -> u64 {
-        let window = self.window.map_or(tokens, |w| tokens.min(u64::from(w)));
-        let seen = window * (window + 1) / 2 + (tokens - window) * window;
-        4 * seen * u64::from(self.num_heads * self.head_dim)
+        let rows = 8 * u64::from(self.shape.num_heads) + 4 * u64::from(self.shape.num_kv_heads);
+        tokens * rows * u64::from(self.shape.head_dim)
     }
 
     /// The parameters in launch order.
@@ -159,9 +134,9 @@ impl AttentionFlashSpec {
             Param::input::<f32>("q"),
             Param::input::<u32>("lengths"),
             Param::input::<u32>("slots"),
-            Param::input::<u32>("block_table"),
-            Param::input::<u8>("k_pool"),
-            Param::input::<u8>("v_pool"),
+            Param::input::<u32>("table"),
+            Param::input::<u8>("keys"),
+            Param::input::<u8>("values"),
             Param::output::<f32>("out"),
             Param::scalar::<u32>("n"),
         ]
@@ -169,34 +144,35 @@ impl AttentionFlashSpec {
 
     /// The kernel, named after its shape.
     pub fn kernel(&self) -> Kernel {
-        let AttentionFlashSpec {
+        let AttentionShape {
             num_heads,
             num_kv_heads,
             head_dim,
             block_tokens,
             max_blocks,
-            ..
-        } = *self;
-        let kv = self.kv_type.name();
-        let mut name = match self.kv_type {
-            KvType::F16 => "attention_flash".into(),
-            _ => format!("attention_flash_{kv}"),
+            kv_type,
+            scale,
+            softcap,
+            window,
+        } = self.shape;
+        let kv = kv_type.name();
+        let mut name = match kv_type {
+            KvType::F16 => "attention_flash_".into(),
+            _ => format!("attention_flash_{kv}_"),
         };
-        name += &format!("_{num_heads}x{num_kv_heads}x{head_dim}_b{block_tokens}x{max_blocks}");
-        name += &variant(head_dim, self.scale, self.softcap, self.window);
+        name += &(self.shape.name() + &self.shape.variant());
         Kernel::new(name, self.target, |k| {
             k.doc(format!(
                 "Attention of rows [n, {num_heads}, {head_dim}] of one slot over {kv} pools \
-                 [blocks, {num_kv_heads}, {block_tokens}, {head_dim}],\nscale {}, softcap {:?}, \
-                 window {:?}. Grid [ceil(n / {QUERIES}), {num_heads}, 1].",
-                self.scale, self.softcap, self.window
+                 [blocks, {num_kv_heads}, {block_tokens}, {head_dim}],\nscale {scale}, softcap \
+                 {softcap:?}, window {window:?}. Grid [ceil(n / {QUERIES}), {num_heads}, 1]."
             ));
             k.block_size(32 * WARPS);
             k.declare(self.params());
             let q = k.bind::<f32>("q");
             let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));
-            let table = k.bind::<u32>("block_table");
-            let pools = [k.bind::<u8>("k_pool"), k.bind::<u8>("v_pool")];
+            let table = k.bind::<u32>("table");
+            let pools = [k.bind::<u8>("keys"), k.bind::<u8>("values")];
             let out = k.bind::<f32>("out");
             let n = k.bind_value::<u32>("n");
             // The last queries see the most keys: they start first.
@@ -232,7 +208,7 @@ impl AttentionFlashSpec {
         low: Val<'k, f32>,
         high: Val<'k, f32>,
     ) -> Val<'k, u32> {
-        match self.kv_type {
+        match self.shape.kv_type {
             KvType::BF16 => k.pack_bf16(low, high).bitcast(),
             _ => k.pack_f16(low, high).bitcast(),
         }
@@ -246,7 +222,7 @@ impl AttentionFlashSpec {
         b: [Val<'k, u32>; 2],
         c: [Val<'k, f32>; 4],
     ) -> [Val<'k, f32>; 4] {
-        match self.kv_type {
+        match self.shape.kv_type {
             KvType::BF16 => k.mma_bf16(a, b, c),
             _ => k.mma_f16_any(a, b, c),
         }
@@ -296,7 +272,7 @@ impl AttentionFlashSpec {
         now: Val<'k, u32>,
         from: Val<'k, u32>,
     ) {
-        let (keys, stride, steps) = (self.keys(), self.stride(), self.head_dim / 16);
+        let (keys, stride, steps) = (self.keys(), self.stride(), self.shape.head_dim / 16);
         let lane = k.lane();
         // Rows that the lane addresses for ldmatrix: matrices of keys lie along the elements
         // first (pairs of k), those of values along the keys first (the same, transposed).
@@ -311,7 +287,7 @@ impl AttentionFlashSpec {
                 pair[1] = self.multiply(k, q, [b[2], b[3]], pair[1]);
             }
         }
-        let scores = scores.map_each(|s| capped(k, s, self.softcap));
+        let scores = scores.map_each(|s| capped(k, s, self.shape.softcap));
         let scores = self.mask(k, rows, scores, now);
 
         let mut weights = scores.clone();
@@ -369,7 +345,7 @@ impl AttentionFlashSpec {
         now: Val<'k, u32>,
     ) -> Vec<[Val<'k, f32>; 4]> {
         let mut partial = (now + self.keys()).gt(rows.shortest);
-        if let Some(window) = self.window {
+        if let Some(window) = self.shape.window {
             partial = partial | (now + window).lt(rows.end);
         }
         let masked: Vec<[Var<'k, f32>; 4]> = scores.iter().map(|s| s.map(|s| k.var(s))).collect();
@@ -377,7 +353,10 @@ impl AttentionFlashSpec {
             let column = now + (k.lane() % 4) * 2;
             // Keys relative to the lane's first; a distance below zero is one as an i32.
             let ends = rows.lengths.map(|length| (length - column).as_i32());
-            let window = self.window.map(|window| window.min(i32::MAX as u32) as i32);
+            let window = self
+                .shape
+                .window
+                .map(|window| window.min(i32::MAX as u32) as i32);
             let starts = ends.map(|end| window.map(|window| end - window));
             for (j, scores) in (0..).zip(&masked) {
                 for (e, score) in (0..).zip(scores) {
@@ -400,9 +379,9 @@ impl AttentionFlashSpec {
     /// Bytes moved for `tokens` rows that read `keys` different keys, queries and outputs counted
     /// once.
     pub fn bytes_at(&self, tokens: u64, keys: u64) -> u64 {
-        let rows = 8 * tokens * u64::from(self.num_heads * self.head_dim);
-        let key = self.kv_type.block_bytes(1, self.head_dim);
-        rows + 2 * keys * u64::from(self.num_kv_heads * key)
+        let rows = 8 * tokens * u64::from(self.shape.num_heads * self.shape.head_dim);
+        let key = self.shape.kv_type.block_bytes(1, self.shape.head_dim);
+        rows + 2 * keys * u64::from(self.shape.num_kv_heads * key)
     }
 }
 
@@ -418,37 +397,24 @@ impl<'k> MapEach<'k> for Vec<[Val<'k, f32>; 4]> {
 }
 
 pub(in crate::kernels) fn representative(target: Target) -> Vec<AttentionFlashSpec> {
-    let spec = |num_heads, num_kv_heads, head_dim: u32| AttentionFlashSpec {
+    let spec = |num_heads, num_kv_heads, head_dim| AttentionFlashSpec {
         target,
-        num_heads,
-        num_kv_heads,
-        head_dim,
-        block_tokens: 32,
-        max_blocks: 128,
-        kv_type: KvType::F16,
-        scale: 1.0 / (head_dim as f32).sqrt(),
-        softcap: None,
-        window: None,
+        shape: shape::representative(num_heads, num_kv_heads, head_dim),
     };
-    [
+    let of_type = |kv_type, mut spec: AttentionFlashSpec| {
+        spec.shape.kv_type = kv_type;
+        spec
+    };
+    let mut capped = spec(6, 1, 80);
+    (capped.shape.softcap, capped.shape.window) = (Some(50.0), Some(512));
+    let mut specs = vec![
         spec(8, 2, 64),
         spec(32, 8, 128),
-        AttentionFlashSpec {
-            kv_type: KvType::BF16,
-            ..spec(32, 8, 128)
-        },
-        AttentionFlashSpec {
-            kv_type: KvType::Int8,
-            ..spec(32, 8, 128)
-        },
-        AttentionFlashSpec {
-            softcap: Some(50.0),
-            window: Some(512),
-            ..spec(6, 1, 80)
-        },
+        of_type(KvType::BF16, spec(32, 8, 128)),
+        of_type(KvType::Int8, spec(32, 8, 128)),
+        capped,
         spec(8, 4, 256),
-    ]
-    .into_iter()
-    .filter(|spec| spec.check().is_ok())
-    .collect()
+    ];
+    specs.retain(|spec| spec.check().is_ok());
+    specs
 }

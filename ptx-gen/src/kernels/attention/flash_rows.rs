@@ -1,7 +1,7 @@
 //! The queries that a warp of [`super::AttentionFlashSpec`] owns, from device memory to their outputs.
 
 use super::AttentionFlashSpec;
-use super::common::{LOWEST, factor};
+use super::common::LOWEST;
 use super::flash::QUERIES;
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 use crate::kernels::KvType;
@@ -43,7 +43,7 @@ impl<'k> Rows<'k> {
         first: Val<'k, u32>,
         n: Val<'k, u32>,
     ) -> Rows<'k> {
-        let dim = spec.head_dim;
+        let dim = spec.shape.head_dim;
         let lane = k.lane();
         // Every warp looks at all lengths of the block; past the end at the last row again.
         let found: Vec<_> = (0..QUERIES / 32)
@@ -57,22 +57,22 @@ impl<'k> Rows<'k> {
             let shortest = k.lanes_reduce(least, 32, |a, b| a.min(b));
             (k.warp_max(most), shortest)
         };
-        let start = match spec.window {
+        let start = match spec.shape.window {
             Some(window) => shortest.max(window) - window,
             None => k.constant(0),
         };
 
-        let factor = factor(spec.scale, spec.softcap);
+        let factor = spec.shape.factor();
         let row = [0, 8].map(|half| first + k.warp() * 16 + lane / 4 + half);
         let exists = row.map(|row| row.min(n - 1));
         let q_rows = exists.map(|row| {
-            q.offset(row * (spec.num_heads * dim))
+            q.offset(row * (spec.shape.num_heads * dim))
                 .offset(k.block_y() * dim + (lane % 4) * 2)
         });
         let q = (0..dim / 16).map(|step| {
             let pair = |half: usize, element: u32| {
                 let pair = q_rows[half].load_vec::<2>(16 * step + element);
-                let largest = if spec.kv_type == KvType::BF16 {
+                let largest = if spec.shape.kv_type == KvType::BF16 {
                     f32::MAX
                 } else {
                     F16_MAX
@@ -124,13 +124,13 @@ impl<'k> Rows<'k> {
         out: Ptr<'k, f32>,
         n: Val<'k, u32>,
     ) {
-        let dim = spec.head_dim;
+        let dim = spec.shape.head_dim;
         for (half, softmax) in self.softmax.iter().enumerate() {
             let sum = k.lanes_reduce(softmax.sum.get(), 4, |a, b| a + b);
             // The largest weight is 1, and that of a dead row zero.
             let inverse = sum.max(1f32).rcp();
             let row = self.row[half];
-            let out = out.offset(row * (spec.num_heads * dim));
+            let out = out.offset(row * (spec.shape.num_heads * dim));
             let out = out.offset(k.block_y() * dim + (k.lane() % 4) * 2);
             k.if_(row.lt(n), || {
                 for (j, sums) in (0u32..).zip(&self.out) {

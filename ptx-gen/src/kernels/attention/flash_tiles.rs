@@ -43,7 +43,7 @@ impl<'k> Copies<'k, '_> {
     fn pieces(&self, now: Val<'k, u32>) -> Vec<Piece<'k>> {
         let (k, spec) = (self.k, self.spec);
         let threads = k.threads();
-        let (parts, tokens) = (spec.head_dim / 8, spec.block_tokens);
+        let (parts, tokens) = (spec.shape.head_dim / 8, spec.shape.block_tokens);
         let total = spec.keys() * parts;
         // A whole tile within a block lies in one with a key below the end; of what reaches further,
         // blocks past the end are not looked up.
@@ -81,7 +81,7 @@ impl<'k> Copies<'k, '_> {
                     let block = if at == 0 { first(now) } else { block(now + at) };
                     known = (Some(at / tokens), block);
                 }
-                let head = known.1 * spec.num_kv_heads + self.head;
+                let head = known.1 * spec.shape.num_kv_heads + self.head;
                 let (from, scale) = self.places(head, key, part);
                 let ragged = (turn + 1) * threads > total;
                 Piece {
@@ -103,15 +103,15 @@ impl<'k> Copies<'k, '_> {
         part: Val<'k, u32>,
     ) -> (Val<'k, u32>, Option<Val<'k, u32>>) {
         let spec = self.spec;
-        let (tokens, parts) = (spec.block_tokens, spec.head_dim / 8);
-        if spec.kv_type != KvType::Int8 {
+        let (tokens, parts) = (spec.shape.block_tokens, spec.shape.head_dim / 8);
+        if spec.shape.kv_type != KvType::Int8 {
             let line = head * tokens + key % tokens;
             return ((line * parts + part) * 2, None);
         }
-        let bytes = spec.kv_type.block_bytes(tokens, spec.head_dim);
+        let bytes = spec.shape.kv_type.block_bytes(tokens, spec.shape.head_dim);
         let token = key % tokens;
         let from = head * (bytes / 8) + token * parts + part;
-        let scale = head * (bytes / 4) + token + tokens * spec.head_dim / 4;
+        let scale = head * (bytes / 4) + token + tokens * spec.shape.head_dim / 4;
         (from, Some(scale))
     }
 

@@ -4,7 +4,7 @@
 //! | parameter | type | shape |
 //! |---|---|---|
 //! | lengths | u32 | `[tokens]`, as of the attention |
-//! | partial | f32 | `[tokens, num_heads, splits, head_dim + 2]`: o, then m (in base 2) and l |
+//! | partials | f32 | `[tokens, num_heads, splits, head_dim + 2]`: o, then m (in base 2) and l |
 //! | out | f32 | `[tokens, num_heads, head_dim]` |
 //!
 //! Grid `[tokens, num_heads, head_dim / columns]`. A row without keys, where the first split's m
@@ -20,22 +20,17 @@ use crate::ir::{Kernel, Param};
 use crate::target::Target;
 
 use super::common::{Division, LOWEST};
+use super::shape::{self, AttentionShape};
 
 /// The merge of partials of one shape.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionMergeSpec {
     /// GPU to write for.
     pub target: Target,
-    /// Query heads.
-    pub num_heads: u32,
-    /// Elements of a head, a multiple of 16.
-    pub head_dim: u32,
+    /// Heads and cache of the attention.
+    pub shape: AttentionShape,
     /// Partials of a head.
     pub splits: u32,
-    /// Positions of a cache block.
-    pub block_tokens: u32,
-    /// Keys that a row sees at most, its own included.
-    pub window: Option<u32>,
 }
 
 /// Groups of lanes at most.
@@ -44,7 +39,7 @@ const GROUPS: u32 = 16;
 impl AttentionMergeSpec {
     /// Columns of a block: a line of memory, if heads are whole ones.
     fn columns(&self) -> u32 {
-        if self.head_dim.is_multiple_of(32) {
+        if self.shape.head_dim.is_multiple_of(32) {
             32
         } else {
             16
@@ -68,7 +63,8 @@ impl AttentionMergeSpec {
         &self,
         division: &Division<'k>,
         length: Val<'k, u32>,
-        (first, of): (Val<'k, u32>, u32),
+        first: Val<'k, u32>,
+        of: u32,
     ) -> Vec<(Val<'k, u32>, Val<'k, Pred>)> {
         let split = |turn: u32| {
             // Past the last split there are no keys either.
@@ -81,44 +77,41 @@ impl AttentionMergeSpec {
 
     /// Blocks for `tokens` rows.
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
-        [tokens, self.num_heads, self.head_dim / self.columns()]
+        [
+            tokens,
+            self.shape.num_heads,
+            self.shape.head_dim / self.columns(),
+        ]
     }
 
     /// Bytes moved for `tokens` rows.
     pub fn bytes(&self, tokens: u64) -> u64 {
-        let (dim, splits) = (u64::from(self.head_dim), u64::from(self.splits));
-        4 * tokens * u64::from(self.num_heads) * (splits * (dim + 2) + dim)
-    }
-
-    /// Operations on `tokens` rows.
-    pub fn flops(&self, tokens: u64) -> u64 {
-        2 * tokens * u64::from(self.num_heads * self.splits * self.head_dim)
+        let (dim, splits) = (u64::from(self.shape.head_dim), u64::from(self.splits));
+        4 * tokens * u64::from(self.shape.num_heads) * (splits * (dim + 2) + dim)
     }
 
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
         vec![
             Param::input::<u32>("lengths"),
-            Param::input::<f32>("partial"),
+            Param::input::<f32>("partials"),
             Param::output::<f32>("out"),
         ]
     }
 
     /// The kernel, named after its shape.
     pub fn kernel(&self) -> Kernel {
-        let AttentionMergeSpec {
-            target,
+        let AttentionMergeSpec { target, splits, .. } = *self;
+        let AttentionShape {
             num_heads,
             head_dim: dim,
-            splits,
+            block_tokens,
+            window,
             ..
-        } = *self;
+        } = self.shape;
         let (columns, lanes, groups) = (self.columns(), self.lanes(), self.groups());
-        let mut name = format!(
-            "attention_merge_{num_heads}x{dim}_b{}_s{splits}",
-            self.block_tokens
-        );
-        if let Some(window) = self.window {
+        let mut name = format!("attention_merge_{num_heads}x{dim}_b{block_tokens}_s{splits}");
+        if let Some(window) = window {
             name += &format!("_w{window}");
         }
         Kernel::new(name, target, |k| {
@@ -133,18 +126,18 @@ impl AttentionMergeSpec {
             k.block_size(threads);
             k.declare(self.params());
             let lengths = k.bind::<u32>("lengths");
-            let partial = k.bind::<f32>("partial");
+            let partial = k.bind::<f32>("partials");
             let out = k.bind::<f32>("out");
             let head = k.block_x() * num_heads + k.block_y();
             let from = partial.offset(head * splits * (dim + 2));
             let length = lengths.load(k.block_x());
-            let division = Division::new(k, length, self.window, self.block_tokens, splits);
+            let division = Division::new(k, length, &self.shape, splits);
             let (lane, group) = (k.thread_x() % lanes, k.thread_x() / lanes);
             let column = k.block_z() * columns + lane * 2;
 
             // The splits of a thread, and the warp's view of all.
-            let mine = self.splits_of(&division, length, (group, groups));
-            let everyone = self.splits_of(&division, length, (k.lane(), 32));
+            let mine = self.splits_of(&division, length, group, groups);
+            let everyone = self.splits_of(&division, length, k.lane(), 32);
             k.wait_for_predecessor();
 
             // The columns of its own, their maxima; maxima and denominators of all.
@@ -217,11 +210,11 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<AttentionMergeSp
     ]
     .map(|(num_heads, head_dim, splits, window)| AttentionMergeSpec {
         target,
-        num_heads,
-        head_dim,
+        shape: AttentionShape {
+            window,
+            ..shape::representative(num_heads, 1, head_dim)
+        },
         splits,
-        block_tokens: 32,
-        window,
     })
     .to_vec()
 }

@@ -20,8 +20,10 @@ mod flash_tiles;
 pub(super) mod merge;
 pub(super) mod plain;
 mod plain_pools;
+mod shape;
 
 pub use decode::AttentionDecodeSpec;
 pub use flash::AttentionFlashSpec;
 pub use merge::AttentionMergeSpec;
 pub use plain::AttentionSpec;
+pub use shape::AttentionShape;

@@ -6,10 +6,10 @@
 //! | q | f32 | `[tokens, num_heads, head_dim]` |
 //! | lengths | u32 | `[tokens]`: keys that the row may see, its own included; 0 is a dead row |
 //! | slots | u32 | `[tokens]`, row of the block table |
-//! | block_table | u32 | `[slots, max_blocks]` |
-//! | k_pool, v_pool | [`KvType`] | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | table | u32 | `[slots, max_blocks]` |
+//! | keys, values | [`KvType`] | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //! | out, with one split | f32 | `[tokens, num_heads, head_dim]` |
-//! | partial, with more | f32 | `[tokens, num_heads, splits, head_dim + 2]` |
+//! | partials, with more | f32 | `[tokens, num_heads, splits, head_dim + 2]` |
 //!
 //! Grid `[tokens, num_kv_heads, splits]`. Row t sees keys `max(0, length - window) .. length`;
 //! with a cap, scores become `softcap * tanh(score / softcap)`. A dead row gives zeros.
@@ -24,8 +24,9 @@
 //! they meet in shared memory at the end. Which keys a lane adds in which order depends on the
 //! row's length alone, so that a row's result does not depend on other rows.
 
-use super::common::{Division, LOWEST, capped, check_heads, factor, variant};
+use super::common::{Division, LOWEST, capped};
 use super::plain_pools::{Place, Pools};
+use super::shape::{self, AttentionShape};
 use crate::build::{Builder, Ptr, Val, Var};
 use crate::ir::{Kernel, Param};
 use crate::kernels::KvType;
@@ -36,24 +37,8 @@ use crate::target::Target;
 pub struct AttentionSpec {
     /// GPU to write for.
     pub target: Target,
-    /// Query heads.
-    pub num_heads: u32,
-    /// Key/value heads, a divisor of the query heads.
-    pub num_kv_heads: u32,
-    /// Elements of a head: a multiple of 16 up to 256.
-    pub head_dim: u32,
-    /// Positions of a cache block.
-    pub block_tokens: u32,
-    /// Entries in a row of the block table.
-    pub max_blocks: u32,
-    /// Element type of the cache.
-    pub kv_type: KvType,
-    /// Factor of the scores.
-    pub scale: f32,
-    /// Cap of the scores.
-    pub softcap: Option<f32>,
-    /// Keys that a row sees at most, its own included.
-    pub window: Option<u32>,
+    /// Heads, cache and scores.
+    pub shape: AttentionShape,
     /// Parts that a row's keys are divided into.
     pub splits: u32,
 }
@@ -64,36 +49,31 @@ const WARPS: u32 = 8;
 pub(super) const WIDTH: u32 = 8;
 
 impl AttentionSpec {
-    /// Query heads of a key/value head.
-    fn group(&self) -> u32 {
-        self.num_heads / self.num_kv_heads
-    }
-
     /// Sets that the block's warps form, each with its own query heads.
     fn sets(&self) -> u32 {
         // Four heads fit 128 registers, so that two blocks share a multiprocessor: more keys are
         // in flight than with more heads, though several sets read each (all but one from L1).
-        let most = if self.group() > 4 * WARPS && self.head_dim <= 128 {
+        let most = if self.shape.group() > 4 * WARPS && self.shape.head_dim <= 128 {
             8
         } else {
             4
         };
-        self.group().div_ceil(most).next_power_of_two()
+        self.shape.group().div_ceil(most).next_power_of_two()
     }
 
     /// Query heads of a warp; the last set may have fewer.
     fn heads(&self) -> u32 {
-        self.group().div_ceil(self.sets())
+        self.shape.group().div_ceil(self.sets())
     }
 
     /// Lanes that share a key.
     fn lanes(&self) -> u32 {
-        (self.head_dim / WIDTH).next_power_of_two()
+        (self.shape.head_dim / WIDTH).next_power_of_two()
     }
 
     /// Keys that a lane has in flight.
     fn flight(&self) -> u32 {
-        match self.kv_type {
+        match self.shape.kv_type {
             KvType::F16 if self.heads() <= 4 => 4,
             _ => 2,
         }
@@ -105,15 +85,15 @@ impl AttentionSpec {
     ///
     /// What is wrong with it.
     pub fn check(&self) -> Result<(), String> {
-        check_heads(self.num_heads, self.num_kv_heads, self.head_dim, 256)?;
-        if self.block_tokens == 0 || self.max_blocks == 0 || self.splits == 0 {
-            return Err("attention over a cache without blocks, or in no splits".into());
+        self.shape.check()?;
+        if self.splits == 0 {
+            return Err("attention in no splits".into());
         }
         if self.sets() > WARPS {
             return Err(format!(
                 "attention with {} query heads of {} a key/value head",
-                self.group(),
-                self.head_dim
+                self.shape.group(),
+                self.shape.head_dim
             ));
         }
         Ok(())
@@ -121,28 +101,17 @@ impl AttentionSpec {
 
     /// Blocks for `tokens` rows.
     pub fn grid(&self, tokens: u32) -> [u32; 3] {
-        [tokens, self.num_kv_heads, self.splits]
+        [tokens, self.shape.num_kv_heads, self.splits]
     }
 
     /// Bytes moved for `tokens` rows that all see a full table (or window) of keys.
     pub fn bytes(&self, tokens: u64) -> u64 {
-        let context = self.max_blocks * self.block_tokens;
-        let keys = u64::from(self.window.map_or(context, |w| w.min(context)));
-        let key = self.kv_type.block_bytes(1, self.head_dim);
-        let cache = 2 * keys * u64::from(self.num_kv_heads * key);
-        let written = match self.splits {
-            1 => u64::from(self.head_dim),
-            n => u64::from(n) * u64::from(self.head_dim + 2),
-        };
-        let dim = u64::from(self.head_dim);
-        tokens * (cache + 4 * u64::from(self.num_heads) * (dim + written))
+        self.shape.bytes(tokens, self.splits)
     }
 
-    /// Operations on `tokens` rows that all see a full table (or window) of keys.
-    pub fn flops(&self, tokens: u64) -> u64 {
-        let context = self.max_blocks * self.block_tokens;
-        let keys = u64::from(self.window.map_or(context, |w| w.min(context)));
-        4 * tokens * keys * u64::from(self.num_heads * self.head_dim)
+    /// Bytes moved for `tokens` rows that read `keys` keys all together.
+    pub fn bytes_at(&self, tokens: u64, keys: u64) -> u64 {
+        self.shape.bytes_at(tokens, keys, self.splits)
     }
 
     /// The parameters in launch order.
@@ -151,47 +120,48 @@ impl AttentionSpec {
             Param::input::<f32>("q"),
             Param::input::<u32>("lengths"),
             Param::input::<u32>("slots"),
-            Param::input::<u32>("block_table"),
-            Param::input::<u8>("k_pool"),
-            Param::input::<u8>("v_pool"),
-            Param::output::<f32>(if self.splits == 1 { "out" } else { "partial" }),
+            Param::input::<u32>("table"),
+            Param::input::<u8>("keys"),
+            Param::input::<u8>("values"),
+            Param::output::<f32>(if self.splits == 1 { "out" } else { "partials" }),
         ]
     }
 
     /// The kernel, named after its shape.
     pub fn kernel(&self) -> Kernel {
-        let AttentionSpec {
+        let AttentionShape {
             num_heads,
             num_kv_heads,
             head_dim,
             block_tokens,
-            splits,
+            kv_type,
+            scale,
+            softcap,
+            window,
             ..
-        } = *self;
-        let shape = format!("{num_heads}x{num_kv_heads}x{head_dim}");
-        let kv = self.kv_type.name();
-        let mut name = format!("attention_{kv}_{shape}_b{block_tokens}x{}", self.max_blocks);
-        name += &variant(head_dim, self.scale, self.softcap, self.window);
+        } = self.shape;
+        let (kv, splits) = (kv_type.name(), self.splits);
+        let mut name = format!("attention_{kv}_{}", self.shape.name());
+        name += &self.shape.variant();
         if splits > 1 {
             name += &format!("_s{splits}");
         }
         Kernel::new(name, self.target, |k| {
             k.doc(format!(
                 "Attention of rows [tokens, {num_heads}, {head_dim}] over {kv} pools \
-                 [blocks, {num_kv_heads}, {block_tokens}, {head_dim}],\nscale {}, softcap {:?}, \
-                 window {:?}. Grid [tokens, {num_kv_heads}, {splits}].\n\
+                 [blocks, {num_kv_heads}, {block_tokens}, {head_dim}],\nscale {scale}, softcap \
+                 {softcap:?}, window {window:?}. Grid [tokens, {num_kv_heads}, {splits}].\n\
                  With several splits a partial is head_dim sums, their maximum in base 2, \
-                 their denominator.",
-                self.scale, self.softcap, self.window
+                 their denominator."
             ));
             k.block_size(32 * WARPS);
             k.declare(self.params());
             let q = k.bind::<f32>("q");
             let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));
-            let table = k.bind::<u32>("block_table");
-            let (keys, values) = (k.bind::<u8>("k_pool"), k.bind::<u8>("v_pool"));
-            let out = k.bind::<f32>(if splits == 1 { "out" } else { "partial" });
-            let row = slots.load(k.block_x()) * self.max_blocks;
+            let table = k.bind::<u32>("table");
+            let (keys, values) = (k.bind::<u8>("keys"), k.bind::<u8>("values"));
+            let out = k.bind::<f32>(if splits == 1 { "out" } else { "partials" });
+            let row = slots.load(k.block_x()) * self.shape.max_blocks;
             let pools = Pools {
                 spec: self,
                 k,
@@ -207,7 +177,7 @@ impl AttentionSpec {
 
     /// The keys of the block's split.
     fn range<'k>(&self, k: &'k Builder, length: Val<'k, u32>) -> Range<'k> {
-        let division = Division::new(k, length, self.window, self.block_tokens, self.splits);
+        let division = Division::new(k, length, &self.shape, self.splits);
         let low = division.low;
         if self.splits == 1 {
             return Range {
@@ -229,17 +199,17 @@ impl AttentionSpec {
         pools: &Pools<'k, '_>,
         range: &Range<'k>,
     ) -> Vec<Head<'k>> {
-        let (heads, dim, lanes) = (self.heads(), self.head_dim, self.lanes());
+        let (heads, dim, lanes) = (self.heads(), self.shape.head_dim, self.lanes());
         let (lane, warp) = (k.lane(), k.warp());
         let own = lane % lanes;
         // Lanes without elements of their own read the last ones, times zero.
         let idle = !(dim / WIDTH).is_power_of_two();
         let part = if idle { own.min(dim / WIDTH - 1) } else { own };
-        let factor = factor(self.scale, self.softcap);
+        let factor = self.shape.factor();
         let state: Vec<Head<'k>> = (0..heads)
             .map(|h| {
-                let head = self.head(k, h) + k.block_y() * self.group();
-                let at = (k.block_x() * self.num_heads + head) * dim + part * WIDTH;
+                let head = self.head(k, h) + k.block_y() * self.shape.group();
+                let at = (k.block_x() * self.shape.num_heads + head) * dim + part * WIDTH;
                 let load = |i: u32| q.load_vec4(at + 4 * i).map(|v| v * factor);
                 let mut q = [load(0), load(1)].concat();
                 if idle {
@@ -281,7 +251,7 @@ impl AttentionSpec {
                         dot = q.fma(*x, dot);
                     }
                     let dot = k.lanes_reduce(dot, lanes, |a, b| a + b);
-                    let score = capped(k, dot, self.softcap);
+                    let score = capped(k, dot, self.shape.softcap);
                     scores.push(k.select(seen, score, f32::NEG_INFINITY));
                 }
             }
@@ -307,16 +277,16 @@ impl AttentionSpec {
         }
         let head = k.warp() / (WARPS / self.sets()) * self.heads() + h;
         // The last set may have fewer heads.
-        if (self.sets() - 1) * self.heads() + h < self.group() {
+        if (self.sets() - 1) * self.heads() + h < self.shape.group() {
             head
         } else {
-            head.min(self.group() - 1)
+            head.min(self.shape.group() - 1)
         }
     }
 
     /// Combines the lanes, then the warps, and writes the block's rows.
     fn finish<'k>(&self, k: &'k Builder, state: &[Head<'k>], out: Ptr<'k, f32>) {
-        let (heads, dim, lanes) = (self.heads(), self.head_dim, self.lanes());
+        let (heads, dim, lanes) = (self.heads(), self.shape.head_dim, self.lanes());
         let (lane, warp) = (k.lane(), k.warp());
         let maxima = k.shared::<f32>("maxima", WARPS * heads);
         let sums = k.shared::<f32>("sums", WARPS * heads);
@@ -352,7 +322,7 @@ impl AttentionSpec {
         }
         k.barrier();
         let warps = WARPS / self.sets();
-        let group = self.group();
+        let group = self.shape.group();
         k.for_each(k.thread_x(), group * dim, k.threads(), |i| {
             let (head, e) = (i / dim, i % dim);
             let first = match self.sets() {
@@ -368,7 +338,7 @@ impl AttentionSpec {
                 sum = sums.load(*at).fma(shrink, sum);
                 row = outs.load(*at * dim + e).fma(shrink, row);
             }
-            let to = k.block_x() * self.num_heads + k.block_y() * group + head;
+            let to = k.block_x() * self.shape.num_heads + k.block_y() * group + head;
             if self.splits == 1 {
                 // The largest weight is 1, and that of a dead row zero.
                 return out.store(to * dim + e, row.div_fast(sum.max(1f32)));
@@ -380,16 +350,6 @@ impl AttentionSpec {
                 out.store(to + dim + e, k.select(e.eq(0), max, sum));
             });
         });
-    }
-
-    /// Bytes moved for `tokens` rows that read `keys` keys all together.
-    pub fn bytes_at(&self, tokens: u64, keys: u64) -> u64 {
-        let queries = AttentionSpec {
-            max_blocks: 0,
-            ..*self
-        };
-        let key = self.kv_type.block_bytes(1, self.head_dim);
-        queries.bytes(tokens) + 2 * keys * u64::from(self.num_kv_heads * key)
     }
 }
 
@@ -424,37 +384,22 @@ impl<'k> Head<'k> {
 }
 
 pub(in crate::kernels) fn representative(target: Target) -> Vec<AttentionSpec> {
-    let spec = |num_heads, num_kv_heads, head_dim: u32, splits| AttentionSpec {
+    let spec = |num_heads, num_kv_heads, head_dim, splits| AttentionSpec {
         target,
-        num_heads,
-        num_kv_heads,
-        head_dim,
-        block_tokens: 32,
-        max_blocks: 128,
-        kv_type: KvType::F16,
-        scale: 1.0 / (head_dim as f32).sqrt(),
-        softcap: None,
-        window: None,
+        shape: shape::representative(num_heads, num_kv_heads, head_dim),
         splits,
     };
-    vec![
+    let mut specs = vec![
         spec(8, 2, 64, 1),
         spec(32, 8, 128, 8),
         spec(64, 8, 128, 1),
         spec(8, 1, 256, 4),
-        AttentionSpec {
-            kv_type: KvType::BF16,
-            ..spec(8, 2, 64, 1)
-        },
-        AttentionSpec {
-            kv_type: KvType::Int8,
-            ..spec(32, 8, 128, 8)
-        },
-        AttentionSpec {
-            kv_type: KvType::F32,
-            softcap: Some(50.0),
-            window: Some(512),
-            ..spec(16, 1, 128, 1)
-        },
-    ]
+    ];
+    let mut others = [spec(8, 2, 64, 1), spec(32, 8, 128, 8), spec(16, 1, 128, 1)];
+    others[0].shape.kv_type = KvType::BF16;
+    others[1].shape.kv_type = KvType::Int8;
+    others[2].shape.kv_type = KvType::F32;
+    (others[2].shape.softcap, others[2].shape.window) = (Some(50.0), Some(512));
+    specs.extend(others);
+    specs
 }

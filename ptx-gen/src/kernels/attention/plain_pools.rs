@@ -28,22 +28,22 @@ impl<'k> Pools<'k, '_> {
     /// Where elements `part * WIDTH ..` of a key start.
     pub(super) fn place(&self, key: Val<'k, u32>, part: Val<'k, u32>) -> Place<'k> {
         let spec = self.spec;
-        let block = self.table.load(key / spec.block_tokens);
-        let head = block * spec.num_kv_heads + self.k.block_y();
-        let tokens = spec.block_tokens;
-        if spec.kv_type == KvType::Int8 {
-            let bytes = spec.kv_type.block_bytes(tokens, spec.head_dim);
+        let block = self.table.load(key / spec.shape.block_tokens);
+        let head = block * spec.shape.num_kv_heads + self.k.block_y();
+        let tokens = spec.shape.block_tokens;
+        if spec.shape.kv_type == KvType::Int8 {
+            let bytes = spec.shape.kv_type.block_bytes(tokens, spec.shape.head_dim);
             let head = head.cast::<u64>() * u64::from(bytes);
             let token = key % tokens;
             return Place {
-                elements: head + (token * spec.head_dim + part * WIDTH).cast::<u64>(),
-                scale: Some(head + (token * 4 + tokens * spec.head_dim).cast::<u64>()),
+                elements: head + (token * spec.shape.head_dim + part * WIDTH).cast::<u64>(),
+                scale: Some(head + (token * 4 + tokens * spec.shape.head_dim).cast::<u64>()),
             };
         }
         let row = head * tokens + key % tokens;
-        let bytes = u64::from(WIDTH * spec.kv_type.bytes());
+        let bytes = u64::from(WIDTH * spec.shape.kv_type.bytes());
         Place {
-            elements: (row * (spec.head_dim / WIDTH) + part).cast::<u64>() * bytes,
+            elements: (row * (spec.shape.head_dim / WIDTH) + part).cast::<u64>() * bytes,
             scale: None,
         }
     }
@@ -56,13 +56,13 @@ impl<'k> Pools<'k, '_> {
             found.push(pool.offset(scale).cast::<u32>().load(0));
             return found;
         }
-        (0..self.spec.kv_type.bytes() / 2)
+        (0..self.spec.shape.kv_type.bytes() / 2)
             .flat_map(|i| words.load_vec4(4 * i))
             .collect()
     }
 
     pub(super) fn floats(&self, words: &[Val<'k, u32>]) -> Vec<Val<'k, f32>> {
-        match self.spec.kv_type {
+        match self.spec.shape.kv_type {
             KvType::F32 => words.iter().map(|w| w.bitcast::<f32>()).collect(),
             KvType::F16 => words
                 .iter()

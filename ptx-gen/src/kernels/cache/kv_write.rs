@@ -5,9 +5,9 @@
 //! | k, v | f32 | `[tokens, num_kv_heads * head_dim]` |
 //! | lengths | u32 | `[tokens]`, position plus one; 0 writes nothing |
 //! | slots | u32 | `[tokens]`, row of the block table |
-//! | block_table | u32 | `[slots, max_blocks]` |
+//! | table | u32 | `[slots, max_blocks]` |
 //! | angles, with a rotation | f32 | `[positions, head_dim / 2, 2]`, (cos, sin) |
-//! | k_pool, v_pool | [`KvType`] | `[blocks, num_kv_heads, block_tokens, head_dim]` |
+//! | keys, values | [`KvType`] | `[blocks, num_kv_heads, block_tokens, head_dim]` |
 //!
 //! Grid `[tokens, 1, 1]`, four elements a thread. Bytes are `round(x / scale)`, where a warp finds
 //! the scale of a head. With a rotation keys are turned on their way, as
@@ -88,10 +88,10 @@ impl KvWriteSpec {
             Param::input::<f32>("v"),
             Param::input::<u32>("lengths"),
             Param::input::<u32>("slots"),
-            Param::input::<u32>("block_table"),
+            Param::input::<u32>("table"),
         ];
         params.extend(self.rope.map(|_| Param::input::<f32>("angles")));
-        params.extend(["k_pool", "v_pool"].map(Param::output::<u8>));
+        params.extend(["keys", "values"].map(Param::output::<u8>));
         params
     }
 
@@ -123,11 +123,11 @@ impl KvWriteSpec {
             k.declare(self.params());
             let (keys, values) = (k.bind::<f32>("k"), k.bind::<f32>("v"));
             let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));
-            let table = k.bind::<u32>("block_table");
+            let table = k.bind::<u32>("table");
             let angles = k.bind_if::<f32>("angles").map(Ptr::read_only);
             let t = k.block_x();
             let length = lengths.load(t);
-            let (k_pool, v_pool) = (k.bind::<u8>("k_pool"), k.bind::<u8>("v_pool"));
+            let (k_pool, v_pool) = (k.bind::<u8>("keys"), k.bind::<u8>("values"));
             let position = length.max(1) - 1;
             let found = k.var(0u32);
             k.if_(length.gt(0), || {
@@ -146,8 +146,19 @@ impl KvWriteSpec {
             if kv_type == KvType::Int8 {
                 k.wait_for_predecessor();
                 k.exit_if(length.eq(0));
-                self.quantise(k, (keys.offset(row), turn.as_ref()), k_pool, (block, token));
-                self.quantise(k, (values.offset(row), None), v_pool, (block, token));
+                let place = Place { block, token };
+                let keys = Heads {
+                    source: keys.offset(row),
+                    turn: turn.as_ref(),
+                    pool: k_pool,
+                };
+                self.quantise(k, &keys, &place);
+                let values = Heads {
+                    source: values.offset(row),
+                    turn: None,
+                    pool: v_pool,
+                };
+                self.quantise(k, &values, &place);
                 return;
             }
             let parts: Vec<_> = (0..self.row().div_ceil(k.threads() * WIDTH))
@@ -181,20 +192,30 @@ impl KvWriteSpec {
     }
 }
 
+/// The position that a row is written to.
+struct Place<'k> {
+    /// Block of the pools, and the position within it.
+    block: Val<'k, u32>,
+    token: Val<'k, u32>,
+}
+
+/// The keys or the values of a row on their way to their pool.
+struct Heads<'k, 't> {
+    source: Ptr<'k, f32>,
+    /// How they are turned, if they are.
+    turn: Option<&'t Turned<'k>>,
+    pool: Ptr<'k, u8>,
+}
+
 impl KvWriteSpec {
     /// Writes the heads of a token as bytes and their scales, a warp a head at a time.
-    fn quantise<'k>(
-        &self,
-        k: &'k Builder,
-        (source, turn): (Ptr<'k, f32>, Option<&Turned<'k>>),
-        pool: Ptr<'k, u8>,
-        (block, token): (Val<'k, u32>, Val<'k, u32>),
-    ) {
+    fn quantise<'k>(&self, k: &'k Builder, heads: &Heads<'k, '_>, place: &Place<'k>) {
+        let Place { block, token } = *place;
         let dim = self.head_dim;
         let block_bytes = self.kv_type.block_bytes(self.block_tokens, dim);
         k.for_each(k.warp(), self.num_kv_heads, k.threads() / 32, |head| {
             let to = (block * self.num_kv_heads + head).cast::<u64>() * u64::from(block_bytes);
-            let to = pool.offset(to);
+            let to = heads.pool.offset(to);
             let turns = dim.div_ceil(32 * WIDTH);
             let parts: Vec<_> = (0..turns)
                 .map(|turn| k.lane() * WIDTH + turn * 32 * WIDTH)
@@ -204,8 +225,8 @@ impl KvWriteSpec {
             let found: Vec<[_; 4]> = parts
                 .iter()
                 .map(|e| {
-                    let (from, i) = (source.offset(head * dim), e.min(dim - WIDTH));
-                    match turn {
+                    let (from, i) = (heads.source.offset(head * dim), e.min(dim - WIDTH));
+                    match heads.turn {
                         Some(turn) => turn.load(from, i, turn.angles(i)),
                         None => from.load_vec4(i),
                     }

@@ -1,12 +1,12 @@
-//! Element-wise sum: `out[i] = a[i] + b[i]` for `i < n`.
+//! Element-wise sum: `out[i] = x[i] + residual[i]` for `i < n`.
 //!
 //! | parameter | type | shape |
 //! |---|---|---|
-//! | a, b | f32, 16-byte aligned | `[n]` |
-//! | out | f32, 16-byte aligned; may be `a` or `b` | `[n]` |
+//! | x, residual | f32, 16-byte aligned | `[n]` |
+//! | out | f32, 16-byte aligned; may be `x` or `residual` | `[n]` |
 //! | n | u32 | elements |
 //!
-//! Grid `[ceil(n / 1024), 1, 1]`; four neighbouring elements a thread. Moves 12n bytes, n flops.
+//! Grid `[ceil(n / 1024), 1, 1]`; four neighbouring elements a thread. Moves 12n bytes.
 
 use crate::ir::{Kernel, Param};
 use crate::target::Target;
@@ -32,16 +32,11 @@ impl AddSpec {
         12 * n
     }
 
-    /// Operations on `n` elements.
-    pub fn flops(&self, n: u64) -> u64 {
-        n
-    }
-
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
         vec![
-            Param::input::<f32>("a"),
-            Param::input::<f32>("b"),
+            Param::input::<f32>("x"),
+            Param::input::<f32>("residual"),
             Param::output::<f32>("out"),
             Param::scalar::<u32>("n"),
         ]
@@ -50,23 +45,23 @@ impl AddSpec {
     /// The kernel, named `add`.
     pub fn kernel(&self) -> Kernel {
         Kernel::new("add", self.target, |k| {
-            k.doc("out[i] = a[i] + b[i], i < n; out may be a or b. Grid [ceil(n / 1024), 1, 1].");
+            k.doc("out[i] = x[i] + residual[i], i < n; out may be either. Grid [ceil(n / 1024), 1, 1].");
             k.block_size(THREADS);
             k.declare(self.params());
-            let (a, b) = (k.bind::<f32>("a"), k.bind::<f32>("b"));
+            let (x, residual) = (k.bind::<f32>("x"), k.bind::<f32>("residual"));
             let out = k.bind::<f32>("out");
             let n = k.bind_value::<u32>("n");
             let i = (k.block_x() * THREADS + k.thread_x()) * PER_THREAD;
             k.if_else(
                 (i + (PER_THREAD - 1)).lt(n),
                 || {
-                    let (x, y) = (a.load_vec4(i), b.load_vec4(i));
-                    out.store_vec(i, std::array::from_fn::<_, 4, _>(|j| x[j] + y[j]));
+                    let (a, b) = (x.load_vec4(i), residual.load_vec4(i));
+                    out.store_vec(i, std::array::from_fn::<_, 4, _>(|j| a[j] + b[j]));
                 },
                 || {
                     k.unrolled(0..PER_THREAD - 1, |j| {
                         k.if_((i + j).lt(n), || {
-                            out.store(i + j, a.load(i + j) + b.load(i + j))
+                            out.store(i + j, x.load(i + j) + residual.load(i + j))
                         });
                     });
                 },

@@ -1,8 +1,8 @@
-//! Looks up rows of a table of weights: `out[t] = table[min(tokens[t], vocab_size - 1)]`.
+//! Looks up rows of a table of weights: `out[t] = w[min(tokens[t], vocab_size - 1)]`.
 //!
 //! | parameter | type | shape |
 //! |---|---|---|
-//! | table | planes | `[vocab_size, hidden_size]`, see [`crate::kernels::WeightFormat`] |
+//! | w | planes | `[vocab_size, hidden_size]`, see [`crate::kernels::WeightFormat`] |
 //! | tokens | u32 | `[tokens]` |
 //! | out | f32 | `[tokens, hidden_size]` |
 //!
@@ -64,7 +64,7 @@ impl EmbedSpec {
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
         vec![
-            Param::input::<u8>("table"),
+            Param::input::<u8>("w"),
             Param::input::<u32>("tokens"),
             Param::output::<f32>("out"),
         ]
@@ -82,17 +82,17 @@ impl EmbedSpec {
         let name = format!("embed_{}_{vocab_size}x{hidden_size}", format.name());
         Kernel::new(name, self.target, |k| {
             k.doc(format!(
-                "out[t] = table[min(tokens[t], {vocab_size} - 1)], rows of {hidden_size} from a \
+                "out[t] = w[min(tokens[t], {vocab_size} - 1)], rows of {hidden_size} from a \
                  {} table.\nGrid [tokens, 1, 1].",
                 format.name()
             ));
             k.block_size(geometry.lanes);
             k.declare(self.params());
-            let (table, tokens) = (k.bind::<u8>("table"), k.bind::<u32>("tokens"));
+            let (w, tokens) = (k.bind::<u8>("w"), k.bind::<u32>("tokens"));
             let out = k.bind::<f32>("out");
             let t = k.block_x();
             let token = tokens.load(t).min(vocab_size - 1);
-            let row = Row::new(k, geometry, table, token);
+            let row = Row::new(k, geometry, w, token);
             let out = out.offset(t * hidden_size);
             let lane = Lane::new(k, &geometry, k.thread_x(), geometry.lanes);
             let groups = hidden_size / geometry.group();

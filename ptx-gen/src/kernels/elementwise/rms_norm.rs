@@ -1,14 +1,14 @@
-//! Root-mean-square norm: `out[r, i] = x[r, i] * weight[i] / sqrt(mean(x[r, ..]^2) + eps)`.
+//! Root-mean-square norm: `out[r, i] = x[r, i] * w[i] / sqrt(mean(x[r, ..]^2) + eps)`.
 //!
 //! | parameter | type | shape |
 //! |---|---|---|
 //! | x | f32 | `[rows, dim]` |
-//! | weight | f32 | `[dim]` |
+//! | w | f32 | `[dim]` |
 //! | out | f32, may be x | `[rows, dim]` |
 //!
 //! Grid `[rows, 1, 1]`. Rows of up to 16,384 elements stay in registers; the second reading of longer
 //! ones comes from L1. Moves `8 * rows * dim + 4 * dim`
-//! bytes, `4 * rows * dim` flops. Norms of heads are rows of `dim = head_dim`.
+//! bytes. Norms of heads are rows of `dim = head_dim`.
 
 use crate::build::{Builder, Ptr};
 use crate::ir::{Kernel, Param};
@@ -50,16 +50,11 @@ impl RmsNormSpec {
         8 * rows * u64::from(self.dim) + 4 * u64::from(self.dim)
     }
 
-    /// Operations on `rows` rows.
-    pub fn flops(&self, rows: u64) -> u64 {
-        4 * rows * u64::from(self.dim)
-    }
-
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
         vec![
             Param::input::<f32>("x"),
-            Param::input::<f32>("weight"),
+            Param::input::<f32>("w"),
             Param::output::<f32>("out"),
         ]
     }
@@ -78,12 +73,12 @@ impl RmsNormSpec {
         let width = W as u32;
         Kernel::new(format!("rms_norm_{dim}"), target, |k| {
             k.doc(format!(
-                "out[r, i] = x[r, i] * weight[i] / sqrt(mean(x[r, ..]^2) + {eps:e}), i < {dim}.\n\
+                "out[r, i] = x[r, i] * w[i] / sqrt(mean(x[r, ..]^2) + {eps:e}), i < {dim}.\n\
                  out may be x. Grid [rows, 1, 1]."
             ));
             k.block_size(self.threads());
             k.declare(self.params());
-            let (x, weight) = (k.bind::<f32>("x"), k.bind::<f32>("weight").read_only());
+            let (x, weight) = (k.bind::<f32>("x"), k.bind::<f32>("w").read_only());
             let out = k.bind::<f32>("out");
             let row = k.block_x() * dim;
             let (x, out) = (x.offset(row), out.offset(row));

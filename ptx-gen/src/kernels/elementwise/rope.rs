@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | x | f32 | `[tokens, num_heads * head_dim]` |
 //! | lengths | u32 | `[tokens]`, position plus one; 0 turns by nothing |
-//! | table | f32 | `[positions, rot_dim / 2, 2]`, (cos, sin) |
+//! | angles | f32 | `[positions, rot_dim / 2, 2]`, (cos, sin) |
 //! | out | f32, may be x | as x |
 //!
 //! Grid `[tokens, 1, 1]`. Moves `8 * tokens * num_heads * head_dim + 4 * tokens * rot_dim` bytes.
@@ -138,17 +138,12 @@ impl RopeSpec {
         tokens * (8 * u64::from(self.num_heads * self.head_dim) + 4 * u64::from(self.rot_dim))
     }
 
-    /// Operations on `tokens` rows.
-    pub fn flops(&self, tokens: u64) -> u64 {
-        6 * tokens * u64::from(self.pairs())
-    }
-
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
         vec![
             Param::input::<f32>("x"),
             Param::input::<u32>("lengths"),
-            Param::input::<f32>("table"),
+            Param::input::<f32>("angles"),
             Param::output::<f32>("out"),
         ]
     }
@@ -173,7 +168,7 @@ impl RopeSpec {
             k.block_size(self.threads());
             k.declare(self.params());
             let (x, lengths) = (k.bind::<f32>("x"), k.bind::<u32>("lengths"));
-            let table = k.bind::<f32>("table").read_only();
+            let table = k.bind::<f32>("angles").read_only();
             let out = k.bind::<f32>("out");
             let t = k.block_x();
             let position = lengths.load(t).max(1) - 1;

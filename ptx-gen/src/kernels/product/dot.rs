@@ -15,7 +15,7 @@
 //! [`super::dot_packed`] stages and multiplies for them.
 
 use super::dot_packed::{self, Layout};
-use super::variant::{Arithmetic, GemvVariant};
+use super::variant::{Arithmetic, GemvVariant, Shape};
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 use crate::kernels::WeightFormat;
 use crate::kernels::weights::geometry::{Geometry, Lane};
@@ -42,23 +42,16 @@ pub(super) struct Tiling {
 }
 
 impl Tiling {
-    /// The tiling for `matrices` equal matrices and `tokens` rows of activations at once.
-    pub(super) fn new(
-        format: WeightFormat,
-        (rows, cols): (u32, u32),
-        matrices: u32,
-        tokens: u32,
-        variant: GemvVariant,
-    ) -> Tiling {
+    /// The tiling of a product of some shape in a variant.
+    pub(super) fn new(shape: &Shape, variant: GemvVariant) -> Tiling {
         let geometry = Geometry {
-            format,
-            rows,
-            cols,
+            format: shape.format,
+            rows: shape.rows,
+            cols: shape.cols,
             lanes: variant.lanes,
             width: variant.width,
         };
-        let tile = (variant.warps, variant.rows_per_slot);
-        Tiling::staged(geometry, variant.arithmetic, tile, matrices, tokens)
+        Tiling::staged(geometry, &variant, shape.matrices, shape.tokens)
     }
 
     /// The tiling of a second product over the same rows, in another format.
@@ -74,18 +67,24 @@ impl Tiling {
             width,
             ..self.geometry
         };
-        let tile = (self.warps, self.rows_per_slot);
-        Tiling::staged(geometry, self.arithmetic, tile, 1, self.tokens)
+        let variant = GemvVariant {
+            arithmetic: self.arithmetic,
+            lanes: geometry.lanes,
+            width,
+            warps: self.warps,
+            rows_per_slot: self.rows_per_slot,
+        };
+        Tiling::staged(geometry, &variant, 1, self.tokens)
     }
 
     /// Completes a tiling with what fits registers and shared memory.
-    fn staged(
-        geometry: Geometry,
-        arithmetic: Arithmetic,
-        (warps, rows_per_slot): (u32, u32),
-        matrices: u32,
-        tokens: u32,
-    ) -> Tiling {
+    fn staged(geometry: Geometry, variant: &GemvVariant, matrices: u32, tokens: u32) -> Tiling {
+        let GemvVariant {
+            arithmetic,
+            warps,
+            rows_per_slot,
+            ..
+        } = *variant;
         let in_flight = match geometry.format {
             WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 | WeightFormat::Q4_0 => 8,
             // Sums and activations take fewer registers.

@@ -147,11 +147,6 @@ impl GemmSpec {
         self.format.bytes(self.rows, self.cols) + 4 * (cols * tokens + outputs + bias)
     }
 
-    /// Operations on `tokens` tokens.
-    pub fn flops(&self, tokens: u64) -> u64 {
-        2 * tokens * u64::from(self.rows) * u64::from(self.cols)
-    }
-
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
         let mut params = vec![

@@ -11,7 +11,8 @@ use super::GemmBatchSpec;
 use super::gemm_batch::{THREADS, TILE_ROWS, WARPS};
 use super::gemm_batch_stage::{Chunk, Stage};
 use crate::build::{Builder, Ptr, Shared, Val, Var};
-use crate::kernels::weights::fragments::{Held, Loaded, Matrix, half_columns};
+use crate::kernels::weights::WeightShape;
+use crate::kernels::weights::fragments::{Half, Held, Loaded, Matrix, half_columns};
 use crate::op::{Order, Rmw, Scope};
 
 /// 16-byte loads of partial sums that a thread has in flight.
@@ -79,11 +80,16 @@ impl<'k> Block<'k> {
                 false => (first + 8 * i).min(rows - 1),
             })
             .collect();
+        let shape = WeightShape {
+            format: spec.format,
+            rows,
+            cols: spec.cols,
+        };
         Block {
             k,
             spec,
             n,
-            matrix: Matrix::new(k, spec.format, (rows, spec.cols), w, &own),
+            matrix: Matrix::new(k, shape, w, &own),
             stage: Stage::new(k, spec, x, n, group),
             group,
             row: first + group * 16,
@@ -166,7 +172,10 @@ impl<'k> Block<'k> {
                 _ => None,
             };
             let own: Vec<Loaded<'k>> = turn.halves[half as usize].iter().map(Held::get).collect();
-            self.multiply(sums, half, (&own, &common), fill, || {
+            let rows: Vec<_> = (own.iter().zip(&common))
+                .map(|(own, common)| Half { half, own, common })
+                .collect();
+            self.multiply(sums, &rows, fill, || {
                 if more {
                     let next = self.matrix.load_half(self.block(next), half);
                     set(&turn.halves[half as usize], &next);
@@ -176,19 +185,17 @@ impl<'k> Block<'k> {
         }
     }
 
-    /// The products of a half, and meanwhile the filling of the other buffer. `reload` runs when
+    /// The products of a half of some rows, and meanwhile the filling of the other buffer. `reload` runs when
     /// the weights have been used.
     fn multiply(
         &self,
         sums: &Sums<'k>,
-        half: u32,
-        (own, common): (&[Loaded<'k>], &[Loaded<'k>]),
+        rows: &[Half<'k, '_>],
         fill: Option<Chunk<'k>>,
         reload: impl FnOnce(),
     ) {
-        let rows = || own.iter().zip(common);
-        let runs = rows().map(|(o, c)| self.matrix.runs(half, o, c));
-        let runs: Vec<_> = runs.collect();
+        let half = rows[0].half;
+        let runs: Vec<_> = rows.iter().map(|row| self.matrix.runs(row)).collect();
         let units = half_columns(self.spec.format) / 16;
         let pieces = if fill.is_some() {
             self.stage.pieces()
@@ -211,10 +218,8 @@ impl<'k> Block<'k> {
                     in_flight.pop_front();
                 }
             }
-            let place = (half, unit);
-            let words: Vec<[Val<'k, u32>; 2]> = rows()
-                .zip(&runs)
-                .map(|((o, c), r)| self.matrix.unit(place, o, c, r))
+            let words: Vec<[Val<'k, u32>; 2]> = (rows.iter().zip(&runs))
+                .map(|(row, runs)| self.matrix.unit(row, runs, unit))
                 .collect();
             for tile in 0..self.spec.tokens / 8 {
                 let b = self.stage.fragment(half, unit, tile);

@@ -9,6 +9,12 @@ use crate::kernels::weights::unpack::{Packet, Row};
 /// The largest f16.
 const F16_MAX: f32 = 65504.0;
 
+/// The groups of a step that a thread has loaded, one of each of its rows.
+pub(super) struct Groups<'k> {
+    lane: Lane<'k>,
+    packets: Vec<Packet<'k>>,
+}
+
 /// A thread's part in bringing weights to shared memory: some groups of a step, each of
 /// another row.
 pub(super) struct WeightTile<'k> {
@@ -71,7 +77,7 @@ impl<'k> WeightTile<'k> {
     }
 
     /// Requests the groups of a step; without one, of the first.
-    pub(super) fn load(&self, step: Option<Val<'k, u32>>) -> (Lane<'k>, Vec<Packet<'k>>) {
+    pub(super) fn load(&self, step: Option<Val<'k, u32>>) -> Groups<'k> {
         let (index, below) = match step {
             None => (self.part, self.parts),
             Some(step) => (step * self.parts + self.part, self.geometry.lanes),
@@ -80,16 +86,12 @@ impl<'k> WeightTile<'k> {
         let zero = self.k.constant(0u32);
         let packets = self.rows.iter().map(|r| r.load(&lane, zero, false));
         let packets = packets.collect();
-        (lane, packets)
+        Groups { lane, packets }
     }
 
     /// Unpacks and stores what was loaded to the buffer that starts at word `to`.
-    pub(super) fn store(
-        &self,
-        (lane, packets): &(Lane<'k>, Vec<Packet<'k>>),
-        buffers: Shared<'k, u32>,
-        to: Val<'k, u32>,
-    ) {
+    pub(super) fn store(&self, groups: &Groups<'k>, buffers: Shared<'k, u32>, to: Val<'k, u32>) {
+        let Groups { lane, packets } = groups;
         let write = || {
             for (i, (row, packet)) in self.rows.iter().zip(packets).enumerate() {
                 let start = to + self.first + i as u32 * self.stride;

@@ -110,11 +110,6 @@ impl GemvSpec {
             + 4 * (tokens * outputs + rows * u64::from(self.bias))
     }
 
-    /// Operations on `tokens` rows of x.
-    pub fn flops(&self, tokens: u64) -> u64 {
-        2 * tokens * u64::from(self.rows) * u64::from(self.cols)
-    }
-
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
         let mut params = vec![

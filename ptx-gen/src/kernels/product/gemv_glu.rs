@@ -103,11 +103,6 @@ impl GemvGluSpec {
         passes * weights + 4 * tokens * (u64::from(self.rows) + u64::from(self.cols))
     }
 
-    /// Operations on `tokens` rows of x, the activation not counted.
-    pub fn flops(&self, tokens: u64) -> u64 {
-        4 * tokens * u64::from(self.rows) * u64::from(self.cols)
-    }
-
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
         vec![

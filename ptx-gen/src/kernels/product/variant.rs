@@ -139,8 +139,7 @@ impl Shape {
     /// How the product is spread over blocks.
     pub(super) fn tiling(&self, variant: Option<GemvVariant>) -> Tiling {
         let variant = variant.unwrap_or_else(|| self.default_variant());
-        let of = (self.rows, self.cols);
-        Tiling::new(self.format, of, self.matrices, self.tokens, variant)
+        Tiling::new(self, variant)
     }
 
     /// What a kernel's name says of its variant: nothing of the default one.

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | next | u32 | `[num_slots]`, tokens just chosen |
 //! | tokens, lengths | u32 | `[num_slots]`, the step state |
-//! | counter | u32 | `[1]`, steps done |
+//! | steps | u32 | `[1]`, steps done |
 //! | ring | u32, host-mapped | `[ring_len, num_slots]`, then one word: steps done |
 //!
 //! A slot of length 0 stays as it is; others get their token and one more position, up to
@@ -45,7 +45,7 @@ impl AdvanceSpec {
             Param::input::<u32>("next"),
             Param::output::<u32>("tokens"),
             Param::in_out::<u32>("lengths"),
-            Param::in_out::<u32>("counter"),
+            Param::in_out::<u32>("steps"),
             Param::output::<u32>("ring"),
         ]
     }
@@ -61,17 +61,17 @@ impl AdvanceSpec {
         let name = format!("advance_{num_slots}_r{ring_len}_c{context}");
         Kernel::new(name, target, |k| {
             k.doc(format!(
-                "tokens[s] = next[s]; lengths[s] += 1, at most {context}; ring[counter % \
-                 {ring_len}, s] = next[s];\nthen counter += 1, in the ring's last word too. One \
+                "tokens[s] = next[s]; lengths[s] += 1, at most {context}; ring[steps % \
+                 {ring_len}, s] = next[s];\nthen steps += 1, in the ring's last word too. One \
                  block."
             ));
             k.block_size(num_slots.next_multiple_of(32).clamp(32, 1024));
             k.declare(self.params());
             let next = k.bind::<u32>("next");
             let (tokens, lengths) = (k.bind::<u32>("tokens"), k.bind::<u32>("lengths"));
-            let (counter, ring) = (k.bind::<u32>("counter"), k.bind::<u32>("ring"));
+            let (steps, ring) = (k.bind::<u32>("steps"), k.bind::<u32>("ring"));
             let slot = k.thread_x();
-            let done = counter.load(0);
+            let done = steps.load(0);
             k.if_(slot.lt(num_slots), || {
                 let length = lengths.load(slot);
                 k.if_(length.gt(0), || {
@@ -84,7 +84,7 @@ impl AdvanceSpec {
             k.fence(Fence::AcqRel(Scope::Sys));
             k.barrier();
             k.if_(slot.eq(0), || {
-                counter.store(0, done + 1);
+                steps.store(0, done + 1);
                 ring.store_ordered(ring_len * num_slots, done + 1, Order::Release(Scope::Sys));
             });
         })

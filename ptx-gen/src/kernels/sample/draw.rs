@@ -5,11 +5,11 @@
 //! | logits | f32 | `[rows, vocab_size]`, penalised |
 //! | lengths | u32 | `[rows]`, 0 marks a row that does nothing |
 //! | slots | u32 | `[rows]`, slot of each row; live rows have different slots |
-//! | params | u32 | `[num_slots, 16]`; the number of draws and of tokens goes up |
+//! | settings | u32 | `[num_slots, 16]`; the number of draws and of tokens goes up |
 //! | history | u32 | `[num_slots, window_max]`, where the chosen token is appended |
 //! | found | u32 | `[rows, 4]`, what the first kernel left |
 //! | best_values, best_indices | f32, u32 | `[rows, parts]`, scratch |
-//! | arrived | u32 | `[rows]`, zero before and after |
+//! | counters | u32 | `[rows]`, zero before and after |
 //! | out | u32 | `[rows]`; dead rows keep what they had |
 //!
 //! Grid `[parts, rows, 1]`. A score takes some eighty instructions. All of them on one
@@ -51,12 +51,12 @@ impl SampleSpec {
             Param::input::<f32>("logits"),
             Param::input::<u32>("lengths"),
             Param::input::<u32>("slots"),
-            Param::in_out::<u32>("params"),
+            Param::in_out::<u32>("settings"),
             Param::output::<u32>("history"),
             Param::input::<u32>("found"),
             Param::in_out::<f32>("best_values"),
             Param::in_out::<u32>("best_indices"),
-            Param::in_out::<u32>("arrived"),
+            Param::in_out::<u32>("counters"),
             Param::output::<u32>("out"),
         ]
     }
@@ -71,7 +71,7 @@ impl SampleSpec {
         let name = format!("sample_draw_{vocab_size}_w{window_max}");
         Kernel::new(name, target, |k| {
             k.doc(format!(
-                "out[r] = a token drawn from logits[r, ..{vocab_size}] as params[slots[r]] and \
+                "out[r] = a token drawn from logits[r, ..{vocab_size}] as settings[slots[r]] and \
                  found[r] say, appended to\nhistory[slots[r], ..{window_max}]; rows of length 0 do \
                  nothing. Grid [{}, rows, 1].",
                 self.draw_parts()
@@ -81,7 +81,7 @@ impl SampleSpec {
             let row = k.block_y();
             let logits = k.bind::<f32>("logits").offset(row * vocab_size);
             let slot = live_slot(k, row);
-            let params = k.bind::<u32>("params");
+            let params = k.bind::<u32>("settings");
             let params = params.offset(slot * SampleParams::WORDS as u32);
             let ring = k.bind::<u32>("history").offset(slot * window_max);
             let [max, top, limit, draws] = k.bind::<u32>("found").load_vec::<4>(row * 4);
@@ -104,7 +104,7 @@ impl SampleSpec {
                 };
                 draw.quad(k.block_x() * THREADS + k.thread_x(), &best);
             });
-            let (_, winner) = race.last_winner(&best, &parts, (row, k.block_x()));
+            let (_, winner) = race.last_winner(&best, &parts, row, k.block_x());
             k.if_(k.thread_x().eq(0), || {
                 let token = k.select(draws.ne(0), winner, top);
                 out.store(row, token);

@@ -155,7 +155,8 @@ impl<'k> Race<'k> {
         &self,
         lead: &Lead<'k>,
         parts: &Parts<'k>,
-        (row, part): (Val<'k, u32>, Val<'k, u32>),
+        row: Val<'k, u32>,
+        part: Val<'k, u32>,
     ) -> (Val<'k, f32>, Val<'k, u32>) {
         let k = self.k;
         let (value, index) = self.winner(lead);

@@ -10,10 +10,10 @@
 //! | logits | f32 | `[rows, vocab_size]`; penalties are written in, and stay |
 //! | lengths | u32 | `[rows]`, 0 marks a row that does nothing |
 //! | slots | u32 | `[rows]`, slot of each row; live rows have different slots |
-//! | params | u32 | `[num_slots, 16]`, [`SampleParams::words`] |
+//! | settings | u32 | `[num_slots, 16]`, [`SampleParams::words`] |
 //! | history | u32 | `[num_slots, window_max]`, a ring of the latest tokens of each slot |
 //! | best_values, best_indices | f32, u32 | `[rows, parts]`, scratch |
-//! | arrived | u32 | `[rows]`, zero before and after |
+//! | counters | u32 | `[rows]`, zero before and after |
 //! | found | u32 | `[rows, 4]`: the bits of the largest logit, its token, the depth of the last token kept, and whether there is a draw; dead rows keep what they had |
 //!
 //! Grid `[parts, rows, 1]`.
@@ -99,7 +99,7 @@ impl SampleParams {
     /// Words of a slot.
     pub const WORDS: usize = 16;
 
-    /// The slot's row of `params`.
+    /// The slot's row of `settings`.
     #[must_use]
     pub fn words(&self) -> [u32; SampleParams::WORDS] {
         let halves = |v: u64| [v as u32, (v >> 32) as u32];
@@ -173,11 +173,11 @@ impl SampleSpec {
             Param::in_out::<f32>("logits"),
             Param::input::<u32>("lengths"),
             Param::input::<u32>("slots"),
-            Param::input::<u32>("params"),
+            Param::input::<u32>("settings"),
             Param::input::<u32>("history"),
             Param::in_out::<f32>("best_values"),
             Param::in_out::<u32>("best_indices"),
-            Param::in_out::<u32>("arrived"),
+            Param::in_out::<u32>("counters"),
             Param::output::<u32>("found"),
         ]
     }
@@ -193,7 +193,7 @@ impl SampleSpec {
         Kernel::new(name, target, |k| {
             k.doc(format!(
                 "found[r] = the largest of logits[r, ..{vocab_size}] and the depth to which \
-                 params[slots[r]] keep others,\nafter penalties for history[slots[r], \
+                 settings[slots[r]] keep others,\nafter penalties for history[slots[r], \
                  ..{window_max}]; rows of length 0 do nothing. Grid [{}, rows, 1].",
                 self.filter_parts()
             ));
@@ -204,7 +204,7 @@ impl SampleSpec {
             let row = k.block_y();
             let logits = k.bind::<f32>("logits").offset(row * vocab_size);
             let slot = live_slot(k, row);
-            let params = k.bind::<u32>("params");
+            let params = k.bind::<u32>("settings");
             let params = params.offset(slot * SampleParams::WORDS as u32);
             let ring = k.bind::<u32>("history").offset(slot * window_max);
             let parts = parts(k, self.filter_parts());
@@ -221,7 +221,7 @@ impl SampleSpec {
                     best.follow(v, quad * 4 + j);
                 }
             });
-            let (max, top) = race.last_winner(&best, &parts, (row, k.block_x()));
+            let (max, top) = race.last_winner(&best, &parts, row, k.block_x());
 
             let inv_temperature = params.cast::<f32>().load(INV_TEMPERATURE);
             let finite = max.gt(f32::NEG_INFINITY) & max.lt(f32::INFINITY);
@@ -261,7 +261,7 @@ pub(super) fn parts(k: &Builder, count: u32) -> Parts<'_> {
         count,
         values: k.bind("best_values"),
         indices: k.bind("best_indices"),
-        arrived: k.bind("arrived"),
+        arrived: k.bind("counters"),
     }
 }
 

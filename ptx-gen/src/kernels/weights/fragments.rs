@@ -25,7 +25,7 @@
 
 use half::f16;
 
-use super::{WeightFormat, planes};
+use super::{WeightFormat, WeightShape, planes};
 use crate::build::{Builder, F16x2, Ptr, Val, Var};
 use crate::ir::Ty;
 use crate::kernels::product::gemm_batch_stage::pack;
@@ -126,6 +126,14 @@ impl<'k> Held<'k> {
     }
 }
 
+/// What was loaded of half `half` of a row's block: its own, and what both halves need.
+#[derive(Clone, Copy)]
+pub(in crate::kernels) struct Half<'k, 'l> {
+    pub(in crate::kernels) half: u32,
+    pub(in crate::kernels) own: &'l Loaded<'k>,
+    pub(in crate::kernels) common: &'l Loaded<'k>,
+}
+
 /// Columns that share a scale: a weight is `code * scale + offset`.
 pub(in crate::kernels) struct Run<'k> {
     scale: Option<Val<'k, F16x2>>,
@@ -144,14 +152,14 @@ pub(in crate::kernels) struct Matrix<'k> {
 }
 
 impl<'k> Matrix<'k> {
-    /// The rows (which exist) of a `[rows, cols]` matrix at `w` that the lane reads.
+    /// The rows (which exist) of the matrix at `w` that the lane reads.
     pub(in crate::kernels) fn new(
         k: &'k Builder,
-        format: WeightFormat,
-        (rows, cols): (u32, u32),
+        shape: WeightShape,
         w: Ptr<'k, u8>,
         own: &[Val<'k, u32>],
     ) -> Matrix<'k> {
+        let WeightShape { format, rows, cols } = shape;
         let row = |r: &Val<'k, u32>| {
             let plane = |(i, plane): (usize, &super::Plane)| {
                 let start = w.byte_offset(plane.offset);
@@ -258,13 +266,9 @@ impl<'k> Matrix<'k> {
         self.rows.iter().map(load).collect()
     }
 
-    /// Scales of half `half` of a row, by run.
-    pub(in crate::kernels) fn runs(
-        &self,
-        half: u32,
-        own: &Loaded<'k>,
-        common: &Loaded<'k>,
-    ) -> Vec<Run<'k>> {
+    /// Scales of a row's half, by run.
+    pub(in crate::kernels) fn runs(&self, of: &Half<'k, '_>) -> Vec<Run<'k>> {
+        let Half { half, own, common } = *of;
         let twice = |d: Val<'k, f16>| self.k.pack16(d, d).bitcast::<F16x2>();
         let run = |scale, offset| Run { scale, offset };
         match self.format {
@@ -342,14 +346,14 @@ impl<'k> Matrix<'k> {
         self.k.from_reg(r[0])
     }
 
-    /// Unit `unit` of half `half`: two pairs of weights.
+    /// A unit of a row's half: two pairs of weights.
     pub(in crate::kernels) fn unit(
         &self,
-        (half, unit): (u32, u32),
-        own: &Loaded<'k>,
-        common: &Loaded<'k>,
+        of: &Half<'k, '_>,
         runs: &[Run<'k>],
+        unit: u32,
     ) -> [Val<'k, u32>; 2] {
+        let Half { half, own, common } = *of;
         let k = self.k;
         // Both runs of a word before the next one: then the word is done with.
         let (i, run) = match permuted(self.format) {

@@ -138,6 +138,14 @@ impl WeightFormat {
     }
 }
 
+/// A matrix of weights: what its planes follow from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(in crate::kernels) struct WeightShape {
+    pub(in crate::kernels) format: WeightFormat,
+    pub(in crate::kernels) rows: u32,
+    pub(in crate::kernels) cols: u32,
+}
+
 /// The planes of a `[rows, cols]` matrix, in the order of the module's table.
 pub fn planes(format: WeightFormat, rows: u32, cols: u32) -> Vec<Plane> {
     let mut end = 0u64;

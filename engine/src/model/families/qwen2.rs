@@ -2,8 +2,7 @@
 
 use super::{Binder, Family, llama};
 use crate::Error;
-use crate::plan::RopeKind;
-use crate::plan::{Plan, PlanBuilder};
+use crate::plan::{Buf, PlanBuilder, RopeKind};
 
 pub(super) const FAMILY: Family = Family {
     arch: "qwen2",
@@ -11,6 +10,6 @@ pub(super) const FAMILY: Family = Family {
     build,
 };
 
-fn build(p: &mut PlanBuilder, b: &mut Binder<'_>) -> Result<Plan, Error> {
+fn build(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Buf, Error> {
     llama::decoder(p, b, RopeKind::Neox)
 }

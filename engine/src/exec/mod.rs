@@ -16,6 +16,7 @@ mod limits;
 pub mod load;
 mod opening;
 pub(crate) mod packed;
+mod ranks;
 pub mod sample;
 
 use crate::Error;
@@ -29,6 +30,7 @@ pub use limits::Limits;
 pub(crate) use limits::limits;
 pub use load::{Load, LoadReport};
 pub use opening::Opening;
+pub use ranks::RankedExecutor;
 
 /// What one forward step computes: a row for each token.
 #[derive(Debug, Clone, Copy)]

@@ -75,7 +75,11 @@ impl Plan {
                 spec.scale
             ),
             Op::Glu { act, .. } => format!(" {act:?}"),
-            Op::Add { .. } | Op::GatherOutputs { .. } | Op::ArgMax { .. } => String::new(),
+            Op::Add { .. }
+            | Op::GatherOutputs { .. }
+            | Op::ArgMax { .. }
+            | Op::AllReduce { .. }
+            | Op::AllGather { .. } => String::new(),
         }
     }
 }

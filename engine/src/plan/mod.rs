@@ -12,6 +12,7 @@
 mod builder;
 mod dump;
 mod op;
+mod partition;
 mod rope;
 mod storage;
 mod weight;
@@ -19,6 +20,7 @@ mod weight;
 pub use builder::{Linear, PlanBuilder};
 pub use gannet_ptx_gen::kernels::{Activation, RopeKind};
 pub use op::{ColumnSample, Contract, ErrorClass, Op};
+pub use partition::{Collective, Partition, partition};
 pub use rope::{RopeFactors, RopeTable, Yarn};
 pub use storage::{Storage, assign_storage};
 pub use weight::{WeightInfo, WeightView};

@@ -71,6 +71,7 @@ impl Rank {
         session: &SessionOptions,
     ) -> Result<Rank, Error> {
         let plan = model.plan();
+        plan.check_alone()?;
         let (limits, estimate) = fit(gpu, model, session)?;
         let options = LowerOptions {
             target: gpu.target,

@@ -12,8 +12,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use common::{gpu, model, shared};
-use gannet_engine::internals::exec::{Executor, Step};
+use gannet_engine::internals::exec::{Executor, StepRows};
 use gannet_engine::internals::kv::{BLOCK_TOKENS, BlockTable, KvType};
+use gannet_engine::internals::plan::StepRow;
 use gannet_engine::internals::settings::Precision;
 use gannet_engine::tools::make_executor;
 use gannet_engine::{Batch, Config, DeviceChoice, GenerateOptions, Model, SessionOptions};
@@ -117,14 +118,12 @@ fn gpu_sequences_that_run_out_of_blocks_give_the_same_text_later() {
 
 /// The logits of one token of a slot behind `length - 1` others.
 fn logits(executor: &mut dyn Executor, table: &BlockTable, slot: u32, length: u32) -> Vec<u32> {
-    let step = Step {
-        tokens: &[7],
-        lengths: &[length],
-        slots: &[slot],
-        outputs: &[0],
-        table,
-    };
-    executor.run(&step).unwrap();
+    let rows = StepRows::batch([StepRow {
+        token: 7,
+        length,
+        slot,
+    }]);
+    executor.run(&rows.step(table)).unwrap();
     let logits = executor.logits().unwrap().iter();
     logits.map(|l| l.to_bits()).collect()
 }
@@ -147,14 +146,8 @@ fn gpu_copied_blocks_hold_what_was_copied() {
         for slot in 0..2 {
             table.reserve(slot, limits.context).unwrap();
         }
-        let step = Step {
-            tokens: &tokens,
-            lengths: &(1..=100).collect::<Vec<_>>(),
-            slots: &[0; 100],
-            outputs: &[],
-            table: &table,
-        };
-        executor.run(&step).unwrap();
+        let rows = StepRows::prompt(&tokens, 0, 0);
+        executor.run(&rows.step(&table)).unwrap();
         let executor = executor.as_mut();
         let expected = logits(executor, &table, 0, 101);
         assert_ne!(logits(executor, &table, 1, 101), expected, "{kv_type:?}");

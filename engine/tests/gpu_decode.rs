@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use common::{gpu, model, shared};
 use gannet_engine::internals::exec::sample::argmax;
-use gannet_engine::internals::exec::{DecodeStart, Executor, ExecutorKind, Step};
+use gannet_engine::internals::exec::{DecodeStart, Executor, ExecutorKind, StepRows};
 use gannet_engine::internals::kv::{BlockTable, KvType};
+use gannet_engine::internals::plan::StepRow;
 use gannet_engine::internals::settings::{Faults, Precision};
 use gannet_engine::tools::make_executor;
 use gannet_engine::tools::parity::{MARGIN, ParityOptions, Side, compare, prompts};
@@ -93,14 +94,8 @@ impl Rig {
         for (slot, tokens) in sequences.iter().enumerate() {
             table.reserve(slot, limits.context).unwrap();
             let rows = tokens.len() - 1;
-            let step = Step {
-                tokens: &tokens[..rows],
-                lengths: &(1..=rows as u32).collect::<Vec<_>>(),
-                slots: &vec![slot as u32; rows],
-                outputs: &[],
-                table: &table,
-            };
-            executor.run(&step).unwrap();
+            let rows = StepRows::prompt(&tokens[..rows], slot, 0);
+            executor.run(&rows.step(&table)).unwrap();
         }
         Rig {
             executor,
@@ -150,14 +145,12 @@ impl Rig {
         (first..)
             .take(steps)
             .map(|length| {
-                let step = Step {
-                    tokens: &[token],
-                    lengths: &[length],
-                    slots: &[slot as u32],
-                    outputs: &[0],
-                    table: &self.table,
-                };
-                self.executor.run(&step).unwrap();
+                let rows = StepRows::batch([StepRow {
+                    token,
+                    length,
+                    slot: slot as u32,
+                }]);
+                self.executor.run(&rows.step(&self.table)).unwrap();
                 let logits = self.executor.logits().unwrap();
                 token = argmax(logits);
                 let others = (0..).zip(logits).filter(|&(i, _)| i != token);
@@ -241,15 +234,13 @@ fn rows_of_a_batch_may_change_places(part: &str) {
     for slots in [8u32, 32] {
         let mut rig = Rig::new(&model, &options(ExecutorChoice::Graph, slots as usize));
         let mut logits = |order: Vec<u32>| -> Vec<f32> {
-            let of = |slot: &u32| rig.sequences[*slot as usize].as_slice();
-            let step = Step {
-                tokens: &order.iter().map(|s| of(s)[0]).collect::<Vec<_>>(),
-                lengths: &(order.iter().map(|s| of(s).len() as u32)).collect::<Vec<_>>(),
-                slots: &order,
-                outputs: &(0..slots).collect::<Vec<_>>(),
-                table: &rig.table,
-            };
-            rig.executor.run(&step).unwrap();
+            let of = |slot: u32| rig.sequences[slot as usize].as_slice();
+            let rows = StepRows::batch(order.into_iter().map(|slot| StepRow {
+                token: of(slot)[0],
+                length: of(slot).len() as u32,
+                slot,
+            }));
+            rig.executor.run(&rows.step(&rig.table)).unwrap();
             rig.executor.logits().unwrap().to_vec()
         };
         let straight = logits((0..slots).collect());

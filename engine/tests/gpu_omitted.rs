@@ -13,8 +13,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{gpu, model, shared};
-use gannet_engine::internals::exec::{DecodeStart, Executor, ExecutorKind, Step};
+use gannet_engine::internals::exec::{DecodeStart, Executor, ExecutorKind, Step, StepRows};
 use gannet_engine::internals::kv::BlockTable;
+use gannet_engine::internals::plan::StepRow;
 use gannet_engine::internals::settings::{Buffers, Faults};
 use gannet_engine::tools::make_executor;
 use gannet_engine::tools::parity::{Mode, Tolerance};
@@ -112,18 +113,13 @@ fn scan_batch(choice: ExecutorChoice, kind: ExecutorKind) {
     let cache = tempfile::tempdir().unwrap();
     let make = |choice, omit| executor(&model, TOGETHER, choice, omit, cache.path());
     let table = table(make(ExecutorChoice::Eager, None).as_ref());
-    let rows: Vec<u32> = (0..TOGETHER as u32).collect();
     // The last two rows are dead.
-    let mut lengths = vec![1; TOGETHER];
-    lengths[TOGETHER - 2..].fill(0);
-    let step = Step {
-        tokens: &rows.iter().map(|r| 11 + 7 * r).collect::<Vec<_>>(),
-        lengths: &lengths,
-        slots: &rows,
-        outputs: &rows,
-        table: &table,
-    };
-    scan_step(&make, (choice, kind), &step);
+    let rows = StepRows::batch((0..TOGETHER as u32).map(|slot| StepRow {
+        token: 11 + 7 * slot,
+        length: u32::from((slot as usize) < TOGETHER - 2),
+        slot,
+    }));
+    scan_step(&make, (choice, kind), &rows.step(&table));
 }
 
 /// Sequences of one token each, all different.

@@ -14,8 +14,9 @@ use std::time::Instant;
 
 use common::{gpu, model, shared};
 use gannet_engine::internals::exec::cuda::{CudaExecutor, Gpu};
-use gannet_engine::internals::exec::{DecodeStart, Executor, LaunchTime, Stats, Step};
+use gannet_engine::internals::exec::{DecodeStart, Executor, LaunchTime, Stats, StepRows};
 use gannet_engine::internals::kv::BlockTable;
+use gannet_engine::internals::plan::StepRow;
 use gannet_engine::tools::tune::{self, TuneOptions, TunedShape};
 use gannet_engine::tools::{make_executor, make_executor_on};
 use gannet_engine::{Config, DeviceChoice, Model, Opening, Sampling, SessionOptions};
@@ -163,15 +164,12 @@ fn gpu_profiles_are_of_every_launch_that_is_served() {
             .executor;
         let table = table(executor.as_ref());
         let (greedy, drawn) = (Sampling::default(), drawn());
-        let column = |value: u32| vec![value; slots];
-        let step = Step {
-            tokens: &column(11),
-            lengths: &column(1),
-            slots: &(0..slots as u32).collect::<Vec<_>>(),
-            outputs: &(0..slots as u32).collect::<Vec<_>>(),
-            table: &table,
-        };
-        let planned = omitted::places(executor.inspect(), &step).unwrap();
+        let rows = StepRows::batch((0..slots as u32).map(|slot| StepRow {
+            token: 11,
+            length: 1,
+            slot,
+        }));
+        let planned = omitted::places(executor.inspect(), &rows.step(&table)).unwrap();
         let cases = [
             (&greedy, vec!["advance"]),
             (&drawn, vec!["filter", "draw", "advance"]),

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{model, shared};
+use common::{MICRO_MODELS, model, shared};
 use gannet_engine::internals::kv::KvType;
 use gannet_engine::internals::settings::Precision;
 use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
@@ -53,7 +53,7 @@ fn check_with(path: &Path, options: ParityOptions, prompt: u32) {
 
 #[test]
 fn micro_models_of_every_family() {
-    for name in ["llama", "llama3-scaled", "qwen2", "qwen3"] {
+    for name in MICRO_MODELS {
         let part = format!("golden/arch/{name}/{name}.gguf");
         let Some(path) = shared("interpreted micro-models", &part) else {
             continue;

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use common::{Divergence, model, shared};
 use gannet_engine::internals::exec::cpu::CpuExecutor;
 use gannet_engine::internals::exec::interp::InterpExecutor;
-use gannet_engine::internals::exec::{DecodeStart, Executor, Limits, RankedExecutor, Step};
+use gannet_engine::internals::exec::{DecodeStart, Executor, Limits, RankedExecutor, StepRows};
 use gannet_engine::internals::kv::{BlockTable, KvType};
-use gannet_engine::internals::plan::{Plan, partition};
+use gannet_engine::internals::plan::{Plan, StepRow, partition};
 use gannet_engine::internals::settings::{Buffers, Precision};
 use gannet_engine::tools::gate;
 use gannet_engine::tools::parity::{Mode, Report, Tolerance, diff};
@@ -29,6 +29,12 @@ const MODELS: &[(&str, &[usize])] = &[
     ("qwen2", &[2, 4]),
     // Norms of single heads.
     ("qwen3", &[2, 4]),
+    // Norms behind sums, a window, and caps on scores and on logits.
+    ("gemma2", &[2, 4]),
+    // Two rotations, windows in most layers.
+    ("gemma3", &[2]),
+    // Fused tensors.
+    ("phi3", &[2, 4]),
 ];
 
 /// The cache of keys is exact, so that only sums differ.
@@ -95,26 +101,23 @@ fn logits_and_tokens(executor: &mut dyn Executor) -> (Vec<f32>, Vec<Vec<u32>>) {
     let prompts: Vec<Vec<u32>> = (0..3).map(|s| tokens(s, 9 + 6 * s, vocab_size)).collect();
     for (slot, prompt) in (0..).zip(&prompts) {
         let rows = prompt.len() as u32;
-        executor
-            .run(&Step {
-                tokens: prompt,
-                lengths: &(1..=rows).collect::<Vec<_>>(),
-                slots: &vec![slot; prompt.len()],
-                outputs: &[0, rows / 2, rows - 1],
-                table: &table,
-            })
-            .unwrap();
+        let step = StepRows::prompt(prompt, slot, 0).with_outputs([0, rows / 2, rows - 1]);
+        executor.run(&step.step(&table)).unwrap();
         logits.extend_from_slice(executor.logits().unwrap());
     }
-    executor
-        .run(&Step {
-            tokens: &[5, 0, 6, 7],
-            lengths: &[22, 0, 10, 16],
-            slots: &[2, 0, 0, 1],
-            outputs: &[0, 2, 3],
-            table: &table,
-        })
-        .unwrap();
+    let row = |token, length, slot| StepRow {
+        token,
+        length,
+        slot,
+    };
+    let rows = [
+        row(5, 22, 2),
+        StepRow::default(),
+        row(6, 10, 0),
+        row(7, 16, 1),
+    ];
+    let batch = StepRows::new(rows).with_outputs([0, 2, 3]);
+    executor.run(&batch.step(&table)).unwrap();
     logits.extend_from_slice(executor.logits().unwrap());
     let greedy = Sampling::default();
     let starts: Vec<DecodeStart<'_>> = (prompts.iter().enumerate())
@@ -190,13 +193,8 @@ fn ranks_agree_with_the_cpu_buffer_by_buffer() {
             let mut several = ranked(&model, ranks, interp, Buffers::Distinct);
             let table = table();
             let tokens = tokens(0, 13, model.plan().vocab_size);
-            let step = Step {
-                tokens: &tokens,
-                lengths: &(1..=13).collect::<Vec<_>>(),
-                slots: &[1; 13],
-                outputs: &[12],
-                table: &table,
-            };
+            let rows = StepRows::of_slot(&tokens, 1, 0..13);
+            let step = rows.step(&table);
             let (lockstep, limits) = (Mode::Lockstep, Tolerance::PerOperation);
             let report = diff(one.inspect(), several.inspect(), &step, lockstep, limits).unwrap();
             let failure = report.first_failure();
@@ -229,19 +227,12 @@ fn prefixes_are_copied_on_every_rank() {
     let mut several = ranked(&model, 2, cpu, Buffers::Shared);
     let table = table();
     let prompt = tokens(0, 9, vocab_size);
-    let mut step = |slot: u32, range: std::ops::Range<usize>, copied: Option<(u32, u32)>| {
+    let mut step = |slot: usize, range: std::ops::Range<usize>, copied: Option<(u32, u32)>| {
         if let Some(pair) = copied {
             several.copy_blocks(&[pair]).unwrap();
         }
-        several
-            .run(&Step {
-                tokens: &prompt[range.clone()],
-                lengths: &(range.start as u32 + 1..=range.end as u32).collect::<Vec<_>>(),
-                slots: &vec![slot; range.len()],
-                outputs: &[range.len() as u32 - 1],
-                table: &table,
-            })
-            .unwrap();
+        let rows = StepRows::of_slot(&prompt, slot, range);
+        several.run(&rows.step(&table)).unwrap();
         several.logits().unwrap().to_vec()
     };
     step(0, 0..8, None);
@@ -290,13 +281,8 @@ fn a_share_does_not_run_alone() {
     let plan = Arc::clone(&partition(model.plan(), 2).unwrap().plans()[1]);
     let share = Arc::new(model.of_rank(plan));
     let table = table();
-    let step = Step {
-        tokens: &[1],
-        lengths: &[1],
-        slots: &[0],
-        outputs: &[0],
-        table: &table,
-    };
+    let rows = StepRows::of_slot(&[1], 0, 0..1);
+    let step = rows.step(&table);
     for &(name, make) in EXECUTORS {
         let found = make(Arc::clone(&share), Buffers::Shared).run(&step);
         assert!(matches!(found, Err(Error::Request(_))), "{name}: {found:?}");

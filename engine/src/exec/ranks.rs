@@ -73,7 +73,7 @@ impl RankedExecutor {
         for rank in &mut self.ranks {
             let units = rank.inspect().units(shape)?;
             let first = of_first.get_or_insert_with(|| units.clone());
-            let alike = |(a, b): (&Unit, &Unit)| a.last_op == b.last_op;
+            let alike = |(a, b): (&Unit, &Unit)| a.ops == b.ops;
             if first.len() != units.len() || !first.iter().zip(&units).all(alike) {
                 return Err(Error::internal("ranks lower one step to different units"));
             }
@@ -88,8 +88,10 @@ impl RankedExecutor {
         let plan = &self.partition.plans()[0];
         let mut joints: Vec<Joint> = Vec::new();
         for (i, mut unit) in units.into_iter().enumerate() {
-            let Some(collective) = plan.ops[unit.last_op].collective() else {
-                unit.last_op = self.partition.origin(unit.last_op);
+            let collective = unit.ops.iter().find_map(|&op| plan.ops[op].collective());
+            let Some(collective) = collective else {
+                let origins = unit.ops.iter().map(|&op| self.partition.origin(op));
+                unit.ops = origins.collect();
                 joints.push(Joint {
                     unit,
                     parts: i..i + 1,
@@ -198,7 +200,7 @@ impl Executor for RankedExecutor {
             let plan = self.model.plan();
             let of_outputs = |&b: &Buf| plan.buffer(b).rows == Rows::Outputs;
             // Without outputs the head has nothing to do.
-            if step.outputs.is_empty() && joint.unit.writes.iter().any(of_outputs) {
+            if step.outputs().is_empty() && joint.unit.writes.iter().any(of_outputs) {
                 continue;
             }
             self.run_joint(step, joint)?;

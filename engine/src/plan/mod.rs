@@ -10,6 +10,7 @@
 //! operation comes before every reader.
 
 mod builder;
+mod column;
 mod dump;
 mod op;
 mod partition;
@@ -18,6 +19,7 @@ mod storage;
 mod weight;
 
 pub use builder::{Linear, PlanBuilder};
+pub use column::{Column, StepRow};
 pub use gannet_ptx_gen::kernels::{Activation, RopeKind};
 pub use op::{ColumnSample, Contract, ErrorClass, Op};
 pub use partition::{Collective, Partition, partition};

@@ -46,6 +46,8 @@ impl Op {
             | Op::Attention { .. }
             | Op::Glu { .. }
             | Op::Add { .. }
+            | Op::Scale { .. }
+            | Op::Softcap { .. }
             | Op::GatherOutputs { .. }
             | Op::ArgMax { .. } => None,
         }
@@ -244,6 +246,8 @@ impl<'a> Share<'a> {
             Op::KvWrite { .. }
             | Op::Glu { .. }
             | Op::Add { .. }
+            | Op::Scale { .. }
+            | Op::Softcap { .. }
             | Op::GatherOutputs { .. }
             | Op::ArgMax { .. } => self.plan.ops.push(op.clone()),
             Op::AllReduce { .. } | Op::AllGather { .. } => {

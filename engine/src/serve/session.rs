@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 use crate::exec::sample::{Sampler, Sampling, argmax};
-use crate::exec::{DecodeStart, Executor, Opening, Step};
+use crate::exec::{DecodeStart, Executor, Opening, StepRows};
 use crate::kv::BlockTable;
 use crate::model::Model;
 use crate::serve::output::{OnEvent, Output};
@@ -300,16 +300,11 @@ impl Session {
         let mut done = 0;
         for chunk in all.chunks(max_rows) {
             let last = done + chunk.len() == all.len();
-            let first_length = self.cached.len() as u32 + 1;
-            let lengths: Vec<u32> = (first_length..).take(chunk.len()).collect();
-            let outputs: &[u32] = if last { &[chunk.len() as u32 - 1] } else { &[] };
-            self.executor.run(&Step {
-                tokens: chunk,
-                lengths: &lengths,
-                slots: &vec![0; chunk.len()],
-                outputs,
-                table: &self.table,
-            })?;
+            let mut rows = StepRows::prompt(chunk, 0, self.cached.len());
+            if last {
+                rows = rows.with_last_output();
+            }
+            self.executor.run(&rows.step(&self.table))?;
             self.cached.extend_from_slice(chunk);
             self.unfed.drain(..chunk.len().min(self.unfed.len()));
             done += chunk.len();

@@ -174,6 +174,7 @@ impl Config {
             gemv,
             gemv_max_rows,
             ignore_measured: !on("GANNET_PROFILE")?,
+            ..Overrides::default()
         };
         let cubin_cache = on("GANNET_CUBIN_CACHE")?;
         let gate = on("GANNET_GATE")?;

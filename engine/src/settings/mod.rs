@@ -5,12 +5,14 @@
 mod choice;
 mod environment;
 pub mod machine;
+mod rules;
 
 use gannet_ptx_gen::kernels::{GemvVariant, KvType};
 
 pub use choice::{DeviceChoice, ExecutorChoice, SamplerOn};
 pub use environment::{Config, TABLE, Variable, markdown};
 pub use machine::Machine;
+pub use rules::RuleSet;
 
 /// The arithmetic of the matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,6 +52,8 @@ pub struct Overrides {
     pub gemv_max_rows: Option<usize>,
     /// Do without what was measured.
     pub ignore_measured: bool,
+    /// Rules of lowering to do without.
+    pub without: RuleSet,
 }
 
 /// How a session is made.

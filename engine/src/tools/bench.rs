@@ -17,7 +17,7 @@ use super::make_executor_on;
 use crate::Error;
 use crate::exec::LoadReport;
 use crate::exec::sample::Sampling;
-use crate::exec::{DecodeStart, Executor, ExecutorKind, LaunchTime, Opening, Step};
+use crate::exec::{DecodeStart, Executor, ExecutorKind, LaunchTime, Opening, StepRows};
 use crate::kv::{BlockTable, KvType};
 use crate::model::Model;
 use crate::plan::{CacheInfo, Plan};
@@ -306,19 +306,11 @@ impl Subject {
         let mut first = 0;
         for chunk in tokens.chunks(max_rows) {
             let end = first + chunk.len();
-            let lengths: Vec<u32> = (first as u32 + 1..=end as u32).collect();
-            let outputs: &[u32] = if end == len {
-                &[chunk.len() as u32 - 1]
-            } else {
-                &[]
-            };
-            self.executor.run(&Step {
-                tokens: chunk,
-                lengths: &lengths,
-                slots: &vec![slot as u32; chunk.len()],
-                outputs,
-                table: &self.table,
-            })?;
+            let mut rows = StepRows::prompt(chunk, slot, first);
+            if end == len {
+                rows = rows.with_last_output();
+            }
+            self.executor.run(&rows.step(&self.table))?;
             first = end;
         }
         self.executor.next()?;

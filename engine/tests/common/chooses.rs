@@ -46,7 +46,7 @@ pub(crate) fn the_cpu_chooses_alone(model: &Arc<Model>, options: SessionOptions)
         };
         let mut session = Session::new(model, &settings)?;
         let go_on = |_: Event<'_>| ControlFlow::Continue(());
-        let generation = session.generate_tokens(&step.tokens[..1], &four, go_on)?;
+        let generation = session.generate_tokens(&step.tokens()[..1], &four, go_on)?;
         Ok::<_, Error>(generation.tokens)
     };
     let expected = generate(None, SamplerOn::Device).unwrap();

@@ -10,6 +10,17 @@ use gannet_engine::internals::settings::SessionOptions;
 use gannet_engine::{DeviceChoice, Model};
 use serde_json::Value;
 
+/// The micro-models of `golden/arch` whose families run.
+pub const MICRO_MODELS: &[&str] = &[
+    "llama",
+    "llama3-scaled",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+];
+
 /// A part of the reference data: beside the repository (or where `GANNET_SHARED` says), else the
 /// share of it that the repository ships. `None`, and a line that says *skipped*, where neither has
 /// it.

@@ -8,17 +8,17 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_cuda_runtime::{Args, Buffer, Launch, PinnedBuffer, Stream};
+use gannet_cuda_runtime::{Buffer, Launch, PinnedBuffer, Stream};
 use gannet_ptx_gen::kernels::AdvanceSpec;
 use gannet_ptx_gen::target::Target;
 
-use super::prepare::{Prepared, launch_of};
+use super::prepare::{Prepared, args_by_name, launch_of};
 use super::rank::{DecodeParts, Rank};
 use super::record::Issue;
 use crate::Error;
 use crate::exec::DecodeStart;
-use crate::lower::{Advance, KernelSpec};
-use crate::plan::{Buf, Plan};
+use crate::lower::{Advance, KernelSpec, Named};
+use crate::plan::{Buf, Column, Plan};
 
 /// Steps that the ring holds.
 const RING: u32 = 256;
@@ -147,19 +147,22 @@ impl Replay {
             let logits = made(prepared, plan.logits)?;
             list.extend(samplers.launches(gpu, &logits, state, &next, rows)?);
         }
-        let spec = advance(gpu.target, rows, limits.context);
-        kernels.compile(gpu, &[spec.clone().into()])?;
-        let kernel = kernels.get(&spec.clone().into())?;
+        let advance = advance(gpu.target, rows, limits.context);
+        let spec = KernelSpec::from(advance);
+        kernels.compile(gpu, std::slice::from_ref(&spec))?;
+        let kernel = kernels.get(&spec)?;
         let counter = Buffer::new(&gpu.context, 4)?;
         let ring = PinnedBuffer::new(&gpu.context, (RING as usize * rows + 1) * 4)?;
-        let args = Args::for_kernel(kernel)
-            .ptr(&next)
-            .ptr(&state.tokens)
-            .ptr(&state.lengths)
-            .ptr(&counter)
-            .ptr(&ring.as_buffer())
-            .finish()?;
-        let launch = launch_of(gpu, kernel, spec.0.grid(), args);
+        let (inputs, host_ring) = (&state.inputs, ring.as_buffer());
+        let given = Named::new([
+            ("next", &next),
+            ("tokens", inputs.column(Column::Token)),
+            ("lengths", inputs.column(Column::Length)),
+            ("steps", &counter),
+            ("ring", &host_ring),
+        ]);
+        let args = args_by_name(&spec, kernel, &given)?;
+        let launch = launch_of(gpu, kernel, spec.grid(rows as u32), args);
         list.push(Listed::after("advance", spec, rows, launch));
         let mut at = 0..;
         list.retain(|_| !at.next().is_some_and(|i| recorder.omits(i)));

@@ -10,9 +10,10 @@ use rayon::prelude::*;
 use super::open::Gpu;
 use super::state::StepState;
 use crate::error::{CudaError, Error, NoDevice};
+use crate::exec::addresses::{Addresses, Passed};
 use crate::exec::packed::place;
-use crate::lower::{Arg, KernelSpec, Lowered};
-use crate::plan::{Buf, Plan};
+use crate::lower::{KernelSpec, Lowered, Named};
+use crate::plan::Plan;
 
 /// A step of one shape, ready to issue.
 pub(super) struct Prepared {
@@ -136,6 +137,17 @@ pub(super) fn prepare(
     } else {
         Buffer::new(&gpu.context, lowered.scratch_bytes)?
     };
+    let addresses = Addresses {
+        plan,
+        inputs: &state.inputs,
+        weights: &memory.weights,
+        ropes: &memory.ropes,
+        keys: &memory.keys,
+        values: &memory.values,
+        buffers: &buffers,
+        scratch: &scratch,
+        counters: &memory.counters,
+    };
     let launches = lowered
         .launches
         .iter()
@@ -143,20 +155,9 @@ pub(super) fn prepare(
             let kernel = compiled[launch.kernel];
             let mut args = Args::for_kernel(kernel);
             for &arg in &launch.args {
-                args = match arg {
-                    Arg::Buffer(b) => args.ptr(made(&buffers, plan, b)?),
-                    Arg::Weight(w) => args.ptr(&memory.weights[w.0 as usize]),
-                    Arg::Tokens => args.ptr(&state.tokens),
-                    Arg::Lengths => args.ptr(&state.lengths),
-                    Arg::Slots => args.ptr(&state.slots),
-                    Arg::Outputs => args.ptr(&state.outputs),
-                    Arg::BlockTable => args.ptr(&state.table),
-                    Arg::Keys(cache) => args.ptr(&memory.keys[cache.0 as usize]),
-                    Arg::Values(cache) => args.ptr(&memory.values[cache.0 as usize]),
-                    Arg::RopeTable(r) => args.ptr(&memory.ropes[r.0 as usize]),
-                    Arg::Scratch => args.ptr(&scratch),
-                    Arg::Counters => args.ptr(&memory.counters),
-                    Arg::U32(n) => args.u32(n),
+                args = match addresses.of(arg)? {
+                    Passed::Pointer(buffer) => args.ptr(buffer),
+                    Passed::Number(n) => args.u32(n),
                 };
             }
             Ok(launch_of(gpu, kernel, launch.grid, args.finish()?))
@@ -169,6 +170,17 @@ pub(super) fn prepare(
     })
 }
 
+/// The arguments of a kernel that follows a step, by the names of its parameters.
+pub(super) fn args_by_name(
+    spec: &KernelSpec,
+    kernel: &Kernel,
+    given: &Named<&Buffer>,
+) -> Result<PackedArgs, Error> {
+    let args = given.bind(spec)?.into_iter();
+    let args = args.fold(Args::for_kernel(kernel), Args::ptr);
+    Ok(args.finish()?)
+}
+
 /// A launch of a kernel of ours. Where launches may overlap, it starts before the one in front of it
 /// has finished: every kernel written for such a GPU waits by itself.
 pub(super) fn launch_of(gpu: &Gpu, kernel: &Kernel, grid: [u32; 3], args: PackedArgs) -> Launch {
@@ -177,15 +189,6 @@ pub(super) fn launch_of(gpu: &Gpu, kernel: &Kernel, grid: [u32; 3], args: Packed
         true => launch.programmatic(),
         false => launch,
     }
-}
-
-fn made<'a>(buffers: &'a [Option<Buffer>], plan: &Plan, b: Buf) -> Result<&'a Buffer, Error> {
-    buffers[b.0 as usize].as_ref().ok_or_else(|| {
-        Error::internal(format!(
-            "buffer {} is read and never written",
-            plan.buffer(b).name
-        ))
-    })
 }
 
 /// Lays the buffers out in the workspace, or in memory of their own where they do not fit.

@@ -19,11 +19,11 @@ use super::sampler::{self, SlotSamplers};
 use super::state::StepState;
 use crate::Error;
 use crate::exec::packed::block_bytes;
-use crate::exec::{DecodeStart, Limits, Load, Step};
+use crate::exec::{DecodeStart, Limits, Load, Step, StepRows};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{GEMV_MAX_ROWS, KernelSpec, LowerOptions, Lowered, Shape, StepKind, lower};
 use crate::model::{Model, Span};
-use crate::plan::{Buf, Element, Plan};
+use crate::plan::{Buf, Column, Element, Plan};
 use crate::settings::{SamplerOn, SessionOptions};
 
 /// One GPU, ready to run the steps of a plan.
@@ -249,21 +249,11 @@ impl Rank {
         sequences: &[DecodeStart<'_>],
         table: &BlockTable,
     ) -> Result<(), Error> {
-        let rows = shape.rows;
-        let column = |of: fn(&DecodeStart<'_>) -> u32| -> Vec<u32> {
-            let spare = std::iter::repeat_n(0, rows - sequences.len());
-            sequences.iter().map(of).chain(spare).collect()
-        };
-        let first = Step {
-            tokens: &column(|s| s.token),
-            lengths: &column(|s| s.length),
-            slots: &column(|s| s.slot),
-            outputs: &(0..rows as u32).collect::<Vec<_>>(),
-            table,
-        };
+        let inputs = StepRows::padded_batch(sequences.iter().map(DecodeStart::row));
+        let first = inputs.step(table);
         first.check(self.limits, self.plan().vocab_size)?;
         self.state.upload(&self.stream, &first)?;
-        let prepared = self.prepared(batch_shape(rows))?;
+        let prepared = self.prepared(batch_shape(shape.rows))?;
         if shape.draws {
             if self.samplers.is_none() {
                 let (slots, vocab_size) = (self.limits.num_slots, self.plan().vocab_size);
@@ -314,7 +304,8 @@ impl Rank {
 
     /// Makes a row of a decode do nothing from the next step on.
     pub(super) fn end_row(&self, row: usize) -> Result<(), Error> {
-        let length = self.state.lengths.slice(4 * row..4 * row + 4)?;
+        let lengths = self.state.inputs.column(Column::Length);
+        let length = lengths.slice(4 * row..4 * row + 4)?;
         Ok(self.stream.memset_d32(&length, 0)?)
     }
 

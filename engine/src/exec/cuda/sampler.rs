@@ -4,18 +4,19 @@
 //! The kernels keep both up to date, so that any number of steps can be queued.
 
 use bytemuck::cast_slice;
-use gannet_cuda_runtime::{Args, Buffer, Kernel, Stream};
+use gannet_cuda_runtime::{Buffer, Kernel, Stream};
 use gannet_ptx_gen::kernels::{SampleParams, SampleSpec};
 use gannet_ptx_gen::target::Target;
 
 use super::decode::Listed;
 use super::open::Gpu;
-use super::prepare::{Kernels, launch_of};
+use super::prepare::{Kernels, args_by_name, launch_of};
 use super::state::StepState;
 use crate::Error;
 use crate::exec::DecodeStart;
 use crate::exec::sample::MAX_WINDOW;
-use crate::lower::{KernelSpec, SampleDraw, SampleFilter};
+use crate::lower::{KernelSpec, Named, SampleDraw, SampleFilter};
+use crate::plan::Column;
 
 /// Bytes of a slot's settings.
 const PARAMS: usize = SampleParams::WORDS * 4;
@@ -112,31 +113,27 @@ impl SlotSamplers {
         next: &Buffer,
         rows: usize,
     ) -> Result<[Listed; 2], Error> {
-        let args = |kernel| {
-            Args::for_kernel(kernel)
-                .ptr(logits)
-                .ptr(&state.lengths)
-                .ptr(&state.slots)
-                .ptr(&self.params)
-                .ptr(&self.history)
-        };
-        let parts = |args: Args| {
-            args.ptr(&self.best_values)
-                .ptr(&self.best_indices)
-                .ptr(&self.arrived)
-        };
-        let filter = parts(args(&self.filter)).ptr(&self.found).finish()?;
-        let draw = parts(args(&self.draw).ptr(&self.found))
-            .ptr(next)
-            .finish()?;
+        let both = [
+            ("logits", logits),
+            ("lengths", state.inputs.column(Column::Length)),
+            ("slots", state.inputs.column(Column::Slot)),
+            ("settings", &self.params),
+            ("history", &self.history),
+            ("best_values", &self.best_values),
+            ("best_indices", &self.best_indices),
+            ("counters", &self.arrived),
+            ("found", &self.found),
+        ];
+        let all = both.into_iter().chain([("out", next)]);
         let [filters, draws] = kernels(self.spec.target, self.spec.vocab_size as usize);
-        let listed = |unit, spec: KernelSpec, kernel, args| {
+        let listed = |unit, spec: KernelSpec, kernel, given| -> Result<Listed, Error> {
+            let args = args_by_name(&spec, kernel, &given)?;
             let launch = launch_of(gpu, kernel, spec.grid(rows as u32), args);
-            Listed::after(unit, spec, rows, launch)
+            Ok(Listed::after(unit, spec, rows, launch))
         };
         Ok([
-            listed("filter", filters, &self.filter, filter),
-            listed("draw", draws, &self.draw, draw),
+            listed("filter", filters, &self.filter, Named::new(both))?,
+            listed("draw", draws, &self.draw, Named::new(all))?,
         ])
     }
 }

@@ -113,7 +113,11 @@ impl Cut {
                     self.hold(plan, up, columns)?;
                 }
             }
-            Op::Rope { x, out, .. } | Op::RmsNorm { x, out, .. } | Op::GatherOutputs { x, out } => {
+            Op::Rope { x, out, .. }
+            | Op::RmsNorm { x, out, .. }
+            | Op::Scale { x, out, .. }
+            | Op::Softcap { x, out, .. }
+            | Op::GatherOutputs { x, out } => {
                 if let Some(columns) = self.held(out).cloned() {
                     self.hold(plan, x, columns)?;
                 }
@@ -206,7 +210,10 @@ impl Cut {
                     _ => alike(&[x, out]),
                 }
             }
-            Op::Rope { x, out, .. } | Op::GatherOutputs { x, out } => alike(&[x, out]),
+            Op::Rope { x, out, .. }
+            | Op::Scale { x, out, .. }
+            | Op::Softcap { x, out, .. }
+            | Op::GatherOutputs { x, out } => alike(&[x, out]),
             Op::Glu { gate, up, out, .. } => alike(&[gate, up, out]),
             Op::Add { a, b, out } => alike(&[a, b, out]),
             Op::KvWrite { k, v, .. } => alike(&[k, v]),

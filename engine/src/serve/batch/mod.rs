@@ -27,7 +27,7 @@ use sequence::{Live, Next, Sequence};
 
 use crate::Error;
 use crate::exec::sample::Sampling;
-use crate::exec::{DecodeStart, Executor, Limits, Opening, Step};
+use crate::exec::{DecodeStart, Executor, Limits, Opening, StepRows};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::model::Model;
 use crate::serve::session::{Event, Finish, GenerateOptions, Generation};
@@ -320,17 +320,12 @@ impl Batch {
     fn run_chunk(&mut self, live: &mut Live) -> Result<Option<Next>, Error> {
         let tokens = &live.sequence.output.history()[live.cached..];
         let rows = tokens.len().min(self.limits.max_rows);
-        let last_row = [rows as u32 - 1];
         let last = rows == tokens.len();
-        let first_length = live.cached as u32 + 1;
-        let lengths: Vec<u32> = (first_length..).take(rows).collect();
-        self.executor.run(&Step {
-            tokens: &tokens[..rows],
-            lengths: &lengths,
-            slots: &vec![live.slot as u32; rows],
-            outputs: if last { &last_row } else { &[] },
-            table: &self.table,
-        })?;
+        let mut inputs = StepRows::prompt(&tokens[..rows], live.slot, live.cached);
+        if last {
+            inputs = inputs.with_last_output();
+        }
+        self.executor.run(&inputs.step(&self.table))?;
         live.cached += rows;
         self.stats.computed += rows as u64;
         if !last {

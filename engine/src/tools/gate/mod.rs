@@ -26,13 +26,13 @@ pub(crate) use reference::Reference;
 
 use crate::Error;
 use crate::error::GateFailure;
-use crate::exec::{Inspect, Limits, Step};
+use crate::exec::{Inspect, Limits, Step, StepRows};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::Unit;
 use crate::lower::{BATCH_MAX_ROWS, GEMV_MAX_ROWS};
 use crate::model::Model;
 use crate::plan::Buf;
-use crate::tools::parity::{Numbers, Report, StepRows, Tolerance, compare_buffer, is_idle};
+use crate::tools::parity::{Made, Report, Tolerance, compare_buffer, is_idle};
 
 /// Tokens of the prompt: more rows than matrix-vector kernels take.
 const PROMPT: usize = GEMV_MAX_ROWS + 4;
@@ -161,7 +161,7 @@ fn check_step(
         left: "the CPU".to_owned(),
         right: device.kind().to_string(),
         step: format!("first use, step of {}", step.rows()),
-        position: step.lengths[0] as usize - 1,
+        position: step.lengths()[0] as usize - 1,
         rows: step.rows(),
         buffers: Vec::new(),
     };
@@ -180,8 +180,8 @@ fn check_step(
             let sampled = expected.pick(&plan, &found);
             let sides = (expected.values.as_slice(), sampled.as_ref());
             let unit = (unit.name.as_str(), expected.buffer);
-            let numbers = Numbers::of(&plan, expected.buffer, device.limits().kv_type, &[&units]);
-            let tolerance = (Tolerance::PerOperation, numbers);
+            let made_by = Made::of(&plan, expected.buffer, device.limits().kv_type, &[&units]);
+            let tolerance = (Tolerance::PerOperation, &made_by);
             let mut row = compare_buffer(&plan, unit, tolerance, sides);
             row.limit *= SLACK;
             row.pass = row.nmse <= row.limit;

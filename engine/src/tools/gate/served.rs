@@ -10,16 +10,16 @@
 //! - A chunk of a prompt on the kernels for many rows: against the same tokens in short steps, by
 //!   the residual stream that leaves the last layer, row by row.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::{BATCH_STEPS, Coverage, PROMPT, SLACK, tokens};
 use crate::Error;
 use crate::exec::sample::Sampling;
-use crate::exec::{DecodeStart, Inspect, Step};
+use crate::exec::{DecodeStart, Inspect, Step, StepRows};
 use crate::kv::BlockTable;
 use crate::plan::Op;
 use crate::tools::parity::{
-    ALONE_LIMIT, Report, Row, StepRows, alone_limit, bit_equal, compare_tokens, error, is_idle,
+    ALONE_LIMIT, Report, Row, alone_limit, bit_equal, compare_tokens, error, is_idle,
 };
 
 /// Runs what the sizes of the executor allow; a report of each step.
@@ -92,7 +92,7 @@ fn replayed(
 /// A chunk of a prompt of the first slot, and then its tokens in short steps.
 fn chunk(
     device: &mut dyn Inspect,
-    (tokens, range): (&[u32], std::ops::Range<usize>),
+    (tokens, range): (&[u32], Range<usize>),
     table: &BlockTable,
 ) -> Result<Option<Report>, Error> {
     let plan = device.plan();
@@ -105,10 +105,9 @@ fn chunk(
     };
     let (name, cols) = (plan.buffer(stream).name.clone(), plan.buffer(stream).cols);
     // Without outputs nothing runs after the last layer: the stream is there when the step ends.
-    let rows_of = |range| {
-        let mut rows = StepRows::of_slot(tokens, 0, range);
-        rows.outputs.clear();
-        rows
+    let rows_of = |range: Range<usize>| {
+        let start = range.start;
+        StepRows::prompt(&tokens[range], 0, start)
     };
     device.poison()?;
     let whole = rows_of(range.clone());
@@ -198,7 +197,7 @@ fn report(device: &dyn Inspect, left: &str, step: &Step<'_>) -> Report {
         left: left.to_owned(),
         right: device.kind().to_string(),
         step: format!("first use, served step of {}", step.rows()),
-        position: step.lengths[0] as usize - 1,
+        position: step.lengths()[0] as usize - 1,
         rows: step.rows(),
         buffers: Vec::new(),
     }

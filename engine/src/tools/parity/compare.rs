@@ -5,10 +5,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::report::{bit_equal, compare_tokens, error};
-use super::{Mode, Report, Row, Side, StepRows, Tolerance, diff, diff_chunks};
+use super::{Mode, Report, Row, Side, Tolerance, diff, diff_chunks};
 use crate::Error;
 use crate::exec::sample::{Sampling, argmax};
-use crate::exec::{DecodeStart, Executor, Inspect};
+use crate::exec::{DecodeStart, Executor, Inspect, StepRows};
 use crate::kv::{BlockTable, KvType};
 use crate::lower::{Activations, Shape, StepKind, Unit};
 use crate::model::Model;
@@ -31,9 +31,9 @@ pub const MARGIN: f32 = 0.05;
 
 /// The limit of logits that steps of two shapes give, by the units of each.
 pub(crate) fn alone_limit(alone: &[Unit], together: &[Unit]) -> f64 {
-    let rounded = |units: &[Unit]| -> Vec<usize> {
+    let rounded = |units: &[Unit]| -> Vec<Vec<usize>> {
         let int8 = units.iter().filter(|u| u.activations == Activations::Int8);
-        int8.map(|u| u.last_op).collect()
+        int8.map(|u| u.ops.clone()).collect()
     };
     if rounded(alone) == rounded(together) {
         ALONE_LIMIT

@@ -14,18 +14,17 @@
 
 mod compare;
 mod report;
-mod rows;
 mod side;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 pub(crate) use compare::alone_limit;
 pub use compare::{ALONE_INT8_LIMIT, ALONE_LIMIT, MARGIN, ParityOptions, compare, prompts};
-pub(crate) use report::compare as compare_buffer;
+pub(crate) use report::{Made, compare as compare_buffer};
 pub use report::{Numbers, Report, Row, Tolerance, limit};
 pub(crate) use report::{bit_equal, compare_tokens, error};
-pub(crate) use rows::StepRows;
 pub use side::Side;
 
 use crate::Error;
@@ -71,14 +70,19 @@ pub fn diff(
             }
         }
         Mode::Lockstep => {
-            let mut done = 0;
+            let mut ahead = ahead.iter().enumerate();
+            let mut covered: BTreeSet<usize> = BTreeSet::new();
             for (i, unit) in units.iter().enumerate() {
                 if is_idle(left.plan(), unit, step) {
                     continue;
                 }
-                while ahead.get(done).is_some_and(|u| u.last_op <= unit.last_op) {
-                    left.run_unit(step, done)?;
-                    done += 1;
+                // The left side keeps its own order: it runs until it has done all that this covers.
+                while !unit.ops.iter().all(|op| covered.contains(op)) {
+                    let Some((next, done)) = ahead.next() else {
+                        break;
+                    };
+                    left.run_unit(step, next)?;
+                    covered.extend(&done.ops);
                 }
                 for &b in &unit.reads {
                     if let Some(data) = left.read(b)? {
@@ -114,14 +118,11 @@ pub fn diff_chunks(
     let mut reports = Vec::new();
     for start in (0..rows).step_by(chunk.max(1)) {
         let range = start..rows.min(start + chunk.max(1));
-        let last = [range.len() as u32 - 1];
-        let step = Step {
-            tokens: &prompt.tokens[range.clone()],
-            lengths: &prompt.lengths[range.clone()],
-            slots: &prompt.slots[range.clone()],
-            outputs: if range.end == rows { &last } else { &[] },
-            table: prompt.table,
-        };
+        let mut part = prompt.inputs.part(range.clone());
+        if range.end == rows {
+            part = part.with_last_output();
+        }
+        let step = part.step(prompt.table);
         let mut report = begin(left, right, &step)?;
         let units = right.units(step.shape())?;
         for (i, unit) in units.iter().enumerate() {
@@ -139,8 +140,8 @@ pub fn diff_chunks(
                     continue;
                 };
                 let data = (rows_of(&plan, b, &l, &range), r.as_slice());
-                let numbers = Numbers::of(&plan, b, right.limits().kv_type, &[&whole, &units]);
-                let tolerance = (Tolerance::PerShape, numbers);
+                let made = Made::of(&plan, b, right.limits().kv_type, &[&whole, &units]);
+                let tolerance = (Tolerance::PerShape, &made);
                 let row = compare_buffer(&plan, (&unit.name, b), tolerance, data);
                 report.buffers.push(row);
             }
@@ -154,7 +155,7 @@ pub fn diff_chunks(
 fn begin(left: &dyn Inspect, right: &mut dyn Inspect, step: &Step<'_>) -> Result<Report, Error> {
     right.begin(step)?;
     right.poison()?;
-    let first = step.lengths.iter().find(|&&l| l > 0);
+    let first = step.lengths().iter().find(|&&l| l > 0);
     Ok(Report {
         left: left.kind().to_string(),
         right: right.kind().to_string(),
@@ -168,7 +169,7 @@ fn begin(left: &dyn Inspect, right: &mut dyn Inspect, step: &Step<'_>) -> Result
 /// Whether a unit has nothing to do in a step: those of the head, where no logits are wanted.
 pub(crate) fn is_idle(plan: &Plan, unit: &Unit, step: &Step<'_>) -> bool {
     let of_outputs = |&b: &Buf| plan.buffer(b).rows == Rows::Outputs;
-    step.outputs.is_empty() && unit.writes.iter().any(of_outputs)
+    step.outputs().is_empty() && unit.writes.iter().any(of_outputs)
 }
 
 /// The rows of a whole prompt's buffer that a chunk has; the outputs are those of its last chunk.
@@ -188,9 +189,9 @@ struct LiveRows {
 
 impl LiveRows {
     fn of(step: &Step<'_>) -> LiveRows {
-        let tokens: Vec<bool> = step.lengths.iter().map(|&l| l > 0).collect();
+        let tokens: Vec<bool> = step.lengths().iter().map(|&l| l > 0).collect();
         LiveRows {
-            outputs: step.outputs.iter().map(|&o| tokens[o as usize]).collect(),
+            outputs: step.outputs().iter().map(|&o| tokens[o as usize]).collect(),
             tokens,
         }
     }
@@ -224,8 +225,8 @@ fn compare_writes(
         };
         let plan = left.plan();
         let (l, r) = (live.of_buffer(plan, b, &l), live.of_buffer(plan, b, &r));
-        let numbers = Numbers::of(plan, b, right.limits().kv_type, sides);
-        let row = compare_buffer(plan, (&unit.name, b), (tolerance, numbers), (&l, &r));
+        let made = Made::of(plan, b, right.limits().kv_type, sides);
+        let row = compare_buffer(plan, (&unit.name, b), (tolerance, &made), (&l, &r));
         report.buffers.push(row);
     }
     Ok(())

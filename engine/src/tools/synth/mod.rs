@@ -244,7 +244,13 @@ impl Maker<'_> {
             }
             Role::Bias => self.vector(random_vector(seed, tensor.cols, BIAS_STD), data),
             Role::RopeFactors => self.vector(self.shape.rope_factors().into_iter(), data),
-            _ => self.matrix(tensor, seed, data),
+            Role::Embedding { .. }
+            | Role::Output
+            | Role::Matrix
+            | Role::FusedQkv
+            | Role::Value { .. }
+            | Role::AttentionOutput
+            | Role::Down { .. } => self.matrix(tensor, seed, data),
         }
     }
 

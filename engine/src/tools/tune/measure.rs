@@ -366,7 +366,7 @@ fn nmse(a: &[f32], b: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use gannet_ptx_gen::kernels::{Arithmetic, GemvSpec, WeightFormat};
+    use gannet_ptx_gen::kernels::{Arithmetic, Epilogue, GemvSpec, WeightFormat};
     use gannet_ptx_gen::target::Target;
 
     use super::*;
@@ -379,8 +379,10 @@ mod tests {
             rows: 1536,
             cols: 8960,
             tokens_per_block: 1,
-            bias: false,
-            residual: true,
+            epilogue: Epilogue {
+                bias: false,
+                residual: true,
+            },
             hands_over: false,
             variant: None,
         };

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use gannet_engine::device::MAX_CONTEXT;
-use gannet_engine::exec::Precision;
-use gannet_engine::kv::KvType;
-use gannet_engine::profile::Overrides;
+use gannet_engine::internals::kv::KvType;
+use gannet_engine::internals::settings::MAX_CONTEXT;
+use gannet_engine::internals::settings::Overrides;
+use gannet_engine::internals::settings::Precision;
 use gannet_engine::{
     Config, DeviceChoice, ExecutorChoice, Model, ModelOptions, SamplerOn, SessionOptions,
 };

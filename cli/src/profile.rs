@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use gannet_engine::bench::{BenchReport, Row};
-use gannet_engine::exec::LaunchTime;
+use gannet_engine::internals::exec::LaunchTime;
+use gannet_engine::tools::bench::{BenchReport, Row};
 use serde_json::{Value, json};
 
 use crate::figures;

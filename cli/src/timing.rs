@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use gannet_engine::LoadReport;
-use gannet_engine::times::GenerationTimes;
+use gannet_engine::internals::serve::GenerationTimes;
 
 use crate::figures;
 use crate::table::Table;
@@ -22,8 +22,9 @@ pub(crate) fn moved(load: &LoadReport) -> Option<String> {
 
 /// The phases in one line: `driver 180 ms, file 3.1 ms, ...`. Some of them overlap.
 pub(crate) fn phases(load: &LoadReport) -> String {
-    let name =
-        |p: &gannet_engine::load::PhaseTime| format!("{} {}", p.phase, figures::seconds(p.seconds));
+    let name = |p: &gannet_engine::internals::exec::load::PhaseTime| {
+        format!("{} {}", p.phase, figures::seconds(p.seconds))
+    };
     load.phases.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
@@ -80,7 +81,7 @@ pub(crate) fn tokens(times: &GenerationTimes) -> String {
 #[cfg(all(test, feature = "embedded-model"))]
 mod tests {
     use super::*;
-    use gannet_engine::load::LoadReport;
+    use gannet_engine::internals::exec::load::LoadReport;
     use gannet_engine::{DeviceChoice, Model, ModelOptions, Session, SessionOptions};
     use std::sync::Arc;
 

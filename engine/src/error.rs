@@ -1,10 +1,18 @@
 //! What can go wrong between a model file and a token.
 //!
-//! Every message is one line that says what, where, and what would be right or what to do.
+//! Every message is one line that says what, where, and what would be right or what to do; a
+//! compiler's log follows the line of a kernel that does not compile. The variants of a GPU say by
+//! their type what may follow: only [`Error::NoDevice`] and [`Error::DoesNotFit`] mean that another
+//! device can take over, all others that something is wrong which another device would hide.
 
 use std::path::PathBuf;
 
-use crate::tokenizer;
+pub use gannet_cuda_runtime::Error as CudaError;
+pub use gannet_gguf::Error as GgufError;
+
+pub use crate::files::safetensors::Error as SafetensorsError;
+use crate::settings::ExecutorChoice;
+pub use crate::text::tokenizer::Error as TokenizerError;
 
 /// An error of the engine.
 #[derive(Debug, thiserror::Error)]
@@ -12,18 +20,18 @@ use crate::tokenizer;
 pub enum Error {
     /// The container could not be read.
     #[error(transparent)]
-    Gguf(#[from] gannet_gguf::Error),
+    Gguf(#[from] GgufError),
     /// The vocabulary could not be used.
     #[error("{}: {source}", file.display())]
     Tokenizer {
         /// The model file.
         file: PathBuf,
         /// What is wrong with the vocabulary.
-        source: Box<tokenizer::Error>,
+        source: Box<TokenizerError>,
     },
     /// The safetensors container could not be read.
     #[error(transparent)]
-    Safetensors(#[from] crate::safetensors::Error),
+    Safetensors(#[from] SafetensorsError),
     /// The model's architecture has no family here.
     #[error("{}: general.architecture {arch:?} is not supported; supported: {supported}", file.display())]
     UnsupportedFamily {
@@ -112,12 +120,50 @@ pub enum Error {
         /// What would be right.
         expected: &'static str,
     },
-    /// The GPU was asked for and cannot be used, or failed.
-    #[error("cuda: {0}")]
-    Cuda(String),
-    /// An interpreted kernel was refused or broke a rule.
+    /// No GPU can be used.
+    #[error(transparent)]
+    NoDevice(#[from] NoDevice),
+    /// A model, its cache and what its steps need do not fit on the GPU.
+    #[error(transparent)]
+    DoesNotFit(#[from] DoesNotFit),
+    /// The way to launch kernels was named, and no GPU can be used for it.
+    #[error(
+        "executor {executor} needs a GPU, and none can be used ({source}); without it device auto \
+         runs on the CPU"
+    )]
+    ExecutorNeedsGpu {
+        /// What was named.
+        executor: ExecutorChoice,
+        /// Why there is none: [`Error::NoDevice`] or [`Error::DoesNotFit`].
+        source: Box<Error>,
+    },
+    /// A GPU computes the model wrongly.
+    #[error(transparent)]
+    Gate(#[from] Box<GateFailure>),
+    /// The driver refused or failed.
+    #[error("cuda: {source}")]
+    Driver {
+        /// What it said.
+        #[from]
+        source: CudaError,
+    },
+    /// No kernel computes what a model has.
+    #[error("{what}: {why}; no kernel computes that: choose --device cpu")]
+    Unsupported {
+        /// The tensor or layer.
+        what: String,
+        /// What about it.
+        why: String,
+    },
+    /// An interpreted kernel broke a rule.
     #[error("interp: {0}")]
     Interp(String),
+    /// Something that always holds does not: a mistake of this crate's.
+    #[error("{what}; this is a bug in gannet: please report it, with the command")]
+    Internal {
+        /// What was found.
+        what: String,
+    },
     /// A file of the user's could not be read or written.
     #[error("{}: {source}", file.display())]
     Io {
@@ -128,8 +174,105 @@ pub enum Error {
     },
 }
 
-impl From<gannet_cuda_runtime::Error> for Error {
-    fn from(e: gannet_cuda_runtime::Error) -> Self {
-        Error::Cuda(e.to_string())
+impl Error {
+    /// A broken invariant.
+    pub(crate) fn internal(what: impl Into<String>) -> Error {
+        Error::Internal { what: what.into() }
     }
+}
+
+/// Why no GPU can be used, and what is needed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoDevice {
+    /// No driver, one that is too old, one that does not start, or no device of that index.
+    #[error(transparent)]
+    Driver(#[from] CudaError),
+    /// The device is older than what the kernels are written for.
+    #[error(
+        "{name} has compute capability {}.{}; 7.5 or newer is needed", capability.0, capability.1
+    )]
+    TooOld {
+        /// Name of the device.
+        name: String,
+        /// Its compute capability: major, minor.
+        capability: (u32, u32),
+    },
+    /// The driver does not read the version of PTX that the device's kernels are written in.
+    #[error(
+        "CUDA driver too old for {name}: it serves CUDA {}.{} and refuses PTX {ptx}; update it",
+        served.0, served.1
+    )]
+    DriverTooOld {
+        /// Name of the device.
+        name: String,
+        /// The CUDA version that the driver serves: major, minor.
+        served: (u32, u32),
+        /// The version of PTX, such as `8.7`.
+        ptx: String,
+    },
+    /// The device is there and takes nobody in: it is full, or another process has it for itself.
+    #[error("{name} cannot be used now: {source}; end what uses it")]
+    Busy {
+        /// Name of the device.
+        name: String,
+        /// What the driver said.
+        source: CudaError,
+    },
+}
+
+/// What a model takes on a GPU against what is free there, in MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "weights {weights_mib} MiB, cache {cache_mib} MiB for {positions} positions, workspace \
+     {workspace_mib} MiB, free {free_mib} MiB; {}", Self::advice(*largest_context)
+)]
+#[non_exhaustive]
+pub struct DoesNotFit {
+    /// The weights.
+    pub weights_mib: u64,
+    /// The cache.
+    pub cache_mib: u64,
+    /// Positions that the cache is for, those of all sequences together.
+    pub positions: usize,
+    /// What steps compute in.
+    pub workspace_mib: u64,
+    /// Free memory of the GPU.
+    pub free_mib: u64,
+    /// Positions of a sequence that would fit; `None`: not even one block of them.
+    pub largest_context: Option<usize>,
+}
+
+impl DoesNotFit {
+    fn advice(largest_context: Option<usize>) -> String {
+        match largest_context {
+            Some(positions) => format!("the largest context that fits is {positions}"),
+            None => "the model does not fit on this GPU".to_owned(),
+        }
+    }
+}
+
+/// The first output of a GPU that strays from the CPU's, or from its own by another way.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error(
+    "{device} computes this model wrongly: {buffer} of {unit} ({step}) has NMSE {nmse:.2e} against \
+     {against}, limit {limit:.0e}; `gannet parity` shows more, --device cpu runs without it, \
+     --no-gate skips this check"
+)]
+#[non_exhaustive]
+pub struct GateFailure {
+    /// Name of the device.
+    pub device: String,
+    /// The unit: plan operation and buffer.
+    pub unit: String,
+    /// The buffer.
+    pub buffer: String,
+    /// The step that was compared.
+    pub step: String,
+    /// What it was held against.
+    pub against: String,
+    /// The error: `sum((a - b)^2) / sum(b^2)`.
+    pub nmse: f64,
+    /// The largest that would pass.
+    pub limit: f64,
 }

@@ -18,45 +18,79 @@
 //! # }
 //! ```
 //!
-//! A model family ([`model`]) writes a [`plan`]; an executor ([`exec`]) runs it; a [`Session`]
-//! feeds it tokens; [`parity`] compares two executors of it. The crate prints nothing, speaks no
+//! A model family writes a plan; an executor runs it; a [`Session`] feeds it tokens, a [`Batch`]
+//! those of many; [`tools`] compare, measure and make models. The crate prints nothing, speaks no
 //! HTTP and starts no runtime.
 
-pub mod batch;
-pub mod bench;
-pub mod config;
-pub mod device;
-mod error;
-pub mod eval;
-pub mod exec;
-pub mod gate;
-pub mod identity;
-pub mod kv;
-pub mod load;
-pub mod lower;
-pub mod model;
-mod output;
-pub mod parity;
-pub mod plan;
-pub mod profile;
-pub mod rope;
-pub mod safetensors;
-pub mod sample;
-pub mod session;
-pub mod stop;
-pub mod synth;
-pub mod times;
-pub mod tokenizer;
-pub mod tune;
+pub mod error;
+mod exec;
+mod files;
+mod kv;
+mod lower;
+mod model;
+mod plan;
+mod serve;
+mod settings;
+mod text;
+pub mod tools;
 
-pub use batch::{Batch, SeqId};
-pub use config::Config;
-pub use device::{DeviceChoice, ExecutorChoice, SamplerOn, SessionOptions};
 pub use error::Error;
-pub use load::LoadReport;
+pub use exec::sample::Sampling;
+pub use exec::{ExecutorKind, LoadReport, Opening};
 pub use model::{Model, ModelOptions};
-pub use sample::Sampling;
-pub use session::{Event, Finish, GenerateOptions, Generation, Session};
+pub use serve::{Batch, Event, Finish, GenerateOptions, Generation, SeqId, Session};
+pub use settings::{Config, DeviceChoice, ExecutorChoice, SamplerOn, SessionOptions};
+
+/// The rooms of the engine behind its root: plans, lowering, executors and what they stand on.
+///
+/// For tests, tools and the curious: what is here may change with any release.
+pub mod internals {
+    /// Executors: what runs a plan.
+    pub mod exec {
+        #[doc(inline)]
+        pub use crate::exec::*;
+    }
+    /// Containers.
+    pub mod files {
+        #[doc(inline)]
+        pub use crate::files::*;
+    }
+    /// Where keys and values live.
+    pub mod kv {
+        #[doc(inline)]
+        pub use crate::kv::*;
+    }
+    /// Plan operations to launches.
+    pub mod lower {
+        #[doc(inline)]
+        pub use crate::lower::*;
+    }
+    /// Model families.
+    pub mod model {
+        #[doc(inline)]
+        pub use crate::model::*;
+    }
+    /// The forward step as data.
+    pub mod plan {
+        #[doc(inline)]
+        pub use crate::plan::*;
+    }
+    /// Sequences on executors.
+    pub mod serve {
+        #[doc(inline)]
+        pub use crate::serve::*;
+    }
+    /// Every setting.
+    pub mod settings {
+        #[doc(inline)]
+        pub use crate::settings::*;
+    }
+    /// Text and tokens.
+    pub mod text {
+        #[doc(inline)]
+        pub use crate::text::*;
+    }
+}
 
 /// The examples of the README, compiled.
 #[cfg(doctest)]

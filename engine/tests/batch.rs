@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use common::{model, shared};
 use gannet_engine::Model;
-use gannet_engine::exec::cpu::CpuExecutor;
-use gannet_engine::exec::interp::InterpExecutor;
-use gannet_engine::exec::{Buffers, Executor, Limits, Precision, Step};
-use gannet_engine::kv::{BlockTable, KvType};
+use gannet_engine::internals::exec::cpu::CpuExecutor;
+use gannet_engine::internals::exec::interp::InterpExecutor;
+use gannet_engine::internals::exec::{Executor, Limits, Step};
+use gannet_engine::internals::kv::{BlockTable, KvType};
+use gannet_engine::internals::settings::{Buffers, Precision};
 use gannet_ptx_gen::target::Target;
 
 const LIMITS: Limits = Limits {
@@ -113,7 +114,7 @@ fn slots_in_one_step_give_what_each_gives_alone() {
                     together[row * vocab..][..vocab],
                     alone[slot * vocab..][..vocab],
                     "{name}, slot {slot}, {}",
-                    executor.name()
+                    executor.kind()
                 );
             }
         }

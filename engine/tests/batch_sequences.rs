@@ -12,9 +12,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use common::{model, shared};
-use gannet_engine::exec::Precision;
-use gannet_engine::kv::BLOCK_TOKENS;
-use gannet_engine::session::Finish;
+use gannet_engine::Finish;
+use gannet_engine::internals::kv::BLOCK_TOKENS;
+use gannet_engine::internals::settings::Precision;
 use gannet_engine::{
     Batch, DeviceChoice, Error, Event, GenerateOptions, Model, SamplerOn, Sampling, SeqId, Session,
     SessionOptions,

@@ -12,16 +12,19 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use common::{model, shared};
-use gannet_engine::exec::interp::InterpExecutor;
-use gannet_engine::exec::{
-    Buffers, DecodeStart, Executor, Faults, Limits, Precision, Stats, Step, Unit,
+use gannet_engine::internals::exec::interp::InterpExecutor;
+use gannet_engine::internals::exec::{
+    DecodeStart, Executor, ExecutorKind, Inspect, Limits, Stats, Step,
 };
-use gannet_engine::kv::BlockTable;
-use gannet_engine::lower::Shape;
-use gannet_engine::parity::Report;
-use gannet_engine::plan::{Buf, Plan};
-use gannet_engine::profile::Overrides;
-use gannet_engine::{Error, Model, gate};
+use gannet_engine::internals::kv::BlockTable;
+use gannet_engine::internals::lower::Shape;
+use gannet_engine::internals::lower::Unit;
+use gannet_engine::internals::plan::{Buf, Plan};
+use gannet_engine::internals::settings::Overrides;
+use gannet_engine::internals::settings::{Buffers, Faults, Precision};
+use gannet_engine::tools::gate;
+use gannet_engine::tools::parity::Report;
+use gannet_engine::{Error, Model};
 use gannet_ptx_gen::kernels::GemvVariant;
 use gannet_ptx_gen::target::Target;
 use omitted::{Prompt, places, table};
@@ -45,7 +48,7 @@ fn interp(model: &Arc<Model>, limits: Limits) -> InterpExecutor {
 }
 
 /// Checks an executor that must pass; what each step was held against.
-fn passes(model: &Arc<Model>, executor: &mut dyn Executor) -> Vec<String> {
+fn passes(model: &Arc<Model>, executor: &mut dyn Inspect) -> Vec<String> {
     let reports = gate::check(model, executor).unwrap();
     for report in &reports {
         let failure = report.first_failure();
@@ -201,8 +204,8 @@ impl Served {
 }
 
 impl Executor for Served {
-    fn name(&self) -> &'static str {
-        self.inner.name()
+    fn kind(&self) -> ExecutorKind {
+        self.inner.kind()
     }
 
     fn plan(&self) -> &Plan {
@@ -254,6 +257,16 @@ impl Executor for Served {
         self.inner.copy_blocks(pairs)
     }
 
+    fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+
+    fn inspect(&mut self) -> &mut dyn Inspect {
+        self
+    }
+}
+
+impl Inspect for Served {
     fn units(&mut self, shape: Shape) -> Result<Vec<Unit>, Error> {
         self.inner.units(shape)
     }
@@ -282,10 +295,6 @@ impl Executor for Served {
 
     fn write(&mut self, b: Buf, data: &[f32]) -> Result<(), Error> {
         self.inner.write(b, data)
-    }
-
-    fn stats(&self) -> Stats {
-        self.inner.stats()
     }
 }
 

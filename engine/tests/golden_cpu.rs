@@ -11,9 +11,10 @@ use common::{
     Divergence, check_greedy, divergence, floats, json, model, options, perplexity, shared, tokens,
     trained,
 };
-use gannet_engine::device::make_executor;
-use gannet_engine::exec::Precision;
-use gannet_engine::{DeviceChoice, Model, Session, SessionOptions, eval};
+use gannet_engine::internals::settings::Precision;
+use gannet_engine::tools::eval;
+use gannet_engine::tools::make_executor;
+use gannet_engine::{DeviceChoice, Model, Session, SessionOptions};
 
 for_each_file! {
     logits: logits,

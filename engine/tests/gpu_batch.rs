@@ -12,9 +12,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use common::{gpu, model, shared};
-use gannet_engine::device::make_executor;
-use gannet_engine::exec::{Executor, Precision, Step};
-use gannet_engine::kv::{BLOCK_TOKENS, BlockTable, KvType};
+use gannet_engine::internals::exec::{Executor, Step};
+use gannet_engine::internals::kv::{BLOCK_TOKENS, BlockTable, KvType};
+use gannet_engine::internals::settings::Precision;
+use gannet_engine::tools::make_executor;
 use gannet_engine::{Batch, Config, DeviceChoice, GenerateOptions, Model, SessionOptions};
 use sequences::{go_on, known_prefix, out_of_blocks, prompt, same_prompt};
 

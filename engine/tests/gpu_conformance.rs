@@ -10,7 +10,7 @@ use gannet_cuda_runtime::{
     Args, Buffer, Error, Kernel, KernelSpec, Launch, Module, ModuleSource, ParamSpec, Stream,
 };
 use gannet_engine::Config;
-use gannet_engine::exec::cuda::Gpu;
+use gannet_engine::internals::exec::cuda::Gpu;
 use gannet_ptx_gen::conformance::{Case, Outcome, Rule, cases, compare, report};
 use gannet_ptx_gen::interp::Arg;
 use rayon::prelude::*;

@@ -10,11 +10,12 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use common::{gpu, model, shared};
-use gannet_engine::device::make_executor;
-use gannet_engine::exec::{DecodeStart, Executor, Faults, Precision, Step};
-use gannet_engine::kv::{BlockTable, KvType};
-use gannet_engine::parity::{MARGIN, ParityOptions, compare, prompts};
-use gannet_engine::sample::argmax;
+use gannet_engine::internals::exec::sample::argmax;
+use gannet_engine::internals::exec::{DecodeStart, Executor, ExecutorKind, Step};
+use gannet_engine::internals::kv::{BlockTable, KvType};
+use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::tools::make_executor;
+use gannet_engine::tools::parity::{MARGIN, ParityOptions, Side, compare, prompts};
 use gannet_engine::{
     DeviceChoice, Error, ExecutorChoice, Model, SamplerOn, Sampling, SessionOptions,
 };
@@ -212,7 +213,7 @@ fn slots_give_what_each_gives_alone(part: &str) {
     let reports = compare(
         &model,
         &ParityOptions {
-            right: "cuda-graph".to_owned(),
+            right: Side::CudaGraph,
             tokens: prompt(model.plan().vocab_size),
             generate: 4,
             batch: SLOTS,
@@ -366,7 +367,7 @@ fn gpu_graphs_that_are_refused_are_replaced_or_reported() {
     let after = rig.executor.stats();
     assert_eq!(after.fallbacks - before.fallbacks, 24);
     assert_eq!(after.graph_launches, before.graph_launches);
-    assert_eq!(rig.executor.name(), "cuda-eager");
+    assert_eq!(rig.executor.kind(), ExecutorKind::CudaEager);
     let notice = rig.executor.notice().unwrap();
     assert!(
         notice.contains("planted fault") && !notice.contains('\n'),
@@ -377,13 +378,13 @@ fn gpu_graphs_that_are_refused_are_replaced_or_reported() {
         // The gate replays a token: where it looks, it is the first to find out.
         let found = make_executor(&model, &refused(by_name));
         let why = found.err().unwrap_or_else(|| panic!("{by_name:?} is made"));
-        assert!(matches!(why, Error::Cuda(_)), "{by_name:?}: {why}");
+        assert!(matches!(why, Error::Internal { .. }), "{by_name:?}: {why}");
         let mut unseen = refused(by_name);
         unseen.config.gate = false;
         let mut rig = Rig::new(&model, &unseen);
         let found = rig.decode_while(&[0], &greedy, 24, |_, _| true);
         assert!(
-            matches!(found, Err(Error::Cuda(_))),
+            matches!(found, Err(Error::Internal { .. })),
             "{by_name:?}: {found:?}"
         );
         assert_eq!(rig.executor.stats().fallbacks, 0);

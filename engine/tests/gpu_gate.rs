@@ -8,10 +8,12 @@ mod common;
 use std::time::Instant;
 
 use common::{gpu, model, shared};
-use gannet_engine::device::{ExecutorChoice, make_executor};
-use gannet_engine::exec::{Faults, Precision};
-use gannet_engine::profile::Overrides;
-use gannet_engine::{Config, DeviceChoice, Error, SessionOptions, gate};
+use gannet_engine::ExecutorChoice;
+use gannet_engine::internals::settings::Overrides;
+use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::tools::gate;
+use gannet_engine::tools::make_executor;
+use gannet_engine::{Config, DeviceChoice, Error, SessionOptions};
 
 #[test]
 fn gpu_is_held_against_the_cpu_once() {
@@ -39,7 +41,8 @@ fn gpu_is_held_against_the_cpu_once() {
     // Faults first: they must not be remembered.
     for launch in [0, 7, 20] {
         match make_executor(&model, &options(Some(launch))).map(|_| ()) {
-            Err(Error::Cuda(line)) => {
+            Err(Error::Gate(failure)) => {
+                let line = failure.to_string();
                 println!("{line}");
                 assert!(line.contains("computes this model wrongly") && !line.contains('\n'));
             }
@@ -83,7 +86,7 @@ fn gpu_gate_passes_on_every_format() {
             let mut executor = make_executor(&model, &options).unwrap().executor;
             for _ in 0..2 {
                 let start = Instant::now();
-                let reports = gate::check(&model, executor.as_mut()).unwrap();
+                let reports = gate::check(&model, executor.inspect()).unwrap();
                 let elapsed = start.elapsed();
                 for report in &reports {
                     let failure = report.first_failure();
@@ -145,7 +148,7 @@ fn gpu_gate_looks_at_what_is_served_with_and_without_a_cache() {
             assert!(launches(&options) > again, "without a cache folder");
             let mut executor = make_executor(&model, &options).unwrap().executor;
             let start = Instant::now();
-            let reports = gate::check(&model, executor.as_mut()).unwrap();
+            let reports = gate::check(&model, executor.inspect()).unwrap();
             let elapsed = start.elapsed();
             // Prompt, token, decoded token, chunk, batch replayed, batch alone.
             assert_eq!(reports.len(), 6);
@@ -159,7 +162,7 @@ fn gpu_gate_looks_at_what_is_served_with_and_without_a_cache() {
                     report.worst()
                 );
             }
-            println!("{} {variant:?}: {elapsed:?}", executor.name());
+            println!("{} {variant:?}: {elapsed:?}", executor.kind());
         }
     }
 }

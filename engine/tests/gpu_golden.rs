@@ -8,8 +8,8 @@
 mod common;
 
 use common::{check_greedy, divergence, gpu, json, model, options, perplexity, shared, trained};
-use gannet_engine::device::make_executor;
-use gannet_engine::exec::Precision;
+use gannet_engine::internals::settings::Precision;
+use gannet_engine::tools::make_executor;
 use gannet_engine::{DeviceChoice, ExecutorChoice, Session, SessionOptions};
 
 const DEVICE: DeviceChoice = DeviceChoice::Cuda(0);

@@ -13,10 +13,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{gpu, model, shared};
-use gannet_engine::device::make_executor;
-use gannet_engine::exec::{Buffers, DecodeStart, Executor, Faults, Step};
-use gannet_engine::kv::BlockTable;
-use gannet_engine::parity::{Mode, Tolerance};
+use gannet_engine::internals::exec::{DecodeStart, Executor, ExecutorKind, Step};
+use gannet_engine::internals::kv::BlockTable;
+use gannet_engine::internals::settings::{Buffers, Faults};
+use gannet_engine::tools::make_executor;
+use gannet_engine::tools::parity::{Mode, Tolerance};
 use gannet_engine::{Config, DeviceChoice, Error, ExecutorChoice, Model, Sampling, SessionOptions};
 use omitted::{Prompt, check, places, spread, table};
 
@@ -72,26 +73,26 @@ fn trained(test: &str) -> Option<Arc<Model>> {
 /// Leaves out launches of a step, one at a time.
 fn scan_step(
     make: &dyn Fn(ExecutorChoice, Option<usize>) -> Box<dyn Executor>,
-    (choice, name): (ExecutorChoice, &str),
+    (choice, kind): (ExecutorChoice, ExecutorKind),
     step: &Step<'_>,
 ) {
     let mut healthy = make(ExecutorChoice::Eager, None);
-    let all = places(healthy.as_mut(), step).unwrap();
+    let all = places(healthy.inspect(), step).unwrap();
     let count = all.len();
     let chosen = spread(all, PLACES);
     assert!(chosen.len() >= PLACES, "{} of {count}", chosen.len());
     for place in &chosen {
         let mut faulty = make(choice, Some(place.launch));
-        assert_eq!(faulty.name(), name);
+        assert_eq!(faulty.kind(), kind);
         let free = (Mode::Free, Tolerance::BitEqual);
-        check(healthy.as_mut(), faulty.as_mut(), step, free, place);
+        check(healthy.inspect(), faulty.inspect(), step, free, place);
     }
     let rows = step.rows();
-    println!("{name}, {rows} rows: found {} of {count}", chosen.len());
+    println!("{kind}, {rows} rows: found {} of {count}", chosen.len());
 }
 
-fn scan(choice: ExecutorChoice, name: &str) {
-    let Some(model) = trained(&format!("omitted launches on {name}")) else {
+fn scan(choice: ExecutorChoice, kind: ExecutorKind) {
+    let Some(model) = trained(&format!("omitted launches on {kind}")) else {
         return;
     };
     // Compiled once, not once an executor.
@@ -100,12 +101,12 @@ fn scan(choice: ExecutorChoice, name: &str) {
     for (slot, rows) in STEPS.into_iter().enumerate() {
         let table = table(make(ExecutorChoice::Eager, None).as_ref());
         let prompt = Prompt::new(rows, slot as u32, model.plan().vocab_size);
-        scan_step(&make, (choice, name), &prompt.step(&table));
+        scan_step(&make, (choice, kind), &prompt.step(&table));
     }
 }
 
-fn scan_batch(choice: ExecutorChoice, name: &str) {
-    let Some(model) = trained(&format!("omitted launches of a batch on {name}")) else {
+fn scan_batch(choice: ExecutorChoice, kind: ExecutorKind) {
+    let Some(model) = trained(&format!("omitted launches of a batch on {kind}")) else {
         return;
     };
     let cache = tempfile::tempdir().unwrap();
@@ -122,7 +123,7 @@ fn scan_batch(choice: ExecutorChoice, name: &str) {
         outputs: &rows,
         table: &table,
     };
-    scan_step(&make, (choice, name), &step);
+    scan_step(&make, (choice, kind), &step);
 }
 
 /// Sequences of one token each, all different.
@@ -154,8 +155,8 @@ fn decode(
 }
 
 /// What follows the plan's launches in a decoding step.
-fn scan_decode(choice: ExecutorChoice, name: &str) {
-    let Some(model) = trained(&format!("omitted launches of a decode on {name}")) else {
+fn scan_decode(choice: ExecutorChoice, kind: ExecutorKind) {
+    let Some(model) = trained(&format!("omitted launches of a decode on {kind}")) else {
         return;
     };
     let cache = tempfile::tempdir().unwrap();
@@ -170,10 +171,8 @@ fn scan_decode(choice: ExecutorChoice, name: &str) {
     };
     let mut healthy = make(choice, None);
     let table = table(healthy.as_ref());
-    let launches = healthy
-        .profile(&starts(&drawn), 1, &table)
-        .unwrap()
-        .unwrap();
+    let device = healthy.measure().unwrap();
+    let launches = device.profile(&starts(&drawn), 1, &table).unwrap();
     let units: Vec<String> = launches.into_iter().map(|l| l.unit).collect();
     let planned = units.len() - 3;
     assert_eq!(units[planned..], ["filter", "draw", "advance"]);
@@ -186,17 +185,17 @@ fn scan_decode(choice: ExecutorChoice, name: &str) {
         );
         for (i, unit) in behind.iter().enumerate() {
             let mut faulty = make(choice, Some(planned + i));
-            assert_eq!(faulty.name(), name);
+            assert_eq!(faulty.kind(), kind);
             match decode(faulty.as_mut(), &table, sampling) {
                 // Nobody says that a step is over.
-                Err(Error::Cuda(why)) => {
+                Err(Error::Internal { what: why }) => {
                     assert_eq!(*unit, "advance", "{why}");
                     assert!(why.contains("without writing a token"), "{why}");
                 }
                 Err(other) => panic!("without {unit}: {other}"),
                 Ok(found) => {
                     assert_ne!(*unit, "advance");
-                    assert_ne!(found, expected, "{name} without {unit}");
+                    assert_ne!(found, expected, "{kind} without {unit}");
                 }
             }
         }
@@ -208,45 +207,45 @@ fn scan_decode(choice: ExecutorChoice, name: &str) {
 
 #[test]
 fn gpu_eager_without_a_launch() {
-    scan(ExecutorChoice::Eager, "cuda-eager");
+    scan(ExecutorChoice::Eager, ExecutorKind::CudaEager);
 }
 
 #[test]
 fn gpu_graph_without_a_launch() {
-    scan(ExecutorChoice::Graph, "cuda-graph");
+    scan(ExecutorChoice::Graph, ExecutorKind::CudaGraph);
 }
 
 #[test]
 fn gpu_capture_without_a_launch() {
-    scan(ExecutorChoice::Capture, "cuda-capture");
+    scan(ExecutorChoice::Capture, ExecutorKind::CudaCapture);
 }
 
 #[test]
 fn gpu_eager_without_a_launch_of_a_batch() {
-    scan_batch(ExecutorChoice::Eager, "cuda-eager");
+    scan_batch(ExecutorChoice::Eager, ExecutorKind::CudaEager);
 }
 
 #[test]
 fn gpu_graph_without_a_launch_of_a_batch() {
-    scan_batch(ExecutorChoice::Graph, "cuda-graph");
+    scan_batch(ExecutorChoice::Graph, ExecutorKind::CudaGraph);
 }
 
 #[test]
 fn gpu_capture_without_a_launch_of_a_batch() {
-    scan_batch(ExecutorChoice::Capture, "cuda-capture");
+    scan_batch(ExecutorChoice::Capture, ExecutorKind::CudaCapture);
 }
 
 #[test]
 fn gpu_eager_without_a_launch_that_chooses() {
-    scan_decode(ExecutorChoice::Eager, "cuda-eager");
+    scan_decode(ExecutorChoice::Eager, ExecutorKind::CudaEager);
 }
 
 #[test]
 fn gpu_graph_without_a_launch_that_chooses() {
-    scan_decode(ExecutorChoice::Graph, "cuda-graph");
+    scan_decode(ExecutorChoice::Graph, ExecutorKind::CudaGraph);
 }
 
 #[test]
 fn gpu_capture_without_a_launch_that_chooses() {
-    scan_decode(ExecutorChoice::Capture, "cuda-capture");
+    scan_decode(ExecutorChoice::Capture, ExecutorKind::CudaCapture);
 }

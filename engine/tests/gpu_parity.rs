@@ -5,17 +5,17 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{gpu, model, shared};
-use gannet_engine::exec::Precision;
-use gannet_engine::kv::KvType;
-use gannet_engine::parity::{ParityOptions, Report, compare};
+use gannet_engine::internals::kv::KvType;
+use gannet_engine::internals::settings::Precision;
+use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
 
 /// Parity on tokens of the model's vocabulary, with what `options` say besides.
-fn parity(path: &Path, left: &str, right: &str, options: ParityOptions) -> Vec<Report> {
+fn parity(path: &Path, left: Side, right: Side, options: ParityOptions) -> Vec<Report> {
     let model = model(path);
     let vocab = model.plan().vocab_size as u32;
     let options = ParityOptions {
-        left: left.to_owned(),
-        right: right.to_owned(),
+        left,
+        right,
         tokens: (0..45u32)
             .map(|i| (i * i * 7 + 3 * i + 11) % vocab)
             .collect(),
@@ -119,7 +119,7 @@ fn agrees_with_the_cpu(part: &str) {
         return;
     };
     for precision in [Precision::Exact, Precision::Fast] {
-        let reports = parity(&path, "cpu", "cuda-eager", with(precision, 3));
+        let reports = parity(&path, Side::Cpu, Side::CudaEager, with(precision, 3));
         check(&path, &reports);
     }
 }
@@ -129,13 +129,13 @@ fn graphs_are_bit_equal_to_eager(part: &str) {
     let Some(path) = on_gpu("parity of eager and graphs", part) else {
         return;
     };
-    for right in ["cuda-graph", "cuda-capture"] {
+    for right in [Side::CudaGraph, Side::CudaCapture] {
         for batch in [1, 3] {
             let options = ParityOptions {
                 batch,
                 ..with(Precision::Fast, 64)
             };
-            check(&path, &parity(&path, "cuda-eager", right, options));
+            check(&path, &parity(&path, Side::CudaEager, right, options));
         }
     }
 }
@@ -146,16 +146,16 @@ fn graphs_of_large_batches_are_bit_equal_to_eager(part: &str) {
         return;
     };
     for (right, batch) in [
-        ("cuda-graph", 16),
-        ("cuda-graph", 32),
-        ("cuda-graph", 64),
-        ("cuda-capture", 61),
+        (Side::CudaGraph, 16),
+        (Side::CudaGraph, 32),
+        (Side::CudaGraph, 64),
+        (Side::CudaCapture, 61),
     ] {
         let options = ParityOptions {
             batch,
             ..with(Precision::Fast, 8)
         };
-        check(&path, &parity(&path, "cuda-eager", right, options));
+        check(&path, &parity(&path, Side::CudaEager, right, options));
     }
 }
 
@@ -171,12 +171,18 @@ fn caches_of_every_type_agree_with_the_cpu(part: &str) {
                 batch: 3,
                 ..with(precision, 2)
             };
-            check(&path, &parity(&path, "cpu", "cuda-eager", options.clone()));
+            check(
+                &path,
+                &parity(&path, Side::Cpu, Side::CudaEager, options.clone()),
+            );
             let options = ParityOptions {
                 generate: 24,
                 ..options
             };
-            check(&path, &parity(&path, "cuda-eager", "cuda-graph", options));
+            check(
+                &path,
+                &parity(&path, Side::CudaEager, Side::CudaGraph, options),
+            );
         }
     }
 }
@@ -192,7 +198,7 @@ fn gpu_batches_of_64_agree_with_the_cpu() {
             batch,
             ..with(Precision::Fast, 1)
         };
-        check(&path, &parity(&path, "cpu", "cuda-eager", options));
+        check(&path, &parity(&path, Side::Cpu, Side::CudaEager, options));
     }
 }
 
@@ -207,7 +213,7 @@ fn batches_agree_with_the_cpu(part: &str) {
                 batch,
                 ..with(precision, 2)
             };
-            check(&path, &parity(&path, "cpu", "cuda-eager", options));
+            check(&path, &parity(&path, Side::Cpu, Side::CudaEager, options));
         }
     }
 }
@@ -216,13 +222,13 @@ fn chunks_agree_with_the_whole(part: &str) {
     let Some(path) = on_gpu("parity of chunks", part) else {
         return;
     };
-    for left in ["cpu", "cuda-eager"] {
+    for left in [Side::Cpu, Side::CudaEager] {
         for chunk in [1, 7, 16, 32] {
             let options = ParityOptions {
                 chunk: Some(chunk),
                 ..with(Precision::Fast, 2)
             };
-            check(&path, &parity(&path, left, "cuda-graph", options));
+            check(&path, &parity(&path, left, Side::CudaGraph, options));
         }
     }
 }
@@ -238,7 +244,7 @@ fn sequences_agree_alone_and_in_a_batch(part: &str) {
                 alone: true,
                 ..with(precision, 8)
             };
-            check(&path, &parity(&path, "cpu", "cuda-graph", options));
+            check(&path, &parity(&path, Side::Cpu, Side::CudaGraph, options));
         }
     }
 }

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use chooses::the_cpu_chooses_alone;
 use common::{gpu, model, shared};
-use gannet_engine::bench::{self, BenchOptions};
-use gannet_engine::exec::{Faults, Precision};
-use gannet_engine::{DeviceChoice, Model, SessionOptions};
+use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::tools::bench::{self, BenchOptions};
+use gannet_engine::{DeviceChoice, ExecutorKind, Model, SessionOptions};
 
 fn tiny(test: &str) -> Option<Arc<Model>> {
     if !gpu(test) {
@@ -61,5 +61,5 @@ fn gpu_bench_tells_of_graphs_that_could_not_be_built() {
     let report = bench::run(&model, &settings, &what, &mut |_| {}).unwrap();
     assert!(report.notice.unwrap().contains("no graph could be built"));
     assert!(report.fallbacks >= 8, "{}", report.fallbacks);
-    assert_eq!(report.executor, "cuda-eager");
+    assert_eq!(report.executor, ExecutorKind::CudaEager);
 }

@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::{gpu, model, shared};
-use gannet_engine::device::make_executor;
-use gannet_engine::exec::cuda::{CudaExecutor, Gpu};
-use gannet_engine::exec::{DecodeStart, Executor, LaunchTime, Stats, Step};
-use gannet_engine::kv::BlockTable;
-use gannet_engine::tune::{self, TuneOptions, TunedShape};
-use gannet_engine::{Config, DeviceChoice, Model, Sampling, SessionOptions};
+use gannet_engine::internals::exec::cuda::{CudaExecutor, Gpu};
+use gannet_engine::internals::exec::{DecodeStart, Executor, LaunchTime, Stats, Step};
+use gannet_engine::internals::kv::BlockTable;
+use gannet_engine::tools::tune::{self, TuneOptions, TunedShape};
+use gannet_engine::tools::{make_executor, make_executor_on};
+use gannet_engine::{Config, DeviceChoice, Model, Opening, Sampling, SessionOptions};
 
 fn tiny(test: &str) -> Option<Arc<Model>> {
     if !gpu(test) {
@@ -171,7 +171,7 @@ fn gpu_profiles_are_of_every_launch_that_is_served() {
             outputs: &(0..slots as u32).collect::<Vec<_>>(),
             table: &table,
         };
-        let planned = omitted::places(executor.as_mut(), &step).unwrap();
+        let planned = omitted::places(executor.inspect(), &step).unwrap();
         let cases = [
             (&greedy, vec!["advance"]),
             (&drawn, vec!["filter", "draw", "advance"]),
@@ -179,7 +179,8 @@ fn gpu_profiles_are_of_every_launch_that_is_served() {
         for (sampling, behind) in cases {
             let starts = starts(slots, 20, sampling);
             let before = decode(executor.as_mut(), &starts, &table);
-            let found = executor.profile(&starts, REPEATS, &table).unwrap().unwrap();
+            let device = executor.measure().unwrap();
+            let found = device.profile(&starts, REPEATS, &table).unwrap();
             let units: Vec<&str> = found.iter().map(|l| l.unit.as_str()).collect();
             let planned: Vec<&str> = planned.iter().map(|p| p.unit.as_str()).collect();
             assert_eq!(units, [&planned[..], &behind].concat(), "{slots} slots");
@@ -193,7 +194,8 @@ fn gpu_profiles_are_of_every_launch_that_is_served() {
             assert!(total > 0.0);
             assert_eq!(decode(executor.as_mut(), &starts, &table), before);
         }
-        executor
+        let device = executor.measure().unwrap();
+        device
             .profile(&starts(slots, 0, &greedy), 1, &table)
             .unwrap_err();
     }
@@ -212,22 +214,23 @@ fn gpu_profiles_count_the_keys_that_a_step_sees() {
     let greedy = Sampling::default();
     let mut at = |length| -> Vec<LaunchTime> {
         let starts = starts(SLOTS, length, &greedy);
-        executor.profile(&starts, 1, &table).unwrap().unwrap()
+        let device = executor.measure().unwrap();
+        device.profile(&starts, 1, &table).unwrap()
     };
     let (shallow, deep) = (at(20), at(320));
-    let kv = model.plan().kv;
+    let caches = &model.plan().caches;
     let kernels = |times: &[LaunchTime]| times.iter().map(|l| l.kernel.clone()).collect::<Vec<_>>();
     assert_eq!(kernels(&shallow), kernels(&deep));
     let mut attention = 0;
     for (shallow, deep) in shallow.iter().zip(&deep) {
         let reads = shallow.kernel.starts_with("attention") && !shallow.kernel.contains("merge");
         // Keys and values of f16.
-        let more = 300 * SLOTS * kv.num_kv_heads * kv.head_dim * 2 * 2;
+        let more = 300 * SLOTS * caches[0].width() * 2 * 2;
         let more = if reads { more as u64 } else { 0 };
         assert_eq!(deep.bytes - shallow.bytes, more, "{}", shallow.kernel);
         attention += usize::from(reads);
     }
-    assert_eq!(attention, kv.num_layers);
+    assert_eq!(attention, caches.len());
 }
 
 #[test]
@@ -245,8 +248,9 @@ fn gpu_step_times_are_of_the_device() {
             let starts = starts(slots, 20, &sampling);
             let before = decode(executor.as_mut(), &starts, &table);
             let clock = Instant::now();
-            let seconds = executor.device_step_time(&starts, STEPS, &table);
-            let (seconds, elapsed) = (seconds.unwrap().unwrap(), clock.elapsed().as_secs_f64());
+            let device = executor.measure().unwrap();
+            let seconds = device.device_step_time(&starts, STEPS, &table).unwrap();
+            let elapsed = clock.elapsed().as_secs_f64();
             assert!(
                 seconds > 0.0 && seconds * STEPS as f64 <= elapsed,
                 "{seconds}"
@@ -261,17 +265,22 @@ fn gpu_counters_are_those_of_an_executor() {
     let Some(model) = tiny("counters of executors") else {
         return;
     };
-    let mut options = options(1, Config::default());
+    let options = options(1, Config::default());
     // Both on one context.
-    options.open_device();
-    let mut first = make_executor(&model, &options).unwrap().executor;
+    let opening = Opening::start(&options);
+    let make = || {
+        make_executor_on(&model, &options, &opening)
+            .unwrap()
+            .executor
+    };
+    let mut first = make();
     assert_eq!(first.stats(), Stats::default());
     let table = table(first.as_ref());
     let greedy = Sampling::default();
     decode(first.as_mut(), &starts(1, 20, &greedy), &table);
     let stats = first.stats();
     assert_eq!((stats.steps, stats.graph_launches), (16, 16));
-    let second = make_executor(&model, &options).unwrap().executor;
+    let second = make();
     assert_eq!(second.stats(), Stats::default());
 }
 

@@ -6,9 +6,9 @@ mod common;
 use std::path::Path;
 
 use common::{model, shared};
-use gannet_engine::exec::Precision;
-use gannet_engine::kv::KvType;
-use gannet_engine::parity::{ParityOptions, Report, compare};
+use gannet_engine::internals::kv::KvType;
+use gannet_engine::internals::settings::Precision;
+use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
 
 fn check(path: &Path, precision: Precision, prompt: u32) {
     let options = ParityOptions {
@@ -24,8 +24,8 @@ fn check_with(path: &Path, options: ParityOptions, prompt: u32) {
     let model = model(path);
     let vocab = model.plan().vocab_size as u32;
     let options = ParityOptions {
-        left: "cpu".to_owned(),
-        right: "interp".to_owned(),
+        left: Side::Cpu,
+        right: Side::Interp,
         tokens: (0..prompt)
             .map(|i| (i * i * 7 + 3 * i + 11) % vocab)
             .collect(),

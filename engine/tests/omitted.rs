@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use common::{model, shared};
 use gannet_engine::Model;
-use gannet_engine::exec::cpu::CpuExecutor;
-use gannet_engine::exec::interp::InterpExecutor;
-use gannet_engine::exec::{Buffers, Executor, Faults, Limits, Precision};
-use gannet_engine::kv::KvType;
-use gannet_engine::parity::{Mode, Tolerance};
+use gannet_engine::internals::exec::cpu::CpuExecutor;
+use gannet_engine::internals::exec::interp::InterpExecutor;
+use gannet_engine::internals::exec::{Inspect, Limits};
+use gannet_engine::internals::kv::KvType;
+use gannet_engine::internals::settings::{Buffers, Faults, Precision};
+use gannet_engine::tools::parity::{Mode, Tolerance};
 use gannet_ptx_gen::target::Target;
 use omitted::{Prompt, check, places, spread, table};
 
@@ -70,7 +71,7 @@ fn scan(model: &Arc<Model>, rows: u32, count: usize, modes: &[(Mode, Tolerance)]
         });
         for &mode in modes {
             let prompt = Prompt::new(rows, slots.next().unwrap(), vocab_size);
-            let left: &mut dyn Executor = if mode == FREE { &mut healthy } else { &mut cpu };
+            let left: &mut dyn Inspect = if mode == FREE { &mut healthy } else { &mut cpu };
             check(left, &mut faulty, &prompt.step(&table), mode, place);
         }
     }

@@ -7,9 +7,9 @@ mod common;
 
 use common::{model, shared};
 use gannet_engine::Error;
-use gannet_engine::exec::{Faults, Precision};
-use gannet_engine::parity::{ParityOptions, Report, compare};
-use gannet_engine::profile::Overrides;
+use gannet_engine::internals::settings::Overrides;
+use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
 
 /// Compares on the micro-model of a family and checks that everything passes.
 fn reports(test: &str, family: &str, options: &ParityOptions) -> Option<Vec<Report>> {
@@ -34,10 +34,10 @@ fn reports(test: &str, family: &str, options: &ParityOptions) -> Option<Vec<Repo
     Some(reports)
 }
 
-fn options(left: &str, right: &str, batch: usize) -> ParityOptions {
+fn options(left: Side, right: Side, batch: usize) -> ParityOptions {
     ParityOptions {
-        left: left.to_owned(),
-        right: right.to_owned(),
+        left,
+        right,
         precision: Precision::Fast,
         tokens: (0..21).map(|i| i * i * 7 + 3 * i + 11).collect(),
         generate: 2,
@@ -53,7 +53,7 @@ fn steps(reports: &[Report]) -> Vec<&str> {
 #[test]
 fn batches_with_dead_rows() {
     for family in ["llama", "qwen3"] {
-        let options = options("cpu", "interp", 3);
+        let options = options(Side::Cpu, Side::Interp, 3);
         let Some(reports) = reports("parity of batches", family, &options) else {
             continue;
         };
@@ -68,7 +68,11 @@ fn batches_with_dead_rows() {
 
 #[test]
 fn chunks_against_the_whole() {
-    for (left, right) in [("cpu", "cpu"), ("cpu", "interp"), ("interp", "interp")] {
+    for (left, right) in [
+        (Side::Cpu, Side::Cpu),
+        (Side::Cpu, Side::Interp),
+        (Side::Interp, Side::Interp),
+    ] {
         let options = ParityOptions {
             chunk: Some(9),
             ..options(left, right, 2)
@@ -85,10 +89,10 @@ fn chunks_against_the_whole() {
 
 #[test]
 fn sequences_alone_and_in_a_batch() {
-    for executor in ["cpu", "cpu-fast", "interp"] {
+    for executor in [Side::Cpu, Side::CpuFast, Side::Interp] {
         let options = ParityOptions {
             alone: true,
-            ..options("cpu", executor, 3)
+            ..options(Side::Cpu, executor, 3)
         };
         let Some(reports) = reports("parity of sequences alone", "llama", &options) else {
             return;
@@ -109,7 +113,7 @@ fn comparisons_of_nothing_are_refused() {
     };
     let model = model(&path);
     let none = |change: fn(&mut ParityOptions)| {
-        let mut options = options("cpu", "cpu", 1);
+        let mut options = options(Side::Cpu, Side::Cpu, 1);
         options.tokens.truncate(1);
         change(&mut options);
         matches!(compare(&model, &options), Err(Error::Request(_)))
@@ -117,7 +121,6 @@ fn comparisons_of_nothing_are_refused() {
     assert!(none(|o| o.tokens.clear()));
     assert!(none(|o| o.batch = 0));
     assert!(none(|o| o.chunk = Some(0)));
-    assert!(none(|o| o.right = "abacus".to_owned()));
 }
 
 /// A variant that rounds activations to bytes.
@@ -152,7 +155,7 @@ fn products_of_bytes_have_a_limit_of_their_own() {
             omit_launch,
             ..Faults::default()
         },
-        ..options("cpu", "interp", 1)
+        ..options(Side::Cpu, Side::Interp, 1)
     };
     for (variant, limit) in [(DP4A, 1e-3), ("f32-l32-w16-r1-b4", 1e-6)] {
         let reports = compare(&model, &options(variant, None)).unwrap();
@@ -183,14 +186,15 @@ fn sides_go_by_the_names_that_were_given_and_the_fast_cpu_passes() {
         return;
     };
     let model = model(&path);
-    for (left, right) in [("cpu", "cpu-fast"), ("cpu-fast", "cpu")] {
+    for (left, right) in [(Side::Cpu, Side::CpuFast), (Side::CpuFast, Side::Cpu)] {
         for chunk in [None, Some(9)] {
             let options = ParityOptions {
                 chunk,
                 ..options(left, right, 2)
             };
             for report in compare(&model, &options).unwrap() {
-                assert_eq!((report.left.as_str(), report.right.as_str()), (left, right));
+                assert_eq!(report.left, left.to_string());
+                assert_eq!(report.right, right.to_string());
                 assert!(report.passes(), "{:?}", report.first_failure());
             }
         }
@@ -203,11 +207,11 @@ fn a_variant_that_no_product_has_is_refused() {
         return;
     };
     let model = model(&path);
-    for right in ["cpu", "interp", "cuda-eager"] {
+    for right in [Side::Cpu, Side::Interp, Side::CudaEager] {
         let options = ParityOptions {
             overrides: forced("f32-l99-w16-r2-b4"),
             tokens: vec![3, 1, 4],
-            ..options("cpu", right, 1)
+            ..options(Side::Cpu, right, 1)
         };
         let found = compare(&model, &options);
         let Err(Error::Request(line)) = &found else {

@@ -10,10 +10,11 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use common::{model, shared};
-use gannet_engine::exec::{Buffers, Precision};
-use gannet_engine::kv::KvType;
-use gannet_engine::lower::{LowerOptions, Shape, StepKind, lower};
-use gannet_engine::profile::{DeviceProfile, Overrides};
+use gannet_engine::internals::kv::KvType;
+use gannet_engine::internals::lower::DeviceProfile;
+use gannet_engine::internals::lower::{LowerOptions, Shape, StepKind, lower};
+use gannet_engine::internals::settings::Overrides;
+use gannet_engine::internals::settings::{Buffers, Precision};
 use gannet_ptx_gen::target::Target;
 
 fn options(buffers: Buffers) -> LowerOptions {
@@ -91,7 +92,7 @@ fn shared_memory_never_holds_two_live_buffers() {
                 }
                 for b in &unit.writes {
                     let slot = lowered.storage.slot[b.0 as usize].expect("written, so made");
-                    let read = |r: &gannet_engine::plan::Buf| {
+                    let read = |r: &gannet_engine::internals::plan::Buf| {
                         lowered.storage.slot[r.0 as usize] == Some(slot)
                     };
                     assert!(!unit.reads.iter().any(read), "{}", unit.name);

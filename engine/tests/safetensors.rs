@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use gannet_engine::safetensors::{Dtype, SafeTensors, refuse_as_model};
+use gannet_engine::internals::files::safetensors::{Dtype, SafeTensors, refuse_as_model};
 use serde_json::Value;
 
 fn malformed() -> PathBuf {

@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 use gannet_engine::Sampling;
-use gannet_engine::sample::{MAX_WINDOW, Sampler};
+use gannet_engine::internals::exec::sample::{MAX_WINDOW, Sampler};
 use gannet_ptx_gen::interp::{Arg, Memory, Options, Prepared};
 use gannet_ptx_gen::kernels::sample_math::random_words;
 use gannet_ptx_gen::kernels::{SampleParams, SampleSpec};

@@ -15,10 +15,11 @@ use std::sync::Arc;
 
 use chooses::the_cpu_chooses_alone;
 use common::{model, shared};
-use gannet_engine::device::{MAX_CONTEXT, MAX_SLOTS, make_executor};
-use gannet_engine::exec::Precision;
-use gannet_engine::session::Finish;
-use gannet_engine::tokenizer::{DecodeOptions, EncodeOptions};
+use gannet_engine::Finish;
+use gannet_engine::internals::settings::Precision;
+use gannet_engine::internals::settings::{MAX_CONTEXT, MAX_SLOTS};
+use gannet_engine::internals::text::tokenizer::{DecodeOptions, EncodeOptions};
+use gannet_engine::tools::make_executor;
 use gannet_engine::{
     DeviceChoice, Error, Event, ExecutorChoice, GenerateOptions, Generation, Model, Sampling,
     Session, SessionOptions,

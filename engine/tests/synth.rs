@@ -5,8 +5,8 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_engine::exec::Precision;
-use gannet_engine::synth::{self, ShapeName, SynthOptions, TypeMix};
+use gannet_engine::internals::settings::Precision;
+use gannet_engine::tools::synth::{self, ShapeName, SynthOptions, TypeMix};
 use gannet_engine::{DeviceChoice, GenerateOptions, Model, ModelOptions, Session, SessionOptions};
 use gannet_gguf::Gguf;
 use gannet_quant::Format;

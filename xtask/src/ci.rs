@@ -60,10 +60,11 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     test::close(&tally)
 }
 
-fn run_step((name, step): &Step) -> Row {
+fn run_step(step: &Step) -> Row {
+    let (name, work) = step;
     println!("== {name}");
     let start = Instant::now();
-    let outcome = step();
+    let outcome = work();
     if let Err(line) = &outcome {
         println!("{name}: {line}");
     }

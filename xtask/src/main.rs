@@ -73,11 +73,17 @@ const COMMANDS: &[Command] = &[
     },
 ];
 
+/// What asks for the list of commands; no argument does too.
+const HELP: &[&str] = &["help", "--help", "-h"];
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let Some((name, rest)) = arguments.split_first() else {
-        print!("{}", usage());
-        return ExitCode::SUCCESS;
+    let (name, rest) = match arguments.split_first() {
+        Some((name, rest)) if !HELP.contains(&name.as_str()) => (name, rest),
+        _ => {
+            print!("{}", usage());
+            return ExitCode::SUCCESS;
+        }
     };
     let Some(command) = COMMANDS.iter().find(|c| c.name == name) else {
         eprint!("xtask: there is no command '{name}'\n\n{}", usage());

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gannet_engine::bench::{self, BenchOptions, BenchReport, Kind, Row};
-use gannet_engine::device::{MAX_CONTEXT, MAX_SLOTS};
+use gannet_engine::Opening;
+use gannet_engine::tools::bench::{self, BenchOptions, BenchReport, Kind, Row};
+use gannet_engine::internals::settings::{MAX_CONTEXT, MAX_SLOTS};
 use serde_json::json;
 
 use crate::console::Console;
@@ -95,13 +96,13 @@ impl Bench {
             repeats: self.repeats as usize,
             profile: self.profile || self.trace.is_some(),
         };
-        let mut session_options = self.device.session_options()?;
-        session_options.open_device();
+        let session_options = self.device.session_options()?;
+        let opening = Opening::start(&session_options);
         let model = self.model.open(console)?;
         let report = {
             let progress = Progress::spinner("loading");
             let mut on_row = |row: &Row| progress.message(format!("{} done", row.name()));
-            bench::run(&model, &session_options, &options, &mut on_row)?
+            bench::run_on(&model, &session_options, &opening, &options, &mut on_row)?
         };
         if let Some(notice) = &report.notice {
             console.note(notice.as_str());

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use gannet_cuda_runtime::{DeviceProperties, Driver};
 use gannet_engine::Config;
-use gannet_engine::config::TABLE;
-use gannet_engine::gate::{self, Passed};
-use gannet_engine::profile::{DeviceProfile, Overrides};
+use gannet_engine::internals::settings::TABLE;
+use gannet_engine::tools::gate::{self, Passed};
+use gannet_engine::internals::lower::DeviceProfile;
+use gannet_engine::internals::settings::Overrides;
 use gannet_ptx_gen::target::Target;
 use serde_json::{Value, json};
 

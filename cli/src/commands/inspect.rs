@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gannet_engine::device::DEFAULT_CONTEXT;
-use gannet_engine::safetensors::SafeTensors;
+use gannet_engine::internals::settings::DEFAULT_CONTEXT;
+use gannet_engine::internals::files::safetensors::SafeTensors;
 use gannet_engine::{Model, ModelOptions};
 use gannet_gguf::{Gguf, Value};
 use serde_json::{Map, Value as Json, json};
@@ -225,8 +225,8 @@ impl Verdict {
 
 /// Bytes of the weights, and of the cache in f16 (GPU) and in f32 (CPU).
 fn memory(model: &Model, context: usize) -> (u64, u64, u64) {
-    let kv = model.plan().kv;
-    let position = (2 * kv.num_layers * kv.num_kv_heads * kv.head_dim) as u64;
+    let caches = &model.plan().caches;
+    let position = caches.iter().map(|cache| 2 * cache.width() as u64).sum::<u64>();
     let elements = position.saturating_mul(context as u64);
     (model.weight_total(), elements.saturating_mul(2), elements.saturating_mul(4))
 }

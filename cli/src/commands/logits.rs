@@ -5,7 +5,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gannet_engine::{Error, Session, SessionOptions, eval};
+use gannet_engine::{Error, Session, SessionOptions};
+use gannet_engine::tools::eval;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
@@ -68,7 +69,7 @@ impl Logits {
         console.show_notes();
         let vocab_size = model.plan().vocab_size;
         let size = figures::bytes(bytes);
-        let device = session.executor().name();
+        let device = session.executor().kind();
         console::say(&format!("[{positions} positions x {vocab_size} f32, {size}; {device}]"));
         Ok(())
     }

@@ -2,11 +2,11 @@
 
 use clap::Args;
 use gannet_engine::Config;
-use gannet_engine::kv::KvType;
-use gannet_engine::lower::BATCH_MAX_ROWS;
-use gannet_engine::parity::{self, ParityOptions, Report, Row};
-use gannet_engine::profile::Overrides;
-use gannet_engine::tokenizer::EncodeOptions;
+use gannet_engine::internals::kv::KvType;
+use gannet_engine::internals::lower::BATCH_MAX_ROWS;
+use gannet_engine::tools::parity::{self, ParityOptions, Report, Row, Side};
+use gannet_engine::internals::settings::Overrides;
+use gannet_engine::internals::text::tokenizer::EncodeOptions;
 use gannet_ptx_gen::kernels::GemvVariant;
 use serde_json::json;
 
@@ -17,7 +17,7 @@ use crate::progress::Progress;
 use crate::table::Table;
 
 /// The reference where nobody named one.
-const LEFT: &str = "cpu";
+const LEFT: Side = Side::Cpu;
 
 /// The most tokens that are generated and compared, each in every buffer.
 const MOST_TOKENS: usize = 1 << 16;
@@ -39,10 +39,10 @@ pub(crate) struct Parity {
     model: ModelFlag,
     /// Reference: cpu, cpu-fast, interp, cuda-eager, cuda-graph or cuda-capture [default: cpu]
     #[arg(long, value_name = "EXECUTOR")]
-    left: Option<String>,
+    left: Option<Side>,
     /// What is held against it
     #[arg(long, value_name = "EXECUTOR")]
-    right: String,
+    right: Side,
     /// Token ids: 1,2,3, or @FILE with a JSON array [default: a short English text]
     #[arg(long, value_name = "IDS")]
     tokens: Option<String>,
@@ -94,7 +94,7 @@ impl Parity {
         };
         let tokens = given.unwrap_or_else(|| model.tokenizer().encode(TEXT, encode));
         let options = ParityOptions {
-            left: self.left.unwrap_or_else(|| LEFT.to_owned()),
+            left: self.left.unwrap_or(LEFT),
             right: self.right,
             precision: precision(self.exact),
             kv_type: self.kv_type.unwrap_or_default(),
@@ -141,10 +141,10 @@ impl Parity {
             let why = "--left means nothing with --alone, which looks at the right side only";
             return Err(Failure::Usage(why.to_owned()));
         }
-        let left = self.left.as_deref().unwrap_or(LEFT);
-        let sides = [Some(self.right.as_str()), (!self.alone).then_some(left)];
-        let runs = |kind: &str| sides.iter().flatten().any(|side| side.starts_with(kind));
-        let (on_gpu, kernels) = (runs("cuda"), runs("cuda") || runs("interp"));
+        let left = self.left.unwrap_or(LEFT);
+        let sides = [Some(self.right), (!self.alone).then_some(left)];
+        let any = |is: fn(Side) -> bool| sides.into_iter().flatten().any(is);
+        let (on_gpu, kernels) = (any(Side::is_gpu), any(Side::runs_kernels));
         let idle = [
             ("--gpu", self.gpu.is_some() && !on_gpu, "a GPU"),
             ("--kv-type", self.kv_type.is_some() && !kernels, "kernels"),

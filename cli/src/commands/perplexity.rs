@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gannet_engine::tokenizer::EncodeOptions;
-use gannet_engine::{Session, SessionOptions, eval};
+use gannet_engine::internals::text::tokenizer::EncodeOptions;
+use gannet_engine::{Session, SessionOptions};
+use gannet_engine::tools::eval;
 use serde_json::json;
 
 use crate::console::Console;
@@ -66,7 +67,7 @@ impl Perplexity {
         if let Some(notice) = session.notice() {
             console.note(notice);
         }
-        let device = session.executor().name();
+        let device = session.executor().kind();
         if self.json {
             return console.json(&json!({
                 "perplexity": result.value,

@@ -11,10 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use gannet_engine::{
-    Batch, Event, Finish, GenerateOptions, Generation, LoadReport, Sampling, Session,
-    SessionOptions,
-};
+use gannet_engine::{Batch, Event, ExecutorKind, Finish, GenerateOptions, Generation, LoadReport, Opening, Sampling, Session, SessionOptions};
 use serde_json::json;
 
 use crate::console::{self, Console};
@@ -153,16 +150,16 @@ impl Run {
             context: self.ctx,
             ..self.device.session_options()?
         };
-        session_options.open_device();
+        let opening = Opening::start(&session_options);
         if let Some(file) = &self.prompts {
             session_options.slots = Some(self.slots.unwrap_or(DEFAULT_SLOTS).into());
-            return self.run_lines(console, file, (&options, &session_options), start);
+            return self.run_lines(console, file, &options, (&session_options, &opening), start);
         }
         let prompt = self.prompt_text()?;
         let model = self.model.open(console)?;
         let mut session = {
             let _progress = Progress::spinner("loading");
-            Session::new(&model, &session_options)?
+            Session::on(&model, &session_options, &opening)?
         };
         let load = LoadReport::new(&model, session.executor());
         let told = session.notice();
@@ -183,7 +180,7 @@ impl Run {
             console.note(notice);
         }
         let generation = generated?;
-        let device = session.executor().name();
+        let device = session.executor().kind();
         let fallbacks = session.executor().stats().fallbacks;
         if self.json {
             let mut object = report(&generation, device, first_token);
@@ -211,7 +208,8 @@ impl Run {
         &self,
         console: &mut Console,
         file: &Path,
-        (options, session_options): (&GenerateOptions, &SessionOptions),
+        options: &GenerateOptions,
+        (session_options, opening): (&SessionOptions, &Opening),
         begun: Instant,
     ) -> Result<(), Failure> {
         let text = flags::read_text(file)?;
@@ -227,7 +225,7 @@ impl Run {
         let model = self.model.open(console)?;
         let mut batch = {
             let _progress = Progress::spinner("loading");
-            Batch::new(&model, session_options)?
+            Batch::on(&model, session_options, opening)?
         };
         let told = batch.notice();
         if let Some(notice) = &told {
@@ -259,7 +257,7 @@ impl Run {
                 let line = ids.get(&id).copied().unwrap_or_default();
                 let first_token = first_tokens.remove(&id);
                 if self.json {
-                    let mut object = report(&generation, batch.executor().name(), first_token);
+                    let mut object = report(&generation, batch.executor().kind(), first_token);
                     object["line"] = json!(line);
                     object["fallbacks"] = json!(batch.executor().stats().fallbacks);
                     console.json(&object)?;
@@ -284,7 +282,7 @@ impl Run {
             stats.computed,
             stats.shared,
             figures::rate(rate),
-            batch.executor().name(),
+            batch.executor().kind(),
             without_graph(batch.executor().stats().fallbacks)
         ));
         Ok(())
@@ -364,7 +362,7 @@ fn finish_name(finish: Finish) -> &'static str {
     }
 }
 
-fn report(g: &Generation, device: &str, first_token: Option<f64>) -> serde_json::Value {
+fn report(g: &Generation, device: ExecutorKind, first_token: Option<f64>) -> serde_json::Value {
     json!({
         "text": g.text,
         "tokens": g.tokens,
@@ -385,7 +383,12 @@ fn without_graph(fallbacks: u64) -> String {
     }
 }
 
-fn figures_line(g: &Generation, device: &str, first_token: Option<f64>, fallbacks: u64) -> String {
+fn figures_line(
+    g: &Generation,
+    device: ExecutorKind,
+    first_token: Option<f64>,
+    fallbacks: u64,
+) -> String {
     let mut parts = vec![format!(
         "prompt {} tokens, {} tok/s",
         g.prompt_tokens,

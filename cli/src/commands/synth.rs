@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use gannet_engine::synth::{self, ShapeName, Summary, SynthOptions, TypeMix};
+use gannet_engine::tools::synth::{self, ShapeName, Summary, SynthOptions, TypeMix};
 
 use crate::console::{self, Console};
 use crate::failure::Failure;

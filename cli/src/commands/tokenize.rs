@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gannet_engine::tokenizer::{EncodeOptions, Tokenizer, TokenizerOptions};
+use gannet_engine::internals::text::tokenizer::{EncodeOptions, Tokenizer, TokenizerOptions};
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -69,7 +69,7 @@ impl Tokenize {
     }
 }
 
-fn vocabulary(gguf: &gannet_gguf::Gguf, source: gannet_engine::tokenizer::Error) -> Failure {
+fn vocabulary(gguf: &gannet_gguf::Gguf, source: gannet_engine::internals::text::tokenizer::Error) -> Failure {
     let file = gguf.path().to_owned();
     Failure::of(gannet_engine::Error::Tokenizer { file, source: Box::new(source) })
 }

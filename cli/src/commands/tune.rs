@@ -1,7 +1,7 @@
 //! `gannet tune`: which variant of each product is fastest on this GPU?
 
 use clap::Args;
-use gannet_engine::tune::{self, TuneOptions, TuneReport, TunedShape, VariantTime};
+use gannet_engine::tools::tune::{self, TuneOptions, TuneReport, TunedShape, VariantTime};
 use serde_json::json;
 
 use crate::console::Console;

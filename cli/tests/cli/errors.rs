@@ -184,6 +184,8 @@ fn a_value_that_does_not_exist_is_answered_with_those_that_do() {
     );
     let usage = run(&["run", "x", "--executor", "persistent"]);
     assert!(usage.usage().contains("eager, graph or capture"));
+    let usage = run(&["parity", "--right", "abacus"]);
+    assert!(usage.usage().contains("cuda-graph or cuda-capture"));
     assert!(run(&["ptx", "--target", "sm_1"]).usage().contains("sm_90a"));
     assert!(
         run(&["synth", "--shape", "x", "-o", "x"])
@@ -239,14 +241,13 @@ fn failed_work_is_one_line() {
 #[test]
 fn the_words_of_errors() {
     let long = "word ".repeat(300);
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 7] = [
         &["run", "x", "-m", "/no/such.gguf"],
         &["run", "x", "-m", "Cargo.toml"],
         &["run", &long, "--ctx", "100", "--device", "cpu"],
         &["inspect", "/no/such.safetensors"],
         &["logits", "--tokens", "@/no/such.json", "--out", "x"],
         &["ptx", "no_such_kernel", "--target", "sm_80"],
-        &["parity", "--right", "abacus"],
         &["bench", "-p", "0", "-n", "0", "--device", "cpu"],
     ];
     let lines = commands.map(|args| run(args).error().to_owned()).join("\n");
@@ -257,7 +258,6 @@ fn the_words_of_errors() {
     /no/such.safetensors: cannot open: No such file or directory (os error 2)
     /no/such.json: cannot read: No such file or directory (os error 2)
     no kernel "no_such_kernel" for sm_80; `gannet ptx` lists them
-    "abacus" is not an executor; expected cpu, cpu-fast, interp, cuda-eager, cuda-graph or cuda-capture
     nothing to measure: give prompt lengths, or tokens to generate
     "#);
 }

@@ -96,7 +96,7 @@ fn several_sequences_are_compared_in_chunks_and_with_themselves_alone() {
 
 #[test]
 fn executors_that_do_not_exist_are_refused() {
-    run(&["parity", "--left", "cpu", "--right", "abacus"]).error();
+    run(&["parity", "--left", "cpu", "--right", "abacus"]).usage();
 }
 
 #[test]

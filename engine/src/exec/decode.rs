@@ -7,9 +7,9 @@ use std::ops::ControlFlow;
 
 use super::{DecodeStart, Executor, Limits, Step};
 use crate::Error;
-use crate::device::SamplerOn;
+use crate::exec::sample::{Sampler, argmax};
 use crate::kv::BlockTable;
-use crate::sample::{Sampler, argmax};
+use crate::settings::SamplerOn;
 
 /// How an executor decodes with the host in the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

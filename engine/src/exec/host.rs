@@ -4,7 +4,7 @@
 //! held against what is free, and a size that cannot be had is an error of one line.
 
 use super::Limits;
-use super::packed::block_bytes;
+use super::packed::all_block_bytes;
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, KvType};
 use crate::plan::Plan;
@@ -42,8 +42,7 @@ fn bytes(plan: &Plan, limits: Limits, kv_type: KvType) -> u64 {
         let factors = factors.iter().map(|&f| f as u64);
         factors.fold(1, u64::saturating_mul)
     };
-    let block = block_bytes(plan, kv_type);
-    let pools = product(&[2, plan.kv.num_layers, limits.cache_blocks, block]);
+    let pools = product(&[limits.cache_blocks, all_block_bytes(plan, kv_type)]);
     let row = limits.context.div_ceil(BLOCK_TOKENS);
     let table = product(&[limits.num_slots, row, size_of::<u32>()]);
     let angles = (plan.ropes.iter())
@@ -87,8 +86,7 @@ mod tests {
         let model = crate::Model::open(part).unwrap();
         let plan = model.plan();
         let limits = Limits::new(2, 64);
-        let kv = plan.kv;
-        let cells = 2 * 64 * kv.num_layers * kv.num_kv_heads * kv.head_dim;
+        let cells = 2 * 64 * plan.caches.iter().map(|c| c.width()).sum::<usize>();
         let angles: usize = plan.ropes.iter().map(|r| 64 * r.rot_dim * 4).sum();
         let expected = (2 * cells * 4 + 2 * 2 * 4 + angles) as u64;
         assert_eq!(bytes(plan, limits, KvType::F32), expected);

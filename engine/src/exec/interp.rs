@@ -12,14 +12,13 @@ use gannet_ptx_gen::target::Target;
 
 use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
 use super::packed::{block_bytes, pack_weight, place};
-use super::{Buffers, DecodeStart, Executor, Faults, Limits, Precision, Stats, Step, Unit};
+use super::{DecodeStart, Executor, ExecutorKind, Inspect, Limits, Stats, Step};
 use crate::Error;
-use crate::device::SamplerOn;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
-use crate::lower::{Arg, COUNTERS, LowerOptions, Lowered, Shape, lower};
+use crate::lower::{Arg, COUNTERS, DeviceProfile, LowerOptions, Lowered, Shape, Unit, lower};
 use crate::model::Model;
 use crate::plan::{Buf, Element, Plan, Weight};
-use crate::profile::{DeviceProfile, Overrides};
+use crate::settings::{Buffers, Faults, Overrides, Precision, SamplerOn};
 
 /// Multiprocessors that lowering is told of: few, since blocks cost time here.
 const MULTIPROCESSORS: usize = 4;
@@ -90,17 +89,17 @@ impl InterpExecutor {
         };
         let mut memory = Memory::new();
         let weights = (0..plan.weights.len() as u32)
-            .map(|i| Ok(memory.alloc_from(&pack_weight(&model, Weight(i))?)))
+            .map(|i| Ok(memory.alloc_from(&pack_weight(&model, plan, Weight(i))?)))
             .collect::<Result<_, Error>>()?;
         let ropes = plan
             .ropes
             .iter()
             .map(|r| memory.alloc_from(&r.table(limits.context)))
             .collect();
-        let layer = limits.cache_blocks * block_bytes(plan, limits.kv_type);
-        let mut pool = |_| memory.alloc_zeroed(layer as u64);
-        let keys = (0..plan.kv.num_layers).map(&mut pool).collect();
-        let values = (0..plan.kv.num_layers).map(&mut pool).collect();
+        let bytes = |cache| limits.cache_blocks * block_bytes(cache, limits.kv_type);
+        let mut pool = |cache| memory.alloc_zeroed(bytes(cache) as u64);
+        let keys = plan.caches.iter().map(&mut pool).collect();
+        let values = plan.caches.iter().map(&mut pool).collect();
         let mut array = |words: usize| memory.alloc_poisoned(words as u64 * 4);
         let state = State {
             tokens: array(limits.max_rows),
@@ -205,7 +204,7 @@ impl InterpExecutor {
             Arg::Buffer(b) => {
                 let place = prepared.buffers[b.0 as usize].ok_or_else(|| {
                     let name = &self.model.plan().buffer(b).name;
-                    Error::Interp(format!("buffer {name} is read and never written"))
+                    Error::internal(format!("buffer {name} is read and never written"))
                 })?;
                 place.0
             }
@@ -215,8 +214,8 @@ impl InterpExecutor {
             Arg::Slots => self.state.slots,
             Arg::Outputs => self.state.outputs,
             Arg::BlockTable => self.state.table,
-            Arg::Keys(layer) => self.keys[layer],
-            Arg::Values(layer) => self.values[layer],
+            Arg::Keys(cache) => self.keys[cache.0 as usize],
+            Arg::Values(cache) => self.values[cache.0 as usize],
             Arg::RopeTable(r) => self.ropes[r.0 as usize],
             Arg::Scratch => prepared.scratch,
             Arg::Counters => prepared.counters,
@@ -229,7 +228,7 @@ impl InterpExecutor {
 
     fn words(&self, b: Buf) -> Result<Vec<u32>, Error> {
         let (address, bytes) = self.place_of(b).ok_or_else(|| {
-            Error::Interp(format!(
+            Error::Request(format!(
                 "no step has written {} yet",
                 self.plan().buffer(b).name
             ))
@@ -243,8 +242,8 @@ fn fault(fault: Fault) -> Error {
 }
 
 impl Executor for InterpExecutor {
-    fn name(&self) -> &'static str {
-        "interp"
+    fn kind(&self) -> ExecutorKind {
+        ExecutorKind::Interp
     }
 
     fn plan(&self) -> &Plan {
@@ -290,8 +289,10 @@ impl Executor for InterpExecutor {
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
         check_blocks(self.limits, pairs)?;
-        let bytes = block_bytes(self.plan(), self.limits.kv_type);
-        for &pool in self.keys.iter().chain(&self.values) {
+        let caches = &self.model.plan().caches;
+        let pools = (self.keys.iter().zip(caches)).chain(self.values.iter().zip(caches));
+        for (&pool, cache) in pools {
+            let bytes = block_bytes(cache, self.limits.kv_type);
             for &(from, to) in pairs {
                 let at = |block: u32| pool + u64::from(block) * bytes as u64;
                 let block: Vec<u8> = self.memory.read(at(from), bytes).map_err(fault)?;
@@ -301,6 +302,20 @@ impl Executor for InterpExecutor {
         Ok(())
     }
 
+    fn stats(&self) -> Stats {
+        Stats {
+            steps: self.steps,
+            launches: self.launches,
+            ..Stats::default()
+        }
+    }
+
+    fn inspect(&mut self) -> &mut dyn Inspect {
+        self
+    }
+}
+
+impl Inspect for InterpExecutor {
     fn units(&mut self, shape: Shape) -> Result<Vec<Unit>, Error> {
         Ok(self.prepared(shape)?.lowered.units.clone())
     }
@@ -354,14 +369,6 @@ impl Executor for InterpExecutor {
         match self.place_of(b) {
             Some((address, _)) => self.memory.write(address, data).map_err(fault),
             None => Ok(()),
-        }
-    }
-
-    fn stats(&self) -> Stats {
-        Stats {
-            steps: self.steps,
-            launches: self.launches,
-            ..Stats::default()
         }
     }
 }

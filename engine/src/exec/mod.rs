@@ -1,29 +1,34 @@
 //! Executors: what runs a plan.
 //!
 //! An executor owns the buffers and the cache; the caller owns the block table and says in each
-//! [`Step`] which tokens run where. The same trait serves generation (run, read logits), parity
-//! (poison, run unit by unit, read and overwrite any buffer) and measurement (statistics).
+//! [`Step`] which tokens run where. It has three sides: [`Executor`] serves (run, read logits,
+//! decode), [`Inspect`] shows what is in it (poison, run unit by unit, read and overwrite any
+//! buffer), and [`Measure`] says what its launches take.
 
-mod activations;
 pub mod cpu;
 pub mod cuda;
 mod decode;
+mod executor;
 pub(crate) mod host;
 #[cfg(feature = "interp")]
 pub mod interp;
-mod packed;
-
-use std::ops::ControlFlow;
+mod limits;
+pub mod load;
+mod opening;
+pub(crate) mod packed;
+pub mod sample;
 
 use crate::Error;
-use crate::kv::{BLOCK_TOKENS, BlockTable, KvType};
-use crate::load::Load;
+use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{Shape, StepKind};
-use crate::plan::{Buf, Plan};
-use crate::sample::Sampling;
+use sample::Sampling;
 
-pub use activations::Activations;
 pub use decode::{HostDecode, decode_on_host};
+pub use executor::{Executor, ExecutorKind, Inspect, LaunchTime, Measure, Stats};
+pub use limits::Limits;
+pub(crate) use limits::limits;
+pub use load::{Load, LoadReport};
+pub use opening::Opening;
 
 /// What one forward step computes: a row for each token.
 #[derive(Debug, Clone, Copy)]
@@ -102,87 +107,6 @@ impl Step<'_> {
     }
 }
 
-/// Sizes fixed when an executor is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Rows of the largest step.
-    pub max_rows: usize,
-    /// Rows of the largest step whose logits are wanted.
-    pub max_outputs: usize,
-    /// Positions of a sequence.
-    pub context: usize,
-    /// Sequences at once.
-    pub num_slots: usize,
-    /// Blocks of the cache, of [`BLOCK_TOKENS`] positions each; sequences that share a prefix need
-    /// fewer than `num_slots` contexts of them.
-    pub cache_blocks: usize,
-    /// Element type of the cache on a GPU and in the interpreter; the CPU's is f32.
-    pub kv_type: KvType,
-}
-
-impl Limits {
-    /// Limits of `num_slots` sequences of `context` positions, each with blocks of its own.
-    #[must_use]
-    pub fn new(num_slots: usize, context: usize) -> Limits {
-        Limits {
-            max_rows: context.clamp(1, 512).max(num_slots),
-            max_outputs: num_slots,
-            context,
-            num_slots,
-            cache_blocks: BlockTable::blocks_for(num_slots, context),
-            kv_type: KvType::default(),
-        }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            max_rows: 512,
-            max_outputs: 1,
-            context: 2048,
-            num_slots: 1,
-            cache_blocks: BlockTable::blocks_for(1, 2048),
-            kv_type: KvType::default(),
-        }
-    }
-}
-
-/// The arithmetic of the matrix products.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Precision {
-    /// f32 activations everywhere: the reference.
-    Exact,
-    /// What is fastest within the stated tolerance.
-    #[default]
-    Fast,
-}
-
-/// A smallest piece that an executor can run alone: a plan operation or a fused launch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unit {
-    /// What it is called in a report.
-    pub name: String,
-    /// The last plan operation that it covers.
-    pub last_op: usize,
-    /// Buffers it reads.
-    pub reads: Vec<Buf>,
-    /// Buffers it writes.
-    pub writes: Vec<Buf>,
-    /// What its matrix products round activations to.
-    pub activations: Activations,
-}
-
-/// Whether buffers with disjoint lifetimes share memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Buffers {
-    /// They do.
-    #[default]
-    Shared,
-    /// Every buffer has its own memory, so that all can be read after a step.
-    Distinct,
-}
-
 /// Where a sequence's decode starts, and how its tokens are chosen.
 #[derive(Debug, Clone, Copy)]
 pub struct DecodeStart<'a> {
@@ -214,172 +138,4 @@ impl<'a> DecodeStart<'a> {
             draws: 0,
         }
     }
-}
-
-/// What a launch took, measured on the device.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LaunchTime {
-    /// The unit it belongs to: plan operation and buffer, or what follows the plan.
-    pub unit: String,
-    /// The kernel's name.
-    pub kernel: String,
-    /// Blocks.
-    pub grid: [u32; 3],
-    /// Bytes that it must move, given the keys that the step's rows see.
-    pub bytes: u64,
-    /// Seconds of each repeat, in the order they ran.
-    pub seconds: Vec<f64>,
-}
-
-/// Planted faults, so that the machinery that must notice them can be tested.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Faults {
-    /// Leave this launch out of every list that is issued or recorded, by its index.
-    pub omit_launch: Option<usize>,
-    /// Refuse to build graphs.
-    pub refuse_graphs: bool,
-}
-
-/// Counters since an executor was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Forward steps.
-    pub steps: u64,
-    /// Kernel launches, those of graphs not counted.
-    pub launches: u64,
-    /// Graph launches.
-    pub graph_launches: u64,
-    /// Host waits for the device.
-    pub synchronizations: u64,
-    /// Steps that were to run as a graph and ran eagerly, because the graph could not be built.
-    pub fallbacks: u64,
-}
-
-/// Runs a plan.
-pub trait Executor: Send {
-    /// Name on the command line: `cpu`, `cuda-eager`, `cuda-graph`, `cuda-capture`, `interp`.
-    fn name(&self) -> &'static str;
-
-    /// What a user should know about how it runs, such as a graph that could not be built.
-    fn notice(&self) -> Option<String> {
-        None
-    }
-
-    /// The plan it runs.
-    fn plan(&self) -> &Plan;
-
-    /// Its sizes.
-    fn limits(&self) -> Limits;
-
-    /// What it took to make it; nothing where weights stay in the file.
-    fn load(&self) -> Load {
-        Load::default()
-    }
-
-    /// Runs a step.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn run(&mut self, step: &Step<'_>) -> Result<(), Error>;
-
-    /// Logits of the last step: `[outputs, vocab_size]`.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn logits(&mut self) -> Result<&[f32], Error>;
-
-    /// The most likely next token of each output row of the last step.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn next(&mut self) -> Result<&[u32], Error>;
-
-    /// Feeds each sequence its token, then each token that is chosen, for `steps` steps.
-    /// `on_token(i, token)` gets what sequence `i` chose and ends that sequence by breaking; nothing
-    /// of it is given out afterwards. Ends when all sequences have. The table must hold blocks that
-    /// each sequence may write for all of its steps.
-    ///
-    /// # Errors
-    /// More sequences or positions than the limits, two sequences of one slot, or the device failed.
-    fn decode(
-        &mut self,
-        sequences: &[DecodeStart<'_>],
-        steps: usize,
-        table: &BlockTable,
-        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
-    ) -> Result<(), Error>;
-
-    /// Device time of one step of [`Executor::decode`] in seconds, all of its launches back to back;
-    /// `None` where there is no device to wait for.
-    ///
-    /// # Errors
-    /// As [`Executor::decode`].
-    fn device_step_time(
-        &mut self,
-        _sequences: &[DecodeStart<'_>],
-        _steps: usize,
-        _table: &BlockTable,
-    ) -> Result<Option<f64>, Error> {
-        Ok(None)
-    }
-
-    /// Runs a step of [`Executor::decode`] launch by launch, `repeats` times, and says what each
-    /// took, those included that choose the tokens and feed them back; `None` where there are no
-    /// launches. The table must hold blocks for a few steps.
-    ///
-    /// # Errors
-    /// As [`Executor::decode`].
-    fn profile(
-        &mut self,
-        _sequences: &[DecodeStart<'_>],
-        _repeats: usize,
-        _table: &BlockTable,
-    ) -> Result<Option<Vec<LaunchTime>>, Error> {
-        Ok(None)
-    }
-
-    /// Copies cache blocks, all layers and keys and values of each: `(from, to)`.
-    ///
-    /// # Errors
-    /// A block outside the cache, or the device failed.
-    fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error>;
-
-    /// The pieces that [`Executor::run_unit`] runs for a step of this shape.
-    ///
-    /// # Errors
-    /// A shape that cannot be lowered.
-    fn units(&mut self, shape: Shape) -> Result<Vec<Unit>, Error>;
-
-    /// Fills every buffer with NaN (ids with an impossible value).
-    ///
-    /// # Errors
-    /// The device failed.
-    fn poison(&mut self) -> Result<(), Error>;
-
-    /// Sets the inputs of a step without running it.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn begin(&mut self, step: &Step<'_>) -> Result<(), Error>;
-
-    /// Runs one unit of the step that was begun.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn run_unit(&mut self, step: &Step<'_>, unit: usize) -> Result<(), Error>;
-
-    /// A buffer's contents for the last step, ids as floats; `None` where fusion never makes it.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn read(&mut self, b: Buf) -> Result<Option<Vec<f32>>, Error>;
-
-    /// Overwrites a buffer of the step that was begun; ignored where fusion never makes it.
-    ///
-    /// # Errors
-    /// The device failed.
-    fn write(&mut self, b: Buf, data: &[f32]) -> Result<(), Error>;
-
-    /// Counters.
-    fn stats(&self) -> Stats;
 }

@@ -8,15 +8,20 @@ use crate::kv::{BLOCK_TOKENS, KvType};
 use crate::lower::Lowered;
 #[cfg(any(test, feature = "interp"))]
 use crate::model::Model;
-use crate::plan::{Plan, Rows, Weight};
+use crate::plan::{CacheInfo, Plan, Rows, Weight};
 
 /// Alignment of every buffer: what the widest loads and bulk copies want.
 pub(crate) const ALIGN: usize = 256;
 
-/// Bytes of one cache block's keys (or values) in one layer.
-pub(crate) fn block_bytes(plan: &Plan, kv_type: KvType) -> usize {
-    let kv = plan.kv;
-    kv.num_kv_heads * kv_type.block_bytes(BLOCK_TOKENS as u32, kv.head_dim as u32) as usize
+/// Bytes of one cache block's keys (or values) in one cache.
+pub(crate) fn block_bytes(cache: &CacheInfo, kv_type: KvType) -> usize {
+    cache.num_kv_heads * kv_type.block_bytes(BLOCK_TOKENS as u32, cache.head_dim as u32) as usize
+}
+
+/// Bytes of one cache block, keys and values of all caches.
+pub(crate) fn all_block_bytes(plan: &Plan, kv_type: KvType) -> usize {
+    let bytes = |cache| 2 * block_bytes(cache, kv_type);
+    plan.caches.iter().map(bytes).sum()
 }
 
 /// Bytes of a weight in the layout of kernels.
@@ -33,15 +38,14 @@ pub(crate) fn weight_bytes(plan: &Plan, w: Weight) -> Result<usize, Error> {
 /// A weight in the layout of kernels: planes of a matrix, f32 of a vector. A GPU gets the same bytes
 /// a band at a time.
 #[cfg(any(test, feature = "interp"))]
-pub(crate) fn pack_weight(model: &Model, w: Weight) -> Result<Vec<u8>, Error> {
-    let plan = model.plan();
+pub(crate) fn pack_weight(model: &Model, plan: &Plan, w: Weight) -> Result<Vec<u8>, Error> {
     let info = plan.weight(w);
     if info.rows == 1 {
-        return Ok(bytemuck::cast_slice(&model.weight_f32(w)).to_vec());
+        return Ok(bytemuck::cast_slice(&model.weight_f32(info)).to_vec());
     }
     let pack = || {
-        let stored =
-            gannet_quant::Matrix::new(info.format, info.rows, info.cols, model.weight_bytes(w))?;
+        let bytes = model.weight_bytes(info);
+        let stored = gannet_quant::Matrix::new(info.format, info.rows, info.cols, &bytes)?;
         Ok(repack::pack(&stored)?.1)
     };
     pack().map_err(|e: gannet_quant::Error| failed(plan, w, &e))
@@ -49,7 +53,10 @@ pub(crate) fn pack_weight(model: &Model, w: Weight) -> Result<Vec<u8>, Error> {
 
 /// The error of a weight that cannot be packed.
 pub(crate) fn failed(plan: &Plan, w: Weight, e: &gannet_quant::Error) -> Error {
-    Error::Cuda(format!("{}: {e}", plan.weight(w).name))
+    Error::Unsupported {
+        what: plan.weight(w).name.clone(),
+        why: e.to_string(),
+    }
 }
 
 /// Offset and bytes of every buffer of a lowered step in one piece of memory, and its size. `None`

@@ -17,9 +17,9 @@ use gannet_ptx_gen::kernels::{
 use super::launches::Emitter;
 use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Lowered, Node, NodeKind, StepKind};
 use crate::Error;
-use crate::exec::Precision;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{AttentionSpec, Buf, Op, Rope};
+use crate::plan::{AttentionConfig, Buf, CacheId, Op, Rope};
+use crate::settings::Precision;
 
 /// Keys that a split has at least, by the kernels' own rule: more splits would be without any.
 const MIN_SPLIT_KEYS: usize = 64;
@@ -29,8 +29,8 @@ const MAX_SPLITS: usize = 128;
 impl Emitter<'_> {
     pub(super) fn attention(
         &self,
-        layer: usize,
-        a: &AttentionSpec,
+        cache: CacheId,
+        a: &AttentionConfig,
         (q, rope): (Buf, Option<Rope>),
         to: Buf,
         lowered: &mut Lowered,
@@ -41,8 +41,8 @@ impl Emitter<'_> {
             Arg::Lengths,
             Arg::Slots,
             Arg::BlockTable,
-            Arg::Keys(layer),
-            Arg::Values(layer),
+            Arg::Keys(cache),
+            Arg::Values(cache),
         ];
         args.extend(rope.map(Arg::RopeTable));
         if let Some(flash) = self.flash(a) {
@@ -59,9 +59,10 @@ impl Emitter<'_> {
                 ..decode
             })
         } else {
-            plain
-                .check()
-                .map_err(|why| Error::Cuda(format!("attention of layer {layer}: {why}")))?;
+            plain.check().map_err(|why| Error::Unsupported {
+                what: format!("attention over {}", self.plan.cache(cache).name),
+                why,
+            })?;
             KernelSpec::from(plain)
         };
         if splits == 1 {
@@ -83,7 +84,7 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn attention_shape(&self, a: &AttentionSpec) -> AttentionShape {
+    fn attention_shape(&self, a: &AttentionConfig) -> AttentionShape {
         AttentionShape {
             num_heads: a.num_heads as u32,
             num_kv_heads: a.num_kv_heads as u32,
@@ -97,7 +98,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn plain(&self, a: &AttentionSpec, splits: u32) -> AttentionKernel {
+    fn plain(&self, a: &AttentionConfig, splits: u32) -> AttentionKernel {
         AttentionKernel {
             target: self.options.target,
             shape: self.attention_shape(a),
@@ -106,7 +107,7 @@ impl Emitter<'_> {
     }
 
     /// The kernel for prompts, where it is one's turn.
-    fn flash(&self, a: &AttentionSpec) -> Option<AttentionFlashSpec> {
+    fn flash(&self, a: &AttentionConfig) -> Option<AttentionFlashSpec> {
         let many = self.shape.rows > GEMV_MAX_ROWS && self.shape.kind == StepKind::Prompt;
         let flash = AttentionFlashSpec {
             target: self.options.target,
@@ -128,7 +129,7 @@ impl Emitter<'_> {
     }
 
     /// Whether attention runs on a kernel that can rotate its queries.
-    pub(super) fn rotated_decode(&self, rope: Rope, a: &AttentionSpec) -> bool {
+    pub(super) fn rotated_decode(&self, rope: Rope, a: &AttentionConfig) -> bool {
         let decode = self.decode(&self.plain(a, 1));
         let rotated = decode.map(|decode| AttentionDecodeSpec {
             rope: Some(self.rope_kind(rope)),
@@ -159,7 +160,7 @@ impl Emitter<'_> {
 
     /// Enough splits to give every multiprocessor two blocks, of which three fit one, within the
     /// bounds above.
-    fn splits(&self, a: &AttentionSpec, tokens: u32) -> u32 {
+    fn splits(&self, a: &AttentionConfig, tokens: u32) -> u32 {
         let blocks = tokens as usize * a.num_kv_heads;
         let wanted = (2 * self.options.multiprocessors).div_ceil(blocks);
         let context = self.options.max_blocks * BLOCK_TOKENS;

@@ -6,8 +6,8 @@
 //! operation stood.
 
 use super::Shape;
-use crate::exec::{Activations, Unit};
-use crate::plan::{Activation, AttentionSpec, Buf, Op, Plan, Rope, Rows, Weight};
+use crate::lower::{Activations, Unit};
+use crate::plan::{Activation, AttentionConfig, Buf, CacheId, Op, Plan, Rope, Rows, Weight};
 
 /// An operation, or several that share a launch.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,8 +42,8 @@ pub enum NodeKind {
     },
     /// Rotates keys and appends them and values to the cache of a layer.
     RotatedKvWrite {
-        /// Layer.
-        layer: usize,
+        /// CacheId.
+        cache: CacheId,
         /// Rotation.
         rope: Rope,
         /// Keys before it.
@@ -53,10 +53,10 @@ pub enum NodeKind {
     },
     /// Attention of queries that it rotates.
     RotatedAttention {
-        /// Layer.
-        layer: usize,
+        /// CacheId.
+        cache: CacheId,
         /// Shape of the attention.
-        spec: AttentionSpec,
+        spec: AttentionConfig,
         /// Rotation.
         rope: Rope,
         /// Queries before it.
@@ -71,9 +71,9 @@ pub trait Kernels {
     /// Whether a gated unit of the step is one kernel.
     fn gates(&self) -> bool;
     /// Whether keys can be rotated on their way into the cache.
-    fn rotates_keys(&self, rope: Rope) -> bool;
+    fn rotates_keys(&self, rope: Rope, cache: CacheId) -> bool;
     /// Whether queries can be rotated on their way into attention.
-    fn rotates_queries(&self, rope: Rope, spec: &AttentionSpec) -> bool;
+    fn rotates_queries(&self, rope: Rope, spec: &AttentionConfig) -> bool;
 }
 
 /// A node and its dependencies.
@@ -120,12 +120,12 @@ pub fn fuse(plan: &Plan, shape: Shape, kernels: &impl Kernels) -> Vec<Node> {
     // The product that makes a buffer, if that buffer has no other use than its one reader.
     let private_product = |b: Buf| {
         let only_use = readers[b.0 as usize] == 1 && b != plan.logits;
-        let writer = plan.ops.iter().position(|op| op.writes() == Some(b));
+        let writer = plan.writer(b);
         writer.filter(|&i| only_use && matches!(plan.ops[i], Op::MatMul { .. }))
     };
     // The same of a rotation: where it stands, what it rotates and how.
     let private_rope = |b: Buf| {
-        let writer = plan.ops.iter().position(|op| op.writes() == Some(b))?;
+        let writer = plan.writer(b)?;
         match plan.ops[writer] {
             Op::Rope { x, rope, .. } if readers[b.0 as usize] == 1 => Some((writer, x, rope)),
             _ => None,
@@ -190,17 +190,17 @@ pub fn fuse(plan: &Plan, shape: Shape, kernels: &impl Kernels) -> Vec<Node> {
                     });
                 }
             }
-            Op::KvWrite { layer, k, v } => {
+            Op::KvWrite { cache, k, v } => {
                 let Some((at, k, rope)) = private_rope(k) else {
                     continue;
                 };
-                if kernels.rotates_keys(rope) {
+                if kernels.rotates_keys(rope, cache) {
                     absorbed[at] = true;
-                    fused[i] = Some(NodeKind::RotatedKvWrite { layer, rope, k, v });
+                    fused[i] = Some(NodeKind::RotatedKvWrite { cache, rope, k, v });
                 }
             }
             Op::Attention {
-                layer,
+                cache,
                 spec,
                 q,
                 out,
@@ -211,7 +211,7 @@ pub fn fuse(plan: &Plan, shape: Shape, kernels: &impl Kernels) -> Vec<Node> {
                 if kernels.rotates_queries(rope, &spec) {
                     absorbed[at] = true;
                     fused[i] = Some(NodeKind::RotatedAttention {
-                        layer,
+                        cache,
                         spec,
                         rope,
                         q,
@@ -227,7 +227,8 @@ pub fn fuse(plan: &Plan, shape: Shape, kernels: &impl Kernels) -> Vec<Node> {
         let idle = shape.outputs == 0
             && op
                 .writes()
-                .is_some_and(|b| plan.buffer(b).rows == Rows::Outputs);
+                .iter()
+                .any(|&b| plan.buffer(b).rows == Rows::Outputs);
         if absorbed[i] || idle {
             continue;
         }
@@ -243,7 +244,7 @@ pub fn fuse(plan: &Plan, shape: Shape, kernels: &impl Kernels) -> Vec<Node> {
             kind,
             last_op: i,
             reads,
-            writes: op.writes().into_iter().collect(),
+            writes: op.writes(),
         });
     }
     nodes

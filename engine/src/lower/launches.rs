@@ -1,9 +1,8 @@
 //! One node to its launches: which kernel, which grid, which arguments.
 
 use gannet_ptx_gen::kernels::{
-    self as library, AddSpec, ArgmaxSpec, EmbedSpec, Epilogue, GatherRowsSpec, GemmBatchSpec,
-    GemmSpec, GemvGluSpec, GemvSpec, GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec as RopeKernel,
-    WeightFormat,
+    AddSpec, ArgmaxSpec, EmbedSpec, Epilogue, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec,
+    GemvSpec, GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec as RopeKernel, WeightFormat,
 };
 use gannet_quant::{Format, repack};
 
@@ -12,10 +11,11 @@ use super::{
     NodeKind, Shape, fuse,
 };
 use crate::Error;
-use crate::exec::Precision;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{Activation, AttentionSpec, Buf, Op, Plan, Rope, Rows, Weight};
-use crate::rope::RopeKind;
+use crate::plan::{
+    Activation, AttentionConfig, Buf, CacheId, Op, Plan, Rope, RopeKind, Rows, Weight,
+};
+use crate::settings::Precision;
 
 pub(super) struct Emitter<'a> {
     pub(super) plan: &'a Plan,
@@ -39,12 +39,12 @@ impl fuse::Kernels for Emitter<'_> {
         self.shape.rows <= self.options.gemv_rows()
     }
 
-    fn rotates_keys(&self, rope: Rope) -> bool {
-        let whole = self.turns_whole_heads(rope, self.plan.kv.head_dim);
-        whole && self.kv_write_spec(Some(rope)).check().is_ok()
+    fn rotates_keys(&self, rope: Rope, cache: CacheId) -> bool {
+        let whole = self.turns_whole_heads(rope, self.plan.cache(cache).head_dim);
+        whole && self.kv_write_spec(cache, Some(rope)).check().is_ok()
     }
 
-    fn rotates_queries(&self, rope: Rope, spec: &AttentionSpec) -> bool {
+    fn rotates_queries(&self, rope: Rope, spec: &AttentionConfig) -> bool {
         self.turns_whole_heads(rope, spec.head_dim) && self.rotated_decode(rope, spec)
     }
 }
@@ -83,16 +83,16 @@ impl Emitter<'_> {
                 up,
                 out: to,
             } => self.gated(act, x, (gate, up), to, out),
-            NodeKind::RotatedKvWrite { layer, rope, k, v } => {
-                self.kv_write(layer, (k, Some(rope)), v, out)
+            NodeKind::RotatedKvWrite { cache, rope, k, v } => {
+                self.kv_write(cache, (k, Some(rope)), v, out)
             }
             NodeKind::RotatedAttention {
-                layer,
+                cache,
                 ref spec,
                 rope,
                 q,
                 out: to,
-            } => self.attention(layer, spec, (q, Some(rope)), to, out),
+            } => self.attention(cache, spec, (q, Some(rope)), to, out),
         }
     }
 
@@ -169,20 +169,20 @@ impl Emitter<'_> {
                 ];
                 self.push(lowered, spec, self.rows(out), args);
             }
-            Op::KvWrite { layer, k, v } => self.kv_write(layer, (k, None), v, lowered)?,
+            Op::KvWrite { cache, k, v } => self.kv_write(cache, (k, None), v, lowered)?,
             Op::Attention {
-                layer,
+                cache,
                 spec,
                 q,
                 out,
             } => {
-                self.attention(layer, &spec, (q, None), out, lowered)?;
+                self.attention(cache, &spec, (q, None), out, lowered)?;
             }
             Op::Glu { act, gate, up, out } => {
                 let n = self.elements(out);
                 let spec = GluSpec {
                     target,
-                    activation: activation(act),
+                    activation: act,
                 };
                 let args = vec![
                     Arg::Buffer(gate),
@@ -226,14 +226,16 @@ impl Emitter<'_> {
     /// Appends keys, rotated on their way or as they are, and values.
     fn kv_write(
         &self,
-        layer: usize,
+        cache: CacheId,
         (k, rope): (Buf, Option<Rope>),
         v: Buf,
         lowered: &mut Lowered,
     ) -> Result<(), Error> {
-        let spec = self.kv_write_spec(rope);
-        spec.check()
-            .map_err(|why| Error::Cuda(format!("the cache of layer {layer}: {why}")))?;
+        let spec = self.kv_write_spec(cache, rope);
+        spec.check().map_err(|why| Error::Unsupported {
+            what: self.plan.cache(cache).name.clone(),
+            why,
+        })?;
         let mut args = vec![
             Arg::Buffer(k),
             Arg::Buffer(v),
@@ -242,16 +244,17 @@ impl Emitter<'_> {
             Arg::BlockTable,
         ];
         args.extend(rope.map(Arg::RopeTable));
-        args.extend([Arg::Keys(layer), Arg::Values(layer)]);
+        args.extend([Arg::Keys(cache), Arg::Values(cache)]);
         self.push(lowered, spec, self.rows(k), args);
         Ok(())
     }
 
-    fn kv_write_spec(&self, rope: Option<Rope>) -> KvWriteSpec {
+    fn kv_write_spec(&self, cache: CacheId, rope: Option<Rope>) -> KvWriteSpec {
+        let cache = self.plan.cache(cache);
         KvWriteSpec {
             target: self.options.target,
-            num_kv_heads: self.plan.kv.num_kv_heads as u32,
-            head_dim: self.plan.kv.head_dim as u32,
+            num_kv_heads: cache.num_kv_heads as u32,
+            head_dim: cache.head_dim as u32,
             block_tokens: BLOCK_TOKENS as u32,
             max_blocks: self.options.max_blocks as u32,
             kv_type: self.options.kv_type,
@@ -259,11 +262,8 @@ impl Emitter<'_> {
         }
     }
 
-    pub(super) fn rope_kind(&self, rope: Rope) -> library::RopeKind {
-        match self.plan.ropes[rope.0 as usize].kind {
-            RopeKind::Interleaved => library::RopeKind::Interleaved,
-            RopeKind::Neox => library::RopeKind::Neox,
-        }
+    pub(super) fn rope_kind(&self, rope: Rope) -> RopeKind {
+        self.plan.rope(rope).kind
     }
 
     /// Whether a rotation turns all of a head.
@@ -359,7 +359,7 @@ impl Emitter<'_> {
             rows: info.rows as u32,
             cols: info.cols as u32,
             tokens_per_block: tokens_per_block(tokens),
-            activation: activation(act),
+            activation: act,
             variant: None,
         };
         spec.check().map_err(|why| self.unsupported(gate, why))?;
@@ -421,19 +421,16 @@ impl Emitter<'_> {
     }
 
     fn unsupported(&self, w: Weight, why: String) -> Error {
-        Error::Cuda(format!("{}: {why}", self.plan.weight(w).name))
+        Error::Unsupported {
+            what: self.plan.weight(w).name.clone(),
+            why,
+        }
     }
 }
 
 /// The smallest of 1, 2, 4, 8 that covers the tokens, or 8.
 fn tokens_per_block(tokens: u32) -> u32 {
     tokens.clamp(1, GEMV_MAX_ROWS as u32).next_power_of_two()
-}
-
-fn activation(act: Activation) -> library::Activation {
-    match act {
-        Activation::Silu => library::Activation::Silu,
-    }
 }
 
 /// What a stored format is computed with on a GPU, after the load-time conversion if it needs one.

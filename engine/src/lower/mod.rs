@@ -4,13 +4,17 @@
 //! GPU executor runs the same list, so a kernel that runs eagerly and is missing from a graph
 //! cannot be written. Nothing here knows an address or a driver.
 
+mod activations;
 mod attention;
 mod fuse;
 mod kernels;
 mod launches;
+pub mod profile;
 
+pub use activations::Activations;
 pub use fuse::{Kernels, Node, NodeKind, fuse};
 pub use kernels::{Advance, KernelSpec, SampleDraw, SampleFilter};
+pub use profile::DeviceProfile;
 
 pub(crate) use launches::weight_format;
 
@@ -19,10 +23,9 @@ use std::sync::Arc;
 use gannet_ptx_gen::target::Target;
 
 use crate::Error;
-use crate::exec::{Activations, Buffers, Precision, Unit};
 use crate::kv::KvType;
-use crate::plan::{Buf, Plan, Rope, Storage, Weight, assign_storage};
-use crate::profile::DeviceProfile;
+use crate::plan::{Buf, CacheId, Plan, Rope, Storage, Weight, assign_storage};
+use crate::settings::{Buffers, Precision};
 
 /// Steps with up to this many rows run on matrix-vector kernels, which read each weight once for
 /// all of them; longer ones on tensor cores.
@@ -107,10 +110,10 @@ pub enum Arg {
     Outputs,
     /// `u32[num_slots, max_blocks]`.
     BlockTable,
-    /// Keys of a layer.
-    Keys(usize),
-    /// Values of a layer.
-    Values(usize),
+    /// Keys of a cache.
+    Keys(CacheId),
+    /// Values of a cache.
+    Values(CacheId),
     /// Cosines and sines.
     RopeTable(Rope),
     /// Partial results between the launches of one unit.
@@ -134,6 +137,21 @@ pub struct Launch {
     pub unit: usize,
     /// Bytes it must move.
     pub bytes: u64,
+}
+
+/// A smallest piece that an executor can run alone: a plan operation or a fused launch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// What it is called in a report.
+    pub name: String,
+    /// The last plan operation that it covers.
+    pub last_op: usize,
+    /// Buffers it reads.
+    pub reads: Vec<Buf>,
+    /// Buffers it writes.
+    pub writes: Vec<Buf>,
+    /// What its matrix products round activations to.
+    pub activations: Activations,
 }
 
 /// A step as launches.

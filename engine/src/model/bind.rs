@@ -1,123 +1,178 @@
-//! Binds tensors of a file to weights of a plan: by name, with shape and type checked.
+//! Binds tensors of a source to weights of a plan: by name, with shape and type checked.
 
-use gannet_gguf::{Gguf, TensorInfo};
+use std::ops::Range;
+
 use gannet_quant::Format;
 
+use super::HyperParams;
+use super::keys::Keys;
+use super::rope::RopeParams;
 use crate::Error;
-use crate::model::HyperParams;
-use crate::plan::{Linear, PlanBuilder, Rope, Weight};
-use crate::rope::{RopeKind, RopeSpec};
+use crate::files::{Source, SourceTensor};
+use crate::plan::{
+    Linear, PlanBuilder, Rope, RopeFactors, RopeKind, RopeTable, Weight, WeightInfo, WeightView,
+};
 
 /// Hands a family its weights while it writes its plan.
 pub(crate) struct Binder<'a> {
-    /// The open file.
-    gguf: &'a Gguf,
+    source: &'a dyn Source,
+    /// The model's metadata, for what only some families have.
+    pub(crate) keys: Keys<'a>,
     /// The checked hyper-parameters.
     pub(crate) hparams: &'a HyperParams,
     /// Entries of the vocabulary.
     pub(crate) vocab_size: usize,
-    /// For each weight of the plan, the index of its tensor in the file.
-    pub(crate) sources: Vec<usize>,
+}
+
+/// Some output features of a tensor that holds several matrices, one below the other.
+#[derive(Debug, Clone)]
+pub(crate) struct Part<'a> {
+    /// The tensor's name without `.weight` and `.bias`.
+    pub(crate) tensor: &'a str,
+    /// Rows of the whole tensor.
+    pub(crate) of: usize,
+    /// The part's.
+    pub(crate) rows: Range<usize>,
 }
 
 impl<'a> Binder<'a> {
-    pub(crate) fn new(gguf: &'a Gguf, hparams: &'a HyperParams, vocab_size: usize) -> Self {
+    pub(crate) fn new(
+        source: &'a dyn Source,
+        keys: Keys<'a>,
+        hparams: &'a HyperParams,
+        vocab_size: usize,
+    ) -> Self {
         Binder {
-            gguf,
+            source,
+            keys,
             hparams,
             vocab_size,
-            sources: Vec::new(),
         }
+    }
+
+    /// Whether there is a tensor of that name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.source.find(name).is_some()
     }
 
     /// A matrix `[rows, cols]`.
     pub(crate) fn matrix(
-        &mut self,
+        &self,
         p: &mut PlanBuilder,
         name: &str,
         rows: usize,
         cols: usize,
     ) -> Result<Weight, Error> {
-        let tensor = self.require(name)?;
-        self.check_shape(tensor, &[cols as u64, rows as u64])?;
-        self.declare(p, tensor, rows, cols)
+        Ok(p.weight(self.stored_matrix(name, rows, cols)?))
     }
 
     /// A matrix with a bias where the file has one: `NAME.weight` and `NAME.bias`.
     pub(crate) fn linear(
-        &mut self,
+        &self,
         p: &mut PlanBuilder,
         name: &str,
         rows: usize,
         cols: usize,
     ) -> Result<Linear, Error> {
-        let weight = self.matrix(p, &format!("{name}.weight"), rows, cols)?;
-        let bias_name = format!("{name}.bias");
-        let bias = match self.gguf.tensor(&bias_name) {
-            Some(_) => Some(self.vector(p, &bias_name, rows)?),
-            None => None,
+        let part = Part {
+            tensor: name,
+            of: rows,
+            rows: 0..rows,
+        };
+        self.linear_part(p, name, &part, cols)
+    }
+
+    /// A matrix that is a part of a tensor, with its part of the bias where there is one. Reports
+    /// call it `name`.
+    pub(crate) fn linear_part(
+        &self,
+        p: &mut PlanBuilder,
+        name: &str,
+        part: &Part<'_>,
+        cols: usize,
+    ) -> Result<Linear, Error> {
+        let cut = |mut info: WeightInfo, suffix: &str| -> Result<WeightInfo, Error> {
+            let stored = std::mem::replace(&mut info.name, format!("{name}.{suffix}"));
+            info.outputs(part.rows.clone())
+                .map_err(|why| self.bad(&stored, why))
+        };
+        let stored = format!("{}.weight", part.tensor);
+        let weight = p.weight(cut(self.stored_matrix(&stored, part.of, cols)?, "weight")?);
+        let stored = format!("{}.bias", part.tensor);
+        let bias = match self.has(&stored) {
+            true => Some(p.weight(cut(self.stored_vector(&stored, part.of)?, "bias")?)),
+            false => None,
         };
         Ok(Linear { weight, bias })
     }
 
     /// A vector of `len` elements in a float format.
     pub(crate) fn vector(
-        &mut self,
+        &self,
         p: &mut PlanBuilder,
         name: &str,
         len: usize,
     ) -> Result<Weight, Error> {
-        let tensor = self.require(name)?;
-        self.check_shape(tensor, &[len as u64])?;
-        let weight = self.declare(p, tensor, 1, len)?;
-        match Format::from_ggml_id(tensor.ty.id()) {
-            Some(Format::F32 | Format::F16 | Format::BF16) => Ok(weight),
-            _ => Err(self.bad(
-                name,
-                format!("type {}; expected F32, F16 or BF16", tensor.ty.name()),
-            )),
-        }
+        Ok(p.weight(self.stored_vector(name, len)?))
     }
 
-    /// The head: `output.weight` and bias, or the embedding table where the two are tied.
-    pub(crate) fn head(&mut self, p: &mut PlanBuilder, embedding: Weight) -> Result<Linear, Error> {
+    /// The head: `output.weight`, or the embedding table where the two are tied; with the bias of
+    /// the file, if it has one.
+    pub(crate) fn head(&self, p: &mut PlanBuilder, embedding: Weight) -> Result<Linear, Error> {
         let (rows, cols) = (self.vocab_size, self.hparams.hidden_size);
-        if self.gguf.tensor("output.weight").is_some() {
-            self.linear(p, "output", rows, cols)
-        } else {
-            Ok(Linear {
-                weight: embedding,
-                bias: None,
-            })
+        if self.has("output.weight") {
+            return self.linear(p, "output", rows, cols);
         }
+        let bias = match self.has("output.bias") {
+            true => Some(self.vector(p, "output.bias", rows)?),
+            false => None,
+        };
+        Ok(Linear {
+            weight: embedding,
+            bias,
+        })
     }
 
-    /// The rope of the hyper-parameters, with the factors of `rope_freqs.weight` if present.
-    pub(crate) fn rope(&mut self, p: &mut PlanBuilder, kind: RopeKind) -> Result<Rope, Error> {
-        let h = self.hparams;
-        let factors = self.rope_factors()?;
-        Ok(p.rope_table(RopeSpec {
+    /// A rope with the factors that the file has for it: `rope_freqs.weight`, or those of short and
+    /// long contexts.
+    pub(crate) fn rope(
+        &self,
+        p: &mut PlanBuilder,
+        kind: RopeKind,
+        params: &RopeParams,
+    ) -> Result<Rope, Error> {
+        let factors = match params.long_from {
+            Some(original) => RopeFactors::ByContext {
+                original,
+                short: self.rope_factors("rope_factors_short.weight", params.dim)?,
+                long: self.rope_factors("rope_factors_long.weight", params.dim)?,
+            },
+            None if self.has("rope_freqs.weight") => {
+                RopeFactors::Fixed(self.rope_factors("rope_freqs.weight", params.dim)?)
+            }
+            None => RopeFactors::Ones,
+        };
+        Ok(p.rope_table(RopeTable {
             kind,
-            rot_dim: h.rope_dim,
-            base: h.rope_base,
-            scale: h.rope_scale,
+            rot_dim: params.dim,
+            base: params.base,
+            scale: params.scale,
+            yarn: params.yarn,
+            magnitude: params.magnitude,
             factors,
         }))
     }
 
-    fn rope_factors(&self) -> Result<Vec<f32>, Error> {
-        let name = "rope_freqs.weight";
-        let Some(tensor) = self.gguf.tensor(name) else {
-            return Ok(Vec::new());
-        };
-        let pairs = self.hparams.rope_dim / 2;
-        self.check_shape(tensor, &[pairs as u64])?;
-        if Format::from_ggml_id(tensor.ty.id()) != Some(Format::F32) {
-            return Err(self.bad(name, format!("type {}; expected F32", tensor.ty.name())));
+    fn rope_factors(&self, name: &str, dim: usize) -> Result<Vec<f32>, Error> {
+        let tensor = self.require(name)?;
+        let pairs = dim / 2;
+        self.check_shape(name, tensor, &[pairs as u64])?;
+        if tensor.format != Some(Format::F32) {
+            return Err(self.bad(name, format!("type {}; expected F32", tensor.type_name)));
         }
         let mut factors = vec![0.0; pairs];
         Format::F32
-            .dequantize(self.gguf.data(tensor), &mut factors)
+            .dequantize(self.source.bytes(tensor.index), &mut factors)
             .map_err(|e| self.bad(name, e.to_string()))?;
         match factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
             Some(f) => Err(self.bad(name, format!("factor {f}; expected finite numbers above 0"))),
@@ -125,56 +180,73 @@ impl<'a> Binder<'a> {
         }
     }
 
-    fn declare(
-        &mut self,
-        p: &mut PlanBuilder,
-        tensor: &TensorInfo,
-        rows: usize,
-        cols: usize,
-    ) -> Result<Weight, Error> {
-        let format = Format::from_ggml_id(tensor.ty.id()).ok_or_else(|| {
-            let names: Vec<_> = Format::ALL.iter().map(|f| f.name()).collect();
-            let problem = format!("type {} cannot be computed with", tensor.ty.name());
-            self.bad(
-                &tensor.name,
-                format!("{problem}; supported: {}", names.join(", ")),
-            )
-        })?;
-        let index = self
-            .gguf
-            .tensors()
-            .iter()
-            .position(|t| std::ptr::eq(t, tensor))
-            .expect("the tensor comes from this file");
-        self.sources.push(index);
-        Ok(p.weight(&tensor.name, format, rows, cols))
+    fn stored_matrix(&self, name: &str, rows: usize, cols: usize) -> Result<WeightInfo, Error> {
+        let tensor = self.require(name)?;
+        self.check_shape(name, tensor, &[cols as u64, rows as u64])?;
+        self.info(name, tensor, rows, cols)
     }
 
-    fn require(&self, name: &str) -> Result<&'a TensorInfo, Error> {
-        self.gguf
-            .tensor(name)
-            .ok_or_else(|| self.bad(name, format!("missing; {} needs it", self.hparams.arch)))
+    fn stored_vector(&self, name: &str, len: usize) -> Result<WeightInfo, Error> {
+        let tensor = self.require(name)?;
+        self.check_shape(name, tensor, &[len as u64])?;
+        match tensor.format {
+            Some(Format::F32 | Format::F16 | Format::BF16) => self.info(name, tensor, 1, len),
+            _ => Err(self.bad(
+                name,
+                format!("type {}; expected F32, F16 or BF16", tensor.type_name),
+            )),
+        }
+    }
+
+    fn info(
+        &self,
+        name: &str,
+        tensor: SourceTensor<'_>,
+        rows: usize,
+        cols: usize,
+    ) -> Result<WeightInfo, Error> {
+        let format = tensor.format.ok_or_else(|| {
+            let names: Vec<_> = Format::ALL.iter().map(|f| f.name()).collect();
+            let problem = format!("type {} cannot be computed with", tensor.type_name);
+            self.bad(name, format!("{problem}; supported: {}", names.join(", ")))
+        })?;
+        Ok(WeightInfo {
+            name: name.to_owned(),
+            format,
+            rows,
+            cols,
+            // A model has one source.
+            view: WeightView::whole(0, tensor.index, rows, cols),
+        })
+    }
+
+    fn require(&self, name: &str) -> Result<SourceTensor<'a>, Error> {
+        let missing = || self.bad(name, format!("missing; {} needs it", self.hparams.arch));
+        self.source.find(name).ok_or_else(missing)
     }
 
     /// Trailing dimensions of 1 are ignored, as the container does.
-    fn check_shape(&self, tensor: &TensorInfo, expected: &[u64]) -> Result<(), Error> {
-        let mut found = tensor.dims.as_slice();
+    fn check_shape(
+        &self,
+        name: &str,
+        tensor: SourceTensor<'_>,
+        expected: &[u64],
+    ) -> Result<(), Error> {
+        let mut found = tensor.dims;
         while found.len() > expected.len() && found.last() == Some(&1) {
             found = &found[..found.len() - 1];
         }
         if found == expected {
             Ok(())
         } else {
-            Err(self.bad(
-                &tensor.name,
-                format!("shape {:?}; expected {expected:?}", tensor.dims),
-            ))
+            let problem = format!("shape {:?}; expected {expected:?}", tensor.dims);
+            Err(self.bad(name, problem))
         }
     }
 
     fn bad(&self, tensor: &str, problem: String) -> Error {
         Error::Tensor {
-            file: self.gguf.path().to_owned(),
+            file: self.source.path().to_owned(),
             tensor: tensor.to_owned(),
             problem,
         }

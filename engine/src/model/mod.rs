@@ -1,38 +1,37 @@
 //! Models: a file's metadata and weights bound to the plan of its family.
 //!
-//! Each family is one file of this folder and one row of [`FAMILIES`]. A [`Model`] in hand is
-//! checked: its hyper-parameters are consistent, its vocabulary is usable, and every tensor that
+//! Each family is one file of `families` and one row of its table. A [`Model`] in hand is checked: its hyper-parameters are consistent, its vocabulary is usable, and every tensor that
 //! the plan names exists with the right shape in a format that can be computed with.
 
 mod bind;
+mod blocks;
+mod families;
 mod hparams;
-mod llama;
-mod qwen2;
-mod qwen3;
+mod keys;
+mod phase;
+mod rope;
+mod weights;
 
+use std::borrow::Cow;
 use std::path::Path;
+use std::sync::Arc;
 
 use gannet_gguf::Gguf;
 
-pub(crate) use bind::Binder;
+pub(crate) use bind::{Binder, Part};
+pub use families::{FAMILIES, Family};
 pub use hparams::HyperParams;
+pub use phase::{Phase, Span};
+pub use rope::RopeParams;
+
+use hparams::MAX_CONTEXT;
+use keys::Keys;
+use weights::Weights;
 
 use crate::Error;
-use crate::load::{Phase, Span};
-use crate::plan::{Plan, PlanBuilder, Weight};
-use crate::tokenizer::{self, Tokenizer, TokenizerOptions};
-
-/// A model family: its name in `general.architecture` and the function that writes its plan.
-pub struct Family {
-    /// The value of `general.architecture`.
-    pub arch: &'static str,
-    /// Models it runs, for people.
-    pub models: &'static str,
-    build: fn(&mut PlanBuilder, &mut Binder<'_>) -> Result<Plan, Error>,
-}
-
-/// Every supported family.
-pub const FAMILIES: &[Family] = &[llama::FAMILY, qwen2::FAMILY, qwen3::FAMILY];
+use crate::files::Source;
+use crate::plan::{Plan, WeightInfo};
+use crate::text::tokenizer::{self, Tokenizer, TokenizerOptions};
 
 /// How a model is opened.
 #[derive(Debug, Clone, Default)]
@@ -46,12 +45,11 @@ pub struct ModelOptions {
 ///
 /// Opening maps the file and reads metadata; weights are touched only when an executor loads them.
 pub struct Model {
-    gguf: Gguf,
+    gguf: Arc<Gguf>,
+    weights: Weights,
     hparams: HyperParams,
     tokenizer: Tokenizer,
-    plan: Plan,
-    /// For each weight of the plan, its tensor's index.
-    sources: Vec<usize>,
+    plan: Arc<Plan>,
     opening: Vec<Span>,
 }
 
@@ -71,7 +69,7 @@ impl Model {
     /// As [`Model::open`].
     pub fn open_with(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Model, Error> {
         let path = path.as_ref();
-        crate::safetensors::refuse_as_model(path)?;
+        crate::files::safetensors::refuse_as_model(path)?;
         let (gguf, span) = Span::time(Phase::File, || Gguf::open(path));
         let mut model = Model::from_gguf(gguf?, options)?;
         model.opening.insert(0, span);
@@ -83,7 +81,8 @@ impl Model {
     /// # Errors
     /// As [`Model::open`].
     pub fn from_gguf(gguf: Gguf, options: &ModelOptions) -> Result<Model, Error> {
-        let arch = hparams::architecture(&gguf)?;
+        let keys = Keys::new(&gguf)?;
+        let arch = keys.arch;
         let family = FAMILIES.iter().find(|f| f.arch == arch).ok_or_else(|| {
             let names: Vec<_> = FAMILIES.iter().map(|f| f.arch).collect();
             Error::UnsupportedFamily {
@@ -104,19 +103,21 @@ impl Model {
             },
         })?;
         let (bound, plan_span) = Span::time(Phase::Plan, || -> Result<_, Error> {
-            let hparams = HyperParams::read(&gguf)?;
-            let mut binder = Binder::new(&gguf, &hparams, tokenizer.vocab_size());
-            let plan = (family.build)(&mut PlanBuilder::new(), &mut binder)?;
-            let sources = binder.sources;
-            Ok((hparams, plan, sources))
+            let hparams = HyperParams::read(&keys)?;
+            let binder = Binder::new(&gguf, keys, &hparams, tokenizer.vocab_size());
+            let plan = family.plan(&binder)?;
+            Ok((hparams, plan))
         });
-        let (hparams, plan, sources) = bound?;
+        let (hparams, plan) = bound?;
+        let gguf = Arc::new(gguf);
         Ok(Model {
+            weights: Weights {
+                sources: vec![Arc::clone(&gguf) as Arc<dyn Source>],
+            },
             gguf,
             hparams,
             tokenizer,
-            plan,
-            sources,
+            plan: Arc::new(plan),
             opening: vec![vocabulary_span, plan_span],
         })
     }
@@ -147,24 +148,29 @@ impl Model {
 
     /// The forward step.
     #[must_use]
-    pub fn plan(&self) -> &Plan {
+    pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
 
-    /// The stored bytes of a weight of the plan.
+    /// The stored bytes of a weight of a plan of this model, row after row; a copy where they do not
+    /// lie so in the file.
     #[must_use]
-    pub fn weight_bytes(&self, w: Weight) -> &[u8] {
-        let tensor = &self.gguf.tensors()[self.sources[w.0 as usize]];
-        self.gguf.data(tensor)
+    pub fn weight_bytes(&self, info: &WeightInfo) -> Cow<'_, [u8]> {
+        self.weights.bytes(info)
     }
 
-    /// A weight of the plan as f32, `[rows, cols]`.
+    /// The same, where no copy is needed.
     #[must_use]
-    pub fn weight_f32(&self, w: Weight) -> Vec<f32> {
-        let info = self.plan.weight(w);
+    pub fn weight_in_place(&self, info: &WeightInfo) -> Option<&[u8]> {
+        self.weights.in_place(info)
+    }
+
+    /// A weight of a plan of this model as f32, `[rows, cols]`.
+    #[must_use]
+    pub fn weight_f32(&self, info: &WeightInfo) -> Vec<f32> {
         let mut out = vec![0.0; info.rows * info.cols];
         info.format
-            .dequantize(self.weight_bytes(w), &mut out)
+            .dequantize(&self.weight_bytes(info), &mut out)
             .expect("the tensor's size was checked when it was bound");
         out
     }
@@ -185,25 +191,5 @@ impl Model {
             Some(&token) => Err(Error::TokenOutOfRange { token, vocab_size }),
             None => Ok(()),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_family_file_has_its_row() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/model");
-        let mut files: Vec<String> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
-            .filter(|name| !["mod", "bind", "hparams"].contains(&name.as_str()))
-            .collect();
-        files.sort();
-        let mut rows: Vec<&str> = FAMILIES.iter().map(|f| f.arch).collect();
-        rows.sort_unstable();
-        assert_eq!(files, rows);
     }
 }

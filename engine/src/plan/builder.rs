@@ -3,13 +3,10 @@
 //! Buffers are named after the weight or the operation that made them, so that a divergence report
 //! reads like the model file.
 
-use gannet_quant::Format;
-
 use super::{
-    Activation, AttentionSpec, Buf, BufferInfo, Element, KvShape, Op, Plan, Rope, Rows, Weight,
-    WeightInfo,
+    Activation, AttentionConfig, Buf, BufferInfo, CacheId, CacheInfo, Element, Op, Plan, Rope,
+    RopeTable, Rows, Weight, WeightInfo,
 };
-use crate::rope::RopeSpec;
 
 /// A matrix with its optional bias.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,9 +22,9 @@ pub struct Linear {
 pub struct PlanBuilder {
     buffers: Vec<BufferInfo>,
     weights: Vec<WeightInfo>,
-    ropes: Vec<RopeSpec>,
+    ropes: Vec<RopeTable>,
     ops: Vec<Op>,
-    kv: Option<KvShape>,
+    caches: Vec<CacheInfo>,
 }
 
 impl PlanBuilder {
@@ -37,19 +34,14 @@ impl PlanBuilder {
         Self::default()
     }
 
-    /// Declares a weight `[rows, cols]`.
-    pub fn weight(&mut self, name: &str, format: Format, rows: usize, cols: usize) -> Weight {
-        self.weights.push(WeightInfo {
-            name: name.to_owned(),
-            format,
-            rows,
-            cols,
-        });
+    /// Declares a weight.
+    pub fn weight(&mut self, info: WeightInfo) -> Weight {
+        self.weights.push(info);
         Weight(self.weights.len() as u32 - 1)
     }
 
     /// Declares a rope table.
-    pub fn rope_table(&mut self, spec: RopeSpec) -> Rope {
+    pub fn rope_table(&mut self, spec: RopeTable) -> Rope {
         self.ropes.push(spec);
         Rope(self.ropes.len() as u32 - 1)
     }
@@ -111,25 +103,41 @@ impl PlanBuilder {
         out
     }
 
-    /// Appends keys and values to the cache of a layer.
-    pub fn kv_write(&mut self, layer: usize, k: Buf, v: Buf, spec: AttentionSpec) {
-        let shape = KvShape {
-            num_layers: layer + 1,
-            num_kv_heads: spec.num_kv_heads,
-            head_dim: spec.head_dim,
-        };
-        let kv = self.kv.get_or_insert(shape);
-        kv.num_layers = kv.num_layers.max(layer + 1);
-        self.ops.push(Op::KvWrite { layer, k, v });
+    /// Declares a cache of keys and values.
+    pub fn cache(&mut self, name: &str, num_kv_heads: usize, head_dim: usize) -> CacheId {
+        self.caches.push(CacheInfo {
+            name: name.to_owned(),
+            num_kv_heads,
+            head_dim,
+        });
+        CacheId(self.caches.len() as u32 - 1)
     }
 
-    /// Causal attention over the cache of a layer.
-    pub fn attention(&mut self, q: Buf, layer: usize, spec: AttentionSpec) -> Buf {
+    /// Appends keys and values to a cache.
+    pub fn kv_write(&mut self, cache: CacheId, k: Buf, v: Buf) {
+        let width = self.caches[cache.0 as usize].width();
+        assert_eq!(self.shape(k), (Rows::Tokens, width), "keys fill the cache");
+        assert_eq!(
+            self.shape(v),
+            (Rows::Tokens, width),
+            "values fill the cache"
+        );
+        self.ops.push(Op::KvWrite { cache, k, v });
+    }
+
+    /// Causal attention of a layer over a cache.
+    pub fn attention(
+        &mut self,
+        layer: usize,
+        q: Buf,
+        cache: CacheId,
+        spec: AttentionConfig,
+    ) -> Buf {
         let (rows, cols) = self.shape(q);
         assert_eq!(cols, spec.num_heads * spec.head_dim, "heads fill the row");
         let out = self.buffer(format!("blk.{layer}.attention"), rows, cols, Element::F32);
         self.ops.push(Op::Attention {
-            layer,
+            cache,
             spec,
             q,
             out,
@@ -164,9 +172,6 @@ impl PlanBuilder {
     }
 
     /// Ends the plan with the head's logits and their argmax.
-    ///
-    /// # Panics
-    /// If no layer wrote the cache: a family without attention is not a plan this crate runs.
     #[must_use]
     pub fn finish(mut self, logits: Buf) -> Plan {
         let (rows, vocab_size) = self.shape(logits);
@@ -178,7 +183,7 @@ impl PlanBuilder {
             weights: self.weights,
             ropes: self.ropes,
             ops: self.ops,
-            kv: self.kv.expect("a plan has at least one layer"),
+            caches: self.caches,
             logits,
             next,
             vocab_size,

@@ -7,21 +7,26 @@ use super::{Element, Op, Plan, Rows, Weight};
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for op in &self.ops {
-            match op.writes() {
-                Some(out) => {
-                    let info = self.buffer(out);
-                    let rows = match info.rows {
-                        Rows::Tokens => "T",
-                        Rows::Outputs => "O",
-                    };
-                    let element = match info.element {
-                        Element::F32 => "f32",
-                        Element::U32 => "u32",
-                    };
-                    write!(f, "{}: {element}[{rows}, {}] = ", info.name, info.cols)?;
-                }
-                None => write!(f, "cache: ")?,
+            let mut written = Vec::new();
+            for out in op.writes() {
+                let info = self.buffer(out);
+                let rows = match info.rows {
+                    Rows::Tokens => "T",
+                    Rows::Outputs => "O",
+                };
+                let element = match info.element {
+                    Element::F32 => "f32",
+                    Element::U32 => "u32",
+                };
+                written.push(format!(
+                    "{}: {element}[{rows}, {}] = ",
+                    info.name, info.cols
+                ));
             }
+            for cache in op.writes_cache() {
+                written.push(format!("{}: ", self.cache(cache).name));
+            }
+            write!(f, "{}", written.join(", "))?;
             write!(f, "{}(", op.name())?;
             for (i, b) in op.reads().into_iter().enumerate() {
                 write!(
@@ -60,10 +65,14 @@ impl Plan {
             } => {
                 format!(" {num_heads} x {head_dim}, {}", self.ropes[rope.0 as usize])
             }
-            Op::KvWrite { layer, .. } => format!(" layer {layer}"),
-            Op::Attention { layer, spec, .. } => format!(
-                " layer {layer}, {} heads over {} of {}, scale {}",
-                spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.scale
+            Op::KvWrite { .. } => String::new(),
+            Op::Attention { cache, spec, .. } => format!(
+                " {}, {} heads over {} of {}, scale {}",
+                self.cache(*cache).name,
+                spec.num_heads,
+                spec.num_kv_heads,
+                spec.head_dim,
+                spec.scale
             ),
             Op::Glu { act, .. } => format!(" {act:?}"),
             Op::Add { .. } | Op::GatherOutputs { .. } | Op::ArgMax { .. } => String::new(),

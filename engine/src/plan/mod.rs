@@ -11,14 +11,17 @@
 
 mod builder;
 mod dump;
+mod op;
+mod rope;
 mod storage;
+mod weight;
 
 pub use builder::{Linear, PlanBuilder};
+pub use gannet_ptx_gen::kernels::{Activation, RopeKind};
+pub use op::{ColumnSample, Contract, ErrorClass, Op};
+pub use rope::{RopeFactors, RopeTable, Yarn};
 pub use storage::{Storage, assign_storage};
-
-use gannet_quant::Format;
-
-use crate::rope::RopeSpec;
+pub use weight::{WeightInfo, WeightView};
 
 /// A buffer of the plan: an index into [`Plan::buffers`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -27,6 +30,10 @@ pub struct Buf(pub u32);
 /// A weight of the plan: an index into [`Plan::weights`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Weight(pub u32);
+
+/// A cache of the plan: an index into [`Plan::caches`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CacheId(pub u32);
 
 /// A rope table of the plan: an index into [`Plan::ropes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,38 +70,9 @@ pub struct BufferInfo {
     pub element: Element,
 }
 
-/// Name, format and shape of a weight: `[rows, cols]`, row-major, a row for each output feature.
-/// A vector (norm weight, bias) has one row.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WeightInfo {
-    /// Tensor name in the model file.
-    pub name: String,
-    /// Block format of the stored bytes.
-    pub format: Format,
-    /// Output features.
-    pub rows: usize,
-    /// Input features.
-    pub cols: usize,
-}
-
-impl WeightInfo {
-    /// Bytes of the weight as stored in the model file.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.rows * self.format.row_bytes(self.cols).unwrap_or(0)
-    }
-}
-
-/// Activation function of a gated linear unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Activation {
-    /// `x / (1 + exp(-x))`.
-    Silu,
-}
-
 /// Attention of one layer: grouped heads over a causal key/value cache.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AttentionSpec {
+pub struct AttentionConfig {
     /// Query heads.
     pub num_heads: usize,
     /// Key/value heads; divides `num_heads`.
@@ -109,170 +87,25 @@ pub struct AttentionSpec {
     pub window: Option<u32>,
 }
 
-/// One operation. Buffers are `[rows, cols]`; what is written comes last.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Op {
-    /// `out[t] = table[token[t]]`.
-    Embed {
-        /// `[vocab_size, hidden_size]`.
-        table: Weight,
-        /// `[tokens, hidden_size]`.
-        out: Buf,
-    },
-    /// `out[g] = x[g] * weight / sqrt(mean(x[g]^2) + eps)` for each group `g` of `dim` elements,
-    /// where `dim` is the weight's length (a whole row, or one head of it).
-    RmsNorm {
-        /// Input.
-        x: Buf,
-        /// `[dim]`.
-        weight: Weight,
-        /// Added to the mean square.
-        eps: f32,
-        /// Same shape as `x`.
-        out: Buf,
-    },
-    /// `out[t, r] = sum_c weight[r, c] * x[t, c] (+ bias[r])`.
-    MatMul {
-        /// `[_, cols]`.
-        x: Buf,
-        /// `[rows, cols]`.
-        weight: Weight,
-        /// `[rows]`.
-        bias: Option<Weight>,
-        /// `[_, rows]`.
-        out: Buf,
-    },
-    /// Rotary position embedding of every head.
-    Rope {
-        /// `[tokens, num_heads * head_dim]`.
-        x: Buf,
-        /// Angles and pairing.
-        rope: Rope,
-        /// Heads in a row.
-        num_heads: usize,
-        /// Elements of a head.
-        head_dim: usize,
-        /// Same shape as `x`.
-        out: Buf,
-    },
-    /// Appends keys and values of the step's tokens to the cache of a layer.
-    KvWrite {
-        /// Layer index.
-        layer: usize,
-        /// `[tokens, num_kv_heads * head_dim]`.
-        k: Buf,
-        /// `[tokens, num_kv_heads * head_dim]`.
-        v: Buf,
-    },
-    /// Causal attention over the cache of a layer.
-    Attention {
-        /// Layer index.
-        layer: usize,
-        /// Heads, scale, window.
-        spec: AttentionSpec,
-        /// `[tokens, num_heads * head_dim]`.
-        q: Buf,
-        /// `[tokens, num_heads * head_dim]`.
-        out: Buf,
-    },
-    /// `out = act(gate) * up`.
-    Glu {
-        /// Activation.
-        act: Activation,
-        /// `[_, ffn_size]`.
-        gate: Buf,
-        /// `[_, ffn_size]`.
-        up: Buf,
-        /// `[_, ffn_size]`.
-        out: Buf,
-    },
-    /// `out = a + b`.
-    Add {
-        /// First term.
-        a: Buf,
-        /// Second term.
-        b: Buf,
-        /// Sum.
-        out: Buf,
-    },
-    /// Keeps the rows whose logits are wanted.
-    GatherOutputs {
-        /// `[tokens, _]`.
-        x: Buf,
-        /// `[outputs, _]`.
-        out: Buf,
-    },
-    /// Index of the largest logit of each row; the lowest index on ties.
-    ArgMax {
-        /// `[outputs, vocab_size]`.
-        logits: Buf,
-        /// `[outputs, 1]`, token ids.
-        out: Buf,
-    },
-}
-
-impl Op {
-    /// The operation's name.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Op::Embed { .. } => "embed",
-            Op::RmsNorm { .. } => "rms_norm",
-            Op::MatMul { .. } => "matmul",
-            Op::Rope { .. } => "rope",
-            Op::KvWrite { .. } => "kv_write",
-            Op::Attention { .. } => "attention",
-            Op::Glu { .. } => "glu",
-            Op::Add { .. } => "add",
-            Op::GatherOutputs { .. } => "gather_outputs",
-            Op::ArgMax { .. } => "argmax",
-        }
-    }
-
-    /// The buffers it reads.
-    #[must_use]
-    pub fn reads(&self) -> Vec<Buf> {
-        match *self {
-            Op::Embed { .. } => vec![],
-            Op::RmsNorm { x, .. }
-            | Op::MatMul { x, .. }
-            | Op::Rope { x, .. }
-            | Op::GatherOutputs { x, .. } => vec![x],
-            Op::KvWrite { k, v, .. } => vec![k, v],
-            Op::Attention { q, .. } => vec![q],
-            Op::Glu { gate, up, .. } => vec![gate, up],
-            Op::Add { a, b, .. } => vec![a, b],
-            Op::ArgMax { logits, .. } => vec![logits],
-        }
-    }
-
-    /// The buffer it writes; `None` for an operation that writes the key/value cache.
-    #[must_use]
-    pub fn writes(&self) -> Option<Buf> {
-        match *self {
-            Op::Embed { out, .. }
-            | Op::RmsNorm { out, .. }
-            | Op::MatMul { out, .. }
-            | Op::Rope { out, .. }
-            | Op::Attention { out, .. }
-            | Op::Glu { out, .. }
-            | Op::Add { out, .. }
-            | Op::GatherOutputs { out, .. }
-            | Op::ArgMax { out, .. } => Some(out),
-            Op::KvWrite { .. } => None,
-        }
-    }
-}
-
-/// Shape of the key/value cache that a plan needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KvShape {
-    /// Layers with attention.
-    pub num_layers: usize,
-    /// Key/value heads of a layer.
+/// Keys and values of one layer, or of several that share them.
+///
+/// A block of [`crate::kv::BLOCK_TOKENS`] positions has the same place in the pools of all caches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheInfo {
+    /// Unique name (`blk.3.cache`).
+    pub name: String,
+    /// Key/value heads.
     pub num_kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
+}
+
+impl CacheInfo {
+    /// Elements of a token's keys (or values).
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.num_kv_heads * self.head_dim
+    }
 }
 
 /// A forward step of one model.
@@ -283,11 +116,11 @@ pub struct Plan {
     /// Every weight, indexed by [`Weight`].
     pub weights: Vec<WeightInfo>,
     /// Every rope table, indexed by [`Rope`].
-    pub ropes: Vec<RopeSpec>,
+    pub ropes: Vec<RopeTable>,
     /// The operations in order.
     pub ops: Vec<Op>,
-    /// The cache.
-    pub kv: KvShape,
+    /// Every cache, indexed by [`CacheId`].
+    pub caches: Vec<CacheInfo>,
     /// `[outputs, vocab_size]`.
     pub logits: Buf,
     /// `[outputs, 1]`: the most likely next token.
@@ -309,6 +142,24 @@ impl Plan {
         &self.weights[w.0 as usize]
     }
 
+    /// Geometry of a cache.
+    #[must_use]
+    pub fn cache(&self, c: CacheId) -> &CacheInfo {
+        &self.caches[c.0 as usize]
+    }
+
+    /// A rope table.
+    #[must_use]
+    pub fn rope(&self, r: Rope) -> &RopeTable {
+        &self.ropes[r.0 as usize]
+    }
+
+    /// The operation that writes a buffer, by its index.
+    #[must_use]
+    pub fn writer(&self, b: Buf) -> Option<usize> {
+        self.ops.iter().position(|op| op.writes().contains(&b))
+    }
+
     /// The buffer of a name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Buf> {
@@ -321,15 +172,12 @@ impl Plan {
     /// Bytes of weights that a step of one token reads: every matrix once, one embedding row.
     #[must_use]
     pub fn weight_bytes_per_token(&self) -> u64 {
-        let read = |w: Weight| self.weight(w).bytes() as u64;
-        self.ops
-            .iter()
-            .map(|op| match *op {
-                Op::Embed { table, .. } => read(table) / self.weight(table).rows as u64,
-                Op::MatMul { weight, bias, .. } => read(weight) + bias.map_or(0, read),
-                Op::RmsNorm { weight, .. } => read(weight),
-                _ => 0,
-            })
-            .sum()
+        let bytes = |w: Weight| self.weight(w).bytes() as u64;
+        let row = |w: Weight| bytes(w) / self.weight(w).rows as u64;
+        let of_op = |op: &Op| -> u64 {
+            let whole: u64 = op.weights().into_iter().map(bytes).sum();
+            whole + op.looks_up().into_iter().map(row).sum::<u64>()
+        };
+        self.ops.iter().map(of_op).sum()
     }
 }

@@ -3,8 +3,8 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_engine::device::make_executor;
-use gannet_engine::exec::{Faults, Precision};
+use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::tools::make_executor;
 use gannet_engine::{
     Error, Event, ExecutorChoice, GenerateOptions, Model, SamplerOn, Session, SessionOptions,
 };
@@ -33,7 +33,7 @@ pub(crate) fn the_cpu_chooses_alone(model: &Arc<Model>, options: SessionOptions)
     let table = table(executor);
     let step = prompt.step(&table);
     executor.run(&step).unwrap();
-    let all = places(executor, &step).unwrap();
+    let all = places(executor.inspect(), &step).unwrap();
     let argmax = all.iter().find(|p| p.unit.starts_with("argmax")).unwrap();
     let generate = |omit_launch, sampler_on| {
         let settings = SessionOptions {

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gannet_engine::device::SessionOptions;
-use gannet_engine::exec::Precision;
+use gannet_engine::internals::settings::Precision;
+use gannet_engine::internals::settings::SessionOptions;
 use gannet_engine::{DeviceChoice, Model};
 use serde_json::Value;
 
@@ -85,14 +85,14 @@ pub struct Divergence {
 
 impl Divergence {
     pub fn add(&mut self, reference: &[f32], found: &[f32]) {
-        let kld = gannet_engine::eval::kl_divergence(reference, found);
+        let kld = gannet_engine::tools::eval::kl_divergence(reference, found);
         self.positions += 1;
         self.sum += kld;
         self.max = self.max.max(if kld.is_nan() { f64::INFINITY } else { kld });
         for (a, b) in reference.iter().zip(found) {
             self.max_difference = self.max_difference.max(f64::from((a - b).abs()));
         }
-        let top = gannet_engine::sample::argmax;
+        let top = gannet_engine::internals::exec::sample::argmax;
         let (best, chosen) = (top(reference), top(found));
         self.agreed += usize::from(best == chosen);
         let margin = reference[best as usize] - reference[chosen as usize];
@@ -121,7 +121,7 @@ pub fn gpu(test: &str) -> bool {
 pub fn divergence(
     folder: &Path,
     file: &str,
-    executor: &mut dyn gannet_engine::exec::Executor,
+    executor: &mut dyn gannet_engine::internals::exec::Executor,
 ) -> Divergence {
     let vocab = executor.plan().vocab_size;
     let index = json(&folder.join("index.json"));
@@ -135,7 +135,7 @@ pub fn divergence(
             .expect("a file name")
             .replace("<FILE>", file);
         let reference = floats(&folder.join(logits));
-        gannet_engine::eval::logits(executor, &ids, first, |position, row| {
+        gannet_engine::tools::eval::logits(executor, &ids, first, |position, row| {
             result.add(&reference[(position - first) * vocab..][..vocab], row);
             Ok(())
         })
@@ -174,14 +174,14 @@ pub fn perplexity(
     text: &Path,
     model: &Arc<Model>,
     name: &str,
-    executor: &mut dyn gannet_engine::exec::Executor,
+    executor: &mut dyn gannet_engine::internals::exec::Executor,
 ) -> (f64, f64) {
     let protocol = json(&text.with_file_name("perplexity.json"));
     let reference = protocol["models"][name]["ref64"]
         .as_f64()
         .expect("a perplexity");
     let text = std::fs::read_to_string(text).expect("the text");
-    let encode = gannet_engine::tokenizer::EncodeOptions {
+    let encode = gannet_engine::internals::text::tokenizer::EncodeOptions {
         add_special: true,
         parse_special: false,
     };
@@ -191,7 +191,7 @@ pub fn perplexity(
         protocol["tokens"].as_u64().expect("a count")
     );
     let bos = model.tokenizer().bos();
-    let found = gannet_engine::eval::perplexity(executor, &ids, bos, 512, |_, _, _| {})
+    let found = gannet_engine::tools::eval::perplexity(executor, &ids, bos, 512, |_, _, _| {})
         .unwrap_or_else(|e| panic!("{name}: {e}"));
     assert_eq!(
         found.scored as u64,

@@ -4,9 +4,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test target uses its part")]
 
 use gannet_engine::Error;
-use gannet_engine::exec::{Executor, Step};
-use gannet_engine::kv::BlockTable;
-use gannet_engine::parity::{Mode, Report, Tolerance, diff};
+use gannet_engine::internals::exec::{Executor, Inspect, Step};
+use gannet_engine::internals::kv::BlockTable;
+use gannet_engine::tools::parity::{Mode, Report, Tolerance, diff};
 
 /// A launch, by its index in the list of a step, and the buffers that show its absence.
 #[derive(Debug)]
@@ -60,7 +60,7 @@ pub fn table(executor: &dyn Executor) -> BlockTable {
 }
 
 /// Every launch of a step, counted while a healthy executor runs it unit by unit.
-pub fn places(executor: &mut dyn Executor, step: &Step<'_>) -> Result<Vec<Place>, Error> {
+pub fn places(executor: &mut dyn Inspect, step: &Step<'_>) -> Result<Vec<Place>, Error> {
     executor.begin(step)?;
     let units = executor.units(step.shape())?;
     let mut places = Vec::new();
@@ -98,8 +98,8 @@ pub fn spread(places: Vec<Place>, count: usize) -> Vec<Place> {
 
 /// Scans a step on which `faulty` leaves out the launch of a place.
 pub fn check(
-    healthy: &mut dyn Executor,
-    faulty: &mut dyn Executor,
+    healthy: &mut dyn Inspect,
+    faulty: &mut dyn Inspect,
     step: &Step<'_>,
     (mode, tolerance): (Mode, Tolerance),
     place: &Place,

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_engine::batch::BatchStats;
-use gannet_engine::kv::BLOCK_TOKENS;
-use gannet_engine::tokenizer::EncodeOptions;
+use gannet_engine::internals::kv::BLOCK_TOKENS;
+use gannet_engine::internals::serve::BatchStats;
+use gannet_engine::internals::text::tokenizer::EncodeOptions;
 use gannet_engine::{
     Batch, Event, GenerateOptions, Generation, Model, Sampling, SeqId, Session, SessionOptions,
 };

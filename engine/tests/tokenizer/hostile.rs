@@ -1,6 +1,8 @@
 //! Vocabularies that are wrong: refused in one line that names the key, or read with a warning.
 
-use gannet_engine::tokenizer::{DecodeOptions, EncodeOptions, Tokenizer, TokenizerOptions};
+use gannet_engine::internals::text::tokenizer::{
+    DecodeOptions, EncodeOptions, Tokenizer, TokenizerOptions,
+};
 use gannet_gguf::Gguf;
 
 use crate::{data, embedded, load};

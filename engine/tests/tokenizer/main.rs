@@ -11,7 +11,7 @@ mod vectors;
 
 use std::path::PathBuf;
 
-use gannet_engine::tokenizer::{Error, Tokenizer, TokenizerOptions};
+use gannet_engine::internals::text::tokenizer::{Error, Tokenizer, TokenizerOptions};
 use gannet_gguf::Gguf;
 
 /// A path in the folder of shared test data, if it is there.

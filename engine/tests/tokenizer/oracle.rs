@@ -1,7 +1,7 @@
 //! The reference library as the oracle: the same vocabulary, the rules as the regular expressions
 //! that models publish, and the same ids for every text.
 
-use gannet_engine::tokenizer::EncodeOptions;
+use gannet_engine::internals::text::tokenizer::EncodeOptions;
 use gannet_gguf::Gguf;
 use serde_json::{Value, json};
 
@@ -105,7 +105,7 @@ fn reference(model: &Gguf, rules: &[&str], ignore_merges: bool) -> tokenizers::T
 fn texts() -> Vec<String> {
     let mut texts: Vec<String> = [
         include_str!("oracle.rs"),
-        include_str!("../../src/tokenizer/pre.rs"),
+        include_str!("../../src/text/tokenizer/pre.rs"),
         "I'll, we'VE, they'Re; it'\u{17f}. ''s '' 's's",
         "  x\n\n \n\t y  \r\n\r\n z \u{a0}\u{3000} ",
         "HTTPServerError2024XMLHttpRequest \u{c4}pfelBAUM\u{1c5}x \u{4e2d}ABCdef \u{915}\u{94d}\u{937}",

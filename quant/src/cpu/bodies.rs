@@ -30,6 +30,11 @@ macro_rules! portable_bodies {
         }
 
         #[target_feature(enable = $features)]
+        pub(super) fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+            crate::cpu::floats::gelu_mul_body::<crate::cpu::floats::Fused>(gate, up, out);
+        }
+
+        #[target_feature(enable = $features)]
         pub(super) fn sum_squares(x: &[f32]) -> f64 {
             crate::cpu::floats::sum_squares_body(x)
         }

@@ -111,6 +111,28 @@ pub fn silu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
     }
 }
 
+/// `out = gelu(gate) * up`, where `gelu(x) = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`
+/// (Hendrycks and Gimpel, "Gaussian Error Linear Units", section 2), with an error below 1e-6 of
+/// `|gate * up|`.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn gelu_mul(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    assert!(
+        gate.len() == out.len() && up.len() == out.len(),
+        "gate, up and out have one length"
+    );
+    match Isa::detect() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` beyond `Portable` only exists where the machine has its features.
+        Isa::Avx512 => unsafe { super::avx512::gelu_mul(gate, up, out) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { super::avx2::gelu_mul(gate, up, out) },
+        Isa::Portable => gelu_mul_body::<Separate>(gate, up, out),
+    }
+}
+
 /// The sum of the squares, added up in f64.
 #[must_use]
 pub fn sum_squares(x: &[f32]) -> f64 {
@@ -159,6 +181,16 @@ pub(super) fn softmax_body<M: MulAdd>(x: &mut [f32]) {
 pub(super) fn silu_mul_body<M: MulAdd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
         *o = g / (1.0 + exp::<M>(-g)) * u;
+    }
+}
+
+#[inline(always)]
+pub(super) fn gelu_mul_body<M: MulAdd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
+    // (1 + tanh(u)) / 2 = 1 / (1 + e^-2u), with 2 sqrt(2 / pi) here.
+    const SLOPE: f32 = 1.595_769_1;
+    for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
+        let inner = SLOPE * (g + 0.044_715 * g * g * g);
+        *o = g / (1.0 + exp::<M>(-inner)) * u;
     }
 }
 
@@ -250,6 +282,23 @@ mod tests {
         x[35] = f32::NAN;
         softmax(&mut x);
         assert!(x.iter().all(|x| x.is_nan()));
+    }
+
+    #[test]
+    fn gelu_follows_its_formula() {
+        let gate: Vec<f32> = (0..53).map(|i| (i as f32 - 26.0) * 0.4).collect();
+        let up: Vec<f32> = (0..53).map(|i| (i as f32 * 1.3).cos()).collect();
+        let mut out = vec![0.0; 53];
+        gelu_mul(&gate, &up, &mut out);
+        for ((o, g), u) in out.iter().zip(&gate).zip(&up) {
+            let (g, u) = (f64::from(*g), f64::from(*u));
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (g + 0.044_715 * g.powi(3));
+            let expected = g / 2.0 * (1.0 + inner.tanh()) * u;
+            assert!(
+                (f64::from(*o) - expected).abs() <= 1e-6 * (g * u).abs(),
+                "{g}"
+            );
+        }
     }
 
     #[test]

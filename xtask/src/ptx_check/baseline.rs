@@ -172,8 +172,9 @@ fn aligned(rows: &[(char, &(String, String), &Cost)]) -> String {
     text
 }
 
-/// The columns of one row.
-fn fields((kernel, target): &(String, String), cost: &Cost) -> [String; 6] {
+/// The columns of the row of a kernel on a target.
+fn fields(key: &(String, String), cost: &Cost) -> [String; 6] {
+    let (kernel, target) = key;
     [
         kernel.clone(),
         target.clone(),

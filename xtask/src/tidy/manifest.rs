@@ -4,13 +4,26 @@
 //! on a line, not TOML in general.
 
 use super::Finding;
+use super::source::Tree;
 use crate::workspace::CRATES;
 
 /// Where every package of the lock file comes from.
 const SOURCE: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
+/// All findings in manifests and in the lock file.
+pub(super) fn check(tree: &Tree) -> Vec<Finding> {
+    let texts = tree.files.iter();
+    let texts = texts.filter_map(|file| Some((file.path.as_str(), file.text.as_deref()?)));
+    let found = texts.map(|(path, text)| match path {
+        "Cargo.lock" => lock(path, text),
+        _ if path.ends_with("Cargo.toml") => manifest(path, text),
+        _ => Vec::new(),
+    });
+    found.flatten().collect()
+}
+
 /// All findings in the manifest at `path`.
-pub(super) fn check(path: &str, text: &str) -> Vec<Finding> {
+fn manifest(path: &str, text: &str) -> Vec<Finding> {
     match path.strip_suffix("/Cargo.toml") {
         None => reasons(path, text),
         Some(folder) => {
@@ -101,7 +114,7 @@ fn direction(path: &str, text: &str, own: &str, allowed: &[&str]) -> Vec<Finding
 }
 
 /// Every package of the lock file comes from the public registry.
-pub(super) fn lock(path: &str, text: &str) -> Vec<Finding> {
+fn lock(path: &str, text: &str) -> Vec<Finding> {
     text.lines()
         .enumerate()
         .filter_map(|(index, line)| Some((index + 1, line.strip_prefix("source = ")?)))
@@ -120,9 +133,9 @@ mod tests {
                     gannet-gguf = { path = \"gguf\" }\n\n\
                     # JSON.\nserde = \"1\"\nserde_json = \"1\"\n\
                     # Maps files.\nmemmap2 = \"0.9\"\n[profile.dev]\nopt-level = 2\n";
-        assert_eq!(check("Cargo.toml", good), []);
+        assert_eq!(manifest("Cargo.toml", good), []);
         let bad = "[workspace.dependencies]\n# JSON.\nserde = \"1\"\nrand = \"1\"\n\nlog = \"1\"\n";
-        let lines: Vec<usize> = check("Cargo.toml", bad).iter().map(|f| f.line).collect();
+        let lines: Vec<usize> = manifest("Cargo.toml", bad).iter().map(|f| f.line).collect();
         assert_eq!(lines, [4, 6]);
     }
 
@@ -130,16 +143,16 @@ mod tests {
     fn leaf_crates_know_no_other_crate() {
         let text = "[dependencies]\ngannet-gguf.workspace = true\nhalf.workspace = true\n\
                     [dev-dependencies]\ngannet-engine.workspace = true\n";
-        let findings = check("quant/Cargo.toml", text);
+        let findings = manifest("quant/Cargo.toml", text);
         assert_eq!(findings.len(), 1);
         assert_eq!(findings[0].line, 2);
-        assert_eq!(check("engine/Cargo.toml", text), []);
+        assert_eq!(manifest("engine/Cargo.toml", text), []);
     }
 
     #[test]
     fn direction_is_upwards_only() {
         let text = "[build-dependencies]\ngannet-cli = { path = \"../cli\" }\n";
-        assert_eq!(check("engine/Cargo.toml", text).len(), 1);
+        assert_eq!(manifest("engine/Cargo.toml", text).len(), 1);
     }
 
     #[test]

@@ -1,15 +1,10 @@
 //! Rules about one Rust file.
 //!
-//! Test code (files under `tests`, `benches` and `examples`, files named `tests.rs`, and modules
-//! under `#[cfg(test)]`) may read the environment and hold text in any script.
+//! Test code may read the environment and hold text in any script.
 
 use super::Finding;
-use super::mask::{self, Class};
+use super::source::{Rust, Tree};
 
-/// Longest file that is not marked as a table.
-const MAX_LINES: usize = 600;
-/// In the first lines of a file that is one long table, or written by a program.
-const TABLE_MARK: &str = "tidy: table";
 /// What is never committed, with what to do instead.
 const BANNED: &[(&str, &str)] = &[
     ("todo!", "finish it or leave it out"),
@@ -23,14 +18,24 @@ const BANNED: &[(&str, &str)] = &[
 /// The places that may hold `unsafe`: the file map, SIMD kernels, the driver.
 const UNSAFE_PLACES: &[&str] = &["gguf/src/source.rs", "quant/src/cpu", "cuda-runtime/"];
 /// The one place that reads the environment.
-const ENVIRONMENT_PLACE: &str = "engine/src/config.rs";
+const ENVIRONMENT_PLACE: &str = "engine/src/settings/environment.rs";
 
-/// All findings in the Rust file at `path`.
-pub(super) fn check(path: &str, source: &str) -> Vec<Finding> {
-    let classes = mask::classes(source);
-    let code = mask::only(source, &classes, &[Class::Code]);
-    let speech = mask::only(source, &classes, &[Class::Code, Class::Literal]);
-    let tests = test_lines(path, &code);
+/// All findings in Rust files, one by one.
+pub(super) fn check(tree: &Tree) -> Vec<Finding> {
+    let rust = tree.files.iter().filter_map(|file| {
+        let (text, rust) = (file.text.as_ref()?, file.rust.as_ref()?);
+        Some(check_file(&file.path, text, rust))
+    });
+    rust.flatten().collect()
+}
+
+fn check_file(path: &str, source: &str, rust: &Rust) -> Vec<Finding> {
+    let Rust {
+        code,
+        speech,
+        tests,
+        ..
+    } = rust;
     let mut findings = opening(path, source);
     for (index, line) in code.lines().enumerate() {
         let mut found = |what: String| findings.push(Finding::new(path, index + 1, what));
@@ -75,15 +80,6 @@ fn opening(path: &str, source: &str) -> Vec<Finding> {
         let what = "open with //!: what it is, why it exists, what always holds";
         findings.push(Finding::new(path, 1, what));
     }
-    let lines = source.lines().count();
-    let is_table = source.lines().take(5).any(|line| line.contains(TABLE_MARK));
-    if lines > MAX_LINES && !is_table {
-        findings.push(Finding::new(
-            path,
-            0,
-            format!("{lines} lines, {MAX_LINES} at most"),
-        ));
-    }
     findings
 }
 
@@ -103,40 +99,13 @@ fn reads_environment(line: &str) -> bool {
         .any(|f| line.contains(f))
 }
 
-/// For each line, whether it is test code.
-fn test_lines(path: &str, code: &str) -> Vec<bool> {
-    let lines = code.lines().count();
-    let is_test_file = path.ends_with("/tests.rs")
-        || path
-            .split('/')
-            .any(|part| ["tests", "benches", "examples"].contains(&part));
-    let mut tests = vec![is_test_file; lines];
-    if is_test_file {
-        return tests;
-    }
-    let mut depth: Option<i64> = None;
-    for (index, line) in code.lines().enumerate() {
-        if depth.is_none() && line.contains("#[cfg(test)]") {
-            depth = Some(0);
-        }
-        let Some(open) = depth else { continue };
-        tests[index] = true;
-        let braces = |c: char| line.matches(c).count() as i64;
-        let now = open + braces('{') - braces('}');
-        // The item ends where its braces close, or at a `;` when it has none (`mod tests;`).
-        let ends = now <= 0 && (line.contains('}') || line.trim_end().ends_with(';'));
-        depth = if ends { None } else { Some(now) };
-    }
-    tests
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// What `check` says about `//! x` followed by `source`, as `line: text`.
     fn says(path: &str, source: &str) -> Vec<String> {
-        let findings = check(path, &format!("//! x\n{source}"));
+        let findings = check(&Tree::of(&[(path, &format!("//! x\n{source}"))]));
         findings
             .iter()
             .map(|f| format!("{}: {}", f.line, f.what))
@@ -193,7 +162,7 @@ mod tests {
     fn the_environment_is_read_in_one_place() {
         let source = "fn f() { std::env::var(\"GANNET_X\"); }";
         assert_one("cli/src/a.rs", source, "the environment");
-        assert_eq!(says("engine/src/config.rs", source), [""; 0]);
+        assert_eq!(says("engine/src/settings/environment.rs", source), [""; 0]);
         assert_eq!(says("engine/tests/a.rs", source), [""; 0]);
         let in_tests = format!("#[cfg(test)]\nmod tests {{\n    {source}\n}}");
         assert_eq!(says("engine/src/a.rs", &in_tests), [""; 0]);
@@ -233,12 +202,9 @@ mod tests {
     }
 
     #[test]
-    fn files_open_with_a_comment_and_are_short() {
-        let findings = check("cli/src/a.rs", "use std::fmt;\n");
+    fn files_open_with_a_comment() {
+        let findings = check(&Tree::of(&[("cli/src/a.rs", "use std::fmt;\n")]));
         assert_eq!(findings.len(), 1);
         assert!(findings[0].what.contains("open with //!"));
-        assert_one("cli/src/a.rs", &"fn f() {}\n".repeat(600), "601 lines");
-        let table = format!("//! tidy: table of it\n{}", "fn f() {}\n".repeat(600));
-        assert_eq!(says("cli/src/a.rs", &table), [""; 0]);
     }
 }

@@ -15,14 +15,15 @@ use rayon::prelude::*;
 use crate::Error;
 use crate::exec::Step;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{AttentionSpec, KvShape};
+use crate::plan::{AttentionConfig, CacheInfo};
 
 /// Below this many multiply-adds a step's attention is not worth waking other threads for.
 const PARALLEL_WORK: usize = 1 << 18;
 
-/// Keys and values of one layer.
+/// Keys and values of one cache.
 pub(super) struct LayerCache {
-    kv: KvShape,
+    num_kv_heads: usize,
+    head_dim: usize,
     /// `[num_blocks, num_kv_heads, head_dim, BLOCK_TOKENS]`.
     k: Vec<f32>,
     /// `[num_blocks, num_kv_heads, BLOCK_TOKENS, head_dim]`.
@@ -34,8 +35,8 @@ impl LayerCache {
     ///
     /// # Errors
     /// There is no memory for it.
-    pub(super) fn new(kv: KvShape, num_blocks: usize) -> Result<LayerCache, Error> {
-        let block = kv.num_kv_heads * BLOCK_TOKENS * kv.head_dim;
+    pub(super) fn new(cache: &CacheInfo, num_blocks: usize) -> Result<LayerCache, Error> {
+        let block = cache.width() * BLOCK_TOKENS;
         let zeros = || {
             let len = num_blocks.checked_mul(block)?;
             try_zeroed_vec(len).ok()
@@ -46,12 +47,17 @@ impl LayerCache {
                  positions; lower --ctx, or the sequences at once"
             )));
         };
-        Ok(LayerCache { kv, k, v })
+        Ok(LayerCache {
+            num_kv_heads: cache.num_kv_heads,
+            head_dim: cache.head_dim,
+            k,
+            v,
+        })
     }
 
     /// Where a head of a block starts, in keys and values alike.
     fn start(&self, block: usize, head: usize) -> usize {
-        (block * self.kv.num_kv_heads + head) * BLOCK_TOKENS * self.kv.head_dim
+        (block * self.num_kv_heads + head) * BLOCK_TOKENS * self.head_dim
     }
 
     /// Copies a block onto another.
@@ -64,11 +70,7 @@ impl LayerCache {
 
     /// Copies the keys and values of the step's tokens to their positions. Dead rows have none.
     pub(super) fn write(&mut self, step: &Step<'_>, k: &[f32], v: &[f32]) {
-        let KvShape {
-            num_kv_heads,
-            head_dim,
-            ..
-        } = self.kv;
+        let (num_kv_heads, head_dim) = (self.num_kv_heads, self.head_dim);
         let row = num_kv_heads * head_dim;
         let rows = k.chunks_exact(row).zip(v.chunks_exact(row));
         for (t, (k, v)) in rows.enumerate() {
@@ -87,7 +89,13 @@ impl LayerCache {
     }
 
     /// Causal attention: `softmax(scale * q k^T) v` over the keys that each row may see.
-    pub(super) fn attend(&self, step: &Step<'_>, spec: &AttentionSpec, q: &[f32], out: &mut [f32]) {
+    pub(super) fn attend(
+        &self,
+        step: &Step<'_>,
+        spec: &AttentionConfig,
+        q: &[f32],
+        out: &mut [f32],
+    ) {
         // The heads of a row that share keys lie next to each other.
         let width = spec.num_heads / spec.num_kv_heads * spec.head_dim;
         let one = |scores: &mut Vec<f32>, (i, out): (usize, &mut [f32])| {
@@ -116,7 +124,7 @@ impl LayerCache {
     fn attend_group(
         &self,
         step: &Step<'_>,
-        spec: &AttentionSpec,
+        spec: &AttentionConfig,
         (t, kv_head): (usize, usize),
         q: &[f32],
         scores: &mut Vec<f32>,
@@ -196,17 +204,23 @@ mod tests {
     use super::*;
     use crate::kv::BlockTable;
 
-    const KV: KvShape = KvShape {
-        num_layers: 1,
-        num_kv_heads: 2,
-        head_dim: 20,
-    };
+    const NUM_KV_HEADS: usize = 2;
+    const HEAD_DIM: usize = 20;
 
-    fn spec(window: Option<u32>, softcap: Option<f32>) -> AttentionSpec {
-        AttentionSpec {
+    fn cache(num_blocks: usize) -> LayerCache {
+        let info = CacheInfo {
+            name: "cache".to_owned(),
+            num_kv_heads: NUM_KV_HEADS,
+            head_dim: HEAD_DIM,
+        };
+        LayerCache::new(&info, num_blocks).unwrap()
+    }
+
+    fn spec(window: Option<u32>, softcap: Option<f32>) -> AttentionConfig {
+        AttentionConfig {
             num_heads: 6,
-            num_kv_heads: KV.num_kv_heads,
-            head_dim: KV.head_dim,
+            num_kv_heads: NUM_KV_HEADS,
+            head_dim: HEAD_DIM,
             scale: 0.3,
             softcap,
             window,
@@ -218,7 +232,7 @@ mod tests {
     }
 
     /// The formula in f64, one head of one row: `k` and `v` hold all positions in order.
-    fn expected(spec: &AttentionSpec, q: &[f32], k: &[&[f32]], v: &[&[f32]]) -> Vec<f64> {
+    fn expected(spec: &AttentionConfig, q: &[f32], k: &[&[f32]], v: &[&[f32]]) -> Vec<f64> {
         let first = spec
             .window
             .map_or(0, |w| k.len().saturating_sub(w as usize));
@@ -247,7 +261,7 @@ mod tests {
     #[test]
     fn attention_follows_the_formula_and_rows_are_independent() {
         const LEN: usize = 75;
-        let row = KV.num_kv_heads * KV.head_dim;
+        let row = NUM_KV_HEADS * HEAD_DIM;
         let (k, v) = (values(LEN * row, 0.37), values(LEN * row, 0.71));
         // Slot 1's blocks are not in order: slot 0 took one in between.
         let mut table = BlockTable::new(2, 96, 6);
@@ -263,7 +277,7 @@ mod tests {
             outputs: &[],
             table: &table,
         };
-        let mut cache = LayerCache::new(KV, 6).unwrap();
+        let mut cache = cache(6);
         cache.write(&step, &k, &v);
         for spec in [
             spec(None, None),
@@ -279,7 +293,7 @@ mod tests {
                     let kv_head = head / 3;
                     let of = |x: &'_ [f32]| -> Vec<Vec<f32>> {
                         (0..=t)
-                            .map(|p| x[p * row + kv_head * KV.head_dim..][..KV.head_dim].to_vec())
+                            .map(|p| x[p * row + kv_head * HEAD_DIM..][..HEAD_DIM].to_vec())
                             .collect()
                     };
                     let (k, v) = (of(&k), of(&v));
@@ -287,8 +301,8 @@ mod tests {
                         k.iter().map(Vec::as_slice).collect(),
                         v.iter().map(Vec::as_slice).collect(),
                     );
-                    let at = t * width + head * KV.head_dim;
-                    let expected = expected(&spec, &q[at..][..KV.head_dim], &k, &v);
+                    let at = t * width + head * HEAD_DIM;
+                    let expected = expected(&spec, &q[at..][..HEAD_DIM], &k, &v);
                     for (o, e) in out[at..].iter().zip(expected) {
                         assert!((f64::from(*o) - e).abs() < 1e-6, "row {t}, head {head}");
                     }
@@ -316,7 +330,7 @@ mod tests {
             outputs: &[],
             table: &table,
         };
-        let mut cache = LayerCache::new(KV, 1).unwrap();
+        let mut cache = cache(1);
         cache.write(&step, &[1.0; 40], &[1.0; 40]);
         assert!(cache.k.iter().chain(&cache.v).all(|&x| x == 0.0));
         let mut out = vec![f32::NAN; 120];

@@ -16,13 +16,14 @@ use gannet_quant::cpu::{Product, matmul_exact, matmul_fast_each};
 use attention::LayerCache;
 
 use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
-use super::{Activations, Buffers, DecodeStart, Executor, Limits, Precision, Stats, Step, Unit};
+use super::{DecodeStart, Executor, ExecutorKind, Inspect, Limits, Stats, Step};
 use crate::Error;
+use crate::exec::sample::argmax;
 use crate::kv::BlockTable;
-use crate::lower::Shape;
+use crate::lower::{Activations, Shape, Unit};
 use crate::model::Model;
-use crate::plan::{Buf, Op, Plan, Rows, Storage, Weight, assign_storage};
-use crate::sample::argmax;
+use crate::plan::{Buf, ColumnSample, Op, Plan, Rows, Storage, Weight, WeightInfo, assign_storage};
+use crate::settings::{Buffers, Precision};
 
 /// Runs a plan on the CPU.
 pub struct CpuExecutor {
@@ -39,6 +40,8 @@ pub struct CpuExecutor {
     ropes: Vec<Vec<f32>>,
     /// Norm weights and biases as f32, indexed by weight; empty for matrices.
     vectors: Vec<Vec<f32>>,
+    /// The bytes of weights whose rows do not lie one behind the other in the file.
+    copies: Vec<Option<Vec<u8>>>,
     shape: (usize, usize),
     stats: Stats,
 }
@@ -63,7 +66,7 @@ impl CpuExecutor {
                     .map(|group| {
                         let ops = &plan.ops[group.clone()];
                         let reads = ops.iter().flat_map(Op::reads).collect();
-                        (reads, ops.iter().filter_map(Op::writes).collect())
+                        (reads, ops.iter().flat_map(Op::writes).collect())
                     })
                     .collect();
                 assign_storage(plan, &steps, &[plan.logits, plan.next])
@@ -73,20 +76,20 @@ impl CpuExecutor {
                 sizes: plan.buffers.iter().map(|b| (b.rows, b.cols)).collect(),
             },
         };
-        let cache = (0..plan.kv.num_layers)
-            .map(|_| LayerCache::new(plan.kv, limits.cache_blocks))
+        let cache = (plan.caches.iter())
+            .map(|cache| LayerCache::new(cache, limits.cache_blocks))
             .collect::<Result<_, Error>>()?;
         let ropes = plan.ropes.iter().map(|r| r.table(limits.context)).collect();
-        let vectors = (0..plan.weights.len() as u32)
-            .map(Weight)
-            .map(|w| {
-                if plan.weight(w).rows == 1 {
-                    model.weight_f32(w)
-                } else {
-                    Vec::new()
-                }
-            })
-            .collect();
+        let vector = |info: &WeightInfo| match info.rows {
+            1 => model.weight_f32(info),
+            _ => Vec::new(),
+        };
+        let vectors = plan.weights.iter().map(vector).collect();
+        let copied = |info| match model.weight_in_place(info) {
+            Some(_) => None,
+            None => Some(model.weight_bytes(info).into_owned()),
+        };
+        let copies = plan.weights.iter().map(copied).collect();
         Ok(CpuExecutor {
             slots: vec![Vec::new(); storage.sizes.len()],
             next: Vec::new(),
@@ -97,6 +100,7 @@ impl CpuExecutor {
             cache,
             ropes,
             vectors,
+            copies,
             shape: (0, 0),
             stats: Stats::default(),
             model,
@@ -134,11 +138,18 @@ impl CpuExecutor {
         self.slots[slot] = memory;
     }
 
+    /// The stored bytes of a weight.
+    fn bytes(&self, w: Weight) -> &[u8] {
+        let copy = self.copies[w.0 as usize].as_deref();
+        let stored = copy.or_else(|| self.model.weight_in_place(self.model.plan().weight(w)));
+        stored.expect("what is not in place was copied when this was made")
+    }
+
     /// Runs products of one buffer.
     fn run_products(&mut self, ops: &[Op]) {
         let mut outputs: Vec<(Buf, Vec<f32>)> = ops
             .iter()
-            .filter_map(Op::writes)
+            .flat_map(Op::writes)
             .map(|b| (b, self.take(b)))
             .collect();
         self.multiply(ops, &mut outputs);
@@ -161,7 +172,7 @@ impl CpuExecutor {
                 unreachable!("groups of several operations are products");
             };
             let info = plan.weight(weight);
-            let bytes = self.model.weight_bytes(weight);
+            let bytes = self.bytes(weight);
             let w = Matrix::new(info.format, info.rows, info.cols, bytes)
                 .expect("the tensor's size was checked when it was bound");
             let out = &mut memory[..self.len(*b)];
@@ -194,18 +205,18 @@ impl CpuExecutor {
         };
         match *op {
             Op::MatMul { .. } => self.run_products(ops),
-            Op::KvWrite { layer, k, v } => {
+            Op::KvWrite { cache, k, v } => {
                 let len = self.len(k);
                 let (k, v) = (self.slot(k), self.slot(v));
                 let (k, v) = (&self.slots[k][..len], &self.slots[v][..len]);
-                self.cache[layer].write(step, k, v);
+                self.cache[cache.0 as usize].write(step, k, v);
             }
             Op::ArgMax { logits, .. } => {
                 let vocab = self.model.plan().vocab_size;
                 self.next = self.get(logits).chunks_exact(vocab).map(argmax).collect();
             }
             Op::Attention {
-                layer,
+                cache,
                 spec,
                 q,
                 out,
@@ -213,11 +224,15 @@ impl CpuExecutor {
                 let len = self.len(out);
                 let mut memory = self.take(out);
                 let out_rows = &mut memory[..len];
-                self.cache[layer].attend(step, &spec, self.get(q), out_rows);
+                self.cache[cache.0 as usize].attend(step, &spec, self.get(q), out_rows);
                 self.put(out, memory);
             }
-            _ => {
-                let out = op.writes().expect("only the cache write has no output");
+            Op::Embed { out, .. }
+            | Op::RmsNorm { out, .. }
+            | Op::Rope { out, .. }
+            | Op::Glu { out, .. }
+            | Op::Add { out, .. }
+            | Op::GatherOutputs { out, .. } => {
                 let len = self.len(out);
                 let mut memory = self.take(out);
                 let cols = self.model.plan().buffer(out).cols;
@@ -270,7 +285,7 @@ impl CpuExecutor {
 
     fn embed(&self, tokens: &[u32], table: Weight, out: &mut [f32]) {
         let info = self.model.plan().weight(table);
-        let bytes = self.model.weight_bytes(table);
+        let bytes = self.bytes(table);
         let stride = bytes.len() / info.rows;
         for (row, &token) in out.chunks_exact_mut(info.cols).zip(tokens) {
             info.format
@@ -296,10 +311,10 @@ fn group_products(ops: &[Op]) -> Vec<Range<usize>> {
 }
 
 impl Executor for CpuExecutor {
-    fn name(&self) -> &'static str {
+    fn kind(&self) -> ExecutorKind {
         match self.precision {
-            Precision::Exact => "cpu-exact",
-            Precision::Fast => "cpu",
+            Precision::Exact => ExecutorKind::CpuExact,
+            Precision::Fast => ExecutorKind::Cpu,
         }
     }
 
@@ -319,7 +334,7 @@ impl Executor for CpuExecutor {
             for group in self.groups.clone() {
                 let ops = &model.plan().ops[group];
                 // Without outputs the head has nothing to do.
-                let idle = ops[0].writes().is_some_and(|b| self.len(b) == 0);
+                let idle = ops[0].writes().iter().any(|&b| self.len(b) == 0);
                 if !idle {
                     self.run_ops(step, ops);
                 }
@@ -359,21 +374,35 @@ impl Executor for CpuExecutor {
         Ok(())
     }
 
+    fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    fn inspect(&mut self) -> &mut dyn Inspect {
+        self
+    }
+}
+
+impl Inspect for CpuExecutor {
     fn units(&mut self, _shape: Shape) -> Result<Vec<Unit>, Error> {
         let plan = self.model.plan();
         let unit = |(i, op): (usize, &Op)| {
-            let of = op.writes().map_or("", |b| plan.buffer(b).name.as_str());
+            let writes = op.writes();
+            let of = writes.first().map_or("", |&b| plan.buffer(b).name.as_str());
             Unit {
                 name: format!("{} {of}", op.name()).trim_end().to_owned(),
                 last_op: i,
                 reads: op.reads(),
-                writes: op.writes().into_iter().collect(),
-                activations: match op {
-                    Op::MatMul { weight, .. } => {
-                        Activations::on_cpu(self.precision, plan.weight(*weight).format)
-                    }
-                    _ => Activations::default(),
+                activations: match op.contract().sample {
+                    ColumnSample::Product => op
+                        .weights()
+                        .iter()
+                        .map(|&w| Activations::on_cpu(self.precision, plan.weight(w).format))
+                        .max()
+                        .unwrap_or_default(),
+                    ColumnSample::Columns | ColumnSample::Whole => Activations::default(),
                 },
+                writes,
             }
         };
         Ok(plan.ops.iter().enumerate().map(unit).collect())
@@ -415,9 +444,5 @@ impl Executor for CpuExecutor {
         let (slot, len) = (self.slot(b), self.len(b));
         self.slots[slot][..len].copy_from_slice(data);
         Ok(())
-    }
-
-    fn stats(&self) -> Stats {
-        self.stats
     }
 }

@@ -3,11 +3,11 @@
 //! Rows are independent of each other: a row's result does not depend on how many rows a step has
 //! or on how many threads compute it.
 
-use gannet_quant::cpu::{silu_mul, sum_squares};
+use gannet_quant::cpu::{gelu_mul, silu_mul, sum_squares};
 use rayon::prelude::*;
 
 use crate::plan::Activation;
-use crate::rope::{RopeKind, RopeSpec};
+use crate::plan::{RopeKind, RopeTable};
 
 /// Values that one thread should have at least: some ten microseconds' work.
 const PARALLEL_VALUES: usize = 1 << 14;
@@ -28,7 +28,7 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 pub(super) fn rope(
     lengths: &[u32],
     x: &[f32],
-    spec: &RopeSpec,
+    spec: &RopeTable,
     table: &[f32],
     (num_heads, head_dim): (usize, usize),
     out: &mut [f32],
@@ -59,6 +59,7 @@ pub(super) fn rope(
 pub(super) fn glu(act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
     match act {
         Activation::Silu => silu_mul(gate, up, out),
+        Activation::Gelu => gelu_mul(gate, up, out),
     }
 }
 
@@ -90,6 +91,7 @@ pub(super) fn by_rows(out: &mut [f32], cols: usize, work: impl Fn(usize, &mut [f
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::RopeFactors;
 
     #[test]
     fn rms_norm_groups_are_independent() {
@@ -101,12 +103,14 @@ mod tests {
 
     #[test]
     fn both_rope_kinds_rotate_their_pairs() {
-        let spec = |kind| RopeSpec {
+        let spec = |kind| RopeTable {
             kind,
             rot_dim: 4,
             base: 1e4,
             scale: 1.0,
-            factors: vec![],
+            yarn: None,
+            magnitude: 1.0,
+            factors: RopeFactors::Ones,
         };
         // A quarter turn for pair 0, nothing for pair 1, at position 1.
         let table = [1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0];

@@ -14,8 +14,7 @@ use gannet_quant::{Format, Matrix};
 
 use crate::Error;
 use crate::exec::packed::{ALIGN, failed};
-use crate::model::Model;
-use crate::plan::Weight;
+use crate::plan::{Plan, Weight};
 
 /// A weight in the file, to be cut and packed.
 pub(super) enum Stored<'m> {
@@ -42,16 +41,16 @@ pub(super) struct Band {
 }
 
 impl<'m> Stored<'m> {
-    /// The weight `w` of a model.
-    pub(super) fn new(model: &'m Model, w: Weight) -> Result<Stored<'m>, Error> {
-        let info = model.plan().weight(w);
-        let (format, bytes) = (info.format, model.weight_bytes(w));
+    /// The weight `w` of a plan, stored as `bytes`.
+    pub(super) fn new(plan: &Plan, w: Weight, bytes: &'m [u8]) -> Result<Stored<'m>, Error> {
+        let info = plan.weight(w);
+        let format = info.format;
         if info.rows == 1 {
             return Ok(Stored::Vector { format, bytes });
         }
         let packer = Matrix::new(format, info.rows, info.cols, bytes)
             .and_then(|m| BandPacker::new(&m))
-            .map_err(|e| failed(model.plan(), w, &e))?;
+            .map_err(|e| failed(plan, w, &e))?;
         Ok(Stored::Matrix(packer))
     }
 
@@ -156,10 +155,12 @@ pub(super) fn batches(weights: &[Stored<'_>], most: usize) -> Vec<Vec<Band>> {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
-    use crate::ModelOptions;
     use crate::exec::packed::pack_weight;
-    use crate::synth::{self, ShapeName, SynthOptions, TypeMix};
+    use crate::model::{Model, ModelOptions};
+    use crate::tools::synth::{self, ShapeName, SynthOptions, TypeMix};
     use gannet_gguf::{Gguf, TensorType, Writer};
 
     /// A small model in a mix of formats.
@@ -174,6 +175,18 @@ mod tests {
         synth::write(&options, &mut file, &mut |_, _| {}).unwrap();
         let gguf = Gguf::from_vec("synth.gguf", file).unwrap();
         Model::from_gguf(gguf, &ModelOptions::default()).unwrap()
+    }
+
+    fn stored_bytes(model: &Model) -> Vec<Cow<'_, [u8]>> {
+        let weights = model.plan().weights.iter();
+        weights.map(|info| model.weight_bytes(info)).collect()
+    }
+
+    fn stored<'m>(plan: &Plan, bytes: &'m [Cow<'m, [u8]>]) -> Vec<Stored<'m>> {
+        let weights = (0..).map(Weight).zip(bytes);
+        weights
+            .map(|(w, bytes)| Stored::new(plan, w, bytes).unwrap())
+            .collect()
     }
 
     /// Packs every band as an uploader would, into memory that holds nothing yet.
@@ -209,12 +222,12 @@ mod tests {
     fn bands_assemble_to_packed_weights() {
         for mix in [TypeMix::Q4_K_M, TypeMix::Q4_0, TypeMix::F16] {
             let model = model(mix);
-            let weights = (0..model.plan().weights.len() as u32).map(Weight);
-            let stored: Vec<Stored<'_>> = weights
-                .clone()
-                .map(|w| Stored::new(&model, w).unwrap())
-                .collect();
-            let packed: Vec<Vec<u8>> = weights.map(|w| pack_weight(&model, w).unwrap()).collect();
+            let plan = model.plan();
+            let weights = (0..plan.weights.len() as u32).map(Weight);
+            let bytes = stored_bytes(&model);
+            let stored = stored(plan, &bytes);
+            let pack = |w| pack_weight(&model, plan, w).unwrap();
+            let packed: Vec<Vec<u8>> = weights.map(pack).collect();
             let sizes: Vec<usize> = packed.iter().map(Vec::len).collect();
             let least = least_buffer(&stored);
             assert!(least > 0 && least < 64 << 10, "{least}");
@@ -233,8 +246,8 @@ mod tests {
     #[test]
     fn batches_are_few_and_full() {
         let model = model(TypeMix::Q4_K_M);
-        let weights = (0..model.plan().weights.len() as u32).map(Weight);
-        let stored: Vec<Stored<'_>> = weights.map(|w| Stored::new(&model, w).unwrap()).collect();
+        let bytes = stored_bytes(&model);
+        let stored = stored(model.plan(), &bytes);
         let most = 1 << 18;
         let batches = batches(&stored, most);
         let bytes: usize = batches.iter().flatten().map(|band| band.len).sum();

@@ -6,7 +6,7 @@ use gannet_ptx_gen::kernels::StreamReadSpec;
 use super::open::Gpu;
 use super::prepare::compile;
 use crate::Error;
-use crate::config::Config;
+use crate::settings::Config;
 
 /// Bytes read by one pass: many times any cache.
 const BYTES: usize = 8 << 30;

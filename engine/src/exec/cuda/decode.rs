@@ -208,7 +208,7 @@ impl Replay {
                 let idle = stream.query()?;
                 if idle && self.ring.read_u32(count)? as usize <= read {
                     let why = "the device finished its steps without writing a token";
-                    return Err(Error::Cuda(why.to_owned()));
+                    return Err(Error::internal(why));
                 }
             }
             std::hint::spin_loop();

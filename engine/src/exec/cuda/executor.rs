@@ -11,21 +11,24 @@ use super::decode::{Listed, Replay, advance};
 use super::memory::fit;
 use super::open::Gpu;
 use super::prepare::{Kernels, Memory, Prepared, prepare};
-use super::profile::{AHEAD, Profiler};
 use super::record::{Issue, Recorder};
 use super::sampler::{self, SlotSamplers};
 use super::state::StepState;
-use super::{load, profile};
+use super::timing::{AHEAD, Profiler};
+use super::{load, timing};
 use crate::Error;
-use crate::device::{SamplerOn, SessionOptions};
+use crate::exec::Load;
 use crate::exec::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
 use crate::exec::packed::block_bytes;
-use crate::exec::{DecodeStart, Executor, LaunchTime, Limits, Stats, Step, Unit};
+use crate::exec::{DecodeStart, Executor, ExecutorKind, Inspect, LaunchTime, Limits, Measure};
+use crate::exec::{Stats, Step};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
-use crate::load::{Load, Span};
+use crate::lower::Unit;
 use crate::lower::{GEMV_MAX_ROWS, KernelSpec, LowerOptions, Lowered, Shape, StepKind, lower};
 use crate::model::Model;
+use crate::model::Span;
 use crate::plan::{Buf, Element, Plan};
+use crate::settings::{SamplerOn, SessionOptions};
 
 /// Runs a plan on a GPU.
 pub struct CudaExecutor {
@@ -66,7 +69,7 @@ impl CudaExecutor {
         session: &SessionOptions,
     ) -> Result<CudaExecutor, Error> {
         let plan = model.plan();
-        let limits = fit(gpu, model, session)?;
+        let (limits, estimate) = fit(gpu, model, session)?;
         let options = LowerOptions {
             target: gpu.target,
             precision: session.precision,
@@ -91,7 +94,8 @@ impl CudaExecutor {
             .collect::<Result<_, _>>()?;
         let stream = Stream::new(&gpu.context)?;
         let (kernels, memory, load) =
-            load::load(gpu, model, limits, (&lowered, &choosing), &stream)?;
+            load::load(gpu, model, limits, (&lowered, &choosing), &stream)
+                .map_err(|error| estimate.explain(error, limits))?;
         let state = StepState::new(&gpu.context, limits)?;
         Ok(CudaExecutor {
             model: Arc::clone(model),
@@ -214,7 +218,7 @@ impl CudaExecutor {
 
     fn download(&self, b: Buf, out: &mut [u8]) -> Result<(), Error> {
         let memory = self.memory_of(b).ok_or_else(|| {
-            Error::Cuda(format!(
+            Error::Request(format!(
                 "no step has written {} yet",
                 self.plan().buffer(b).name
             ))
@@ -223,27 +227,27 @@ impl CudaExecutor {
     }
 
     /// The GPU it runs on.
-    pub(super) fn gpu(&self) -> &Arc<Gpu> {
+    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
         &self.gpu
     }
 
     /// Adds to what it took to make it.
-    pub(super) fn add_span(&mut self, span: Span) {
+    pub(crate) fn add_span(&mut self, span: Span) {
         self.load.spans.push(span);
     }
 
     /// The model that it runs.
-    pub(super) fn model(&self) -> &Arc<Model> {
+    pub(crate) fn model(&self) -> &Arc<Model> {
         &self.model
     }
 
     /// The queue of its work.
-    pub(super) fn stream(&self) -> &Stream {
+    pub(crate) fn stream(&self) -> &Stream {
         &self.stream
     }
 
     /// The step that decodes `rows` sequences.
-    pub(super) fn prepared_batch(&mut self, rows: usize) -> Result<Arc<Prepared>, Error> {
+    pub(crate) fn prepared_batch(&mut self, rows: usize) -> Result<Arc<Prepared>, Error> {
         self.prepared(batch_shape(rows))
     }
 
@@ -274,7 +278,7 @@ impl CudaExecutor {
 /// Memory of a buffer that the step makes.
 fn made(prepared: &Prepared, b: Buf) -> Result<Buffer, Error> {
     let buffer = prepared.buffers[b.0 as usize].clone();
-    buffer.ok_or_else(|| Error::Cuda("the step chooses no token".to_owned()))
+    buffer.ok_or_else(|| Error::internal("the step chooses no token"))
 }
 
 /// The shape of a step that decodes `rows` sequences.
@@ -300,8 +304,8 @@ fn prompt_shape(rows: usize, outputs: usize) -> Shape {
 }
 
 impl Executor for CudaExecutor {
-    fn name(&self) -> &'static str {
-        self.recorder.name()
+    fn kind(&self) -> ExecutorKind {
+        self.recorder.kind()
     }
 
     fn notice(&self) -> Option<String> {
@@ -383,55 +387,12 @@ impl Executor for CudaExecutor {
         Ok(())
     }
 
-    fn device_step_time(
-        &mut self,
-        sequences: &[DecodeStart<'_>],
-        steps: usize,
-        table: &BlockTable,
-    ) -> Result<Option<f64>, Error> {
-        check_sequences(self, sequences, steps)?;
-        let key = self.start_decode(sequences, table)?;
-        let Some(replay) = self.replays.get(&key) else {
-            return Ok(None);
-        };
-        let seconds = profile::time(&self.gpu.context, &self.stream, steps, || {
-            replay.issue(&self.stream)
-        })?;
-        Ok(Some(seconds))
-    }
-
-    fn profile(
-        &mut self,
-        sequences: &[DecodeStart<'_>],
-        repeats: usize,
-        table: &BlockTable,
-    ) -> Result<Option<Vec<LaunchTime>>, Error> {
-        check_sequences(self, sequences, 1)?;
-        let mut profiler: Option<Profiler> = None;
-        for _ in 0..repeats {
-            let key = self.start_decode(sequences, table)?;
-            let Some(replay) = self.replays.get(&key) else {
-                return Ok(None);
-            };
-            let made = match profiler.take() {
-                Some(made) => made,
-                None => {
-                    let seen = |s: &DecodeStart<'_>| s.length + AHEAD as u32;
-                    let seen = sequences.iter().map(seen);
-                    let lengths: Vec<u32> =
-                        seen.map(|l| l.min(self.limits.context as u32)).collect();
-                    Profiler::new(&self.gpu.context, replay, &lengths)?
-                }
-            };
-            profiler.insert(made).repeat(&self.stream, replay)?;
-        }
-        Ok(profiler.map(Profiler::into_times))
-    }
-
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
         check_blocks(self.limits, pairs)?;
-        let bytes = block_bytes(self.plan(), self.limits.kv_type);
-        for pool in self.memory.keys.iter().chain(&self.memory.values) {
+        let caches = &self.model.plan().caches;
+        let (keys, values) = (&self.memory.keys, &self.memory.values);
+        for (pool, cache) in keys.iter().zip(caches).chain(values.iter().zip(caches)) {
+            let bytes = block_bytes(cache, self.limits.kv_type);
             for &(from, to) in pairs.iter().filter(|(from, to)| from != to) {
                 let (from, to) = (from as usize * bytes, to as usize * bytes);
                 self.stream.copy(pool, to, pool, from, bytes)?;
@@ -440,6 +401,27 @@ impl Executor for CudaExecutor {
         Ok(())
     }
 
+    fn stats(&self) -> Stats {
+        let s = self.gpu.context.statistics() - self.before;
+        Stats {
+            steps: self.steps,
+            launches: s.launches,
+            graph_launches: s.graph_launches,
+            synchronizations: s.synchronizations,
+            fallbacks: self.fallbacks,
+        }
+    }
+
+    fn inspect(&mut self) -> &mut dyn Inspect {
+        self
+    }
+
+    fn measure(&mut self) -> Option<&mut dyn Measure> {
+        Some(self)
+    }
+}
+
+impl Inspect for CudaExecutor {
     fn units(&mut self, shape: Shape) -> Result<Vec<Unit>, Error> {
         Ok(self.prepared(shape)?.lowered.units.clone())
     }
@@ -502,16 +484,47 @@ impl Executor for CudaExecutor {
             None => Ok(()),
         }
     }
+}
 
-    fn stats(&self) -> Stats {
-        let s = self.gpu.context.statistics() - self.before;
-        Stats {
-            steps: self.steps,
-            launches: s.launches,
-            graph_launches: s.graph_launches,
-            synchronizations: s.synchronizations,
-            fallbacks: self.fallbacks,
+impl Measure for CudaExecutor {
+    fn device_step_time(
+        &mut self,
+        sequences: &[DecodeStart<'_>],
+        steps: usize,
+        table: &BlockTable,
+    ) -> Result<f64, Error> {
+        check_sequences(self, sequences, steps)?;
+        let key = self.start_decode(sequences, table)?;
+        let replay = &self.replays[&key];
+        timing::time(&self.gpu.context, &self.stream, steps, || {
+            replay.issue(&self.stream)
+        })
+    }
+
+    fn profile(
+        &mut self,
+        sequences: &[DecodeStart<'_>],
+        repeats: usize,
+        table: &BlockTable,
+    ) -> Result<Vec<LaunchTime>, Error> {
+        check_sequences(self, sequences, 1)?;
+        let mut profiler: Option<Profiler> = None;
+        for _ in 0..repeats {
+            let key = self.start_decode(sequences, table)?;
+            let replay = &self.replays[&key];
+            let made = match profiler.take() {
+                Some(made) => made,
+                None => {
+                    let seen = |s: &DecodeStart<'_>| s.length + AHEAD as u32;
+                    let seen = sequences.iter().map(seen);
+                    let lengths: Vec<u32> =
+                        seen.map(|l| l.min(self.limits.context as u32)).collect();
+                    Profiler::new(&self.gpu.context, replay, &lengths)?
+                }
+            };
+            profiler.insert(made).repeat(&self.stream, replay)?;
         }
+        Ok(profiler.map(Profiler::into_times).unwrap_or_default())
     }
 }
 

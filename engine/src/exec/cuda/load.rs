@@ -8,15 +8,16 @@ use std::thread::JoinHandle;
 use gannet_cuda_runtime::Stream;
 
 use super::memory::allocate;
-use super::open::Gpu;
+use super::open::{Gpu, OpenError};
 use super::prepare::{Kernels, Memory};
 use super::weights;
 use crate::Error;
-use crate::config::Config;
 use crate::exec::Limits;
-use crate::load::{Load, Phase, Span};
+use crate::exec::Load;
 use crate::lower::{KernelSpec, Lowered};
 use crate::model::Model;
+use crate::model::{Phase, Span};
+use crate::settings::Config;
 
 /// A GPU that is being opened on a thread of its own, or has been. Cloning shares it.
 ///
@@ -29,7 +30,7 @@ pub struct OpeningGpu {
 }
 
 /// A GPU, or why there is none.
-type Opened = OnceLock<Result<Arc<Gpu>, String>>;
+type Opened = OnceLock<Result<Arc<Gpu>, OpenError>>;
 
 struct Shared {
     index: usize,
@@ -78,20 +79,12 @@ impl OpeningGpu {
             opened,
             ..
         } = &*self.shared;
-        opened
-            .get_or_init(|| open(*index, config))
-            .clone()
-            .map_err(Error::Cuda)
+        Ok(opened.get_or_init(|| open(*index, config)).clone()?)
     }
 }
 
-fn open(index: usize, config: &Config) -> Result<Arc<Gpu>, String> {
-    Gpu::open(index, config)
-        .map(Arc::new)
-        .map_err(|error| match error {
-            Error::Cuda(why) => why,
-            other => other.to_string(),
-        })
+fn open(index: usize, config: &Config) -> Result<Arc<Gpu>, OpenError> {
+    Gpu::try_open(index, config).map(Arc::new)
 }
 
 impl Drop for Shared {
@@ -150,9 +143,8 @@ pub(super) fn load(
         let weights = weights::upload(&gpu.context, model);
         (kernels.join(), cache.join(), weights)
     });
-    let panicked = |_| Error::Cuda("a thread of the load panicked".to_owned());
-    let (kernels, kernels_span) = kernels.map_err(panicked)?;
-    let (memory, cache_span) = cache.map_err(panicked)?;
+    let (kernels, kernels_span) = joined(kernels)?;
+    let (memory, cache_span) = joined(cache)?;
     let kernels = kernels?;
     let (weights, weight_spans) = weights?;
     let memory = Memory { weights, ..memory? };
@@ -168,9 +160,30 @@ pub(super) fn load(
     Ok((kernels, memory, load))
 }
 
+/// What a thread of the load gave.
+fn joined<T>(result: std::thread::Result<T>) -> Result<T, Error> {
+    result.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let first = text.and_then(|text| text.lines().next());
+        let why = first.unwrap_or("it does not say why");
+        Error::internal(format!("a thread of the load panicked: {why}"))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_that_panicked_is_a_broken_invariant() {
+        let join = |work: fn() -> u8| joined(std::thread::spawn(work).join());
+        assert_eq!(join(|| 7).unwrap(), 7);
+        let error = join(|| panic!("planted\nand more")).unwrap_err();
+        assert!(matches!(error, Error::Internal { .. }), "{error}");
+        let line = error.to_string();
+        assert!(line.contains("panicked: planted;"), "{line}");
+    }
 
     /// On a machine without a GPU: the same error every time, and nothing left running.
     #[test]
@@ -183,6 +196,7 @@ mod tests {
         let one = text(one).unwrap();
         assert_eq!(Some(&one), text(two).as_ref());
         assert_eq!(Some(one), text(Gpu::open(9999, &config).map(Arc::new)));
+        assert!(matches!(opening.wait(), Err(Error::NoDevice(_))));
         assert_eq!(clone.index(), 9999);
     }
 }

@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use gannet_cuda_runtime::{Context, CubinCache, DeviceProperties, Driver};
+use gannet_cuda_runtime::{Context, CubinCache, Device, DeviceProperties, Driver};
 use gannet_ptx_gen::target::Target;
 
-use crate::Error;
-use crate::config::Config;
-use crate::identity::{self, Machine};
-use crate::load::{Phase, Span};
-use crate::profile::{DeviceProfile, Overrides};
+use crate::error::{CudaError, Error, NoDevice};
+use crate::lower::DeviceProfile;
+use crate::model::{Phase, Span};
+use crate::settings::{Config, Machine, Overrides, machine};
 
 /// An open GPU.
 pub struct Gpu {
@@ -28,29 +27,64 @@ pub struct Gpu {
     pub driver: (u32, u32),
 }
 
+/// Why a GPU could not be opened. Unlike [`Error`] it can be cloned: whoever asks for a device that
+/// was opened once gets the same answer.
+#[derive(Debug, Clone)]
+pub(super) enum OpenError {
+    /// It cannot be used.
+    NoDevice(NoDevice),
+    /// It failed.
+    Driver(CudaError),
+}
+
+impl From<OpenError> for Error {
+    fn from(error: OpenError) -> Error {
+        match error {
+            OpenError::NoDevice(why) => Error::NoDevice(why),
+            OpenError::Driver(source) => Error::Driver { source },
+        }
+    }
+}
+
+impl From<NoDevice> for OpenError {
+    fn from(why: NoDevice) -> OpenError {
+        OpenError::NoDevice(why)
+    }
+}
+
+impl From<CudaError> for OpenError {
+    fn from(source: CudaError) -> OpenError {
+        OpenError::Driver(source)
+    }
+}
+
 impl Gpu {
     /// Opens a GPU by index.
     ///
     /// # Errors
-    /// No driver, no such device, or one older than the kernels need.
+    /// [`Error::NoDevice`]: no driver, no such device, or one older than the kernels need;
+    /// [`Error::Driver`]: it is there and failed.
     pub fn open(index: usize, config: &Config) -> Result<Gpu, Error> {
+        Ok(Gpu::try_open(index, config)?)
+    }
+
+    pub(super) fn try_open(index: usize, config: &Config) -> Result<Gpu, OpenError> {
         let (driver, driver_span) = Span::time(Phase::Driver, Driver::load);
-        let driver = driver?;
+        // Whatever keeps the driver from starting or from naming the device, there is none to use.
+        let driver = driver.map_err(NoDevice::Driver)?;
+        let device = driver.device(index).map_err(NoDevice::Driver)?;
         let version = driver.version()?;
-        let device = driver.device(index)?;
         let properties = device.properties()?;
         let (major, minor) = properties.compute_capability;
-        let target = target_for(major, minor).ok_or_else(|| {
-            Error::Cuda(format!(
-                "{} has compute capability {major}.{minor}; 7.5 or newer is needed",
-                properties.name
-            ))
+        let target = Target::for_device(major, minor).ok_or_else(|| NoDevice::TooOld {
+            name: properties.name.clone(),
+            capability: (major, minor),
         })?;
         let cache = match &config.cache_dir {
             Some(dir) if config.cubin_cache => CubinCache::new(dir.join("cubin")),
             _ => CubinCache::disabled(),
         };
-        let (context, context_span) = Span::time(Phase::Context, || Context::new(device));
+        let (context, context_span) = Span::time(Phase::Context, || enter(device, &properties));
         Ok(Gpu {
             context: context?,
             properties,
@@ -75,8 +109,8 @@ impl Gpu {
             device: self.properties.name.clone(),
             uuid: self.properties.uuid_text(),
             driver: self.driver,
-            release: identity::driver_release(),
-            build: identity::build(),
+            release: machine::driver_release(),
+            build: machine::build(),
         }
     }
 
@@ -89,33 +123,50 @@ impl Gpu {
     }
 }
 
-/// The newest target that a compute capability runs.
-#[must_use]
-pub fn target_for(major: u32, minor: u32) -> Option<Target> {
-    match (major, minor) {
-        (..=6, _) | (7, ..=4) => None,
-        (7, _) => Some(Target::Sm75),
-        (8, 0..=5) => Some(Target::Sm80),
-        (8, 6..=8) => Some(Target::Sm86),
-        (8, _) => Some(Target::Sm89),
-        (9, 0) => Some(Target::Sm90a),
-        (9, _) => Some(Target::Sm89),
-        (10, _) => Some(Target::Sm100),
-        (11, _) => Some(Target::Sm100),
-        _ => Some(Target::Sm120),
+/// What the driver answers where a device has no memory left for a context, and where another
+/// process has it for itself.
+const BUSY: [u32; 2] = [2, 46];
+
+/// A context on a device.
+fn enter(device: Device, properties: &DeviceProperties) -> Result<Arc<Context>, OpenError> {
+    Context::new(device).map_err(|source| not_entered(source, &properties.name))
+}
+
+fn not_entered(source: CudaError, name: &str) -> OpenError {
+    let busy = |code: u32| BUSY.contains(&code);
+    match source.driver_error().is_some_and(|e| busy(e.code)) {
+        true => OpenError::NoDevice(NoDevice::Busy {
+            name: name.to_owned(),
+            source,
+        }),
+        false => OpenError::Driver(source),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use gannet_cuda_runtime::DriverError;
+
     use super::*;
 
     #[test]
-    fn every_capability_gets_a_target_that_it_runs() {
-        assert_eq!(target_for(7, 0), None);
-        assert_eq!(target_for(7, 5), Some(Target::Sm75));
-        assert_eq!(target_for(8, 6), Some(Target::Sm86));
-        assert_eq!(target_for(9, 0), Some(Target::Sm90a));
-        assert_eq!(target_for(12, 1), Some(Target::Sm120));
+    fn a_device_that_takes_nobody_in_is_none_and_one_that_fails_is_an_error() {
+        let opened = |code| {
+            let refused = DriverError {
+                code,
+                name: "CUDA_ERROR_X".to_owned(),
+                text: "x".to_owned(),
+                call: "cuX",
+            };
+            Error::from(not_entered(CudaError::Driver(refused), "a GPU"))
+        };
+        for code in BUSY {
+            let error = opened(code);
+            assert!(matches!(error, Error::NoDevice(NoDevice::Busy { .. })));
+            assert!(error.to_string().contains("a GPU"), "{error}");
+        }
+        for code in [1, 214, 999] {
+            assert!(matches!(opened(code), Error::Driver { .. }), "{code}");
+        }
     }
 }

@@ -9,17 +9,17 @@ use rayon::prelude::*;
 
 use super::open::Gpu;
 use super::state::StepState;
-use crate::Error;
+use crate::error::{CudaError, Error, NoDevice};
 use crate::exec::packed::place;
 use crate::lower::{Arg, KernelSpec, Lowered};
 use crate::plan::{Buf, Plan};
 
 /// A step of one shape, ready to issue.
-pub(super) struct Prepared {
-    pub(super) lowered: Lowered,
-    pub(super) launches: Vec<Launch>,
+pub(crate) struct Prepared {
+    pub(crate) lowered: Lowered,
+    pub(crate) launches: Vec<Launch>,
     /// Memory of each buffer of the plan; `None` where fusion never makes it.
-    pub(super) buffers: Vec<Option<Buffer>>,
+    pub(crate) buffers: Vec<Option<Buffer>>,
 }
 
 /// Device memory that launches name besides the step's buffers.
@@ -61,19 +61,19 @@ impl Kernels {
         let found = self.compiled.iter().find(|(known, _)| known == spec);
         found
             .map(|(_, kernel)| kernel)
-            .ok_or_else(|| Error::Cuda(format!("{spec:?} was not compiled")))
+            .ok_or_else(|| Error::internal(format!("{spec:?} was not compiled")))
     }
 }
 
 /// Compiles one kernel.
-pub(super) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<Kernel, Error> {
+pub(crate) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<Kernel, Error> {
     let ptx = kernel
         .ptx()
-        .map_err(|e| Error::Cuda(format!("kernel {}: {e}", kernel.name.as_str())))?;
+        .map_err(|e| Error::internal(format!("kernel {}: {e}", kernel.name.as_str())))?;
     // `launch_of` counts on it.
     if gpu.target.has_hopper() && !kernel.starts_early() {
         let name = kernel.name.as_str();
-        return Err(Error::Cuda(format!(
+        return Err(Error::internal(format!(
             "kernel {name} does not wait for the launch in front of it"
         )));
     }
@@ -83,7 +83,8 @@ pub(super) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<Kernel, Error> {
         ptx: &ptx,
         target: &target,
     };
-    let module = Module::load(&gpu.context, source, &gpu.cache)?;
+    let module = Module::load(&gpu.context, source, &gpu.cache)
+        .map_err(|error| not_loaded(error, gpu, &ptx))?;
     let params = kernel
         .params
         .iter()
@@ -95,6 +96,23 @@ pub(super) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<Kernel, Error> {
         block: kernel.block_size,
         dynamic_shared: kernel.dynamic_shared,
     })?)
+}
+
+/// `CUDA_ERROR_UNSUPPORTED_PTX_VERSION`.
+const PTX_TOO_NEW: u32 = 222;
+
+/// Why a kernel's module was not loaded: the driver is older than the text, or something is wrong.
+fn not_loaded(source: CudaError, gpu: &Gpu, ptx: &str) -> Error {
+    let too_new = source.driver_error().is_some_and(|e| e.code == PTX_TOO_NEW);
+    if !too_new {
+        return Error::Driver { source };
+    }
+    let version = ptx.lines().find_map(|line| line.strip_prefix(".version "));
+    Error::NoDevice(NoDevice::DriverTooOld {
+        name: gpu.properties.name.clone(),
+        served: gpu.driver,
+        ptx: version.unwrap_or_default().trim().to_owned(),
+    })
 }
 
 /// Packs a lowered step's arguments.
@@ -133,8 +151,8 @@ pub(super) fn prepare(
                     Arg::Slots => args.ptr(&state.slots),
                     Arg::Outputs => args.ptr(&state.outputs),
                     Arg::BlockTable => args.ptr(&state.table),
-                    Arg::Keys(layer) => args.ptr(&memory.keys[layer]),
-                    Arg::Values(layer) => args.ptr(&memory.values[layer]),
+                    Arg::Keys(cache) => args.ptr(&memory.keys[cache.0 as usize]),
+                    Arg::Values(cache) => args.ptr(&memory.values[cache.0 as usize]),
                     Arg::RopeTable(r) => args.ptr(&memory.ropes[r.0 as usize]),
                     Arg::Scratch => args.ptr(&scratch),
                     Arg::Counters => args.ptr(&memory.counters),
@@ -153,7 +171,7 @@ pub(super) fn prepare(
 
 /// A launch of a kernel of ours. Where launches may overlap, it starts before the one in front of it
 /// has finished: every kernel written for such a GPU waits by itself.
-pub(super) fn launch_of(gpu: &Gpu, kernel: &Kernel, grid: [u32; 3], args: PackedArgs) -> Launch {
+pub(crate) fn launch_of(gpu: &Gpu, kernel: &Kernel, grid: [u32; 3], args: PackedArgs) -> Launch {
     let launch = Launch::new(kernel, grid, args);
     match gpu.target.has_hopper() {
         true => launch.programmatic(),
@@ -163,7 +181,7 @@ pub(super) fn launch_of(gpu: &Gpu, kernel: &Kernel, grid: [u32; 3], args: Packed
 
 fn made<'a>(buffers: &'a [Option<Buffer>], plan: &Plan, b: Buf) -> Result<&'a Buffer, Error> {
     buffers[b.0 as usize].as_ref().ok_or_else(|| {
-        Error::Cuda(format!(
+        Error::internal(format!(
             "buffer {} is read and never written",
             plan.buffer(b).name
         ))
@@ -190,4 +208,19 @@ fn allocate(
                 .transpose()?)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use gannet_ptx_gen::target::Target;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_was_not_compiled_is_a_broken_invariant() {
+        let spec = KernelSpec::from(super::super::decode::advance(Target::Sm80, 1, 16));
+        let error = Kernels::default().get(&spec).err().unwrap();
+        assert!(matches!(error, Error::Internal { .. }), "{error}");
+        assert!(error.to_string().contains("was not compiled"), "{error}");
+    }
 }

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use gannet_cuda_runtime::{Context, GraphBuilder, GraphExec, Launch, Stream};
 
 use crate::Error;
-use crate::device::ExecutorChoice;
-use crate::exec::Faults;
+use crate::exec::ExecutorKind;
+use crate::settings::ExecutorChoice;
+use crate::settings::Faults;
 
 /// Launches, ready to issue as often as wanted.
 pub(super) enum Issue {
@@ -59,12 +60,12 @@ impl Recorder {
         }
     }
 
-    /// Name of the executor.
-    pub(super) fn name(&self) -> &'static str {
+    /// What an executor is that issues its steps this way.
+    pub(super) fn kind(&self) -> ExecutorKind {
         match (self.choice, &self.broken) {
-            (ExecutorChoice::Eager, _) | (ExecutorChoice::Auto, Some(_)) => "cuda-eager",
-            (ExecutorChoice::Capture, _) => "cuda-capture",
-            (ExecutorChoice::Graph | ExecutorChoice::Auto, _) => "cuda-graph",
+            (ExecutorChoice::Eager, _) | (ExecutorChoice::Auto, Some(_)) => ExecutorKind::CudaEager,
+            (ExecutorChoice::Capture, _) => ExecutorKind::CudaCapture,
+            (ExecutorChoice::Graph | ExecutorChoice::Auto, _) => ExecutorKind::CudaGraph,
         }
     }
 
@@ -115,9 +116,7 @@ impl Recorder {
 
     fn graph(&self, context: &Arc<Context>, launches: &[Launch]) -> Result<GraphExec, Error> {
         if self.faults.refuse_graphs {
-            return Err(Error::Cuda(
-                "graphs are refused: a planted fault".to_owned(),
-            ));
+            return Err(Error::internal("graphs are refused: a planted fault"));
         }
         let graph = if self.choice == ExecutorChoice::Capture {
             let mut capture = Stream::new(context)?.begin_capture()?;
@@ -131,7 +130,7 @@ impl Recorder {
             builder.instantiate()?
         };
         if graph.node_count() != launches.len() {
-            return Err(Error::Cuda(format!(
+            return Err(Error::internal(format!(
                 "a graph of {} launches has {} nodes",
                 launches.len(),
                 graph.node_count()

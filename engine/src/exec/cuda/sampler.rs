@@ -14,8 +14,8 @@ use super::prepare::{Kernels, launch_of};
 use super::state::StepState;
 use crate::Error;
 use crate::exec::DecodeStart;
+use crate::exec::sample::MAX_WINDOW;
 use crate::lower::{KernelSpec, SampleDraw, SampleFilter};
-use crate::sample::MAX_WINDOW;
 
 /// Bytes of a slot's settings.
 const PARAMS: usize = SampleParams::WORDS * 4;
@@ -62,7 +62,10 @@ impl SlotSamplers {
         vocab_size: usize,
     ) -> Result<SlotSamplers, Error> {
         let spec = chooser(gpu.target, vocab_size);
-        spec.check().map_err(Error::Cuda)?;
+        spec.check().map_err(|why| Error::Unsupported {
+            what: format!("a vocabulary of {vocab_size}"),
+            why,
+        })?;
         let specs = kernels(gpu.target, vocab_size);
         compiled.compile(gpu, &specs)?;
         let [filter, draw] = specs.each_ref().map(|spec| compiled.get(spec).cloned());

@@ -8,8 +8,8 @@ use gannet_cuda_runtime::{Arena, Buffer, Context, Uploader, UploaderConfig};
 use super::bands::{Stored, batches, least_buffer};
 use crate::Error;
 use crate::exec::packed::{ALIGN, failed, weight_bytes};
-use crate::load::{Phase, Span};
 use crate::model::Model;
+use crate::model::{Phase, Span};
 use crate::plan::{Plan, Weight};
 
 /// Bytes of all weights on the device, alignment included.
@@ -52,8 +52,14 @@ fn fill(
     buffers: &[Buffer],
 ) -> Result<Option<(Instant, Instant)>, Error> {
     let plan = model.plan();
-    let stored = (0..plan.weights.len() as u32)
-        .map(|i| Stored::new(model, Weight(i)))
+    let bytes: Vec<_> = plan
+        .weights
+        .iter()
+        .map(|info| model.weight_bytes(info))
+        .collect();
+    let stored = (0..)
+        .zip(&bytes)
+        .map(|(i, bytes)| Stored::new(plan, Weight(i), bytes))
         .collect::<Result<Vec<_>, Error>>()?;
 
     let mut config = UploaderConfig::default();

@@ -1,0 +1,118 @@
+//! To what the products of a unit round their activations, and what that may cost.
+//!
+//! It is known before anything runs: on a GPU from the variants of a unit's launches, on the CPU
+//! from the weights' format. Whoever holds a unit against another takes its limit from here.
+
+use gannet_ptx_gen::kernels::{Arithmetic, GemvVariant};
+use gannet_quant::Format;
+
+use super::KernelSpec;
+use crate::settings::Precision;
+
+/// What matrix products round activations to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Activations {
+    /// Nothing, or f16.
+    #[default]
+    Float,
+    /// Bytes, with a scale for each few columns.
+    Int8,
+}
+
+impl Activations {
+    /// Largest NMSE of a product against that of the same weights and unrounded activations.
+    #[must_use]
+    pub const fn limit(self) -> f64 {
+        match self {
+            Activations::Float => Arithmetic::F16x2.limit(),
+            Activations::Int8 => Arithmetic::Dp4a.limit(),
+        }
+    }
+
+    /// Those of a kernel; of one that multiplies no matrices as if it rounded nothing.
+    pub(crate) fn of_kernel(kernel: &KernelSpec) -> Activations {
+        // A product without a variant has the default one.
+        let of = |variant: Option<GemvVariant>, default: GemvVariant| match variant
+            .unwrap_or(default)
+            .arithmetic
+        {
+            Arithmetic::F32 | Arithmetic::F16x2 => Activations::Float,
+            Arithmetic::Dp4a => Activations::Int8,
+        };
+        match kernel {
+            KernelSpec::Gemv(spec) => of(spec.variant, spec.default_variant()),
+            KernelSpec::GemvGlu(spec) => of(spec.variant, spec.default_variant()),
+            _ => Activations::Float,
+        }
+    }
+
+    /// Those of a product on the CPU.
+    pub(crate) fn on_cpu(precision: Precision, weights: Format) -> Activations {
+        match (precision, weights.block_len()) {
+            // Weights that are plain floats are multiplied as such.
+            (Precision::Exact, _) | (Precision::Fast, 1) => Activations::Float,
+            (Precision::Fast, _) => Activations::Int8,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gannet_ptx_gen::kernels::{
+        Activation, AddSpec, Epilogue, GemvGluSpec, GemvSpec, WeightFormat,
+    };
+    use gannet_ptx_gen::target::Target;
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_says_what_it_rounds_to_and_its_variant_the_limit() {
+        let product = |variant| GemvSpec {
+            target: Target::Sm80,
+            format: WeightFormat::Q4K,
+            rows: 256,
+            cols: 512,
+            tokens_per_block: 1,
+            epilogue: Epilogue {
+                bias: false,
+                residual: true,
+            },
+            hands_over: false,
+            variant,
+        };
+        let gated = |variant| GemvGluSpec {
+            target: Target::Sm80,
+            gate: WeightFormat::Q4K,
+            up: WeightFormat::Q6K,
+            rows: 256,
+            cols: 512,
+            tokens_per_block: 1,
+            activation: Activation::Silu,
+            variant,
+        };
+        let mut seen = Vec::new();
+        for variant in product(None).variants() {
+            let found = Activations::of_kernel(&product(Some(variant)).into());
+            assert_eq!(found, Activations::of_kernel(&gated(Some(variant)).into()));
+            assert_eq!(found.limit(), variant.limit(), "{variant}");
+            seen.push(found);
+        }
+        assert!(seen.contains(&Activations::Int8) && seen.contains(&Activations::Float));
+        let target = Target::Sm80;
+        for other in [
+            KernelSpec::from(product(None)),
+            KernelSpec::from(gated(None)),
+            KernelSpec::from(AddSpec { target }),
+        ] {
+            assert_eq!(Activations::of_kernel(&other), Activations::Float);
+        }
+    }
+
+    #[test]
+    fn the_cpu_rounds_to_bytes_where_it_is_fast_and_weights_are_blocks() {
+        let (exact, fast) = (Precision::Exact, Precision::Fast);
+        assert_eq!(Activations::on_cpu(exact, Format::Q4_K), Activations::Float);
+        assert_eq!(Activations::on_cpu(fast, Format::F16), Activations::Float);
+        assert_eq!(Activations::on_cpu(fast, Format::Q4_K), Activations::Int8);
+    }
+}

@@ -1,0 +1,52 @@
+//! The families: a file each, which reads like its network, and a row in [`FAMILIES`].
+
+mod llama;
+mod qwen2;
+mod qwen3;
+
+use super::Binder;
+use crate::Error;
+use crate::plan::{Buf, Plan, PlanBuilder};
+
+/// A model family: its name in `general.architecture` and the function that writes its plan.
+pub struct Family {
+    /// The value of `general.architecture`.
+    pub arch: &'static str,
+    /// Models it runs, for people.
+    pub models: &'static str,
+    build: fn(&mut PlanBuilder, &Binder<'_>) -> Result<Buf, Error>,
+}
+
+impl Family {
+    /// Writes the plan of a model.
+    pub(super) fn plan(&self, b: &Binder<'_>) -> Result<Plan, Error> {
+        let mut p = PlanBuilder::new();
+        let logits = (self.build)(&mut p, b)?;
+        Ok(p.finish(logits))
+    }
+}
+
+/// Every supported family.
+pub const FAMILIES: &[Family] = &[llama::FAMILY, qwen2::FAMILY, qwen3::FAMILY];
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_family_file_has_its_row() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/model/families");
+        let mut files: Vec<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+            .filter(|name| name != "mod")
+            .collect();
+        files.sort();
+        let mut rows: Vec<&str> = FAMILIES.iter().map(|f| f.arch).collect();
+        rows.sort_unstable();
+        assert_eq!(files, rows);
+    }
+}

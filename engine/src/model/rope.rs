@@ -1,0 +1,98 @@
+//! How a model's rope is stretched: every spelling of `rope.scaling` that the field uses.
+//!
+//! | type | what the table gets |
+//! |---|---|
+//! | none given, `linear` | positions divided by `factor` |
+//! | `yarn` | some pairs divided, all grown ([`Yarn`]) |
+//! | `longrope` | factors by pair, of short and of long contexts, and `attn_factor` |
+//! | `none` | nothing |
+//!
+//! Llama 3's factors are a tensor, `rope_freqs.weight`, and no type.
+
+use super::keys::Keys;
+use crate::Error;
+use crate::plan::Yarn;
+
+/// Where nothing says otherwise (YaRN, section 3.2).
+const BETA_FAST: f32 = 32.0;
+const BETA_SLOW: f32 = 1.0;
+
+/// Base and scaling of a rope, without what tensors hold.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RopeParams {
+    /// Rotated elements of a head; even.
+    pub dim: usize,
+    /// Base of the frequencies.
+    pub base: f32,
+    /// `1 / rope.scaling.factor`.
+    pub scale: f32,
+    /// YaRN, where the type says so.
+    pub yarn: Option<Yarn>,
+    /// `rope.scaling.attn_factor`.
+    pub magnitude: f32,
+    /// Positions of the original context, where factors depend on the context.
+    pub long_from: Option<usize>,
+}
+
+impl RopeParams {
+    /// Reads the keys of a rope of `dim` elements; the model was trained for `context` positions.
+    pub(super) fn read(keys: &Keys<'_>, dim: usize, context: usize) -> Result<RopeParams, Error> {
+        let base = keys.opt_positive("rope.freq_base")?.unwrap_or(10_000.0);
+        let factor = match keys.opt_finite("rope.scaling.factor")? {
+            // Files say 0 for none.
+            Some(0.0) | None => keys.opt_positive("rope.scale_linear")?,
+            Some(_) => keys.opt_positive("rope.scaling.factor")?,
+        };
+        let attn_factor = keys.opt_positive("rope.scaling.attn_factor")?;
+        let original = keys.opt_int(
+            "rope.scaling.original_context_length",
+            1,
+            super::MAX_CONTEXT,
+        )?;
+        let plain = RopeParams {
+            dim,
+            base,
+            scale: 1.0,
+            yarn: None,
+            magnitude: 1.0,
+            long_from: None,
+        };
+        let scaled = RopeParams {
+            scale: factor.map_or(1.0, |f| 1.0 / f),
+            magnitude: attn_factor.unwrap_or(1.0),
+            ..plain
+        };
+        let key = "rope.scaling.type";
+        match keys.opt_str(key)? {
+            Some("none") => Ok(plain),
+            None | Some("" | "linear") => Ok(scaled),
+            Some("yarn") => {
+                let extrapolation = keys.opt_finite("rope.scaling.yarn_ext_factor")?;
+                let temperature = keys.opt_positive("rope.scaling.yarn_attn_factor")?;
+                let yarn = Yarn {
+                    original_context: original.unwrap_or(context),
+                    extrapolation: extrapolation.filter(|&e| e >= 0.0).unwrap_or(1.0),
+                    beta_fast: keys
+                        .opt_positive("rope.scaling.yarn_beta_fast")?
+                        .unwrap_or(BETA_FAST),
+                    beta_slow: keys
+                        .opt_positive("rope.scaling.yarn_beta_slow")?
+                        .unwrap_or(BETA_SLOW),
+                };
+                Ok(RopeParams {
+                    yarn: Some(yarn),
+                    magnitude: scaled.magnitude * temperature.unwrap_or(1.0),
+                    ..scaled
+                })
+            }
+            Some("longrope") => Ok(RopeParams {
+                long_from: Some(original.unwrap_or(context)),
+                ..scaled
+            }),
+            Some(other) => {
+                let expected = "supported: none, linear, yarn, longrope".to_owned();
+                Err(keys.bad(key, format!("{other:?}"), expected))
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Sequences: one on an executor of its own ([`Session`]), or many on one ([`Batch`]).
+
+mod batch;
+mod output;
+mod session;
+mod stop;
+mod times;
+
+pub use batch::{Batch, BatchStats, Finished, SeqId};
+pub use session::{Event, Finish, GenerateOptions, Generation, Session};
+pub use times::{GenerationTimes, Times};

@@ -1,0 +1,98 @@
+//! Every setting: what a user can ask for, and what the environment says.
+//!
+//! Values only: nothing here opens a device or a file.
+
+mod choice;
+mod environment;
+pub mod machine;
+
+use gannet_ptx_gen::kernels::{GemvVariant, KvType};
+
+pub use choice::{DeviceChoice, ExecutorChoice, SamplerOn};
+pub use environment::{Config, TABLE, Variable, markdown};
+pub use machine::Machine;
+
+/// The arithmetic of the matrix products.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// f32 activations everywhere: the reference.
+    Exact,
+    /// What is fastest within the stated tolerance.
+    #[default]
+    Fast,
+}
+
+/// Whether buffers with disjoint lifetimes share memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Buffers {
+    /// They do.
+    #[default]
+    Shared,
+    /// Every buffer has its own memory, so that all can be read after a step.
+    Distinct,
+}
+
+/// Planted faults, so that the machinery that must notice them can be tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Faults {
+    /// Leave this launch out of every list that is issued or recorded, by its index.
+    pub omit_launch: Option<usize>,
+    /// Refuse to build graphs.
+    pub refuse_graphs: bool,
+}
+
+/// What a user asked for, over whatever was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Overrides {
+    /// The variant of every matrix-vector product that has it.
+    pub gemv: Option<GemvVariant>,
+    /// Rows up to which a step runs on matrix-vector kernels.
+    pub gemv_max_rows: Option<usize>,
+    /// Do without what was measured.
+    pub ignore_measured: bool,
+}
+
+/// How a session is made.
+#[derive(Debug, Clone, Default)]
+pub struct SessionOptions {
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// How launches reach a GPU.
+    pub executor: ExecutorChoice,
+    /// Arithmetic of the matrix products.
+    pub precision: Precision,
+    /// Positions of the cache; `None`: the model's, at most [`DEFAULT_CONTEXT`].
+    pub context: Option<usize>,
+    /// Rows of the largest step; `None`: the device's choice.
+    pub max_rows: Option<usize>,
+    /// Rows of a step whose logits are wanted; 1 for generation.
+    pub max_outputs: Option<usize>,
+    /// Sequences at once; `None`: one.
+    pub slots: Option<usize>,
+    /// Blocks of the cache ([`crate::kv::BLOCK_TOKENS`] positions each); `None`: a whole context
+    /// for every slot. Sequences that share prefixes need fewer.
+    pub cache_blocks: Option<usize>,
+    /// Which variants of kernels run, over what the device's profile says.
+    pub overrides: Overrides,
+    /// Element type of a GPU's cache.
+    pub kv_type: KvType,
+    /// Where tokens are chosen.
+    pub sampler_on: SamplerOn,
+    /// Faults to plant, for tests of what must notice them.
+    pub faults: Faults,
+    /// Whether buffers share memory.
+    pub buffers: Buffers,
+    /// Settings of the process.
+    pub config: Config,
+}
+
+/// Positions of the cache where nobody said how many: enough for a conversation, cheap on any
+/// device.
+pub const DEFAULT_CONTEXT: usize = 4096;
+
+/// The most positions of a cache, and tokens of a request: what every size derived from them, on a
+/// device or in a kernel, stays in range with.
+pub const MAX_CONTEXT: usize = 1 << 24;
+
+/// The most sequences at once.
+pub const MAX_SLOTS: usize = 1 << 10;

@@ -1,0 +1,3 @@
+//! Text and tokens.
+
+pub mod tokenizer;

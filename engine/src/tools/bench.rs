@@ -1,0 +1,576 @@
+//! Speed of a model on a device, next to what the device's memory can give in the same run.
+//!
+//! Measured on the executor that serves: prompts of several lengths, generation at several depths
+//! of the cache, the wait for a first token. Every figure is the median of repeats after a warm-up,
+//! and every repeat starts from the same cache, so that repeats are comparable. Sampling and
+//! detokenisation are not part of it: tokens are the most likely ones and nobody reads them.
+
+use std::hint::black_box;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::make_executor_on;
+use crate::Error;
+use crate::exec::LoadReport;
+use crate::exec::sample::Sampling;
+use crate::exec::{DecodeStart, Executor, ExecutorKind, LaunchTime, Opening, Step};
+use crate::kv::{BlockTable, KvType};
+use crate::model::Model;
+use crate::plan::{CacheInfo, Plan};
+use crate::settings::{DeviceChoice, SessionOptions};
+
+/// What to measure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BenchOptions {
+    /// Lengths of prompts in tokens; empty: none.
+    pub prompts: Vec<usize>,
+    /// Tokens to generate; 0: none.
+    pub generate: usize,
+    /// Tokens in the cache before generation starts.
+    pub depths: Vec<usize>,
+    /// Sequences that generate at once.
+    pub batches: Vec<usize>,
+    /// Timed runs of each test, after one that is not.
+    pub repeats: usize,
+    /// Measure every launch of a generating step, too.
+    pub profile: bool,
+}
+
+impl Default for BenchOptions {
+    fn default() -> Self {
+        BenchOptions {
+            prompts: vec![512],
+            generate: 128,
+            depths: vec![0],
+            batches: vec![1],
+            repeats: 3,
+            profile: false,
+        }
+    }
+}
+
+/// What a row measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Kind {
+    /// The wait for the first token after a prompt of [`FIRST_TOKEN_PROMPT`] tokens.
+    FirstToken,
+    /// A prompt from an empty cache.
+    Prompt,
+    /// Tokens one after the other.
+    Generate,
+}
+
+/// Length of the prompt whose first token is waited for.
+pub const FIRST_TOKEN_PROMPT: usize = 32;
+
+/// One test's result.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// What was measured.
+    pub kind: Kind,
+    /// Tokens of each sequence computed in each repeat.
+    pub tokens: usize,
+    /// Tokens in the cache before.
+    pub depth: usize,
+    /// Sequences at once.
+    pub batch: usize,
+    /// Time of each repeat in seconds, in the order they ran.
+    pub seconds: Vec<f64>,
+    /// Of all sequences together, by the median repeat.
+    pub tokens_per_second: f64,
+    /// Slowest minus fastest repeat, over the median.
+    pub spread: f64,
+    /// Bytes that a step must read: weights as stored in the file, and the keys and values of the
+    /// average position of each sequence. Only for generation, where it is what bounds the speed.
+    pub bytes_per_step: Option<u64>,
+    /// `bytes_per_step / step_seconds / 1e9`.
+    pub gb_per_second: Option<f64>,
+    /// `gb_per_second` over the measured ceiling; above 1 where the weights stay in a cache.
+    pub share_of_ceiling: Option<f64>,
+    /// Seconds that the device itself needs for a step, its launches back to back; the rest of a
+    /// step's time is the host's doing.
+    pub device_step_seconds: Option<f64>,
+    /// Times that the host waited for the device between two tokens.
+    pub synchronizations_per_token: Option<f64>,
+    /// What each launch of a step took, where that was asked for.
+    #[serde(skip)]
+    pub launches: Vec<LaunchTime>,
+}
+
+impl Row {
+    /// Short name: `pp512`, `tg128`, `tg128@d4096`, `tg128x32`, `ttft32`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let kind = match self.kind {
+            Kind::FirstToken => "ttft",
+            Kind::Prompt => "pp",
+            Kind::Generate => "tg",
+        };
+        let batch = if self.batch > 1 {
+            format!("x{}", self.batch)
+        } else {
+            String::new()
+        };
+        let depth = if self.depth > 0 {
+            format!("@d{}", self.depth)
+        } else {
+            String::new()
+        };
+        format!("{kind}{}{batch}{depth}", self.tokens)
+    }
+
+    /// Time of a step as the caller sees it, in seconds.
+    #[must_use]
+    pub fn step_seconds(&self) -> f64 {
+        self.median() / self.tokens.max(1) as f64
+    }
+
+    /// The median repeat in seconds.
+    #[must_use]
+    pub fn median(&self) -> f64 {
+        median(&self.seconds)
+    }
+}
+
+/// Everything a run of [`run`] found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BenchReport {
+    /// The executor.
+    pub executor: ExecutorKind,
+    /// What the user should know about the choice of device, or what only running could show, such
+    /// as a graph that could not be built.
+    pub notice: Option<String>,
+    /// Steps that were to run as a graph and did not, because none could be built.
+    pub fallbacks: u64,
+    /// Bytes of the weights in the file.
+    pub weight_bytes: u64,
+    /// Time to put the model on the device, in seconds.
+    pub load_seconds: f64,
+    /// Where the time went, from opening the file on.
+    pub load: LoadReport,
+    /// From the start of loading to the first token of a prompt of [`FIRST_TOKEN_PROMPT`], in
+    /// seconds: nothing is warm.
+    pub cold_first_token_seconds: f64,
+    /// Speed of reading memory in this run, `1e9` bytes a second.
+    pub ceiling_gb_per_second: f64,
+    /// The tests.
+    pub rows: Vec<Row>,
+}
+
+/// Measures a model. `on_row` gets each result as it is there.
+///
+/// # Errors
+/// The options name nothing to measure or a length of 0, the context is too small for them, the
+/// device cannot be used, or it failed.
+pub fn run(
+    model: &Arc<Model>,
+    options: &SessionOptions,
+    bench: &BenchOptions,
+    on_row: &mut dyn FnMut(&Row),
+) -> Result<BenchReport, Error> {
+    run_on(model, options, &Opening::default(), bench, on_row)
+}
+
+/// As [`run`], on a device that has been opening meanwhile.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_on(
+    model: &Arc<Model>,
+    options: &SessionOptions,
+    opening: &Opening,
+    bench: &BenchOptions,
+    on_row: &mut dyn FnMut(&Row),
+) -> Result<BenchReport, Error> {
+    check(bench)?;
+    let options = SessionOptions {
+        context: Some(context(options, bench)?),
+        slots: Some(bench.batches.iter().copied().max().unwrap_or(1)),
+        ..options.clone()
+    };
+    if let DeviceChoice::Cpu | DeviceChoice::Interp = options.device
+        && bench.profile
+    {
+        return Err(no_launches(&options.device.to_string()));
+    }
+    let start = Instant::now();
+    let made = make_executor_on(model, &options, opening)?;
+    if bench.profile && !made.executor.kind().is_gpu() {
+        return Err(no_launches(&made.executor.kind().to_string()));
+    }
+    let load_seconds = start.elapsed().as_secs_f64();
+    let load = LoadReport::new(model, made.executor.as_ref());
+    let mut subject = Subject::new(made.executor)?;
+    subject.prompt(FIRST_TOKEN_PROMPT)?;
+    let cold_first_token_seconds = start.elapsed().as_secs_f64();
+    let ceiling = read_ceiling(subject.executor.kind(), &options)? / 1e9;
+
+    let mut rows = Vec::new();
+    let mut done = |row: Row| {
+        on_row(&row);
+        rows.push(row);
+    };
+    done(subject.measure_prompt(Kind::FirstToken, FIRST_TOKEN_PROMPT, bench.repeats)?);
+    for &tokens in &bench.prompts {
+        done(subject.measure_prompt(Kind::Prompt, tokens, bench.repeats)?);
+    }
+    if bench.generate > 0 {
+        for (&batch, &depth) in bench
+            .batches
+            .iter()
+            .flat_map(|b| bench.depths.iter().map(move |d| (b, d)))
+        {
+            done(subject.measure_decode(bench, batch, depth, ceiling)?);
+        }
+    }
+    Ok(BenchReport {
+        executor: subject.executor.kind(),
+        notice: made.notice.or_else(|| subject.executor.notice()),
+        fallbacks: subject.executor.stats().fallbacks,
+        weight_bytes: model.weight_total(),
+        load_seconds,
+        load,
+        cold_first_token_seconds,
+        ceiling_gb_per_second: ceiling,
+        rows,
+    })
+}
+
+fn check(bench: &BenchOptions) -> Result<(), Error> {
+    let request = |what: &str| Err(Error::Request(what.to_owned()));
+    let nothing = bench.prompts.is_empty() && (bench.generate == 0 || bench.depths.is_empty());
+    if nothing {
+        return request("nothing to measure: give prompt lengths, or tokens to generate");
+    }
+    if bench.prompts.contains(&0) {
+        return request("a prompt of 0 tokens has no speed; give lengths of at least 1");
+    }
+    if bench.profile && (bench.generate == 0 || bench.depths.is_empty()) {
+        return request("a profile is of a generating step; give tokens to generate");
+    }
+    if bench.batches.is_empty() || bench.batches.contains(&0) {
+        return request("a batch of 0 sequences generates nothing; give sizes of at least 1");
+    }
+    if bench.repeats == 0 {
+        return request("0 repeats have no median; give at least 1");
+    }
+    Ok(())
+}
+
+/// Positions that the largest test needs, or those that the caller insists on.
+fn context(options: &SessionOptions, bench: &BenchOptions) -> Result<usize, Error> {
+    let deepest = bench.depths.iter().max().copied().unwrap_or(0);
+    let decode = deepest.saturating_add(bench.generate);
+    let longest = bench.prompts.iter().max().copied().unwrap_or(0);
+    let needed = longest.max(decode).max(FIRST_TOKEN_PROMPT);
+    match options.context {
+        Some(context) if context < needed => Err(Error::ContextFull {
+            tokens: needed,
+            context,
+        }),
+        Some(context) => Ok(context),
+        None => Ok(needed),
+    }
+}
+
+/// The executor under test and a cache that it owns alone.
+struct Subject {
+    executor: Box<dyn Executor>,
+    table: BlockTable,
+}
+
+impl Subject {
+    fn new(executor: Box<dyn Executor>) -> Result<Subject, Error> {
+        let limits = executor.limits();
+        let mut table = BlockTable::new(limits.num_slots, limits.context, limits.cache_blocks);
+        for slot in 0..limits.num_slots {
+            table.reserve(slot, limits.context)?;
+        }
+        Ok(Subject { executor, table })
+    }
+
+    /// Fills the cache from position 0 and waits for the token that follows.
+    fn prompt(&mut self, len: usize) -> Result<(), Error> {
+        self.fill(0, len)
+    }
+
+    fn fill(&mut self, slot: usize, len: usize) -> Result<(), Error> {
+        let tokens = arbitrary_tokens(len, self.executor.plan().vocab_size);
+        let max_rows = self.executor.limits().max_rows;
+        let mut first = 0;
+        for chunk in tokens.chunks(max_rows) {
+            let end = first + chunk.len();
+            let lengths: Vec<u32> = (first as u32 + 1..=end as u32).collect();
+            let outputs: &[u32] = if end == len {
+                &[chunk.len() as u32 - 1]
+            } else {
+                &[]
+            };
+            self.executor.run(&Step {
+                tokens: chunk,
+                lengths: &lengths,
+                slots: &vec![slot as u32; chunk.len()],
+                outputs,
+                table: &self.table,
+            })?;
+            first = end;
+        }
+        self.executor.next()?;
+        Ok(())
+    }
+
+    fn measure_prompt(&mut self, kind: Kind, len: usize, repeats: usize) -> Result<Row, Error> {
+        let seconds = timed(repeats, || self.prompt(len))?;
+        Ok(row(kind, len, 0, seconds))
+    }
+
+    fn measure_decode(
+        &mut self,
+        bench: &BenchOptions,
+        batch: usize,
+        depth: usize,
+        ceiling: f64,
+    ) -> Result<Row, Error> {
+        if depth > 0 {
+            (0..batch).try_for_each(|slot| self.fill(slot, depth))?;
+        }
+        // The keys that the repeat before wrote past the depth are written again before they are
+        // read, so every repeat does the same work.
+        let sampling = Sampling::default();
+        let starts: Vec<DecodeStart<'_>> = (0..batch as u32)
+            .map(|slot| DecodeStart {
+                token: 1 + slot % 64,
+                length: depth as u32 + 1,
+                slot,
+                sampling: &sampling,
+                history: &[],
+                draws: 0,
+            })
+            .collect();
+        let tokens = bench.generate;
+        let seconds = timed(bench.repeats, || self.decode(&starts, tokens))?;
+        let mut row = row(Kind::Generate, tokens, depth, seconds);
+        row.batch = batch;
+        row.tokens_per_second *= batch as f64;
+        let plan = self.executor.plan();
+        let keys = batch as u64 * (depth as u64 + tokens.div_ceil(2) as u64);
+        let kv_type = self.executor.limits().kv_type;
+        let key = kv_bytes(plan, self.executor.kind(), kv_type);
+        let bytes = plan.weight_bytes_per_token() + keys * key;
+        let gb = bytes as f64 / row.step_seconds() / 1e9;
+        row.bytes_per_step = Some(bytes);
+        row.gb_per_second = Some(gb);
+        row.share_of_ceiling = (ceiling > 0.0).then(|| gb / ceiling);
+        // Half way through, so that it compares with the mean over all steps.
+        let middle: Vec<DecodeStart<'_>> = (starts.iter())
+            .map(|s| DecodeStart {
+                length: s.length + tokens as u32 / 2,
+                ..*s
+            })
+            .collect();
+        let steps = (tokens / 2).max(1);
+        let Some(device) = self.executor.measure() else {
+            return Ok(row);
+        };
+        row.device_step_seconds = Some(device.device_step_time(&starts, tokens, &self.table)?);
+        if bench.profile {
+            row.launches = device.profile(&middle, bench.repeats, &self.table)?;
+        }
+        if tokens > 1 {
+            let short = self.count_waits(&middle, 1)?;
+            let long = self.count_waits(&starts, steps + 1)?;
+            row.synchronizations_per_token = Some((long - short) as f64 / steps as f64);
+        }
+        Ok(row)
+    }
+
+    fn decode(&mut self, starts: &[DecodeStart<'_>], tokens: usize) -> Result<(), Error> {
+        let go_on = &mut |_, _| ControlFlow::Continue(());
+        self.executor.decode(starts, tokens, &self.table, go_on)
+    }
+
+    /// Host waits of a decode.
+    fn count_waits(&mut self, starts: &[DecodeStart<'_>], tokens: usize) -> Result<u64, Error> {
+        let before = self.executor.stats().synchronizations;
+        self.decode(starts, tokens)?;
+        Ok(self.executor.stats().synchronizations - before)
+    }
+}
+
+/// Why a profile was not made.
+fn no_launches(executor: &str) -> Error {
+    Error::Request(format!(
+        "{executor} launches no kernels whose times could be profiled or traced; only a GPU does"
+    ))
+}
+
+/// Bytes of one position's keys and values in all layers: f32 on the CPU, of that type on a GPU.
+fn kv_bytes(plan: &Plan, executor: ExecutorKind, kv_type: KvType) -> u64 {
+    let kv_type = if executor.is_gpu() {
+        kv_type
+    } else {
+        KvType::F32
+    };
+    let bytes = |cache: &CacheInfo| {
+        let head = kv_type.block_bytes(1, cache.head_dim as u32) as usize;
+        (2 * cache.num_kv_heads * head) as u64
+    };
+    plan.caches.iter().map(bytes).sum()
+}
+
+/// Runs once to warm up, then `repeats` times with a clock.
+fn timed(repeats: usize, mut body: impl FnMut() -> Result<(), Error>) -> Result<Vec<f64>, Error> {
+    body()?;
+    (0..repeats)
+        .map(|_| {
+            let start = Instant::now();
+            body()?;
+            Ok(start.elapsed().as_secs_f64())
+        })
+        .collect()
+}
+
+fn row(kind: Kind, tokens: usize, depth: usize, seconds: Vec<f64>) -> Row {
+    let middle = median(&seconds).max(1e-12);
+    let slowest = seconds.iter().copied().fold(0.0, f64::max);
+    let fastest = seconds.iter().copied().fold(f64::INFINITY, f64::min);
+    Row {
+        kind,
+        tokens,
+        depth,
+        batch: 1,
+        tokens_per_second: tokens as f64 / middle,
+        spread: (slowest - fastest) / middle,
+        seconds,
+        bytes_per_step: None,
+        gb_per_second: None,
+        share_of_ceiling: None,
+        device_step_seconds: None,
+        synchronizations_per_token: None,
+        launches: Vec::new(),
+    }
+}
+
+/// The middle value; the mean of the middle two of an even number; 0 of none.
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    match (sorted.len(), sorted.len() % 2) {
+        (0, _) => 0.0,
+        (_, 1) => sorted[middle],
+        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
+    }
+}
+
+/// Tokens spread over the vocabulary, always the same: a real text would favour some embedding rows
+/// and no speed depends on which.
+fn arbitrary_tokens(len: usize, vocab_size: usize) -> Vec<u32> {
+    let vocab_size = vocab_size.max(1) as u64;
+    (1..=len as u64)
+        .map(|i| (i.wrapping_mul(2_654_435_761) % vocab_size) as u32)
+        .collect()
+}
+
+/// Bytes a second that the device's memory gives to a plain read.
+fn read_ceiling(executor: ExecutorKind, options: &SessionOptions) -> Result<f64, Error> {
+    match options.device {
+        _ if !executor.is_gpu() => Ok(cpu_read_ceiling()),
+        DeviceChoice::Cuda(index) => {
+            crate::exec::cuda::measure_read_ceiling(index, &options.config)
+        }
+        _ => crate::exec::cuda::measure_read_ceiling(0, &options.config),
+    }
+}
+
+/// Bytes a second of all threads reading a buffer that no cache holds whole; the best of a few
+/// passes, since anything else on the machine can only slow a pass down.
+#[must_use]
+pub fn cpu_read_ceiling() -> f64 {
+    const WORDS: usize = (256 << 20) / 8;
+    const PASSES: usize = 4;
+    let buffer = vec![1u64; WORDS];
+    let piece = WORDS.div_ceil(rayon::current_num_threads() * 4);
+    let best = (0..PASSES)
+        .map(|_| {
+            let start = Instant::now();
+            let sum: u64 = buffer
+                .par_chunks(piece)
+                .map(|words| words.iter().fold(0, |a, &w| a ^ w))
+                .reduce(|| 0, |a, b| a ^ b);
+            black_box(sum);
+            start.elapsed().as_secs_f64()
+        })
+        .fold(f64::INFINITY, f64::min);
+    (WORDS * 8) as f64 / best.max(1e-9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_give_the_median_and_the_spread() {
+        let r = row(Kind::Generate, 100, 4096, vec![1.0, 4.0, 2.0]);
+        assert_eq!((r.tokens_per_second, r.spread), (50.0, 1.5));
+        assert_eq!(r.name(), "tg100@d4096");
+        assert_eq!(row(Kind::Prompt, 512, 0, vec![1.0, 3.0]).median(), 2.0);
+    }
+
+    #[test]
+    fn the_context_holds_the_largest_test() {
+        let bench = BenchOptions {
+            prompts: vec![16, 2048],
+            generate: 128,
+            depths: vec![0, 4096],
+            repeats: 1,
+            ..BenchOptions::default()
+        };
+        let mut options = SessionOptions::default();
+        assert_eq!(context(&options, &bench).unwrap(), 4096 + 128);
+        options.context = Some(100);
+        assert!(context(&options, &bench).is_err());
+    }
+
+    #[test]
+    fn nothing_to_measure_is_refused() {
+        let empty = BenchOptions {
+            prompts: vec![],
+            generate: 0,
+            ..BenchOptions::default()
+        };
+        assert!(check(&empty).is_err());
+        assert!(
+            check(&BenchOptions {
+                repeats: 0,
+                ..BenchOptions::default()
+            })
+            .is_err()
+        );
+        assert!(
+            check(&BenchOptions {
+                prompts: vec![0],
+                ..BenchOptions::default()
+            })
+            .is_err()
+        );
+        assert!(check(&BenchOptions::default()).is_ok());
+        let nothing_generated = BenchOptions {
+            generate: 0,
+            profile: true,
+            ..BenchOptions::default()
+        };
+        assert!(check(&nothing_generated).is_err());
+    }
+
+    #[test]
+    fn memory_can_be_read() {
+        assert!(cpu_read_ceiling() > 1e8);
+    }
+}

@@ -1,0 +1,337 @@
+//! Which executor runs a model: the choice of device and its consequences, in one place.
+//!
+//! `cuda` runs on the GPU or fails and says why. Only `auto` falls back to the CPU, only where there
+//! is no GPU or the model does not fit on it, and it says so; where a way to launch kernels was named,
+//! too, it does not.
+
+use std::sync::Arc;
+
+use super::gate::{self, Coverage, Identity, Serving};
+use crate::Error;
+use crate::exec::cpu::CpuExecutor;
+use crate::exec::cuda::{CudaExecutor, Gpu};
+use crate::exec::{Executor, Opening, host, limits};
+use crate::kv::KvType;
+use crate::model::{Model, Phase, Span};
+use crate::settings::{Buffers, DeviceChoice, ExecutorChoice, SessionOptions};
+
+/// An executor, and what the user should know about the choice.
+pub struct Made {
+    /// The executor.
+    pub executor: Box<dyn Executor>,
+    /// One line, or nothing.
+    pub notice: Option<String>,
+}
+
+/// Makes the executor that the options name.
+///
+/// # Errors
+/// The device, or an executor that only a GPU has, was asked for by name and cannot be used; a size
+/// is out of range; no product has the variant that was asked for; or the model does not fit on the
+/// device.
+pub fn make_executor(model: &Arc<Model>, options: &SessionOptions) -> Result<Made, Error> {
+    make_executor_on(model, options, &Opening::default())
+}
+
+/// As [`make_executor`], on a device that has been opening meanwhile.
+///
+/// # Errors
+/// As [`make_executor`].
+pub fn make_executor_on(
+    model: &Arc<Model>,
+    options: &SessionOptions,
+    opening: &Opening,
+) -> Result<Made, Error> {
+    make_with(model, options, |index| cuda(model, options, opening, index))
+}
+
+/// As [`make_executor`], with what puts the model on the GPU of an index.
+fn make_with(
+    model: &Arc<Model>,
+    options: &SessionOptions,
+    on_gpu: impl FnOnce(usize) -> Result<Box<dyn Executor>, Error>,
+) -> Result<Made, Error> {
+    options.overrides.check(model.plan())?;
+    let plainly = |executor| Made {
+        executor,
+        notice: None,
+    };
+    match options.device {
+        DeviceChoice::Cpu => cpu(model, options).map(plainly),
+        DeviceChoice::Cuda(index) => on_gpu(index).map(plainly),
+        DeviceChoice::Interp => interp(model, options).map(plainly),
+        DeviceChoice::Auto => match on_gpu(0) {
+            Ok(executor) => Ok(plainly(executor)),
+            Err(why) if !falls_back(&why) => Err(why),
+            Err(why) if options.executor != ExecutorChoice::Auto => Err(Error::ExecutorNeedsGpu {
+                executor: options.executor,
+                source: Box::new(why),
+            }),
+            Err(why) => Ok(Made {
+                executor: cpu(model, options)?,
+                notice: Some(format!("no GPU in use ({why}); running on the CPU")),
+            }),
+        },
+    }
+}
+
+/// Whether `auto` runs on the CPU where a GPU gave this error: where there is no GPU, or one that is
+/// too small. Everything else is wrong with the model, the GPU or this crate, and a CPU that took
+/// over would hide it.
+fn falls_back(error: &Error) -> bool {
+    match error {
+        Error::NoDevice(_) | Error::DoesNotFit(_) => true,
+        Error::Gguf(_)
+        | Error::Tokenizer { .. }
+        | Error::Safetensors(_)
+        | Error::UnsupportedFamily { .. }
+        | Error::HyperParameter { .. }
+        | Error::Tensor { .. }
+        | Error::ContextFull { .. }
+        | Error::TooLarge { .. }
+        | Error::Memory { .. }
+        | Error::TokenOutOfRange { .. }
+        | Error::Request(_)
+        | Error::Config { .. }
+        | Error::ExecutorNeedsGpu { .. }
+        | Error::Gate(_)
+        | Error::Driver { .. }
+        | Error::Unsupported { .. }
+        | Error::Interp(_)
+        | Error::Internal { .. }
+        | Error::Io { .. } => false,
+    }
+}
+
+/// Puts a model on a GPU.
+///
+/// # Errors
+/// [`Error::NoDevice`], [`Error::DoesNotFit`], [`Error::Gate`] where it computes the model wrongly, or
+/// it failed.
+fn cuda(
+    model: &Arc<Model>,
+    options: &SessionOptions,
+    opening: &Opening,
+    index: usize,
+) -> Result<Box<dyn Executor>, Error> {
+    let gpu = opening.gpu(index, &options.config)?;
+    let mut executor = CudaExecutor::new(&gpu, model, options)?;
+    let (held, span) = Span::time(Phase::Gate, || {
+        // Parity itself is going to compare what has distinct buffers.
+        if !options.config.gate || options.buffers == Buffers::Distinct {
+            return Ok(());
+        }
+        let identity = gate_identity(&gpu, model, &executor, options)?;
+        let name = &gpu.properties.name;
+        gate::at_first_use(model, &mut executor, name, identity.as_ref())
+    });
+    held?;
+    executor.add_span(span);
+    Ok(Box::new(executor))
+}
+
+/// What the parity gate remembers a pass under; `None` where there is nowhere to remember it.
+fn gate_identity(
+    gpu: &Gpu,
+    model: &Model,
+    executor: &CudaExecutor,
+    options: &SessionOptions,
+) -> Result<Option<Identity>, Error> {
+    let config = &options.config;
+    let Some(cache_dir) = &config.cache_dir else {
+        return Ok(None);
+    };
+    let limits = executor.limits();
+    let serving = Serving {
+        machine: gpu.machine(),
+        precision: options.precision,
+        kv_type: limits.kv_type,
+        choices: gpu.profile(config, options.overrides)?.choices(),
+        executor: options.executor,
+        sampler_on: options.sampler_on,
+        coverage: Coverage::of(limits),
+    };
+    Ok(Some(Identity::new(cache_dir, model, &serving)))
+}
+
+fn cpu(model: &Arc<Model>, options: &SessionOptions) -> Result<Box<dyn Executor>, Error> {
+    let limits = limits(model, options, 256)?;
+    host::check(model.plan(), limits, KvType::F32, 1)?;
+    let (model, precision) = (Arc::clone(model), options.precision);
+    let made = CpuExecutor::new(model, precision, limits, options.buffers)?;
+    Ok(Box::new(made))
+}
+
+#[cfg(feature = "interp")]
+fn interp(model: &Arc<Model>, options: &SessionOptions) -> Result<Box<dyn Executor>, Error> {
+    let limits = limits(model, options, 16)?;
+    // The interpreter keeps a word beside each word that kernels store.
+    host::check(model.plan(), limits, limits.kv_type, 2)?;
+    let (model, precision) = (Arc::clone(model), options.precision);
+    // A target whose launches overlap, so that what they read early is checked.
+    let target = gannet_ptx_gen::target::Target::Sm90a;
+    let mut made = crate::exec::interp::InterpExecutor::new(
+        model,
+        target,
+        precision,
+        limits,
+        options.buffers,
+    )?;
+    made.set_faults(options.faults);
+    made.set_overrides(options.overrides);
+    made.set_sampler_on(options.sampler_on);
+    Ok(Box::new(made))
+}
+
+#[cfg(not(feature = "interp"))]
+fn interp(_: &Arc<Model>, _: &SessionOptions) -> Result<Box<dyn Executor>, Error> {
+    let why = "this build has no interpreter; build with the feature \"interp\"";
+    Err(Error::Request(why.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::error::{CudaError, DoesNotFit, GateFailure, NoDevice};
+
+    const MODEL: &str = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../cli/models/rustdoc-tiny-Q4_K_M.gguf"
+    );
+
+    /// What can be wrong with a GPU: whether the CPU takes over, and what its line says.
+    fn planted() -> Vec<(Error, bool, &'static str)> {
+        let small = DoesNotFit {
+            weights_mib: 900,
+            cache_mib: 64,
+            positions: 4096,
+            workspace_mib: 10,
+            free_mib: 100,
+            largest_context: None,
+        };
+        let old = NoDevice::TooOld {
+            name: "a GPU".to_owned(),
+            capability: (7, 0),
+        };
+        let behind = NoDevice::DriverTooOld {
+            name: "a GPU".to_owned(),
+            served: (12, 2),
+            ptx: "8.7".to_owned(),
+        };
+        let busy = NoDevice::Busy {
+            name: "a GPU".to_owned(),
+            source: CudaError::NoDevice,
+        };
+        let no_driver = NoDevice::Driver(CudaError::LibraryMissing);
+        let past_the_end = NoDevice::Driver(CudaError::NoSuchDevice { index: 9, count: 1 });
+        let wrong = GateFailure {
+            device: "a GPU".to_owned(),
+            unit: "matmul".to_owned(),
+            buffer: "logits".to_owned(),
+            step: "first use".to_owned(),
+            against: "the CPU".to_owned(),
+            nmse: 1.0,
+            limit: 1e-6,
+        };
+        let shape = Error::Unsupported {
+            what: "attention of layer 0".to_owned(),
+            why: "heads of 7".to_owned(),
+        };
+        let failed = CudaError::Invalid {
+            what: "a copy",
+            reason: "planted".to_owned(),
+        };
+        let file = Error::Io {
+            file: PathBuf::from("profile.json"),
+            source: std::io::ErrorKind::NotFound.into(),
+        };
+        vec![
+            (Error::NoDevice(no_driver), true, "525 or newer"),
+            (Error::NoDevice(past_the_end), true, "there are 1"),
+            (Error::NoDevice(old), true, "7.5 or newer"),
+            (Error::NoDevice(behind), true, "PTX 8.7"),
+            (Error::NoDevice(busy), true, "end what uses it"),
+            (Error::DoesNotFit(small), true, "weights 900 MiB"),
+            (Box::new(wrong).into(), false, "--device cpu"),
+            (CudaError::from(driver_error()).into(), false, "(700)"),
+            (failed.into(), false, "a copy: planted"),
+            (Error::internal("planted"), false, "bug in gannet"),
+            (shape, false, "--device cpu"),
+            (Error::Interp("planted".to_owned()), false, "interp: "),
+            (Error::Request("planted".to_owned()), false, "planted"),
+            (file, false, "profile.json"),
+        ]
+    }
+
+    fn driver_error() -> gannet_cuda_runtime::DriverError {
+        gannet_cuda_runtime::DriverError {
+            code: 700,
+            name: "CUDA_ERROR_ILLEGAL_ADDRESS".to_owned(),
+            text: "an illegal memory access".to_owned(),
+            call: "cuStreamSynchronize",
+        }
+    }
+
+    fn options(device: DeviceChoice) -> SessionOptions {
+        SessionOptions {
+            device,
+            context: Some(16),
+            ..SessionOptions::default()
+        }
+    }
+
+    #[test]
+    fn auto_runs_on_the_cpu_where_there_is_no_gpu_or_too_small_a_one_and_nowhere_else() {
+        let model = Arc::new(Model::open(MODEL).unwrap());
+        for (error, taken_over, text) in planted() {
+            let line = error.to_string();
+            assert!(line.contains(text) && !line.contains('\n'), "{line}");
+            let made = make_with(&model, &options(DeviceChoice::Auto), |index| {
+                assert_eq!(index, 0);
+                Err(error)
+            });
+            match made {
+                Ok(made) => {
+                    assert!(taken_over, "{line}");
+                    assert_eq!(made.executor.kind().to_string(), "cpu");
+                    let expected = format!("no GPU in use ({line}); running on the CPU");
+                    assert_eq!(made.notice, Some(expected));
+                }
+                Err(found) => {
+                    assert!(!taken_over, "{line}");
+                    assert_eq!(found.to_string(), line);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_gpu_by_name_or_an_executor_by_name_is_never_replaced() {
+        let model = Arc::new(Model::open(MODEL).unwrap());
+        for (error, taken_over, _) in planted() {
+            let line = error.to_string();
+            let mut named = options(DeviceChoice::Auto);
+            named.executor = ExecutorChoice::Graph;
+            match make_with(&model, &named, |_| Err(error)).err() {
+                Some(Error::ExecutorNeedsGpu { executor, source }) => {
+                    assert!(taken_over && executor == ExecutorChoice::Graph);
+                    assert_eq!(source.to_string(), line);
+                }
+                found => assert_eq!(
+                    (taken_over, found.map(|e| e.to_string())),
+                    (false, Some(line))
+                ),
+            }
+        }
+        for (error, ..) in planted() {
+            let line = error.to_string();
+            let made = make_with(&model, &options(DeviceChoice::Cuda(3)), |index| {
+                assert_eq!(index, 3);
+                Err(error)
+            });
+            assert_eq!(made.err().map(|e| e.to_string()), Some(line));
+        }
+    }
+}

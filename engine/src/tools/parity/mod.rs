@@ -1,0 +1,232 @@
+//! Divergence of two executors of one plan, buffer by buffer.
+//!
+//! Both sides are poisoned first, so that a buffer nobody wrote can never look equal. Two ways to
+//! compare: *lockstep* runs the right side unit by unit, each on the left side's inputs, and so
+//! measures every operation on its own; *free* runs both sides whole and compares what they left,
+//! which is the only way to look at a graph.
+//!
+//! The cache cannot be poisoned, since it holds the tokens before the step. A write to it that never
+//! happened shows in the attention that reads it: cells that nobody wrote are zero, so a step must be
+//! compared at positions that neither side has seen.
+//!
+//! Rows of a step with length 0 do nothing. What their rows of buffers hold means nothing and is not
+//! compared.
+
+mod compare;
+mod report;
+mod rows;
+mod side;
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+pub(crate) use compare::alone_limit;
+pub use compare::{ALONE_INT8_LIMIT, ALONE_LIMIT, MARGIN, ParityOptions, compare, prompts};
+pub(crate) use report::compare as compare_buffer;
+pub use report::{Numbers, Report, Row, Tolerance, limit};
+pub(crate) use report::{bit_equal, compare_tokens, error};
+pub(crate) use rows::StepRows;
+pub use side::Side;
+
+use crate::Error;
+use crate::exec::{Inspect, Step};
+use crate::lower::Unit;
+use crate::plan::{Buf, Plan, Rows};
+
+/// How the right side runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Each unit on the left side's inputs.
+    Lockstep,
+    /// Both sides whole.
+    Free,
+}
+
+/// Compares two executors of one plan on a step. Both must have distinct buffers
+/// ([`crate::settings::Buffers::Distinct`]) and the same tokens before this step in their caches, and
+/// neither may have run the step's positions before.
+///
+/// # Errors
+/// A device failed.
+pub fn diff(
+    left: &mut dyn Inspect,
+    right: &mut dyn Inspect,
+    step: &Step<'_>,
+    mode: Mode,
+    tolerance: Tolerance,
+) -> Result<Report, Error> {
+    let mut report = begin(left, right, step)?;
+    let units = right.units(step.shape())?;
+    let ahead = left.units(step.shape())?;
+    let sides = [ahead.as_slice(), units.as_slice()];
+    let live = LiveRows::of(step);
+    left.begin(step)?;
+    left.poison()?;
+    match mode {
+        Mode::Free => {
+            left.run(step)?;
+            right.run(step)?;
+            for unit in &units {
+                compare_writes((left, right), (unit, &sides), &live, tolerance, &mut report)?;
+            }
+        }
+        Mode::Lockstep => {
+            let mut done = 0;
+            for (i, unit) in units.iter().enumerate() {
+                if is_idle(left.plan(), unit, step) {
+                    continue;
+                }
+                while ahead.get(done).is_some_and(|u| u.last_op <= unit.last_op) {
+                    left.run_unit(step, done)?;
+                    done += 1;
+                }
+                for &b in &unit.reads {
+                    if let Some(data) = left.read(b)? {
+                        right.write(b, &data)?;
+                    }
+                }
+                right.run_unit(step, i)?;
+                compare_writes((left, right), (unit, &sides), &live, tolerance, &mut report)?;
+            }
+        }
+    }
+    Ok(report)
+}
+
+/// Compares a prompt in chunks of `chunk` tokens on the right with the whole prompt on the left: each
+/// unit of a chunk runs on the left side's rows of its inputs. The kernels of a chunk need not be
+/// those of the whole, so the limits are those of each operation. What [`diff`] demands holds here.
+///
+/// # Errors
+/// A device failed.
+pub fn diff_chunks(
+    left: &mut dyn Inspect,
+    right: &mut dyn Inspect,
+    prompt: &Step<'_>,
+    chunk: usize,
+) -> Result<Vec<Report>, Error> {
+    left.begin(prompt)?;
+    left.poison()?;
+    left.run(prompt)?;
+    let whole = left.units(prompt.shape())?;
+    let plan = left.plan().clone();
+    let rows = prompt.rows();
+    let mut reports = Vec::new();
+    for start in (0..rows).step_by(chunk.max(1)) {
+        let range = start..rows.min(start + chunk.max(1));
+        let last = [range.len() as u32 - 1];
+        let step = Step {
+            tokens: &prompt.tokens[range.clone()],
+            lengths: &prompt.lengths[range.clone()],
+            slots: &prompt.slots[range.clone()],
+            outputs: if range.end == rows { &last } else { &[] },
+            table: prompt.table,
+        };
+        let mut report = begin(left, right, &step)?;
+        let units = right.units(step.shape())?;
+        for (i, unit) in units.iter().enumerate() {
+            if is_idle(&plan, unit, &step) {
+                continue;
+            }
+            for &b in &unit.reads {
+                if let Some(data) = left.read(b)? {
+                    right.write(b, rows_of(&plan, b, &data, &range))?;
+                }
+            }
+            right.run_unit(&step, i)?;
+            for &b in &unit.writes {
+                let (Some(l), Some(r)) = (left.read(b)?, right.read(b)?) else {
+                    continue;
+                };
+                let data = (rows_of(&plan, b, &l, &range), r.as_slice());
+                let numbers = Numbers::of(&plan, b, right.limits().kv_type, &[&whole, &units]);
+                let tolerance = (Tolerance::PerShape, numbers);
+                let row = compare_buffer(&plan, (&unit.name, b), tolerance, data);
+                report.buffers.push(row);
+            }
+        }
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+/// Poisons the right side for a step.
+fn begin(left: &dyn Inspect, right: &mut dyn Inspect, step: &Step<'_>) -> Result<Report, Error> {
+    right.begin(step)?;
+    right.poison()?;
+    let first = step.lengths.iter().find(|&&l| l > 0);
+    Ok(Report {
+        left: left.kind().to_string(),
+        right: right.kind().to_string(),
+        step: "step".to_owned(),
+        position: first.map_or(0, |&l| l as usize - 1),
+        rows: step.rows(),
+        buffers: Vec::new(),
+    })
+}
+
+/// Whether a unit has nothing to do in a step: those of the head, where no logits are wanted.
+pub(crate) fn is_idle(plan: &Plan, unit: &Unit, step: &Step<'_>) -> bool {
+    let of_outputs = |&b: &Buf| plan.buffer(b).rows == Rows::Outputs;
+    step.outputs.is_empty() && unit.writes.iter().any(of_outputs)
+}
+
+/// The rows of a whole prompt's buffer that a chunk has; the outputs are those of its last chunk.
+fn rows_of<'a>(plan: &Plan, b: Buf, data: &'a [f32], range: &Range<usize>) -> &'a [f32] {
+    let info = plan.buffer(b);
+    match info.rows {
+        Rows::Tokens => &data[range.start * info.cols..range.end * info.cols],
+        Rows::Outputs => data,
+    }
+}
+
+/// Which rows of a step do something.
+struct LiveRows {
+    tokens: Vec<bool>,
+    outputs: Vec<bool>,
+}
+
+impl LiveRows {
+    fn of(step: &Step<'_>) -> LiveRows {
+        let tokens: Vec<bool> = step.lengths.iter().map(|&l| l > 0).collect();
+        LiveRows {
+            outputs: step.outputs.iter().map(|&o| tokens[o as usize]).collect(),
+            tokens,
+        }
+    }
+
+    /// The live rows of a buffer's contents.
+    fn of_buffer<'a>(&self, plan: &Plan, b: Buf, data: &'a [f32]) -> Cow<'a, [f32]> {
+        let info = plan.buffer(b);
+        let live = match info.rows {
+            Rows::Tokens => &self.tokens,
+            Rows::Outputs => &self.outputs,
+        };
+        if live.iter().all(|&l| l) {
+            return Cow::Borrowed(data);
+        }
+        let rows = data.chunks_exact(info.cols).zip(live);
+        let rows = rows.filter(|&(_, &live)| live);
+        Cow::Owned(rows.flat_map(|(row, _)| row).copied().collect())
+    }
+}
+
+fn compare_writes(
+    (left, right): (&mut dyn Inspect, &mut dyn Inspect),
+    (unit, sides): (&Unit, &[&[Unit]]),
+    live: &LiveRows,
+    tolerance: Tolerance,
+    report: &mut Report,
+) -> Result<(), Error> {
+    for &b in &unit.writes {
+        let (Some(l), Some(r)) = (left.read(b)?, right.read(b)?) else {
+            continue;
+        };
+        let plan = left.plan();
+        let (l, r) = (live.of_buffer(plan, b, &l), live.of_buffer(plan, b, &r));
+        let numbers = Numbers::of(plan, b, right.limits().kv_type, sides);
+        let row = compare_buffer(plan, (&unit.name, b), (tolerance, numbers), (&l, &r));
+        report.buffers.push(row);
+    }
+    Ok(())
+}

@@ -1,0 +1,273 @@
+//! What a comparison found, and what counts as equal.
+//!
+//! An error is a number even where a side is not: poison, NaN and infinities are infinite errors, so
+//! that nothing that was not computed can pass.
+
+use serde::Serialize;
+
+use crate::kv::KvType;
+use crate::lower::{Activations, Unit};
+use crate::plan::{Buf, ColumnSample, Element, ErrorClass, Op, Plan};
+
+/// What counts as equal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tolerance {
+    /// Every bit.
+    BitEqual,
+    /// The limits of [`limit`] for each operation.
+    PerOperation,
+    /// The same between two steps of different shapes, of which one may fuse a gated unit that the
+    /// other computes from rounded products.
+    PerShape,
+}
+
+/// One buffer's comparison.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// The unit that wrote it.
+    pub unit: String,
+    /// The buffer's name.
+    pub buffer: String,
+    /// `sum((left - right)^2) / sum(left^2)`; the share of tokens that differ, where tokens are
+    /// compared.
+    pub nmse: f64,
+    /// Largest absolute difference.
+    pub max_abs: f64,
+    /// The limit that applied.
+    pub limit: f64,
+    /// Whether it is within the limit.
+    pub pass: bool,
+}
+
+/// Every buffer's comparison, in the order of the right side's units.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Name of the left executor.
+    pub left: String,
+    /// Name of the right executor.
+    pub right: String,
+    /// What both ran: `prompt of slot 0`, `batch of 4`.
+    pub step: String,
+    /// Position of the step's first token.
+    pub position: usize,
+    /// Tokens of the step, those of dead rows included.
+    pub rows: usize,
+    /// The buffers.
+    pub buffers: Vec<Row>,
+}
+
+impl Report {
+    /// Whether every buffer is within its limit, and there was at least one.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        !self.buffers.is_empty() && self.buffers.iter().all(|r| r.pass)
+    }
+
+    /// The first buffer that is not within its limit.
+    #[must_use]
+    pub fn first_failure(&self) -> Option<&Row> {
+        self.buffers.iter().find(|r| !r.pass)
+    }
+
+    /// The buffer with the largest error against its limit.
+    #[must_use]
+    pub fn worst(&self) -> Option<&Row> {
+        let share = |r: &Row| {
+            if r.nmse.is_nan() {
+                f64::INFINITY
+            } else {
+                r.nmse / r.limit.max(1e-300)
+            }
+        };
+        self.buffers
+            .iter()
+            .max_by(|a, b| share(a).total_cmp(&share(b)))
+    }
+}
+
+/// In what numbers two sides compute, those of the coarser one: what [`limit`] depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Numbers {
+    /// Element type of the cache.
+    pub kv_type: KvType,
+    /// What matrix products round activations to.
+    pub activations: Activations,
+}
+
+impl Numbers {
+    /// Those in which a buffer is made, by what the units of both sides say of the products in it.
+    pub(crate) fn of(plan: &Plan, b: Buf, kv_type: KvType, sides: &[&[Unit]]) -> Numbers {
+        let ops = makers(plan, b);
+        let units = sides.iter().flat_map(|units| units.iter());
+        let units = units.filter(|unit| ops.contains(&unit.last_op));
+        Numbers {
+            kv_type,
+            activations: units.map(|u| u.activations).max().unwrap_or_default(),
+        }
+    }
+}
+
+/// Largest NMSE of an operation whose sides may use different arithmetic: matrix products with
+/// inputs in f16 or in bytes, attention over a cache of a type against one of f32, everything else
+/// in f32.
+///
+/// What a type of the cache costs was measured on Gaussian keys and values, where rounding does
+/// more harm than nearby keys do: 9e-8 of f16, 6e-6 of bf16 (and 4e-6 where queries and weights are
+/// rounded to it too), 1.1e-4 of bytes. The limits leave room for heads of some large elements.
+#[must_use]
+pub fn limit(op: &Op, numbers: Numbers) -> f64 {
+    match op.contract().error {
+        ErrorClass::Exact => 0.0,
+        ErrorClass::Float => 1e-10,
+        ErrorClass::Approximate => 1e-6,
+        ErrorClass::Product => numbers.activations.limit(),
+        ErrorClass::Attention => match numbers.kv_type {
+            KvType::F32 | KvType::F16 => 1e-5,
+            KvType::BF16 => 1e-4,
+            KvType::Int8 => 1e-3,
+        },
+    }
+}
+
+/// The loosest limit of the operations that made a buffer: a sum over a product inherits the
+/// product's, since one launch may compute both.
+fn buffer_limit(plan: &Plan, b: Buf, numbers: Numbers) -> f64 {
+    let limits = makers(plan, b).into_iter();
+    limits.fold(0.0, |most, i| most.max(limit(&plan.ops[i], numbers)))
+}
+
+/// The same where one side fused a gated unit and the other did not: the products' errors add up,
+/// the gate's counted twice with the unit's own, since a negative gate's activation has a relative
+/// slope above one.
+fn unfused_limit(plan: &Plan, b: Buf, numbers: Numbers) -> f64 {
+    let ops = makers(plan, b);
+    match ops.first().map(|&i| &plan.ops[i]) {
+        Some(op @ Op::Glu { .. }) => {
+            let products = ops[1..].iter().map(|&i| limit(&plan.ops[i], numbers));
+            2.0 * limit(op, numbers) + products.sum::<f64>()
+        }
+        _ => buffer_limit(plan, b, numbers),
+    }
+}
+
+/// The operation that makes a buffer and, of a sum or a gated unit, those that make its inputs: one
+/// launch may compute all of them.
+fn makers(plan: &Plan, b: Buf) -> Vec<usize> {
+    let Some(last) = plan.writer(b) else {
+        return Vec::new();
+    };
+    let mut ops = vec![last];
+    let op = &plan.ops[last];
+    if op.contract().sample == ColumnSample::Columns {
+        ops.extend(op.reads().into_iter().filter_map(|b| plan.writer(b)));
+    }
+    ops
+}
+
+/// Compares what two sides have in a buffer.
+pub(crate) fn compare(
+    plan: &Plan,
+    (unit, b): (&str, Buf),
+    (tolerance, numbers): (Tolerance, Numbers),
+    (left, right): (&[f32], &[f32]),
+) -> Row {
+    let limit = match tolerance {
+        Tolerance::BitEqual => 0.0,
+        Tolerance::PerOperation => buffer_limit(plan, b, numbers),
+        Tolerance::PerShape => unfused_limit(plan, b, numbers),
+    };
+    let (nmse, max_abs) = error(left, right);
+    let ids_differ = plan.buffer(b).element == Element::U32 && max_abs > 0.0;
+    let bits_differ = tolerance == Tolerance::BitEqual && !bit_equal(left, right);
+    Row {
+        unit: unit.to_owned(),
+        buffer: plan.buffer(b).name.clone(),
+        nmse,
+        max_abs,
+        limit,
+        pass: nmse <= limit && !ids_differ && !bits_differ,
+    }
+}
+
+/// Compares the tokens that two sides chose for a slot: they are equal or not.
+pub(crate) fn compare_tokens(unit: &str, slot: usize, left: &[u32], right: &[u32]) -> Row {
+    let equal = left.iter().zip(right).take_while(|(l, r)| l == r).count();
+    let longer = left.len().max(right.len());
+    Row {
+        unit: unit.to_owned(),
+        buffer: if equal == longer {
+            format!("tokens of slot {slot}")
+        } else {
+            format!("tokens of slot {slot} from token {equal} on")
+        },
+        nmse: (longer - equal) as f64 / longer.max(1) as f64,
+        max_abs: (longer - equal) as f64,
+        limit: 0.0,
+        pass: longer > 0 && equal == longer,
+    }
+}
+
+/// Whether two rows are the same, bit by bit.
+pub(crate) fn bit_equal(left: &[f32], right: &[f32]) -> bool {
+    let same = |(l, r): (&f32, &f32)| l.to_bits() == r.to_bits();
+    left.len() == right.len() && left.iter().zip(right).all(same)
+}
+
+/// NMSE and largest difference. A side that is not finite where the other is, or two NaN (both
+/// poisoned), is an infinite error; so are rows of different lengths.
+pub(crate) fn error(left: &[f32], right: &[f32]) -> (f64, f64) {
+    if left.len() != right.len() {
+        return (f64::INFINITY, f64::INFINITY);
+    }
+    let (mut difference, mut norm, mut max_abs) = (0.0f64, 0.0f64, 0.0f64);
+    for (&l, &r) in left.iter().zip(right) {
+        if l.to_bits() == r.to_bits() && !l.is_nan() {
+            norm += if l.is_finite() {
+                f64::from(l).powi(2)
+            } else {
+                0.0
+            };
+            continue;
+        }
+        if !l.is_finite() || !r.is_finite() {
+            return (f64::INFINITY, f64::INFINITY);
+        }
+        let d = f64::from(l) - f64::from(r);
+        difference += d * d;
+        norm += f64::from(l).powi(2);
+        max_abs = max_abs.max(d.abs());
+    }
+    let nmse = if difference == 0.0 {
+        0.0
+    } else {
+        difference / norm.max(f64::MIN_POSITIVE)
+    };
+    (nmse, max_abs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_poison_are_infinite() {
+        assert_eq!(error(&[1.0, 2.0], &[1.0, 2.0]), (0.0, 0.0));
+        assert_eq!(error(&[f32::NAN], &[f32::NAN]).0, f64::INFINITY);
+        assert_eq!(error(&[1.0], &[f32::NAN]).0, f64::INFINITY);
+        assert_eq!(error(&[f32::INFINITY], &[1.0]).0, f64::INFINITY);
+        assert_eq!(error(&[1.0, 2.0], &[1.0]).0, f64::INFINITY);
+        let (nmse, max) = error(&[3.0, 4.0], &[3.0, 4.5]);
+        assert!((nmse - 0.25 / 25.0).abs() < 1e-12 && (max - 0.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn tokens_are_equal_or_not() {
+        let row = compare_tokens("decode", 2, &[1, 2, 3], &[1, 2, 3]);
+        assert!(row.pass && row.buffer == "tokens of slot 2");
+        let row = compare_tokens("decode", 2, &[1, 2, 3, 4], &[1, 9, 3, 4]);
+        assert!(!row.pass && row.max_abs == 3.0 && row.nmse == 0.75);
+        assert_eq!(row.buffer, "tokens of slot 2 from token 1 on");
+        assert!(!compare_tokens("decode", 0, &[1, 2], &[1]).pass);
+        assert!(!compare_tokens("decode", 0, &[], &[]).pass);
+    }
+}

@@ -1,0 +1,253 @@
+//! A model's tensors as f64, with the shapes that its metadata implies.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use gannet_gguf::Gguf;
+use gannet_quant::Format;
+
+use super::config::{Config, FactorTensors};
+
+/// `[rows, cols]`, row-major.
+pub(super) struct Matrix {
+    pub(super) rows: usize,
+    cols: usize,
+    data: Vec<f64>,
+}
+
+impl Matrix {
+    pub(super) fn row(&self, row: usize) -> &[f64] {
+        &self.data[row * self.cols..][..self.cols]
+    }
+
+    /// The product with a vector of `cols` elements.
+    pub(super) fn apply(&self, x: &[f64]) -> Vec<f64> {
+        assert_eq!(x.len(), self.cols);
+        (0..self.rows).map(|r| dot(self.row(r), x)).collect()
+    }
+
+    /// Cuts rows off at the front.
+    fn split_rows(&mut self, rows: usize) -> Matrix {
+        let rest = self.data.split_off(rows * self.cols);
+        self.rows -= rows;
+        Matrix {
+            rows,
+            cols: self.cols,
+            data: std::mem::replace(&mut self.data, rest),
+        }
+    }
+}
+
+pub(super) fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// A matrix, and a bias where the file has one.
+pub(super) struct Linear {
+    weight: Matrix,
+    bias: Option<Vec<f64>>,
+}
+
+impl Linear {
+    pub(super) fn apply(&self, x: &[f64]) -> Vec<f64> {
+        let mut y = self.weight.apply(x);
+        if let Some(bias) = &self.bias {
+            y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+        }
+        y
+    }
+
+    fn split_rows(&mut self, rows: usize) -> Linear {
+        let bias = self.bias.as_mut().map(|bias| {
+            let rest = bias.split_off(rows);
+            std::mem::replace(bias, rest)
+        });
+        let weight = self.weight.split_rows(rows);
+        Linear { weight, bias }
+    }
+}
+
+/// Weights of a layer; norms that only some families have are optional.
+pub(super) struct Layer {
+    pub(super) attn_norm: Vec<f64>,
+    pub(super) q: Linear,
+    pub(super) k: Linear,
+    pub(super) v: Linear,
+    pub(super) q_norm: Option<Vec<f64>>,
+    pub(super) k_norm: Option<Vec<f64>>,
+    pub(super) o: Linear,
+    pub(super) attn_post_norm: Option<Vec<f64>>,
+    pub(super) ffn_norm: Vec<f64>,
+    pub(super) gate: Linear,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
+    pub(super) ffn_post_norm: Option<Vec<f64>>,
+}
+
+pub(super) struct Weights {
+    pub(super) embedding: Matrix,
+    pub(super) layers: Vec<Layer>,
+    pub(super) output_norm: Vec<f64>,
+    /// The embedding is the head without it.
+    pub(super) output: Option<Linear>,
+    /// Frequency factors by the names of their tensors.
+    pub(super) rope_factors: BTreeMap<&'static str, Vec<f64>>,
+}
+
+impl Weights {
+    pub(super) fn read(gguf: &Gguf, config: &Config) -> Result<Weights, String> {
+        let file = File {
+            gguf,
+            unread: RefCell::new(gguf.tensors().iter().map(|t| t.name.as_str()).collect()),
+        };
+        let hidden = config.hidden_size;
+        let embedding = file.any_matrix("token_embd.weight", hidden)?;
+        let layers = (0..config.layers.len()).map(|i| layer(&file, config, i));
+        let output = match file.has("output.weight") {
+            true => Some(file.linear("output", embedding.rows, hidden)?),
+            false => None,
+        };
+        let weights = Weights {
+            layers: layers.collect::<Result<_, _>>()?,
+            output_norm: file.vector("output_norm.weight", hidden)?,
+            output,
+            rope_factors: rope_factors(&file, config)?,
+            embedding,
+        };
+        let unread = file.unread.into_inner();
+        match unread.first() {
+            None => Ok(weights),
+            Some(name) => Err(format!("{} reads no {name}", config.family.arch)),
+        }
+    }
+}
+
+fn rope_factors(
+    file: &File<'_>,
+    config: &Config,
+) -> Result<BTreeMap<&'static str, Vec<f64>>, String> {
+    let names: &[&'static str] = match config.family.factors {
+        FactorTensors::None => &[],
+        FactorTensors::ByScalingType | FactorTensors::Long => &[
+            "rope_freqs.weight",
+            "rope_factors_long.weight",
+            "rope_factors_short.weight",
+        ],
+    };
+    let mut factors = BTreeMap::new();
+    let Some(first) = config.layers.first() else {
+        return Ok(factors);
+    };
+    // Which of them are read does not depend on the layer, and is a pair for a long rope.
+    let read = [0, usize::MAX].map(|context| first.rope.factors.tensor(context));
+    for &name in names {
+        if read.contains(&Some(name)) && file.has(name) {
+            factors.insert(name, file.vector(name, first.rope.dim / 2)?);
+        }
+    }
+    Ok(factors)
+}
+
+fn layer(file: &File<'_>, config: &Config, index: usize) -> Result<Layer, String> {
+    let c = config;
+    let (hidden, ffn) = (c.hidden_size, c.ffn_size);
+    let (q_size, kv_size) = (c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim);
+    let name = |part: &str| format!("blk.{index}.{part}");
+    let optional = |is_there: bool, part: &str, len: usize| {
+        let read = || file.vector(&name(part), len);
+        is_there.then(read).transpose()
+    };
+    let (q, k, v) = if file.has(&name("attn_qkv.weight")) {
+        let mut all = file.linear(&name("attn_qkv"), q_size + 2 * kv_size, hidden)?;
+        (all.split_rows(q_size), all.split_rows(kv_size), all)
+    } else {
+        (
+            file.linear(&name("attn_q"), q_size, hidden)?,
+            file.linear(&name("attn_k"), kv_size, hidden)?,
+            file.linear(&name("attn_v"), kv_size, hidden)?,
+        )
+    };
+    let (gate, up) = if file.has(&name("ffn_gate.weight")) {
+        (
+            file.linear(&name("ffn_gate"), ffn, hidden)?,
+            file.linear(&name("ffn_up"), ffn, hidden)?,
+        )
+    } else {
+        let mut both = file.linear(&name("ffn_up"), 2 * ffn, hidden)?;
+        (both.split_rows(ffn), both)
+    };
+    let (head_norms, post_norms) = (c.family.has_head_norms, c.family.has_post_norms);
+    Ok(Layer {
+        attn_norm: file.vector(&name("attn_norm.weight"), hidden)?,
+        q,
+        k,
+        v,
+        q_norm: optional(head_norms, "attn_q_norm.weight", c.head_dim)?,
+        k_norm: optional(head_norms, "attn_k_norm.weight", c.head_dim)?,
+        o: file.linear(&name("attn_output"), hidden, q_size)?,
+        attn_post_norm: optional(post_norms, "post_attention_norm.weight", hidden)?,
+        ffn_norm: file.vector(&name("ffn_norm.weight"), hidden)?,
+        gate,
+        up,
+        down: file.linear(&name("ffn_down"), hidden, ffn)?,
+        ffn_post_norm: optional(post_norms, "post_ffw_norm.weight", hidden)?,
+    })
+}
+
+/// An open file, and the tensors that nothing has read.
+struct File<'a> {
+    gguf: &'a Gguf,
+    unread: RefCell<BTreeSet<&'a str>>,
+}
+
+impl File<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.gguf.tensor(name).is_some()
+    }
+
+    /// A tensor's dimensions, the contiguous one first, and its elements.
+    fn read(&self, name: &str) -> Result<(&[u64], Vec<f64>), String> {
+        let tensor = self.gguf.tensor(name);
+        let tensor = tensor.ok_or_else(|| format!("no {name}"))?;
+        let format = Format::from_ggml_id(tensor.ty.id());
+        let format = format.ok_or_else(|| format!("{name} is {}", tensor.ty.name()))?;
+        let mut values = vec![0.0; tensor.elements() as usize];
+        format
+            .dequantize(self.gguf.data(tensor), &mut values)
+            .map_err(|e| format!("{name}: {e}"))?;
+        self.unread.borrow_mut().remove(name);
+        let values = values.into_iter().map(f64::from).collect();
+        Ok((&tensor.dims, values))
+    }
+
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f64>, String> {
+        let (dims, data) = self.read(name)?;
+        match data.len() == len && dims[0] == len as u64 {
+            true => Ok(data),
+            false => Err(format!("{name} is {dims:?}, not [{len}]")),
+        }
+    }
+
+    /// A matrix of as many rows as the file has.
+    fn any_matrix(&self, name: &str, cols: usize) -> Result<Matrix, String> {
+        let (dims, data) = self.read(name)?;
+        if dims.len() > 2 || dims[0] != cols as u64 {
+            return Err(format!("{name} is {dims:?}, not of {cols} columns"));
+        }
+        let rows = data.len() / cols;
+        Ok(Matrix { rows, cols, data })
+    }
+
+    fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Linear, String> {
+        let weight = self.any_matrix(&format!("{name}.weight"), cols)?;
+        if weight.rows != rows {
+            return Err(format!("{name} has {} rows, not {rows}", weight.rows));
+        }
+        let bias = format!("{name}.bias");
+        let bias = match self.has(&bias) {
+            true => Some(self.vector(&bias, rows)?),
+            false => None,
+        };
+        Ok(Linear { weight, bias })
+    }
+}

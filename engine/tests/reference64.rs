@@ -1,0 +1,199 @@
+//! The f64 reference against the truth from elsewhere, and the engine against the reference.
+
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+mod reference;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::{floats, json, shared, tokens};
+use gannet_engine::internals::settings::Precision;
+use gannet_engine::tools::{eval, make_executor};
+use gannet_engine::{DeviceChoice, Model, SessionOptions};
+use reference::cases::{CASES, Case, FAMILIES, LLAMA, SEEDS};
+use reference::micro::{self, FactorTensors, Key, MicroModel};
+use reference::{Reference, kld};
+
+/// Micro-models with logits of another float64 implementation, rounded to f32.
+const GOLDEN: &[&str] = &[
+    "golden/arch/llama",
+    "golden/arch/llama3-scaled",
+    "golden/arch/qwen2",
+    "golden/arch/qwen3",
+    "golden/arch/gemma2",
+    "golden/arch/gemma3",
+    "golden/arch/phi3",
+    "golden/arch2/mistral3",
+];
+
+#[test]
+fn reference_gives_the_logits_of_another() {
+    for part in GOLDEN {
+        let Some(folder) = shared("the reference", part) else {
+            continue;
+        };
+        let index = json(&folder.join("index.json"));
+        let reference = Reference::open(&folder.join(index["gguf"].as_str().unwrap())).unwrap();
+        let sequences = index["sequences"].as_object().unwrap();
+        assert!(sequences.len() >= 2, "{part}");
+        for (name, sequence) in sequences {
+            let file = |key: &str| folder.join(sequence[key].as_str().unwrap());
+            let ids = tokens(&json(&file("tokens")));
+            let golden: Vec<f64> = (floats(&file("ref64")).into_iter().map(f64::from)).collect();
+            let found = reference.logits(&ids, sequence["n_ctx"].as_u64().unwrap() as usize);
+            assert_eq!(found.len(), golden.len());
+            let (worst, difference) = compare(&found, &golden, reference.vocab_size());
+            println!("{part} {name}: KLD {worst:e}, difference {difference:e}");
+            assert!(worst <= 1e-12 && difference <= 1e-6, "{part} {name}");
+        }
+    }
+}
+
+/// The largest divergence of a row, and the largest difference of a logit.
+fn compare(reference: &[f64], other: &[f64], vocab: usize) -> (f64, f64) {
+    let rows = reference.chunks_exact(vocab).zip(other.chunks_exact(vocab));
+    let worst = rows.map(|(a, b)| kld(a, b)).fold(0.0, f64::max);
+    let pairs = reference.iter().zip(other);
+    let difference = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    (worst, difference)
+}
+
+/// A model whose vocabulary micro-models take.
+fn vocab() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/golden/arch/llama/llama.gguf")
+}
+
+/// Logits of `len` random tokens by the reference.
+fn reference_logits(model: &MicroModel, len: usize, context: usize) -> (Vec<f64>, usize) {
+    let file = model.file(&vocab());
+    let reference = Reference::open(file.path()).unwrap_or_else(|e| panic!("{model:?}: {e}"));
+    let vocab_size = reference.vocab_size();
+    let ids = micro::tokens(vocab_size, len, model.seed);
+    (reference.logits(&ids, context), vocab_size)
+}
+
+#[test]
+fn logits_of_micro_models_spread_like_those_of_trained_ones() {
+    for case in CASES {
+        let (logits, _) = reference_logits(&case.model, 40, case.context);
+        let mean = logits.iter().sum::<f64>() / logits.len() as f64;
+        let squares: f64 = logits.iter().map(|l| (l - mean).powi(2)).sum();
+        let deviation = (squares / logits.len() as f64).sqrt();
+        assert!(
+            (2.0..3.2).contains(&deviation),
+            "{}: {deviation}",
+            case.name
+        );
+    }
+}
+
+#[test]
+fn every_case_differs_from_its_family() {
+    for case in CASES {
+        let family = FAMILIES.iter().find(|f| f.arch == case.model.arch).unwrap();
+        let (a, vocab_size) = reference_logits(&case.model, 40, case.context);
+        let (b, _) = reference_logits(family, 40, 64);
+        let (worst, _) = compare(&a, &b, vocab_size);
+        if case.is_plain {
+            assert_eq!(worst, 0.0, "{}", case.name);
+        } else {
+            assert!(worst > 0.01, "{}: {worst}", case.name);
+        }
+    }
+}
+
+/// Keys that some families read, in files of those that do not.
+#[test]
+fn keys_of_other_families_change_nothing() {
+    let yarn = |keys| MicroModel { keys, ..LLAMA };
+    let model = yarn(&[
+        ("rope.scaling.type", Key::Text("yarn")),
+        ("rope.scaling.factor", Key::Float(4.0)),
+        ("rope.scaling.original_context_length", Key::Int(16)),
+    ]);
+    let with_more = yarn(&[
+        ("rope.scaling.type", Key::Text("yarn")),
+        ("rope.scaling.factor", Key::Float(4.0)),
+        ("rope.scaling.original_context_length", Key::Int(16)),
+        ("rope.scaling.yarn_beta_fast", Key::Float(4.0)),
+        ("rope.scaling.yarn_beta_slow", Key::Float(0.5)),
+        ("rope.scaling.yarn_ext_factor", Key::Float(0.5)),
+        ("rope.scaling.yarn_attn_factor", Key::Float(2.0)),
+        ("rope.scaling.yarn_log_multiplier", Key::Float(1.0)),
+        ("attention.temperature_scale", Key::Float(0.5)),
+        ("attention.sliding_window", Key::Int(4)),
+        ("final_logit_softcapping", Key::Float(1.0)),
+    ]);
+    let (plain, vocab_size) = reference_logits(&LLAMA, 40, 64);
+    let (scaled, _) = reference_logits(&model, 40, 64);
+    let (found, _) = reference_logits(&with_more, 40, 64);
+    assert!(compare(&plain, &scaled, vocab_size).0 > 0.01);
+    assert_eq!(found, scaled);
+}
+
+#[test]
+fn a_tensor_that_nothing_reads_is_refused() {
+    let open = |model: MicroModel| Reference::open(model.file(&vocab()).path()).err();
+    let long = MicroModel {
+        factors: FactorTensors::LongAndShort,
+        ..LLAMA
+    };
+    let refused = open(long).unwrap();
+    assert_eq!(refused, "llama reads no rope_factors_long.weight");
+    let unknown = MicroModel {
+        arch: "gpt2",
+        ..LLAMA
+    };
+    assert_eq!(open(unknown).unwrap(), "no reference for gpt2");
+    assert_eq!(open(LLAMA), None);
+}
+
+#[test]
+fn the_exact_cpu_gives_the_logits_of_the_reference() {
+    for case in CASES {
+        let mut worst = (0.0f64, 0.0f64);
+        for seed in SEEDS {
+            let found = exact_cpu(case, seed);
+            worst = (worst.0.max(found.0), worst.1.max(found.1));
+        }
+        println!("{}: KLD {:e}, difference {:e}", case.name, worst.0, worst.1);
+        assert!(worst.0 <= 1e-9 && worst.1 <= 1e-3, "{}", case.name);
+    }
+}
+
+/// The divergence of the exact CPU from the reference on a case's sequences.
+fn exact_cpu(case: &Case, seed: u64) -> (f64, f64) {
+    let micro = MicroModel {
+        seed,
+        ..case.model.clone()
+    };
+    let file = micro.file(&vocab());
+    let reference = Reference::open(file.path()).unwrap();
+    let model = Model::open(file.path()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+    let options = SessionOptions {
+        device: DeviceChoice::Cpu,
+        precision: Precision::Exact,
+        context: Some(case.context),
+        max_outputs: Some(16),
+        ..SessionOptions::default()
+    };
+    let mut executor = make_executor(&Arc::new(model), &options).unwrap().executor;
+    let mut worst = (0.0f64, 0.0f64);
+    for &len in case.lengths {
+        let ids = micro::tokens(reference.vocab_size(), len, seed ^ len as u64);
+        let expected = reference.logits(&ids, case.context);
+        let mut found = Vec::new();
+        eval::logits(executor.as_mut(), &ids, 0, |_, row| {
+            found.extend(row.iter().map(|&l| f64::from(l)));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(found.len(), expected.len());
+        let (kld, difference) = compare(&expected, &found, reference.vocab_size());
+        worst = (worst.0.max(kld), worst.1.max(difference));
+    }
+    worst
+}

@@ -137,8 +137,8 @@ impl DeviceFlags {
 /// Rules of lowering to do without.
 #[derive(Args)]
 pub(crate) struct WithoutFlag {
-    /// Leave out rules by which operations share a launch: matmul+add, norm+add, embed+scale,
-    /// gated, rotate-keys, rotate-queries
+    /// Leave out rules by which operations share a launch: matmul+add, norm+add,
+    /// norm+add+norm, embed+scale, gated, rotate-keys, rotate-queries
     #[arg(long, value_name = "RULE", value_delimiter = ',')]
     without: Vec<FusionRule>,
 }

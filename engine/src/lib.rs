@@ -57,7 +57,7 @@ pub mod tokenizer {
 
 /// Where the time went: of a load, of a generation.
 pub mod times {
-    pub use crate::exec::load::{LoadReport, PhaseTime};
+    pub use crate::exec::load_report::{LoadReport, PhaseTime};
     pub use crate::model::Phase;
     pub use crate::serve::{GenerationTimes, Times};
 }

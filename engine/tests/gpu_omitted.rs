@@ -168,7 +168,7 @@ fn scan_decode(choice: ExecutorChoice, kind: ExecutorKind) {
     let mut healthy = make(choice, None);
     let table = table(healthy.as_ref());
     let device = healthy.measure().unwrap();
-    let launches = device.profile(&starts(&drawn), 1, &table).unwrap();
+    let launches = device.launch_times(&starts(&drawn), 1, &table).unwrap();
     let units: Vec<String> = launches.into_iter().map(|l| l.unit).collect();
     let planned = units.len() - 3;
     assert_eq!(units[planned..], ["filter", "draw", "advance"]);

@@ -177,7 +177,7 @@ fn gpu_profiles_are_of_every_launch_that_is_served() {
             let starts = starts(slots, 20, sampling);
             let before = decode(executor.as_mut(), &starts, &table);
             let device = executor.measure().unwrap();
-            let found = device.profile(&starts, REPEATS, &table).unwrap();
+            let found = device.launch_times(&starts, REPEATS, &table).unwrap();
             let units: Vec<&str> = found.iter().map(|l| l.unit.as_str()).collect();
             let planned: Vec<&str> = planned.iter().map(|p| p.unit.as_str()).collect();
             assert_eq!(units, [&planned[..], &behind].concat(), "{slots} slots");
@@ -193,7 +193,7 @@ fn gpu_profiles_are_of_every_launch_that_is_served() {
         }
         let device = executor.measure().unwrap();
         device
-            .profile(&starts(slots, 0, &greedy), 1, &table)
+            .launch_times(&starts(slots, 0, &greedy), 1, &table)
             .unwrap_err();
     }
 }
@@ -212,7 +212,7 @@ fn gpu_profiles_count_the_keys_that_a_step_sees() {
     let mut at = |length| -> Vec<LaunchTime> {
         let starts = starts(SLOTS, length, &greedy);
         let device = executor.measure().unwrap();
-        device.profile(&starts, 1, &table).unwrap()
+        device.launch_times(&starts, 1, &table).unwrap()
     };
     let (shallow, deep) = (at(20), at(320));
     let caches = &model.plan().caches;

@@ -12,10 +12,10 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::figures;
 use crate::flags::{DeviceFlags, ModelFlag, WithoutFlag, at_most, resolve};
-use crate::profile;
+use crate::launches;
 use crate::progress::Progress;
 use crate::table::Table;
-use crate::timing;
+use crate::times;
 
 /// Measure prompt and generation speed, GB/s and the share of the measured read ceiling
 #[derive(Args)]
@@ -114,7 +114,7 @@ impl Bench {
         }
         let file = model.path().display().to_string();
         if let Some(path) = &self.trace {
-            let trace = serde_json::to_vec(&profile::chrome_trace(&report)).map_err(|e| {
+            let trace = serde_json::to_vec(&launches::chrome_trace(&report)).map_err(|e| {
                 Failure::Work(format!("{}: cannot write the trace: {e}", path.display()))
             })?;
             std::fs::write(path, trace).map_err(|e| Failure::file(path, "write", &e))?;
@@ -123,7 +123,7 @@ impl Bench {
             console.json(&as_json(&report, &file))
         } else {
             console.print(&as_text(&report, &file))?;
-            console.print(&profile::as_text(&report))
+            console.print(&launches::as_text(&report))
         }
     }
 }
@@ -149,7 +149,7 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
                 "share_of_ceiling": row.share_of_ceiling,
                 "device_step_seconds": row.device_step_seconds,
                 "synchronizations_per_token": row.synchronizations_per_token,
-                "launches": profile::as_json(row, report.ceiling_gb_per_second),
+                "launches": launches::as_json(row, report.ceiling_gb_per_second),
             })
         })
         .collect();
@@ -217,8 +217,8 @@ fn as_text(report: &BenchReport, file: &str) -> String {
         figures::bytes(report.weight_bytes),
         figures::seconds(report.load_seconds),
         figures::seconds(report.cold_first_token_seconds),
-        timing::moved(&report.load).unwrap_or_else(|| "weights stay in the file".to_owned()),
-        timing::phases(&report.load),
+        times::moved(&report.load).unwrap_or_else(|| "weights stay in the file".to_owned()),
+        times::phases(&report.load),
         figures::rate(report.ceiling_gb_per_second),
         table.render()
     )

@@ -22,7 +22,7 @@ use crate::failure::Failure;
 use crate::figures;
 use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::progress::Progress;
-use crate::timing;
+use crate::times;
 
 /// Prompts shorter than this are done before a bar could be read.
 const LONG_PROMPT: usize = 512;
@@ -207,10 +207,10 @@ impl Run {
             console.end_text()?;
             console.show_notes();
             if self.timing {
-                console::say(timing::table(&load, start, first_token_at).trim_end());
-                console::say(timing::tokens(&session.times()).trim_end());
+                console::say(times::table(&load, start, first_token_at).trim_end());
+                console::say(times::tokens(&session.times()).trim_end());
             }
-            if let Some(moved) = timing::moved(&load) {
+            if let Some(moved) = times::moved(&load) {
                 console::say(&format!("[{moved}]"));
             }
             console::say(&figures_line(&generation, device, first_token, fallbacks));

@@ -16,6 +16,7 @@ mod attention;
 mod bind;
 mod kernels;
 mod listing;
+pub mod node;
 pub mod pattern;
 pub mod profile;
 mod schedule;

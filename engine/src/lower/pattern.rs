@@ -9,7 +9,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Shape;
-use crate::plan::{Activation, AttentionConfig, Buf, CacheId, Op, Plan, Rope, Rows, Weight};
+use super::node::{Node, NodeKind};
+use crate::plan::{AttentionConfig, Buf, CacheId, Op, Plan, Rope, Rows, Weight};
 use crate::settings::RuleSet;
 
 macro_rules! patterns {
@@ -36,6 +37,9 @@ patterns! {
     MatMulAdd "matmul+add": "matmul+add" = residual_add;
     /// `add(residual, rms_norm(x))`: what stands behind a block is normed on its way into the sum.
     NormAdd "norm+add": "rms_norm+add" = norm_add;
+    /// `rms_norm(add(residual, rms_norm(x)))`: the norm in front of the next block sees the sum while it
+    /// is in registers; the sum is written, too.
+    NormAddNorm "norm+add+norm": "rms_norm+add+rms_norm" = norm_add_norm;
     /// `scale(embed)`: rows of the embedding are scaled on their way out of it.
     ScaledEmbed "embed+scale": "embed+scale" = scaled_embed;
     /// `glu(matmul(x), matmul(x))`: for few rows a gated unit is one kernel.
@@ -110,105 +114,16 @@ pub fn rule_names(set: RuleSet) -> Vec<&'static str> {
     rules.map(|pattern| pattern.name).collect()
 }
 
-/// What a unit computes: an operation, or several that share a launch.
-#[derive(Debug, Clone, PartialEq)]
-pub enum NodeKind {
-    /// An operation on its own.
-    Op(Op),
-    /// `out = x weight^T (+ bias) + residual`.
-    MatMulAdd {
-        /// Input.
-        x: Buf,
-        /// Matrix.
-        weight: Weight,
-        /// Vector.
-        bias: Option<Weight>,
-        /// Added to the product.
-        residual: Buf,
-        /// Output.
-        out: Buf,
-    },
-    /// `out = x * weight / sqrt(mean(x^2) + eps) + residual`, rows whole.
-    NormAdd {
-        /// Input.
-        x: Buf,
-        /// `[dim]`.
-        weight: Weight,
-        /// Added to the mean square.
-        eps: f32,
-        /// Added to the norm.
-        residual: Buf,
-        /// Output.
-        out: Buf,
-    },
-    /// `out[t] = table[token[t]] * factor`.
-    ScaledEmbed {
-        /// Matrix.
-        table: Weight,
-        /// Factor.
-        factor: f32,
-        /// Output.
-        out: Buf,
-    },
-    /// `out = act(x gate^T) * (x up^T)`.
-    GatedMatMul {
-        /// Activation.
-        act: Activation,
-        /// Input.
-        x: Buf,
-        /// Matrix under the activation.
-        gate: Weight,
-        /// The other matrix.
-        up: Weight,
-        /// Output.
-        out: Buf,
-    },
-    /// Rotates keys and appends them and values to a cache.
-    RotatedKvWrite {
-        /// Where to, or where from.
-        cache: CacheId,
-        /// Rotation.
-        rope: Rope,
-        /// Keys before it.
-        k: Buf,
-        /// Values.
-        v: Buf,
-    },
-    /// Attention of queries that it rotates.
-    RotatedAttention {
-        /// Where to, or where from.
-        cache: CacheId,
-        /// Shape of the attention.
-        spec: AttentionConfig,
-        /// Rotation.
-        rope: Rope,
-        /// Queries before it.
-        q: Buf,
-        /// Output.
-        out: Buf,
-    },
-}
-
-/// A unit to be: what it computes, and what that depends on.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Node {
-    /// What it computes.
-    pub kind: NodeKind,
-    /// The rule that made it of several operations.
-    pub rule: Option<FusionRule>,
-    /// The plan operations that it covers, ascending.
-    pub ops: Vec<usize>,
-    /// Buffers read.
-    pub reads: Vec<Buf>,
-    /// Buffers written.
-    pub writes: Vec<Buf>,
-}
-
 impl Node {
-    /// A node of operations of a plan: it reads what none of them makes, and writes what none of them
-    /// reads.
-    fn new(plan: &Plan, kind: NodeKind, rule: Option<FusionRule>, ops: Vec<usize>) -> Node {
-        let all = || ops.iter().map(|&i| &plan.ops[i]);
+    /// A node of operations of a plan: it reads what none of them makes, and writes what others than
+    /// they read, or nobody.
+    fn new(
+        ops: &Operations<'_>,
+        kind: NodeKind,
+        rule: Option<FusionRule>,
+        covered: Vec<usize>,
+    ) -> Node {
+        let all = || covered.iter().map(|&i| &ops.plan.ops[i]);
         let made: Vec<Buf> = all().flat_map(Op::writes).collect();
         let read: Vec<Buf> = all().flat_map(Op::reads).collect();
         let mut reads: Vec<Buf> = Vec::new();
@@ -217,22 +132,15 @@ impl Node {
                 reads.push(b);
             }
         }
+        let inside = |b: &Buf| read.iter().filter(|r| *r == b).count();
+        let escapes = |b: &Buf| inside(b) == 0 || inside(b) < ops.readers[b.0 as usize];
         Node {
             reads,
-            writes: made.into_iter().filter(|b| !read.contains(b)).collect(),
+            writes: made.into_iter().filter(escapes).collect(),
             kind,
             rule,
-            ops,
+            ops: covered,
         }
-    }
-
-    /// What it is called in a report.
-    pub(super) fn name(&self, plan: &Plan) -> String {
-        let last = self.ops.last().map_or("", |&i| plan.ops[i].name());
-        let what = self.rule.map_or(last, |rule| rule.pattern().unit);
-        let of = self.writes.first();
-        let of = of.map_or("", |&b| plan.buffer(b).name.as_str());
-        format!("{what} {of}").trim_end().to_owned()
     }
 }
 
@@ -240,6 +148,8 @@ impl Node {
 pub trait Kernels {
     /// Whether a gated unit of the step is one kernel.
     fn gates(&self) -> bool;
+    /// Whether a norm, a sum and a norm of rows of that length are one kernel.
+    fn norms_twice(&self, dim: usize) -> bool;
     /// Whether keys can be rotated on their way into the cache.
     fn rotates_keys(&self, rope: Rope, cache: CacheId) -> bool;
     /// Whether queries can be rotated on their way into attention.
@@ -285,6 +195,28 @@ impl Operations<'_> {
         })
     }
 
+    /// Whether a norm is of whole rows: heads that are normed one by one have another kernel.
+    fn norms_rows(&self, x: Buf, weight: Weight) -> bool {
+        self.plan.weight(weight).cols == self.plan.buffer(x).cols
+    }
+
+    /// A sum of which one term is a private norm of whole rows: the norm, the other term, the sum.
+    fn normed_sum(&self, op: &Op) -> Option<(Norm, Buf, Buf)> {
+        let &Op::Add { a, b, out } = op else {
+            return None;
+        };
+        let norm = |normed: Buf| {
+            let (at, op) = self.private(normed)?;
+            let &Op::RmsNorm { x, weight, eps, .. } = op else {
+                return None;
+            };
+            let norm = Norm { at, x, weight, eps };
+            self.norms_rows(x, weight).then_some(norm)
+        };
+        let of = |normed, residual| Some((norm(normed)?, residual, out));
+        of(b, a).or_else(|| of(a, b))
+    }
+
     /// The rotation that makes a private buffer.
     fn rotation(&self, b: Buf) -> Option<Rotation> {
         let (at, op) = self.private(b)?;
@@ -293,6 +225,14 @@ impl Operations<'_> {
         };
         Some(Rotation { at, x, rope })
     }
+}
+
+/// A norm of whole rows inside of a unit.
+struct Norm {
+    at: usize,
+    x: Buf,
+    weight: Weight,
+    eps: f32,
 }
 
 /// A product inside of a unit.
@@ -329,28 +269,45 @@ fn residual_add(ops: &Operations<'_>, last: &Op) -> Option<Found> {
 }
 
 fn norm_add(ops: &Operations<'_>, last: &Op) -> Option<Found> {
-    let &Op::Add { a, b, out } = last else {
+    let (norm, residual, out) = ops.normed_sum(last)?;
+    Some(Found {
+        kind: NodeKind::NormAdd {
+            x: norm.x,
+            weight: norm.weight,
+            eps: norm.eps,
+            residual,
+            out,
+        },
+        inner: vec![norm.at],
+    })
+}
+
+fn norm_add_norm(ops: &Operations<'_>, last: &Op) -> Option<Found> {
+    let &Op::RmsNorm {
+        x: sum,
+        weight: next_weight,
+        eps,
+        out,
+    } = last
+    else {
         return None;
     };
-    let of = |normed: Buf, residual: Buf| {
-        let (at, op) = ops.private(normed)?;
-        let &Op::RmsNorm { x, weight, eps, .. } = op else {
-            return None;
-        };
-        // Heads that are normed one by one have another kernel.
-        let is_whole = ops.plan.weight(weight).cols == ops.plan.buffer(x).cols;
-        is_whole.then_some(Found {
-            kind: NodeKind::NormAdd {
-                x,
-                weight,
-                eps,
-                residual,
-                out,
-            },
-            inner: vec![at],
-        })
-    };
-    of(b, a).or_else(|| of(a, b))
+    let at = ops.plan.writer(sum)?;
+    let (norm, residual, _) = ops.normed_sum(&ops.plan.ops[at])?;
+    let is_pair = norm.eps.to_bits() == eps.to_bits() && ops.norms_rows(sum, next_weight);
+    let dim = ops.plan.buffer(sum).cols;
+    (is_pair && ops.kernels.norms_twice(dim)).then(|| Found {
+        kind: NodeKind::NormAddNorm {
+            x: norm.x,
+            weight: norm.weight,
+            eps,
+            residual,
+            sum,
+            next_weight,
+            out,
+        },
+        inner: vec![norm.at, at],
+    })
 }
 
 fn scaled_embed(ops: &Operations<'_>, last: &Op) -> Option<Found> {
@@ -448,7 +405,7 @@ pub fn group(plan: &Plan, shape: Shape, kernels: &dyn Kernels, without: RuleSet)
         covered.iter().for_each(|&inner| inside[inner] = true);
         covered.push(i);
         covered.sort_unstable();
-        nodes.push(Node::new(plan, kind, rule, covered));
+        nodes.push(Node::new(&ops, kind, rule, covered));
     }
     let last = |node: &Node| node.ops.last().is_some_and(|&i| !inside[i]);
     let idle = |node: &Node| {

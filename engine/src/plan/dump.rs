@@ -73,7 +73,11 @@ impl Plan {
             Op::Glu { act, .. } => format!(" {act:?}"),
             Op::Scale { factor, .. } => format!(" {factor}"),
             Op::Softcap { cap, .. } => format!(" {cap}"),
-            Op::Add { .. } | Op::GatherOutputs { .. } | Op::ArgMax { .. } => String::new(),
+            Op::Add { .. }
+            | Op::GatherOutputs { .. }
+            | Op::ArgMax { .. }
+            | Op::AllReduce { .. }
+            | Op::AllGather { .. } => String::new(),
         }
     }
 }

@@ -374,7 +374,7 @@ impl Subject {
         };
         row.device_step_seconds = Some(device.device_step_time(&starts, tokens, &self.table)?);
         if bench.profile {
-            row.launches = device.profile(&middle, bench.repeats, &self.table)?;
+            row.launches = device.launch_times(&middle, bench.repeats, &self.table)?;
         }
         if tokens > 1 {
             let short = self.count_waits(&middle, 1)?;

@@ -112,7 +112,15 @@ impl fmt::Debug for OpeningGpu {
     }
 }
 
-/// Compiles the kernels of `shapes` and those that follow their steps, moves the weights and allocates the cache, all at once.
+/// What is run by what is loaded.
+pub(super) struct Steps<'a> {
+    /// Steps of the shapes that are served from the start on.
+    pub(super) shapes: &'a [Lowered],
+    /// Kernels that follow the plan's in a step.
+    pub(super) following: &'a [KernelSpec],
+}
+
+/// Compiles the kernels of `steps`, moves the weights and allocates the cache, all at once.
 ///
 /// # Errors
 /// The first that failed: kernels, then weights, then memory.
@@ -120,7 +128,7 @@ pub(super) fn load(
     gpu: &Gpu,
     model: &Model,
     limits: Limits,
-    (shapes, following): (&[Lowered], &[KernelSpec]),
+    steps: &Steps<'_>,
     stream: &Stream,
 ) -> Result<(Kernels, Memory, Load), Error> {
     let before = gpu.context.statistics();
@@ -129,7 +137,8 @@ pub(super) fn load(
         let kernels = scope.spawn(|| {
             Span::time(Phase::Kernels, || {
                 let mut specs = Vec::new();
-                for spec in shapes.iter().flat_map(|l| &l.kernels).chain(following) {
+                let of_plans = steps.shapes.iter().flat_map(|l| &l.kernels);
+                for spec in of_plans.chain(steps.following) {
                     if !specs.contains(spec) {
                         specs.push(spec.clone());
                     }
@@ -140,7 +149,7 @@ pub(super) fn load(
         });
         let cache = scope.spawn(|| {
             Span::time(Phase::Cache, || {
-                allocate(gpu, model, limits, shapes, stream)
+                allocate(gpu, model, limits, steps.shapes, stream)
             })
         });
         let weights = weights::upload(&gpu.context, model);

@@ -42,7 +42,7 @@ use crate::lower::Unit;
 use crate::lower::{BATCH_MAX_ROWS, GEMV_MAX_ROWS};
 use crate::model::Model;
 use crate::plan::Buf;
-use crate::tools::parity::{Made, Report, Tolerance, compare_buffer, is_idle};
+use crate::tools::parity::{Made, Report, Tolerance, Written, is_idle};
 
 /// Tokens of the prompt: more rows than matrix-vector kernels take.
 const PROMPT: usize = GEMV_MAX_ROWS + 4;
@@ -188,11 +188,13 @@ fn check_step(
                 continue;
             };
             let sampled = expected.pick(&plan, &found);
-            let sides = (expected.values.as_slice(), sampled.as_ref());
-            let unit = (unit.name.as_str(), expected.buffer);
-            let made_by = Made::of(&plan, expected.buffer, device.limits().kv_type, &[&units]);
-            let tolerance = (Tolerance::PerOperation, &made_by);
-            let mut row = compare_buffer(&plan, unit, tolerance, sides);
+            let written = Written {
+                unit: &unit.name,
+                buffer: expected.buffer,
+                made: &Made::of(&plan, expected.buffer, device.limits().kv_type, &[&units]),
+                tolerance: Tolerance::PerOperation,
+            };
+            let mut row = written.compare(&plan, &expected.values, &sampled);
             row.limit *= SLACK;
             row.pass = row.nmse <= row.limit;
             report.buffers.push(row);

@@ -155,20 +155,24 @@ impl<'a> Sequences<'a> {
         })
     }
 
+    /// How the sides are compared.
+    fn how(&self) -> (Mode, Tolerance) {
+        if self.options.left.is_gpu() && self.options.right.is_gpu() {
+            (Mode::Free, Tolerance::BitEqual)
+        } else {
+            (Mode::Lockstep, Tolerance::PerOperation)
+        }
+    }
+
     fn compare(
         mut self,
         left: &mut dyn Inspect,
         right: &mut dyn Inspect,
     ) -> Result<Vec<Report>, Error> {
-        let both_on_gpu = self.options.left.is_gpu() && self.options.right.is_gpu();
-        let (mode, tolerance) = if both_on_gpu {
-            (Mode::Free, Tolerance::BitEqual)
-        } else {
-            (Mode::Lockstep, Tolerance::PerOperation)
-        };
+        let (mode, tolerance) = self.how();
         let mut reports = Vec::new();
         for slot in 0..self.tokens.len() {
-            reports.extend(self.prompt(slot, left, right, (mode, tolerance))?);
+            reports.extend(self.prompt(slot, left, right)?);
             let next = left.next()?[0];
             self.tokens[slot].push(next);
         }
@@ -201,8 +205,8 @@ impl<'a> Sequences<'a> {
         slot: usize,
         left: &mut dyn Inspect,
         right: &mut dyn Inspect,
-        (mode, tolerance): (Mode, Tolerance),
     ) -> Result<Vec<Report>, Error> {
+        let (mode, tolerance) = self.how();
         let tokens = &self.tokens[slot];
         let mut reports = Vec::new();
         if let Some(chunk) = self.options.chunk {

@@ -124,7 +124,7 @@ pub fn run(
     let gpu = Arc::new(Gpu::open(index, &settings.disk_cache)?);
     let settings = measured(settings, tune);
     let mut executor = CudaExecutor::new(&gpu, model, &settings)?;
-    let shapes = measure::tune(&mut executor, tune, on_shape)?;
+    let shapes = measure::products(&mut executor, tune, on_shape)?;
     let chosen: BTreeMap<ProductShape, GemvVariant> =
         shapes.iter().map(|s| (s.shape, s.chosen)).collect();
     let file = gpu.profile_file(&settings.disk_cache);

@@ -16,7 +16,7 @@ use gannet_engine::internals::lower::{LowerOptions, Lowered, Shape, StepKind, lo
 use gannet_engine::internals::plan::{Activation, AttentionConfig, Linear, Plan};
 use gannet_engine::internals::plan::{PlanBuilder, RopeFactors, RopeKind, RopeTable};
 use gannet_engine::internals::plan::{WeightInfo, WeightView};
-use gannet_engine::internals::settings::{Buffers, Overrides, Precision, RuleSet};
+use gannet_engine::settings::{Buffers, Overrides, Precision, RuleSet};
 use gannet_ptx_gen::target::Target;
 use gannet_quant::Format;
 
@@ -128,7 +128,8 @@ fn decoder(order: Order) -> Plan {
         factors: RopeFactors::Ones,
     });
     let embedding = weight(p, "token_embd.weight", Format::Q8_0, 512, 256);
-    let mut x = p.embed(embedding);
+    let x = p.embed(embedding);
+    let mut x = p.scale(x, 16.0);
     for layer in 0..2 {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         let norm = weight(p, &name("attn_norm"), Format::F32, 1, 256);
@@ -163,6 +164,8 @@ fn decoder(order: Order) -> Plan {
         let hidden = p.glu(Activation::Silu, gate, up);
         let down = matrix(p, &name("ffn_down"), 256, 512);
         let down = p.matmul(hidden, down);
+        let norm = weight(p, &name("post_ffw_norm"), Format::F32, 1, 256);
+        let down = p.rms_norm(down, norm, 1e-6);
         x = p.add(x, down);
     }
     let x = p.gather_outputs(x);

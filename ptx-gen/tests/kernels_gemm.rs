@@ -4,18 +4,16 @@ mod common;
 
 use common::products::{Part, gemm};
 use common::trial::Trial;
-use gannet_ptx_gen::kernels::{GemmSpec, WeightFormat};
+use gannet_ptx_gen::kernels::{Epilogue, GemmSpec, WeightFormat};
 use gannet_ptx_gen::target::Target;
 
 fn spec(target: Target, format: WeightFormat, rows: u32, cols: u32) -> GemmSpec {
-    let (bias, residual) = (false, false);
     GemmSpec {
         target,
         format,
         rows,
         cols,
-        bias,
-        residual,
+        epilogue: Epilogue::default(),
     }
 }
 
@@ -111,8 +109,7 @@ fn bias_and_residual_in_place() {
     for rows in [64, 65, 70] {
         for (bias, residual) in [(true, false), (false, true), (true, true)] {
             let spec = GemmSpec {
-                bias,
-                residual,
+                epilogue: Epilogue { bias, residual },
                 ..spec(Target::Sm80, WeightFormat::Q8_0, rows, 128)
             };
             all(spec, 9).pass();

@@ -3,7 +3,7 @@
 mod common;
 
 use common::products::{Part, gemm_batch, gemm_batch_of_outliers};
-use gannet_ptx_gen::kernels::{GemmBatchSpec, WeightFormat};
+use gannet_ptx_gen::kernels::{Epilogue, GemmBatchSpec, WeightFormat};
 use gannet_ptx_gen::target::Target;
 
 fn spec(format: WeightFormat, rows: u32, cols: u32, tokens: u32) -> GemmBatchSpec {
@@ -14,8 +14,7 @@ fn spec(format: WeightFormat, rows: u32, cols: u32, tokens: u32) -> GemmBatchSpe
         cols,
         tokens,
         splits: 1,
-        bias: false,
-        residual: false,
+        epilogue: Epilogue::default(),
     }
 }
 
@@ -87,8 +86,7 @@ fn bias_and_residual_in_place() {
     for (rows, cols) in [(64, 256), (65, 1024)] {
         for (bias, residual) in [(true, false), (false, true), (true, true)] {
             let spec = GemmBatchSpec {
-                bias,
-                residual,
+                epilogue: Epilogue { bias, residual },
                 ..spec(WeightFormat::Q8_0, rows, cols, 8).splits_for(4)
             };
             gemm_batch(spec, &[9], Part::All).pass();

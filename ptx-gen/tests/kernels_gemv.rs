@@ -6,22 +6,22 @@ mod common;
 
 use common::products::{Part, embed, gemv, gemv_glu, quant_format};
 use gannet_ptx_gen::interp::{Arg, Memory, Options, launch};
-use gannet_ptx_gen::kernels::{Activation, EmbedSpec, GemvGluSpec, GemvSpec, WeightFormat, planes};
+use gannet_ptx_gen::kernels::{
+    Activation, EmbedSpec, Epilogue, GemvGluSpec, GemvSpec, WeightFormat, planes,
+};
 use gannet_ptx_gen::target::Target;
 use gannet_quant::repack;
 
 const TARGET: Target = Target::Sm80;
 
 fn spec(format: WeightFormat, rows: u32, cols: u32, tokens_per_block: u32) -> GemvSpec {
-    let (bias, residual) = (false, false);
     GemvSpec {
         target: TARGET,
         format,
         rows,
         cols,
         tokens_per_block,
-        bias,
-        residual,
+        epilogue: Epilogue::default(),
         hands_over: false,
         variant: None,
     }
@@ -146,8 +146,7 @@ fn bias_and_residual_are_added() {
     for tokens_per_block in [1, 4] {
         for (bias, residual) in [(true, false), (false, true), (true, true)] {
             let spec = GemvSpec {
-                bias,
-                residual,
+                epilogue: Epilogue { bias, residual },
                 ..spec(WeightFormat::Q4K, 37, 512, tokens_per_block)
             };
             gemv(spec, &[3], Part::All).pass();
@@ -198,8 +197,14 @@ fn embedding_gives_the_exact_weights() {
                     format,
                     vocab_size,
                     hidden_size: cols,
+                    scale: None,
+                };
+                let scaled = EmbedSpec {
+                    scale: Some(22.6),
+                    ..spec.clone()
                 };
                 embed(spec).pass();
+                embed(scaled).pass();
             }
         }
     }

@@ -8,7 +8,7 @@ mod common;
 use common::products::{Part, Weights, gemv, gemv_glu, rounded};
 use common::{Random, nmse};
 use gannet_ptx_gen::kernels::{
-    Activation, Arithmetic, GemvGluSpec, GemvSpec, GemvVariant, WeightFormat,
+    Activation, Arithmetic, Epilogue, GemvGluSpec, GemvSpec, GemvVariant, WeightFormat,
 };
 use gannet_ptx_gen::target::Target;
 
@@ -21,8 +21,7 @@ fn spec(format: WeightFormat, rows: u32, cols: u32, tokens_per_block: u32) -> Ge
         rows,
         cols,
         tokens_per_block,
-        bias: false,
-        residual: false,
+        epilogue: Epilogue::default(),
         hands_over: false,
         variant: None,
     }
@@ -218,8 +217,10 @@ fn gated_units_and_what_is_added() {
         }
         for width in [16, 8, 4] {
             let mut spec = GemvSpec {
-                bias: true,
-                residual: true,
+                epilogue: Epilogue {
+                    bias: true,
+                    residual: true,
+                },
                 ..spec(Q6K, 37, 512, 2)
             };
             let default = spec.default_variant();

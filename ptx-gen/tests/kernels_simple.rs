@@ -4,7 +4,7 @@ mod common;
 
 use common::simple;
 use gannet_ptx_gen::kernels::{
-    Activation, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, KvType, KvWriteSpec, RmsNormSpec,
+    Activation, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, KvType, KvWriteSpec, Map, RmsNormSpec,
     RopeKind, RopeSpec,
 };
 use gannet_ptx_gen::target::Target;
@@ -31,8 +31,11 @@ fn rms_norm_of_rows_and_heads() {
             target: TARGET,
             dim,
             eps: 1e-5,
+            residual: false,
         };
         simple::rms_norm(spec, rows).pass();
+        let residual = true;
+        simple::rms_norm(RmsNormSpec { residual, ..spec }, rows).pass();
     }
 }
 
@@ -45,6 +48,18 @@ fn sums_of_any_length() {
 fn gated_units_of_any_length() {
     for activation in [Activation::Silu, Activation::Gelu] {
         simple::glu(TARGET, activation, &LENGTHS).pass();
+    }
+}
+
+#[test]
+fn functions_of_vectors_of_any_length() {
+    for map in [
+        Map::Scale(50.596_443),
+        Map::Scale(-0.25),
+        Map::Softcap(30.0),
+        Map::Softcap(1.5),
+    ] {
+        simple::map(TARGET, map, &LENGTHS).pass();
     }
 }
 

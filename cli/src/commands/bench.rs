@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gannet_engine::Opening;
+use gannet_engine::settings::{Given, MAX_CONTEXT, MAX_SLOTS};
 use gannet_engine::tools::bench::{self, BenchOptions, BenchReport, Kind, Row};
-use gannet_engine::internals::settings::{MAX_CONTEXT, MAX_SLOTS};
 use serde_json::json;
 
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::figures;
-use crate::flags::{DeviceFlags, ModelFlag, WithoutFlag, at_most};
+use crate::flags::{DeviceFlags, ModelFlag, WithoutFlag, at_most, resolve};
 use crate::profile;
 use crate::progress::Progress;
 use crate::table::Table;
@@ -98,19 +98,21 @@ impl Bench {
             repeats: self.repeats as usize,
             profile: self.profile || self.trace.is_some(),
         };
-        let mut session_options = self.device.session_options()?;
-        self.without.add_to(&mut session_options)?;
-        let opening = Opening::start(&session_options);
+        let settings = resolve(&Given {
+            without: self.without.rules(),
+            ..self.device.given()
+        })?;
+        let opening = Opening::start(&settings);
         let model = self.model.open(console)?;
         let report = {
             let progress = Progress::spinner("loading");
             let mut on_row = |row: &Row| progress.message(format!("{} done", row.name()));
-            bench::run_on(&model, &session_options, &opening, &options, &mut on_row)?
+            bench::run_on(&model, &settings, &opening, &options, &mut on_row)?
         };
         if let Some(notice) = &report.notice {
             console.note(notice.as_str());
         }
-        let file = model.gguf().path().display().to_string();
+        let file = model.path().display().to_string();
         if let Some(path) = &self.trace {
             let trace = serde_json::to_vec(&profile::chrome_trace(&report)).map_err(|e| {
                 Failure::Work(format!("{}: cannot write the trace: {e}", path.display()))

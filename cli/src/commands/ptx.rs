@@ -6,15 +6,15 @@
 use std::sync::Arc;
 
 use clap::Args;
-use gannet_engine::internals::settings::Buffers;
 use gannet_engine::internals::kv::{BLOCK_TOKENS, KvType};
 use gannet_engine::Model;
-use gannet_engine::internals::lower::{LowerOptions, Lowered, Shape, StepKind, lower};
 use gannet_engine::internals::lower::DeviceProfile;
-use gannet_engine::internals::settings::Overrides;
+use gannet_engine::internals::lower::{LowerOptions, Lowered, Shape, StepKind, lower};
+use gannet_engine::settings::Buffers;
+use gannet_engine::settings::Overrides;
 use gannet_ptx_gen::ir::Kernel;
-use gannet_ptx_gen::target::Target;
 use gannet_ptx_gen::kernels;
+use gannet_ptx_gen::target::Target;
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -71,7 +71,7 @@ impl Ptx {
                 return console.print(&listings.collect::<Vec<_>>().join("\n"));
             }
             once(&steps)
-        } else if self.without.is_given() {
+        } else if self.without.rules().is_some() {
             let why = "--without means nothing without a model; name one with -m";
             return Err(Failure::Usage(why.to_owned()));
         } else {
@@ -95,7 +95,7 @@ impl Ptx {
             model
                 .hparams()
                 .context_length
-                .min(gannet_engine::internals::settings::DEFAULT_CONTEXT),
+                .min(gannet_engine::settings::DEFAULT_CONTEXT),
         );
         let options = LowerOptions {
             target: self.target,
@@ -105,7 +105,7 @@ impl Ptx {
             kv_type: KvType::F16,
             buffers: Buffers::Shared,
             profile: Arc::new(DeviceProfile::built_in(Overrides {
-                without: self.without.rules(),
+                without: self.without.rules().unwrap_or_default(),
                 ..Overrides::default()
             })),
         };

@@ -48,7 +48,9 @@ impl Activations {
 
 #[cfg(test)]
 mod tests {
-    use gannet_ptx_gen::kernels::{Activation, AddSpec, GemvGluSpec, GemvSpec, WeightFormat};
+    use gannet_ptx_gen::kernels::{
+        Activation, AddSpec, Epilogue, GemvGluSpec, GemvSpec, WeightFormat,
+    };
     use gannet_ptx_gen::target::Target;
 
     use super::*;
@@ -62,8 +64,10 @@ mod tests {
             rows: 256,
             cols: 512,
             tokens_per_block: 1,
-            bias: false,
-            residual: true,
+            epilogue: Epilogue {
+                bias: false,
+                residual: true,
+            },
             hands_over: false,
             variant,
         };

@@ -180,6 +180,23 @@ fn given(kind: &NodeKind) -> Named<Arg> {
             ];
             Named::new(product.into_iter().chain(bias))
         }
+        NodeKind::NormAdd {
+            x,
+            weight,
+            eps: _,
+            residual,
+            out,
+        } => Named::new([
+            ("x", buffer(x)),
+            ("w", Arg::Weight(weight)),
+            ("residual", buffer(residual)),
+            ("out", buffer(out)),
+        ]),
+        NodeKind::ScaledEmbed {
+            table,
+            factor: _,
+            out,
+        } => Named::new([("w", Arg::Weight(table)), ("out", buffer(out))]),
         NodeKind::GatedMatMul {
             act: _,
             x,
@@ -286,6 +303,9 @@ fn given_by_op(op: &Op) -> Named<Arg> {
             ("residual", buffer(b)),
             ("out", buffer(out)),
         ]),
+        Op::Scale { x, factor: _, out } | Op::Softcap { x, cap: _, out } => {
+            Named::new([("x", buffer(x)), ("out", buffer(out))])
+        }
         Op::GatherOutputs { x, out } => Named::new([("x", buffer(x)), ("out", buffer(out))]),
         Op::ArgMax { logits, out } => {
             Named::new([("logits", buffer(logits)), ("out", buffer(out))])

@@ -24,7 +24,7 @@ mod select;
 pub use activations::Activations;
 pub use kernels::{Advance, KernelSpec, SampleDraw, SampleFilter};
 pub use listing::Listing;
-pub use pattern::{PATTERNS, Rule, rule_names};
+pub use pattern::{FusionRule, PATTERNS, rule_names};
 pub use profile::DeviceProfile;
 
 pub(crate) use bind::Named;

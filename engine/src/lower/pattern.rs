@@ -16,13 +16,13 @@ macro_rules! patterns {
     ($($(#[doc = $doc:literal])+ $rule:ident $name:literal: $unit:literal = $find:path;)*) => {
         /// A rule by which operations share a launch.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Rule {
+        pub enum FusionRule {
             $($(#[doc = $doc])+ $rule,)*
         }
 
-        /// Every pattern, in the order of [`Rule`].
+        /// Every pattern, in the order of [`FusionRule`].
         pub const PATTERNS: &[Pattern] = &[$(Pattern {
-            rule: Rule::$rule,
+            rule: FusionRule::$rule,
             name: $name,
             unit: $unit,
             doc: concat!($($doc),+),
@@ -34,6 +34,10 @@ macro_rules! patterns {
 patterns! {
     /// `add(matmul(x), residual)`: a residual sum is the epilogue of the product that it adds.
     MatMulAdd "matmul+add": "matmul+add" = residual_add;
+    /// `add(residual, rms_norm(x))`: what stands behind a block is normed on its way into the sum.
+    NormAdd "norm+add": "rms_norm+add" = norm_add;
+    /// `scale(embed)`: rows of the embedding are scaled on their way out of it.
+    ScaledEmbed "embed+scale": "embed+scale" = scaled_embed;
     /// `glu(matmul(x), matmul(x))`: for few rows a gated unit is one kernel.
     Gated "gated": "gated matmul" = gated;
     /// `kv_write(rope(k), v)`: keys are rotated on their way into the cache.
@@ -47,7 +51,7 @@ const _: () = assert!(PATTERNS.len() <= RuleSet::MOST, "a set holds every rule")
 /// A row of the table.
 pub struct Pattern {
     /// The rule.
-    pub rule: Rule,
+    pub rule: FusionRule,
     /// What it is switched off by.
     pub name: &'static str,
     /// What a unit of it is called.
@@ -57,7 +61,7 @@ pub struct Pattern {
     find: fn(&Operations<'_>, &Op) -> Option<Found>,
 }
 
-impl Rule {
+impl FusionRule {
     /// Its row.
     #[must_use]
     pub fn pattern(self) -> &'static Pattern {
@@ -71,16 +75,16 @@ impl Rule {
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for FusionRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.pattern().name)
     }
 }
 
-impl FromStr for Rule {
+impl FromStr for FusionRule {
     type Err = String;
 
-    fn from_str(name: &str) -> Result<Rule, String> {
+    fn from_str(name: &str) -> Result<FusionRule, String> {
         let found = PATTERNS.iter().find(|pattern| pattern.name == name);
         found.map(|pattern| pattern.rule).ok_or_else(|| {
             let names: Vec<_> = PATTERNS.iter().map(|pattern| pattern.name).collect();
@@ -92,8 +96,8 @@ impl FromStr for Rule {
     }
 }
 
-impl FromIterator<Rule> for RuleSet {
-    fn from_iter<T: IntoIterator<Item = Rule>>(rules: T) -> RuleSet {
+impl FromIterator<FusionRule> for RuleSet {
+    fn from_iter<T: IntoIterator<Item = FusionRule>>(rules: T) -> RuleSet {
         let rules = rules.into_iter();
         rules.fold(RuleSet::default(), |set, rule| set.with(rule as usize))
     }
@@ -121,6 +125,28 @@ pub enum NodeKind {
         bias: Option<Weight>,
         /// Added to the product.
         residual: Buf,
+        /// Output.
+        out: Buf,
+    },
+    /// `out = x * weight / sqrt(mean(x^2) + eps) + residual`, rows whole.
+    NormAdd {
+        /// Input.
+        x: Buf,
+        /// `[dim]`.
+        weight: Weight,
+        /// Added to the mean square.
+        eps: f32,
+        /// Added to the norm.
+        residual: Buf,
+        /// Output.
+        out: Buf,
+    },
+    /// `out[t] = table[token[t]] * factor`.
+    ScaledEmbed {
+        /// Matrix.
+        table: Weight,
+        /// Factor.
+        factor: f32,
         /// Output.
         out: Buf,
     },
@@ -169,7 +195,7 @@ pub struct Node {
     /// What it computes.
     pub kind: NodeKind,
     /// The rule that made it of several operations.
-    pub rule: Option<Rule>,
+    pub rule: Option<FusionRule>,
     /// The plan operations that it covers, ascending.
     pub ops: Vec<usize>,
     /// Buffers read.
@@ -181,7 +207,7 @@ pub struct Node {
 impl Node {
     /// A node of operations of a plan: it reads what none of them makes, and writes what none of them
     /// reads.
-    fn new(plan: &Plan, kind: NodeKind, rule: Option<Rule>, ops: Vec<usize>) -> Node {
+    fn new(plan: &Plan, kind: NodeKind, rule: Option<FusionRule>, ops: Vec<usize>) -> Node {
         let all = || ops.iter().map(|&i| &plan.ops[i]);
         let made: Vec<Buf> = all().flat_map(Op::writes).collect();
         let read: Vec<Buf> = all().flat_map(Op::reads).collect();
@@ -302,6 +328,45 @@ fn residual_add(ops: &Operations<'_>, last: &Op) -> Option<Found> {
     })
 }
 
+fn norm_add(ops: &Operations<'_>, last: &Op) -> Option<Found> {
+    let &Op::Add { a, b, out } = last else {
+        return None;
+    };
+    let of = |normed: Buf, residual: Buf| {
+        let (at, op) = ops.private(normed)?;
+        let &Op::RmsNorm { x, weight, eps, .. } = op else {
+            return None;
+        };
+        // Heads that are normed one by one have another kernel.
+        let is_whole = ops.plan.weight(weight).cols == ops.plan.buffer(x).cols;
+        is_whole.then_some(Found {
+            kind: NodeKind::NormAdd {
+                x,
+                weight,
+                eps,
+                residual,
+                out,
+            },
+            inner: vec![at],
+        })
+    };
+    of(b, a).or_else(|| of(a, b))
+}
+
+fn scaled_embed(ops: &Operations<'_>, last: &Op) -> Option<Found> {
+    let &Op::Scale { x, factor, out } = last else {
+        return None;
+    };
+    let (at, op) = ops.private(x)?;
+    let &Op::Embed { table, .. } = op else {
+        return None;
+    };
+    Some(Found {
+        kind: NodeKind::ScaledEmbed { table, factor, out },
+        inner: vec![at],
+    })
+}
+
 fn gated(ops: &Operations<'_>, last: &Op) -> Option<Found> {
     let &Op::Glu { act, gate, up, out } = last else {
         return None;
@@ -413,15 +478,19 @@ mod tests {
             assert_eq!(pattern.name.parse(), Ok(pattern.rule));
             assert_eq!(pattern.rule.to_string(), pattern.name);
         }
-        let why = "glue".parse::<Rule>().unwrap_err();
+        let why = "glue".parse::<FusionRule>().unwrap_err();
         assert!(PATTERNS.iter().all(|p| why.contains(p.name)), "{why}");
     }
 
     #[test]
     fn a_set_has_the_rules_that_it_was_made_of() {
-        let set: RuleSet = [Rule::Gated, Rule::RotateQueries].into_iter().collect();
-        let held: Vec<bool> = PATTERNS.iter().map(|p| p.rule.is_in(set)).collect();
-        assert_eq!(held, [false, true, false, true]);
+        let set: RuleSet = [FusionRule::Gated, FusionRule::RotateQueries]
+            .into_iter()
+            .collect();
+        for pattern in PATTERNS {
+            let expected = matches!(pattern.rule, FusionRule::Gated | FusionRule::RotateQueries);
+            assert_eq!(pattern.rule.is_in(set), expected, "{}", pattern.name);
+        }
         assert_eq!(rule_names(set), ["gated", "rotate-queries"]);
         assert!(rule_names(RuleSet::default()).is_empty());
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use gannet_ptx_gen::kernels::{GemvGluSpec, GemvSpec, GemvVariant, WeightFormat};
+use gannet_ptx_gen::kernels::{Epilogue, GemvGluSpec, GemvSpec, GemvVariant, WeightFormat};
 use gannet_ptx_gen::target::Target;
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +108,7 @@ impl Overrides {
     ///
     /// # Errors
     /// One line that says why the first product does not have it.
-    pub fn check(&self, plan: &Plan) -> Result<(), Error> {
+    pub(crate) fn check(&self, plan: &Plan) -> Result<(), Error> {
         let Some(variant) = self.gemv else {
             return Ok(());
         };
@@ -126,8 +126,7 @@ impl Overrides {
                     rows: weight.rows as u32,
                     cols: weight.cols as u32,
                     tokens_per_block,
-                    bias: false,
-                    residual: false,
+                    epilogue: Epilogue::default(),
                     hands_over: false,
                     variant: Some(variant),
                 };
@@ -353,8 +352,10 @@ mod tests {
             rows: 1536,
             cols: 8960,
             tokens_per_block: 1,
-            bias: false,
-            residual: true,
+            epilogue: Epilogue {
+                bias: false,
+                residual: true,
+            },
             hands_over: false,
             variant: None,
         }

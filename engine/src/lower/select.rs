@@ -4,8 +4,9 @@
 //! kernels without rows.
 
 use gannet_ptx_gen::kernels::{
-    AddSpec, ArgmaxSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec,
-    GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec as RopeKernel, WeightFormat,
+    AddSpec, ArgmaxSpec, EmbedSpec, Epilogue, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec,
+    GemvSpec, GluSpec, KvWriteSpec, Map, MapSpec, RmsNormSpec, RopeSpec as RopeKernel,
+    WeightFormat,
 };
 use gannet_quant::{Format, repack};
 
@@ -44,8 +45,7 @@ pub(super) struct Selector<'a> {
 /// A matrix product, as far as the choice of its kernel goes.
 struct Product {
     weight: Weight,
-    bias: bool,
-    residual: bool,
+    epilogue: Epilogue,
     out: Buf,
 }
 
@@ -86,10 +86,20 @@ impl Selector<'_> {
                 out,
             } => self.product(&Product {
                 weight,
-                bias: bias.is_some(),
-                residual: true,
+                epilogue: Epilogue {
+                    bias: bias.is_some(),
+                    residual: true,
+                },
                 out,
             })?,
+            NodeKind::NormAdd {
+                x: _,
+                weight,
+                eps,
+                residual: _,
+                out,
+            } => self.norm(weight, eps, true, out),
+            NodeKind::ScaledEmbed { table, factor, out } => self.embed(table, Some(factor), out),
             NodeKind::GatedMatMul {
                 act,
                 x: _,
@@ -121,31 +131,13 @@ impl Selector<'_> {
     fn op(&self, op: &Op) -> Result<Choice, Error> {
         let target = self.options.target;
         Ok(match *op {
-            Op::Embed { table, out } => {
-                let info = self.plan.weight(table);
-                let spec = EmbedSpec {
-                    target,
-                    format: self.format(table),
-                    vocab_size: info.rows as u32,
-                    hidden_size: info.cols as u32,
-                };
-                one(spec, self.rows(out))
-            }
+            Op::Embed { table, out } => self.embed(table, None, out),
             Op::RmsNorm {
                 x: _,
                 weight,
                 eps,
                 out,
-            } => {
-                let dim = self.plan.weight(weight).cols;
-                let groups = self.rows(out) * (self.plan.buffer(out).cols / dim) as u32;
-                let spec = RmsNormSpec {
-                    target,
-                    dim: dim as u32,
-                    eps,
-                };
-                one(spec, groups)
-            }
+            } => self.norm(weight, eps, false, out),
             Op::MatMul {
                 x: _,
                 weight,
@@ -153,8 +145,10 @@ impl Selector<'_> {
                 out,
             } => self.product(&Product {
                 weight,
-                bias: bias.is_some(),
-                residual: false,
+                epilogue: Epilogue {
+                    bias: bias.is_some(),
+                    residual: false,
+                },
                 out,
             })?,
             Op::Rope {
@@ -194,6 +188,8 @@ impl Selector<'_> {
                 one(spec, self.elements(out))
             }
             Op::Add { a: _, b: _, out } => one(AddSpec { target }, self.elements(out)),
+            Op::Scale { x: _, factor, out } => self.map(Map::Scale(factor), out),
+            Op::Softcap { x: _, cap, out } => self.map(Map::Softcap(cap), out),
             Op::GatherOutputs { x: _, out } => {
                 let dim = self.plan.buffer(out).cols as u32;
                 one(GatherRowsSpec { target, dim }, self.rows(out))
@@ -203,6 +199,38 @@ impl Selector<'_> {
                 one(ArgmaxSpec { target, vocab_size }, self.rows(out))
             }
         })
+    }
+
+    /// Rows of an embedding, scaled or not.
+    fn embed(&self, table: Weight, scale: Option<f32>, out: Buf) -> Choice {
+        let info = self.plan.weight(table);
+        let spec = EmbedSpec {
+            target: self.options.target,
+            format: self.format(table),
+            vocab_size: info.rows as u32,
+            hidden_size: info.cols as u32,
+            scale,
+        };
+        one(spec, self.rows(out))
+    }
+
+    /// A norm of groups as long as its weight, with a sum behind it or without.
+    fn norm(&self, weight: Weight, eps: f32, residual: bool, out: Buf) -> Choice {
+        let dim = self.plan.weight(weight).cols;
+        let groups = self.rows(out) * (self.plan.buffer(out).cols / dim) as u32;
+        let spec = RmsNormSpec {
+            target: self.options.target,
+            dim: dim as u32,
+            eps,
+            residual,
+        };
+        one(spec, groups)
+    }
+
+    /// A function of every element.
+    fn map(&self, map: Map, out: Buf) -> Choice {
+        let target = self.options.target;
+        one(MapSpec { target, map }, self.elements(out))
     }
 
     /// Appends keys, rotated on their way or as they are, and values.
@@ -245,8 +273,7 @@ impl Selector<'_> {
             format: self.format(p.weight),
             rows: info.rows as u32,
             cols: info.cols as u32,
-            bias: p.bias,
-            residual: p.residual,
+            epilogue: p.epilogue,
         };
         let few = tokens as usize <= self.options.gemv_rows();
         if few || self.options.precision == Precision::Exact || gemm.check().is_err() {
@@ -256,8 +283,7 @@ impl Selector<'_> {
                 rows: gemm.rows,
                 cols: gemm.cols,
                 tokens_per_block: tokens_per_block(tokens),
-                bias: gemm.bias,
-                residual: gemm.residual,
+                epilogue: gemm.epilogue,
                 hands_over: false,
                 variant: None,
             };
@@ -290,8 +316,7 @@ impl Selector<'_> {
             cols: gemm.cols,
             tokens: tokens.next_power_of_two().clamp(8, BATCH_MAX_ROWS as u32),
             splits: 1,
-            bias: gemm.bias,
-            residual: gemm.residual,
+            epilogue: gemm.epilogue,
         };
         let spec = spec.splits_for(2 * self.options.multiprocessors as u32);
         let few = tokens as usize <= BATCH_MAX_ROWS;

@@ -71,6 +71,8 @@ impl Plan {
                 spec.scale
             ),
             Op::Glu { act, .. } => format!(" {act:?}"),
+            Op::Scale { factor, .. } => format!(" {factor}"),
+            Op::Softcap { cap, .. } => format!(" {cap}"),
             Op::Add { .. } | Op::GatherOutputs { .. } | Op::ArgMax { .. } => String::new(),
         }
     }

@@ -262,6 +262,30 @@ operations! {
     reads [a, b], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
     Float, Columns;
 
+    /// `out = x * factor`.
+    Scale = "scale" {
+        /// Input.
+        x: Buf,
+        /// Factor.
+        factor: f32,
+        /// Same shape as `x`.
+        out: Buf,
+    }
+    reads [x], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
+    Float, Columns;
+
+    /// `out = cap * tanh(x / cap)`.
+    Softcap = "softcap" {
+        /// Input.
+        x: Buf,
+        /// The bound of the results.
+        cap: f32,
+        /// Same shape as `x`.
+        out: Buf,
+    }
+    reads [x], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
+    Approximate, Columns;
+
     /// Keeps the rows whose logits are wanted.
     GatherOutputs = "gather_outputs" {
         /// `[tokens, _]`.

@@ -85,6 +85,8 @@ pub struct Yarn {
     pub beta_fast: f32,
     /// Turns up to which it is scaled.
     pub beta_slow: f32,
+    /// What of the growth is taken back, as a multiplier of its logarithm.
+    pub log_multiplier: f32,
 }
 
 impl Yarn {
@@ -130,12 +132,15 @@ impl RopeTable {
         table
     }
 
-    /// `0.1 ln(factor) + 1`, the temperature of YaRN's attention, shared by both sides of a product.
+    /// The temperature of YaRN's attention, shared by both sides of a product: `0.1 ln(factor) + 1`,
+    /// over the same with the logarithm's multiplier.
     fn yarn_magnitude(&self) -> f64 {
-        match self.yarn {
-            Some(yarn) if yarn.extrapolation != 0.0 => 1.0 - 0.1 * f64::from(self.scale).ln(),
-            _ => 1.0,
-        }
+        let Some(yarn) = self.yarn.filter(|yarn| yarn.extrapolation != 0.0) else {
+            return 1.0;
+        };
+        let log = -f64::from(self.scale).ln().min(0.0);
+        let growth = |multiplier: f64| 1.0 + 0.1 * multiplier * log;
+        growth(1.0) / growth(f64::from(yarn.log_multiplier))
     }
 }
 
@@ -225,6 +230,7 @@ mod tests {
             extrapolation: 1.0,
             beta_fast: 32.0,
             beta_slow: 1.0,
+            log_multiplier: 0.0,
         };
         let mixed = table(Some(yarn), RopeFactors::Ones);
         let found = frequencies(&mixed, 2);

@@ -22,8 +22,6 @@ pub(super) struct Family {
     pub(super) layers_of_wide_scale: Option<usize>,
     /// The tensor of frequency factors, if the family reads one.
     pub(super) factors: FactorTensors,
-    /// The keys `rope.scaling.yarn_*`; other families take the defaults whatever a file says.
-    pub(super) reads_yarn_keys: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,7 +50,6 @@ const LLAMA: Family = Family {
     has_post_norms: false,
     layers_of_wide_scale: None,
     factors: FactorTensors::ByScalingType,
-    reads_yarn_keys: false,
 };
 
 const QWEN2: Family = Family {
@@ -96,7 +93,6 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         arch: "mistral3",
-        reads_yarn_keys: true,
         ..LLAMA
     },
 ];
@@ -230,13 +226,14 @@ impl Keys<'_> {
     }
 
     /// Each layer's window. Of `n` layers in a row, the last sees everything; a window lets a
-    /// position see itself and those before it. Only the Gemmas have windows: llama.cpp reads
-    /// `phi3.attention.sliding_window` and turns it off, and reads none for the other families.
+    /// position see itself and those before it. Phi 3's holds in every layer, as its authors' code
+    /// has it (llama.cpp reads the key, warns and sees everything).
     fn windows(&self, num_layers: usize) -> Result<Vec<Option<usize>>, String> {
         let key = "attention.sliding_window";
         let (window, default_period) = match self.family.arch {
             "gemma2" => (Some(self.int(key)?.unwrap_or(4096)), 2),
             "gemma3" => (self.int(key)?, 6),
+            "phi3" => (self.int(key)?, 0),
             _ => (None, 1),
         };
         let Some(window) = window.filter(|&w| w > 0) else {
@@ -279,10 +276,14 @@ impl Keys<'_> {
             "yarn" => Some(self.yarn()?),
             other => return Err(format!("rope.scaling.type {other:?}")),
         };
-        let log_multiplier = if yarn.is_some() && self.family.reads_yarn_keys {
+        let log_multiplier = if yarn.is_some() {
             self.float("rope.scaling.yarn_log_multiplier")?
         } else {
             None
+        };
+        let yarn_factor = match yarn {
+            Some(_) => self.float("rope.scaling.yarn_attn_factor")?,
+            None => None,
         };
         let base_amplitude = yarn.as_ref().map_or(1.0, |yarn| {
             yarn.amplitude_before_turning(scale, log_multiplier.unwrap_or(0.0))
@@ -293,18 +294,17 @@ impl Keys<'_> {
             base: self.float("rope.freq_base")?.unwrap_or(10_000.0),
             scale,
             yarn,
-            amplitude: base_amplitude * self.float("rope.scaling.attn_factor")?.unwrap_or(1.0),
+            amplitude: base_amplitude
+                * self.float("rope.scaling.attn_factor")?.unwrap_or(1.0)
+                * yarn_factor.unwrap_or(1.0),
             factors: self.factors(kind)?,
         })
     }
 
     fn yarn(&self) -> Result<Yarn, String> {
         let parameter = |name: &str, default: f64| -> Result<f64, String> {
-            if self.family.reads_yarn_keys {
-                let found = self.float(&format!("rope.scaling.yarn_{name}"))?;
-                return Ok(found.unwrap_or(default));
-            }
-            Ok(default)
+            let found = self.float(&format!("rope.scaling.yarn_{name}"))?;
+            Ok(found.unwrap_or(default))
         };
         let yarn = Yarn {
             original_context: self.original_context()?,

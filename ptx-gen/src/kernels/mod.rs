@@ -49,10 +49,12 @@ pub use attention::{
 };
 pub use cache::{KvType, KvWriteSpec};
 pub use elementwise::{
-    Activation, AddSpec, EmbedSpec, GatherRowsSpec, GluSpec, RmsNormSpec, RopeKind, RopeSpec,
+    Activation, AddSpec, EmbedSpec, GatherRowsSpec, GluSpec, Map, MapSpec, RmsNormSpec, RopeKind,
+    RopeSpec,
 };
 pub use product::{
-    Arithmetic, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, GemvVariant, ParseVariantError,
+    Arithmetic, Epilogue, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, GemvVariant,
+    ParseVariantError,
 };
 pub use sample::math as sample_math;
 pub use sample::{AdvanceSpec, ArgmaxSpec, SampleParams, SampleSpec};
@@ -91,6 +93,7 @@ representatives! {
     sample::argmax: kernel(params);
     elementwise::gather_rows: kernel(params);
     elementwise::glu: kernel(params);
+    elementwise::map: kernel(params);
     cache::kv_write: kernel(params);
     elementwise::rope: kernel(params);
     elementwise::embed: kernel(params);

@@ -2,7 +2,7 @@
 
 use gannet_ptx_gen::interp::Arg;
 use gannet_ptx_gen::kernels::{
-    Arithmetic, EmbedSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, WeightFormat,
+    Arithmetic, EmbedSpec, Epilogue, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, WeightFormat,
 };
 use gannet_quant::{Format, Matrix, repack};
 
@@ -252,7 +252,7 @@ impl Shape {
     fn launches(
         &self,
         w: &Weights,
-        more: (bool, bool),
+        more: Epilogue,
         grid: impl Fn(u32) -> [u32; 3],
         tokens: &[u32],
     ) -> Vec<Launch> {
@@ -263,7 +263,7 @@ impl Shape {
     fn launches_with(
         &self,
         w: &Weights,
-        (bias, residual): (bool, bool),
+        Epilogue { bias, residual }: Epilogue,
         grid: impl Fn(u32) -> [u32; 3],
         tokens: &[u32],
         parts: impl Fn(Launch, u32) -> Launch,
@@ -327,7 +327,7 @@ pub fn gemv(spec: GemvSpec, tokens: &[u32], part: Part) -> Trial {
         outliers: false,
         rounding: Rounding::Groups(variant.arithmetic),
     };
-    let more = (spec.bias, spec.residual);
+    let more = spec.epilogue;
     Trial {
         kernel: spec.kernel(),
         launches: shape.launches(&w, more, |n| spec.grid(n), tokens),
@@ -395,7 +395,7 @@ fn on_tensor_cores(spec: GemmSpec, tokens: &[u32], part: Part, outliers: bool) -
         outliers,
         rounding: Rounding::Halves,
     };
-    let more = (spec.bias, spec.residual);
+    let more = spec.epilogue;
     Trial {
         kernel: spec.kernel(),
         launches: shape.launches(&w, more, |n| spec.grid(n), tokens),
@@ -426,7 +426,7 @@ fn of_batch(spec: GemmBatchSpec, tokens: &[u32], part: Part, outliers: bool) -> 
         outliers,
         rounding: Rounding::Scaled(spec.format),
     };
-    let more = (spec.bias, spec.residual);
+    let more = spec.epilogue;
     let parts = |launch: Launch, n: u32| {
         let counters = vec![0u32; spec.counters(n)];
         match spec.splits {
@@ -485,9 +485,10 @@ pub fn embed(spec: EmbedSpec) -> Trial {
     let last = spec.vocab_size - 1;
     let tokens = [3.min(last), 0, last, last + 1, u32::MAX];
     let rows = tokens.iter().flat_map(|t| w.row((*t).min(last) as usize));
-    // Exact: a scaled code is one product, rounded as the reference rounds it.
+    // Exact: a scaled code is one product, rounded as the reference rounds it, and its scale another.
+    let scale = spec.scale.unwrap_or(1.0);
     let end = End::Each {
-        values: rows.map(|v| f64::from(*v)).collect(),
+        values: rows.map(|v| f64::from(v * scale)).collect(),
         absolute: 0.0,
         relative: 0.0,
     };

@@ -2,8 +2,8 @@
 
 use gannet_ptx_gen::interp::Arg;
 use gannet_ptx_gen::kernels::{
-    Activation, AddSpec, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, GluSpec, KvWriteSpec,
-    RmsNormSpec, RopeKind, RopeSpec, StreamReadSpec,
+    Activation, AddSpec, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, GluSpec, KvWriteSpec, Map,
+    MapSpec, RmsNormSpec, RopeKind, RopeSpec, StreamReadSpec,
 };
 use gannet_ptx_gen::target::Target;
 
@@ -73,6 +73,51 @@ pub fn glu(target: Target, activation: Activation, lengths: &[u32]) -> Trial {
     }
 }
 
+/// The function's formula.
+fn mapped(map: Map, x: f64) -> f64 {
+    match map {
+        Map::Scale(factor) => x * f64::from(factor),
+        Map::Softcap(cap) => f64::from(cap) * (x / f64::from(cap)).tanh(),
+    }
+}
+
+/// Functions of vectors of these lengths, the last one in place, and of values at which exponentials
+/// overflow.
+pub fn map(target: Target, map: Map, lengths: &[u32]) -> Trial {
+    let spec = MapSpec { target, map };
+    let launch = |(i, n): (usize, &u32)| {
+        let mut random = Random::new(u64::from(*n));
+        let x: Vec<f32> = (random.gaussians(*n as usize).iter())
+            .map(|v| 20.0 * v)
+            .collect();
+        let values: Vec<f64> = x.iter().map(|&v| mapped(map, v.into())).collect();
+        let launch = Launch::new(spec.grid(*n));
+        let launch = if i + 1 == lengths.len() {
+            let nmse = 1e-12;
+            launch.in_out(&x, End::Near { values, nmse }).again(0)
+        } else {
+            launch.input(&x).floats(values, 1e-12)
+        };
+        launch.scalar(Arg::U32(*n))
+    };
+    let extremes = [-1e30f32, -200.0, 200.0, 1e30, 0.0, -0.0];
+    let end = End::Each {
+        values: extremes.map(|v| mapped(map, v.into())).to_vec(),
+        absolute: 1e-5,
+        relative: 1e-6,
+    };
+    let extremes = Launch::new(spec.grid(6))
+        .input(&extremes)
+        .output(24, end)
+        .scalar(Arg::U32(6));
+    Trial {
+        kernel: spec.kernel(),
+        launches: (lengths.iter().enumerate().map(launch))
+            .chain([extremes])
+            .collect(),
+    }
+}
+
 /// A norm of rows, then the same in place.
 pub fn rms_norm(spec: RmsNormSpec, rows: u32) -> Trial {
     let dim = spec.dim as usize;
@@ -83,6 +128,10 @@ pub fn rms_norm(spec: RmsNormSpec, rows: u32) -> Trial {
         .flat_map(|r| random.gaussians(dim).into_iter().map(move |v| v * size(r)))
         .collect();
     let w = random.gaussians(dim);
+    let added = match spec.residual {
+        true => random.gaussians(x.len()),
+        false => vec![0.0; x.len()],
+    };
     let expected: Vec<f64> = x
         .chunks_exact(dim)
         .flat_map(|row| {
@@ -91,17 +140,29 @@ pub fn rms_norm(spec: RmsNormSpec, rows: u32) -> Trial {
             let w = &w;
             (0..dim).map(move |i| f64::from(row[i]) * scale * f64::from(w[i]))
         })
+        .zip(&added)
+        .map(|(normed, added)| normed + f64::from(*added))
         .collect();
     let nmse = 1e-12;
-    let apart = Launch::new(spec.grid(rows)).input(&x).input(&w);
-    let end = End::Near {
+    let end = || End::Near {
         values: expected.clone(),
         nmse,
     };
-    let in_place = Launch::new(spec.grid(rows)).in_out(&x, end).input(&w);
+    let apart = Launch::new(spec.grid(rows)).input(&x).input(&w);
+    let apart = apart.floats(expected.clone(), nmse);
+    let in_place = Launch::new(spec.grid(rows)).in_out(&x, end()).input(&w);
+    let mut launches = vec![apart, in_place.again(0)];
+    if spec.residual {
+        launches = (launches.into_iter())
+            .map(|launch| launch.input(&added))
+            .collect();
+        // In the residual's place.
+        let onto = Launch::new(spec.grid(rows)).input(&x).input(&w);
+        launches.push(onto.in_out(&added, end()).again(2));
+    }
     Trial {
         kernel: spec.kernel(),
-        launches: vec![apart.floats(expected, nmse), in_place.again(0)],
+        launches,
     }
 }
 

@@ -1,9 +1,9 @@
 //! The kernels that are mutated, with small launches: every family, format and generation of GPU.
 
 use gannet_ptx_gen::kernels::{
-    Activation, AdvanceSpec, ArgmaxSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec,
-    GemvGluSpec, GemvSpec, KvType, KvWriteSpec, RmsNormSpec, RopeKind, RopeSpec, SampleSpec,
-    WeightFormat,
+    Activation, AdvanceSpec, ArgmaxSpec, EmbedSpec, Epilogue, GatherRowsSpec, GemmBatchSpec,
+    GemmSpec, GemvGluSpec, GemvSpec, KvType, KvWriteSpec, Map, RmsNormSpec, RopeKind, RopeSpec,
+    SampleSpec, WeightFormat,
 };
 use gannet_ptx_gen::target::Target;
 
@@ -35,9 +35,17 @@ fn rows() -> Vec<Trial> {
     let mut trials = vec![simple::add(target, &lengths), simple::stream_read(target)];
     let activations = [Activation::Silu, Activation::Gelu];
     trials.extend(activations.map(|activation| simple::glu(target, activation, &lengths)));
-    trials.extend([(99, 3), (4100, 2)].map(|(dim, rows)| {
-        let eps = 1e-5;
-        simple::rms_norm(RmsNormSpec { dim, eps, target }, rows)
+    let maps = [Map::Scale(50.596_443), Map::Softcap(30.0)];
+    trials.extend(maps.map(|map| simple::map(target, map, &lengths)));
+    let norms = [(99, 3, false), (4100, 2, false), (300, 2, true)];
+    trials.extend(norms.map(|(dim, rows, residual)| {
+        let spec = RmsNormSpec {
+            dim,
+            eps: 1e-5,
+            residual,
+            target,
+        };
+        simple::rms_norm(spec, rows)
     }));
     let ropes = [
         (5, 20, 20, RopeKind::Interleaved),
@@ -102,6 +110,8 @@ fn products() -> Vec<Trial> {
             } else {
                 format.block_len()
             },
+            // One more product in one of them.
+            scale: (format == WeightFormat::BF16).then_some(22.6),
         })
     };
     let product = |(format, rows, cols, tokens_per_block, more)| {
@@ -111,8 +121,10 @@ fn products() -> Vec<Trial> {
             rows,
             cols,
             tokens_per_block,
-            bias: more,
-            residual: more,
+            epilogue: Epilogue {
+                bias: more,
+                residual: more,
+            },
             hands_over: false,
             variant: None,
         };
@@ -177,8 +189,10 @@ fn matrix_products() -> Vec<Trial> {
             format,
             rows,
             cols,
-            bias: more,
-            residual: more,
+            epilogue: Epilogue {
+                bias: more,
+                residual: more,
+            },
         };
         // Together with the outliers' they end in every eighth of a warp's tokens.
         let tokens: &[u32] = if rows <= 512 { &[1, 63] } else { &[1, 23, 127] };
@@ -210,8 +224,10 @@ fn batch_products() -> Vec<Trial> {
             cols,
             tokens,
             splits,
-            bias: more,
-            residual: more,
+            epilogue: Epilogue {
+                bias: more,
+                residual: more,
+            },
         };
         // The outliers' tokens end behind an even one, these behind an odd one.
         let mut trial = gemm_batch(spec, &[1, tokens + 4], Part::All);

@@ -232,6 +232,8 @@ impl CpuExecutor {
             | Op::Rope { out, .. }
             | Op::Glu { out, .. }
             | Op::Add { out, .. }
+            | Op::Scale { out, .. }
+            | Op::Softcap { out, .. }
             | Op::GatherOutputs { out, .. } => {
                 let len = self.len(out);
                 let mut memory = self.take(out);
@@ -269,6 +271,8 @@ impl CpuExecutor {
             }
             Op::Glu { act, gate, up, .. } => ops::glu(act, rows(gate), rows(up), out),
             Op::Add { a, b, .. } => ops::add(rows(a), rows(b), out),
+            Op::Scale { x, factor, .. } => ops::map(rows(x), out, |x| x * factor),
+            Op::Softcap { x, cap, .. } => ops::map(rows(x), out, |x| cap * (x / cap).tanh()),
             Op::GatherOutputs { x, .. } => {
                 let cols = plan.buffer(x).cols;
                 let x = self.get(x);

@@ -28,7 +28,7 @@ use crate::lower::{GEMV_MAX_ROWS, KernelSpec, LowerOptions, Lowered, Shape, Step
 use crate::model::Model;
 use crate::model::Span;
 use crate::plan::{Buf, Element, Plan};
-use crate::settings::{SamplerOn, SessionOptions};
+use crate::settings::{SamplerOn, Settings};
 
 /// Runs a plan on a GPU.
 pub struct CudaExecutor {
@@ -66,7 +66,7 @@ impl CudaExecutor {
     pub fn new(
         gpu: &Arc<Gpu>,
         model: &Arc<Model>,
-        session: &SessionOptions,
+        session: &Settings,
     ) -> Result<CudaExecutor, Error> {
         let plan = model.plan();
         let (limits, estimate) = fit(gpu, model, session)?;
@@ -77,7 +77,7 @@ impl CudaExecutor {
             max_blocks: limits.context.div_ceil(BLOCK_TOKENS),
             kv_type: limits.kv_type,
             buffers: session.buffers,
-            profile: Arc::new(gpu.profile(&session.config, session.overrides)?),
+            profile: Arc::new(gpu.profile(&session.disk_cache, session.overrides)?),
         };
         let mut shapes = vec![prompt_shape(limits.max_rows, limits.max_outputs)];
         let buckets = std::iter::successors(Some(1), |n| Some(2 * n));

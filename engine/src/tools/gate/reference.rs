@@ -171,7 +171,18 @@ impl Reference {
                 }
                 Some(out)
             }
-            _ => None,
+            Op::Scale { x, factor, .. } => Some(of(x)?.iter().map(|x| x * factor).collect()),
+            Op::Softcap { x, cap, .. } => {
+                Some(of(x)?.iter().map(|x| cap * (x / cap).tanh()).collect())
+            }
+            Op::MatMul { .. }
+            | Op::Embed { .. }
+            | Op::RmsNorm { .. }
+            | Op::Rope { .. }
+            | Op::KvWrite { .. }
+            | Op::Attention { .. }
+            | Op::GatherOutputs { .. }
+            | Op::ArgMax { .. } => None,
         }
     }
 

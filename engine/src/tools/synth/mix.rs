@@ -14,6 +14,8 @@
 //! | `q2_k` | Q2_K | Q6_K | Q4_K (Q3_K with fewer than 4 query heads for a kv head) | Q3_K | Q3_K |
 //! | `iq4_nl`, `iq4_xs` | the type | Q6_K | Q5_K (from 4 query heads for a kv head) | | Q5_K in the first eighth |
 //!
+//! Where Q, K and V are one tensor it is Q4_K in `q3_k_m`, Q5_K in `q4_k_m` and Q6_K in `q5_k_m`.
+//!
 //! The head is `output.weight`, or `token_embd.weight` where the two are tied. Of `n` layers, layer
 //! `i` is important if `i < n/8`, or `i >= 7n/8`, or `(i - n/8) % 3 == 2`.
 
@@ -116,6 +118,7 @@ impl TypeMix {
             Role::Norm | Role::OutputNorm | Role::Bias | Role::RopeFactors => Format::F32,
             Role::Output | Role::Embedding { is_tied: true } => self.head(),
             Role::Matrix | Role::Embedding { is_tied: false } => self.base(),
+            Role::FusedQkv => self.fused_qkv(),
             Role::Value { layer } => self.value(layer, shape),
             Role::AttentionOutput => self.attention_output(),
             Role::Down { layer } => self.down(layer, shape),
@@ -138,6 +141,15 @@ impl TypeMix {
             TypeMix::Q2_K if shares_kv => Format::Q4_K,
             TypeMix::Q2_K => Format::Q3_K,
             TypeMix::IQ4_NL | TypeMix::IQ4_XS if shares_kv => Format::Q5_K,
+            _ => self.base(),
+        }
+    }
+
+    fn fused_qkv(self) -> Format {
+        match self {
+            TypeMix::Q3_K_M => Format::Q4_K,
+            TypeMix::Q4_K_M => Format::Q5_K,
+            TypeMix::Q5_K_M => Format::Q6_K,
             _ => self.base(),
         }
     }

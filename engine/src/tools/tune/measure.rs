@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use gannet_cuda_runtime::{Buffer, Event, GraphBuilder, GraphExec, Kernel, Launch};
+use gannet_ptx_gen::ir::Access;
 use gannet_ptx_gen::kernels::GemvVariant;
 use rayon::prelude::*;
 
@@ -302,34 +303,35 @@ impl GroupBench<'_> {
         })
     }
 
-    /// Rows of activations of a launch: its last argument.
+    /// Rows of activations of a launch.
     fn tokens(&self, launch: usize) -> u32 {
-        match self.prepared.lowered.launches[launch].args.last() {
-            Some(Arg::U32(n)) => *n,
-            _ => 1,
-        }
+        let args = &self.prepared.lowered.launches[launch].args;
+        // Products take no other number.
+        let number = args.iter().find_map(|arg| match arg {
+            Arg::U32(n) => Some(*n),
+            _ => None,
+        });
+        number.unwrap_or(1)
     }
 
-    /// Buffers that a launch of the group names, in the order of its arguments; the second is what
-    /// it writes.
-    fn buffers(&self, launch: usize) -> Vec<&Buffer> {
-        let args = &self.prepared.lowered.launches[launch].args;
-        args.iter()
-            .filter_map(|arg| match arg {
-                Arg::Buffer(b) => self.prepared.buffers[b.0 as usize].as_ref(),
-                _ => None,
-            })
-            .collect()
+    /// Buffers that a launch of the group names, and what it does with them.
+    fn buffers(&self, launch: usize) -> Vec<(&Buffer, Access)> {
+        let lowered = &self.prepared.lowered;
+        let accesses = lowered.accesses(&lowered.launches[launch]).into_iter();
+        let buffers = accesses.filter_map(|(arg, access)| {
+            let Arg::Buffer(b) = arg else { return None };
+            Some((self.prepared.buffers[b.0 as usize].as_ref()?, access))
+        });
+        buffers.collect()
     }
 
     /// Random activations with outliers, as models have them, in everything that is read.
     fn fill_inputs(&self, members: &[(usize, KernelSpec)]) -> Result<(), Error> {
         for (i, _) in members {
-            for (which, buffer) in self.buffers(*i).into_iter().enumerate() {
+            for (which, (buffer, _)) in self.buffers(*i).into_iter().enumerate() {
                 let mut state = 0x9E37_79B9_7F4A_7C15u64 ^ which as u64;
-                let values: Vec<f32> = (0..buffer.len() / 4)
-                    .map(|at| normal(&mut state, at))
-                    .collect();
+                let values = (0..buffer.len() / 4).map(|at| normal(&mut state, at));
+                let values: Vec<f32> = values.collect();
                 self.executor
                     .stream()
                     .copy_to_device(buffer, 0, cast_slice(&values))?;
@@ -352,7 +354,8 @@ impl GroupBench<'_> {
         let output = |member: usize| {
             let members = &self.group.members[member..=member];
             self.fill_inputs(members)?;
-            let Some(out) = self.buffers(members[0].0).get(1).copied() else {
+            let mut buffers = self.buffers(members[0].0).into_iter();
+            let Some((out, _)) = buffers.find(|(_, access)| *access != Access::Read) else {
                 return Err(Error::internal("a product without an output"));
             };
             stream.memset_d32(out, u32::MAX)?;
@@ -447,7 +450,7 @@ fn nmse(a: &[f32], b: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use gannet_ptx_gen::kernels::{Arithmetic, GemvSpec, WeightFormat};
+    use gannet_ptx_gen::kernels::{Arithmetic, Epilogue, GemvSpec, WeightFormat};
     use gannet_ptx_gen::target::Target;
 
     use super::*;
@@ -460,8 +463,10 @@ mod tests {
             rows: 1536,
             cols: 8960,
             tokens_per_block: 1,
-            bias: false,
-            residual: true,
+            epilogue: Epilogue {
+                bias: false,
+                residual: true,
+            },
             hands_over: false,
             variant: None,
         };

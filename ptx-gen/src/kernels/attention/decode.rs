@@ -106,12 +106,6 @@ impl AttentionDecodeSpec {
         if self.shape.kv_type == KvType::F32 {
             return Err(format!("a cache of {}", self.shape.kv_type.name()));
         }
-        if self.rope == Some(RopeKind::Neox) && !self.halves_meet() {
-            return Err(format!(
-                "queries of {} elements to turn in halves",
-                self.shape.head_dim
-            ));
-        }
         Ok(())
     }
 
@@ -268,6 +262,16 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<AttentionDecodeS
     specs.push(of_type(KvType::BF16, spec(32, 8, 128, 16)));
     specs.push(of_type(KvType::Int8, spec(32, 8, 128, 16)));
     specs.push(of_type(KvType::Int8, spec(16, 1, 80, 1)));
+    specs.push(AttentionDecodeSpec {
+        rope: Some(RopeKind::Neox),
+        ..spec(32, 32, 96, 8)
+    });
+    specs.push(AttentionDecodeSpec {
+        rope: Some(RopeKind::Neox),
+        ..spec(6, 2, 72, 1)
+    });
+    specs.push(of_type(KvType::Int8, spec(12, 1, 40, 4)));
+    specs.push(spec(8, 4, 200, 8));
     let mut capped = spec(40, 2, 80, 2);
     (capped.shape.softcap, capped.shape.window) = (Some(50.0), Some(512));
     specs.push(capped);

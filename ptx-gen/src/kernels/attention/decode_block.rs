@@ -6,7 +6,7 @@
 
 use super::AttentionDecodeSpec;
 use super::common::{LOWEST, capped};
-use super::decode_tiles::{Cache, Half, KEYS, OWN_KEYS, Piece, key_pieces, value_pieces};
+use super::decode_tiles::{Cache, Half, KEYS, OWN_KEYS, key_pieces, steps, value_pieces};
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 use crate::kernels::KvType;
 
@@ -28,18 +28,9 @@ impl AttentionDecodeSpec {
         self.shape.head_dim <= 128
     }
 
-    /// Whether a lane has both elements of every pair `(i, i + head_dim / 2)` of its queries.
-    pub(super) fn halves_meet(&self) -> bool {
-        let pieces = key_pieces(self);
-        let half = self.shape.head_dim / 2;
-        let (low, high) = pieces.split_at(pieces.len() / 2);
-        let meet = |(a, b): (&Piece, &Piece)| a.offset + half == b.offset && a.width == b.width;
-        low.len() == high.len() && low.iter().zip(high).all(meet)
-    }
-
     /// Words of shared memory that the queries take: a left operand for every step and lane.
     fn query_words(&self) -> u32 {
-        self.shape.head_dim / 16 * self.own_heads() * 32 * 4
+        steps(self).len() as u32 * self.own_heads() * 32 * 4
     }
 
     /// Floats of shared memory in which warps leave their sums.
@@ -195,10 +186,10 @@ impl<'k> Block<'k, '_> {
         now: Val<'k, u32>,
     ) -> Vec<[Val<'k, f32>; 4]> {
         let (spec, k, cache) = (self.spec, self.k, &self.cache);
-        let (steps, products) = (spec.shape.head_dim / 16, spec.own_heads());
+        let (steps, products) = (steps(spec).len() as u32, spec.own_heads());
         // Two sums for each 8 keys, so that products wait less for each other.
         let mut sums = [[[k.constant(0f32); 4]; 2]; 2];
-        let keys = loaded.keys.key_operands();
+        let keys = loaded.keys.key_operands(&key_pieces(spec));
         for step in 0..steps {
             for i in 0..products {
                 let at = k.lane() + (step * products + i) * 32;
@@ -308,13 +299,14 @@ impl<'k> Block<'k, '_> {
                             })
                             .collect();
                         let to = (lane % 4 * 2 + e as u32) * piece.width + piece.offset;
-                        store(
-                            &row,
-                            |i, four| area.store_vec(at * stride + to + i, four),
-                            |i, two| {
-                                area.store_vec(at * stride + to + i, two);
-                            },
-                        );
+                        let to = at * stride + to;
+                        for (i, four) in (0..).step_by(4).zip(row.chunks(4)) {
+                            match *four {
+                                [a, b, c, d] => area.store_vec(to + i, [a, b, c, d]),
+                                [a, b] => area.store_vec(to + i, [a, b]),
+                                _ => area.store(to + i, four[0]),
+                            }
+                        }
                     }
                 }
             });
@@ -368,21 +360,6 @@ impl<'k> Block<'k, '_> {
                 self.out.store_vec(to * 2, [first, zero]);
             });
         });
-    }
-}
-
-/// Stores neighbouring values, four or two at a time.
-fn store<'k>(
-    values: &[Val<'k, f32>],
-    four: impl Fn(u32, [Val<'k, f32>; 4]),
-    two: impl Fn(u32, [Val<'k, f32>; 2]),
-) {
-    for (i, v) in (0..).step_by(4).zip(values.chunks(4)) {
-        match *v {
-            [a, b, c, d] => four(i, [a, b, c, d]),
-            [a, b] => two(i, [a, b]),
-            _ => unreachable!("pieces are of 2, 4 or 8 elements"),
-        }
     }
 }
 

@@ -2,15 +2,20 @@
 //! memory: loaded, turned by the angles of the row where the kernel is to do so, scaled to a
 //! common exponent and divided into rounded values and rounded rests.
 
-use super::AttentionDecodeSpec;
 use super::decode_block::{Block, WARPS, operands};
-use super::decode_tiles::{Piece, key_pieces};
+use super::decode_tiles::steps;
 use crate::build::{Ptr, Shared, Val};
 use crate::kernels::elementwise::rope::{turn_halves, turn_pairs};
 use crate::kernels::{KvType, RopeKind};
 
 /// Exponent of the power of two below or at a head's largest query element, once scaled.
 const Q_EXPONENT: u32 = 14;
+
+/// Neighbouring elements of a query that are a lane's in one step: 4, 2 or 1.
+struct Columns<'k> {
+    at: Val<'k, u32>,
+    width: u32,
+}
 
 impl<'k> Block<'k, '_> {
     /// Leaves the angles of the row in shared memory.
@@ -32,14 +37,26 @@ impl<'k> Block<'k, '_> {
     ) -> Vec<Vec<[Val<'k, f32>; 4]>> {
         let (spec, k) = (self.spec, self.k);
         let lane = k.lane();
-        let columns: Vec<_> = steps(spec)
-            .map(|(piece, i)| lane % 4 * piece.width + (piece.offset + 4 * i))
+        let columns: Vec<Columns<'k>> = (steps(spec).into_iter())
+            .map(|(piece, i)| Columns {
+                at: lane % 4 * piece.width + (piece.offset + 4 * i),
+                width: piece.width.min(4),
+            })
             .collect();
+        let zero = k.constant(0f32);
         let found: Vec<Vec<_>> = (0..spec.own_heads())
             .map(|half| {
                 let row = k.block_x() * spec.shape.num_heads + self.head(lane / 4 + 8 * half);
                 let q = q.offset(row * spec.shape.head_dim);
-                columns.iter().map(|at| q.load_vec4(*at)).collect()
+                let load = |columns: &Columns<'k>| match columns.width {
+                    4 => q.load_vec4(columns.at),
+                    2 => {
+                        let [a, b] = q.load_vec::<2>(columns.at);
+                        [a, b, zero, zero]
+                    }
+                    _ => [q.load(columns.at), zero, zero, zero],
+                };
+                columns.iter().map(load).collect()
             })
             .collect();
         let Some((kind, angles)) = spec.rope.zip(angles) else {
@@ -47,12 +64,25 @@ impl<'k> Block<'k, '_> {
         };
         let turned = |row: &Vec<[Val<'k, f32>; 4]>| -> Vec<_> {
             let half = columns.len() / 2;
+            // Angles of pairs from an element on, a cosine and a sine each.
+            let pairs = |pairs: u32, at: Val<'k, u32>| match pairs {
+                0 => [zero; 4],
+                1 => {
+                    let [cos, sin] = angles.load_vec::<2>(at);
+                    [cos, sin, zero, zero]
+                }
+                _ => angles.load_vec::<4>(at),
+            };
             (columns.iter().enumerate())
-                .map(|(n, at)| match kind {
-                    RopeKind::Interleaved => turn_pairs(row[n], angles.load_vec::<4>(*at)),
+                .map(|(n, columns_of)| match kind {
+                    RopeKind::Interleaved => {
+                        turn_pairs(row[n], pairs(columns_of.width / 2, columns_of.at))
+                    }
                     RopeKind::Neox => {
-                        let low = columns[n % half] * 2;
-                        let by = [0, 4].map(|i| angles.load_vec::<4>(low + i)).to_vec();
+                        let low = columns[n % half].at * 2;
+                        let width = columns_of.width;
+                        let by = [0, 2].map(|i| pairs(width.saturating_sub(i), low + 2 * i));
+                        let by = by.to_vec();
                         let signed = |sin: Val<'k, f32>| if n < half { -sin } else { sin };
                         turn_halves(row[n], row[(n + half) % columns.len()], &by, signed)
                     }
@@ -99,7 +129,7 @@ impl<'k> Block<'k, '_> {
                 row.iter().map(|v| v.map(|v| v * up)).collect()
             })
             .collect();
-        for step in 0..spec.shape.head_dim / 16 {
+        for step in 0..scaled[0].len() as u32 {
             // Each step is one warp's to write.
             k.if_(k.warp().eq(step % WARPS), || {
                 let rows: Vec<_> = scaled
@@ -117,11 +147,4 @@ impl<'k> Block<'k, '_> {
         }
         units
     }
-}
-
-/// The steps of a product over a key's elements: a piece and which four of a lane's elements.
-fn steps(spec: &AttentionDecodeSpec) -> impl Iterator<Item = (Piece, u32)> {
-    key_pieces(spec)
-        .into_iter()
-        .flat_map(|piece| (0..piece.width / 4).map(move |i| (piece, i)))
 }

@@ -6,8 +6,8 @@
 //! bytes, and no element changes lanes. With `g = lane / 4`, `t = lane % 4`:
 //!
 //! * A key's elements are divided among the four lanes of equal g: lane t has `width` contiguous
-//!   elements of each [`Piece`]. Every four of them are its share in one step of 16 of the sum; the
-//!   left operand holds the same elements. Keys `g` and `g + 8` are the columns g of two products.
+//!   elements of each [`Piece`]. Every four of them are its share in one step of 16 of the sum
+//!   ([`steps`]); the left operand holds the same elements. Keys `g` and `g + 8` are the columns g of two products.
 //! * A value's elements are divided among the eight lanes of equal t in the same way, and every
 //!   element of a lane is a column g of another product. Lane t has values `2t`, `2t + 1`,
 //!   `2t + 8` and `2t + 9`: the rows of the right operand that meet its own scores as they lie.
@@ -18,7 +18,7 @@ use half::f16;
 
 use super::AttentionDecodeSpec;
 use crate::build::{Builder, F16x2, Ptr, Val, Var};
-use crate::kernels::KvType;
+use crate::kernels::{KvType, RopeKind};
 
 /// Keys of a tile.
 pub(super) const KEYS: u32 = 16;
@@ -36,12 +36,21 @@ pub(super) struct Piece {
     pub(super) width: u32,
 }
 
-/// The pieces of a head whose elements `lanes` lanes share, at most 16 bytes each.
-fn pieces(spec: &AttentionDecodeSpec, lanes: u32) -> Vec<Piece> {
+impl Piece {
+    /// Words that hold a lane's elements; the last may not be full.
+    fn words(self, kv_type: KvType) -> usize {
+        (self.width * kv_type.bytes()).div_ceil(4) as usize
+    }
+}
+
+/// The pieces of `len` elements that `lanes` lanes share, at most 16 bytes each. Such elements start
+/// at multiples of `len` and of a head: loads of a lane are aligned if both are multiples of them.
+fn pieces(spec: &AttentionDecodeSpec, len: u32, lanes: u32) -> Vec<Piece> {
+    let starts = len | spec.shape.head_dim;
     let (mut offset, mut width) = (0, 16 / spec.shape.kv_type.bytes());
     let mut pieces = Vec::new();
-    while offset < spec.shape.head_dim {
-        if lanes * width > spec.shape.head_dim - offset {
+    while offset < len {
+        if lanes * width > len - offset || !starts.is_multiple_of(width) {
             width /= 2;
         } else {
             pieces.push(Piece { offset, width });
@@ -51,14 +60,39 @@ fn pieces(spec: &AttentionDecodeSpec, lanes: u32) -> Vec<Piece> {
     pieces
 }
 
-/// The pieces of a key.
+/// The pieces of a key. Where queries are to be turned in halves, a lane has both elements of every
+/// pair `(i, i + head_dim / 2)`: if it has not by itself, each half is divided as the other.
 pub(super) fn key_pieces(spec: &AttentionDecodeSpec) -> Vec<Piece> {
-    pieces(spec, KEY_LANES)
+    let half = spec.shape.head_dim / 2;
+    let mut whole = pieces(spec, 2 * half, KEY_LANES);
+    if spec.rope == Some(RopeKind::Neox) && !meet(&whole, half) {
+        whole = pieces(spec, half, KEY_LANES);
+        let upper = |piece: &Piece| Piece {
+            offset: piece.offset + half,
+            width: piece.width,
+        };
+        whole.extend(whole.iter().map(upper).collect::<Vec<_>>());
+    }
+    whole
+}
+
+/// Whether the second half of the pieces is the first, `half` elements further on.
+fn meet(pieces: &[Piece], half: u32) -> bool {
+    let (low, high) = pieces.split_at(pieces.len() / 2);
+    let meet = |(a, b): (&Piece, &Piece)| a.offset + half == b.offset && a.width == b.width;
+    low.len() == high.len() && low.iter().zip(high).all(meet)
+}
+
+/// The steps of the product with a key: a piece, and which four of a lane's elements of it. Of a
+/// narrower piece there are fewer than four, and zeros in place of the others.
+pub(super) fn steps(spec: &AttentionDecodeSpec) -> Vec<(Piece, u32)> {
+    let of_piece = |piece: Piece| (0..piece.width.div_ceil(4)).map(move |i| (piece, i));
+    key_pieces(spec).into_iter().flat_map(of_piece).collect()
 }
 
 /// The pieces of a value.
 pub(super) fn value_pieces(spec: &AttentionDecodeSpec) -> Vec<Piece> {
-    pieces(spec, VALUE_LANES)
+    pieces(spec, spec.shape.head_dim, VALUE_LANES)
 }
 
 /// The cache as one block of the grid sees it.
@@ -121,7 +155,8 @@ impl<'k> Cache<'k, '_> {
                     16 => from.cast::<u32>().load_vec::<4>(0).to_vec(),
                     8 => from.cast::<u32>().load_vec::<2>(0).to_vec(),
                     4 => vec![from.cast::<u32>().load(0)],
-                    _ => vec![from.cast::<u16>().load(0).cast::<u32>()],
+                    2 => vec![from.cast::<u16>().load(0).cast::<u32>()],
+                    _ => vec![from.load(0).cast::<u32>()],
                 }
             })
             .collect()
@@ -174,8 +209,7 @@ impl<'k> Half<'k> {
     /// Room for the pieces of so many keys.
     pub(super) fn new(cache: &Cache<'k, '_>, pieces: &[Piece], keys: u32) -> Half<'k> {
         let (k, kv_type) = (cache.k, cache.spec.shape.kv_type);
-        let words = |piece: &Piece| (piece.width * kv_type.bytes()).div_ceil(4);
-        let words = keys * pieces.iter().map(words).sum::<u32>();
+        let words = keys as usize * pieces.iter().map(|p| p.words(kv_type)).sum::<usize>();
         let scales = if kv_type == KvType::Int8 { 4 } else { 0 };
         Half {
             k,
@@ -196,14 +230,23 @@ impl<'k> Half<'k> {
     }
 
     /// Right operands of the products with keys: for key g, then key g + 8, one for every step.
-    pub(super) fn key_operands(&self) -> [Vec<[Val<'k, u32>; 2]>; 2] {
+    pub(super) fn key_operands(&self, pieces: &[Piece]) -> [Vec<[Val<'k, u32>; 2]>; 2] {
         let words: Vec<_> = self.words.iter().map(|v| v.get()).collect();
-        let mut keys = words
-            .chunks_exact(words.len() / 2)
-            .map(|words| match self.kv_type {
-                KvType::Int8 => words.iter().map(|w| self.halves(*w)).collect(),
-                _ => words.chunks_exact(2).map(|w| [w[0], w[1]]).collect(),
-            });
+        let mut keys = words.chunks_exact(words.len() / 2).map(|mut words| {
+            let mut operands = Vec::new();
+            for piece in pieces {
+                let own;
+                (own, words) = words.split_at(piece.words(self.kv_type));
+                match self.kv_type {
+                    KvType::Int8 => operands.extend(own.iter().map(|w| self.halves(*w))),
+                    _ => operands.extend(own.chunks(2).map(|w| match *w {
+                        [a, b] => [a, b],
+                        _ => [w[0], self.k.constant(0u32)],
+                    })),
+                }
+            }
+            operands
+        });
         std::array::from_fn(|_| keys.next().unwrap_or_default())
     }
 
@@ -211,14 +254,13 @@ impl<'k> Half<'k> {
     pub(super) fn value_operands(&self, pieces: &[Piece]) -> Vec<[Val<'k, u32>; 2]> {
         let words: Vec<_> = self.words.iter().map(|v| v.get()).collect();
         let of_key = words.len() / OWN_KEYS.len();
-        let columns = pieces.iter().map(|p| p.width).sum::<u32>() as usize;
         let pair = |word: usize, selector: u32| {
             [0, 2].map(|key| {
                 let (a, b) = (words[word + key * of_key], words[word + (key + 1) * of_key]);
                 a.prmt(b, selector)
             })
         };
-        let operands = (0..of_key).flat_map(|word| {
+        let of_word = |word: usize| {
             if self.kv_type != KvType::Int8 {
                 return [0x5410, 0x7632].map(|halves| pair(word, halves)).to_vec();
             }
@@ -228,9 +270,16 @@ impl<'k> Half<'k> {
                 .into_iter()
                 .flat_map(|[near, far]| [[near[0], far[0]], [near[1], far[1]]])
                 .collect()
-        });
-        // A word with one pair of bytes gives two columns too many: they are the last.
-        operands.take(columns).collect()
+        };
+        // A word that is not full gives columns too many: they are its last.
+        let (mut operands, mut first) = (Vec::new(), 0);
+        for piece in pieces {
+            let words = piece.words(self.kv_type);
+            let columns = (first..first + words).flat_map(of_word);
+            operands.extend(columns.take(piece.width as usize));
+            first += words;
+        }
+        operands
     }
 
     /// The four signed bytes of a word as two pairs of f16. A byte is a half of 1024 in whose low

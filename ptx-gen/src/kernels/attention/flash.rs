@@ -63,13 +63,18 @@ impl AttentionFlashSpec {
 
     /// Words from one key to the next in shared memory.
     pub(super) fn stride(&self) -> u32 {
-        (self.shape.head_dim + PAD) / 2
+        (self.whole_dim() + PAD) / 2
+    }
+
+    /// Elements of a head in whole steps of a product.
+    fn whole_dim(&self) -> u32 {
+        self.shape.head_dim.next_multiple_of(16)
     }
 
     /// Words of queries in shared memory: those of heads too long for registers.
     fn query_words(&self) -> u32 {
         if self.shape.head_dim > 128 {
-            QUERIES * self.shape.head_dim / 2
+            QUERIES * self.whole_dim() / 2
         } else {
             0
         }
@@ -102,9 +107,6 @@ impl AttentionFlashSpec {
             KvType::F32 => return Err("a cache of f32".into()),
             KvType::BF16 if !self.target.has_ampere() => {
                 return Err(format!("{} has no products of bf16", self.target));
-            }
-            KvType::Int8 if !self.shape.block_tokens.is_multiple_of(2) => {
-                return Err("bytes in blocks of an odd number of positions".into());
             }
             _ => {}
         }
@@ -278,6 +280,7 @@ impl AttentionFlashSpec {
         // first (pairs of k), those of values along the keys first (the same, transposed).
         let k_lane = from + ((lane / 16) * 8 + lane % 8) * stride + ((lane / 8) % 2) * 4;
         let v_lane = from + (lane % 16) * stride + (lane / 16) * 4;
+        let zero = k.constant(0u32);
         let mut scores = vec![[k.constant(0f32); 4]; (keys / 8) as usize];
         for step in 0..steps {
             let q = rows.query(k, step);
@@ -285,6 +288,17 @@ impl AttentionFlashSpec {
                 let b: [_; 4] = tiles.ldmatrix(k_lane + (j * 16 * stride + step * 8));
                 pair[0] = self.multiply(k, q, [b[0], b[1]], pair[0]);
                 pair[1] = self.multiply(k, q, [b[2], b[3]], pair[1]);
+            }
+        }
+        // The last step of an odd number of eights: zeros in place of its second half.
+        if !self.shape.head_dim.is_multiple_of(16) {
+            let half_lane = from + (lane % 16) * stride;
+            let q = rows.query(k, steps);
+            for (j, pair) in (0..).zip(scores.chunks_exact_mut(2)) {
+                let b: [_; 2] = tiles.ldmatrix(half_lane + (j * 16 * stride + steps * 8));
+                for (score, b) in pair.iter_mut().zip(b) {
+                    *score = self.multiply(k, q, [b, zero], *score);
+                }
             }
         }
         let scores = scores.map_each(|s| capped(k, s, self.shape.softcap));
@@ -323,12 +337,15 @@ impl AttentionFlashSpec {
                 pack(p[1][0], p[1][1]),
                 pack(p[1][2], p[1][3]),
             ];
-            for (step, out) in (0..).zip(rows.out.chunks_exact(2)) {
-                let b: [_; 4] =
-                    tiles.ldmatrix_trans(v_lane + (values + j * 16 * stride + step * 8));
-                for (half, out) in out.iter().enumerate() {
+            for (step, out) in (0..).zip(rows.out.chunks(2)) {
+                let at = v_lane + (values + j * 16 * stride + step * 8);
+                let b = match out.len() {
+                    2 => tiles.ldmatrix_trans::<4>(at).to_vec(),
+                    _ => tiles.ldmatrix_trans::<2>(at).to_vec(),
+                };
+                for (out, b) in out.iter().zip(b.chunks_exact(2)) {
                     let sums = std::array::from_fn(|e| out[e].get());
-                    let sums = self.multiply(k, a, [b[2 * half], b[2 * half + 1]], sums);
+                    let sums = self.multiply(k, a, [b[0], b[1]], sums);
                     out.iter().zip(sums).for_each(|(o, v)| o.set(v));
                 }
             }
@@ -414,6 +431,10 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<AttentionFlashSp
         of_type(KvType::Int8, spec(32, 8, 128)),
         capped,
         spec(8, 4, 256),
+        spec(32, 32, 96),
+        spec(6, 2, 72),
+        of_type(KvType::Int8, spec(4, 2, 40)),
+        of_type(KvType::BF16, spec(4, 2, 200)),
     ];
     specs.retain(|spec| spec.check().is_ok());
     specs

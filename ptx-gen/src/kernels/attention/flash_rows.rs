@@ -69,7 +69,8 @@ impl<'k> Rows<'k> {
             q.offset(row * (spec.shape.num_heads * dim))
                 .offset(k.block_y() * dim + (lane % 4) * 2)
         });
-        let q = (0..dim / 16).map(|step| {
+        let zero = k.constant(0u32);
+        let q = (0..dim.div_ceil(16)).map(|step| {
             let pair = |half: usize, element: u32| {
                 let pair = q_rows[half].load_vec::<2>(16 * step + element);
                 let largest = if spec.shape.kv_type == KvType::BF16 {
@@ -80,6 +81,9 @@ impl<'k> Rows<'k> {
                 let [a, b] = pair.map(|v| (v * factor).min(largest).max(-largest));
                 spec.pack(k, a, b)
             };
+            if 16 * step + 8 == dim {
+                return [pair(0, 0), pair(1, 0), zero, zero];
+            }
             [pair(0, 0), pair(1, 0), pair(0, 8), pair(1, 8)]
         });
         Rows {

@@ -39,11 +39,8 @@ const GROUPS: u32 = 16;
 impl AttentionMergeSpec {
     /// Columns of a block: a line of memory, if heads are whole ones.
     fn columns(&self) -> u32 {
-        if self.shape.head_dim.is_multiple_of(32) {
-            32
-        } else {
-            16
-        }
+        let divides = |columns: &u32| self.shape.head_dim.is_multiple_of(*columns);
+        [32, 16].into_iter().find(divides).unwrap_or(8)
     }
 
     /// Lanes of a group, two columns each.
@@ -207,6 +204,7 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<AttentionMergeSp
         (32, 128, 8, None),
         (12, 128, 128, None),
         (40, 80, 33, Some(4096)),
+        (6, 72, 8, None),
     ]
     .map(|(num_heads, head_dim, splits, window)| AttentionMergeSpec {
         target,

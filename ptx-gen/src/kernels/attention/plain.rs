@@ -395,6 +395,8 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<AttentionSpec> {
         spec(64, 8, 128, 1),
         spec(8, 1, 256, 4),
     ];
+    specs.push(spec(32, 32, 96, 4));
+    specs.push(spec(6, 2, 72, 1));
     let mut others = [spec(8, 2, 64, 1), spec(32, 8, 128, 8), spec(16, 1, 128, 1)];
     others[0].shape.kv_type = KvType::BF16;
     others[1].shape.kv_type = KvType::Int8;

@@ -9,7 +9,7 @@ pub struct AttentionShape {
     pub num_heads: u32,
     /// Key/value heads, a divisor of the query heads.
     pub num_kv_heads: u32,
-    /// Elements of a head: a multiple of 16 up to 256.
+    /// Elements of a head: a multiple of 8 up to 256.
     pub head_dim: u32,
     /// Positions of a cache block.
     pub block_tokens: u32,
@@ -39,13 +39,16 @@ impl AttentionShape {
                 "{heads} query heads over {kv_heads} key/value heads"
             ));
         }
-        if dim == 0 || dim > 256 || !dim.is_multiple_of(16) {
+        if dim == 0 || dim > 256 || !dim.is_multiple_of(8) {
             return Err(format!(
-                "heads of {dim} elements; attention takes multiples of 16 up to 256"
+                "heads of {dim} elements; attention takes multiples of 8 up to 256"
             ));
         }
         if self.block_tokens == 0 || self.max_blocks == 0 {
             return Err("attention over a cache without blocks".into());
+        }
+        if self.kv_type == KvType::Int8 && !self.block_tokens.is_multiple_of(2) {
+            return Err("bytes in blocks of an odd number of positions".into());
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Looks up rows of a table of weights: `out[t] = w[min(tokens[t], vocab_size - 1)]`.
+//! Looks up rows of a table of weights: `out[t] = scale * w[min(tokens[t], vocab_size - 1)]`.
 //!
 //! | parameter | type | shape |
 //! |---|---|---|
@@ -6,7 +6,7 @@
 //! | tokens | u32 | `[tokens]` |
 //! | out | f32 | `[tokens, hidden_size]` |
 //!
-//! Grid `[tokens, 1, 1]`. The weights are the exact ones. Moves one row of the table and
+//! Grid `[tokens, 1, 1]`. The weights are the exact ones before they are scaled. Moves one row of the table and
 //! `4 * hidden_size + 4` bytes a token.
 
 use crate::ir::{Kernel, Param};
@@ -26,6 +26,8 @@ pub struct EmbedSpec {
     pub vocab_size: u32,
     /// Columns of the table.
     pub hidden_size: u32,
+    /// What the weights are multiplied by; `None`: nothing.
+    pub scale: Option<f32>,
 }
 
 impl EmbedSpec {
@@ -76,13 +78,19 @@ impl EmbedSpec {
             format,
             vocab_size,
             hidden_size,
+            scale,
             ..
         } = *self;
         let geometry = self.geometry();
-        let name = format!("embed_{}_{vocab_size}x{hidden_size}", format.name());
+        let mut name = format!("embed_{}_{vocab_size}x{hidden_size}", format.name());
+        let mut times = String::new();
+        if let Some(scale) = scale {
+            name += &format!("_scale{:08x}", scale.to_bits());
+            times = format!("{scale:e} * ");
+        }
         Kernel::new(name, self.target, |k| {
             k.doc(format!(
-                "out[t] = w[min(tokens[t], {vocab_size} - 1)], rows of {hidden_size} from a \
+                "out[t] = {times}w[min(tokens[t], {vocab_size} - 1)], rows of {hidden_size} from a \
                  {} table.\nGrid [tokens, 1, 1].",
                 format.name()
             ));
@@ -106,7 +114,8 @@ impl EmbedSpec {
                         for (unit, codes) in run.units.iter().enumerate() {
                             let weights = codes.map(|code| {
                                 let scaled = run.scale.map_or(code, |s| code * s);
-                                run.offset.map_or(scaled, |o| scaled + o)
+                                let weight = run.offset.map_or(scaled, |o| scaled + o);
+                                scale.map_or(weight, |scale| weight * scale)
                             });
                             out.store_vec((first + (at + unit as u32)) * 4, weights);
                         }
@@ -123,6 +132,12 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<EmbedSpec> {
         format,
         vocab_size: 1000,
         hidden_size: 512,
+        scale: None,
     };
-    WeightFormat::ALL.map(spec).to_vec()
+    let mut specs = WeightFormat::ALL.map(spec).to_vec();
+    specs.push(EmbedSpec {
+        scale: Some(22.5),
+        ..spec(WeightFormat::Q6K)
+    });
+    specs
 }

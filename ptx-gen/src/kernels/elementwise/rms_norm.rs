@@ -1,16 +1,18 @@
-//! Root-mean-square norm: `out[r, i] = x[r, i] * w[i] / sqrt(mean(x[r, ..]^2) + eps)`.
+//! Root-mean-square norm: `out[r, i] = x[r, i] * w[i] / sqrt(mean(x[r, ..]^2) + eps)
+//! (+ residual[r, i])`.
 //!
 //! | parameter | type | shape |
 //! |---|---|---|
 //! | x | f32 | `[rows, dim]` |
 //! | w | f32 | `[dim]` |
-//! | out | f32, may be x | `[rows, dim]` |
+//! | out | f32, may be x or residual | `[rows, dim]` |
+//! | residual, if the spec says so | f32 | `[rows, dim]` |
 //!
 //! Grid `[rows, 1, 1]`. Rows of up to 16,384 elements stay in registers; the second reading of longer
 //! ones comes from L1. Moves `8 * rows * dim + 4 * dim`
 //! bytes. Norms of heads are rows of `dim = head_dim`.
 
-use crate::build::{Builder, Ptr};
+use crate::build::{Builder, Ptr, Val};
 use crate::ir::{Kernel, Param};
 use crate::target::Target;
 
@@ -21,6 +23,8 @@ pub struct RmsNormSpec {
     pub dim: u32,
     /// Added to the mean square.
     pub eps: f32,
+    /// Whether a residual is added.
+    pub residual: bool,
     /// GPU to write for.
     pub target: Target,
 }
@@ -47,16 +51,19 @@ impl RmsNormSpec {
 
     /// Bytes moved for `rows` rows.
     pub fn bytes(&self, rows: u64) -> u64 {
-        8 * rows * u64::from(self.dim) + 4 * u64::from(self.dim)
+        let moved = 8 + 4 * u64::from(self.residual);
+        moved * rows * u64::from(self.dim) + 4 * u64::from(self.dim)
     }
 
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
-        vec![
+        let mut params = vec![
             Param::input::<f32>("x"),
             Param::input::<f32>("w"),
             Param::output::<f32>("out"),
-        ]
+        ];
+        params.extend(self.residual.then(|| Param::input::<f32>("residual")));
+        params
     }
 
     /// The kernel, named after its dimension.
@@ -69,36 +76,67 @@ impl RmsNormSpec {
     }
 
     fn write<const W: usize>(&self) -> Kernel {
-        let RmsNormSpec { dim, eps, target } = *self;
+        let RmsNormSpec {
+            dim,
+            eps,
+            residual,
+            target,
+        } = *self;
         let width = W as u32;
-        Kernel::new(format!("rms_norm_{dim}"), target, |k| {
+        let (suffix, extra, places) = match residual {
+            true => ("_add", " + residual[r, i]", "x or residual"),
+            false => ("", "", "x"),
+        };
+        Kernel::new(format!("rms_norm_{dim}{suffix}"), target, |k| {
             k.doc(format!(
-                "out[r, i] = x[r, i] * w[i] / sqrt(mean(x[r, ..]^2) + {eps:e}), i < {dim}.\n\
-                 out may be x. Grid [rows, 1, 1]."
+                "out[r, i] = x[r, i] * w[i] / sqrt(mean(x[r, ..]^2) + {eps:e}){extra}, i < {dim}.\n\
+                 out may be {places}. Grid [rows, 1, 1]."
             ));
             k.block_size(self.threads());
             k.declare(self.params());
             let (x, weight) = (k.bind::<f32>("x"), k.bind::<f32>("w").read_only());
             let out = k.bind::<f32>("out");
             let row = k.block_x() * dim;
-            let (x, out) = (x.offset(row), out.offset(row));
+            let row = Row {
+                x: x.offset(row),
+                weight,
+                out: out.offset(row),
+                residual: k.bind_if::<f32>("residual").map(|r| r.offset(row)),
+            };
             if self.turns() <= RESIDENT {
-                return self.resident::<W>(k, x, weight, out);
+                return self.resident::<W>(k, &row);
             }
 
             let sum = k.var(0f32);
             k.for_each(k.thread_x() * width, dim, k.threads() * width, |i| {
-                for v in x.load_vec::<W>(i) {
+                for v in row.x.load_vec::<W>(i) {
                     sum.update(|s| v.fma(v, s));
                 }
             });
             let mean = k.block_sum(sum.get()) * (1.0 / dim as f32);
             let scale = (mean + eps).rsqrt();
             k.for_each(k.thread_x() * width, dim, k.threads() * width, |i| {
-                let (v, w) = (x.load_vec::<W>(i), weight.load_vec::<W>(i));
-                out.store_vec(i, std::array::from_fn::<_, W, _>(|j| v[j] * scale * w[j]));
+                let (v, w) = (row.x.load_vec::<W>(i), row.weight.load_vec::<W>(i));
+                row.store::<W>(i, std::array::from_fn(|j| v[j] * scale * w[j]));
             });
         })
+    }
+}
+
+/// A row, and where it goes.
+struct Row<'k> {
+    x: Ptr<'k, f32>,
+    weight: Ptr<'k, f32>,
+    out: Ptr<'k, f32>,
+    residual: Option<Ptr<'k, f32>>,
+}
+
+impl<'k> Row<'k> {
+    /// Stores neighbouring elements, once the residual is added.
+    fn store<const W: usize>(&self, at: Val<'k, u32>, normed: [Val<'k, f32>; W]) {
+        let residual = self.residual.map(|residual| residual.load_vec::<W>(at));
+        let sum = residual.map_or(normed, |r| std::array::from_fn(|j| normed[j] + r[j]));
+        self.out.store_vec(at, sum);
     }
 }
 
@@ -110,13 +148,7 @@ impl RmsNormSpec {
 
     /// The norm of a row that stays in registers. Weights are nobody's output: they are on their
     /// way before the row exists.
-    fn resident<'k, const W: usize>(
-        &self,
-        k: &'k Builder,
-        x: Ptr<'k, f32>,
-        weight: Ptr<'k, f32>,
-        out: Ptr<'k, f32>,
-    ) {
+    fn resident<'k, const W: usize>(&self, k: &'k Builder, row: &Row<'k>) {
         let (dim, width) = (self.dim, W as u32);
         // Past the end the last elements are read again, and count as zeros.
         let parts: Vec<_> = (0..self.turns())
@@ -125,36 +157,37 @@ impl RmsNormSpec {
                 let ragged = (turn + 1) * k.threads() * width > dim;
                 let exists = ragged.then(|| i.lt(dim));
                 let at = if ragged { i.min(dim - width) } else { i };
-                (at, exists, weight.load_vec::<W>(at))
+                (at, exists, row.weight.load_vec::<W>(at))
             })
             .collect();
         k.wait_for_predecessor();
-        let row: Vec<_> = parts
+        let values: Vec<_> = parts
             .iter()
             .map(|(at, exists, _)| {
-                let x = x.load_vec::<W>(*at);
+                let x = row.x.load_vec::<W>(*at);
                 exists.map_or(x, |exists| x.map(|v| k.select(exists, v, 0f32)))
             })
             .collect();
-        let squares = row.iter().flatten();
+        let squares = values.iter().flatten();
         let sum = squares.fold(k.constant(0f32), |sum, v| v.fma(*v, sum));
         let mean = k.block_sum(sum) * (1.0 / dim as f32);
         let scale = (mean + self.eps).rsqrt();
-        for ((at, exists, w), v) in parts.into_iter().zip(row) {
+        for ((at, exists, w), v) in parts.into_iter().zip(values) {
             let normed = std::array::from_fn::<_, W, _>(|j| v[j] * scale * w[j]);
             match exists {
-                Some(exists) => k.if_(exists, || out.store_vec(at, normed)),
-                None => out.store_vec(at, normed),
+                Some(exists) => k.if_(exists, || row.store(at, normed)),
+                None => row.store(at, normed),
             }
         }
     }
 }
 
 pub(in crate::kernels) fn representative(target: Target) -> Vec<RmsNormSpec> {
-    [576, 128, 99]
-        .map(|dim| RmsNormSpec {
+    [(576, false), (128, false), (99, false), (2304, true)]
+        .map(|(dim, residual)| RmsNormSpec {
             dim,
             eps: 1e-5,
+            residual,
             target,
         })
         .to_vec()

@@ -22,6 +22,7 @@
 //! over all banks. Tokens are the rows of the product and weights its columns, so that two
 //! neighbouring outputs of a token are one thread's.
 
+use super::epilogue::{Epilogue, Outputs};
 use super::gemm_tiles::{TokenTile, WeightTile};
 use crate::build::{Builder, Ptr, Val, Var};
 use crate::ir::{Kernel, Param};
@@ -39,10 +40,8 @@ pub struct GemmSpec {
     pub rows: u32,
     /// Input features, a multiple of 32.
     pub cols: u32,
-    /// Whether a bias is added.
-    pub bias: bool,
-    /// Whether a residual is added.
-    pub residual: bool,
+    /// What is added to the sums.
+    pub epilogue: Epilogue,
 }
 
 /// Halves that a row in shared memory is longer than a step.
@@ -142,20 +141,14 @@ impl GemmSpec {
     /// Bytes moved for `tokens` tokens, each operand counted once.
     pub fn bytes(&self, tokens: u64) -> u64 {
         let (rows, cols) = (u64::from(self.rows), u64::from(self.cols));
-        let outputs = rows * tokens * (1 + u64::from(self.residual));
-        let bias = if self.bias { rows } else { 0 };
-        self.format.bytes(self.rows, self.cols) + 4 * (cols * tokens + outputs + bias)
+        let weights = self.format.bytes(self.rows, self.cols);
+        weights + 4 * cols * tokens + self.epilogue.bytes(rows, tokens)
     }
 
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
-        let mut params = vec![
-            Param::input::<u8>("w"),
-            Param::input::<f32>("x"),
-            Param::output::<f32>("out"),
-        ];
-        params.extend(self.bias.then(|| Param::input::<f32>("bias")));
-        params.extend(self.residual.then(|| Param::input::<f32>("residual")));
+        let mut params = vec![Param::input::<u8>("w"), Param::input::<f32>("x")];
+        params.extend(self.epilogue.params());
         params.push(Param::scalar::<u32>("n"));
         params
     }
@@ -164,32 +157,22 @@ impl GemmSpec {
     pub fn kernel(&self) -> Kernel {
         let GemmSpec { rows, cols, .. } = *self;
         let format = self.format.name();
-        let mut name = format!("gemm_{format}_{rows}x{cols}");
-        let mut formula = "out[t, r] = sum_c w[r, c] * x[t, c]".to_owned();
-        if self.bias {
-            name += "_bias";
-            formula += " + bias[r]";
-        }
-        if self.residual {
-            name += "_residual";
-            formula += " + residual[t, r]";
-        }
+        let name = format!("gemm_{format}_{rows}x{cols}{}", self.epilogue.suffix());
+        let extra = self.epilogue.formula();
         let tile = self.tile();
         Kernel::new(name, self.target, |k| {
             k.doc(format!(
-                "{formula}, t < n; w is {format} [{rows}, {cols}].\n\
+                "out[t, r] = sum_c w[r, c] * x[t, c]{extra}, t < n; w is {format} [{rows}, {cols}].\n\
                  Grid [ceil({rows} / {}), ceil(n / {}), 1].",
                 tile.rows, tile.tokens
             ));
             k.block_size(tile.threads());
             k.declare(self.params());
             let (w, x) = (k.bind::<u8>("w"), k.bind::<f32>("x"));
-            let out = k.bind::<f32>("out");
-            let bias = k.bind_if::<f32>("bias").map(Ptr::read_only);
-            let residual = k.bind_if::<f32>("residual");
+            let outputs = Outputs::bind(k).sharing_bias();
             let n = k.bind_value::<u32>("n");
             let sums = self.accumulate(k, w, x, n);
-            self.finish(k, &sums, out, bias, residual, n);
+            self.finish(k, &sums, &outputs, n);
         })
     }
 
@@ -276,9 +259,7 @@ impl GemmSpec {
         &self,
         k: &'k Builder,
         sums: &[Vec<[Var<'k, f32>; 4]>],
-        out: Ptr<'k, f32>,
-        bias: Option<Ptr<'k, f32>>,
-        residual: Option<Ptr<'k, f32>>,
+        outputs: &Outputs<'k>,
         n: Val<'k, u32>,
     ) {
         let (tile, rows) = (self.tile(), self.rows);
@@ -302,18 +283,7 @@ impl GemmSpec {
                         let (r, at) = (row + 8 * j, line + 8 * j);
                         let sum = [sum[2 * half].get(), sum[2 * half + 1].get()];
                         if rows.is_multiple_of(2) {
-                            let store = || {
-                                let mut sum = sum;
-                                if let Some(bias) = bias {
-                                    let b = bias.load_vec::<2>(r);
-                                    sum = [sum[0] + b[0], sum[1] + b[1]];
-                                }
-                                if let Some(residual) = residual {
-                                    let v = residual.load_vec::<2>(at);
-                                    sum = [sum[0] + v[0], sum[1] + v[1]];
-                                }
-                                out.store_vec(at, sum);
-                            };
+                            let store = || outputs.store_pair(r, at, sum);
                             if last_warp + 8 * j + 8 <= rows {
                                 store();
                             } else {
@@ -322,16 +292,8 @@ impl GemmSpec {
                             continue;
                         }
                         // Odd rows: pairs are not aligned.
-                        for (e, mut v) in (0u32..).zip(sum) {
-                            let mut store = || {
-                                if let Some(bias) = bias {
-                                    v = v + bias.load(r + e);
-                                }
-                                if let Some(residual) = residual {
-                                    v = v + residual.load(at + e);
-                                }
-                                out.store(at + e, v);
-                            };
+                        for (e, v) in (0u32..).zip(sum) {
+                            let store = || outputs.store(r + e, at + e, v);
                             if last_warp + 8 * j + 7 + e <= rows {
                                 store();
                             } else {
@@ -351,8 +313,7 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<GemmSpec> {
         format,
         rows,
         cols,
-        bias: false,
-        residual: false,
+        epilogue: Epilogue::default(),
     };
     // The large tile needs the most registers, in every format its own number.
     let mut specs: Vec<GemmSpec> = WeightFormat::ALL
@@ -361,8 +322,10 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<GemmSpec> {
     let medium = [WeightFormat::F16, WeightFormat::Q4K, WeightFormat::Q6K];
     specs.extend(medium.map(|format| spec(format, 1536, 8960)));
     specs.push(GemmSpec {
-        bias: true,
-        residual: true,
+        epilogue: Epilogue {
+            bias: true,
+            residual: true,
+        },
         ..spec(WeightFormat::Q4K, 256, 512)
     });
     // Ragged rows and short steps.

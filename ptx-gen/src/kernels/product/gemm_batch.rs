@@ -26,8 +26,8 @@
 //! divide columns: they read half as many fragments of x. Parts of the columns are added by the
 //! block that is the last of a tile to finish, always in the same order.
 
-use super::gemm_batch_block::{Block, Outputs, Parts};
-use crate::build::Ptr;
+use super::epilogue::{Epilogue, Outputs};
+use super::gemm_batch_block::{Block, Parts};
 use crate::ir::{Kernel, Param};
 use crate::kernels::WeightFormat;
 use crate::kernels::weights::fragments::half_columns;
@@ -48,10 +48,8 @@ pub struct GemmBatchSpec {
     pub tokens: u32,
     /// Parts into which the columns are divided among blocks; see [`GemmBatchSpec::splits_for`].
     pub splits: u32,
-    /// Whether a bias is added.
-    pub bias: bool,
-    /// Whether a residual is added.
-    pub residual: bool,
+    /// What is added to the sums.
+    pub epilogue: Epilogue,
 }
 
 /// Threads of a block.
@@ -156,20 +154,14 @@ impl GemmBatchSpec {
     /// Bytes moved for `tokens` tokens, each operand counted once.
     pub fn bytes(&self, tokens: u64) -> u64 {
         let (rows, cols) = (u64::from(self.rows), u64::from(self.cols));
-        let outputs = rows * tokens * (1 + u64::from(self.residual));
-        let bias = if self.bias { rows } else { 0 };
-        self.format.bytes(self.rows, self.cols) + 4 * (cols * tokens + outputs + bias)
+        let weights = self.format.bytes(self.rows, self.cols);
+        weights + 4 * cols * tokens + self.epilogue.bytes(rows, tokens)
     }
 
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
-        let mut params = vec![
-            Param::input::<u8>("w"),
-            Param::input::<f32>("x"),
-            Param::output::<f32>("out"),
-        ];
-        params.extend(self.bias.then(|| Param::input::<f32>("bias")));
-        params.extend(self.residual.then(|| Param::input::<f32>("residual")));
+        let mut params = vec![Param::input::<u8>("w"), Param::input::<f32>("x")];
+        params.extend(self.epilogue.params());
         if self.splits > 1 {
             params.push(Param::in_out::<f32>("partials"));
             params.push(Param::in_out::<u32>("counters"));
@@ -182,22 +174,16 @@ impl GemmBatchSpec {
     pub fn kernel(&self) -> Kernel {
         let GemmBatchSpec { rows, cols, .. } = *self;
         let format = self.format.name();
-        let mut name = format!(
-            "gemm_batch_{format}_{rows}x{cols}_t{}_s{}",
-            self.tokens, self.splits
+        let name = format!(
+            "gemm_batch_{format}_{rows}x{cols}_t{}_s{}{}",
+            self.tokens,
+            self.splits,
+            self.epilogue.suffix()
         );
-        let mut formula = "out[t, r] = sum_c w[r, c] * x[t, c]".to_owned();
-        if self.bias {
-            name += "_bias";
-            formula += " + bias[r]";
-        }
-        if self.residual {
-            name += "_add";
-            formula += " + residual[t, r]";
-        }
+        let extra = self.epilogue.formula();
         Kernel::new(name, self.target, |k| {
             k.doc(format!(
-                "{formula}, t < n; w is {format} [{rows}, {cols}].\n\
+                "out[t, r] = sum_c w[r, c] * x[t, c]{extra}, t < n; w is {format} [{rows}, {cols}].\n\
                  Grid [ceil({rows} / {TILE_ROWS}), ceil(n / {}), {}].",
                 self.tokens, self.splits
             ));
@@ -210,17 +196,13 @@ impl GemmBatchSpec {
                 2
             });
             let (w, x) = (k.bind::<u8>("w"), k.bind::<f32>("x"));
-            let out = Outputs {
-                out: k.bind("out"),
-                bias: k.bind_if::<f32>("bias").map(Ptr::read_only),
-                residual: k.bind_if::<f32>("residual"),
-            };
+            let outputs = Outputs::bind(k).sharing_bias();
             let parts = (self.splits > 1).then(|| Parts {
                 partials: k.bind("partials"),
                 counters: k.bind("counters"),
             });
             let n = k.bind_value::<u32>("n");
-            Block::new(k, *self, w, x, n).run(out, parts.as_ref());
+            Block::new(k, *self, w, x, n).run(&outputs, parts.as_ref());
         })
     }
 }
@@ -234,8 +216,7 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<GemmBatchSpec> {
             cols,
             tokens,
             splits: 1,
-            bias: false,
-            residual: false,
+            epilogue: Epilogue::default(),
         }
         .splits_for(264)
     };
@@ -246,8 +227,10 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<GemmBatchSpec> {
     specs.push(spec(WeightFormat::Q4K, 1536, 8960, 32));
     specs.push(spec(WeightFormat::Q6K, 1536, 8960, 64));
     specs.push(GemmBatchSpec {
-        bias: true,
-        residual: true,
+        epilogue: Epilogue {
+            bias: true,
+            residual: true,
+        },
         ..spec(WeightFormat::Q4K, 1000, 1280, 16)
     });
     specs.retain(|spec| spec.check().is_ok());

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use super::GemmBatchSpec;
+use super::epilogue::Outputs;
 use super::gemm_batch::{THREADS, TILE_ROWS, WARPS};
 use super::gemm_batch_stage::{Chunk, Stage};
 use crate::build::{Builder, Ptr, Shared, Val, Var};
@@ -22,13 +23,6 @@ const X_LEAD: u32 = 2;
 
 /// Sums by 16 rows of the warp, eight tokens and fragment.
 type Sums<'k> = Vec<Vec<[Var<'k, f32>; 4]>>;
-
-/// Where results go, and what is added to them.
-pub(super) struct Outputs<'k> {
-    pub(super) out: Ptr<'k, f32>,
-    pub(super) bias: Option<Ptr<'k, f32>>,
-    pub(super) residual: Option<Ptr<'k, f32>>,
-}
 
 /// Where the parts of the columns meet.
 pub(super) struct Parts<'k> {
@@ -104,7 +98,7 @@ impl<'k> Block<'k> {
     }
 
     /// Computes everything.
-    pub(super) fn run(&self, outputs: Outputs<'k>, parts: Option<&Parts<'k>>) {
+    pub(super) fn run(&self, outputs: &Outputs<'k>, parts: Option<&Parts<'k>>) {
         let (k, spec) = (self.k, self.spec);
         let per_split = spec.turns_per_split();
         let first = k.block_z() * per_split;
@@ -149,8 +143,8 @@ impl<'k> Block<'k> {
         self.turn(&sums, &turn, last, false);
         let sums = self.of_groups(&sums);
         match parts {
-            None => self.finish(&(0..).zip(sums).collect::<Vec<_>>(), &outputs),
-            Some(parts) => self.meet(sums, &outputs, parts),
+            None => self.finish(&(0..).zip(sums).collect::<Vec<_>>(), outputs),
+            Some(parts) => self.meet(sums, outputs, parts),
         }
     }
 
@@ -323,15 +317,8 @@ impl<'k> Block<'k> {
                     for e in 0..2u32 {
                         let t = token + (8 * i + e);
                         k.if_(t.lt(self.n), || {
-                            let mut v = sum[(2 * side + e) as usize];
-                            let at = t * rows + r;
-                            if let Some(bias) = bias {
-                                v = v + bias;
-                            }
-                            if let Some(residual) = outputs.residual {
-                                v = v + residual.load(at);
-                            }
-                            outputs.out.store(at, v);
+                            let (at, sum) = (t * rows + r, sum[(2 * side + e) as usize]);
+                            outputs.store_biased(at, bias.map_or(sum, |bias| sum + bias));
                         });
                     }
                 }

@@ -26,6 +26,7 @@
 //! bytes; x and out move 4 bytes an element.
 
 use super::dot::{Dot, Tiling};
+use super::epilogue::{Epilogue, Outputs};
 use super::variant::{Arithmetic, GemvVariant, Shape};
 use crate::build::{Builder, Ptr, Shared, Val};
 use crate::ir::{Kernel, Param};
@@ -46,10 +47,8 @@ pub struct GemvSpec {
     pub cols: u32,
     /// Rows of x that a block computes together: 1, 2, 4 or 8.
     pub tokens_per_block: u32,
-    /// Whether a bias is added.
-    pub bias: bool,
-    /// Whether a residual is added.
-    pub residual: bool,
+    /// What is added to the sums.
+    pub epilogue: Epilogue,
     /// Whether the launch behind may start while the one in front runs: it then reads early nothing
     /// that either writes ([`Builder::launch_dependents`]). From sm_90 on.
     pub hands_over: bool,
@@ -105,20 +104,15 @@ impl GemvSpec {
     pub fn bytes(&self, tokens: u64) -> u64 {
         let (rows, cols) = (u64::from(self.rows), u64::from(self.cols));
         let passes = tokens.div_ceil(u64::from(self.tokens_per_block));
-        let outputs = rows * (1 + u64::from(self.residual)) + cols;
         passes * self.format.bytes(self.rows, self.cols)
-            + 4 * (tokens * outputs + rows * u64::from(self.bias))
+            + 4 * tokens * cols
+            + self.epilogue.bytes(rows, tokens)
     }
 
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
-        let mut params = vec![
-            Param::input::<u8>("w"),
-            Param::input::<f32>("x"),
-            Param::output::<f32>("out"),
-        ];
-        params.extend(self.bias.then(|| Param::input::<f32>("bias")));
-        params.extend(self.residual.then(|| Param::input::<f32>("residual")));
+        let mut params = vec![Param::input::<u8>("w"), Param::input::<f32>("x")];
+        params.extend(self.epilogue.params());
         params.push(Param::scalar::<u32>("n"));
         params
     }
@@ -129,22 +123,12 @@ impl GemvSpec {
             format,
             rows,
             cols,
-            bias,
-            residual,
+            epilogue,
             ..
         } = *self;
         let tiling = self.tiling();
-        let mut name = format!("gemv_{}_{rows}x{cols}", format.name());
-        let mut extra = String::new();
-        for (wanted, short, text) in [
-            (bias, "bias", " + bias[r]"),
-            (residual, "add", " + residual[t, r]"),
-        ] {
-            if wanted {
-                name += &format!("_{short}");
-                extra += text;
-            }
-        }
+        let mut name = format!("gemv_{}_{rows}x{cols}{}", format.name(), epilogue.suffix());
+        let extra = epilogue.formula();
         if tiling.tokens > 1 {
             name += &format!("_t{}", tiling.tokens);
         }
@@ -167,9 +151,7 @@ impl GemvSpec {
             tiling.bound_registers(k);
             k.declare(self.params());
             let (w, x) = (k.bind::<u8>("w"), k.bind::<f32>("x"));
-            let out = k.bind::<f32>("out");
-            let bias = k.bind_if::<f32>("bias");
-            let residual = k.bind_if::<f32>("residual");
+            let outputs = Outputs::bind(k);
             let place = Place::new(k, tiling, rows);
 
             let matrix: Vec<_> = place
@@ -180,15 +162,7 @@ impl GemvSpec {
             let dot = place.dot(tiling, x, k.shared("stage", tiling.shared_floats()));
             let products = dot.products(&matrix);
             place.for_outputs(|row, r, token, t| {
-                let mut sum = products[row][token];
-                let at = t * rows + r;
-                if let Some(bias) = bias {
-                    sum = sum + bias.load(r);
-                }
-                if let Some(residual) = residual {
-                    sum = sum + residual.load(at);
-                }
-                out.store(at, sum);
+                outputs.store(r, t * rows + r, products[row][token]);
             });
         })
     }
@@ -300,8 +274,7 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<GemvSpec> {
         rows,
         cols,
         tokens_per_block,
-        bias: false,
-        residual: false,
+        epilogue: Epilogue::default(),
         hands_over: false,
         variant: None,
     };
@@ -309,12 +282,19 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<GemvSpec> {
         .map(|format| spec(format, 1000, 768, 1))
         .to_vec();
     specs.push(GemvSpec {
-        bias: true,
+        epilogue: Epilogue {
+            bias: true,
+            residual: false,
+        },
         hands_over: true,
         ..spec(WeightFormat::Q4K, 2048, 1536, 1)
     });
-    specs.push(GemvSpec {
+    let adding = Epilogue {
+        bias: false,
         residual: true,
+    };
+    specs.push(GemvSpec {
+        epilogue: adding,
         ..spec(WeightFormat::Q6K, 1536, 8960, 1)
     });
     specs.push(spec(WeightFormat::Q4K, 4096, 14336, 8));
@@ -336,7 +316,7 @@ pub(in crate::kernels) fn representative(target: Target) -> Vec<GemvSpec> {
         specs.extend(small.into_iter().filter_map(|spec| of(spec, arithmetic)));
         let several = spec(WeightFormat::Q4K, 4096, 14336, 8);
         let long = GemvSpec {
-            residual: true,
+            epilogue: adding,
             ..spec(WeightFormat::Q6K, 1536, 8960, 1)
         };
         specs.extend(

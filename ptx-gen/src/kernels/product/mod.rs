@@ -8,6 +8,7 @@
 
 mod dot;
 mod dot_packed;
+mod epilogue;
 pub(super) mod gemm;
 pub(super) mod gemm_batch;
 mod gemm_batch_block;
@@ -17,6 +18,7 @@ pub(super) mod gemv;
 pub(super) mod gemv_glu;
 pub(super) mod variant;
 
+pub use epilogue::Epilogue;
 pub use gemm::GemmSpec;
 pub use gemm_batch::GemmBatchSpec;
 pub use gemv::GemvSpec;

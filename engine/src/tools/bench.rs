@@ -19,6 +19,7 @@ use crate::exec::LoadReport;
 use crate::exec::sample::Sampling;
 use crate::exec::{DecodeStart, Executor, ExecutorKind, LaunchTime, Opening, StepRows};
 use crate::kv::{BlockTable, KvType};
+use crate::lower::rule_names;
 use crate::model::Model;
 use crate::plan::{CacheInfo, Plan};
 use crate::settings::Settings;
@@ -146,6 +147,8 @@ pub struct BenchReport {
     /// What the user should know about the choice of device, or what only running could show, such
     /// as a graph that could not be built.
     pub notice: Option<String>,
+    /// Rules of lowering that were left out, by their names.
+    pub without: Vec<&'static str>,
     /// Steps that were to run as a graph and did not, because none could be built.
     pub fallbacks: u64,
     /// Bytes of the weights in the file.
@@ -230,6 +233,7 @@ pub fn run_on(
     Ok(BenchReport {
         executor: subject.executor.kind(),
         notice: made.notice.or_else(|| subject.executor.notice()),
+        without: rule_names(settings.overrides.without),
         fallbacks: subject.executor.stats().fallbacks,
         weight_bytes: model.weight_total(),
         load_seconds,

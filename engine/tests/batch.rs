@@ -14,7 +14,7 @@ use gannet_engine::internals::exec::interp::InterpExecutor;
 use gannet_engine::internals::exec::{Executor, Limits, StepRows};
 use gannet_engine::internals::kv::{BlockTable, KvType};
 use gannet_engine::internals::plan::StepRow;
-use gannet_engine::internals::settings::{Buffers, Precision};
+use gannet_engine::settings::{Buffers, Precision};
 use gannet_ptx_gen::target::Target;
 
 const LIMITS: Limits = Limits {

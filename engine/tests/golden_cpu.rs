@@ -11,10 +11,10 @@ use common::{
     Divergence, MICRO_MODELS, check_greedy, divergence, floats, json, model, options, perplexity,
     shared, tokens, trained,
 };
-use gannet_engine::internals::settings::Precision;
+use gannet_engine::settings::Precision;
 use gannet_engine::tools::eval;
 use gannet_engine::tools::make_executor;
-use gannet_engine::{DeviceChoice, Model, Session, SessionOptions};
+use gannet_engine::{DeviceChoice, Model, Session, Settings};
 
 for_each_file! {
     logits: logits,
@@ -92,7 +92,7 @@ fn logits_of_a_micro_model_of_each_family() {
         let folder = arch.join(name);
         let model = model(&folder.join(format!("{name}.gguf")));
         let options = options(DeviceChoice::Cpu, Precision::Exact, 64);
-        let options = SessionOptions {
+        let options = Settings {
             context: Some(256),
             ..options
         };

@@ -15,9 +15,9 @@ use common::{gpu, model, shared};
 use gannet_engine::internals::exec::{Executor, StepRows};
 use gannet_engine::internals::kv::{BLOCK_TOKENS, BlockTable, KvType};
 use gannet_engine::internals::plan::StepRow;
-use gannet_engine::internals::settings::Precision;
+use gannet_engine::settings::Precision;
 use gannet_engine::tools::make_executor;
-use gannet_engine::{Batch, Config, DeviceChoice, GenerateOptions, Model, SessionOptions};
+use gannet_engine::{Batch, DeviceChoice, GenerateOptions, Model, Settings};
 use sequences::{go_on, known_prefix, out_of_blocks, prompt, same_prompt};
 
 fn tiny(test: &str) -> Option<Arc<Model>> {
@@ -27,22 +27,19 @@ fn tiny(test: &str) -> Option<Arc<Model>> {
     Some(model(&shared(test, "models/rustdoc-tiny-Q4_K_M.gguf")?))
 }
 
-fn options(slots: usize, context: usize) -> SessionOptions {
-    SessionOptions {
+fn options(slots: usize, context: usize) -> Settings {
+    Settings {
         device: DeviceChoice::Cuda(0),
         context: Some(context),
         slots: Some(slots),
-        config: Config {
-            gate: false,
-            ..Config::default()
-        },
-        ..SessionOptions::default()
+        gate: false,
+        ..Settings::default()
     }
 }
 
 /// Arithmetic that hardly depends on the rows of a step: texts alone and in a batch are the same.
-fn exact(slots: usize, context: usize) -> SessionOptions {
-    SessionOptions {
+fn exact(slots: usize, context: usize) -> Settings {
+    Settings {
         precision: Precision::Exact,
         kv_type: KvType::F32,
         ..options(slots, context)
@@ -80,7 +77,7 @@ fn gpu_sequences_of_one_prompt_give_one_text() {
         return;
     };
     for kv_type in [KvType::F16, KvType::BF16, KvType::Int8] {
-        let options = SessionOptions {
+        let options = Settings {
             kv_type,
             ..options(32, 128)
         };
@@ -136,7 +133,7 @@ fn gpu_copied_blocks_hold_what_was_copied() {
     let tokens = prompt(&model, 0, 100);
     let kv_types = [KvType::F16, KvType::BF16, KvType::F32, KvType::Int8];
     for kv_type in kv_types {
-        let options = SessionOptions {
+        let options = Settings {
             kv_type,
             ..options(2, 128)
         };

@@ -9,8 +9,8 @@ use common::gpu;
 use gannet_cuda_runtime::{
     Args, Buffer, Error, Kernel, KernelSpec, Launch, Module, ModuleSource, ParamSpec, Stream,
 };
-use gannet_engine::Config;
 use gannet_engine::internals::exec::cuda::Gpu;
+use gannet_engine::settings::DiskCache;
 use gannet_ptx_gen::conformance::{Case, Outcome, Rule, cases, compare, report};
 use gannet_ptx_gen::interp::Arg;
 use rayon::prelude::*;
@@ -87,7 +87,7 @@ fn gpu_agrees_with_the_interpreter_form_by_form() {
     if !gpu("conformance of the interpreter") {
         return;
     }
-    let gpu = Gpu::open(0, &Config::default()).expect("a GPU");
+    let gpu = Gpu::open(0, &DiskCache::default()).expect("a GPU");
     let stream = Stream::new(&gpu.context).expect("a stream");
     let cases = cases(gpu.target);
     let kernels: Vec<Kernel> = cases.par_iter().map(|case| compile(&gpu, case)).collect();

@@ -14,12 +14,10 @@ use gannet_engine::internals::exec::sample::argmax;
 use gannet_engine::internals::exec::{DecodeStart, Executor, ExecutorKind, StepRows};
 use gannet_engine::internals::kv::{BlockTable, KvType};
 use gannet_engine::internals::plan::StepRow;
-use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::settings::{Faults, Precision};
 use gannet_engine::tools::make_executor;
 use gannet_engine::tools::parity::{MARGIN, ParityOptions, Side, compare, prompts};
-use gannet_engine::{
-    DeviceChoice, Error, ExecutorChoice, Model, SamplerOn, Sampling, SessionOptions,
-};
+use gannet_engine::{DeviceChoice, Error, ExecutorChoice, Model, SamplerOn, Sampling, Settings};
 
 /// Makes a test of each check for each file, so that one without its file is skipped alone.
 macro_rules! files {
@@ -60,14 +58,14 @@ fn tiny(test: &str) -> Option<Arc<Model>> {
     on_gpu(test, "models/rustdoc-tiny-Q4_K_M.gguf")
 }
 
-fn options(executor: ExecutorChoice, slots: usize) -> SessionOptions {
-    SessionOptions {
+fn options(executor: ExecutorChoice, slots: usize) -> Settings {
+    Settings {
         device: DeviceChoice::Cuda(0),
         executor,
         context: Some(384),
         max_rows: Some(64),
         slots: Some(slots),
-        ..SessionOptions::default()
+        ..Settings::default()
     }
 }
 
@@ -86,7 +84,7 @@ struct Rig {
 
 impl Rig {
     /// Feeds a prompt to each slot, all but its last token.
-    fn new(model: &Arc<Model>, options: &SessionOptions) -> Rig {
+    fn new(model: &Arc<Model>, options: &Settings) -> Rig {
         let mut executor = make_executor(model, options).unwrap().executor;
         let limits = executor.limits();
         let mut table = BlockTable::new(limits.num_slots, limits.context, limits.cache_blocks);
@@ -275,7 +273,7 @@ fn sampled_text_is_that_of_the_cpu(part: &str) {
     };
     let sampling = samplings(SLOTS);
     let text = |device, sampler_on| {
-        let options = SessionOptions {
+        let options = Settings {
             device,
             sampler_on,
             precision: Precision::Exact,
@@ -300,7 +298,7 @@ fn sampled_text_is_that_of_a_batch(part: &str) {
         return;
     };
     let sampling = samplings(SLOTS);
-    let options = SessionOptions {
+    let options = Settings {
         precision: Precision::Exact,
         ..options(ExecutorChoice::Graph, SLOTS)
     };
@@ -340,7 +338,7 @@ fn gpu_graphs_that_are_refused_are_replaced_or_reported() {
         return;
     };
     let greedy = [Sampling::default()];
-    let refused = |executor| SessionOptions {
+    let refused = |executor| Settings {
         faults: Faults {
             refuse_graphs: true,
             ..Faults::default()
@@ -371,7 +369,7 @@ fn gpu_graphs_that_are_refused_are_replaced_or_reported() {
         let why = found.err().unwrap_or_else(|| panic!("{by_name:?} is made"));
         assert!(matches!(why, Error::Internal { .. }), "{by_name:?}: {why}");
         let mut unseen = refused(by_name);
-        unseen.config.gate = false;
+        unseen.gate = false;
         let mut rig = Rig::new(&model, &unseen);
         let found = rig.decode_while(&[0], &greedy, 24, |_, _| true);
         assert!(

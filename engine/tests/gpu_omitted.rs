@@ -16,10 +16,10 @@ use common::{gpu, model, shared};
 use gannet_engine::internals::exec::{DecodeStart, Executor, ExecutorKind, Step, StepRows};
 use gannet_engine::internals::kv::BlockTable;
 use gannet_engine::internals::plan::StepRow;
-use gannet_engine::internals::settings::{Buffers, Faults};
+use gannet_engine::settings::{Buffers, DiskCache, Faults};
 use gannet_engine::tools::make_executor;
 use gannet_engine::tools::parity::{Mode, Tolerance};
-use gannet_engine::{Config, DeviceChoice, Error, ExecutorChoice, Model, Sampling, SessionOptions};
+use gannet_engine::{DeviceChoice, Error, ExecutorChoice, Model, Sampling, Settings};
 use omitted::{Prompt, check, places, spread, table};
 
 /// Rows of the steps that are scanned, each in a slot of its own: a token is replayed, a prompt is
@@ -42,7 +42,7 @@ fn executor(
     omit_launch: Option<usize>,
     cache: &Path,
 ) -> Box<dyn Executor> {
-    let options = SessionOptions {
+    let options = Settings {
         device: DeviceChoice::Cuda(0),
         executor: choice,
         // Enough for decode attention to be split, and merged by a launch of its own.
@@ -53,12 +53,12 @@ fn executor(
             omit_launch,
             ..Faults::default()
         },
-        config: Config {
-            cache_dir: Some(cache.to_owned()),
-            gate: false,
-            ..Config::default()
+        gate: false,
+        disk_cache: DiskCache {
+            folder: Some(cache.to_owned()),
+            ..DiskCache::default()
         },
-        ..SessionOptions::default()
+        ..Settings::default()
     };
     make_executor(model, &options).unwrap().executor
 }
@@ -168,7 +168,7 @@ fn scan_decode(choice: ExecutorChoice, kind: ExecutorKind) {
     let mut healthy = make(choice, None);
     let table = table(healthy.as_ref());
     let device = healthy.measure().unwrap();
-    let launches = device.profile(&starts(&drawn), 1, &table).unwrap();
+    let launches = device.launch_times(&starts(&drawn), 1, &table).unwrap();
     let units: Vec<String> = launches.into_iter().map(|l| l.unit).collect();
     let planned = units.len() - 3;
     assert_eq!(units[planned..], ["filter", "draw", "advance"]);

@@ -13,8 +13,8 @@ use common::{model, shared};
 use gannet_engine::internals::kv::KvType;
 use gannet_engine::internals::lower::DeviceProfile;
 use gannet_engine::internals::lower::{LowerOptions, Shape, StepKind, lower};
-use gannet_engine::internals::settings::Overrides;
-use gannet_engine::internals::settings::{Buffers, Precision};
+use gannet_engine::settings::Overrides;
+use gannet_engine::settings::{Buffers, Precision};
 use gannet_ptx_gen::target::Target;
 
 fn options(buffers: Buffers) -> LowerOptions {

@@ -15,7 +15,7 @@ use gannet_engine::internals::exec::interp::InterpExecutor;
 use gannet_engine::internals::exec::{DecodeStart, Executor, Limits, RankedExecutor, StepRows};
 use gannet_engine::internals::kv::{BlockTable, KvType};
 use gannet_engine::internals::plan::{Plan, StepRow, partition};
-use gannet_engine::internals::settings::{Buffers, Precision};
+use gannet_engine::settings::{Buffers, Precision};
 use gannet_engine::tools::gate;
 use gannet_engine::tools::parity::{Mode, Report, Tolerance, diff};
 use gannet_engine::tools::synth::{self, ShapeName, SynthOptions, TypeMix};

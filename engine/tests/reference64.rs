@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use common::{floats, json, shared, tokens};
-use gannet_engine::internals::settings::Precision;
+use gannet_engine::settings::Precision;
 use gannet_engine::tools::{eval, make_executor};
-use gannet_engine::{DeviceChoice, Model, SessionOptions};
+use gannet_engine::{DeviceChoice, Model, Settings};
 use reference::cases::{self, Case, LLAMA, SEEDS};
 use reference::micro::{self, FactorTensors, Key, MicroModel};
 use reference::{Reference, kld};
@@ -119,6 +119,11 @@ fn keys_of_other_families_change_nothing() {
         ("rope.scaling.type", Key::Text("yarn")),
         ("rope.scaling.factor", Key::Float(4.0)),
         ("rope.scaling.original_context_length", Key::Int(16)),
+        ("rope.scaling.yarn_beta_fast", Key::Float(4.0)),
+        ("rope.scaling.yarn_beta_slow", Key::Float(0.5)),
+        ("rope.scaling.yarn_ext_factor", Key::Float(0.5)),
+        ("rope.scaling.yarn_attn_factor", Key::Float(2.0)),
+        ("rope.scaling.yarn_log_multiplier", Key::Float(1.0)),
         ("attention.temperature_scale", Key::Float(0.5)),
         ("attention.sliding_window", Key::Int(4)),
         ("final_logit_softcapping", Key::Float(1.0)),
@@ -169,12 +174,12 @@ fn exact_cpu(case: &Case, seed: u64) -> (f64, f64) {
     let file = micro.file(&vocab());
     let reference = Reference::open(file.path()).unwrap();
     let model = Model::open(file.path()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
-    let options = SessionOptions {
+    let options = Settings {
         device: DeviceChoice::Cpu,
         precision: Precision::Exact,
         context: Some(case.context),
         max_outputs: Some(16),
-        ..SessionOptions::default()
+        ..Settings::default()
     };
     let mut executor = make_executor(&Arc::new(model), &options).unwrap().executor;
     let mut worst = (0.0f64, 0.0f64);

@@ -4,8 +4,8 @@ mod common;
 
 use common::simple;
 use gannet_ptx_gen::kernels::{
-    Activation, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, KvType, KvWriteSpec, Map, RmsNormSpec,
-    RopeKind, RopeSpec,
+    Activation, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, KvType, KvWriteSpec, Map, NormAddNormSpec,
+    RmsNormSpec, RopeKind, RopeSpec,
 };
 use gannet_ptx_gen::target::Target;
 
@@ -36,6 +36,31 @@ fn rms_norm_of_rows_and_heads() {
         simple::rms_norm(spec, rows).pass();
         let residual = true;
         simple::rms_norm(RmsNormSpec { residual, ..spec }, rows).pass();
+    }
+}
+
+#[test]
+fn norms_around_a_sum() {
+    for (rows, dim) in [
+        (1, 4),
+        (3, 64),
+        (5, 256),
+        (2, 2304),
+        (1, 2560),
+        (2, 4100),
+        (1, 16_384),
+    ] {
+        let spec = NormAddNormSpec {
+            target: TARGET,
+            dim,
+            eps: 1e-6,
+        };
+        spec.check().unwrap();
+        simple::norm_add_norm(spec, rows).pass();
+    }
+    for dim in [0, 6, 16_388] {
+        let (target, eps) = (TARGET, 1e-6);
+        assert!(NormAddNormSpec { dim, eps, target }.check().is_err());
     }
 }
 

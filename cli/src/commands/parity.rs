@@ -1,18 +1,15 @@
 //! `gannet parity`: do two executors compute the same, buffer by buffer?
 
 use clap::Args;
-use gannet_engine::Config;
-use gannet_engine::internals::kv::KvType;
 use gannet_engine::internals::lower::BATCH_MAX_ROWS;
+use gannet_engine::settings::{DeviceChoice, GemvVariant, Given, KvType, Precision};
+use gannet_engine::tokenizer::EncodeOptions;
 use gannet_engine::tools::parity::{self, ParityOptions, Report, Row, Side};
-use gannet_engine::internals::settings::Overrides;
-use gannet_engine::internals::text::tokenizer::EncodeOptions;
-use gannet_ptx_gen::kernels::GemvVariant;
 use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
-use crate::flags::{ModelFlag, at_most, precision, token_ids};
+use crate::flags::{ModelFlag, at_most, resolve, token_ids};
 use crate::progress::Progress;
 use crate::table::Table;
 
@@ -85,7 +82,14 @@ pub(crate) struct Parity {
 impl Parity {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
         self.check()?;
-        let config = Config::from_env()?;
+        let settings = resolve(&Given {
+            device: Some(DeviceChoice::Cuda(self.gpu.unwrap_or_default())),
+            precision: self.exact.then_some(Precision::Exact),
+            gemv: self.gemv,
+            gemv_rows: self.gemv_rows.map(usize::from),
+            kv_type: self.kv_type,
+            ..Given::default()
+        })?;
         let given = self.tokens.as_deref().map(token_ids).transpose()?;
         let model = self.model.open(console)?;
         let encode = EncodeOptions {
@@ -96,21 +100,12 @@ impl Parity {
         let options = ParityOptions {
             left: self.left.unwrap_or(LEFT),
             right: self.right,
-            precision: precision(self.exact),
-            kv_type: self.kv_type.unwrap_or_default(),
-            overrides: Overrides {
-                gemv: self.gemv.or(config.overrides.gemv),
-                gemv_max_rows: (self.gemv_rows.map(usize::from)).or(config.overrides.gemv_max_rows),
-                ..config.overrides
-            },
-            gpu: self.gpu.unwrap_or_default(),
+            settings,
             tokens,
             generate: self.generate,
             batch: self.batch,
             chunk: self.chunk,
             alone: self.alone,
-            config,
-            ..ParityOptions::default()
         };
         let reports = {
             let _progress = Progress::spinner("comparing");

@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use clap::Args;
-use gannet_engine::internals::settings::Buffers;
 use gannet_engine::internals::kv::{BLOCK_TOKENS, KvType};
-use gannet_engine::internals::lower::{LowerOptions, Shape, StepKind, lower};
 use gannet_engine::internals::lower::DeviceProfile;
-use gannet_engine::internals::settings::Overrides;
+use gannet_engine::internals::lower::{LowerOptions, Shape, StepKind, lower};
+use gannet_engine::settings::Buffers;
+use gannet_engine::settings::Overrides;
 use gannet_ptx_gen::ir::Kernel;
-use gannet_ptx_gen::target::Target;
 use gannet_ptx_gen::kernels;
+use gannet_ptx_gen::target::Target;
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -81,7 +81,7 @@ impl Ptx {
             model
                 .hparams()
                 .context_length
-                .min(gannet_engine::internals::settings::DEFAULT_CONTEXT),
+                .min(gannet_engine::settings::DEFAULT_CONTEXT),
         );
         let options = LowerOptions {
             target: self.target,

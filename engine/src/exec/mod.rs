@@ -14,7 +14,7 @@ pub(crate) mod host;
 #[cfg(feature = "interp")]
 pub mod interp;
 mod limits;
-pub mod load;
+pub mod load_report;
 mod opening;
 pub(crate) mod packed;
 mod ranks;
@@ -28,7 +28,7 @@ pub use decode::{HostDecode, decode_on_host};
 pub use executor::{Executor, ExecutorKind, Inspect, LaunchTime, Measure, Stats};
 pub use limits::Limits;
 pub(crate) use limits::limits;
-pub use load::{Load, LoadReport};
+pub use load_report::{Load, LoadReport};
 pub use opening::Opening;
 pub use ranks::RankedExecutor;
 pub use step::{Step, StepRows};

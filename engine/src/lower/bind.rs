@@ -197,6 +197,22 @@ fn given(kind: &NodeKind) -> Named<Arg> {
             ("residual", buffer(residual)),
             ("out", buffer(out)),
         ]),
+        NodeKind::NormAddNorm {
+            x,
+            weight,
+            eps: _,
+            residual,
+            sum,
+            next_weight,
+            out,
+        } => Named::new([
+            ("x", buffer(x)),
+            ("w", Arg::Weight(weight)),
+            ("residual", buffer(residual)),
+            ("w_next", Arg::Weight(next_weight)),
+            ("out", buffer(sum)),
+            ("next", buffer(out)),
+        ]),
         NodeKind::ScaledEmbed {
             table,
             factor: _,

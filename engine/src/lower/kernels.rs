@@ -7,7 +7,7 @@ use gannet_ptx_gen::ir::{Kernel, Param};
 use gannet_ptx_gen::kernels::{
     AddSpec, AdvanceSpec, ArgmaxSpec, AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec,
     AttentionSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec,
-    GluSpec, KvWriteSpec, MapSpec, RmsNormSpec, RopeSpec, SampleSpec,
+    GluSpec, KvWriteSpec, MapSpec, NormAddNormSpec, RmsNormSpec, RopeSpec, SampleSpec,
 };
 
 use super::Activations;
@@ -115,6 +115,7 @@ kernel_specs! {
     Glu(GluSpec): by_rows, rounds_nothing, alone;
     KvWrite(KvWriteSpec): appended, rounds_nothing, alone;
     Map(MapSpec): by_rows, rounds_nothing, alone;
+    NormAddNorm(NormAddNormSpec): by_rows, rounds_nothing, alone;
     RmsNorm(RmsNormSpec): by_rows, rounds_nothing, alone;
     Rope(RopeSpec): by_rows, rounds_nothing, alone;
     SampleDraw(SampleDraw): by_rows, rounds_nothing, alone;

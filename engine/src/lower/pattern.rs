@@ -36,6 +36,9 @@ patterns! {
     ResidualAdd "residual-add": "matmul+add" = residual_add;
     /// `add(residual, rms_norm(x))`: what stands behind a block is normed on its way into the sum.
     NormAdd "norm-add": "rms_norm+add" = norm_add;
+    /// `rms_norm(add(residual, rms_norm(x)))`: the norm in front of the next block sees the sum while it
+    /// is in registers; the sum is written, too.
+    NormAddNorm "norm-add-norm": "rms_norm+add+rms_norm" = norm_add_norm;
     /// `scale(embed)`: rows of the embedding are scaled on their way out of it.
     ScaledEmbed "scaled-embed": "embed+scale" = scaled_embed;
     /// `glu(matmul(x), matmul(x))`: for few rows a gated unit is one kernel.
@@ -141,6 +144,23 @@ pub enum NodeKind {
         /// Output.
         out: Buf,
     },
+    /// `out = x * weight / sqrt(mean(x^2) + eps) + residual`, and the same norm of that, rows whole.
+    NormAddNorm {
+        /// Input.
+        x: Buf,
+        /// `[dim]`.
+        weight: Weight,
+        /// Added to both mean squares.
+        eps: f32,
+        /// Added to the norm.
+        residual: Buf,
+        /// The sum.
+        sum: Buf,
+        /// `[dim]`, of the second norm.
+        next_weight: Weight,
+        /// The norm of the sum.
+        out: Buf,
+    },
     /// `out[t] = table[token[t]] * factor`.
     ScaledEmbed {
         /// Matrix.
@@ -205,10 +225,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node of operations of a plan: it reads what none of them makes, and writes what none of them
-    /// reads.
-    fn new(plan: &Plan, kind: NodeKind, rule: Option<Rule>, ops: Vec<usize>) -> Node {
-        let all = || ops.iter().map(|&i| &plan.ops[i]);
+    /// A node of operations of a plan: it reads what none of them makes, and writes what others than
+    /// they read, or nobody.
+    fn new(ops: &Operations<'_>, kind: NodeKind, rule: Option<Rule>, covered: Vec<usize>) -> Node {
+        let all = || covered.iter().map(|&i| &ops.plan.ops[i]);
         let made: Vec<Buf> = all().flat_map(Op::writes).collect();
         let read: Vec<Buf> = all().flat_map(Op::reads).collect();
         let mut reads: Vec<Buf> = Vec::new();
@@ -217,12 +237,14 @@ impl Node {
                 reads.push(b);
             }
         }
+        let inside = |b: &Buf| read.iter().filter(|r| *r == b).count();
+        let escapes = |b: &Buf| inside(b) == 0 || inside(b) < ops.readers[b.0 as usize];
         Node {
             reads,
-            writes: made.into_iter().filter(|b| !read.contains(b)).collect(),
+            writes: made.into_iter().filter(escapes).collect(),
             kind,
             rule,
-            ops,
+            ops: covered,
         }
     }
 
@@ -240,6 +262,8 @@ impl Node {
 pub trait Kernels {
     /// Whether a gated unit of the step is one kernel.
     fn gates(&self) -> bool;
+    /// Whether a norm, a sum and a norm of rows of that length are one kernel.
+    fn norms_twice(&self, dim: usize) -> bool;
     /// Whether keys can be rotated on their way into the cache.
     fn rotates_keys(&self, rope: Rope, cache: CacheId) -> bool;
     /// Whether queries can be rotated on their way into attention.
@@ -285,6 +309,28 @@ impl Operations<'_> {
         })
     }
 
+    /// Whether a norm is of whole rows: heads that are normed one by one have another kernel.
+    fn norms_rows(&self, x: Buf, weight: Weight) -> bool {
+        self.plan.weight(weight).cols == self.plan.buffer(x).cols
+    }
+
+    /// A sum of which one term is a private norm of whole rows: the norm, the other term, the sum.
+    fn normed_sum(&self, op: &Op) -> Option<(Norm, Buf, Buf)> {
+        let &Op::Add { a, b, out } = op else {
+            return None;
+        };
+        let norm = |normed: Buf| {
+            let (at, op) = self.private(normed)?;
+            let &Op::RmsNorm { x, weight, eps, .. } = op else {
+                return None;
+            };
+            let norm = Norm { at, x, weight, eps };
+            self.norms_rows(x, weight).then_some(norm)
+        };
+        let of = |normed, residual| Some((norm(normed)?, residual, out));
+        of(b, a).or_else(|| of(a, b))
+    }
+
     /// The rotation that makes a private buffer.
     fn rotation(&self, b: Buf) -> Option<Rotation> {
         let (at, op) = self.private(b)?;
@@ -293,6 +339,14 @@ impl Operations<'_> {
         };
         Some(Rotation { at, x, rope })
     }
+}
+
+/// A norm of whole rows inside of a unit.
+struct Norm {
+    at: usize,
+    x: Buf,
+    weight: Weight,
+    eps: f32,
 }
 
 /// A product inside of a unit.
@@ -329,28 +383,45 @@ fn residual_add(ops: &Operations<'_>, last: &Op) -> Option<Found> {
 }
 
 fn norm_add(ops: &Operations<'_>, last: &Op) -> Option<Found> {
-    let &Op::Add { a, b, out } = last else {
+    let (norm, residual, out) = ops.normed_sum(last)?;
+    Some(Found {
+        kind: NodeKind::NormAdd {
+            x: norm.x,
+            weight: norm.weight,
+            eps: norm.eps,
+            residual,
+            out,
+        },
+        inner: vec![norm.at],
+    })
+}
+
+fn norm_add_norm(ops: &Operations<'_>, last: &Op) -> Option<Found> {
+    let &Op::RmsNorm {
+        x: sum,
+        weight: next_weight,
+        eps,
+        out,
+    } = last
+    else {
         return None;
     };
-    let of = |normed: Buf, residual: Buf| {
-        let (at, op) = ops.private(normed)?;
-        let &Op::RmsNorm { x, weight, eps, .. } = op else {
-            return None;
-        };
-        // Heads that are normed one by one have another kernel.
-        let is_whole = ops.plan.weight(weight).cols == ops.plan.buffer(x).cols;
-        is_whole.then_some(Found {
-            kind: NodeKind::NormAdd {
-                x,
-                weight,
-                eps,
-                residual,
-                out,
-            },
-            inner: vec![at],
-        })
-    };
-    of(b, a).or_else(|| of(a, b))
+    let at = ops.plan.writer(sum)?;
+    let (norm, residual, _) = ops.normed_sum(&ops.plan.ops[at])?;
+    let is_pair = norm.eps.to_bits() == eps.to_bits() && ops.norms_rows(sum, next_weight);
+    let dim = ops.plan.buffer(sum).cols;
+    (is_pair && ops.kernels.norms_twice(dim)).then(|| Found {
+        kind: NodeKind::NormAddNorm {
+            x: norm.x,
+            weight: norm.weight,
+            eps,
+            residual,
+            sum,
+            next_weight,
+            out,
+        },
+        inner: vec![norm.at, at],
+    })
 }
 
 fn scaled_embed(ops: &Operations<'_>, last: &Op) -> Option<Found> {
@@ -448,7 +519,7 @@ pub fn group(plan: &Plan, shape: Shape, kernels: &dyn Kernels, without: RuleSet)
         covered.iter().for_each(|&inner| inside[inner] = true);
         covered.push(i);
         covered.sort_unstable();
-        nodes.push(Node::new(plan, kind, rule, covered));
+        nodes.push(Node::new(&ops, kind, rule, covered));
     }
     let last = |node: &Node| node.ops.last().is_some_and(|&i| !inside[i]);
     let idle = |node: &Node| {

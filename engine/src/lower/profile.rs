@@ -108,7 +108,7 @@ impl Overrides {
     ///
     /// # Errors
     /// One line that says why the first product does not have it.
-    pub fn check(&self, plan: &Plan) -> Result<(), Error> {
+    pub(crate) fn check(&self, plan: &Plan) -> Result<(), Error> {
         let Some(variant) = self.gemv else {
             return Ok(());
         };

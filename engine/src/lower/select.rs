@@ -5,8 +5,8 @@
 
 use gannet_ptx_gen::kernels::{
     AddSpec, ArgmaxSpec, EmbedSpec, Epilogue, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec,
-    GemvSpec, GluSpec, KvWriteSpec, Map, MapSpec, RmsNormSpec, RopeSpec as RopeKernel,
-    WeightFormat,
+    GemvSpec, GluSpec, KvWriteSpec, Map, MapSpec, NormAddNormSpec, RmsNormSpec,
+    RopeSpec as RopeKernel, WeightFormat,
 };
 use gannet_quant::{Format, repack};
 
@@ -57,6 +57,10 @@ impl Kernels for Selector<'_> {
         self.shape.rows <= self.options.gemv_rows()
     }
 
+    fn norms_twice(&self, dim: usize) -> bool {
+        self.norm_add_norm(dim, 0.0).check().is_ok()
+    }
+
     fn rotates_keys(&self, rope: Rope, cache: CacheId) -> bool {
         let whole = self.turns_whole_heads(rope, self.plan.cache(cache).head_dim);
         whole && self.kv_write_spec(cache, Some(rope)).check().is_ok()
@@ -99,6 +103,18 @@ impl Selector<'_> {
                 residual: _,
                 out,
             } => self.norm(weight, eps, true, out),
+            NodeKind::NormAddNorm {
+                x: _,
+                weight,
+                eps,
+                residual: _,
+                sum: _,
+                next_weight: _,
+                out,
+            } => {
+                let dim = self.plan.weight(weight).cols;
+                one(self.norm_add_norm(dim, eps), self.rows(out))
+            }
             NodeKind::ScaledEmbed { table, factor, out } => self.embed(table, Some(factor), out),
             NodeKind::GatedMatMul {
                 act,
@@ -227,6 +243,14 @@ impl Selector<'_> {
             residual,
         };
         one(spec, groups)
+    }
+
+    fn norm_add_norm(&self, dim: usize, eps: f32) -> NormAddNormSpec {
+        NormAddNormSpec {
+            target: self.options.target,
+            dim: dim as u32,
+            eps,
+        }
     }
 
     /// A function of every element.

@@ -21,7 +21,7 @@ use crate::exec::{DecodeStart, Executor, ExecutorKind, LaunchTime, Opening, Step
 use crate::kv::{BlockTable, KvType};
 use crate::model::Model;
 use crate::plan::{CacheInfo, Plan};
-use crate::settings::{DeviceChoice, SessionOptions};
+use crate::settings::Settings;
 
 /// What to measure.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,11 +170,11 @@ pub struct BenchReport {
 /// device cannot be used, or it failed.
 pub fn run(
     model: &Arc<Model>,
-    options: &SessionOptions,
+    settings: &Settings,
     bench: &BenchOptions,
     on_row: &mut dyn FnMut(&Row),
 ) -> Result<BenchReport, Error> {
-    run_on(model, options, &Opening::default(), bench, on_row)
+    run_on(model, settings, &Opening::default(), bench, on_row)
 }
 
 /// As [`run`], on a device that has been opening meanwhile.
@@ -183,24 +183,22 @@ pub fn run(
 /// As [`run`].
 pub fn run_on(
     model: &Arc<Model>,
-    options: &SessionOptions,
+    settings: &Settings,
     opening: &Opening,
     bench: &BenchOptions,
     on_row: &mut dyn FnMut(&Row),
 ) -> Result<BenchReport, Error> {
     check(bench)?;
-    let options = SessionOptions {
-        context: Some(context(options, bench)?),
+    let settings = Settings {
+        context: Some(context(settings, bench)?),
         slots: Some(bench.batches.iter().copied().max().unwrap_or(1)),
-        ..options.clone()
+        ..settings.clone()
     };
-    if let DeviceChoice::Cpu | DeviceChoice::Interp = options.device
-        && bench.profile
-    {
-        return Err(no_launches(&options.device.to_string()));
+    if bench.profile && settings.device.gpu().is_none() {
+        return Err(no_launches(&settings.device.to_string()));
     }
     let start = Instant::now();
-    let made = make_executor_on(model, &options, opening)?;
+    let made = make_executor_on(model, &settings, opening)?;
     if bench.profile && !made.executor.kind().is_gpu() {
         return Err(no_launches(&made.executor.kind().to_string()));
     }
@@ -209,7 +207,7 @@ pub fn run_on(
     let mut subject = Subject::new(made.executor)?;
     subject.prompt(FIRST_TOKEN_PROMPT)?;
     let cold_first_token_seconds = start.elapsed().as_secs_f64();
-    let ceiling = read_ceiling(subject.executor.kind(), &options)? / 1e9;
+    let ceiling = read_ceiling(subject.executor.kind(), &settings)? / 1e9;
 
     let mut rows = Vec::new();
     let mut done = |row: Row| {
@@ -264,12 +262,12 @@ fn check(bench: &BenchOptions) -> Result<(), Error> {
 }
 
 /// Positions that the largest test needs, or those that the caller insists on.
-fn context(options: &SessionOptions, bench: &BenchOptions) -> Result<usize, Error> {
+fn context(settings: &Settings, bench: &BenchOptions) -> Result<usize, Error> {
     let deepest = bench.depths.iter().max().copied().unwrap_or(0);
     let decode = deepest.saturating_add(bench.generate);
     let longest = bench.prompts.iter().max().copied().unwrap_or(0);
     let needed = longest.max(decode).max(FIRST_TOKEN_PROMPT);
-    match options.context {
+    match settings.context {
         Some(context) if context < needed => Err(Error::ContextFull {
             tokens: needed,
             context,
@@ -372,7 +370,7 @@ impl Subject {
         };
         row.device_step_seconds = Some(device.device_step_time(&starts, tokens, &self.table)?);
         if bench.profile {
-            row.launches = device.profile(&middle, bench.repeats, &self.table)?;
+            row.launches = device.launch_times(&middle, bench.repeats, &self.table)?;
         }
         if tokens > 1 {
             let short = self.count_waits(&middle, 1)?;
@@ -471,13 +469,12 @@ fn arbitrary_tokens(len: usize, vocab_size: usize) -> Vec<u32> {
 }
 
 /// Bytes a second that the device's memory gives to a plain read.
-fn read_ceiling(executor: ExecutorKind, options: &SessionOptions) -> Result<f64, Error> {
-    match options.device {
-        _ if !executor.is_gpu() => Ok(cpu_read_ceiling()),
-        DeviceChoice::Cuda(index) => {
-            crate::exec::cuda::measure_read_ceiling(index, &options.config)
+fn read_ceiling(executor: ExecutorKind, settings: &Settings) -> Result<f64, Error> {
+    match settings.device.gpu() {
+        Some(index) if executor.is_gpu() => {
+            crate::exec::cuda::measure_read_ceiling(index, &settings.disk_cache)
         }
-        _ => crate::exec::cuda::measure_read_ceiling(0, &options.config),
+        _ => Ok(cpu_read_ceiling()),
     }
 }
 
@@ -524,10 +521,10 @@ mod tests {
             repeats: 1,
             ..BenchOptions::default()
         };
-        let mut options = SessionOptions::default();
-        assert_eq!(context(&options, &bench).unwrap(), 4096 + 128);
-        options.context = Some(100);
-        assert!(context(&options, &bench).is_err());
+        let mut settings = Settings::default();
+        assert_eq!(context(&settings, &bench).unwrap(), 4096 + 128);
+        settings.context = Some(100);
+        assert!(context(&settings, &bench).is_err());
     }
 
     #[test]

@@ -5,8 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gannet_engine::internals::settings::Precision;
-use gannet_engine::internals::settings::SessionOptions;
+use gannet_engine::settings::Precision;
+use gannet_engine::settings::Settings;
 use gannet_engine::{DeviceChoice, Model};
 use serde_json::Value;
 
@@ -72,13 +72,13 @@ pub fn model(path: &Path) -> Arc<Model> {
     Arc::new(Model::open(path).unwrap_or_else(|e| panic!("{e}")))
 }
 
-pub fn options(device: DeviceChoice, precision: Precision, outputs: usize) -> SessionOptions {
-    SessionOptions {
+pub fn options(device: DeviceChoice, precision: Precision, outputs: usize) -> Settings {
+    Settings {
         device,
         precision,
         context: Some(1024),
         max_outputs: Some(outputs),
-        ..SessionOptions::default()
+        ..Settings::default()
     }
 }
 
@@ -192,7 +192,7 @@ pub fn perplexity(
         .as_f64()
         .expect("a perplexity");
     let text = std::fs::read_to_string(text).expect("the text");
-    let encode = gannet_engine::internals::text::tokenizer::EncodeOptions {
+    let encode = gannet_engine::tokenizer::EncodeOptions {
         add_special: true,
         parse_special: false,
     };

@@ -1,6 +1,6 @@
 //! The published test vectors of real vocabularies: no special tokens added or parsed.
 
-use gannet_engine::internals::text::tokenizer::{DecodeOptions, EncodeOptions, Kind, Tokenizer};
+use gannet_engine::tokenizer::{DecodeOptions, EncodeOptions, Kind, Tokenizer};
 use gannet_gguf::Gguf;
 
 use crate::{data, embedded, load, shared};

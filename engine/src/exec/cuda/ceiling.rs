@@ -6,7 +6,7 @@ use gannet_ptx_gen::kernels::StreamReadSpec;
 use super::open::Gpu;
 use super::prepare::compile;
 use crate::Error;
-use crate::settings::Config;
+use crate::settings::DiskCache;
 
 /// Bytes read by one pass: many times any cache.
 const BYTES: usize = 8 << 30;
@@ -21,8 +21,8 @@ const BLOCKS: u32 = 2;
 ///
 /// # Errors
 /// No GPU can be used, or it failed.
-pub fn measure_read_ceiling(index: usize, config: &Config) -> Result<f64, Error> {
-    let gpu = Gpu::open(index, config)?;
+pub fn measure_read_ceiling(index: usize, disk_cache: &DiskCache) -> Result<f64, Error> {
+    let gpu = Gpu::open(index, disk_cache)?;
     let (free, _) = gpu.context.free_memory()?;
     let bytes = BYTES.min(free / 2) / 4096 * 4096;
     let spec = StreamReadSpec { target: gpu.target };

@@ -21,7 +21,7 @@ use crate::kv::BlockTable;
 use crate::lower::{Shape, Unit};
 use crate::model::{Model, Span};
 use crate::plan::{Buf, Plan};
-use crate::settings::{SamplerOn, SessionOptions};
+use crate::settings::{SamplerOn, Settings};
 
 /// Runs a plan on a GPU.
 pub struct CudaExecutor {
@@ -41,7 +41,7 @@ impl CudaExecutor {
     pub fn new(
         gpu: &Arc<Gpu>,
         model: &Arc<Model>,
-        session: &SessionOptions,
+        session: &Settings,
     ) -> Result<CudaExecutor, Error> {
         Ok(CudaExecutor {
             ranks: vec![Rank::new(gpu, model, session)?],
@@ -225,7 +225,7 @@ impl Measure for CudaExecutor {
         timing::time(&rank.gpu().context, stream, steps, || replay.issue(stream))
     }
 
-    fn profile(
+    fn launch_times(
         &mut self,
         sequences: &[DecodeStart<'_>],
         repeats: usize,

@@ -24,7 +24,7 @@ use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{GEMV_MAX_ROWS, KernelSpec, LowerOptions, Lowered, Shape, StepKind, lower};
 use crate::model::{Model, Span};
 use crate::plan::{Buf, Column, Element, Plan};
-use crate::settings::{SamplerOn, SessionOptions};
+use crate::settings::{SamplerOn, Settings};
 
 /// One GPU, ready to run the steps of a plan.
 pub(crate) struct Rank {
@@ -68,7 +68,7 @@ impl Rank {
     pub(super) fn new(
         gpu: &Arc<Gpu>,
         model: &Arc<Model>,
-        session: &SessionOptions,
+        session: &Settings,
     ) -> Result<Rank, Error> {
         let plan = model.plan();
         plan.check_alone()?;
@@ -80,7 +80,7 @@ impl Rank {
             max_blocks: limits.context.div_ceil(BLOCK_TOKENS),
             kv_type: limits.kv_type,
             buffers: session.buffers,
-            profile: Arc::new(gpu.profile(&session.config, session.overrides)?),
+            profile: Arc::new(gpu.profile(&session.disk_cache, session.overrides)?),
         };
         let mut shapes = vec![prompt_shape(limits.max_rows, limits.max_outputs)];
         let buckets = std::iter::successors(Some(1), |n| Some(2 * n));
@@ -96,9 +96,12 @@ impl Rank {
             .map(|&shape| lower(plan, shape, &options))
             .collect::<Result<_, _>>()?;
         let stream = Stream::new(&gpu.context)?;
-        let (kernels, memory, load) =
-            load::load(gpu, model, limits, (&lowered, &choosing), &stream)
-                .map_err(|error| estimate.explain(error, limits))?;
+        let steps = load::Steps {
+            shapes: &lowered,
+            following: &choosing,
+        };
+        let (kernels, memory, load) = load::load(gpu, model, limits, &steps, &stream)
+            .map_err(|error| estimate.explain(error, limits))?;
         let state = StepState::new(&gpu.context, limits)?;
         Ok(Rank {
             model: Arc::clone(model),

@@ -5,14 +5,14 @@
 //! [`TensorInfo`]. Tensor data is read when [`SafeTensors::data`] asks for it, one tensor at a time.
 //!
 //! ```no_run
-//! use gannet_engine::safetensors::SafeTensors;
+//! use gannet_engine::internals::files::safetensors::SafeTensors;
 //!
 //! let model = SafeTensors::open("model.safetensors".as_ref())?;
 //! for tensor in model.tensors() {
 //!     println!("{} {} {:?}", tensor.name, tensor.dtype, tensor.shape);
 //! }
 //! let bytes = model.data("lm_head.weight")?;
-//! # Ok::<(), gannet_engine::safetensors::Error>(())
+//! # Ok::<(), gannet_engine::internals::files::safetensors::Error>(())
 //! ```
 //!
 //! What always holds of an open file: tensors have distinct names and known types; each one's bytes

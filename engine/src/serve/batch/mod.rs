@@ -27,11 +27,11 @@ use sequence::{Live, Next, Sequence};
 
 use crate::Error;
 use crate::exec::sample::Sampling;
-use crate::exec::{DecodeStart, Executor, Limits, Opening, StepRows};
+use crate::exec::{DecodeStart, Executor, Limits, LoadReport, Opening, StepRows};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::model::Model;
 use crate::serve::session::{Event, Finish, GenerateOptions, Generation};
-use crate::settings::{SamplerOn, SessionOptions};
+use crate::settings::{SamplerOn, Settings};
 use crate::text::tokenizer::EncodeOptions;
 use crate::tools::make_executor_on;
 
@@ -89,25 +89,21 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Puts a model on a device, with room for `options.slots` sequences at once (`None`: one), which
-    /// together have `options.cache_blocks` blocks of the cache (`None`: a whole context each).
+    /// Puts a model on a device, with room for `settings.slots` sequences at once (`None`: one), which
+    /// together have `settings.cache_blocks` blocks of the cache (`None`: a whole context each).
     ///
     /// # Errors
     /// The device was asked for by name and cannot be used, or the model does not fit on it.
-    pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Batch, Error> {
-        Batch::on(model, options, &Opening::default())
+    pub fn new(model: &Arc<Model>, settings: &Settings) -> Result<Batch, Error> {
+        Batch::on(model, settings, &Opening::default())
     }
 
     /// As [`Batch::new`], on a device that has been opening meanwhile.
     ///
     /// # Errors
     /// As [`Batch::new`].
-    pub fn on(
-        model: &Arc<Model>,
-        options: &SessionOptions,
-        opening: &Opening,
-    ) -> Result<Batch, Error> {
-        let made = make_executor_on(model, options, opening)?;
+    pub fn on(model: &Arc<Model>, settings: &Settings, opening: &Opening) -> Result<Batch, Error> {
+        let made = make_executor_on(model, settings, opening)?;
         let limits = made.executor.limits();
         Ok(Batch {
             model: Arc::clone(model),
@@ -119,7 +115,7 @@ impl Batch {
             live: Vec::new(),
             free_slots: (0..limits.num_slots).rev().collect(),
             next_id: 0,
-            sampler_on: options.sampler_on,
+            sampler_on: settings.sampler_on,
             notice: made.notice,
             stats: BatchStats::default(),
         })
@@ -240,6 +236,12 @@ impl Batch {
     #[must_use]
     pub fn table(&self) -> &BlockTable {
         &self.table
+    }
+
+    /// Where the time went that it took to open the model and to put it on the device.
+    #[must_use]
+    pub fn load_report(&self) -> LoadReport {
+        LoadReport::new(&self.model, self.executor.as_ref())
     }
 
     /// The executor in use.

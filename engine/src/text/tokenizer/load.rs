@@ -61,11 +61,7 @@ fn is_unmistakable(text: &str) -> bool {
 
 impl Tokenizer {
     /// Reads the tokenizer of a model file.
-    ///
-    /// # Errors
-    /// One line that names the key: an unsupported kind of tokenizer, an unknown pre-tokenizer,
-    /// a vocabulary array missing, of a wrong type or too short, a score that is not a number.
-    pub fn from_gguf(meta: &Metadata, options: &TokenizerOptions) -> Result<Tokenizer, Error> {
+    pub(super) fn read(meta: &Metadata, options: &TokenizerOptions) -> Result<Tokenizer, Error> {
         let mut warnings = Vec::new();
         let kind = match meta.str(MODEL)? {
             "gpt2" => Kind::ByteLevelBpe,

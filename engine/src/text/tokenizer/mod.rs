@@ -9,15 +9,16 @@
 //! gives whole characters and in the end the same text as decoding at once.
 //!
 //! ```
-//! use gannet_engine::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer, TokenizerOptions};
+//! use gannet_engine::Model;
+//! use gannet_engine::tokenizer::{EncodeOptions, StreamDecoder};
 //!
 //! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/models/rustdoc-tiny-Q4_K_M.gguf");
-//! let model = gannet_gguf::Gguf::open(path)?;
-//! let tokenizer = Tokenizer::from_gguf(model.metadata(), &TokenizerOptions::default())?;
+//! let model = Model::open(path)?;
+//! let tokenizer = model.tokenizer();
 //! let ids = tokenizer.encode("Ownership is \u{1f980}", EncodeOptions::default());
 //!
 //! // The crab takes four tokens, one a byte, and arrives with the last of them.
-//! let mut stream = StreamDecoder::new(&tokenizer);
+//! let mut stream = StreamDecoder::new(tokenizer);
 //! let parts: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
 //! assert_eq!(parts.concat(), "Ownership is \u{1f980}");
 //! assert_eq!(parts.last().map(String::as_str), Some("\u{1f980}"));
@@ -38,6 +39,8 @@ mod stream;
 mod vocab;
 
 use std::borrow::Cow;
+
+use gannet_gguf::Metadata;
 
 pub use error::Error;
 pub use stream::StreamDecoder;
@@ -110,6 +113,15 @@ enum Model {
 /// The names of the known pre-tokenizers, for [`TokenizerOptions::pre_override`].
 pub fn pre_tokenizers() -> impl Iterator<Item = &'static str> {
     pre::names()
+}
+
+/// The tokenizer of a model file's metadata alone, whatever the model is.
+///
+/// # Errors
+/// One line that names the key: an unsupported kind of tokenizer, an unknown pre-tokenizer,
+/// a vocabulary array missing, of a wrong type or too short, a score that is not a number.
+pub fn from_metadata(meta: &Metadata, options: &TokenizerOptions) -> Result<Tokenizer, Error> {
+    Tokenizer::read(meta, options)
 }
 
 impl Tokenizer {

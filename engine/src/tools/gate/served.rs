@@ -40,7 +40,7 @@ pub(super) fn check(
     if coverage.chunk > 0 {
         let range = done..done + coverage.chunk;
         done = range.end;
-        reports.extend(chunk(device, (&first, range), table)?);
+        reports.extend(chunk(device, &first, range, table)?);
     }
     if coverage.batch > 0 {
         let sequences = (0..coverage.batch).map(|slot| match slot {
@@ -53,14 +53,14 @@ pub(super) fn check(
 }
 
 /// What a step gives: logits of its outputs, and the most likely tokens.
-type Given = (Vec<f32>, Vec<u32>);
+type Results = (Vec<f32>, Vec<u32>);
 
 /// The step of each sequence's last token, decoded and then launch by launch, and what it gives.
 fn replayed(
     device: &mut dyn Inspect,
     sequences: &[Vec<u32>],
     table: &BlockTable,
-) -> Result<(Report, Given), Error> {
+) -> Result<(Report, Results), Error> {
     let greedy = Sampling::default();
     let starts: Vec<DecodeStart<'_>> = (sequences.iter().enumerate())
         .map(|(slot, tokens)| DecodeStart::after(slot, tokens, &greedy))
@@ -92,7 +92,8 @@ fn replayed(
 /// A chunk of a prompt of the first slot, and then its tokens in short steps.
 fn chunk(
     device: &mut dyn Inspect,
-    (tokens, range): (&[u32], Range<usize>),
+    tokens: &[u32],
+    range: Range<usize>,
     table: &BlockTable,
 ) -> Result<Option<Report>, Error> {
     let plan = device.plan();
@@ -121,8 +122,12 @@ fn chunk(
     }
     let left = format!("the same in steps of {PROMPT}");
     let mut report = report(device, &left, &whole.step(table));
+    let place = Place {
+        unit: "last layer",
+        buffer: &name,
+    };
     let rows = expected.chunks_exact(cols).zip(found.chunks_exact(cols));
-    let rows = rows.map(|(l, r)| near("last layer", &name, (l, r), ALONE_LIMIT));
+    let rows = rows.map(|(l, r)| near(&place, l, r, ALONE_LIMIT));
     // One row stands for all, since one tile of a product may be wrong.
     let worst = rows.max_by(|a, b| a.nmse.total_cmp(&b.nmse));
     report
@@ -171,16 +176,17 @@ fn batch(
             limit = alone_limit(&device.units(step.shape())?, &units);
         }
         let together = &together[slot * vocab_size..][..vocab_size];
-        let name = format!("logits of slot {slot}");
-        report
-            .buffers
-            .push(near("logits", &name, (&alone, together), limit));
+        let place = Place {
+            unit: "logits",
+            buffer: &format!("logits of slot {slot}"),
+        };
+        report.buffers.push(near(&place, &alone, together, limit));
     }
     Ok(vec![report_replayed, report])
 }
 
 /// Runs a step by the launches that the CPU was held against.
-fn unit_by_unit(device: &mut dyn Inspect, step: &Step<'_>) -> Result<Given, Error> {
+fn unit_by_unit(device: &mut dyn Inspect, step: &Step<'_>) -> Result<Results, Error> {
     let units = device.units(step.shape())?;
     device.begin(step)?;
     device.poison()?;
@@ -215,13 +221,19 @@ fn same_bits(left: &[f32], right: &[f32]) -> Row {
     }
 }
 
+/// What a row of a report is of.
+struct Place<'a> {
+    unit: &'a str,
+    buffer: &'a str,
+}
+
 /// Results of other kernels: within the limit with slack, as everything here.
-fn near(unit: &str, buffer: &str, (left, right): (&[f32], &[f32]), limit: f64) -> Row {
+fn near(place: &Place<'_>, left: &[f32], right: &[f32], limit: f64) -> Row {
     let (nmse, max_abs) = error(left, right);
     let limit = limit * SLACK;
     Row {
-        unit: unit.to_owned(),
-        buffer: buffer.to_owned(),
+        unit: place.unit.to_owned(),
+        buffer: place.buffer.to_owned(),
         nmse,
         max_abs,
         limit,

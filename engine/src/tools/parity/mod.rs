@@ -22,9 +22,8 @@ use std::ops::Range;
 
 pub(crate) use compare::alone_limit;
 pub use compare::{ALONE_INT8_LIMIT, ALONE_LIMIT, MARGIN, ParityOptions, compare, prompts};
-pub(crate) use report::{Made, compare as compare_buffer};
+pub(crate) use report::{Made, Written, bit_equal, compare_tokens, error};
 pub use report::{Numbers, Report, Row, Tolerance, limit};
-pub(crate) use report::{bit_equal, compare_tokens, error};
 pub use side::Side;
 
 use crate::Error;
@@ -57,8 +56,11 @@ pub fn diff(
     let mut report = begin(left, right, step)?;
     let units = right.units(step.shape())?;
     let ahead = left.units(step.shape())?;
-    let sides = [ahead.as_slice(), units.as_slice()];
-    let live = LiveRows::of(step);
+    let comparison = Comparison {
+        sides: [&ahead, &units],
+        live: LiveRows::of(step),
+        tolerance,
+    };
     left.begin(step)?;
     left.poison()?;
     match mode {
@@ -66,7 +68,7 @@ pub fn diff(
             left.run(step)?;
             right.run(step)?;
             for unit in &units {
-                compare_writes((left, right), (unit, &sides), &live, tolerance, &mut report)?;
+                comparison.writes(left, right, unit, &mut report)?;
             }
         }
         Mode::Lockstep => {
@@ -90,7 +92,7 @@ pub fn diff(
                     }
                 }
                 right.run_unit(step, i)?;
-                compare_writes((left, right), (unit, &sides), &live, tolerance, &mut report)?;
+                comparison.writes(left, right, unit, &mut report)?;
             }
         }
     }
@@ -139,11 +141,14 @@ pub fn diff_chunks(
                 let (Some(l), Some(r)) = (left.read(b)?, right.read(b)?) else {
                     continue;
                 };
-                let data = (rows_of(&plan, b, &l, &range), r.as_slice());
-                let made = Made::of(&plan, b, right.limits().kv_type, &[&whole, &units]);
-                let tolerance = (Tolerance::PerShape, &made);
-                let row = compare_buffer(&plan, (&unit.name, b), tolerance, data);
-                report.buffers.push(row);
+                let written = Written {
+                    unit: &unit.name,
+                    buffer: b,
+                    made: &Made::of(&plan, b, right.limits().kv_type, &[&whole, &units]),
+                    tolerance: Tolerance::PerShape,
+                };
+                let l = rows_of(&plan, b, &l, &range);
+                report.buffers.push(written.compare(&plan, l, &r));
             }
         }
         reports.push(report);
@@ -212,22 +217,38 @@ impl LiveRows {
     }
 }
 
-fn compare_writes(
-    (left, right): (&mut dyn Inspect, &mut dyn Inspect),
-    (unit, sides): (&Unit, &[&[Unit]]),
-    live: &LiveRows,
+/// What two sides of a step are compared by.
+struct Comparison<'a> {
+    /// The units of each.
+    sides: [&'a [Unit]; 2],
+    live: LiveRows,
     tolerance: Tolerance,
-    report: &mut Report,
-) -> Result<(), Error> {
-    for &b in &unit.writes {
-        let (Some(l), Some(r)) = (left.read(b)?, right.read(b)?) else {
-            continue;
-        };
-        let plan = left.plan();
-        let (l, r) = (live.of_buffer(plan, b, &l), live.of_buffer(plan, b, &r));
-        let made = Made::of(plan, b, right.limits().kv_type, sides);
-        let row = compare_buffer(plan, (&unit.name, b), (tolerance, &made), (&l, &r));
-        report.buffers.push(row);
+}
+
+impl Comparison<'_> {
+    /// Compares what a unit wrote.
+    fn writes(
+        &self,
+        left: &mut dyn Inspect,
+        right: &mut dyn Inspect,
+        unit: &Unit,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        for &b in &unit.writes {
+            let (Some(l), Some(r)) = (left.read(b)?, right.read(b)?) else {
+                continue;
+            };
+            let plan = left.plan();
+            let l = self.live.of_buffer(plan, b, &l);
+            let r = self.live.of_buffer(plan, b, &r);
+            let written = Written {
+                unit: &unit.name,
+                buffer: b,
+                made: &Made::of(plan, b, right.limits().kv_type, &self.sides),
+                tolerance: self.tolerance,
+            };
+            report.buffers.push(written.compare(plan, &l, &r));
+        }
+        Ok(())
     }
-    Ok(())
 }

@@ -167,28 +167,34 @@ pub fn limit(op: &Op, numbers: Numbers) -> f64 {
     }
 }
 
-/// Compares what two sides have in a buffer.
-pub(crate) fn compare(
-    plan: &Plan,
-    (unit, b): (&str, Buf),
-    (tolerance, made): (Tolerance, &Made),
-    (left, right): (&[f32], &[f32]),
-) -> Row {
-    let limit = match tolerance {
-        Tolerance::BitEqual => 0.0,
-        Tolerance::PerOperation => made.limit(plan),
-        Tolerance::PerShape => made.unfused_limit(plan),
-    };
-    let (nmse, max_abs) = error(left, right);
-    let ids_differ = plan.buffer(b).element == Element::U32 && max_abs > 0.0;
-    let bits_differ = tolerance == Tolerance::BitEqual && !bit_equal(left, right);
-    Row {
-        unit: unit.to_owned(),
-        buffer: plan.buffer(b).name.clone(),
-        nmse,
-        max_abs,
-        limit,
-        pass: nmse <= limit && !ids_differ && !bits_differ,
+/// A buffer that a unit wrote, and what two sides of it are held to.
+pub(crate) struct Written<'a> {
+    pub(crate) unit: &'a str,
+    pub(crate) buffer: Buf,
+    pub(crate) made: &'a Made,
+    pub(crate) tolerance: Tolerance,
+}
+
+impl Written<'_> {
+    /// Compares what two sides have in it.
+    pub(crate) fn compare(&self, plan: &Plan, left: &[f32], right: &[f32]) -> Row {
+        let limit = match self.tolerance {
+            Tolerance::BitEqual => 0.0,
+            Tolerance::PerOperation => self.made.limit(plan),
+            Tolerance::PerShape => self.made.unfused_limit(plan),
+        };
+        let info = plan.buffer(self.buffer);
+        let (nmse, max_abs) = error(left, right);
+        let ids_differ = info.element == Element::U32 && max_abs > 0.0;
+        let bits_differ = self.tolerance == Tolerance::BitEqual && !bit_equal(left, right);
+        Row {
+            unit: self.unit.to_owned(),
+            buffer: info.name.clone(),
+            nmse,
+            max_abs,
+            limit,
+            pass: nmse <= limit && !ids_differ && !bits_differ,
+        }
     }
 }
 

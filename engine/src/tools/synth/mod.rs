@@ -5,7 +5,7 @@
 //! gigabytes takes tens of megabytes of memory.
 //!
 //! ```
-//! use gannet_engine::synth::{self, ShapeName, SynthOptions, TypeMix};
+//! use gannet_engine::tools::synth::{self, ShapeName, SynthOptions, TypeMix};
 //!
 //! let options = SynthOptions {
 //!     shape: ShapeName::Tiny,
@@ -16,7 +16,7 @@
 //! let mut file = Vec::new();
 //! let summary = synth::write(&options, &mut file, &mut |_done, _total| {})?;
 //! assert_eq!(summary.file_bytes, file.len() as u64);
-//! # Ok::<(), gannet_engine::synth::Error>(())
+//! # Ok::<(), gannet_engine::tools::synth::Error>(())
 //! ```
 //!
 //! What always holds: the same options give the same bytes on any machine. Weights are scaled as

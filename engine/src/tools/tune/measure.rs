@@ -38,7 +38,7 @@ struct Group {
 ///
 /// # Errors
 /// The device failed.
-pub(super) fn tune(
+pub(super) fn products(
     executor: &mut CudaExecutor,
     options: &TuneOptions,
     on_shape: &mut dyn FnMut(&TunedShape),

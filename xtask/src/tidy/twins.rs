@@ -24,19 +24,10 @@ const COMMON: &str = "Error";
 const KNOWN: &[&str] = &[
     "Arg",
     "Element",
-    "Event",
-    "Kernel",
-    "KernelSpec",
-    "Kind",
-    "Launch",
-    "Node",
     "Op",
     "Plane",
-    "Row",
-    "Rows",
     "Space",
     "Stats",
-    "TensorInfo",
 ];
 
 /// All findings about public types.

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
-use crate::flags::{ModelFlag, at_most, resolve, token_ids};
+use crate::flags::{ModelFlag, WithoutFlag, at_most, resolve, token_ids};
 use crate::progress::Progress;
 use crate::table::Table;
 
@@ -71,6 +71,8 @@ pub(crate) struct Parity {
     /// GANNET_GEMV_ROWS, else built in]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
     gemv_rows: Option<u8>,
+    #[command(flatten)]
+    without: WithoutFlag,
     /// Compute with f32 activations
     #[arg(long)]
     exact: bool,
@@ -88,6 +90,7 @@ impl Parity {
             gemv: self.gemv,
             gemv_rows: self.gemv_rows.map(usize::from),
             kv_type: self.kv_type,
+            without: self.without.rules(),
             ..Given::default()
         })?;
         let given = self.tokens.as_deref().map(token_ids).transpose()?;
@@ -149,6 +152,7 @@ impl Parity {
                 self.gemv_rows.is_some() && !kernels,
                 "kernels",
             ),
+            ("--without", self.without.rules().is_some() && !kernels, "kernels"),
         ];
         match idle.into_iter().find(|(_, idle, _)| *idle) {
             None => Ok(()),

@@ -248,6 +248,7 @@ impl Executor for InterpExecutor {
     }
 
     fn run(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        self.plan().check_alone()?;
         self.begin(step)?;
         self.launch(None)?;
         self.steps += 1;

@@ -16,8 +16,8 @@ pub struct Limits {
     pub context: usize,
     /// Sequences at once.
     pub num_slots: usize,
-    /// Blocks of the cache, of [`BLOCK_TOKENS`] positions each; sequences that share a prefix need
-    /// fewer than `num_slots` contexts of them.
+    /// Blocks of the cache, of [`BLOCK_TOKENS`](crate::kv::BLOCK_TOKENS) positions each; sequences
+    /// that share a prefix need fewer than `num_slots` contexts of them.
     pub cache_blocks: usize,
     /// Element type of the cache on a GPU and in the interpreter; the CPU's is f32.
     pub kv_type: KvType,

@@ -17,6 +17,7 @@ mod limits;
 pub mod load_report;
 mod opening;
 pub(crate) mod packed;
+mod ranks;
 pub mod sample;
 mod step;
 
@@ -29,6 +30,7 @@ pub use limits::Limits;
 pub(crate) use limits::limits;
 pub use load_report::{Load, LoadReport};
 pub use opening::Opening;
+pub use ranks::RankedExecutor;
 pub use step::{Step, StepRows};
 
 /// Where a sequence's decode starts, and how its tokens are chosen.

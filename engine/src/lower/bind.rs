@@ -73,6 +73,11 @@ pub(super) fn bind(plan: &Plan, selected: Selected, lowered: &mut Lowered) -> Re
         .collect();
     given.check_taken(&kernels)?;
     let (mut reads, mut writes): (Vec<Buf>, Vec<Buf>) = (Vec::new(), Vec::new());
+    if selected.kernels.is_empty() {
+        // What ranks do together: whoever holds them reads and writes.
+        reads.clone_from(&selected.node.reads);
+        writes.clone_from(&selected.node.writes);
+    }
     let mut activations = Activations::default();
     for (chosen, params) in selected.kernels.iter().zip(&params) {
         let args = arguments(plan, chosen, params, &given)?;
@@ -326,5 +331,7 @@ fn given_by_op(op: &Op) -> Named<Arg> {
         Op::ArgMax { logits, out } => {
             Named::new([("logits", buffer(logits)), ("out", buffer(out))])
         }
+        // Whoever holds the ranks does this: there is no launch to bind.
+        Op::AllReduce { .. } | Op::AllGather { .. } => Named::new([]),
     }
 }

@@ -15,6 +15,7 @@ mod activations;
 mod attention;
 mod bind;
 mod kernels;
+mod listing;
 pub mod pattern;
 pub mod profile;
 mod schedule;
@@ -22,7 +23,8 @@ mod select;
 
 pub use activations::Activations;
 pub use kernels::{Advance, KernelSpec, SampleDraw, SampleFilter};
-pub use pattern::{PATTERNS, Rule, rule_names};
+pub use listing::Listing;
+pub use pattern::{FusionRule, PATTERNS, rule_names};
 pub use profile::DeviceProfile;
 
 pub(crate) use bind::Named;

@@ -214,6 +214,8 @@ impl Selector<'_> {
                 let vocab_size = self.plan.vocab_size as u32;
                 one(ArgmaxSpec { target, vocab_size }, self.rows(out))
             }
+            // Whoever holds the ranks does this: a unit without launches.
+            Op::AllReduce { .. } | Op::AllGather { .. } => (Vec::new(), 0),
         })
     }
 

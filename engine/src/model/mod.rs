@@ -48,7 +48,7 @@ pub struct Model {
     gguf: Arc<Gguf>,
     weights: Weights,
     hparams: HyperParams,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     plan: Arc<Plan>,
     opening: Vec<Span>,
 }
@@ -86,10 +86,7 @@ impl Model {
         bytes: &'static [u8],
         options: &ModelOptions,
     ) -> Result<Model, Error> {
-        let (gguf, span) = Span::time(Phase::File, || Gguf::from_static(name, bytes));
-        let mut model = Model::of(gguf?, options)?;
-        model.opening.insert(0, span);
-        Ok(model)
+        Model::of(Gguf::from_static(name, bytes)?, options)
     }
 
     fn of(gguf: Gguf, options: &ModelOptions) -> Result<Model, Error> {
@@ -128,10 +125,24 @@ impl Model {
             },
             gguf,
             hparams,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             plan: Arc::new(plan),
             opening: vec![vocabulary_span, plan_span],
         })
+    }
+
+    /// The same model as one of several ranks sees it: with `plan`, its share, in the place of the
+    /// whole ([`crate::plan::partition`]).
+    #[must_use]
+    pub fn of_rank(&self, plan: Arc<Plan>) -> Model {
+        Model {
+            gguf: Arc::clone(&self.gguf),
+            weights: self.weights.clone(),
+            hparams: self.hparams.clone(),
+            tokenizer: Arc::clone(&self.tokenizer),
+            plan,
+            opening: self.opening.clone(),
+        }
     }
 
     /// What it took to open it.

@@ -305,4 +305,24 @@ operations! {
     }
     reads [logits], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
     Exact, Whole;
+
+    /// Sum over the ranks of a plan that was cut for several: `out = x of rank 0 + x of rank 1 + ...`.
+    AllReduce = "all_reduce" {
+        /// This rank's term.
+        x: Buf,
+        /// The sum, the same on every rank; same shape as `x`.
+        out: Buf,
+    }
+    reads [x], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
+    Float, Whole;
+
+    /// Columns of all ranks of a plan that was cut for several, in the order of the ranks.
+    AllGather = "all_gather" {
+        /// This rank's columns.
+        x: Buf,
+        /// All columns, the same on every rank.
+        out: Buf,
+    }
+    reads [x], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
+    Exact, Whole;
 }

@@ -215,8 +215,9 @@ mod tests {
 
     #[test]
     fn what_means_nothing_on_a_device_is_refused_where_it_was_given() {
-        let none = Environment::default();
-        let changes: [(fn(&mut Given), &str, bool); 7] = [
+        // Gives a setting; its flag; whether interpreted kernels heed it.
+        type Change = (fn(&mut Given), &'static str, bool);
+        let changes: [Change; 7] = [
             (|g| g.executor = given().executor, "--executor", false),
             (|g| g.gate = Some(false), "--no-gate", false),
             (|g| g.gemv = given().gemv, "--gemv", true),
@@ -225,6 +226,7 @@ mod tests {
             (|g| g.kv_type = given().kv_type, "--kv-type", true),
             (|g| g.without = given().without, "--without", true),
         ];
+        let none = Environment::default();
         let on = |device, change: fn(&mut Given)| {
             let mut given = Given {
                 device: Some(device),

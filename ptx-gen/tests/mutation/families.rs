@@ -245,12 +245,12 @@ fn batch_products() -> Vec<Trial> {
 fn attention() -> Vec<Trial> {
     let mut trials = few_queries();
     trials.extend(packed_queries());
-    trials.extend([3, 32, 43].map(|splits| {
+    trials.extend([(3, 72), (32, 80), (43, 80)].map(|(splits, dim)| {
         let spec = Attention {
             splits,
             // One more than two to each split.
             max_blocks: 2 * splits + 1,
-            ..spec(2, 1, 80)
+            ..spec(2, 1, dim)
         };
         let longest = 64 * splits + 27;
         let lengths = [0, 1, 33, 64, longest, 64 * splits - 5];
@@ -279,7 +279,7 @@ fn few_queries() -> Vec<Trial> {
         Attention {
             splits: 3,
             max_blocks: 16,
-            ..spec(6, 2, 48)
+            ..spec(6, 2, 40)
         },
         Attention {
             kv_type: KvType::F32,
@@ -327,7 +327,7 @@ fn packed_queries() -> Vec<Trial> {
             max_blocks: 15,
             window: Some(270),
             softcap: Some(2.0),
-            ..spec(34, 2, 80)
+            ..spec(34, 2, 72)
         },
         Attention {
             kv_type: KvType::BF16,
@@ -385,7 +385,7 @@ fn prompts_of_some() -> Vec<Trial> {
             Attention {
                 window: Some(100),
                 softcap: Some(2.0),
-                ..spec(2, 2, 80)
+                ..spec(2, 2, 72)
             },
         ),
         (TARGET, spec(2, 2, 144)),

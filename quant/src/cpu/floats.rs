@@ -187,7 +187,7 @@ pub(super) fn silu_mul_body<M: MulAdd>(gate: &[f32], up: &[f32], out: &mut [f32]
 #[inline(always)]
 pub(super) fn gelu_mul_body<M: MulAdd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     // (1 + tanh(u)) / 2 = 1 / (1 + e^-2u), with 2 sqrt(2 / pi) here.
-    const SLOPE: f32 = 1.595_769_1;
+    const SLOPE: f32 = 1.595_769;
     for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
         let inner = SLOPE * (g + 0.044_715 * g * g * g);
         *o = g / (1.0 + exp::<M>(-inner)) * u;

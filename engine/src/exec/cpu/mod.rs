@@ -227,6 +227,8 @@ impl CpuExecutor {
                 self.cache[cache.0 as usize].attend(step, &spec, self.get(q), out_rows);
                 self.put(out, memory);
             }
+            // Whoever holds the ranks does this.
+            Op::AllReduce { .. } | Op::AllGather { .. } => {}
             Op::Embed { out, .. }
             | Op::RmsNorm { out, .. }
             | Op::Rope { out, .. }
@@ -281,9 +283,12 @@ impl CpuExecutor {
                     row.copy_from_slice(&x[i as usize * cols..][..cols]);
                 }
             }
-            Op::MatMul { .. } | Op::Attention { .. } | Op::KvWrite { .. } | Op::ArgMax { .. } => {
-                unreachable!("handled by run_ops")
-            }
+            Op::MatMul { .. }
+            | Op::Attention { .. }
+            | Op::KvWrite { .. }
+            | Op::ArgMax { .. }
+            | Op::AllReduce { .. }
+            | Op::AllGather { .. } => unreachable!("handled by run_ops"),
         }
     }
 
@@ -331,6 +336,7 @@ impl Executor for CpuExecutor {
     }
 
     fn run(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        self.plan().check_alone()?;
         self.begin(step)?;
         let model = Arc::clone(&self.model);
         // On a thread of the pool: every product then starts at once, without waking one first.

@@ -16,11 +16,11 @@ use crate::lower::{KernelSpec, Lowered, Named};
 use crate::plan::Plan;
 
 /// A step of one shape, ready to issue.
-pub(crate) struct Prepared {
-    pub(crate) lowered: Lowered,
-    pub(crate) launches: Vec<Launch>,
+pub(super) struct Prepared {
+    pub(super) lowered: Lowered,
+    pub(super) launches: Vec<Launch>,
     /// Memory of each buffer of the plan; `None` where fusion never makes it.
-    pub(crate) buffers: Vec<Option<Buffer>>,
+    pub(super) buffers: Vec<Option<Buffer>>,
 }
 
 /// Device memory that launches name besides the step's buffers.
@@ -67,7 +67,7 @@ impl Kernels {
 }
 
 /// Compiles one kernel.
-pub(crate) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<Kernel, Error> {
+pub(super) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<Kernel, Error> {
     let ptx = kernel
         .ptx()
         .map_err(|e| Error::internal(format!("kernel {}: {e}", kernel.name.as_str())))?;
@@ -183,7 +183,7 @@ pub(super) fn args_by_name(
 
 /// A launch of a kernel of ours. Where launches may overlap, it starts before the one in front of it
 /// has finished: every kernel written for such a GPU waits by itself.
-pub(crate) fn launch_of(gpu: &Gpu, kernel: &Kernel, grid: [u32; 3], args: PackedArgs) -> Launch {
+pub(super) fn launch_of(gpu: &Gpu, kernel: &Kernel, grid: [u32; 3], args: PackedArgs) -> Launch {
     let launch = Launch::new(kernel, grid, args);
     match gpu.target.has_hopper() {
         true => launch.programmatic(),

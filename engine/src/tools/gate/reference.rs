@@ -182,7 +182,9 @@ impl Reference {
             | Op::KvWrite { .. }
             | Op::Attention { .. }
             | Op::GatherOutputs { .. }
-            | Op::ArgMax { .. } => None,
+            | Op::ArgMax { .. }
+            | Op::AllReduce { .. }
+            | Op::AllGather { .. } => None,
         }
     }
 

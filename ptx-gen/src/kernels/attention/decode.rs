@@ -35,7 +35,7 @@
 
 use super::common::Division;
 use super::decode_block::{Block, WARPS};
-use super::decode_tiles::{Cache, KEYS};
+use super::decode_tiles::{Cache, KEYS, turned_apart};
 use super::shape::{self, AttentionShape};
 use crate::build::{Builder, Ptr, Val};
 use crate::ir::{Kernel, Param};
@@ -178,6 +178,10 @@ impl AttentionDecodeSpec {
                  their denominator."
             ));
             k.block_size(32 * WARPS);
+            if !self.ahead() && (!head_dim.is_multiple_of(16) || turned_apart(self)) {
+                // ptxas would spill some registers of such long heads to fit more blocks than two.
+                k.min_blocks(2);
+            }
             k.declare(self.params());
             let q = k.bind::<f32>("q");
             let (lengths, slots) = (k.bind::<u32>("lengths"), k.bind::<u32>("slots"));

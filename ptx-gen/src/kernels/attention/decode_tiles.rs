@@ -61,26 +61,29 @@ fn pieces(spec: &AttentionDecodeSpec, len: u32, lanes: u32) -> Vec<Piece> {
 }
 
 /// The pieces of a key. Where queries are to be turned in halves, a lane has both elements of every
-/// pair `(i, i + head_dim / 2)`: if it has not by itself, each half is divided as the other.
+/// pair `(i, i + head_dim / 2)`.
 pub(super) fn key_pieces(spec: &AttentionDecodeSpec) -> Vec<Piece> {
-    let half = spec.shape.head_dim / 2;
-    let mut whole = pieces(spec, 2 * half, KEY_LANES);
-    if spec.rope == Some(RopeKind::Neox) && !meet(&whole, half) {
-        whole = pieces(spec, half, KEY_LANES);
-        let upper = |piece: &Piece| Piece {
-            offset: piece.offset + half,
-            width: piece.width,
-        };
-        whole.extend(whole.iter().map(upper).collect::<Vec<_>>());
+    let dim = spec.shape.head_dim;
+    if !turned_apart(spec) {
+        return pieces(spec, dim, KEY_LANES);
     }
-    whole
+    let low = pieces(spec, dim / 2, KEY_LANES);
+    let high = low.iter().map(|piece| Piece {
+        offset: piece.offset + dim / 2,
+        ..*piece
+    });
+    low.iter().copied().chain(high).collect()
 }
 
-/// Whether the second half of the pieces is the first, `half` elements further on.
-fn meet(pieces: &[Piece], half: u32) -> bool {
-    let (low, high) = pieces.split_at(pieces.len() / 2);
+/// Whether queries are to be turned in halves whose elements no lane would have both of if a head
+/// were divided as a whole: each half is then divided as the other.
+pub(super) fn turned_apart(spec: &AttentionDecodeSpec) -> bool {
+    let half = spec.shape.head_dim / 2;
+    let whole = pieces(spec, 2 * half, KEY_LANES);
+    let (low, high) = whole.split_at(whole.len() / 2);
     let meet = |(a, b): (&Piece, &Piece)| a.offset + half == b.offset && a.width == b.width;
-    low.len() == high.len() && low.iter().zip(high).all(meet)
+    let meets = low.len() == high.len() && low.iter().zip(high).all(meet);
+    spec.rope == Some(RopeKind::Neox) && !meets
 }
 
 /// The steps of the product with a key: a piece, and which four of a lane's elements of it. Of a

@@ -2,6 +2,7 @@
 //!
 //! `models/MODEL_CARD.md` says what it is. It is behind the default feature `embedded-model`.
 
+use gannet_engine::{Model, ModelOptions};
 use gannet_gguf::Gguf;
 
 use crate::failure::Failure;
@@ -22,25 +23,42 @@ static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(
     "/models/rustdoc-tiny-Q4_K_M.gguf"
 )));
 
-/// Opens the embedded model.
+/// The embedded model.
 #[cfg(feature = "embedded-model")]
-pub(crate) fn open() -> Result<Gguf, Failure> {
+pub(crate) fn model(options: &ModelOptions) -> Result<Model, Failure> {
+    Ok(Model::from_bytes(NAME, &MODEL.0, options)?)
+}
+
+/// The container of the embedded model.
+#[cfg(feature = "embedded-model")]
+pub(crate) fn container() -> Result<Gguf, Failure> {
     Ok(Gguf::from_static(NAME, &MODEL.0)?)
 }
 
 /// Says that there is none.
 #[cfg(not(feature = "embedded-model"))]
-pub(crate) fn open() -> Result<Gguf, Failure> {
+pub(crate) fn model(_: &ModelOptions) -> Result<Model, Failure> {
+    Err(none())
+}
+
+/// Says that there is none.
+#[cfg(not(feature = "embedded-model"))]
+pub(crate) fn container() -> Result<Gguf, Failure> {
+    Err(none())
+}
+
+#[cfg(not(feature = "embedded-model"))]
+fn none() -> Failure {
     let what = "no model given, and this build carries none; give one with -m FILE.gguf, or build \
                 with the feature embedded-model";
-    Err(Failure::Work(what.to_owned()))
+    Failure::Work(what.to_owned())
 }
 
 #[cfg(all(test, feature = "embedded-model"))]
 mod tests {
     #[test]
     fn tensors_are_aligned_for_the_types_in_them() {
-        let model = super::open().unwrap();
+        let model = super::container().unwrap();
         for t in model.tensors() {
             assert_eq!(model.data(t).as_ptr().align_offset(32), 0, "{}", t.name);
         }

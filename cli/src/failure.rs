@@ -40,7 +40,10 @@ impl Failure {
 
 impl From<gannet_engine::Error> for Failure {
     fn from(error: gannet_engine::Error) -> Self {
-        Failure::of(error)
+        match error {
+            gannet_engine::Error::Idle { .. } => Failure::Usage(error.to_string()),
+            _ => Failure::of(error),
+        }
     }
 }
 

@@ -4,15 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use gannet_engine::internals::kv::KvType;
-use gannet_engine::internals::settings::MAX_CONTEXT;
-use gannet_engine::internals::settings::Overrides;
-use gannet_engine::internals::settings::Precision;
-use gannet_engine::{
-    Config, DeviceChoice, ExecutorChoice, Model, ModelOptions, SamplerOn, SessionOptions,
+use gannet_engine::internals::lower::FusionRule;
+use gannet_engine::settings::{
+    DeviceChoice, Environment, ExecutorChoice, GemvVariant, Given, KvType, MAX_CONTEXT, Precision,
+    RuleSet, SamplerOn, Settings,
 };
+use gannet_engine::{Model, ModelOptions};
 use gannet_gguf::Gguf;
-use gannet_ptx_gen::kernels::GemvVariant;
 
 use crate::console::Console;
 use crate::embedded;
@@ -36,14 +34,9 @@ impl ModelFlag {
                 let _progress = Progress::spinner("opening");
                 Model::open_with(path, &options)?
             }
-            None => Model::from_gguf(embedded::open()?, &options)?,
+            None => embedded::model(&options)?,
         };
-        for warning in model
-            .gguf()
-            .warnings()
-            .iter()
-            .chain(model.tokenizer().warnings())
-        {
+        for warning in model.warnings() {
             console.note(format!("warning: {warning}"));
         }
         Ok(Arc::new(model))
@@ -53,7 +46,7 @@ impl ModelFlag {
     pub(crate) fn open_container(&self) -> Result<Gguf, Failure> {
         match &self.model {
             Some(path) => Ok(Gguf::open(path)?),
-            None => embedded::open(),
+            None => embedded::container(),
         }
     }
 
@@ -80,24 +73,18 @@ pub(crate) struct PlaceFlags {
 }
 
 impl PlaceFlags {
-    /// Options of a session; a flag wins over its variable in the environment.
-    pub(crate) fn session_options(&self) -> Result<SessionOptions, Failure> {
-        let config = Config::from_env()?;
-        let device = self.device.or(config.device).unwrap_or_default();
-        refuse_idle(device, &[("--gemv-rows", self.gemv_rows.is_some(), true)])?;
-        let rows = self.gemv_rows.map(usize::from);
-        Ok(SessionOptions {
-            device,
-            executor: config.executor.unwrap_or_default(),
-            precision: precision(self.exact),
-            sampler_on: config.sampler_on.unwrap_or_default(),
-            overrides: Overrides {
-                gemv_max_rows: rows.or(config.overrides.gemv_max_rows),
-                ..config.overrides
-            },
-            config,
-            ..SessionOptions::default()
-        })
+    fn given(&self) -> Given {
+        Given {
+            device: self.device,
+            gemv_rows: self.gemv_rows.map(usize::from),
+            precision: self.exact.then_some(Precision::Exact),
+            ..Given::default()
+        }
+    }
+
+    /// The settings that count with these flags.
+    pub(crate) fn settings(&self) -> Result<Settings, Failure> {
+        resolve(&self.given())
     }
 }
 
@@ -129,41 +116,44 @@ pub(crate) struct DeviceFlags {
 }
 
 impl DeviceFlags {
-    /// Options of a session; a flag wins over its variable in the environment. A flag that means
-    /// nothing on the device is bad usage; a variable may be meant for other devices.
-    pub(crate) fn session_options(&self) -> Result<SessionOptions, Failure> {
-        let mut options = self.place.session_options()?;
-        let given = [
-            ("--executor", self.executor.is_some(), false),
-            ("--gemv", self.gemv.is_some(), true),
-            ("--no-gate", self.no_gate, false),
-            ("--sampler-on", self.sampler_on.is_some(), true),
-            ("--kv-type", self.kv_type.is_some(), true),
-        ];
-        refuse_idle(options.device, &given)?;
-        options.executor = self.executor.unwrap_or(options.executor);
-        options.sampler_on = self.sampler_on.unwrap_or(options.sampler_on);
-        options.kv_type = self.kv_type.unwrap_or_default();
-        options.overrides.gemv = self.gemv.or(options.overrides.gemv);
-        options.config.gate &= !self.no_gate;
-        Ok(options)
+    /// What these flags give.
+    pub(crate) fn given(&self) -> Given {
+        Given {
+            executor: self.executor,
+            sampler_on: self.sampler_on,
+            gemv: self.gemv,
+            kv_type: self.kv_type,
+            gate: self.no_gate.then_some(false),
+            ..self.place.given()
+        }
+    }
+
+    /// The settings that count with these flags.
+    pub(crate) fn settings(&self) -> Result<Settings, Failure> {
+        resolve(&self.given())
     }
 }
 
-/// Refuses flags that mean nothing on a device: name, whether it was given, whether interpreted
-/// kernels heed it, too.
-fn refuse_idle(device: DeviceChoice, flags: &[(&str, bool, bool)]) -> Result<(), Failure> {
-    let idle = |&&(_, given, interpreted): &&(&str, bool, bool)| match device {
-        DeviceChoice::Cpu => given,
-        DeviceChoice::Interp => given && !interpreted,
-        _ => false,
-    };
-    match flags.iter().find(idle) {
-        None => Ok(()),
-        Some((name, ..)) => Err(Failure::Usage(format!(
-            "{name} means nothing on device {device}; leave it out, or choose --device cuda"
-        ))),
+/// Rules of lowering to do without.
+#[derive(Args)]
+pub(crate) struct WithoutFlag {
+    /// Leave out rules by which operations share a launch: matmul+add, norm+add, norm+add+norm, embed+scale,
+    /// gated, rotate-keys, rotate-queries
+    #[arg(long, value_name = "RULE", value_delimiter = ',')]
+    without: Vec<FusionRule>,
+}
+
+impl WithoutFlag {
+    /// The rules; `None` where none was named.
+    pub(crate) fn rules(&self) -> Option<RuleSet> {
+        let rules = self.without.iter().copied();
+        (!self.without.is_empty()).then(|| rules.collect())
     }
+}
+
+/// The settings that count, with the environment of this process.
+pub(crate) fn resolve(given: &Given) -> Result<Settings, Failure> {
+    Ok(Settings::resolve(&Environment::read()?, given)?)
 }
 
 /// Refuses a value above the most that there may be.
@@ -229,7 +219,19 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use gannet_engine::internals::lower::PATTERNS;
+
     use super::*;
+
+    #[test]
+    fn the_help_names_every_rule_of_lowering() {
+        let command = WithoutFlag::augment_args(clap::Command::new("gannet"));
+        let flag = command.get_arguments().find(|a| a.get_id() == "without");
+        let help = flag.and_then(|f| f.get_help()).unwrap().to_string();
+        for pattern in PATTERNS {
+            assert!(help.contains(pattern.name), "{}: {help}", pattern.name);
+        }
+    }
 
     #[test]
     fn token_ids_come_from_text_or_from_a_file() {

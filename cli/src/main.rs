@@ -11,10 +11,10 @@ mod embedded;
 mod failure;
 mod figures;
 mod flags;
-mod profile;
+mod launches;
 mod progress;
 mod table;
-mod timing;
+mod times;
 
 use std::process::ExitCode;
 

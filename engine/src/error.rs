@@ -11,7 +11,6 @@ pub use gannet_cuda_runtime::Error as CudaError;
 pub use gannet_gguf::Error as GgufError;
 
 pub use crate::files::safetensors::Error as SafetensorsError;
-use crate::settings::ExecutorChoice;
 pub use crate::text::tokenizer::Error as TokenizerError;
 
 /// An error of the engine.
@@ -110,9 +109,17 @@ pub enum Error {
     /// A request that makes no sense, such as a prompt without tokens.
     #[error("{0}")]
     Request(String),
+    /// A setting that was given and means nothing on the device.
+    #[error("{flag} means nothing on device {device}; leave it out, or choose --device cuda")]
+    Idle {
+        /// The setting, as the command line names it.
+        flag: &'static str,
+        /// The device, as the command line names it.
+        device: String,
+    },
     /// A `GANNET_*` variable that cannot be understood.
     #[error("{variable}={value:?} is not valid; expected {expected}")]
-    Config {
+    Variable {
         /// The variable.
         variable: &'static str,
         /// Its value.
@@ -132,8 +139,8 @@ pub enum Error {
          runs on the CPU"
     )]
     ExecutorNeedsGpu {
-        /// What was named.
-        executor: ExecutorChoice,
+        /// What was named: `eager`, `graph` or `capture`.
+        executor: String,
         /// Why there is none: [`Error::NoDevice`] or [`Error::DoesNotFit`].
         source: Box<Error>,
     },

@@ -1,26 +1,30 @@
 //! Gannet's engine: GGUF models to tokens, through one plan and many executors.
 //!
-//! ```no_run
+//! ```
 //! use std::ops::ControlFlow;
 //! use std::sync::Arc;
-//! use gannet_engine::{Event, GenerateOptions, Model, Session, SessionOptions};
+//! use gannet_engine::{DeviceChoice, Event, GenerateOptions, Model, Session, Settings};
 //!
-//! # fn main() -> Result<(), gannet_engine::Error> {
-//! let model = Arc::new(Model::open("model.gguf")?);
-//! let mut session = Session::new(&model, &SessionOptions::default())?;
-//! session.generate("Ownership is", &GenerateOptions::default(), |event| {
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/models/rustdoc-tiny-Q4_K_M.gguf");
+//! let model = Arc::new(Model::open(path)?);
+//! let settings = Settings { device: DeviceChoice::Cpu, ..Settings::default() };
+//! let mut session = Session::new(&model, &settings)?;
+//! let options = GenerateOptions { max_tokens: 12, ..GenerateOptions::default() };
+//! let generation = session.generate("Ownership is", &options, |event| {
 //!     if let Event::Token { text, .. } = event {
 //!         print!("{text}");
 //!     }
 //!     ControlFlow::Continue(())
 //! })?;
-//! # Ok(())
-//! # }
+//! # assert_eq!(generation.tokens.len(), 12);
+//! # Ok::<(), gannet_engine::Error>(())
 //! ```
 //!
 //! A model family writes a plan; an executor runs it; a [`Session`] feeds it tokens, a [`Batch`]
 //! those of many; [`tools`] compare, measure and make models. The crate prints nothing, speaks no
 //! HTTP and starts no runtime.
+//!
+//! What is listed here needs no import from another crate; [`internals`] is for the curious.
 
 pub mod error;
 mod exec;
@@ -30,16 +34,33 @@ mod lower;
 mod model;
 mod plan;
 mod serve;
-mod settings;
+pub mod settings;
 mod text;
 pub mod tools;
 
 pub use error::Error;
 pub use exec::sample::Sampling;
-pub use exec::{ExecutorKind, LoadReport, Opening};
+pub use exec::{ExecutorKind, Opening};
 pub use model::{Model, ModelOptions};
-pub use serve::{Batch, Event, Finish, GenerateOptions, Generation, SeqId, Session};
-pub use settings::{Config, DeviceChoice, ExecutorChoice, SamplerOn, SessionOptions};
+pub use serve::{
+    Batch, BatchStats, Event, Finish, Finished, GenerateOptions, Generation, SeqId, Session,
+};
+pub use settings::{DeviceChoice, ExecutorChoice, SamplerOn, Settings};
+
+/// Text to tokens and back, by the vocabulary of a model.
+pub mod tokenizer {
+    pub use crate::text::tokenizer::{
+        Algorithm, DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer, TokenizerOptions,
+        pre_tokenizers,
+    };
+}
+
+/// Where the time went: of a load, of a generation.
+pub mod times {
+    pub use crate::exec::load_report::{LoadReport, PhaseTime};
+    pub use crate::model::Phase;
+    pub use crate::serve::{GenerationTimes, Times};
+}
 
 /// The rooms of the engine behind its root: plans, lowering, executors and what they stand on.
 ///
@@ -80,10 +101,10 @@ pub mod internals {
         #[doc(inline)]
         pub use crate::serve::*;
     }
-    /// Every setting.
-    pub mod settings {
+    /// What is found out about a device, and what that is valid for.
+    pub mod machine {
         #[doc(inline)]
-        pub use crate::settings::*;
+        pub use crate::settings::machine::{Machine, build, driver_release};
     }
     /// Text and tokens.
     pub mod text {
@@ -96,3 +117,54 @@ pub mod internals {
 #[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;
+
+#[cfg(test)]
+mod tests {
+    /// The most that the root lists.
+    const MOST: usize = 30;
+
+    /// What the text of a root lists: the public items outside of its modules, and the names that it
+    /// re-exports.
+    fn items(root: &str) -> Vec<String> {
+        let mut items = Vec::new();
+        let (shown, _tests) = root.split_once("\n#[cfg(test)]").unwrap_or((root, ""));
+        let mut rest = shown;
+        while let Some((_, after)) = rest.split_once("\npub ") {
+            let (kind, item) = after.split_once(' ').unwrap_or((after, ""));
+            rest = item;
+            if kind != "use" {
+                let name = item
+                    .split(|c: char| !c.is_alphanumeric() && c != '_')
+                    .next();
+                items.extend(name.map(str::to_owned));
+                continue;
+            }
+            let (path, after) = item.split_once(';').unwrap_or((item, ""));
+            rest = after;
+            let names = path.split_once('{').map_or(path, |(_, names)| names);
+            let names = names.trim_end_matches('}').split(',').map(str::trim);
+            items.extend(names.filter(|name| !name.is_empty()).map(str::to_owned));
+        }
+        items
+    }
+
+    #[test]
+    fn items_are_counted() {
+        let root = "//! Docs.\n\npub mod a;\nmod b;\npub use b::{\n    C, D,\n};\npub use b::e::F;\n\
+                    pub fn g() {}\npub mod h {\n    pub use crate::b::I;\n}\n";
+        assert_eq!(items(root), ["a", "C", "D", "b::e::F", "g", "h"]);
+    }
+
+    #[test]
+    fn the_root_lists_few_items_and_none_of_another_crate() {
+        let root = include_str!("lib.rs");
+        let items = items(root);
+        for expected in ["Model", "Session", "tools", "internals"] {
+            let listed = |item: &String| item.ends_with(expected);
+            assert!(items.iter().any(listed), "{expected} is not in {items:?}");
+        }
+        assert!(items.len() <= MOST, "{} items: {items:?}", items.len());
+        assert!(!items.iter().any(|item| item.contains('*')), "{items:?}");
+        assert!(!root.contains("\npub use gannet_"));
+    }
+}

@@ -11,9 +11,10 @@ use common::{model, shared};
 use gannet_engine::Model;
 use gannet_engine::internals::exec::cpu::CpuExecutor;
 use gannet_engine::internals::exec::interp::InterpExecutor;
-use gannet_engine::internals::exec::{Executor, Limits, Step};
+use gannet_engine::internals::exec::{Executor, Limits, StepRows};
 use gannet_engine::internals::kv::{BlockTable, KvType};
-use gannet_engine::internals::settings::{Buffers, Precision};
+use gannet_engine::internals::plan::StepRow;
+use gannet_engine::settings::{Buffers, Precision};
 use gannet_ptx_gen::target::Target;
 
 const LIMITS: Limits = Limits {
@@ -45,16 +46,8 @@ fn executors(model: &Arc<Model>) -> Vec<Box<dyn Executor>> {
 /// Feeds a prompt to a slot, in chunks that fit.
 fn feed(executor: &mut dyn Executor, table: &BlockTable, slot: u32, prompt: &[u32]) {
     for (i, chunk) in prompt.chunks(LIMITS.max_rows).enumerate() {
-        let first = (i * LIMITS.max_rows) as u32 + 1;
-        let lengths: Vec<u32> = (first..).take(chunk.len()).collect();
-        let step = Step {
-            tokens: chunk,
-            lengths: &lengths,
-            slots: &vec![slot; chunk.len()],
-            outputs: &[],
-            table,
-        };
-        executor.run(&step).unwrap();
+        let rows = StepRows::prompt(chunk, slot as usize, i * LIMITS.max_rows);
+        executor.run(&rows.step(table)).unwrap();
     }
 }
 
@@ -87,27 +80,21 @@ fn slots_in_one_step_give_what_each_gives_alone() {
             }
             let next = [7u32, 8, 9];
             let lengths: Vec<u32> = PROMPTS.iter().map(|p| p.len() as u32 + 1).collect();
+            let row = |slot: usize| StepRow {
+                token: next[slot],
+                length: lengths[slot],
+                slot: slot as u32,
+            };
             let mut alone = Vec::new();
             for slot in 0..3 {
-                let step = Step {
-                    tokens: &next[slot..=slot],
-                    lengths: &lengths[slot..=slot],
-                    slots: &[slot as u32],
-                    outputs: &[0],
-                    table: &table,
-                };
-                executor.run(&step).unwrap();
+                let rows = StepRows::batch([row(slot)]);
+                executor.run(&rows.step(&table)).unwrap();
                 alone.extend_from_slice(executor.logits().unwrap());
             }
             // Together, in another order, with a row that does nothing between them.
-            let step = Step {
-                tokens: &[9, 0, 7, 8],
-                lengths: &[lengths[2], 0, lengths[0], lengths[1]],
-                slots: &[2, 0, 0, 1],
-                outputs: &[0, 2, 3],
-                table: &table,
-            };
-            executor.run(&step).unwrap();
+            let rows = [row(2), StepRow::default(), row(0), row(1)];
+            let rows = StepRows::new(rows).with_outputs([0, 2, 3]);
+            executor.run(&rows.step(&table)).unwrap();
             let together = executor.logits().unwrap().to_vec();
             for (row, slot) in [(0, 2), (1, 0), (2, 1)] {
                 assert_eq!(

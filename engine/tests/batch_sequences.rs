@@ -14,10 +14,10 @@ use std::sync::Arc;
 use common::{model, shared};
 use gannet_engine::Finish;
 use gannet_engine::internals::kv::BLOCK_TOKENS;
-use gannet_engine::internals::settings::Precision;
+use gannet_engine::settings::Precision;
 use gannet_engine::{
     Batch, DeviceChoice, Error, Event, GenerateOptions, Model, SamplerOn, Sampling, SeqId, Session,
-    SessionOptions,
+    Settings,
 };
 use sequences::{alone, assert_same, go_on, prompt, request, same_prompt};
 
@@ -27,17 +27,17 @@ fn tiny() -> Arc<Model> {
     model(&shared("batch_sequences", part).expect("the model is in the repository"))
 }
 
-fn options(device: DeviceChoice, slots: usize, context: usize) -> SessionOptions {
-    SessionOptions {
+fn options(device: DeviceChoice, slots: usize, context: usize) -> Settings {
+    Settings {
         device,
         precision: Precision::Exact,
         context: Some(context),
         slots: Some(slots),
-        ..SessionOptions::default()
+        ..Settings::default()
     }
 }
 
-fn cpu(slots: usize, context: usize) -> SessionOptions {
+fn cpu(slots: usize, context: usize) -> Settings {
     options(DeviceChoice::Cpu, slots, context)
 }
 
@@ -200,7 +200,7 @@ fn greedy_sequences_need_no_logits() {
         }
     }
     // Where tokens are the CPU's to choose, all are chosen from logits.
-    let on_cpu = SessionOptions {
+    let on_cpu = Settings {
         sampler_on: SamplerOn::Cpu,
         ..cpu(1, 160)
     };

@@ -19,9 +19,8 @@ use gannet_engine::internals::exec::{
 use gannet_engine::internals::kv::BlockTable;
 use gannet_engine::internals::lower::Shape;
 use gannet_engine::internals::lower::Unit;
-use gannet_engine::internals::plan::{Buf, Plan};
-use gannet_engine::internals::settings::Overrides;
-use gannet_engine::internals::settings::{Buffers, Faults, Precision};
+use gannet_engine::internals::plan::{Buf, Column, Plan};
+use gannet_engine::settings::{Buffers, Faults, Overrides, Precision};
 use gannet_engine::tools::gate;
 use gannet_engine::tools::parity::Report;
 use gannet_engine::{Error, Model};
@@ -276,13 +275,13 @@ impl Inspect for Served {
     }
 
     fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
-        let batch = step.slots.windows(2).any(|w| w[0] != w[1]);
-        let rows = if batch { step.rows() } else { 1 };
-        let slots: Vec<u32> = step.slots.iter().map(|&s| self.slot(s, rows)).collect();
-        self.inner.begin(&Step {
-            slots: &slots,
-            ..*step
-        })
+        let batch = step.slots().windows(2).any(|w| w[0] != w[1]);
+        let count = if batch { step.rows() } else { 1 };
+        let mut rows = step.inputs.clone();
+        for slot in rows.column_mut(Column::Slot) {
+            *slot = self.slot(*slot, count);
+        }
+        self.inner.begin(&rows.step(step.table))
     }
 
     fn run_unit(&mut self, step: &Step<'_>, unit: usize) -> Result<(), Error> {

@@ -12,11 +12,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use common::{gpu, model, shared};
-use gannet_engine::internals::exec::{Executor, Step};
+use gannet_engine::internals::exec::{Executor, StepRows};
 use gannet_engine::internals::kv::{BLOCK_TOKENS, BlockTable, KvType};
-use gannet_engine::internals::settings::Precision;
+use gannet_engine::internals::plan::StepRow;
+use gannet_engine::settings::Precision;
 use gannet_engine::tools::make_executor;
-use gannet_engine::{Batch, Config, DeviceChoice, GenerateOptions, Model, SessionOptions};
+use gannet_engine::{Batch, DeviceChoice, GenerateOptions, Model, Settings};
 use sequences::{go_on, known_prefix, out_of_blocks, prompt, same_prompt};
 
 fn tiny(test: &str) -> Option<Arc<Model>> {
@@ -26,22 +27,19 @@ fn tiny(test: &str) -> Option<Arc<Model>> {
     Some(model(&shared(test, "models/rustdoc-tiny-Q4_K_M.gguf")?))
 }
 
-fn options(slots: usize, context: usize) -> SessionOptions {
-    SessionOptions {
+fn options(slots: usize, context: usize) -> Settings {
+    Settings {
         device: DeviceChoice::Cuda(0),
         context: Some(context),
         slots: Some(slots),
-        config: Config {
-            gate: false,
-            ..Config::default()
-        },
-        ..SessionOptions::default()
+        gate: false,
+        ..Settings::default()
     }
 }
 
 /// Arithmetic that hardly depends on the rows of a step: texts alone and in a batch are the same.
-fn exact(slots: usize, context: usize) -> SessionOptions {
-    SessionOptions {
+fn exact(slots: usize, context: usize) -> Settings {
+    Settings {
         precision: Precision::Exact,
         kv_type: KvType::F32,
         ..options(slots, context)
@@ -79,7 +77,7 @@ fn gpu_sequences_of_one_prompt_give_one_text() {
         return;
     };
     for kv_type in [KvType::F16, KvType::BF16, KvType::Int8] {
-        let options = SessionOptions {
+        let options = Settings {
             kv_type,
             ..options(32, 128)
         };
@@ -117,14 +115,12 @@ fn gpu_sequences_that_run_out_of_blocks_give_the_same_text_later() {
 
 /// The logits of one token of a slot behind `length - 1` others.
 fn logits(executor: &mut dyn Executor, table: &BlockTable, slot: u32, length: u32) -> Vec<u32> {
-    let step = Step {
-        tokens: &[7],
-        lengths: &[length],
-        slots: &[slot],
-        outputs: &[0],
-        table,
-    };
-    executor.run(&step).unwrap();
+    let rows = StepRows::batch([StepRow {
+        token: 7,
+        length,
+        slot,
+    }]);
+    executor.run(&rows.step(table)).unwrap();
     let logits = executor.logits().unwrap().iter();
     logits.map(|l| l.to_bits()).collect()
 }
@@ -137,7 +133,7 @@ fn gpu_copied_blocks_hold_what_was_copied() {
     let tokens = prompt(&model, 0, 100);
     let kv_types = [KvType::F16, KvType::BF16, KvType::F32, KvType::Int8];
     for kv_type in kv_types {
-        let options = SessionOptions {
+        let options = Settings {
             kv_type,
             ..options(2, 128)
         };
@@ -147,14 +143,8 @@ fn gpu_copied_blocks_hold_what_was_copied() {
         for slot in 0..2 {
             table.reserve(slot, limits.context).unwrap();
         }
-        let step = Step {
-            tokens: &tokens,
-            lengths: &(1..=100).collect::<Vec<_>>(),
-            slots: &[0; 100],
-            outputs: &[],
-            table: &table,
-        };
-        executor.run(&step).unwrap();
+        let rows = StepRows::prompt(&tokens, 0, 0);
+        executor.run(&rows.step(&table)).unwrap();
         let executor = executor.as_mut();
         let expected = logits(executor, &table, 0, 101);
         assert_ne!(logits(executor, &table, 1, 101), expected, "{kv_type:?}");

@@ -7,15 +7,16 @@ use std::collections::BTreeMap;
 
 use common::gpu;
 use gannet_cuda_runtime::{
-    Args, Buffer, Error, Kernel, KernelSpec, Launch, Module, ModuleSource, ParamSpec, Stream,
+    Args, Buffer, Error, KernelSignature, Launch, LoadedKernel, Module, ModuleSource, ParamSpec,
+    Stream,
 };
-use gannet_engine::Config;
 use gannet_engine::internals::exec::cuda::Gpu;
+use gannet_engine::settings::DiskCache;
 use gannet_ptx_gen::conformance::{Case, Outcome, Rule, cases, compare, report};
 use gannet_ptx_gen::interp::Arg;
 use rayon::prelude::*;
 
-fn compile(gpu: &Gpu, case: &Case) -> Kernel {
+fn compile(gpu: &Gpu, case: &Case) -> LoadedKernel {
     let kernel = &case.kernel;
     let ptx = kernel
         .ptx()
@@ -25,7 +26,7 @@ fn compile(gpu: &Gpu, case: &Case) -> Kernel {
         ptx: &ptx,
         target: gpu.target.name(),
     };
-    let spec = KernelSpec {
+    let spec = KernelSignature {
         name: kernel.name.clone(),
         params: kernel
             .params
@@ -41,7 +42,12 @@ fn compile(gpu: &Gpu, case: &Case) -> Kernel {
 }
 
 /// Runs the case on the GPU and gives the output buffer.
-fn execute(gpu: &Gpu, stream: &Stream, case: &Case, kernel: &Kernel) -> Result<Vec<u8>, Error> {
+fn execute(
+    gpu: &Gpu,
+    stream: &Stream,
+    case: &Case,
+    kernel: &LoadedKernel,
+) -> Result<Vec<u8>, Error> {
     let mut args = Args::for_kernel(kernel);
     let mut buffers = Vec::new();
     for bytes in case.inputs.iter().chain([&case.output]) {
@@ -68,7 +74,7 @@ fn execute(gpu: &Gpu, stream: &Stream, case: &Case, kernel: &Kernel) -> Result<V
     Ok(output)
 }
 
-fn compared(gpu: &Gpu, stream: &Stream, case: &Case, kernel: &Kernel) -> Outcome {
+fn compared(gpu: &Gpu, stream: &Stream, case: &Case, kernel: &LoadedKernel) -> Outcome {
     let interpreted = case.interpret();
     let found = execute(gpu, stream, case, kernel);
     if case.rule == Rule::Traps {
@@ -87,10 +93,10 @@ fn gpu_agrees_with_the_interpreter_form_by_form() {
     if !gpu("conformance of the interpreter") {
         return;
     }
-    let gpu = Gpu::open(0, &Config::default()).expect("a GPU");
+    let gpu = Gpu::open(0, &DiskCache::default()).expect("a GPU");
     let stream = Stream::new(&gpu.context).expect("a stream");
     let cases = cases(gpu.target);
-    let kernels: Vec<Kernel> = cases.par_iter().map(|case| compile(&gpu, case)).collect();
+    let kernels: Vec<LoadedKernel> = cases.par_iter().map(|case| compile(&gpu, case)).collect();
     // A trap ends the context: such forms come last.
     let mut order: Vec<usize> = (0..cases.len()).collect();
     order.sort_by_key(|i| cases[*i].rule == Rule::Traps);

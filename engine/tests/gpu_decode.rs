@@ -11,14 +11,13 @@ use std::sync::Arc;
 
 use common::{gpu, model, shared};
 use gannet_engine::internals::exec::sample::argmax;
-use gannet_engine::internals::exec::{DecodeStart, Executor, ExecutorKind, Step};
+use gannet_engine::internals::exec::{DecodeStart, Executor, ExecutorKind, StepRows};
 use gannet_engine::internals::kv::{BlockTable, KvType};
-use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::internals::plan::StepRow;
+use gannet_engine::settings::{Faults, Precision};
 use gannet_engine::tools::make_executor;
 use gannet_engine::tools::parity::{MARGIN, ParityOptions, Side, compare, prompts};
-use gannet_engine::{
-    DeviceChoice, Error, ExecutorChoice, Model, SamplerOn, Sampling, SessionOptions,
-};
+use gannet_engine::{DeviceChoice, Error, ExecutorChoice, Model, SamplerOn, Sampling, Settings};
 
 /// Makes a test of each check for each file, so that one without its file is skipped alone.
 macro_rules! files {
@@ -59,14 +58,14 @@ fn tiny(test: &str) -> Option<Arc<Model>> {
     on_gpu(test, "models/rustdoc-tiny-Q4_K_M.gguf")
 }
 
-fn options(executor: ExecutorChoice, slots: usize) -> SessionOptions {
-    SessionOptions {
+fn options(executor: ExecutorChoice, slots: usize) -> Settings {
+    Settings {
         device: DeviceChoice::Cuda(0),
         executor,
         context: Some(384),
         max_rows: Some(64),
         slots: Some(slots),
-        ..SessionOptions::default()
+        ..Settings::default()
     }
 }
 
@@ -85,7 +84,7 @@ struct Rig {
 
 impl Rig {
     /// Feeds a prompt to each slot, all but its last token.
-    fn new(model: &Arc<Model>, options: &SessionOptions) -> Rig {
+    fn new(model: &Arc<Model>, options: &Settings) -> Rig {
         let mut executor = make_executor(model, options).unwrap().executor;
         let limits = executor.limits();
         let mut table = BlockTable::new(limits.num_slots, limits.context, limits.cache_blocks);
@@ -93,14 +92,8 @@ impl Rig {
         for (slot, tokens) in sequences.iter().enumerate() {
             table.reserve(slot, limits.context).unwrap();
             let rows = tokens.len() - 1;
-            let step = Step {
-                tokens: &tokens[..rows],
-                lengths: &(1..=rows as u32).collect::<Vec<_>>(),
-                slots: &vec![slot as u32; rows],
-                outputs: &[],
-                table: &table,
-            };
-            executor.run(&step).unwrap();
+            let rows = StepRows::prompt(&tokens[..rows], slot, 0);
+            executor.run(&rows.step(&table)).unwrap();
         }
         Rig {
             executor,
@@ -150,14 +143,12 @@ impl Rig {
         (first..)
             .take(steps)
             .map(|length| {
-                let step = Step {
-                    tokens: &[token],
-                    lengths: &[length],
-                    slots: &[slot as u32],
-                    outputs: &[0],
-                    table: &self.table,
-                };
-                self.executor.run(&step).unwrap();
+                let rows = StepRows::batch([StepRow {
+                    token,
+                    length,
+                    slot: slot as u32,
+                }]);
+                self.executor.run(&rows.step(&self.table)).unwrap();
                 let logits = self.executor.logits().unwrap();
                 token = argmax(logits);
                 let others = (0..).zip(logits).filter(|&(i, _)| i != token);
@@ -241,15 +232,13 @@ fn rows_of_a_batch_may_change_places(part: &str) {
     for slots in [8u32, 32] {
         let mut rig = Rig::new(&model, &options(ExecutorChoice::Graph, slots as usize));
         let mut logits = |order: Vec<u32>| -> Vec<f32> {
-            let of = |slot: &u32| rig.sequences[*slot as usize].as_slice();
-            let step = Step {
-                tokens: &order.iter().map(|s| of(s)[0]).collect::<Vec<_>>(),
-                lengths: &(order.iter().map(|s| of(s).len() as u32)).collect::<Vec<_>>(),
-                slots: &order,
-                outputs: &(0..slots).collect::<Vec<_>>(),
-                table: &rig.table,
-            };
-            rig.executor.run(&step).unwrap();
+            let of = |slot: u32| rig.sequences[slot as usize].as_slice();
+            let rows = StepRows::batch(order.into_iter().map(|slot| StepRow {
+                token: of(slot)[0],
+                length: of(slot).len() as u32,
+                slot,
+            }));
+            rig.executor.run(&rows.step(&rig.table)).unwrap();
             rig.executor.logits().unwrap().to_vec()
         };
         let straight = logits((0..slots).collect());
@@ -284,7 +273,7 @@ fn sampled_text_is_that_of_the_cpu(part: &str) {
     };
     let sampling = samplings(SLOTS);
     let text = |device, sampler_on| {
-        let options = SessionOptions {
+        let options = Settings {
             device,
             sampler_on,
             precision: Precision::Exact,
@@ -309,7 +298,7 @@ fn sampled_text_is_that_of_a_batch(part: &str) {
         return;
     };
     let sampling = samplings(SLOTS);
-    let options = SessionOptions {
+    let options = Settings {
         precision: Precision::Exact,
         ..options(ExecutorChoice::Graph, SLOTS)
     };
@@ -349,7 +338,7 @@ fn gpu_graphs_that_are_refused_are_replaced_or_reported() {
         return;
     };
     let greedy = [Sampling::default()];
-    let refused = |executor| SessionOptions {
+    let refused = |executor| Settings {
         faults: Faults {
             refuse_graphs: true,
             ..Faults::default()
@@ -380,7 +369,7 @@ fn gpu_graphs_that_are_refused_are_replaced_or_reported() {
         let why = found.err().unwrap_or_else(|| panic!("{by_name:?} is made"));
         assert!(matches!(why, Error::Internal { .. }), "{by_name:?}: {why}");
         let mut unseen = refused(by_name);
-        unseen.config.gate = false;
+        unseen.gate = false;
         let mut rig = Rig::new(&model, &unseen);
         let found = rig.decode_while(&[0], &greedy, 24, |_, _| true);
         assert!(

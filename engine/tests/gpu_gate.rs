@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use common::{gpu, model, shared};
 use gannet_engine::ExecutorChoice;
-use gannet_engine::internals::settings::Overrides;
-use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::settings::Overrides;
+use gannet_engine::settings::{DiskCache, Faults, Precision};
 use gannet_engine::tools::gate;
 use gannet_engine::tools::make_executor;
-use gannet_engine::{Config, DeviceChoice, Error, SessionOptions};
+use gannet_engine::{DeviceChoice, Error, Settings};
 
 #[test]
 fn gpu_is_held_against_the_cpu_once() {
@@ -26,17 +26,17 @@ fn gpu_is_held_against_the_cpu_once() {
     };
     let model = model(&path);
     let cache = tempfile::tempdir().unwrap();
-    let options = |omit_launch| SessionOptions {
+    let options = |omit_launch| Settings {
         device: DeviceChoice::Cuda(0),
         faults: Faults {
             omit_launch,
             ..Faults::default()
         },
-        config: Config {
-            cache_dir: Some(cache.path().to_owned()),
-            ..Config::default()
+        disk_cache: DiskCache {
+            folder: Some(cache.path().to_owned()),
+            ..DiskCache::default()
         },
-        ..SessionOptions::default()
+        ..Settings::default()
     };
     // Faults first: they must not be remembered.
     for launch in [0, 7, 20] {
@@ -51,7 +51,7 @@ fn gpu_is_held_against_the_cpu_once() {
         assert!(gate::passed(cache.path()).is_empty());
     }
     let mut off = options(Some(7));
-    off.config.gate = false;
+    off.gate = false;
     make_executor(&model, &off).unwrap();
 
     let launches = || {
@@ -78,10 +78,10 @@ fn gpu_gate_passes_on_every_format() {
         };
         let model = model(&path);
         for precision in [Precision::Exact, Precision::Fast] {
-            let options = SessionOptions {
+            let options = Settings {
                 device: DeviceChoice::Cuda(0),
                 precision,
-                ..SessionOptions::default()
+                ..Settings::default()
             };
             let mut executor = make_executor(&model, &options).unwrap().executor;
             for _ in 0..2 {
@@ -110,7 +110,7 @@ fn gpu_gate_looks_at_what_is_served_with_and_without_a_cache() {
     };
     let model = model(&path);
     let cache = tempfile::tempdir().unwrap();
-    let options = |executor, variant: Option<&str>, cached: bool| SessionOptions {
+    let options = |executor, variant: Option<&str>, cached: bool| Settings {
         device: DeviceChoice::Cuda(0),
         executor,
         slots: Some(5),
@@ -119,18 +119,18 @@ fn gpu_gate_looks_at_what_is_served_with_and_without_a_cache() {
             gemv: variant.map(|v| v.parse().unwrap()),
             ..Overrides::default()
         },
-        config: Config {
-            cache_dir: cached.then(|| cache.path().to_owned()),
-            ..Config::default()
+        disk_cache: DiskCache {
+            folder: cached.then(|| cache.path().to_owned()),
+            ..DiskCache::default()
         },
-        ..SessionOptions::default()
+        ..Settings::default()
     };
     let choices = [
         ExecutorChoice::Eager,
         ExecutorChoice::Graph,
         ExecutorChoice::Capture,
     ];
-    let launches = |options: &SessionOptions| {
+    let launches = |options: &Settings| {
         let made = make_executor(&model, options).unwrap();
         made.executor.stats().launches
     };

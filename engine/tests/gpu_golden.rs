@@ -8,9 +8,9 @@
 mod common;
 
 use common::{check_greedy, divergence, gpu, json, model, options, perplexity, shared, trained};
-use gannet_engine::internals::settings::Precision;
+use gannet_engine::settings::Precision;
 use gannet_engine::tools::make_executor;
-use gannet_engine::{DeviceChoice, ExecutorChoice, Session, SessionOptions};
+use gannet_engine::{DeviceChoice, ExecutorChoice, Session, Settings};
 
 const DEVICE: DeviceChoice = DeviceChoice::Cuda(0);
 
@@ -32,7 +32,7 @@ fn logits(file: &str) {
     for precision in [Precision::Exact, Precision::Fast] {
         // Few rows at a time go through matrix-vector kernels, many through tensor cores.
         for max_rows in [1, 5, 256] {
-            let options = SessionOptions {
+            let options = Settings {
                 max_rows: Some(max_rows),
                 ..options(DEVICE, precision, max_rows)
             };
@@ -65,7 +65,7 @@ fn greedy_text(file: &str) {
     let reference = json(&folder.join(format!("greedy-{file}.json")));
     let model = model(&path);
     for executor in [ExecutorChoice::Eager, ExecutorChoice::Graph] {
-        let options = SessionOptions {
+        let options = Settings {
             executor,
             ..options(DEVICE, Precision::Fast, 1)
         };

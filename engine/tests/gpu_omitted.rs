@@ -13,12 +13,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::{gpu, model, shared};
-use gannet_engine::internals::exec::{DecodeStart, Executor, ExecutorKind, Step};
+use gannet_engine::internals::exec::{DecodeStart, Executor, ExecutorKind, Step, StepRows};
 use gannet_engine::internals::kv::BlockTable;
-use gannet_engine::internals::settings::{Buffers, Faults};
+use gannet_engine::internals::plan::StepRow;
+use gannet_engine::settings::{Buffers, DiskCache, Faults};
 use gannet_engine::tools::make_executor;
 use gannet_engine::tools::parity::{Mode, Tolerance};
-use gannet_engine::{Config, DeviceChoice, Error, ExecutorChoice, Model, Sampling, SessionOptions};
+use gannet_engine::{DeviceChoice, Error, ExecutorChoice, Model, Sampling, Settings};
 use omitted::{Prompt, check, places, spread, table};
 
 /// Rows of the steps that are scanned, each in a slot of its own: a token is replayed, a prompt is
@@ -41,7 +42,7 @@ fn executor(
     omit_launch: Option<usize>,
     cache: &Path,
 ) -> Box<dyn Executor> {
-    let options = SessionOptions {
+    let options = Settings {
         device: DeviceChoice::Cuda(0),
         executor: choice,
         // Enough for decode attention to be split, and merged by a launch of its own.
@@ -52,12 +53,12 @@ fn executor(
             omit_launch,
             ..Faults::default()
         },
-        config: Config {
-            cache_dir: Some(cache.to_owned()),
-            gate: false,
-            ..Config::default()
+        gate: false,
+        disk_cache: DiskCache {
+            folder: Some(cache.to_owned()),
+            ..DiskCache::default()
         },
-        ..SessionOptions::default()
+        ..Settings::default()
     };
     make_executor(model, &options).unwrap().executor
 }
@@ -112,18 +113,13 @@ fn scan_batch(choice: ExecutorChoice, kind: ExecutorKind) {
     let cache = tempfile::tempdir().unwrap();
     let make = |choice, omit| executor(&model, TOGETHER, choice, omit, cache.path());
     let table = table(make(ExecutorChoice::Eager, None).as_ref());
-    let rows: Vec<u32> = (0..TOGETHER as u32).collect();
     // The last two rows are dead.
-    let mut lengths = vec![1; TOGETHER];
-    lengths[TOGETHER - 2..].fill(0);
-    let step = Step {
-        tokens: &rows.iter().map(|r| 11 + 7 * r).collect::<Vec<_>>(),
-        lengths: &lengths,
-        slots: &rows,
-        outputs: &rows,
-        table: &table,
-    };
-    scan_step(&make, (choice, kind), &step);
+    let rows = StepRows::batch((0..TOGETHER as u32).map(|slot| StepRow {
+        token: 11 + 7 * slot,
+        length: u32::from((slot as usize) < TOGETHER - 2),
+        slot,
+    }));
+    scan_step(&make, (choice, kind), &rows.step(&table));
 }
 
 /// Sequences of one token each, all different.
@@ -172,7 +168,7 @@ fn scan_decode(choice: ExecutorChoice, kind: ExecutorKind) {
     let mut healthy = make(choice, None);
     let table = table(healthy.as_ref());
     let device = healthy.measure().unwrap();
-    let launches = device.profile(&starts(&drawn), 1, &table).unwrap();
+    let launches = device.launch_times(&starts(&drawn), 1, &table).unwrap();
     let units: Vec<String> = launches.into_iter().map(|l| l.unit).collect();
     let planned = units.len() - 3;
     assert_eq!(units[planned..], ["filter", "draw", "advance"]);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use common::{gpu, model, shared};
 use gannet_engine::internals::kv::KvType;
-use gannet_engine::internals::settings::Precision;
+use gannet_engine::settings::{Precision, Settings};
 use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
 
 /// Parity on tokens of the model's vocabulary, with what `options` say besides.
@@ -26,7 +26,10 @@ fn parity(path: &Path, left: Side, right: Side, options: ParityOptions) -> Vec<R
 
 fn with(precision: Precision, generate: usize) -> ParityOptions {
     ParityOptions {
-        precision,
+        settings: Settings {
+            precision,
+            ..Settings::default()
+        },
         generate,
         ..ParityOptions::default()
     }
@@ -166,11 +169,9 @@ fn caches_of_every_type_agree_with_the_cpu(part: &str) {
     };
     for kv_type in [KvType::F32, KvType::BF16, KvType::Int8] {
         for precision in [Precision::Exact, Precision::Fast] {
-            let options = ParityOptions {
-                kv_type,
-                batch: 3,
-                ..with(precision, 2)
-            };
+            let mut options = with(precision, 2);
+            options.settings.kv_type = kv_type;
+            options.batch = 3;
             check(
                 &path,
                 &parity(&path, Side::Cpu, Side::CudaEager, options.clone()),

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use chooses::the_cpu_chooses_alone;
 use common::{gpu, model, shared};
-use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::settings::{Faults, Precision};
 use gannet_engine::tools::bench::{self, BenchOptions};
-use gannet_engine::{DeviceChoice, ExecutorKind, Model, SessionOptions};
+use gannet_engine::{DeviceChoice, ExecutorKind, Model, Settings};
 
 fn tiny(test: &str) -> Option<Arc<Model>> {
     if !gpu(test) {
@@ -29,9 +29,9 @@ fn gpu_greedy_tokens_are_chosen_on_the_cpu_where_that_is_asked_for() {
     let Some(model) = tiny("tokens chosen on the CPU") else {
         return;
     };
-    let options = SessionOptions {
+    let options = Settings {
         device: DeviceChoice::Cuda(0),
-        ..SessionOptions::default()
+        ..Settings::default()
     };
     the_cpu_chooses_alone(&model, options);
 }
@@ -43,14 +43,14 @@ fn gpu_bench_tells_of_graphs_that_could_not_be_built() {
     let Some(model) = tiny("bench without graphs") else {
         return;
     };
-    let settings = SessionOptions {
+    let settings = Settings {
         faults: Faults {
             refuse_graphs: true,
             ..Faults::default()
         },
         device: DeviceChoice::Cuda(0),
         precision: Precision::Exact,
-        ..SessionOptions::default()
+        ..Settings::default()
     };
     let what = BenchOptions {
         prompts: vec![16],

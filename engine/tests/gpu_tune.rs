@@ -14,11 +14,13 @@ use std::time::Instant;
 
 use common::{gpu, model, shared};
 use gannet_engine::internals::exec::cuda::{CudaExecutor, Gpu};
-use gannet_engine::internals::exec::{DecodeStart, Executor, LaunchTime, Stats, Step};
+use gannet_engine::internals::exec::{DecodeStart, Executor, LaunchTime, Stats, StepRows};
 use gannet_engine::internals::kv::BlockTable;
+use gannet_engine::internals::plan::StepRow;
+use gannet_engine::settings::DiskCache;
 use gannet_engine::tools::tune::{self, TuneOptions, TunedShape};
 use gannet_engine::tools::{make_executor, make_executor_on};
-use gannet_engine::{Config, DeviceChoice, Model, Opening, Sampling, SessionOptions};
+use gannet_engine::{DeviceChoice, Model, Opening, Sampling, Settings};
 
 fn tiny(test: &str) -> Option<Arc<Model>> {
     if !gpu(test) {
@@ -27,16 +29,14 @@ fn tiny(test: &str) -> Option<Arc<Model>> {
     Some(model(&shared(test, "models/rustdoc-tiny-Q4_K_M.gguf")?))
 }
 
-fn options(slots: usize, config: Config) -> SessionOptions {
-    SessionOptions {
+fn options(slots: usize, disk_cache: DiskCache) -> Settings {
+    Settings {
         device: DeviceChoice::Cuda(0),
         context: Some(512),
         slots: Some(slots),
-        config: Config {
-            gate: false,
-            ..config
-        },
-        ..SessionOptions::default()
+        gate: false,
+        disk_cache,
+        ..Settings::default()
     }
 }
 
@@ -94,9 +94,9 @@ fn gpu_every_product_is_measured_and_the_choice_is_served() {
     let cache = tempfile::tempdir().unwrap();
     let options = options(
         8,
-        Config {
-            cache_dir: Some(cache.path().to_owned()),
-            ..Config::default()
+        DiskCache {
+            folder: Some(cache.path().to_owned()),
+            ..DiskCache::default()
         },
     );
     let tuned = |rows: usize| {
@@ -131,9 +131,9 @@ fn gpu_every_product_is_measured_and_the_choice_is_served() {
     let first = tuned(1);
     let file = first.file.unwrap();
     assert!(file.starts_with(cache.path()));
-    let gpu = Gpu::open(0, &options.config).unwrap();
+    let gpu = Gpu::open(0, &options.disk_cache).unwrap();
     let measured = |what: &str| {
-        let profile = gpu.profile(&options.config, options.overrides);
+        let profile = gpu.profile(&options.disk_cache, options.overrides);
         profile.unwrap_or_else(|e| panic!("{what}: {e}"))
     };
     for shape in &first.shapes {
@@ -158,20 +158,17 @@ fn gpu_profiles_are_of_every_launch_that_is_served() {
         return;
     };
     for slots in [1, 4] {
-        let mut executor = make_executor(&model, &options(slots, Config::default()))
+        let mut executor = make_executor(&model, &options(slots, DiskCache::default()))
             .unwrap()
             .executor;
         let table = table(executor.as_ref());
         let (greedy, drawn) = (Sampling::default(), drawn());
-        let column = |value: u32| vec![value; slots];
-        let step = Step {
-            tokens: &column(11),
-            lengths: &column(1),
-            slots: &(0..slots as u32).collect::<Vec<_>>(),
-            outputs: &(0..slots as u32).collect::<Vec<_>>(),
-            table: &table,
-        };
-        let planned = omitted::places(executor.inspect(), &step).unwrap();
+        let rows = StepRows::batch((0..slots as u32).map(|slot| StepRow {
+            token: 11,
+            length: 1,
+            slot,
+        }));
+        let planned = omitted::places(executor.inspect(), &rows.step(&table)).unwrap();
         let cases = [
             (&greedy, vec!["advance"]),
             (&drawn, vec!["filter", "draw", "advance"]),
@@ -180,7 +177,7 @@ fn gpu_profiles_are_of_every_launch_that_is_served() {
             let starts = starts(slots, 20, sampling);
             let before = decode(executor.as_mut(), &starts, &table);
             let device = executor.measure().unwrap();
-            let found = device.profile(&starts, REPEATS, &table).unwrap();
+            let found = device.launch_times(&starts, REPEATS, &table).unwrap();
             let units: Vec<&str> = found.iter().map(|l| l.unit.as_str()).collect();
             let planned: Vec<&str> = planned.iter().map(|p| p.unit.as_str()).collect();
             assert_eq!(units, [&planned[..], &behind].concat(), "{slots} slots");
@@ -196,7 +193,7 @@ fn gpu_profiles_are_of_every_launch_that_is_served() {
         }
         let device = executor.measure().unwrap();
         device
-            .profile(&starts(slots, 0, &greedy), 1, &table)
+            .launch_times(&starts(slots, 0, &greedy), 1, &table)
             .unwrap_err();
     }
 }
@@ -207,7 +204,7 @@ fn gpu_profiles_count_the_keys_that_a_step_sees() {
     let Some(model) = tiny("bytes of a profile") else {
         return;
     };
-    let mut executor = make_executor(&model, &options(SLOTS, Config::default()))
+    let mut executor = make_executor(&model, &options(SLOTS, DiskCache::default()))
         .unwrap()
         .executor;
     let table = table(executor.as_ref());
@@ -215,7 +212,7 @@ fn gpu_profiles_count_the_keys_that_a_step_sees() {
     let mut at = |length| -> Vec<LaunchTime> {
         let starts = starts(SLOTS, length, &greedy);
         let device = executor.measure().unwrap();
-        device.profile(&starts, 1, &table).unwrap()
+        device.launch_times(&starts, 1, &table).unwrap()
     };
     let (shallow, deep) = (at(20), at(320));
     let caches = &model.plan().caches;
@@ -240,7 +237,7 @@ fn gpu_step_times_are_of_the_device() {
         return;
     };
     for slots in [1, 4] {
-        let mut executor = make_executor(&model, &options(slots, Config::default()))
+        let mut executor = make_executor(&model, &options(slots, DiskCache::default()))
             .unwrap()
             .executor;
         let table = table(executor.as_ref());
@@ -265,7 +262,7 @@ fn gpu_counters_are_those_of_an_executor() {
     let Some(model) = tiny("counters of executors") else {
         return;
     };
-    let options = options(1, Config::default());
+    let options = options(1, DiskCache::default());
     // Both on one context.
     let opening = Opening::start(&options);
     let make = || {
@@ -291,8 +288,8 @@ fn gpu_loads_compile_all_that_decoding_launches() {
     let Some(model) = tiny("kernels of a load") else {
         return;
     };
-    let options = options(SLOTS, Config::default());
-    let gpu = Arc::new(Gpu::open(0, &options.config).unwrap());
+    let options = options(SLOTS, DiskCache::default());
+    let gpu = Arc::new(Gpu::open(0, &options.disk_cache).unwrap());
     let mut executor = CudaExecutor::new(&gpu, &model, &options).unwrap();
     let loaded = gpu.context.statistics().modules;
     assert_eq!(executor.load().kernels, loaded);

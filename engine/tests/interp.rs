@@ -5,14 +5,17 @@ mod common;
 
 use std::path::Path;
 
-use common::{model, shared};
+use common::{MICRO_MODELS, model, shared};
 use gannet_engine::internals::kv::KvType;
-use gannet_engine::internals::settings::Precision;
+use gannet_engine::settings::{Precision, Settings};
 use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
 
 fn check(path: &Path, precision: Precision, prompt: u32) {
     let options = ParityOptions {
-        precision,
+        settings: Settings {
+            precision,
+            ..Settings::default()
+        },
         generate: 2,
         ..ParityOptions::default()
     };
@@ -31,7 +34,7 @@ fn check_with(path: &Path, options: ParityOptions, prompt: u32) {
             .collect(),
         ..options
     };
-    let (precision, kv_type) = (options.precision, options.kv_type);
+    let (precision, kv_type) = (options.settings.precision, options.settings.kv_type);
     let name = path.display();
     let reports = compare(&model, &options).unwrap_or_else(|e| panic!("{name}: {e}"));
     for report in &reports {
@@ -53,7 +56,7 @@ fn check_with(path: &Path, options: ParityOptions, prompt: u32) {
 
 #[test]
 fn micro_models_of_every_family() {
-    for name in ["llama", "llama3-scaled", "qwen2", "qwen3"] {
+    for name in MICRO_MODELS {
         let part = format!("golden/arch/{name}/{name}.gguf");
         let Some(path) = shared("interpreted micro-models", &part) else {
             continue;
@@ -83,8 +86,11 @@ fn caches_of_every_type() {
         for kv_type in [KvType::F32, KvType::BF16, KvType::Int8] {
             for precision in [Precision::Exact, Precision::Fast] {
                 let options = ParityOptions {
-                    precision,
-                    kv_type,
+                    settings: Settings {
+                        precision,
+                        kv_type,
+                        ..Settings::default()
+                    },
                     batch: 2,
                     generate: 1,
                     ..ParityOptions::default()

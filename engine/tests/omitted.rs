@@ -16,7 +16,7 @@ use gannet_engine::internals::exec::cpu::CpuExecutor;
 use gannet_engine::internals::exec::interp::InterpExecutor;
 use gannet_engine::internals::exec::{Inspect, Limits};
 use gannet_engine::internals::kv::KvType;
-use gannet_engine::internals::settings::{Buffers, Faults, Precision};
+use gannet_engine::settings::{Buffers, Faults, Precision};
 use gannet_engine::tools::parity::{Mode, Tolerance};
 use gannet_ptx_gen::target::Target;
 use omitted::{Prompt, check, places, spread, table};

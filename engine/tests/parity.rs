@@ -7,8 +7,7 @@ mod common;
 
 use common::{model, shared};
 use gannet_engine::Error;
-use gannet_engine::internals::settings::Overrides;
-use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::settings::{Faults, Overrides, Settings};
 use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
 
 /// Compares on the micro-model of a family and checks that everything passes.
@@ -38,7 +37,6 @@ fn options(left: Side, right: Side, batch: usize) -> ParityOptions {
     ParityOptions {
         left,
         right,
-        precision: Precision::Fast,
         tokens: (0..21).map(|i| i * i * 7 + 3 * i + 11).collect(),
         generate: 2,
         batch,
@@ -150,10 +148,13 @@ fn products_of_bytes_have_a_limit_of_their_own() {
     let options = |variant, omit_launch| ParityOptions {
         tokens: vec![3, 141, 59],
         generate: 1,
-        overrides: forced(variant),
-        faults: Faults {
-            omit_launch,
-            ..Faults::default()
+        settings: Settings {
+            overrides: forced(variant),
+            faults: Faults {
+                omit_launch,
+                ..Faults::default()
+            },
+            ..Settings::default()
         },
         ..options(Side::Cpu, Side::Interp, 1)
     };
@@ -209,7 +210,10 @@ fn a_variant_that_no_product_has_is_refused() {
     let model = model(&path);
     for right in [Side::Cpu, Side::Interp, Side::CudaEager] {
         let options = ParityOptions {
-            overrides: forced("f32-l99-w16-r2-b4"),
+            settings: Settings {
+                overrides: forced("f32-l99-w16-r2-b4"),
+                ..Settings::default()
+            },
             tokens: vec![3, 1, 4],
             ..options(Side::Cpu, right, 1)
         };

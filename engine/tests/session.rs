@@ -16,13 +16,13 @@ use std::sync::Arc;
 use chooses::the_cpu_chooses_alone;
 use common::{model, shared};
 use gannet_engine::Finish;
-use gannet_engine::internals::settings::Precision;
-use gannet_engine::internals::settings::{MAX_CONTEXT, MAX_SLOTS};
-use gannet_engine::internals::text::tokenizer::{DecodeOptions, EncodeOptions};
+use gannet_engine::settings::Precision;
+use gannet_engine::settings::{MAX_CONTEXT, MAX_SLOTS};
+use gannet_engine::tokenizer::{DecodeOptions, EncodeOptions};
 use gannet_engine::tools::make_executor;
 use gannet_engine::{
     DeviceChoice, Error, Event, ExecutorChoice, GenerateOptions, Generation, Model, Sampling,
-    Session, SessionOptions,
+    Session, Settings,
 };
 
 /// The demonstration model, which the repository ships.
@@ -31,12 +31,12 @@ fn tiny() -> Arc<Model> {
     model(&shared("session", part).expect("the model is in the repository"))
 }
 
-fn on(device: DeviceChoice) -> SessionOptions {
-    SessionOptions {
+fn on(device: DeviceChoice) -> Settings {
+    Settings {
         device,
         precision: Precision::Exact,
         context: Some(96),
-        ..SessionOptions::default()
+        ..Settings::default()
     }
 }
 
@@ -133,7 +133,7 @@ fn a_token_cut_by_a_stop_string_counts() {
 #[test]
 fn a_prompt_that_is_broken_off_leaves_what_was_computed() {
     let model = tiny();
-    let settings = SessionOptions {
+    let settings = Settings {
         max_rows: Some(2),
         ..on(DeviceChoice::Cpu)
     };
@@ -155,7 +155,7 @@ fn a_prompt_that_is_broken_off_leaves_what_was_computed() {
 #[test]
 fn a_full_context_takes_no_more() {
     let model = tiny();
-    let settings = SessionOptions {
+    let settings = Settings {
         context: Some(8),
         ..on(DeviceChoice::Cpu)
     };
@@ -187,24 +187,24 @@ fn the_cpu_chooses_for_interpreted_kernels() {
 #[test]
 fn sizes_that_cannot_be_are_refused() {
     let model = tiny();
-    let refused = |options: SessionOptions| make_executor(&model, &options).err().unwrap();
+    let refused = |options: Settings| make_executor(&model, &options).err().unwrap();
     for device in [DeviceChoice::Cpu, DeviceChoice::Interp] {
         for context in [MAX_CONTEXT + 1, 999_999_999_999, usize::MAX] {
-            let error = refused(SessionOptions {
+            let error = refused(Settings {
                 context: Some(context),
                 ..on(device)
             });
             assert!(matches!(error, Error::TooLarge { .. }), "{error}");
         }
         for slots in [MAX_SLOTS + 1, usize::MAX] {
-            let error = refused(SessionOptions {
+            let error = refused(Settings {
                 slots: Some(slots),
                 ..on(device)
             });
             assert!(matches!(error, Error::TooLarge { .. }), "{error}");
         }
         // Within the limits of either, and more than any machine has.
-        let error = refused(SessionOptions {
+        let error = refused(Settings {
             context: Some(MAX_CONTEXT),
             slots: Some(MAX_SLOTS),
             ..on(device)
@@ -221,7 +221,7 @@ fn an_executor_of_a_gpu_is_not_replaced_by_the_cpu() {
         return;
     }
     let model = tiny();
-    let named = SessionOptions {
+    let named = Settings {
         executor: ExecutorChoice::Graph,
         ..on(DeviceChoice::Auto)
     };

@@ -5,9 +5,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_engine::internals::settings::Precision;
+use gannet_engine::internals::model::of_container;
+use gannet_engine::settings::Precision;
 use gannet_engine::tools::synth::{self, ShapeName, SynthOptions, TypeMix};
-use gannet_engine::{DeviceChoice, GenerateOptions, Model, ModelOptions, Session, SessionOptions};
+use gannet_engine::{DeviceChoice, GenerateOptions, ModelOptions, Session, Settings};
 use gannet_gguf::Gguf;
 use gannet_quant::Format;
 
@@ -75,11 +76,11 @@ fn tiny_models_of_every_mix_run() {
     let mut total_distinct = 0;
     for &mix in TypeMix::ALL {
         let gguf = Gguf::from_vec("tiny.gguf", tiny(mix, 3).0).unwrap();
-        let model = Arc::new(Model::from_gguf(gguf, &ModelOptions::default()).unwrap());
-        let options = SessionOptions {
+        let model = Arc::new(of_container(gguf, &ModelOptions::default()).unwrap());
+        let options = Settings {
             device: DeviceChoice::Cpu,
             precision: Precision::Exact,
-            ..SessionOptions::default()
+            ..Settings::default()
         };
         let mut session = Session::new(&model, &options).unwrap();
         let prompt: Vec<u32> = (0..64).map(|i| i * 7 % 512).collect();

@@ -4,8 +4,8 @@ mod common;
 
 use common::simple;
 use gannet_ptx_gen::kernels::{
-    Activation, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, KvType, KvWriteSpec, RmsNormSpec,
-    RopeKind, RopeSpec,
+    Activation, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, KvType, KvWriteSpec, Map, NormAddNormSpec,
+    RmsNormSpec, RopeKind, RopeSpec,
 };
 use gannet_ptx_gen::target::Target;
 
@@ -40,6 +40,31 @@ fn rms_norm_of_rows_and_heads() {
 }
 
 #[test]
+fn norms_around_a_sum() {
+    for (rows, dim) in [
+        (1, 4),
+        (3, 64),
+        (5, 256),
+        (2, 2304),
+        (1, 2560),
+        (2, 4100),
+        (1, 16_384),
+    ] {
+        let spec = NormAddNormSpec {
+            target: TARGET,
+            dim,
+            eps: 1e-6,
+        };
+        spec.check().unwrap();
+        simple::norm_add_norm(spec, rows).pass();
+    }
+    for dim in [0, 6, 16_388] {
+        let (target, eps) = (TARGET, 1e-6);
+        assert!(NormAddNormSpec { dim, eps, target }.check().is_err());
+    }
+}
+
+#[test]
 fn sums_of_any_length() {
     simple::add(TARGET, &LENGTHS).pass();
 }
@@ -48,6 +73,18 @@ fn sums_of_any_length() {
 fn gated_units_of_any_length() {
     for activation in [Activation::Silu, Activation::Gelu] {
         simple::glu(TARGET, activation, &LENGTHS).pass();
+    }
+}
+
+#[test]
+fn functions_of_vectors_of_any_length() {
+    for map in [
+        Map::Scale(50.596_443),
+        Map::Scale(-0.25),
+        Map::Softcap(30.0),
+        Map::Softcap(1.5),
+    ] {
+        simple::map(TARGET, map, &LENGTHS).pass();
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) const CRATES: &[(&str, &str, &[&str])] = &[
             "gannet-engine",
         ],
     ),
-    ("xtask", "xtask", &["gannet-ptx-gen"]),
+    ("xtask", "xtask", &[]),
 ];
 
 /// The repository's root.

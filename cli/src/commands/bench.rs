@@ -4,18 +4,18 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gannet_engine::Opening;
-use gannet_engine::tools::bench::{self, BenchOptions, BenchReport, Kind, Row};
-use gannet_engine::internals::settings::{MAX_CONTEXT, MAX_SLOTS};
+use gannet_engine::settings::{Given, MAX_CONTEXT, MAX_SLOTS};
+use gannet_engine::tools::bench::{self, BenchOptions, BenchReport, BenchKind, BenchRow};
 use serde_json::json;
 
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::figures;
-use crate::flags::{DeviceFlags, ModelFlag, at_most};
-use crate::profile;
+use crate::flags::{DeviceFlags, ModelFlag, WithoutFlag, at_most, resolve};
+use crate::launches;
 use crate::progress::Progress;
 use crate::table::Table;
-use crate::timing;
+use crate::times;
 
 /// Measure prompt and generation speed, GB/s and the share of the measured read ceiling
 #[derive(Args)]
@@ -70,6 +70,8 @@ pub(crate) struct Bench {
     repeats: u32,
     #[command(flatten)]
     device: DeviceFlags,
+    #[command(flatten)]
+    without: WithoutFlag,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -96,20 +98,23 @@ impl Bench {
             repeats: self.repeats as usize,
             profile: self.profile || self.trace.is_some(),
         };
-        let session_options = self.device.session_options()?;
-        let opening = Opening::start(&session_options);
+        let settings = resolve(&Given {
+            without: self.without.rules(),
+            ..self.device.given()
+        })?;
+        let opening = Opening::start(&settings);
         let model = self.model.open(console)?;
         let report = {
             let progress = Progress::spinner("loading");
-            let mut on_row = |row: &Row| progress.message(format!("{} done", row.name()));
-            bench::run_on(&model, &session_options, &opening, &options, &mut on_row)?
+            let mut on_row = |row: &BenchRow| progress.message(format!("{} done", row.name()));
+            bench::run_on(&model, &settings, &opening, &options, &mut on_row)?
         };
         if let Some(notice) = &report.notice {
             console.note(notice.as_str());
         }
-        let file = model.gguf().path().display().to_string();
+        let file = model.path().display().to_string();
         if let Some(path) = &self.trace {
-            let trace = serde_json::to_vec(&profile::chrome_trace(&report)).map_err(|e| {
+            let trace = serde_json::to_vec(&launches::chrome_trace(&report)).map_err(|e| {
                 Failure::Work(format!("{}: cannot write the trace: {e}", path.display()))
             })?;
             std::fs::write(path, trace).map_err(|e| Failure::file(path, "write", &e))?;
@@ -118,7 +123,7 @@ impl Bench {
             console.json(&as_json(&report, &file))
         } else {
             console.print(&as_text(&report, &file))?;
-            console.print(&profile::as_text(&report))
+            console.print(&launches::as_text(&report))
         }
     }
 }
@@ -144,7 +149,7 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
                 "share_of_ceiling": row.share_of_ceiling,
                 "device_step_seconds": row.device_step_seconds,
                 "synchronizations_per_token": row.synchronizations_per_token,
-                "launches": profile::as_json(row, report.ceiling_gb_per_second),
+                "launches": launches::as_json(row, report.ceiling_gb_per_second),
             })
         })
         .collect();
@@ -156,6 +161,7 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
         "load": report.load,
         "cold_first_token_seconds": report.cold_first_token_seconds,
         "ceiling_gb_per_second": report.ceiling_gb_per_second,
+        "without": report.without,
         "fallbacks": report.fallbacks,
         "rows": rows,
     })
@@ -176,7 +182,7 @@ fn as_text(report: &BenchReport, file: &str) -> String {
     ]);
     for row in &report.rows {
         let rate = match row.kind {
-            Kind::FirstToken => String::new(),
+            BenchKind::FirstToken => String::new(),
             _ => figures::rate(row.tokens_per_second),
         };
         table.row([
@@ -195,6 +201,10 @@ fn as_text(report: &BenchReport, file: &str) -> String {
                 .map_or(String::new(), |n| format!("{n:.2}")),
         ]);
     }
+    let without = match report.without.as_slice() {
+        [] => String::new(),
+        rules => format!("; without {}", rules.join(", ")),
+    };
     let fallbacks = match report.fallbacks {
         0 => String::new(),
         n => format!("; {n} steps ran without the graph that was wanted"),
@@ -202,13 +212,13 @@ fn as_text(report: &BenchReport, file: &str) -> String {
     format!(
         "{file} on {}: {} of weights, loaded in {}, first token {} after loading began\n\
          {}; {}\n\
-         reading memory: {} GB/s{fallbacks}\n\n{}",
+         reading memory: {} GB/s{fallbacks}{without}\n\n{}",
         report.executor,
         figures::bytes(report.weight_bytes),
         figures::seconds(report.load_seconds),
         figures::seconds(report.cold_first_token_seconds),
-        timing::moved(&report.load).unwrap_or_else(|| "weights stay in the file".to_owned()),
-        timing::phases(&report.load),
+        times::moved(&report.load).unwrap_or_else(|| "weights stay in the file".to_owned()),
+        times::phases(&report.load),
         figures::rate(report.ceiling_gb_per_second),
         table.render()
     )

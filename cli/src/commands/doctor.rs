@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gannet_cuda_runtime::{DeviceProperties, Driver};
-use gannet_engine::Config;
-use gannet_engine::internals::settings::TABLE;
-use gannet_engine::tools::gate::{self, Passed};
+use gannet_engine::Error;
 use gannet_engine::internals::lower::DeviceProfile;
-use gannet_engine::internals::settings::Overrides;
+use gannet_engine::settings::{Environment, Given, Overrides, Settings, TABLE};
+use gannet_engine::tools::gate::{self, Passed};
 use gannet_ptx_gen::target::Target;
 use serde_json::{Value, json};
 
@@ -49,10 +48,16 @@ struct Findings {
     /// Version of CUDA that the driver serves, or why there is none.
     driver: Result<(u32, u32), String>,
     devices: Vec<DeviceFinding>,
-    config: Result<Config, String>,
+    configuration: Result<Configuration, String>,
     cache: Option<Cache>,
     /// What passed the parity gate.
     passed: Vec<Passed>,
+}
+
+/// What the environment says, and what counts where no flag is given.
+struct Configuration {
+    environment: Environment,
+    settings: Settings,
 }
 
 /// The folder of compiled kernels.
@@ -65,20 +70,17 @@ struct Cache {
 impl Findings {
     fn gather() -> Findings {
         let driver = Driver::load().map_err(|e| e.to_string());
-        let config = Config::from_env().map_err(|e| e.to_string());
-        let folder = config
-            .as_ref()
-            .ok()
-            .and_then(|c| c.cache_dir.as_ref()?.join("cubin").into());
-        let cache_dir = config.as_ref().ok().and_then(|c| c.cache_dir.as_ref());
+        let configuration = Configuration::gather().map_err(|e| e.to_string());
+        let kept = configuration.as_ref().ok().map(|c| &c.settings.disk_cache);
+        let folder = kept.and_then(|kept| kept.folder.as_ref());
         Findings {
-            passed: cache_dir.map_or_else(Vec::new, |dir| gate::passed(dir)),
-            profiles: cache_dir.map_or_else(Vec::new, |dir| profiles(dir)),
+            passed: folder.map_or_else(Vec::new, |folder| gate::passed(folder)),
+            profiles: folder.map_or_else(Vec::new, |folder| profiles(folder)),
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             devices: driver.as_ref().map_or_else(|_| Vec::new(), devices),
             driver: driver.and_then(|d| d.version().map_err(|e| e.to_string())),
-            cache: folder.map(|f| Cache::measure(&f)),
-            config,
+            cache: folder.map(|f| Cache::measure(&f.join("cubin"))),
+            configuration,
         }
     }
 
@@ -99,12 +101,16 @@ impl Findings {
             out.push_str(&device_text(index, device));
         }
         out.push_str("\nconfiguration\n");
-        match &self.config {
-            Ok(config) => {
-                for (variable, row) in TABLE.iter().zip(values(config)) {
-                    let Variable { value, is_default } = row;
+        match &self.configuration {
+            Ok(Configuration {
+                environment,
+                settings,
+            }) => {
+                for variable in TABLE {
+                    let is_default = !variable.is_set(environment);
                     let origin = if is_default { " (default)" } else { "" };
                     let (name, meaning) = (variable.name, variable.meaning);
+                    let value = variable.in_force(settings);
                     out.push_str(&format!("  {name}={value}{origin}: {meaning}\n"));
                 }
             }
@@ -155,12 +161,11 @@ impl Findings {
     }
 
     fn json(&self) -> Value {
-        let config = match &self.config {
-            Ok(config) => {
-                let rows = TABLE.iter().zip(values(config));
-                rows.map(|(v, row)| (v.name.to_owned(), Value::from(row.value)))
-                    .collect()
-            }
+        let configuration = match &self.configuration {
+            Ok(Configuration { settings, .. }) => TABLE
+                .iter()
+                .map(|v| (v.name.to_owned(), Value::from(v.in_force(settings))))
+                .collect(),
             Err(why) => json!({ "error": why }),
         };
         json!({
@@ -171,7 +176,7 @@ impl Findings {
                 Err(why) => json!({ "error": why }),
             },
             "devices": self.devices.iter().map(device_json).collect::<Vec<_>>(),
-            "configuration": config,
+            "configuration": configuration,
             "cache": self.cache.as_ref().map(|c| json!({
                 "folder": c.folder.display().to_string(),
                 "entries": c.entries,
@@ -283,60 +288,15 @@ fn device_json(device: &DeviceFinding) -> Value {
     })
 }
 
-/// What is in force for a variable.
-struct Variable {
-    value: String,
-    is_default: bool,
-}
-
-/// The effective values, in the order of [`TABLE`].
-fn values(config: &Config) -> impl Iterator<Item = Variable> {
-    let default = Config::default();
-    let text = |set: &Option<String>, default: &str| Variable {
-        value: set.clone().unwrap_or_else(|| default.to_owned()),
-        is_default: set.is_none(),
-    };
-    let folder = config
-        .cache_dir
-        .as_ref()
-        .map_or("none".to_owned(), |d| d.display().to_string());
-    TABLE
-        .iter()
-        .map(|variable| match variable.name {
-            "GANNET_DEVICE" => text(&config.device.map(|d| d.to_string()), "auto"),
-            "GANNET_EXECUTOR" => text(&config.executor.map(|e| e.to_string()), "auto"),
-            "GANNET_SAMPLER_ON" => text(&config.sampler_on.map(|s| s.to_string()), "device"),
-            "GANNET_CACHE" => Variable {
-                value: folder.clone(),
-                is_default: false,
-            },
-            "GANNET_CUBIN_CACHE" => Variable {
-                value: u8::from(config.cubin_cache).to_string(),
-                is_default: config.cubin_cache == default.cubin_cache,
-            },
-            "GANNET_PROFILE" => Variable {
-                value: u8::from(!config.overrides.ignore_measured).to_string(),
-                is_default: !config.overrides.ignore_measured,
-            },
-            "GANNET_GEMV" => text(
-                &config.overrides.gemv.map(|v| v.to_string()),
-                "measured, else built in",
-            ),
-            "GANNET_GEMV_ROWS" => text(
-                &config.overrides.gemv_max_rows.map(|n| n.to_string()),
-                "built in",
-            ),
-            "GANNET_GATE" => Variable {
-                value: u8::from(config.gate).to_string(),
-                is_default: config.gate == default.gate,
-            },
-            _ => Variable {
-                value: "?".to_owned(),
-                is_default: false,
-            },
+impl Configuration {
+    fn gather() -> Result<Configuration, Error> {
+        let environment = Environment::read()?;
+        let settings = Settings::resolve(&environment, &Given::default())?;
+        Ok(Configuration {
+            environment,
+            settings,
         })
-        .collect::<Vec<_>>()
-        .into_iter()
+    }
 }
 
 impl Cache {
@@ -361,13 +321,6 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_variable_has_a_value() {
-        for (variable, row) in TABLE.iter().zip(values(&Config::default())) {
-            assert_ne!(row.value, "?", "{} is not shown", variable.name);
-        }
-    }
 
     #[test]
     fn a_folder_that_is_not_there_holds_nothing() {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gannet_engine::internals::settings::DEFAULT_CONTEXT;
 use gannet_engine::internals::files::safetensors::SafeTensors;
+use gannet_engine::settings::DEFAULT_CONTEXT;
 use gannet_engine::{Model, ModelOptions};
 use gannet_gguf::{Gguf, Value};
 use serde_json::{Map, Value as Json, json};
@@ -153,7 +153,10 @@ impl Verdict {
         match Model::open_with(path, &ModelOptions::default()) {
             Ok(model) => {
                 let usual = model.hparams().context_length.min(DEFAULT_CONTEXT);
-                Verdict::Runs { model: Box::new(model), context: context.unwrap_or(usual).max(1) }
+                Verdict::Runs {
+                    model: Box::new(model),
+                    context: context.unwrap_or(usual).max(1),
+                }
             }
             Err(error) => Verdict::No(error.to_string()),
         }
@@ -226,9 +229,16 @@ impl Verdict {
 /// Bytes of the weights, and of the cache in f16 (GPU) and in f32 (CPU).
 fn memory(model: &Model, context: usize) -> (u64, u64, u64) {
     let caches = &model.plan().caches;
-    let position = caches.iter().map(|cache| 2 * cache.width() as u64).sum::<u64>();
+    let position = caches
+        .iter()
+        .map(|cache| 2 * cache.width() as u64)
+        .sum::<u64>();
     let elements = position.saturating_mul(context as u64);
-    (model.weight_total(), elements.saturating_mul(2), elements.saturating_mul(4))
+    (
+        model.weight_total(),
+        elements.saturating_mul(2),
+        elements.saturating_mul(4),
+    )
 }
 
 /// Tensors of one type.
@@ -257,7 +267,11 @@ impl Found {
             self.file.display(),
             self.format,
             figures::bytes(self.bytes),
-            if self.files == 1 { "one file".to_owned() } else { format!("{} files", self.files) },
+            if self.files == 1 {
+                "one file".to_owned()
+            } else {
+                format!("{} files", self.files)
+            },
             self.metadata.len(),
             self.tensors.len()
         );
@@ -280,7 +294,12 @@ impl Found {
             let mut table = Table::new(&["tensor", "shape", "type", ">bytes"]);
             for t in &self.tensors {
                 let name = t.name.escape_debug().to_string();
-                table.row([name, format!("{:?}", t.shape), t.ty.clone(), figures::count(t.bytes)]);
+                table.row([
+                    name,
+                    format!("{:?}", t.shape),
+                    t.ty.clone(),
+                    figures::count(t.bytes),
+                ]);
             }
             out.push_str(&format!("\n{}", table.render()));
         }
@@ -292,12 +311,19 @@ impl Found {
             .types()
             .into_iter()
             .map(|(ty, of)| {
-                let OfType { tensors, elements, bytes } = of;
+                let OfType {
+                    tensors,
+                    elements,
+                    bytes,
+                } = of;
                 json!({ "type": ty, "tensors": tensors, "elements": elements, "bytes": bytes })
             })
             .collect();
-        let metadata: Map<String, Json> =
-            self.metadata.iter().map(|(key, _, value)| (key.clone(), value.clone())).collect();
+        let metadata: Map<String, Json> = self
+            .metadata
+            .iter()
+            .map(|(key, _, value)| (key.clone(), value.clone()))
+            .collect();
         let mut object = json!({
             "file": self.file.display().to_string(),
             "format": self.format,
@@ -311,9 +337,7 @@ impl Found {
             "warnings": self.warnings.iter().chain(verdict.warnings()).collect::<Vec<_>>(),
         });
         if list {
-            let tensor = |t: &Tensor| {
-                json!({ "name": t.name, "shape": t.shape, "type": t.ty, "bytes": t.bytes })
-            };
+            let tensor = |t: &Tensor| json!({ "name": t.name, "shape": t.shape, "type": t.ty, "bytes": t.bytes });
             object["tensors"] = self.tensors.iter().map(tensor).collect();
         }
         object

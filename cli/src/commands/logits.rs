@@ -5,8 +5,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gannet_engine::{Error, Session, SessionOptions};
 use gannet_engine::tools::eval;
+use gannet_engine::{Error, Session, Settings};
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
@@ -46,10 +46,10 @@ impl Logits {
         if positions == 0 {
             return Err(Failure::Usage("--last must be at least 1".to_owned()));
         }
-        let options = SessionOptions {
+        let options = Settings {
             context: Some(tokens.len()),
             max_outputs: Some(POSITIONS_AT_ONCE),
-            ..self.device.session_options()?
+            ..self.device.settings()?
         };
         let model = self.model.open(console)?;
         model.check_tokens(&tokens)?;
@@ -70,7 +70,9 @@ impl Logits {
         let vocab_size = model.plan().vocab_size;
         let size = figures::bytes(bytes);
         let device = session.executor().kind();
-        console::say(&format!("[{positions} positions x {vocab_size} f32, {size}; {device}]"));
+        console::say(&format!(
+            "[{positions} positions x {vocab_size} f32, {size}; {device}]"
+        ));
         Ok(())
     }
 }
@@ -85,12 +87,18 @@ struct Writer<'p> {
 impl Writer<'_> {
     fn create(path: &Path) -> Result<Writer<'_>, Failure> {
         let file = File::create(path).map_err(|e| Failure::file(path, "create", &e))?;
-        Ok(Writer { path, file: BufWriter::new(file), bytes: 0 })
+        Ok(Writer {
+            path,
+            file: BufWriter::new(file),
+            bytes: 0,
+        })
     }
 
     fn row(&mut self, row: &[f32]) -> Result<(), Error> {
         for value in row {
-            self.file.write_all(&value.to_le_bytes()).map_err(|e| self.error(e))?;
+            self.file
+                .write_all(&value.to_le_bytes())
+                .map_err(|e| self.error(e))?;
         }
         self.bytes += 4 * row.len() as u64;
         Ok(())
@@ -102,6 +110,9 @@ impl Writer<'_> {
     }
 
     fn error(&self, source: io::Error) -> Error {
-        Error::Io { file: self.path.to_owned(), source }
+        Error::Io {
+            file: self.path.to_owned(),
+            source,
+        }
     }
 }

@@ -1,18 +1,15 @@
 //! `gannet parity`: do two executors compute the same, buffer by buffer?
 
 use clap::Args;
-use gannet_engine::Config;
-use gannet_engine::internals::kv::KvType;
 use gannet_engine::internals::lower::BATCH_MAX_ROWS;
-use gannet_engine::tools::parity::{self, ParityOptions, Report, Row, Side};
-use gannet_engine::internals::settings::Overrides;
-use gannet_engine::internals::text::tokenizer::EncodeOptions;
-use gannet_ptx_gen::kernels::GemvVariant;
+use gannet_engine::settings::{DeviceChoice, GemvVariant, Given, KvType, Precision};
+use gannet_engine::tokenizer::EncodeOptions;
+use gannet_engine::tools::parity::{self, ParityOptions, Report, BufferRow, Side};
 use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
-use crate::flags::{ModelFlag, at_most, precision, token_ids};
+use crate::flags::{ModelFlag, WithoutFlag, at_most, resolve, token_ids};
 use crate::progress::Progress;
 use crate::table::Table;
 
@@ -74,6 +71,8 @@ pub(crate) struct Parity {
     /// GANNET_GEMV_ROWS, else built in]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
     gemv_rows: Option<u8>,
+    #[command(flatten)]
+    without: WithoutFlag,
     /// Compute with f32 activations
     #[arg(long)]
     exact: bool,
@@ -85,7 +84,15 @@ pub(crate) struct Parity {
 impl Parity {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
         self.check()?;
-        let config = Config::from_env()?;
+        let settings = resolve(&Given {
+            device: Some(DeviceChoice::Cuda(self.gpu.unwrap_or_default())),
+            precision: self.exact.then_some(Precision::Exact),
+            gemv: self.gemv,
+            gemv_rows: self.gemv_rows.map(usize::from),
+            kv_type: self.kv_type,
+            without: self.without.rules(),
+            ..Given::default()
+        })?;
         let given = self.tokens.as_deref().map(token_ids).transpose()?;
         let model = self.model.open(console)?;
         let encode = EncodeOptions {
@@ -96,21 +103,12 @@ impl Parity {
         let options = ParityOptions {
             left: self.left.unwrap_or(LEFT),
             right: self.right,
-            precision: precision(self.exact),
-            kv_type: self.kv_type.unwrap_or_default(),
-            overrides: Overrides {
-                gemv: self.gemv.or(config.overrides.gemv),
-                gemv_max_rows: (self.gemv_rows.map(usize::from)).or(config.overrides.gemv_max_rows),
-                ..config.overrides
-            },
-            gpu: self.gpu.unwrap_or_default(),
+            settings,
             tokens,
             generate: self.generate,
             batch: self.batch,
             chunk: self.chunk,
             alone: self.alone,
-            config,
-            ..ParityOptions::default()
         };
         let reports = {
             let _progress = Progress::spinner("comparing");
@@ -154,6 +152,7 @@ impl Parity {
                 self.gemv_rows.is_some() && !kernels,
                 "kernels",
             ),
+            ("--without", self.without.rules().is_some() && !kernels, "kernels"),
         ];
         match idle.into_iter().find(|(_, idle, _)| *idle) {
             None => Ok(()),
@@ -190,7 +189,7 @@ fn buffers(reports: &[Report]) -> usize {
 }
 
 fn as_text(reports: &[Report]) -> String {
-    let mut rows: Vec<(&Report, &Row)> = reports
+    let mut rows: Vec<(&Report, &BufferRow)> = reports
         .iter()
         .flat_map(|r| r.buffers.iter().map(move |row| (r, row)))
         .collect();
@@ -232,7 +231,7 @@ fn as_text(reports: &[Report]) -> String {
 }
 
 /// An error as a share of its limit; failures first.
-fn share(row: &Row) -> f64 {
+fn share(row: &BufferRow) -> f64 {
     let share = if row.nmse.is_nan() {
         f64::INFINITY
     } else {

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gannet_engine::internals::text::tokenizer::EncodeOptions;
-use gannet_engine::{Session, SessionOptions};
+use gannet_engine::tokenizer::EncodeOptions;
 use gannet_engine::tools::eval;
+use gannet_engine::{Session, Settings};
 use serde_json::json;
 
 use crate::console::Console;
@@ -40,15 +40,18 @@ impl Perplexity {
             return Err(Failure::Usage("-c must be at least 4".to_owned()));
         }
         check_context("-c", Some(self.context))?;
-        let options = SessionOptions {
+        let options = Settings {
             context: Some(self.context),
             max_outputs: Some(POSITIONS_AT_ONCE),
-            ..self.device.session_options()?
+            ..self.device.settings()?
         };
         let text = read_text(&self.file)?;
         let model = self.model.open(console)?;
         let tokenizer = model.tokenizer();
-        let encode = EncodeOptions { add_special: true, parse_special: false };
+        let encode = EncodeOptions {
+            add_special: true,
+            parse_special: false,
+        };
         let tokens = tokenizer.encode(&text, encode);
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
         let mut session = Session::new(&model, &options)?;

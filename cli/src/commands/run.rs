@@ -11,7 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use gannet_engine::{Batch, Event, ExecutorKind, Finish, GenerateOptions, Generation, LoadReport, Opening, Sampling, Session, SessionOptions};
+use gannet_engine::settings::{Given, Settings};
+use gannet_engine::{
+    Batch, Event, ExecutorKind, Finish, GenerateOptions, Generation, Opening, Sampling, Session,
+};
 use serde_json::json;
 
 use crate::console::{self, Console};
@@ -19,7 +22,7 @@ use crate::failure::Failure;
 use crate::figures;
 use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::progress::Progress;
-use crate::timing;
+use crate::times;
 
 /// Prompts shorter than this are done before a bar could be read.
 const LONG_PROMPT: usize = 512;
@@ -127,6 +130,13 @@ impl SamplingFlags {
     }
 }
 
+/// A run on its way: its device opens while its model does.
+struct Begun {
+    at: Instant,
+    settings: Settings,
+    opening: Opening,
+}
+
 impl Run {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
         let start = Instant::now();
@@ -146,22 +156,27 @@ impl Run {
             return Err(Failure::Usage("--slots needs --prompts".to_owned()));
         }
         flags::check_context("--ctx", self.ctx)?;
-        let mut session_options = SessionOptions {
+        let slots = (self.prompts.is_some()).then(|| self.slots.unwrap_or(DEFAULT_SLOTS).into());
+        let settings = flags::resolve(&Given {
             context: self.ctx,
-            ..self.device.session_options()?
+            slots,
+            ..self.device.given()
+        })?;
+        let begun = Begun {
+            at: start,
+            opening: Opening::start(&settings),
+            settings,
         };
-        let opening = Opening::start(&session_options);
         if let Some(file) = &self.prompts {
-            session_options.slots = Some(self.slots.unwrap_or(DEFAULT_SLOTS).into());
-            return self.run_lines(console, file, &options, (&session_options, &opening), start);
+            return self.run_lines(console, file, &options, &begun);
         }
         let prompt = self.prompt_text()?;
         let model = self.model.open(console)?;
         let mut session = {
             let _progress = Progress::spinner("loading");
-            Session::on(&model, &session_options, &opening)?
+            Session::on(&model, &begun.settings, &begun.opening)?
         };
-        let load = LoadReport::new(&model, session.executor());
+        let load = session.load_report();
         let told = session.notice();
         if let Some(notice) = &told {
             console.note(notice);
@@ -192,10 +207,10 @@ impl Run {
             console.end_text()?;
             console.show_notes();
             if self.timing {
-                console::say(timing::table(&load, start, first_token_at).trim_end());
-                console::say(timing::tokens(&session.times()).trim_end());
+                console::say(times::table(&load, start, first_token_at).trim_end());
+                console::say(times::tokens(&session.times()).trim_end());
             }
-            if let Some(moved) = timing::moved(&load) {
+            if let Some(moved) = times::moved(&load) {
                 console::say(&format!("[{moved}]"));
             }
             console::say(&figures_line(&generation, device, first_token, fallbacks));
@@ -209,8 +224,7 @@ impl Run {
         console: &mut Console,
         file: &Path,
         options: &GenerateOptions,
-        (session_options, opening): (&SessionOptions, &Opening),
-        begun: Instant,
+        begun: &Begun,
     ) -> Result<(), Failure> {
         let text = flags::read_text(file)?;
         // With the number that an editor shows.
@@ -225,7 +239,7 @@ impl Run {
         let model = self.model.open(console)?;
         let mut batch = {
             let _progress = Progress::spinner("loading");
-            Batch::on(&model, session_options, opening)?
+            Batch::on(&model, &begun.settings, &begun.opening)?
         };
         let told = batch.notice();
         if let Some(notice) = &told {
@@ -247,7 +261,7 @@ impl Run {
                 if let Event::Token { .. } = event {
                     first_tokens
                         .entry(id)
-                        .or_insert_with(|| begun.elapsed().as_secs_f64());
+                        .or_insert_with(|| begun.at.elapsed().as_secs_f64());
                 }
                 ControlFlow::Continue(())
             })?;

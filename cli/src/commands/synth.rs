@@ -81,6 +81,10 @@ fn write(options: &SynthOptions, path: &Path) -> Result<Summary, Failure> {
     let file = File::create(path).map_err(|e| Failure::file(path, "create", &e))?;
     let progress = Progress::bytes("writing", 1);
     let mut on_bytes = |done, total| progress.set_of(done, total);
-    synth::write(options, BufWriter::with_capacity(1 << 20, file), &mut on_bytes)
-        .map_err(|e| Failure::Work(format!("{}: {e}", path.display())))
+    synth::write(
+        options,
+        BufWriter::with_capacity(1 << 20, file),
+        &mut on_bytes,
+    )
+    .map_err(|e| Failure::Work(format!("{}: {e}", path.display())))
 }

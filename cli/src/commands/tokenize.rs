@@ -5,7 +5,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gannet_engine::internals::text::tokenizer::{EncodeOptions, Tokenizer, TokenizerOptions};
+use gannet_engine::error::TokenizerError;
+use gannet_engine::internals::text::tokenizer::from_metadata;
+use gannet_engine::tokenizer::{EncodeOptions, TokenizerOptions};
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -47,9 +49,11 @@ struct Input {
 impl Tokenize {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
         let gguf = self.model.open_container()?;
-        let options = TokenizerOptions { pre_override: self.pre };
-        let tokenizer = Tokenizer::from_gguf(gguf.metadata(), &options)
-            .map_err(|source| vocabulary(&gguf, source))?;
+        let options = TokenizerOptions {
+            pre_override: self.pre,
+        };
+        let tokenizer =
+            from_metadata(gguf.metadata(), &options).map_err(|source| vocabulary(&gguf, source))?;
         for warning in tokenizer.warnings() {
             console.note(format!("warning: {warning}"));
         }
@@ -58,8 +62,10 @@ impl Tokenize {
             (None, Some(file)) => read_text(&file)?,
             (None, None) => String::new(),
         };
-        let encode =
-            EncodeOptions { add_special: self.add_special, parse_special: self.parse_special };
+        let encode = EncodeOptions {
+            add_special: self.add_special,
+            parse_special: self.parse_special,
+        };
         let ids = tokenizer.encode(&text, encode);
         if self.json {
             return console.json(&serde_json::Value::from(ids));
@@ -69,7 +75,10 @@ impl Tokenize {
     }
 }
 
-fn vocabulary(gguf: &gannet_gguf::Gguf, source: gannet_engine::internals::text::tokenizer::Error) -> Failure {
+fn vocabulary(gguf: &gannet_gguf::Gguf, source: TokenizerError) -> Failure {
     let file = gguf.path().to_owned();
-    Failure::of(gannet_engine::Error::Tokenizer { file, source: Box::new(source) })
+    Failure::of(gannet_engine::Error::Tokenizer {
+        file,
+        source: Box::new(source),
+    })
 }

@@ -53,13 +53,13 @@ impl Tune {
             int8: self.int8,
             ..TuneOptions::default()
         };
-        let session_options = self.device.session_options()?;
+        let settings = self.device.settings()?;
         let model = self.model.open(console)?;
         let report = {
             let progress = Progress::spinner("measuring");
             let mut on_shape =
                 |shape: &TunedShape| progress.message(format!("{} done", shape.shape.name()));
-            tune::run(&model, &session_options, &options, &mut on_shape)?
+            tune::run(&model, &settings, &options, &mut on_shape)?
         };
         if self.json {
             console.json(&as_json(&report))

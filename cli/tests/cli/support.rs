@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 /// `gannet` with an environment of its own: no settings of whoever runs the tests.
 pub(crate) fn gannet(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gannet"));
-    for variable in gannet_engine::internals::settings::TABLE {
+    for variable in gannet_engine::settings::TABLE {
         command.env_remove(variable.name);
     }
     command.args(args).stdin(Stdio::null());

@@ -9,7 +9,7 @@ fn doctor_answers_on_any_machine() {
     let object = finish(gannet(&args).env("GANNET_CACHE", folder.path()), &args)
         .ok()
         .json();
-    for variable in gannet_engine::internals::settings::TABLE {
+    for variable in gannet_engine::settings::TABLE {
         assert!(
             object["configuration"][variable.name].is_string(),
             "{}",

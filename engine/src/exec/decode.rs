@@ -5,10 +5,11 @@
 
 use std::ops::ControlFlow;
 
-use super::{DecodeStart, Executor, Limits, Step};
+use super::{DecodeStart, Executor, Limits, StepRows};
 use crate::Error;
 use crate::exec::sample::{Sampler, argmax};
 use crate::kv::BlockTable;
+use crate::plan::StepRow;
 use crate::settings::SamplerOn;
 
 /// How an executor decodes with the host in the loop.
@@ -23,9 +24,7 @@ pub struct HostDecode {
 /// A sequence under way.
 struct Live {
     index: usize,
-    token: u32,
-    length: u32,
-    slot: u32,
+    row: StepRow,
     /// `None` takes the most likely token.
     sampler: Option<Sampler>,
     history: Vec<u32>,
@@ -47,9 +46,7 @@ pub fn decode_on_host(
     let mut live: Vec<Live> = (sequences.iter().enumerate())
         .map(|(index, s)| Live {
             index,
-            token: s.token,
-            length: s.length,
-            slot: s.slot,
+            row: s.row(),
             sampler: (!s.sampling.is_greedy())
                 .then(|| Sampler::with_draws(s.sampling.clone(), s.draws)),
             history: s.history.to_vec(),
@@ -60,22 +57,12 @@ pub fn decode_on_host(
         if live.is_empty() {
             break;
         }
-        let rows = if how.padded {
-            live.len().next_power_of_two()
-        } else {
-            live.len()
+        let rows = live.iter().map(|s| s.row);
+        let rows = match how.padded {
+            true => StepRows::padded_batch(rows),
+            false => StepRows::batch(rows),
         };
-        let column = |of: fn(&Live) -> u32| -> Vec<u32> {
-            let spare = std::iter::repeat_n(0, rows - live.len());
-            live.iter().map(of).chain(spare).collect()
-        };
-        executor.run(&Step {
-            tokens: &column(|s| s.token),
-            lengths: &column(|s| s.length),
-            slots: &column(|s| s.slot),
-            outputs: &(0..rows as u32).collect::<Vec<_>>(),
-            table,
-        })?;
+        executor.run(&rows.step(table))?;
         let greedy = live.iter().all(|s| s.sampler.is_none());
         let chosen: Vec<u32> = if greedy && how.sampler_on == SamplerOn::Device {
             executor.next()?[..live.len()].to_vec()
@@ -93,8 +80,8 @@ pub fn decode_on_host(
             let Some(token) = chosen.next() else {
                 return false;
             };
-            s.token = token;
-            s.length += 1;
+            s.row.token = token;
+            s.row.length += 1;
             s.history.push(token);
             on_token(s.index, token).is_continue()
         });

@@ -230,7 +230,7 @@ pub trait Measure: Executor {
     ///
     /// # Errors
     /// As [`Executor::decode`].
-    fn profile(
+    fn launch_times(
         &mut self,
         sequences: &[DecodeStart<'_>],
         repeats: usize,

@@ -10,14 +10,15 @@ use std::sync::Arc;
 use gannet_ptx_gen::interp::{Arg as InterpArg, Fault, Memory, Options, Prepared as Kernel};
 use gannet_ptx_gen::target::Target;
 
+use super::addresses::{Addresses, Inputs, Passed};
 use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
 use super::packed::{block_bytes, pack_weight, place};
 use super::{DecodeStart, Executor, ExecutorKind, Inspect, Limits, Stats, Step};
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
-use crate::lower::{Arg, COUNTERS, DeviceProfile, LowerOptions, Lowered, Shape, Unit, lower};
+use crate::lower::{COUNTERS, DeviceProfile, LowerOptions, Lowered, Shape, Unit, lower};
 use crate::model::Model;
-use crate::plan::{Buf, Element, Plan, Weight};
+use crate::plan::{Buf, Column, Element, Plan, Rows, Weight};
 use crate::settings::{Buffers, Faults, Overrides, Precision, SamplerOn};
 
 /// Multiprocessors that lowering is told of: few, since blocks cost time here.
@@ -35,7 +36,7 @@ pub struct InterpExecutor {
     ropes: Vec<u64>,
     keys: Vec<u64>,
     values: Vec<u64>,
-    state: State,
+    inputs: Inputs<u64>,
     prepared: HashMap<Shape, Arc<Prepared>>,
     current: Option<Arc<Prepared>>,
     logits: Vec<f32>,
@@ -44,21 +45,14 @@ pub struct InterpExecutor {
     launches: u64,
 }
 
-/// Addresses of the step state.
-struct State {
-    tokens: u64,
-    lengths: u64,
-    slots: u64,
-    outputs: u64,
-    table: u64,
-}
-
 /// A step of one shape with addresses.
 struct Prepared {
     lowered: Lowered,
     kernels: Vec<Kernel>,
-    /// Address and bytes of each buffer.
-    buffers: Vec<Option<(u64, usize)>>,
+    /// Address of each buffer.
+    buffers: Vec<Option<u64>>,
+    /// Bytes of each buffer.
+    sizes: Vec<usize>,
     scratch: u64,
     counters: u64,
 }
@@ -101,12 +95,13 @@ impl InterpExecutor {
         let keys = plan.caches.iter().map(&mut pool).collect();
         let values = plan.caches.iter().map(&mut pool).collect();
         let mut array = |words: usize| memory.alloc_poisoned(words as u64 * 4);
-        let state = State {
-            tokens: array(limits.max_rows),
-            lengths: array(limits.max_rows),
-            slots: array(limits.max_rows),
-            outputs: array(limits.max_outputs),
-            table: array(limits.num_slots * max_blocks),
+        let rows = |column: &Column| match column.rows() {
+            Rows::Tokens => limits.max_rows,
+            Rows::Outputs => limits.max_outputs,
+        };
+        let inputs = Inputs {
+            columns: Column::ALL.iter().map(|c| array(rows(c))).collect(),
+            block_table: array(limits.num_slots * max_blocks),
         };
         Ok(InterpExecutor {
             options,
@@ -118,7 +113,7 @@ impl InterpExecutor {
             ropes,
             keys,
             values,
-            state,
+            inputs,
             prepared: HashMap::new(),
             current: None,
             logits: Vec::new(),
@@ -163,14 +158,14 @@ impl InterpExecutor {
             .memory
             .alloc_poisoned(lowered.scratch_bytes.max(4) as u64);
         let counters = self.memory.alloc_from(&[0u32; COUNTERS]);
-        let buffers = places
-            .into_iter()
-            .map(|p| p.map(|(at, len)| (base + at as u64, len)))
-            .collect();
+        let (buffers, sizes) = (places.iter())
+            .map(|place| place.map_or((None, 0), |(at, len)| (Some(base + at as u64), len)))
+            .unzip();
         let made = Arc::new(Prepared {
             lowered,
             kernels,
             buffers,
+            sizes,
             scratch,
             counters,
         });
@@ -188,8 +183,14 @@ impl InterpExecutor {
             if unit.is_some_and(|u| launch.unit != u) || omitted == Some(i) {
                 continue;
             }
-            let args = launch.args.iter().map(|&arg| self.address(&prepared, arg));
-            let args: Vec<InterpArg> = args.collect::<Result<_, _>>()?;
+            let addresses = self.addresses(&prepared);
+            let args = launch.args.iter().map(|&arg| {
+                Ok(match addresses.of(arg)? {
+                    Passed::Pointer(&address) => InterpArg::U64(address),
+                    Passed::Number(n) => InterpArg::U32(n),
+                })
+            });
+            let args: Vec<InterpArg> = args.collect::<Result<_, Error>>()?;
             prepared.kernels[launch.kernel]
                 .launch(launch.grid, &args, &self.memory, &Options::default())
                 .map_err(fault)?;
@@ -198,32 +199,24 @@ impl InterpExecutor {
         Ok(())
     }
 
-    fn address(&self, prepared: &Prepared, arg: Arg) -> Result<InterpArg, Error> {
-        Ok(InterpArg::U64(match arg {
-            Arg::U32(n) => return Ok(InterpArg::U32(n)),
-            Arg::Buffer(b) => {
-                let place = prepared.buffers[b.0 as usize].ok_or_else(|| {
-                    let name = &self.model.plan().buffer(b).name;
-                    Error::internal(format!("buffer {name} is read and never written"))
-                })?;
-                place.0
-            }
-            Arg::Weight(w) => self.weights[w.0 as usize],
-            Arg::Tokens => self.state.tokens,
-            Arg::Lengths => self.state.lengths,
-            Arg::Slots => self.state.slots,
-            Arg::Outputs => self.state.outputs,
-            Arg::BlockTable => self.state.table,
-            Arg::Keys(cache) => self.keys[cache.0 as usize],
-            Arg::Values(cache) => self.values[cache.0 as usize],
-            Arg::RopeTable(r) => self.ropes[r.0 as usize],
-            Arg::Scratch => prepared.scratch,
-            Arg::Counters => prepared.counters,
-        }))
+    fn addresses<'a>(&'a self, prepared: &'a Prepared) -> Addresses<'a, u64> {
+        Addresses {
+            plan: self.model.plan(),
+            inputs: &self.inputs,
+            weights: &self.weights,
+            ropes: &self.ropes,
+            keys: &self.keys,
+            values: &self.values,
+            buffers: &prepared.buffers,
+            scratch: &prepared.scratch,
+            counters: &prepared.counters,
+        }
     }
 
+    /// Address and bytes of a buffer of the step that was begun.
     fn place_of(&self, b: Buf) -> Option<(u64, usize)> {
-        self.current.as_ref().and_then(|p| p.buffers[b.0 as usize])
+        let current = self.current.as_ref()?;
+        Some((current.buffers[b.0 as usize]?, current.sizes[b.0 as usize]))
     }
 
     fn words(&self, b: Buf) -> Result<Vec<u32>, Error> {
@@ -255,6 +248,7 @@ impl Executor for InterpExecutor {
     }
 
     fn run(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        self.plan().check_alone()?;
         self.begin(step)?;
         self.launch(None)?;
         self.steps += 1;
@@ -325,7 +319,9 @@ impl Inspect for InterpExecutor {
             return Ok(());
         };
         let scratch = (current.scratch, current.lowered.scratch_bytes);
-        for &(address, bytes) in current.buffers.iter().flatten().chain([&scratch]) {
+        let buffers = current.buffers.iter().zip(&current.sizes);
+        let buffers = buffers.filter_map(|(address, &bytes)| Some(((*address)?, bytes)));
+        for (address, bytes) in buffers.chain([scratch]) {
             self.memory
                 .write(address, &vec![u32::MAX; bytes / 4])
                 .map_err(fault)?;
@@ -335,15 +331,10 @@ impl Inspect for InterpExecutor {
 
     fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
         step.check(self.limits, self.plan().vocab_size)?;
-        let state = &self.state;
-        let arrays = [
-            (state.tokens, step.tokens),
-            (state.lengths, step.lengths),
-            (state.slots, step.slots),
-            (state.outputs, step.outputs),
-            (state.table, step.table.entries()),
-        ];
-        for (address, values) in arrays {
+        let columns = self.inputs.columns.iter().zip(Column::ALL);
+        let columns = columns.map(|(&address, &column)| (address, step.column(column)));
+        let table = (self.inputs.block_table, step.table.entries());
+        for (address, values) in columns.chain([table]) {
             self.memory.write(address, values).map_err(fault)?;
         }
         self.current = Some(self.prepared(step.shape())?);

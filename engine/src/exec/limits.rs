@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::kv::{BlockTable, KvType};
 use crate::model::Model;
-use crate::settings::{DEFAULT_CONTEXT, MAX_CONTEXT, MAX_SLOTS, SessionOptions};
+use crate::settings::{DEFAULT_CONTEXT, MAX_CONTEXT, MAX_SLOTS, Settings};
 
 /// Sizes fixed when an executor is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +16,8 @@ pub struct Limits {
     pub context: usize,
     /// Sequences at once.
     pub num_slots: usize,
-    /// Blocks of the cache, of [`BLOCK_TOKENS`] positions each; sequences that share a prefix need
-    /// fewer than `num_slots` contexts of them.
+    /// Blocks of the cache, of [`BLOCK_TOKENS`](crate::kv::BLOCK_TOKENS) positions each; sequences
+    /// that share a prefix need fewer than `num_slots` contexts of them.
     pub cache_blocks: usize,
     /// Element type of the cache on a GPU and in the interpreter; the CPU's is f32.
     pub kv_type: KvType,
@@ -51,19 +51,15 @@ impl Default for Limits {
     }
 }
 
-/// The sizes that the options ask for, with a device's default for the rows of a step.
+/// The sizes that the settings ask for, with a device's default for the rows of a step.
 ///
 /// # Errors
 /// More than [`MAX_CONTEXT`] positions or [`MAX_SLOTS`] sequences.
-pub(crate) fn limits(
-    model: &Model,
-    options: &SessionOptions,
-    rows: usize,
-) -> Result<Limits, Error> {
-    let context = options
+pub(crate) fn limits(model: &Model, settings: &Settings, rows: usize) -> Result<Limits, Error> {
+    let context = settings
         .context
         .unwrap_or(model.hparams().context_length.min(DEFAULT_CONTEXT));
-    let (context, num_slots) = (context.max(1), options.slots.unwrap_or(1).max(1));
+    let (context, num_slots) = (context.max(1), settings.slots.unwrap_or(1).max(1));
     let within = |what, found, most| {
         let too_large = Error::TooLarge { what, found, most };
         (found <= most).then_some(()).ok_or(too_large)
@@ -72,7 +68,7 @@ pub(crate) fn limits(
     within("sequences at once", num_slots, MAX_SLOTS)?;
     // A batch has a power of two of rows, each with its logits.
     let batch = num_slots.next_power_of_two();
-    let max_rows = options
+    let max_rows = settings
         .max_rows
         .unwrap_or(rows)
         .clamp(1, context)
@@ -80,14 +76,14 @@ pub(crate) fn limits(
     let blocks = BlockTable::blocks_for(num_slots, context);
     Ok(Limits {
         max_rows,
-        max_outputs: options
+        max_outputs: settings
             .max_outputs
             .unwrap_or(1)
             .clamp(1, max_rows)
             .max(batch),
         context,
         num_slots,
-        cache_blocks: options.cache_blocks.unwrap_or(blocks).clamp(1, blocks),
-        kv_type: options.kv_type,
+        cache_blocks: settings.cache_blocks.unwrap_or(blocks).clamp(1, blocks),
+        kv_type: settings.kv_type,
     })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::cuda::{Gpu, OpeningGpu};
 use crate::Error;
-use crate::settings::{Config, DeviceChoice, SessionOptions};
+use crate::settings::{DiskCache, Settings};
 
 /// A device that is being opened on a thread of its own, or none. Cloning shares it.
 #[derive(Debug, Clone, Default)]
@@ -13,17 +13,13 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// Begins to open the GPU that the options name, if they name one: call this before opening a
+    /// Begins to open the GPU that the settings name, if they name one: call this before opening a
     /// model, and both happen at once. Whether it can be opened is found when a session is made.
     #[must_use]
-    pub fn start(options: &SessionOptions) -> Opening {
-        let index = match options.device {
-            DeviceChoice::Auto => 0,
-            DeviceChoice::Cuda(index) => index,
-            DeviceChoice::Cpu | DeviceChoice::Interp => return Opening::default(),
-        };
+    pub fn start(settings: &Settings) -> Opening {
+        let start = |index| OpeningGpu::start(index, &settings.disk_cache);
         Opening {
-            gpu: Some(OpeningGpu::start(index, &options.config)),
+            gpu: settings.device.gpu().map(start),
         }
     }
 
@@ -31,10 +27,10 @@ impl Opening {
     ///
     /// # Errors
     /// As [`Gpu::open`].
-    pub(crate) fn gpu(&self, index: usize, config: &Config) -> Result<Arc<Gpu>, Error> {
+    pub(crate) fn gpu(&self, index: usize, disk_cache: &DiskCache) -> Result<Arc<Gpu>, Error> {
         match &self.gpu {
             Some(opening) if opening.index() == index => opening.wait(),
-            _ => Ok(Arc::new(Gpu::open(index, config)?)),
+            _ => Ok(Arc::new(Gpu::open(index, disk_cache)?)),
         }
     }
 }

@@ -6,7 +6,6 @@
 use gannet_ptx_gen::kernels::{Arithmetic, GemvVariant};
 use gannet_quant::Format;
 
-use super::KernelSpec;
 use crate::settings::Precision;
 
 /// What matrix products round activations to.
@@ -29,20 +28,11 @@ impl Activations {
         }
     }
 
-    /// Those of a kernel; of one that multiplies no matrices as if it rounded nothing.
-    pub(crate) fn of_kernel(kernel: &KernelSpec) -> Activations {
-        // A product without a variant has the default one.
-        let of = |variant: Option<GemvVariant>, default: GemvVariant| match variant
-            .unwrap_or(default)
-            .arithmetic
-        {
+    /// Those of a variant of products.
+    pub(super) fn of(variant: GemvVariant) -> Activations {
+        match variant.arithmetic {
             Arithmetic::F32 | Arithmetic::F16x2 => Activations::Float,
             Arithmetic::Dp4a => Activations::Int8,
-        };
-        match kernel {
-            KernelSpec::Gemv(spec) => of(spec.variant, spec.default_variant()),
-            KernelSpec::GemvGlu(spec) => of(spec.variant, spec.default_variant()),
-            _ => Activations::Float,
         }
     }
 
@@ -64,6 +54,7 @@ mod tests {
     use gannet_ptx_gen::target::Target;
 
     use super::*;
+    use crate::lower::KernelSpec;
 
     #[test]
     fn a_kernel_says_what_it_rounds_to_and_its_variant_the_limit() {
@@ -92,8 +83,8 @@ mod tests {
         };
         let mut seen = Vec::new();
         for variant in product(None).variants() {
-            let found = Activations::of_kernel(&product(Some(variant)).into());
-            assert_eq!(found, Activations::of_kernel(&gated(Some(variant)).into()));
+            let found = KernelSpec::from(product(Some(variant))).activations();
+            assert_eq!(found, KernelSpec::from(gated(Some(variant))).activations());
             assert_eq!(found.limit(), variant.limit(), "{variant}");
             seen.push(found);
         }
@@ -104,7 +95,7 @@ mod tests {
             KernelSpec::from(gated(None)),
             KernelSpec::from(AddSpec { target }),
         ] {
-            assert_eq!(Activations::of_kernel(&other), Activations::Float);
+            assert_eq!(other.activations(), Activations::Float);
         }
     }
 

@@ -14,11 +14,11 @@ use gannet_ptx_gen::kernels::{
     AttentionSpec as AttentionKernel,
 };
 
-use super::launches::Emitter;
-use super::{Arg, GEMV_MAX_ROWS, KernelSpec, Lowered, Node, NodeKind, StepKind};
+use super::select::{Choice, Chosen, Selector, one};
+use super::{GEMV_MAX_ROWS, StepKind};
 use crate::Error;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{AttentionConfig, Buf, CacheId, Op, Rope};
+use crate::plan::{AttentionConfig, Buf, CacheId, Rope};
 use crate::settings::Precision;
 
 /// Keys that a split has at least, by the kernels' own rule: more splits would be without any.
@@ -26,62 +26,44 @@ const MIN_SPLIT_KEYS: usize = 64;
 /// Splits at most: their merge keeps all of a row's partials in flight.
 const MAX_SPLITS: usize = 128;
 
-impl Emitter<'_> {
+impl Selector<'_> {
     pub(super) fn attention(
         &self,
         cache: CacheId,
         a: &AttentionConfig,
-        (q, rope): (Buf, Option<Rope>),
-        to: Buf,
-        lowered: &mut Lowered,
-    ) -> Result<(), Error> {
-        let tokens = self.rows(to);
-        let mut args = vec![
-            Arg::Buffer(q),
-            Arg::Lengths,
-            Arg::Slots,
-            Arg::BlockTable,
-            Arg::Keys(cache),
-            Arg::Values(cache),
-        ];
-        args.extend(rope.map(Arg::RopeTable));
+        rope: Option<Rope>,
+        out: Buf,
+    ) -> Result<Choice, Error> {
+        let tokens = self.rows(out);
         if let Some(flash) = self.flash(a) {
-            args.extend([Arg::Buffer(to), Arg::U32(tokens)]);
-            self.push(lowered, flash, tokens, args);
-            return Ok(());
+            return Ok(one(flash, tokens));
         }
         let splits = self.splits(a, tokens);
         let plain = self.plain(a, splits);
-        let spec = if let Some(decode) = self.decode(&plain) {
-            KernelSpec::from(AttentionDecodeSpec {
-                rope: rope.map(|rope| self.rope_kind(rope)),
-                overlaps: self.appends_one() || !appends(lowered),
-                ..decode
-            })
+        let (mut kernels, _) = if let Some(decode) = self.decode(&plain) {
+            let rope = rope.map(|rope| self.rope_kind(rope));
+            one(AttentionDecodeSpec { rope, ..decode }, tokens)
         } else {
             plain.check().map_err(|why| Error::Unsupported {
                 what: format!("attention over {}", self.plan.cache(cache).name),
                 why,
             })?;
-            KernelSpec::from(plain)
+            one(plain, tokens)
         };
         if splits == 1 {
-            args.push(Arg::Buffer(to));
-            self.push(lowered, spec, tokens, args);
-            return Ok(());
+            return Ok((kernels, 0));
         }
-        args.push(Arg::Scratch);
-        self.push(lowered, spec, tokens, args);
-        let partials = tokens as usize * a.num_heads * splits as usize * (a.head_dim + 2);
-        lowered.scratch_bytes = lowered.scratch_bytes.max(partials * 4);
         let merge = AttentionMergeSpec {
             target: self.options.target,
             shape: self.attention_shape(a),
             splits,
         };
-        let args = vec![Arg::Lengths, Arg::Scratch, Arg::Buffer(to)];
-        self.push(lowered, merge, tokens, args);
-        Ok(())
+        kernels.push(Chosen {
+            spec: merge.into(),
+            n: tokens,
+        });
+        let partials = tokens as usize * a.num_heads * splits as usize * (a.head_dim + 2);
+        Ok((kernels, partials * 4))
     }
 
     fn attention_shape(&self, a: &AttentionConfig) -> AttentionShape {
@@ -138,23 +120,7 @@ impl Emitter<'_> {
         self.flash(a).is_none() && rotated.is_some_and(|spec| spec.check().is_ok())
     }
 
-    /// Whether a step appends one key to each of its slots: of those that a row sees, the last.
-    fn appends_one(&self) -> bool {
-        self.shape.kind == StepKind::Batch || self.shape.rows == 1
-    }
-
-    /// Whether the product that makes the queries `q` may let the attention `behind` it start while the
-    /// keys are being appended in front of it: attention then loads all others for as long.
-    pub(super) fn hands_over(&self, q: Buf, behind: Option<&Node>, lowered: &Lowered) -> bool {
-        let attends = behind.is_some_and(|node| match node.kind {
-            NodeKind::Op(Op::Attention { q: of, .. }) => of == q,
-            NodeKind::RotatedAttention { q: of, .. } => of == q,
-            _ => false,
-        });
-        attends && self.is_fast() && self.appends_one() && appends(lowered)
-    }
-
-    fn is_fast(&self) -> bool {
+    pub(super) fn is_fast(&self) -> bool {
         self.options.precision == Precision::Fast
     }
 
@@ -167,10 +133,4 @@ impl Emitter<'_> {
         let keys = a.window.map_or(context, |w| context.min(w as usize));
         wanted.min(keys / MIN_SPLIT_KEYS).clamp(1, MAX_SPLITS) as u32
     }
-}
-
-/// Whether the last launch so far appends keys and values.
-fn appends(lowered: &Lowered) -> bool {
-    let last = lowered.launches.last();
-    last.is_some_and(|l| matches!(lowered.kernels[l.kernel], KernelSpec::KvWrite(_)))
 }

@@ -3,15 +3,18 @@
 //!
 //! Two launches share a compiled kernel exactly when their specs are equal.
 
-use gannet_ptx_gen::ir::Kernel;
+use gannet_ptx_gen::ir::{Kernel, Param};
 use gannet_ptx_gen::kernels::{
     AddSpec, AdvanceSpec, ArgmaxSpec, AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec,
     AttentionSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec,
-    GluSpec, KvWriteSpec, RmsNormSpec, RopeSpec, SampleSpec,
+    GluSpec, KvWriteSpec, MapSpec, NormAddNormSpec, RmsNormSpec, RopeSpec, SampleSpec,
 };
 
+use super::Activations;
+use super::schedule::Overlap;
+
 macro_rules! kernel_specs {
-    ($($(#[$doc:meta])* $name:ident($spec:ty),)*) => {
+    ($($name:ident($spec:ty): $bytes_at:path, $activations:path, $overlap:path;)*) => {
         /// A kernel of the library with its constants.
         #[derive(Debug, Clone, PartialEq)]
         #[allow(missing_docs, reason = "each variant wraps the spec that documents it")]
@@ -20,11 +23,27 @@ macro_rules! kernel_specs {
         }
 
         impl KernelSpec {
+            /// The name of its variant: what messages call it, without its constants.
+            #[must_use]
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(KernelSpec::$name(_) => stringify!($name),)*
+                }
+            }
+
             /// Writes the kernel.
             #[must_use]
             pub fn kernel(&self) -> Kernel {
                 match self {
                     $(KernelSpec::$name(spec) => spec.kernel(),)*
+                }
+            }
+
+            /// Its parameters in order.
+            #[must_use]
+            pub fn params(&self) -> Vec<Param> {
+                match self {
+                    $(KernelSpec::$name(spec) => spec.params(),)*
                 }
             }
 
@@ -43,6 +62,31 @@ macro_rules! kernel_specs {
                     $(KernelSpec::$name(spec) => spec.bytes(u64::from(n)),)*
                 }
             }
+
+            /// Bytes moved in a step whose rows see that many keys, for kernels of which that
+            /// depends on it; 0 marks a row that does nothing.
+            #[must_use]
+            pub fn bytes_at(&self, lengths: &[u32]) -> Option<u64> {
+                match self {
+                    $(KernelSpec::$name(spec) => $bytes_at(spec, lengths),)*
+                }
+            }
+
+            /// What it rounds the activations of matrix products to; of a kernel that multiplies no
+            /// matrices as if it rounded nothing.
+            #[must_use]
+            pub fn activations(&self) -> Activations {
+                match self {
+                    $(KernelSpec::$name(spec) => $activations(spec),)*
+                }
+            }
+
+            /// Has it overlap with the launches beside it, as far as it knows to.
+            pub(super) fn overlap(&mut self, overlap: Overlap) {
+                match self {
+                    $(KernelSpec::$name(spec) => $overlap(spec, overlap),)*
+                }
+            }
         }
 
         $(impl From<$spec> for KernelSpec {
@@ -53,26 +97,89 @@ macro_rules! kernel_specs {
     };
 }
 
+// A line for each kernel: its bytes by what rows see, what it rounds activations to, how it overlaps.
 kernel_specs! {
-    Add(AddSpec),
-    Advance(Advance),
-    Argmax(ArgmaxSpec),
-    Attention(AttentionSpec),
-    AttentionDecode(AttentionDecodeSpec),
-    AttentionFlash(AttentionFlashSpec),
-    AttentionMerge(AttentionMergeSpec),
-    Embed(EmbedSpec),
-    GatherRows(GatherRowsSpec),
-    Gemm(GemmSpec),
-    GemmBatch(GemmBatchSpec),
-    Gemv(GemvSpec),
-    GemvGlu(GemvGluSpec),
-    Glu(GluSpec),
-    KvWrite(KvWriteSpec),
-    RmsNorm(RmsNormSpec),
-    Rope(RopeSpec),
-    SampleDraw(SampleDraw),
-    SampleFilter(SampleFilter),
+    Add(AddSpec): by_rows, rounds_nothing, alone;
+    Advance(Advance): by_rows, rounds_nothing, alone;
+    Argmax(ArgmaxSpec): by_rows, rounds_nothing, alone;
+    Attention(AttentionSpec): seen_by_each, rounds_nothing, alone;
+    AttentionDecode(AttentionDecodeSpec): seen_by_each_decode, rounds_nothing, loads_ahead;
+    AttentionFlash(AttentionFlashSpec): seen_by_all, rounds_nothing, alone;
+    AttentionMerge(AttentionMergeSpec): by_rows, rounds_nothing, alone;
+    Embed(EmbedSpec): by_rows, rounds_nothing, alone;
+    GatherRows(GatherRowsSpec): by_rows, rounds_nothing, alone;
+    Gemm(GemmSpec): by_rows, rounds_nothing, alone;
+    GemmBatch(GemmBatchSpec): by_rows, rounds_nothing, alone;
+    Gemv(GemvSpec): by_rows, of_gemv, hands_over;
+    GemvGlu(GemvGluSpec): by_rows, of_gemv_glu, alone;
+    Glu(GluSpec): by_rows, rounds_nothing, alone;
+    KvWrite(KvWriteSpec): appended, rounds_nothing, alone;
+    Map(MapSpec): by_rows, rounds_nothing, alone;
+    NormAddNorm(NormAddNormSpec): by_rows, rounds_nothing, alone;
+    RmsNorm(RmsNormSpec): by_rows, rounds_nothing, alone;
+    Rope(RopeSpec): by_rows, rounds_nothing, alone;
+    SampleDraw(SampleDraw): by_rows, rounds_nothing, alone;
+    SampleFilter(SampleFilter): by_rows, rounds_nothing, alone;
+}
+
+fn by_rows<T>(_: &T, _: &[u32]) -> Option<u64> {
+    None
+}
+
+fn live(lengths: &[u32]) -> u64 {
+    lengths.iter().filter(|&&l| l > 0).count() as u64
+}
+
+/// Keys that all rows together see.
+fn seen(lengths: &[u32], window: Option<u32>) -> u64 {
+    let keys = lengths.iter().map(|&l| window.map_or(l, |w| l.min(w)));
+    keys.map(u64::from).sum()
+}
+
+fn seen_by_each(spec: &AttentionSpec, lengths: &[u32]) -> Option<u64> {
+    Some(spec.bytes_at(live(lengths), seen(lengths, spec.shape.window)))
+}
+
+fn seen_by_each_decode(spec: &AttentionDecodeSpec, lengths: &[u32]) -> Option<u64> {
+    Some(spec.bytes_at(live(lengths), seen(lengths, spec.shape.window)))
+}
+
+/// Rows of one sequence: what the last one sees, and behind a window what the first one does.
+fn seen_by_all(spec: &AttentionFlashSpec, lengths: &[u32]) -> Option<u64> {
+    let live = live(lengths);
+    let last = u64::from(lengths.last().copied().unwrap_or(0));
+    let window = spec
+        .shape
+        .window
+        .map_or(last, |w| (u64::from(w) + live).saturating_sub(1));
+    Some(spec.bytes_at(live, last.min(window)))
+}
+
+fn appended(spec: &KvWriteSpec, lengths: &[u32]) -> Option<u64> {
+    Some(spec.bytes(live(lengths)))
+}
+
+fn rounds_nothing<T>(_: &T) -> Activations {
+    Activations::Float
+}
+
+// A product without a variant has the default one.
+fn of_gemv(spec: &GemvSpec) -> Activations {
+    Activations::of(spec.variant.unwrap_or(spec.default_variant()))
+}
+
+fn of_gemv_glu(spec: &GemvGluSpec) -> Activations {
+    Activations::of(spec.variant.unwrap_or(spec.default_variant()))
+}
+
+fn alone<T>(_: &mut T, _: Overlap) {}
+
+fn hands_over(spec: &mut GemvSpec, overlap: Overlap) {
+    spec.hands_over = overlap.hands_over;
+}
+
+fn loads_ahead(spec: &mut AttentionDecodeSpec, overlap: Overlap) {
+    spec.overlaps = overlap.loads_ahead;
 }
 
 /// [`AdvanceSpec`], whose rows are its own.
@@ -82,6 +189,10 @@ pub struct Advance(pub AdvanceSpec);
 impl Advance {
     fn kernel(&self) -> Kernel {
         self.0.kernel()
+    }
+
+    fn params(&self) -> Vec<Param> {
+        self.0.params()
     }
 
     fn grid(&self, _: u32) -> [u32; 3] {
@@ -100,6 +211,10 @@ pub struct SampleDraw(pub SampleSpec);
 impl SampleDraw {
     fn kernel(&self) -> Kernel {
         self.0.draw_kernel()
+    }
+
+    fn params(&self) -> Vec<Param> {
+        self.0.draw_params()
     }
 
     fn grid(&self, rows: u32) -> [u32; 3] {
@@ -121,41 +236,16 @@ impl SampleFilter {
         self.0.filter_kernel()
     }
 
+    fn params(&self) -> Vec<Param> {
+        self.0.filter_params()
+    }
+
     fn grid(&self, rows: u32) -> [u32; 3] {
         self.0.filter_grid(rows)
     }
 
     fn bytes(&self, rows: u64) -> u64 {
         self.0.bytes(rows) / 2
-    }
-}
-
-impl KernelSpec {
-    /// Bytes moved in a step whose rows see that many keys, for kernels of which that depends on
-    /// it; 0 marks a row that does nothing.
-    #[must_use]
-    pub fn bytes_at(&self, lengths: &[u32]) -> Option<u64> {
-        let live = lengths.iter().filter(|&&l| l > 0).count() as u64;
-        let seen = |window: Option<u32>| -> u64 {
-            let keys = lengths.iter().map(|&l| window.map_or(l, |w| l.min(w)));
-            keys.map(u64::from).sum()
-        };
-        match self {
-            KernelSpec::Attention(spec) => Some(spec.bytes_at(live, seen(spec.shape.window))),
-            KernelSpec::AttentionDecode(spec) => Some(spec.bytes_at(live, seen(spec.shape.window))),
-            KernelSpec::AttentionFlash(spec) => {
-                // Rows of one sequence: what the last one sees, and behind a window what the first
-                // one does.
-                let last = u64::from(lengths.last().copied().unwrap_or(0));
-                let window = spec
-                    .shape
-                    .window
-                    .map_or(last, |w| (u64::from(w) + live).saturating_sub(1));
-                Some(spec.bytes_at(live, last.min(window)))
-            }
-            KernelSpec::KvWrite(spec) => Some(spec.bytes(live)),
-            _ => None,
-        }
     }
 }
 

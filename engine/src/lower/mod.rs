@@ -1,4 +1,11 @@
-//! Lowering: plan operations become launches of library kernels.
+//! Lowering: plan operations become launches of library kernels, in four passes.
+//!
+//! | pass | decides |
+//! |---|---|
+//! | [`pattern`] | which operations share a launch; every rule can be switched off by its name |
+//! | `select` | which kernel, which variant of it |
+//! | `schedule` | in what order, and what overlaps |
+//! | `bind` | arguments, by the names of the kernels' parameters |
 //!
 //! A launch is data: kernel, grid, arguments by role, buffers read and written, bytes moved. Every
 //! GPU executor runs the same list, so a kernel that runs eagerly and is missing from a graph
@@ -6,25 +13,31 @@
 
 mod activations;
 mod attention;
-mod fuse;
+mod bind;
 mod kernels;
-mod launches;
+mod listing;
+pub mod pattern;
 pub mod profile;
+mod schedule;
+mod select;
 
 pub use activations::Activations;
-pub use fuse::{Kernels, Node, NodeKind, fuse};
 pub use kernels::{Advance, KernelSpec, SampleDraw, SampleFilter};
+pub use listing::Listing;
+pub use pattern::{FusionRule, PATTERNS, rule_names};
 pub use profile::DeviceProfile;
 
-pub(crate) use launches::weight_format;
+pub(crate) use bind::Named;
+pub(crate) use select::weight_format;
 
 use std::sync::Arc;
 
+use gannet_ptx_gen::ir::Access;
 use gannet_ptx_gen::target::Target;
 
 use crate::Error;
 use crate::kv::KvType;
-use crate::plan::{Buf, CacheId, Plan, Rope, Storage, Weight, assign_storage};
+use crate::plan::{Buf, CacheId, Column, Plan, Rope, Storage, Weight, assign_storage};
 use crate::settings::{Buffers, Precision};
 
 /// Steps with up to this many rows run on matrix-vector kernels, which read each weight once for
@@ -100,14 +113,8 @@ pub enum Arg {
     Buffer(Buf),
     /// A weight: packed planes of a matrix, f32 of a vector.
     Weight(Weight),
-    /// `u32[rows]`: token ids of the step.
-    Tokens,
-    /// `u32[rows]`: keys that each row may see.
-    Lengths,
-    /// `u32[rows]`: slot of each row.
-    Slots,
-    /// `u32[outputs]`: rows whose logits are wanted.
-    Outputs,
+    /// `u32[rows]` or `u32[outputs]`: an input of the step.
+    Input(Column),
     /// `u32[num_slots, max_blocks]`.
     BlockTable,
     /// Keys of a cache.
@@ -126,7 +133,7 @@ pub enum Arg {
 
 /// One kernel launch.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Launch {
+pub struct LoweredLaunch {
     /// Index into [`Lowered::kernels`].
     pub kernel: usize,
     /// Blocks.
@@ -139,13 +146,33 @@ pub struct Launch {
     pub bytes: u64,
 }
 
-/// A smallest piece that an executor can run alone: a plan operation or a fused launch.
+impl Arg {
+    /// What it is called in listings and messages.
+    #[must_use]
+    pub fn describe(self, plan: &Plan) -> String {
+        match self {
+            Arg::Buffer(b) => plan.buffer(b).name.clone(),
+            Arg::Weight(w) => plan.weight(w).name.clone(),
+            Arg::Input(column) => column.name().to_owned(),
+            Arg::BlockTable => "block_table".to_owned(),
+            Arg::Keys(cache) => format!("keys of {}", plan.cache(cache).name),
+            Arg::Values(cache) => format!("values of {}", plan.cache(cache).name),
+            Arg::RopeTable(Rope(rope)) => format!("rope.{rope}"),
+            Arg::Scratch => "scratch".to_owned(),
+            Arg::Counters => "counters".to_owned(),
+            Arg::U32(n) => n.to_string(),
+        }
+    }
+}
+
+/// A smallest piece that an executor can run alone: the launches of one plan operation, or of several
+/// that share them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
     /// What it is called in a report.
     pub name: String,
-    /// The last plan operation that it covers.
-    pub last_op: usize,
+    /// The plan operations that it covers, ascending.
+    pub ops: Vec<usize>,
     /// Buffers it reads.
     pub reads: Vec<Buf>,
     /// Buffers it writes.
@@ -162,7 +189,7 @@ pub struct Lowered {
     /// The kernels, each once.
     pub kernels: Vec<KernelSpec>,
     /// The launches in order.
-    pub launches: Vec<Launch>,
+    pub launches: Vec<LoweredLaunch>,
     /// What can be run and compared alone.
     pub units: Vec<Unit>,
     /// Where buffers may share memory.
@@ -176,44 +203,68 @@ pub struct Lowered {
 /// # Errors
 /// A shape that no kernel of the library computes.
 pub fn lower(plan: &Plan, shape: Shape, options: &LowerOptions) -> Result<Lowered, Error> {
-    let emit = launches::Emitter {
+    let selector = select::Selector {
         plan,
         shape,
         options,
     };
-    let nodes = fuse(plan, shape, &emit);
-    let steps: Vec<_> = nodes
-        .iter()
-        .map(|n| (n.reads.clone(), n.writes.clone()))
-        .collect();
-    let storage = match options.buffers {
-        Buffers::Shared => assign_storage(plan, &steps, &[plan.logits, plan.next]),
-        Buffers::Distinct => {
-            let written: Vec<Buf> = nodes.iter().flat_map(|n| n.writes.clone()).collect();
-            assign_storage(plan, &steps, &written)
-        }
-    };
+    let nodes = pattern::group(plan, shape, &selector, options.profile.without());
+    let selected = nodes.into_iter().map(|node| selector.select(node));
+    let selected = selected.collect::<Result<Vec<_>, _>>()?;
+    let scheduled = schedule::schedule(plan, selected, shape, options);
     let mut lowered = Lowered {
         shape,
         kernels: Vec::new(),
         launches: Vec::new(),
         units: Vec::new(),
-        storage,
+        storage: Storage {
+            slot: Vec::new(),
+            sizes: Vec::new(),
+        },
         scratch_bytes: 0,
     };
-    let mut nodes = nodes.into_iter().peekable();
-    while let Some(node) = nodes.next() {
-        let first = lowered.launches.len();
-        emit.node(&node, nodes.peek(), &mut lowered)?;
-        let kernels = lowered.launches[first..].iter().map(|l| l.kernel);
-        let activations = kernels.map(|k| Activations::of_kernel(&lowered.kernels[k]));
-        let activations = activations.max().unwrap_or_default();
-        lowered.units.push(node.into_unit(plan, activations));
+    for unit in scheduled {
+        bind::bind(plan, unit, &mut lowered)?;
     }
+    let steps = lowered.units.iter();
+    let steps: Vec<_> = steps
+        .map(|unit| (unit.reads.clone(), unit.writes.clone()))
+        .collect();
+    lowered.storage = match options.buffers {
+        Buffers::Shared => assign_storage(plan, &steps, &[plan.logits, plan.next]),
+        Buffers::Distinct => {
+            let written: Vec<Buf> = steps.iter().flat_map(|(_, w)| w.clone()).collect();
+            assign_storage(plan, &steps, &written)
+        }
+    };
     Ok(lowered)
 }
 
 impl Lowered {
+    /// Appends a launch of the unit that comes next.
+    fn push(&mut self, chosen: &select::Chosen, args: Vec<Arg>) {
+        let select::Chosen { spec, n } = chosen;
+        let kernel = self.kernels.iter().position(|k| k == spec);
+        let kernel = kernel.unwrap_or_else(|| {
+            self.kernels.push(spec.clone());
+            self.kernels.len() - 1
+        });
+        self.launches.push(LoweredLaunch {
+            kernel,
+            grid: spec.grid(*n),
+            args,
+            unit: self.units.len(),
+            bytes: spec.bytes(*n),
+        });
+    }
+
+    /// What a launch does with each of its pointers, by the declaration of its kernel.
+    #[must_use]
+    pub fn accesses(&self, launch: &LoweredLaunch) -> Vec<(Arg, Access)> {
+        let params = self.kernels[launch.kernel].params();
+        bind::accesses(&launch.args, &params).collect()
+    }
+
     /// Bytes that all launches must move.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -12,10 +12,10 @@ use gannet_ptx_gen::target::Target;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::lower::weight_format;
+use crate::lower::{rule_names, weight_format};
 use crate::plan::{ColumnSample, Op, Plan};
-use crate::settings::Overrides;
 use crate::settings::machine::{Fnv, Machine};
+use crate::settings::{Overrides, RuleSet};
 
 /// What decides which variant is best: the matrices of a product, and its rows of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,7 +108,7 @@ impl Overrides {
     ///
     /// # Errors
     /// One line that says why the first product does not have it.
-    pub fn check(&self, plan: &Plan) -> Result<(), Error> {
+    pub(crate) fn check(&self, plan: &Plan) -> Result<(), Error> {
         let Some(variant) = self.gemv else {
             return Ok(());
         };
@@ -279,8 +279,12 @@ impl DeviceProfile {
             gemv_max_rows,
             // Nothing was read then.
             ignore_measured: _,
+            without,
         } = self.overrides;
         let mut text = String::new();
+        if without != RuleSet::default() {
+            text += &format!("without {}\n", rule_names(without).join(", "));
+        }
         if let Some(variant) = gemv {
             text += &format!("every product that has it: {variant}\n");
         }
@@ -291,6 +295,12 @@ impl DeviceProfile {
             text += &format!("{}: {variant}\n", shape.name());
         }
         text
+    }
+
+    /// Rules of lowering that are not to apply.
+    #[must_use]
+    pub fn without(&self) -> RuleSet {
+        self.overrides.without
     }
 
     /// Rows up to which a step runs on matrix-vector kernels, given the built-in number.
@@ -381,7 +391,7 @@ mod tests {
             DeviceProfile::built_in(Overrides {
                 gemv,
                 gemv_max_rows,
-                ignore_measured: false,
+                ..Overrides::default()
             })
         };
         let mut measured = forced(None, None);
@@ -395,6 +405,10 @@ mod tests {
             forced(Some(variants[1]), None),
             forced(Some(variants[2]), None),
             forced(None, Some(2)),
+            DeviceProfile::built_in(Overrides {
+                without: RuleSet::default().with(1),
+                ..Overrides::default()
+            }),
             measured,
             other,
         ];

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use gannet_quant::Format;
 
-use super::HyperParams;
+use super::hparams::{HyperParams, MAX_LAYERS};
 use super::keys::Keys;
 use super::rope::RopeParams;
 use crate::Error;
@@ -53,6 +53,34 @@ impl<'a> Binder<'a> {
     /// Whether there is a tensor of that name.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.source.find(name).is_some()
+    }
+
+    /// Tokens that a layer with a window sees; `None` where the file says none or 0.
+    pub(crate) fn window(&self) -> Result<Option<u32>, Error> {
+        let key = "attention.sliding_window";
+        let window = self.keys.opt_int(key, 0, u64::from(u32::MAX))?;
+        Ok(window.filter(|&w| w > 0).map(|w| w as u32))
+    }
+
+    /// What of the tokens before it each layer sees: of every `period` layers the last one sees all,
+    /// unless the file has another pattern.
+    pub(crate) fn windows(
+        &self,
+        window: Option<u32>,
+        period: usize,
+    ) -> Result<Vec<Option<u32>>, Error> {
+        let (key, layers) = ("attention.sliding_window_pattern", self.hparams.num_layers);
+        let slides = match self.keys.opt_flags(key, layers)? {
+            Some(slides) => slides,
+            None => {
+                let period = self.keys.opt_int(key, 0, MAX_LAYERS)?.unwrap_or(period);
+                let slides = |layer| period == 0 || (layer + 1) % period != 0;
+                (0..layers).map(slides).collect()
+            }
+        };
+        Ok((slides.into_iter())
+            .map(|slides| window.filter(|_| slides))
+            .collect())
     }
 
     /// A matrix `[rows, cols]`.
@@ -141,16 +169,16 @@ impl<'a> Binder<'a> {
         kind: RopeKind,
         params: &RopeParams,
     ) -> Result<Rope, Error> {
-        let factors = match params.long_from {
-            Some(original) => RopeFactors::ByContext {
-                original,
+        let factors = match self.has("rope_factors_long.weight") {
+            true => RopeFactors::ByContext {
+                original: params.original_context,
                 short: self.rope_factors("rope_factors_short.weight", params.dim)?,
                 long: self.rope_factors("rope_factors_long.weight", params.dim)?,
             },
-            None if self.has("rope_freqs.weight") => {
+            false if self.has("rope_freqs.weight") => {
                 RopeFactors::Fixed(self.rope_factors("rope_freqs.weight", params.dim)?)
             }
-            None => RopeFactors::Ones,
+            false => RopeFactors::Ones,
         };
         Ok(p.rope_table(RopeTable {
             kind,

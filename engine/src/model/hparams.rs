@@ -34,7 +34,7 @@ pub struct HyperParams {
 }
 
 /// The limits that keep a hostile file from sizing anything absurd.
-const MAX_LAYERS: u64 = 1024;
+pub(super) const MAX_LAYERS: u64 = 1024;
 const MAX_WIDTH: u64 = 1 << 20;
 const MAX_HEADS: u64 = 1 << 14;
 pub(super) const MAX_CONTEXT: u64 = 1 << 24;

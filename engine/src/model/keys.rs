@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use gannet_gguf::Gguf;
+use gannet_gguf::{Gguf, Value};
 
 use crate::Error;
 
@@ -84,6 +84,22 @@ impl<'a> Keys<'a> {
     /// Text, where the file has it.
     pub(crate) fn opt_str(&self, suffix: &str) -> Result<Option<&'a str>, Error> {
         Ok(self.gguf.metadata().opt_str(&self.key(suffix))?)
+    }
+
+    /// A flag for each of `len` layers, where the file has them as a list.
+    pub(crate) fn opt_flags(&self, suffix: &str, len: usize) -> Result<Option<Vec<bool>>, Error> {
+        let key = self.key(suffix);
+        let Some(Value::Array(list)) = self.gguf.metadata().get(&key) else {
+            return Ok(None);
+        };
+        let flags: Option<Vec<bool>> = list.iter().map(|value| value.as_bool()).collect();
+        match flags {
+            Some(flags) if flags.len() == len => Ok(Some(flags)),
+            _ => {
+                let found = format!("a list of {} {}", list.len(), list.ty().name());
+                Err(self.bad(suffix, found, format!("must be a number or {len} bool")))
+            }
+        }
     }
 
     fn in_range(&self, suffix: &str, value: u64, min: u64, max: u64) -> Result<usize, Error> {

@@ -48,7 +48,7 @@ pub struct Model {
     gguf: Arc<Gguf>,
     weights: Weights,
     hparams: HyperParams,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     plan: Arc<Plan>,
     opening: Vec<Span>,
 }
@@ -71,16 +71,25 @@ impl Model {
         let path = path.as_ref();
         crate::files::safetensors::refuse_as_model(path)?;
         let (gguf, span) = Span::time(Phase::File, || Gguf::open(path));
-        let mut model = Model::from_gguf(gguf?, options)?;
+        let mut model = Model::of(gguf?, options)?;
         model.opening.insert(0, span);
         Ok(model)
     }
 
-    /// Builds the model of an open container, such as one embedded in the program.
+    /// A model that is in memory, such as one embedded in the program; `name` stands for its path in
+    /// messages. Bytes that start at a multiple of 64 are read in place.
     ///
     /// # Errors
     /// As [`Model::open`].
-    pub fn from_gguf(gguf: Gguf, options: &ModelOptions) -> Result<Model, Error> {
+    pub fn from_bytes(
+        name: &str,
+        bytes: &'static [u8],
+        options: &ModelOptions,
+    ) -> Result<Model, Error> {
+        Model::of(Gguf::from_static(name, bytes)?, options)
+    }
+
+    fn of(gguf: Gguf, options: &ModelOptions) -> Result<Model, Error> {
         let keys = Keys::new(&gguf)?;
         let arch = keys.arch;
         let family = FAMILIES.iter().find(|f| f.arch == arch).ok_or_else(|| {
@@ -92,7 +101,7 @@ impl Model {
             }
         })?;
         let (tokenizer, vocabulary_span) = Span::time(Phase::Vocabulary, || {
-            Tokenizer::from_gguf(gguf.metadata(), &options.tokenizer)
+            tokenizer::from_metadata(gguf.metadata(), &options.tokenizer)
         });
         let tokenizer = tokenizer.map_err(|source| match source {
             // It names the file itself.
@@ -116,21 +125,47 @@ impl Model {
             },
             gguf,
             hparams,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             plan: Arc::new(plan),
             opening: vec![vocabulary_span, plan_span],
         })
     }
 
+    /// The same model as one of several ranks sees it: with `plan`, its share, in the place of the
+    /// whole ([`crate::plan::partition`]).
+    #[must_use]
+    pub fn of_rank(&self, plan: Arc<Plan>) -> Model {
+        Model {
+            gguf: Arc::clone(&self.gguf),
+            weights: self.weights.clone(),
+            hparams: self.hparams.clone(),
+            tokenizer: Arc::clone(&self.tokenizer),
+            plan,
+            opening: self.opening.clone(),
+        }
+    }
+
     /// What it took to open it.
     #[must_use]
-    pub fn opening(&self) -> &[Span] {
+    pub(crate) fn opening(&self) -> &[Span] {
         &self.opening
+    }
+
+    /// The file, or what stands for it in messages.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.gguf.path()
+    }
+
+    /// What is odd about the file or its vocabulary and does not stop it from running, a line each.
+    pub fn warnings(&self) -> impl Iterator<Item = &str> {
+        let (file, vocabulary) = (self.gguf.warnings(), self.tokenizer.warnings());
+        file.iter().chain(vocabulary).map(String::as_str)
     }
 
     /// The container.
     #[must_use]
-    pub fn gguf(&self) -> &Gguf {
+    pub(crate) fn gguf(&self) -> &Gguf {
         &self.gguf
     }
 
@@ -155,19 +190,19 @@ impl Model {
     /// The stored bytes of a weight of a plan of this model, row after row; a copy where they do not
     /// lie so in the file.
     #[must_use]
-    pub fn weight_bytes(&self, info: &WeightInfo) -> Cow<'_, [u8]> {
+    pub(crate) fn weight_bytes(&self, info: &WeightInfo) -> Cow<'_, [u8]> {
         self.weights.bytes(info)
     }
 
     /// The same, where no copy is needed.
     #[must_use]
-    pub fn weight_in_place(&self, info: &WeightInfo) -> Option<&[u8]> {
+    pub(crate) fn weight_in_place(&self, info: &WeightInfo) -> Option<&[u8]> {
         self.weights.in_place(info)
     }
 
     /// A weight of a plan of this model as f32, `[rows, cols]`.
     #[must_use]
-    pub fn weight_f32(&self, info: &WeightInfo) -> Vec<f32> {
+    pub(crate) fn weight_f32(&self, info: &WeightInfo) -> Vec<f32> {
         let mut out = vec![0.0; info.rows * info.cols];
         info.format
             .dequantize(&self.weight_bytes(info), &mut out)
@@ -175,7 +210,7 @@ impl Model {
         out
     }
 
-    /// Bytes of all weights of the plan.
+    /// Bytes of all weights of the plan, as they are stored.
     #[must_use]
     pub fn weight_total(&self) -> u64 {
         self.plan.weights.iter().map(|w| w.bytes() as u64).sum()
@@ -192,4 +227,12 @@ impl Model {
             None => Ok(()),
         }
     }
+}
+
+/// The model of an open container.
+///
+/// # Errors
+/// As [`Model::open`].
+pub fn of_container(gguf: Gguf, options: &ModelOptions) -> Result<Model, Error> {
+    Model::of(gguf, options)
 }

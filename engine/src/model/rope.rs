@@ -3,19 +3,17 @@
 //! | type | what the table gets |
 //! |---|---|
 //! | none given, `linear` | positions divided by `factor` |
-//! | `yarn` | some pairs divided, all grown ([`Yarn`]) |
-//! | `longrope` | factors by pair, of short and of long contexts, and `attn_factor` |
+//! | `yarn` | some pairs divided, all grown ([`Yarn`]); the keys `yarn_*` are of other families |
+//! | `longrope` | as `linear`, beside its factors |
 //! | `none` | nothing |
 //!
-//! Llama 3's factors are a tensor, `rope_freqs.weight`, and no type.
+//! Factors by pair are tensors, whatever the type: `rope_freqs.weight` (Llama 3), or
+//! `rope_factors_short.weight` and `rope_factors_long.weight` (Phi 3). `attn_factor` grows what is
+//! rotated, whatever the type.
 
 use super::keys::Keys;
 use crate::Error;
 use crate::plan::Yarn;
-
-/// Where nothing says otherwise (YaRN, section 3.2).
-const BETA_FAST: f32 = 32.0;
-const BETA_SLOW: f32 = 1.0;
 
 /// Base and scaling of a rope, without what tensors hold.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,8 +28,8 @@ pub struct RopeParams {
     pub yarn: Option<Yarn>,
     /// `rope.scaling.attn_factor`.
     pub magnitude: f32,
-    /// Positions of the original context, where factors depend on the context.
-    pub long_from: Option<usize>,
+    /// Positions that the model was first trained for.
+    pub original_context: usize,
 }
 
 impl RopeParams {
@@ -39,8 +37,9 @@ impl RopeParams {
     pub(super) fn read(keys: &Keys<'_>, dim: usize, context: usize) -> Result<RopeParams, Error> {
         let base = keys.opt_positive("rope.freq_base")?.unwrap_or(10_000.0);
         let factor = match keys.opt_finite("rope.scaling.factor")? {
+            None => keys.opt_positive("rope.scale_linear")?,
             // Files say 0 for none.
-            Some(0.0) | None => keys.opt_positive("rope.scale_linear")?,
+            Some(0.0) => None,
             Some(_) => keys.opt_positive("rope.scaling.factor")?,
         };
         let attn_factor = keys.opt_positive("rope.scaling.attn_factor")?;
@@ -54,39 +53,19 @@ impl RopeParams {
             base,
             scale: 1.0,
             yarn: None,
-            magnitude: 1.0,
-            long_from: None,
+            magnitude: attn_factor.unwrap_or(1.0),
+            original_context: original.unwrap_or(context),
         };
         let scaled = RopeParams {
             scale: factor.map_or(1.0, |f| 1.0 / f),
-            magnitude: attn_factor.unwrap_or(1.0),
             ..plain
         };
         let key = "rope.scaling.type";
         match keys.opt_str(key)? {
             Some("none") => Ok(plain),
-            None | Some("" | "linear") => Ok(scaled),
-            Some("yarn") => {
-                let extrapolation = keys.opt_finite("rope.scaling.yarn_ext_factor")?;
-                let temperature = keys.opt_positive("rope.scaling.yarn_attn_factor")?;
-                let yarn = Yarn {
-                    original_context: original.unwrap_or(context),
-                    extrapolation: extrapolation.filter(|&e| e >= 0.0).unwrap_or(1.0),
-                    beta_fast: keys
-                        .opt_positive("rope.scaling.yarn_beta_fast")?
-                        .unwrap_or(BETA_FAST),
-                    beta_slow: keys
-                        .opt_positive("rope.scaling.yarn_beta_slow")?
-                        .unwrap_or(BETA_SLOW),
-                };
-                Ok(RopeParams {
-                    yarn: Some(yarn),
-                    magnitude: scaled.magnitude * temperature.unwrap_or(1.0),
-                    ..scaled
-                })
-            }
-            Some("longrope") => Ok(RopeParams {
-                long_from: Some(original.unwrap_or(context)),
+            None | Some("" | "linear" | "longrope") => Ok(scaled),
+            Some("yarn") => Ok(RopeParams {
+                yarn: Some(Yarn::of(plain.original_context)),
                 ..scaled
             }),
             Some(other) => {

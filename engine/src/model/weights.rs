@@ -8,6 +8,7 @@ use crate::plan::WeightInfo;
 
 /// The containers that a model's weights come from, by the numbers in
 /// [`crate::plan::WeightView::source`].
+#[derive(Clone)]
 pub(crate) struct Weights {
     pub(crate) sources: Vec<Arc<dyn Source>>,
 }

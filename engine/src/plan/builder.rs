@@ -163,6 +163,27 @@ impl PlanBuilder {
         out
     }
 
+    /// A buffer times a number.
+    pub fn scale(&mut self, x: Buf, factor: f32) -> Buf {
+        let (rows, cols) = self.shape(x);
+        let out = self.buffer(format!("{}.scale", self.name(x)), rows, cols, Element::F32);
+        self.ops.push(Op::Scale { x, factor, out });
+        out
+    }
+
+    /// A buffer whose elements are bent below a bound.
+    pub fn softcap(&mut self, x: Buf, cap: f32) -> Buf {
+        let (rows, cols) = self.shape(x);
+        let out = self.buffer(
+            format!("{}.softcap", self.name(x)),
+            rows,
+            cols,
+            Element::F32,
+        );
+        self.ops.push(Op::Softcap { x, cap, out });
+        out
+    }
+
     /// Keeps the rows whose logits are wanted.
     pub fn gather_outputs(&mut self, x: Buf) -> Buf {
         let (_, cols) = self.shape(x);

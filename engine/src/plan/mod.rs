@@ -10,15 +10,19 @@
 //! operation comes before every reader.
 
 mod builder;
+mod column;
 mod dump;
 mod op;
+mod partition;
 mod rope;
 mod storage;
 mod weight;
 
 pub use builder::{Linear, PlanBuilder};
+pub use column::{Column, StepRow};
 pub use gannet_ptx_gen::kernels::{Activation, RopeKind};
 pub use op::{ColumnSample, Contract, ErrorClass, Op};
+pub use partition::{Collective, Partition, partition};
 pub use rope::{RopeFactors, RopeTable, Yarn};
 pub use storage::{Storage, assign_storage};
 pub use weight::{WeightInfo, WeightView};

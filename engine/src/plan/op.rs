@@ -262,6 +262,30 @@ operations! {
     reads [a, b], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
     Float, Columns;
 
+    /// `out = x * factor`.
+    Scale = "scale" {
+        /// Input.
+        x: Buf,
+        /// Factor.
+        factor: f32,
+        /// Same shape as `x`.
+        out: Buf,
+    }
+    reads [x], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
+    Float, Columns;
+
+    /// `out = cap * tanh(x / cap)`.
+    Softcap = "softcap" {
+        /// Input.
+        x: Buf,
+        /// The bound of the results.
+        cap: f32,
+        /// Same shape as `x`.
+        out: Buf,
+    }
+    reads [x], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
+    Approximate, Columns;
+
     /// Keeps the rows whose logits are wanted.
     GatherOutputs = "gather_outputs" {
         /// `[tokens, _]`.
@@ -280,5 +304,25 @@ operations! {
         out: Buf,
     }
     reads [logits], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
+    Exact, Whole;
+
+    /// Sum over the ranks of a plan that was cut for several: `out = x of rank 0 + x of rank 1 + ...`.
+    AllReduce = "all_reduce" {
+        /// This rank's term.
+        x: Buf,
+        /// The sum, the same on every rank; same shape as `x`.
+        out: Buf,
+    }
+    reads [x], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
+    Float, Whole;
+
+    /// Columns of all ranks of a plan that was cut for several, in the order of the ranks.
+    AllGather = "all_gather" {
+        /// This rank's columns.
+        x: Buf,
+        /// All columns, the same on every rank.
+        out: Buf,
+    }
+    reads [x], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
     Exact, Whole;
 }

@@ -85,9 +85,23 @@ pub struct Yarn {
     pub beta_fast: f32,
     /// Turns up to which it is scaled.
     pub beta_slow: f32,
+    /// What of the growth is taken back, as a multiplier of its logarithm.
+    pub log_multiplier: f32,
 }
 
 impl Yarn {
+    /// From an original context, with the constants of the paper.
+    #[must_use]
+    pub fn of(original_context: usize) -> Yarn {
+        Yarn {
+            original_context,
+            extrapolation: 1.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            log_multiplier: 0.0,
+        }
+    }
+
     /// The share with which pair `i` keeps its frequency.
     fn kept(&self, table: &RopeTable, i: usize) -> f64 {
         let dims = table.rot_dim as f64;
@@ -130,12 +144,15 @@ impl RopeTable {
         table
     }
 
-    /// `0.1 ln(factor) + 1`, the temperature of YaRN's attention, shared by both sides of a product.
+    /// The temperature of YaRN's attention, shared by both sides of a product: `0.1 ln(factor) + 1`,
+    /// over the same with the logarithm's multiplier.
     fn yarn_magnitude(&self) -> f64 {
-        match self.yarn {
-            Some(yarn) if yarn.extrapolation != 0.0 => 1.0 - 0.1 * f64::from(self.scale).ln(),
-            _ => 1.0,
-        }
+        let Some(yarn) = self.yarn.filter(|yarn| yarn.extrapolation != 0.0) else {
+            return 1.0;
+        };
+        let log = -f64::from(self.scale).ln().min(0.0);
+        let growth = |multiplier: f64| 1.0 + 0.1 * multiplier * log;
+        growth(1.0) / growth(f64::from(yarn.log_multiplier))
     }
 }
 
@@ -220,13 +237,7 @@ mod tests {
     /// Fast pairs keep their frequency, slow ones are scaled, and all grow by one factor.
     #[test]
     fn yarn_scales_what_turns_slowly() {
-        let yarn = Yarn {
-            original_context: 64,
-            extrapolation: 1.0,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
-        };
-        let mixed = table(Some(yarn), RopeFactors::Ones);
+        let mixed = table(Some(Yarn::of(64)), RopeFactors::Ones);
         let found = frequencies(&mixed, 2);
         assert!((found[0] - 1.0).abs() < 1e-6, "{found:?}");
         let slowest = 0.25 * 1e4f32.powf(-6.0 / 8.0);

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use crate::Error;
 use crate::exec::sample::{Sampler, Sampling, argmax};
-use crate::exec::{DecodeStart, Executor, Opening, Step};
+use crate::exec::{DecodeStart, Executor, LoadReport, Opening, StepRows};
 use crate::kv::BlockTable;
 use crate::model::Model;
 use crate::serve::output::{OnEvent, Output};
 use crate::serve::times::{GenerationTimes, Times};
-use crate::settings::{SamplerOn, SessionOptions};
+use crate::settings::{SamplerOn, Settings};
 use crate::text::tokenizer::EncodeOptions;
 use crate::tools::make_executor_on;
 
@@ -147,8 +147,8 @@ impl Session {
     ///
     /// # Errors
     /// The device was asked for by name and cannot be used, or the model does not fit on it.
-    pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Session, Error> {
-        Session::on(model, options, &Opening::default())
+    pub fn new(model: &Arc<Model>, settings: &Settings) -> Result<Session, Error> {
+        Session::on(model, settings, &Opening::default())
     }
 
     /// As [`Session::new`], on a device that has been opening meanwhile.
@@ -157,16 +157,16 @@ impl Session {
     /// As [`Session::new`].
     pub fn on(
         model: &Arc<Model>,
-        options: &SessionOptions,
+        settings: &Settings,
         opening: &Opening,
     ) -> Result<Session, Error> {
-        let made = make_executor_on(model, options, opening)?;
+        let made = make_executor_on(model, settings, opening)?;
         let limits = made.executor.limits();
         Ok(Session {
             model: Arc::clone(model),
             table: BlockTable::new(limits.num_slots, limits.context, limits.cache_blocks),
             executor: made.executor,
-            sampler_on: options.sampler_on,
+            sampler_on: settings.sampler_on,
             cached: Vec::new(),
             unfed: Vec::new(),
             times: GenerationTimes::default(),
@@ -178,6 +178,12 @@ impl Session {
     #[must_use]
     pub fn notice(&self) -> Option<String> {
         self.notice.clone().or_else(|| self.executor.notice())
+    }
+
+    /// Where the time went that it took to open the model and to put it on the device.
+    #[must_use]
+    pub fn load_report(&self) -> LoadReport {
+        LoadReport::new(&self.model, self.executor.as_ref())
     }
 
     /// The executor in use.
@@ -300,16 +306,11 @@ impl Session {
         let mut done = 0;
         for chunk in all.chunks(max_rows) {
             let last = done + chunk.len() == all.len();
-            let first_length = self.cached.len() as u32 + 1;
-            let lengths: Vec<u32> = (first_length..).take(chunk.len()).collect();
-            let outputs: &[u32] = if last { &[chunk.len() as u32 - 1] } else { &[] };
-            self.executor.run(&Step {
-                tokens: chunk,
-                lengths: &lengths,
-                slots: &vec![0; chunk.len()],
-                outputs,
-                table: &self.table,
-            })?;
+            let mut rows = StepRows::prompt(chunk, 0, self.cached.len());
+            if last {
+                rows = rows.with_last_output();
+            }
+            self.executor.run(&rows.step(&self.table))?;
             self.cached.extend_from_slice(chunk);
             self.unfed.drain(..chunk.len().min(self.unfed.len()));
             done += chunk.len();

@@ -18,6 +18,18 @@ pub enum DeviceChoice {
     Interp,
 }
 
+impl DeviceChoice {
+    /// The GPU that may be used, by its index; `None` where none is.
+    #[must_use]
+    pub fn gpu(self) -> Option<usize> {
+        match self {
+            DeviceChoice::Auto => Some(0),
+            DeviceChoice::Cuda(index) => Some(index),
+            DeviceChoice::Cpu | DeviceChoice::Interp => None,
+        }
+    }
+}
+
 impl FromStr for DeviceChoice {
     type Err = String;
 

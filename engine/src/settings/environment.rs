@@ -1,13 +1,13 @@
 //! The one place that reads the environment.
 //!
-//! Every setting is a `GANNET_*` variable with a typed value, read once; [`TABLE`] documents them
-//! and `gannet doctor` prints what is in force. Command-line flags override them.
+//! Every variable is a row of [`TABLE`] with a typed value, read once; the README shows the table and
+//! `gannet doctor` what is in force. What they count for, [`Settings::resolve`] says.
 
 use std::env::VarError;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{DeviceChoice, ExecutorChoice, Overrides, SamplerOn};
+use super::{DeviceChoice, ExecutorChoice, GemvVariant, SamplerOn, Settings};
 use crate::Error;
 
 /// What `GANNET_GEMV` holds.
@@ -22,6 +22,32 @@ pub struct Variable {
     pub values: &'static str,
     /// What it does.
     pub meaning: &'static str,
+    is_set: fn(&Environment) -> bool,
+    in_force: fn(&Settings) -> String,
+}
+
+impl Variable {
+    /// Whether the environment has it.
+    #[must_use]
+    pub fn is_set(&self, environment: &Environment) -> bool {
+        (self.is_set)(environment)
+    }
+
+    /// Its value according to settings, whoever decided it.
+    #[must_use]
+    pub fn in_force(&self, settings: &Settings) -> String {
+        (self.in_force)(settings)
+    }
+}
+
+/// A switch as the environment writes it.
+fn on(value: bool) -> String {
+    u8::from(value).to_string()
+}
+
+/// A value, or what happens without one.
+fn or<T: ToString>(value: Option<T>, without: &str) -> String {
+    value.map_or_else(|| without.to_owned(), |v| v.to_string())
 }
 
 /// Every variable that Gannet reads.
@@ -30,46 +56,64 @@ pub const TABLE: &[Variable] = &[
         name: "GANNET_DEVICE",
         values: "auto, cpu, cuda, cuda:N, interp",
         meaning: "default of --device",
+        is_set: |e| e.device.is_some(),
+        in_force: |s| s.device.to_string(),
     },
     Variable {
         name: "GANNET_EXECUTOR",
         values: "auto, eager, graph, capture",
         meaning: "default of --executor on a GPU",
+        is_set: |e| e.executor.is_some(),
+        in_force: |s| s.executor.to_string(),
     },
     Variable {
         name: "GANNET_SAMPLER_ON",
         values: "device, cpu",
         meaning: "default of --sampler-on: where a GPU's tokens are chosen",
+        is_set: |e| e.sampler_on.is_some(),
+        in_force: |s| s.sampler_on.to_string(),
     },
     Variable {
         name: "GANNET_PROFILE",
         values: "1, 0",
         meaning: "use what `gannet tune` measured on this GPU",
+        is_set: |e| e.profile.is_some(),
+        in_force: |s| on(!s.overrides.ignore_measured),
     },
     Variable {
         name: "GANNET_GEMV",
         values: "a variant, such as f32-l32-w16-r2-b4",
         meaning: "default of --gemv: the variant of every matrix-vector product that has it",
+        is_set: |e| e.gemv.is_some(),
+        in_force: |s| or(s.overrides.gemv, "measured, else built in"),
     },
     Variable {
         name: "GANNET_GEMV_ROWS",
         values: "1 to 8",
         meaning: "default of --gemv-rows: rows up to which a step runs on matrix-vector kernels",
+        is_set: |e| e.gemv_rows.is_some(),
+        in_force: |s| or(s.overrides.gemv_max_rows, "built in"),
     },
     Variable {
         name: "GANNET_CACHE",
         values: "folder",
         meaning: "where compiled kernels, measured profiles and passed gates are kept",
+        is_set: |e| e.cache.is_some(),
+        in_force: |s| or(s.disk_cache.folder.as_ref().map(|f| f.display()), "none"),
     },
     Variable {
         name: "GANNET_CUBIN_CACHE",
         values: "1, 0",
         meaning: "keep compiled kernels on disk",
+        is_set: |e| e.cubin_cache.is_some(),
+        in_force: |s| on(s.disk_cache.cubins),
     },
     Variable {
         name: "GANNET_GATE",
         values: "1, 0",
         meaning: "compare a GPU with the CPU before it first serves a model; GANNET_CACHE remembers",
+        is_set: |e| e.gate.is_some(),
+        in_force: |s| on(s.gate),
     },
 ];
 
@@ -89,108 +133,104 @@ pub fn markdown() -> String {
     format!("| variable | values | meaning |\n|---|---|---|\n{rows}")
 }
 
-/// The configuration of a process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
+/// What the environment says: a field for each variable, `None` where it is not set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Environment {
     /// `GANNET_DEVICE`.
     pub device: Option<DeviceChoice>,
     /// `GANNET_EXECUTOR`.
     pub executor: Option<ExecutorChoice>,
     /// `GANNET_SAMPLER_ON`.
     pub sampler_on: Option<SamplerOn>,
-    /// `GANNET_PROFILE`, `GANNET_GEMV` and `GANNET_GEMV_ROWS`.
-    pub overrides: Overrides,
-    /// `GANNET_CACHE`, else the user's cache folder, else none.
-    pub cache_dir: Option<PathBuf>,
+    /// `GANNET_PROFILE`.
+    pub profile: Option<bool>,
+    /// `GANNET_GEMV`.
+    pub gemv: Option<GemvVariant>,
+    /// `GANNET_GEMV_ROWS`.
+    pub gemv_rows: Option<usize>,
+    /// `GANNET_CACHE`.
+    pub cache: Option<PathBuf>,
     /// `GANNET_CUBIN_CACHE`.
-    pub cubin_cache: bool,
+    pub cubin_cache: Option<bool>,
     /// `GANNET_GATE`.
-    pub gate: bool,
+    pub gate: Option<bool>,
+    /// The user's cache folder, by `XDG_CACHE_HOME`, else by `HOME`, and in it one of ours: what
+    /// counts without `GANNET_CACHE`.
+    pub user_cache: Option<PathBuf>,
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            device: None,
-            executor: None,
-            sampler_on: None,
-            overrides: Overrides::default(),
-            cache_dir: None,
-            cubin_cache: true,
-            gate: true,
-        }
-    }
-}
-
-impl Config {
+impl Environment {
     /// Reads the environment.
     ///
     /// # Errors
     /// A variable whose value is not one of those in [`TABLE`], or no text.
-    pub fn from_env() -> Result<Config, Error> {
+    pub fn read() -> Result<Environment, Error> {
         for variable in TABLE {
             if let Err(VarError::NotUnicode(value)) = std::env::var(variable.name) {
-                return Err(Error::Config {
+                return Err(Error::Variable {
                     variable: variable.name,
                     value: value.to_string_lossy().into_owned(),
                     expected: "UTF-8 text",
                 });
             }
         }
-        Config::from_lookup(|name| std::env::var(name).ok())
+        Environment::from_lookup(|name| std::env::var(name).ok())
     }
 
-    /// Reads variables through `get`, so that a test needs no environment.
+    /// Reads variables through `get`, so that a test needs no environment. A variable that is empty
+    /// is not set.
     ///
     /// # Errors
-    /// As [`Config::from_env`].
-    pub fn from_lookup(get: impl Fn(&str) -> Option<String>) -> Result<Config, Error> {
+    /// As [`Environment::read`].
+    pub fn from_lookup(get: impl Fn(&str) -> Option<String>) -> Result<Environment, Error> {
         let set = |name: &str| get(name).filter(|v| !v.is_empty());
         let devices = "auto, cpu, cuda, cuda:N or interp";
-        let device = choice(&set, "GANNET_DEVICE", devices)?;
-        let executor = choice(&set, "GANNET_EXECUTOR", ExecutorChoice::NAMES)?;
-        let sampler_on = choice(&set, "GANNET_SAMPLER_ON", "device or cpu")?;
-        let on = |variable| match set(variable).as_deref() {
-            None | Some("1") => Ok(true),
-            Some("0") => Ok(false),
-            Some(other) => Err(Error::Config {
-                variable,
-                value: other.to_owned(),
-                expected: "1 or 0",
-            }),
-        };
-        let gemv = choice(&set, "GANNET_GEMV", GEMV_EXPECTED)?;
-        let gemv_max_rows = set("GANNET_GEMV_ROWS")
-            .map(|value| match value.parse() {
-                Ok(rows @ 1..=8) => Ok(rows),
-                _ => Err(Error::Config {
-                    variable: "GANNET_GEMV_ROWS",
-                    value,
-                    expected: "a number from 1 to 8",
-                }),
-            })
-            .transpose()?;
-        let overrides = Overrides {
-            gemv,
-            gemv_max_rows,
-            ignore_measured: !on("GANNET_PROFILE")?,
-        };
-        let cubin_cache = on("GANNET_CUBIN_CACHE")?;
-        let gate = on("GANNET_GATE")?;
-        let cache_dir = set("GANNET_CACHE")
-            .map(PathBuf::from)
-            .or_else(|| set("XDG_CACHE_HOME").map(|d| PathBuf::from(d).join("gannet")))
-            .or_else(|| set("HOME").map(|d| PathBuf::from(d).join(".cache").join("gannet")));
-        Ok(Config {
-            device,
-            executor,
-            sampler_on,
-            overrides,
-            cache_dir,
-            cubin_cache,
-            gate,
+        let user_cache = set("XDG_CACHE_HOME").map(PathBuf::from);
+        let home = || set("HOME").map(|home| PathBuf::from(home).join(".cache"));
+        Ok(Environment {
+            device: choice(&set, "GANNET_DEVICE", devices)?,
+            executor: choice(&set, "GANNET_EXECUTOR", ExecutorChoice::NAMES)?,
+            sampler_on: choice(&set, "GANNET_SAMPLER_ON", "device or cpu")?,
+            profile: switch(&set, "GANNET_PROFILE")?,
+            gemv: choice(&set, "GANNET_GEMV", GEMV_EXPECTED)?,
+            gemv_rows: choice::<GemvRows>(&set, "GANNET_GEMV_ROWS", "a number from 1 to 8")?
+                .map(|rows| rows.0),
+            cache: set("GANNET_CACHE").map(PathBuf::from),
+            cubin_cache: switch(&set, "GANNET_CUBIN_CACHE")?,
+            gate: switch(&set, "GANNET_GATE")?,
+            user_cache: user_cache.or_else(home).map(|caches| caches.join("gannet")),
         })
     }
+}
+
+/// What `GANNET_GEMV_ROWS` holds.
+struct GemvRows(usize);
+
+impl FromStr for GemvRows {
+    type Err = ();
+
+    fn from_str(s: &str) -> Result<Self, ()> {
+        let rows = s.parse().ok().filter(|rows| (1..=8).contains(rows));
+        rows.map(GemvRows).ok_or(())
+    }
+}
+
+/// A switch's value, where it is set.
+fn switch(
+    set: &impl Fn(&str) -> Option<String>,
+    variable: &'static str,
+) -> Result<Option<bool>, Error> {
+    let value = |text: String| match text.as_str() {
+        "1" => Ok(true),
+        "0" => Ok(false),
+        _ => Err(Error::Variable {
+            variable,
+            value: text,
+            expected: "1 or 0",
+        }),
+    };
+    set(variable).map(value).transpose()
 }
 
 /// A variable's value, where it is set.
@@ -200,7 +240,7 @@ fn choice<T: FromStr>(
     expected: &'static str,
 ) -> Result<Option<T>, Error> {
     let parse = |value: String| {
-        value.parse().map_err(|_| Error::Config {
+        value.parse().map_err(|_| Error::Variable {
             variable,
             value,
             expected,
@@ -232,49 +272,73 @@ mod tests {
     #[test]
     fn choices_are_checked() {
         let with = |name: &'static str, value: &'static str| {
-            Config::from_lookup(move |n| (n == name).then(|| value.to_owned()))
+            Environment::from_lookup(move |n| (n == name).then(|| value.to_owned()))
         };
         let forced = with("GANNET_GEMV", "f32-l32-w16-r2-b4").unwrap();
-        assert_eq!(
-            forced.overrides.gemv.unwrap().to_string(),
-            "f32-l32-w16-r2-b4"
-        );
-        assert!(
-            with("GANNET_PROFILE", "0")
-                .unwrap()
-                .overrides
-                .ignore_measured
-        );
+        assert_eq!(forced.gemv.unwrap().to_string(), "f32-l32-w16-r2-b4");
+        assert_eq!(with("GANNET_PROFILE", "0").unwrap().profile, Some(false));
+        assert_eq!(with("GANNET_GEMV_ROWS", "8").unwrap().gemv_rows, Some(8));
         assert_eq!(
             with("GANNET_DEVICE", "cuda:3").unwrap().device,
             Some(DeviceChoice::Cuda(3))
         );
+        assert_eq!(with("GANNET_DEVICE", "").unwrap(), Environment::default());
         let bad = [
             ("GANNET_GEMV", "fast"),
             ("GANNET_GEMV_ROWS", "9"),
+            ("GANNET_GEMV_ROWS", "0"),
             ("GANNET_DEVICE", "banana"),
             ("GANNET_EXECUTOR", "persistent"),
             ("GANNET_SAMPLER_ON", "gpu"),
+            ("GANNET_CUBIN_CACHE", "maybe"),
         ];
         for (name, value) in bad {
             let line = with(name, value).unwrap_err().to_string();
             assert!(
-                line.starts_with(&format!("{name}=\"{value}\" is not valid")),
+                line.starts_with(&format!("{name}=\"{value}\" is not valid; expected ")),
                 "{line}"
             );
         }
     }
 
     #[test]
-    fn values_are_checked_and_defaults_hold() {
-        assert_eq!(Config::from_lookup(|_| None).unwrap(), Config::default());
-        let bad = Config::from_lookup(|n| (n == "GANNET_CUBIN_CACHE").then(|| "maybe".into()));
-        let line = bad.unwrap_err().to_string();
-        assert_eq!(
-            line,
-            "GANNET_CUBIN_CACHE=\"maybe\" is not valid; expected 1 or 0"
-        );
-        let home = Config::from_lookup(|n| (n == "HOME").then(|| "/home/u".into())).unwrap();
-        assert_eq!(home.cache_dir, Some(PathBuf::from("/home/u/.cache/gannet")));
+    fn the_users_cache_folder_is_found() {
+        let of = |variables: &[(&str, &str)]| {
+            let get = |name: &str| variables.iter().find(|(n, _)| *n == name);
+            let environment = Environment::from_lookup(|n| Some(get(n)?.1.to_owned())).unwrap();
+            environment.user_cache
+        };
+        assert_eq!(of(&[]), None);
+        let home = ("HOME", "/home/u");
+        assert_eq!(of(&[home]), Some(PathBuf::from("/home/u/.cache/gannet")));
+        let caches = ("XDG_CACHE_HOME", "/caches");
+        assert_eq!(of(&[home, caches]), Some(PathBuf::from("/caches/gannet")));
+    }
+
+    /// No other file of the program reads a variable: those of tests aside, which read their own.
+    #[test]
+    fn the_environment_is_read_here_only() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut folders: Vec<PathBuf> =
+            ["cli", "cuda-runtime", "engine", "gguf", "ptx-gen", "quant"]
+                .map(|of| root.join(of).join("src"))
+                .into();
+        let (mut seen, mut readers) = (0, Vec::new());
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let text = std::fs::read_to_string(&path).unwrap_or_default();
+                seen += 1;
+                if text.contains("env::var") {
+                    readers.push(path.file_name().unwrap().to_owned());
+                }
+            }
+        }
+        assert!(seen > 100, "{seen} files");
+        assert_eq!(readers, ["environment.rs"]);
     }
 }

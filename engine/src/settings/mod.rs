@@ -1,16 +1,22 @@
-//! Every setting: what a user can ask for, and what the environment says.
+//! Every setting: what a user can ask for, what the environment says, and which of them counts.
 //!
-//! Values only: nothing here opens a device or a file.
+//! Values only: nothing here opens a device or a file. The environment is read in one place
+//! ([`Environment::read`]), and what was given wins over it in one place ([`Settings::resolve`]).
 
 mod choice;
 mod environment;
-pub mod machine;
+pub(crate) mod machine;
+mod resolve;
+mod rules;
 
-use gannet_ptx_gen::kernels::{GemvVariant, KvType};
+use std::path::PathBuf;
+
+pub use gannet_ptx_gen::kernels::{GemvVariant, KvType};
 
 pub use choice::{DeviceChoice, ExecutorChoice, SamplerOn};
-pub use environment::{Config, TABLE, Variable, markdown};
-pub use machine::Machine;
+pub use environment::{Environment, TABLE, Variable, markdown};
+pub use resolve::Given;
+pub use rules::RuleSet;
 
 /// The arithmetic of the matrix products.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,11 +56,43 @@ pub struct Overrides {
     pub gemv_max_rows: Option<usize>,
     /// Do without what was measured.
     pub ignore_measured: bool,
+    /// Rules of lowering to do without.
+    pub without: RuleSet,
 }
 
-/// How a session is made.
-#[derive(Debug, Clone, Default)]
-pub struct SessionOptions {
+/// What is kept on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskCache {
+    /// Where compiled kernels, measured profiles and passed gates are kept; `None`: nowhere.
+    pub folder: Option<PathBuf>,
+    /// Whether compiled kernels are kept, too.
+    pub cubins: bool,
+}
+
+impl DiskCache {
+    /// Where compiled kernels are kept, if they are.
+    #[must_use]
+    pub fn cubin_folder(&self) -> Option<PathBuf> {
+        let folder = self.folder.as_ref().filter(|_| self.cubins)?;
+        Some(folder.join("cubin"))
+    }
+}
+
+impl Default for DiskCache {
+    fn default() -> Self {
+        DiskCache {
+            folder: None,
+            cubins: true,
+        }
+    }
+}
+
+/// How a model is run.
+///
+/// The default is what this crate does where nobody said anything: no variable of the environment is
+/// read and nothing is kept on disk. [`Settings::resolve`] takes both into account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
     /// Where it runs.
     pub device: DeviceChoice,
     /// How launches reach a GPU.
@@ -69,8 +107,9 @@ pub struct SessionOptions {
     pub max_outputs: Option<usize>,
     /// Sequences at once; `None`: one.
     pub slots: Option<usize>,
-    /// Blocks of the cache ([`crate::kv::BLOCK_TOKENS`] positions each); `None`: a whole context
-    /// for every slot. Sequences that share prefixes need fewer.
+    /// Blocks of the cache, of [`BLOCK_TOKENS`](crate::internals::kv::BLOCK_TOKENS) positions each;
+    /// `None`: a whole context for every slot. Sequences
+    /// that share prefixes need fewer.
     pub cache_blocks: Option<usize>,
     /// Which variants of kernels run, over what the device's profile says.
     pub overrides: Overrides,
@@ -78,12 +117,36 @@ pub struct SessionOptions {
     pub kv_type: KvType,
     /// Where tokens are chosen.
     pub sampler_on: SamplerOn,
+    /// Whether a GPU is held against the CPU before it first serves a model.
+    pub gate: bool,
+    /// What is kept on disk.
+    pub disk_cache: DiskCache,
     /// Faults to plant, for tests of what must notice them.
     pub faults: Faults,
     /// Whether buffers share memory.
     pub buffers: Buffers,
-    /// Settings of the process.
-    pub config: Config,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            device: DeviceChoice::default(),
+            executor: ExecutorChoice::default(),
+            precision: Precision::default(),
+            context: None,
+            max_rows: None,
+            max_outputs: None,
+            slots: None,
+            cache_blocks: None,
+            overrides: Overrides::default(),
+            kv_type: KvType::default(),
+            sampler_on: SamplerOn::default(),
+            gate: true,
+            disk_cache: DiskCache::default(),
+            faults: Faults::default(),
+            buffers: Buffers::default(),
+        }
+    }
 }
 
 /// Positions of the cache where nobody said how many: enough for a conversation, cheap on any

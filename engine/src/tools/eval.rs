@@ -4,7 +4,7 @@
 //! Nothing here samples; every function feeds tokens that the caller chose.
 
 use crate::Error;
-use crate::exec::{Executor, Step};
+use crate::exec::{Executor, StepRows};
 use crate::kv::BlockTable;
 
 /// Feeds tokens from an empty cache and hands `sink` the logits of every position from `first` on,
@@ -37,20 +37,12 @@ pub fn logits(
             limits.max_outputs
         };
         let end = (start + most).min(tokens.len());
-        let lengths: Vec<u32> = (start as u32 + 1..=end as u32).collect();
-        let outputs: Vec<u32> = if start < first {
-            Vec::new()
-        } else {
-            (0..(end - start) as u32).collect()
-        };
-        executor.run(&Step {
-            tokens: &tokens[start..end],
-            lengths: &lengths,
-            slots: &vec![0; end - start],
-            outputs: &outputs,
-            table: &table,
-        })?;
-        if !outputs.is_empty() {
+        let mut rows = StepRows::prompt(&tokens[start..end], 0, start);
+        if start >= first {
+            rows = rows.with_outputs(0..(end - start) as u32);
+        }
+        executor.run(&rows.step(&table))?;
+        if start >= first {
             for (i, row) in executor.logits()?.chunks_exact(vocab_size).enumerate() {
                 sink(start + i, row)?;
             }

@@ -13,7 +13,7 @@ use crate::exec::cuda::{CudaExecutor, Gpu};
 use crate::exec::{Executor, Opening, host, limits};
 use crate::kv::KvType;
 use crate::model::{Model, Phase, Span};
-use crate::settings::{Buffers, DeviceChoice, ExecutorChoice, SessionOptions};
+use crate::settings::{Buffers, DeviceChoice, ExecutorChoice, Settings};
 
 /// An executor, and what the user should know about the choice.
 pub struct Made {
@@ -23,14 +23,14 @@ pub struct Made {
     pub notice: Option<String>,
 }
 
-/// Makes the executor that the options name.
+/// Makes the executor that the settings name.
 ///
 /// # Errors
 /// The device, or an executor that only a GPU has, was asked for by name and cannot be used; a size
 /// is out of range; no product has the variant that was asked for; or the model does not fit on the
 /// device.
-pub fn make_executor(model: &Arc<Model>, options: &SessionOptions) -> Result<Made, Error> {
-    make_executor_on(model, options, &Opening::default())
+pub fn make_executor(model: &Arc<Model>, settings: &Settings) -> Result<Made, Error> {
+    make_executor_on(model, settings, &Opening::default())
 }
 
 /// As [`make_executor`], on a device that has been opening meanwhile.
@@ -39,36 +39,38 @@ pub fn make_executor(model: &Arc<Model>, options: &SessionOptions) -> Result<Mad
 /// As [`make_executor`].
 pub fn make_executor_on(
     model: &Arc<Model>,
-    options: &SessionOptions,
+    settings: &Settings,
     opening: &Opening,
 ) -> Result<Made, Error> {
-    make_with(model, options, |index| cuda(model, options, opening, index))
+    make_with(model, settings, |index| {
+        cuda(model, settings, opening, index)
+    })
 }
 
 /// As [`make_executor`], with what puts the model on the GPU of an index.
 fn make_with(
     model: &Arc<Model>,
-    options: &SessionOptions,
+    settings: &Settings,
     on_gpu: impl FnOnce(usize) -> Result<Box<dyn Executor>, Error>,
 ) -> Result<Made, Error> {
-    options.overrides.check(model.plan())?;
+    settings.overrides.check(model.plan())?;
     let plainly = |executor| Made {
         executor,
         notice: None,
     };
-    match options.device {
-        DeviceChoice::Cpu => cpu(model, options).map(plainly),
+    match settings.device {
+        DeviceChoice::Cpu => cpu(model, settings).map(plainly),
         DeviceChoice::Cuda(index) => on_gpu(index).map(plainly),
-        DeviceChoice::Interp => interp(model, options).map(plainly),
+        DeviceChoice::Interp => interp(model, settings).map(plainly),
         DeviceChoice::Auto => match on_gpu(0) {
             Ok(executor) => Ok(plainly(executor)),
             Err(why) if !falls_back(&why) => Err(why),
-            Err(why) if options.executor != ExecutorChoice::Auto => Err(Error::ExecutorNeedsGpu {
-                executor: options.executor,
+            Err(why) if settings.executor != ExecutorChoice::Auto => Err(Error::ExecutorNeedsGpu {
+                executor: settings.executor.to_string(),
                 source: Box::new(why),
             }),
             Err(why) => Ok(Made {
-                executor: cpu(model, options)?,
+                executor: cpu(model, settings)?,
                 notice: Some(format!("no GPU in use ({why}); running on the CPU")),
             }),
         },
@@ -92,7 +94,8 @@ fn falls_back(error: &Error) -> bool {
         | Error::Memory { .. }
         | Error::TokenOutOfRange { .. }
         | Error::Request(_)
-        | Error::Config { .. }
+        | Error::Variable { .. }
+        | Error::Idle { .. }
         | Error::ExecutorNeedsGpu { .. }
         | Error::Gate(_)
         | Error::Driver { .. }
@@ -110,18 +113,18 @@ fn falls_back(error: &Error) -> bool {
 /// it failed.
 fn cuda(
     model: &Arc<Model>,
-    options: &SessionOptions,
+    settings: &Settings,
     opening: &Opening,
     index: usize,
 ) -> Result<Box<dyn Executor>, Error> {
-    let gpu = opening.gpu(index, &options.config)?;
-    let mut executor = CudaExecutor::new(&gpu, model, options)?;
+    let gpu = opening.gpu(index, &settings.disk_cache)?;
+    let mut executor = CudaExecutor::new(&gpu, model, settings)?;
     let (held, span) = Span::time(Phase::Gate, || {
         // Parity itself is going to compare what has distinct buffers.
-        if !options.config.gate || options.buffers == Buffers::Distinct {
+        if !settings.gate || settings.buffers == Buffers::Distinct {
             return Ok(());
         }
-        let identity = gate_identity(&gpu, model, &executor, options)?;
+        let identity = gate_identity(&gpu, model, &executor, settings)?;
         let name = &gpu.properties.name;
         gate::at_first_use(model, &mut executor, name, identity.as_ref())
     });
@@ -135,39 +138,39 @@ fn gate_identity(
     gpu: &Gpu,
     model: &Model,
     executor: &CudaExecutor,
-    options: &SessionOptions,
+    settings: &Settings,
 ) -> Result<Option<Identity>, Error> {
-    let config = &options.config;
-    let Some(cache_dir) = &config.cache_dir else {
+    let disk_cache = &settings.disk_cache;
+    let Some(folder) = &disk_cache.folder else {
         return Ok(None);
     };
     let limits = executor.limits();
     let serving = Serving {
         machine: gpu.machine(),
-        precision: options.precision,
+        precision: settings.precision,
         kv_type: limits.kv_type,
-        choices: gpu.profile(config, options.overrides)?.choices(),
-        executor: options.executor,
-        sampler_on: options.sampler_on,
+        choices: gpu.profile(disk_cache, settings.overrides)?.choices(),
+        executor: settings.executor,
+        sampler_on: settings.sampler_on,
         coverage: Coverage::of(limits),
     };
-    Ok(Some(Identity::new(cache_dir, model, &serving)))
+    Ok(Some(Identity::new(folder, model, &serving)))
 }
 
-fn cpu(model: &Arc<Model>, options: &SessionOptions) -> Result<Box<dyn Executor>, Error> {
-    let limits = limits(model, options, 256)?;
+fn cpu(model: &Arc<Model>, settings: &Settings) -> Result<Box<dyn Executor>, Error> {
+    let limits = limits(model, settings, 256)?;
     host::check(model.plan(), limits, KvType::F32, 1)?;
-    let (model, precision) = (Arc::clone(model), options.precision);
-    let made = CpuExecutor::new(model, precision, limits, options.buffers)?;
+    let (model, precision) = (Arc::clone(model), settings.precision);
+    let made = CpuExecutor::new(model, precision, limits, settings.buffers)?;
     Ok(Box::new(made))
 }
 
 #[cfg(feature = "interp")]
-fn interp(model: &Arc<Model>, options: &SessionOptions) -> Result<Box<dyn Executor>, Error> {
-    let limits = limits(model, options, 16)?;
+fn interp(model: &Arc<Model>, settings: &Settings) -> Result<Box<dyn Executor>, Error> {
+    let limits = limits(model, settings, 16)?;
     // The interpreter keeps a word beside each word that kernels store.
     host::check(model.plan(), limits, limits.kv_type, 2)?;
-    let (model, precision) = (Arc::clone(model), options.precision);
+    let (model, precision) = (Arc::clone(model), settings.precision);
     // A target whose launches overlap, so that what they read early is checked.
     let target = gannet_ptx_gen::target::Target::Sm90a;
     let mut made = crate::exec::interp::InterpExecutor::new(
@@ -175,16 +178,16 @@ fn interp(model: &Arc<Model>, options: &SessionOptions) -> Result<Box<dyn Execut
         target,
         precision,
         limits,
-        options.buffers,
+        settings.buffers,
     )?;
-    made.set_faults(options.faults);
-    made.set_overrides(options.overrides);
-    made.set_sampler_on(options.sampler_on);
+    made.set_faults(settings.faults);
+    made.set_overrides(settings.overrides);
+    made.set_sampler_on(settings.sampler_on);
     Ok(Box::new(made))
 }
 
 #[cfg(not(feature = "interp"))]
-fn interp(_: &Arc<Model>, _: &SessionOptions) -> Result<Box<dyn Executor>, Error> {
+fn interp(_: &Arc<Model>, _: &Settings) -> Result<Box<dyn Executor>, Error> {
     let why = "this build has no interpreter; build with the feature \"interp\"";
     Err(Error::Request(why.to_owned()))
 }
@@ -274,11 +277,11 @@ mod tests {
         }
     }
 
-    fn options(device: DeviceChoice) -> SessionOptions {
-        SessionOptions {
+    fn settings(device: DeviceChoice) -> Settings {
+        Settings {
             device,
             context: Some(16),
-            ..SessionOptions::default()
+            ..Settings::default()
         }
     }
 
@@ -288,7 +291,7 @@ mod tests {
         for (error, taken_over, text) in planted() {
             let line = error.to_string();
             assert!(line.contains(text) && !line.contains('\n'), "{line}");
-            let made = make_with(&model, &options(DeviceChoice::Auto), |index| {
+            let made = make_with(&model, &settings(DeviceChoice::Auto), |index| {
                 assert_eq!(index, 0);
                 Err(error)
             });
@@ -312,11 +315,11 @@ mod tests {
         let model = Arc::new(Model::open(MODEL).unwrap());
         for (error, taken_over, _) in planted() {
             let line = error.to_string();
-            let mut named = options(DeviceChoice::Auto);
+            let mut named = settings(DeviceChoice::Auto);
             named.executor = ExecutorChoice::Graph;
             match make_with(&model, &named, |_| Err(error)).err() {
                 Some(Error::ExecutorNeedsGpu { executor, source }) => {
-                    assert!(taken_over && executor == ExecutorChoice::Graph);
+                    assert!(taken_over && executor == "graph");
                     assert_eq!(source.to_string(), line);
                 }
                 found => assert_eq!(
@@ -327,7 +330,7 @@ mod tests {
         }
         for (error, ..) in planted() {
             let line = error.to_string();
-            let made = make_with(&model, &options(DeviceChoice::Cuda(3)), |index| {
+            let made = make_with(&model, &settings(DeviceChoice::Cuda(3)), |index| {
                 assert_eq!(index, 3);
                 Err(error)
             });

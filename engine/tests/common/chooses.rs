@@ -3,25 +3,25 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_engine::internals::settings::{Faults, Precision};
+use gannet_engine::settings::{Faults, Precision};
 use gannet_engine::tools::make_executor;
 use gannet_engine::{
-    Error, Event, ExecutorChoice, GenerateOptions, Model, SamplerOn, Session, SessionOptions,
+    Error, Event, ExecutorChoice, GenerateOptions, Model, SamplerOn, Session, Settings,
 };
 
 use crate::omitted::{Prompt, places, table};
 
 /// With the launch left out that finds the most likely token on the device, only the CPU's own code
 /// can find it.
-pub(crate) fn the_cpu_chooses_alone(model: &Arc<Model>, options: SessionOptions) {
-    let mut plain = SessionOptions {
+pub(crate) fn the_cpu_chooses_alone(model: &Arc<Model>, options: Settings) {
+    let mut plain = Settings {
         precision: Precision::Fast,
         executor: ExecutorChoice::Eager,
         context: Some(32),
         ..options
     };
     // The gate would find out.
-    plain.config.gate = false;
+    plain.gate = false;
     let four = GenerateOptions {
         max_tokens: 4,
         ignore_eog: true,
@@ -36,7 +36,7 @@ pub(crate) fn the_cpu_chooses_alone(model: &Arc<Model>, options: SessionOptions)
     let all = places(executor.inspect(), &step).unwrap();
     let argmax = all.iter().find(|p| p.unit.starts_with("argmax")).unwrap();
     let generate = |omit_launch, sampler_on| {
-        let settings = SessionOptions {
+        let settings = Settings {
             faults: Faults {
                 omit_launch,
                 ..Faults::default()
@@ -46,7 +46,7 @@ pub(crate) fn the_cpu_chooses_alone(model: &Arc<Model>, options: SessionOptions)
         };
         let mut session = Session::new(model, &settings)?;
         let go_on = |_: Event<'_>| ControlFlow::Continue(());
-        let generation = session.generate_tokens(&step.tokens[..1], &four, go_on)?;
+        let generation = session.generate_tokens(&step.tokens()[..1], &four, go_on)?;
         Ok::<_, Error>(generation.tokens)
     };
     let expected = generate(None, SamplerOn::Device).unwrap();

@@ -5,10 +5,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gannet_engine::internals::settings::Precision;
-use gannet_engine::internals::settings::SessionOptions;
+use gannet_engine::settings::Precision;
+use gannet_engine::settings::Settings;
 use gannet_engine::{DeviceChoice, Model};
 use serde_json::Value;
+
+/// The micro-models of `golden/arch` whose families run.
+pub const MICRO_MODELS: &[&str] = &[
+    "llama",
+    "llama3-scaled",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+];
 
 /// A part of the reference data: beside the repository (or where `GANNET_SHARED` says), else the
 /// share of it that the repository ships. `None`, and a line that says *skipped*, where neither has
@@ -61,13 +72,13 @@ pub fn model(path: &Path) -> Arc<Model> {
     Arc::new(Model::open(path).unwrap_or_else(|e| panic!("{e}")))
 }
 
-pub fn options(device: DeviceChoice, precision: Precision, outputs: usize) -> SessionOptions {
-    SessionOptions {
+pub fn options(device: DeviceChoice, precision: Precision, outputs: usize) -> Settings {
+    Settings {
         device,
         precision,
         context: Some(1024),
         max_outputs: Some(outputs),
-        ..SessionOptions::default()
+        ..Settings::default()
     }
 }
 
@@ -181,7 +192,7 @@ pub fn perplexity(
         .as_f64()
         .expect("a perplexity");
     let text = std::fs::read_to_string(text).expect("the text");
-    let encode = gannet_engine::internals::text::tokenizer::EncodeOptions {
+    let encode = gannet_engine::tokenizer::EncodeOptions {
         add_special: true,
         parse_special: false,
     };

@@ -4,7 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test target uses its part")]
 
 use gannet_engine::Error;
-use gannet_engine::internals::exec::{Executor, Inspect, Step};
+use gannet_engine::internals::exec::{Executor, Inspect, Step, StepRows};
 use gannet_engine::internals::kv::BlockTable;
 use gannet_engine::tools::parity::{Mode, Report, Tolerance, diff};
 
@@ -17,33 +17,17 @@ pub struct Place {
 }
 
 /// A step of `rows` tokens of a slot, at its first positions.
-pub struct Prompt {
-    tokens: Vec<u32>,
-    lengths: Vec<u32>,
-    slots: Vec<u32>,
-    outputs: [u32; 1],
-}
+pub struct Prompt(StepRows);
 
 impl Prompt {
     pub fn new(rows: u32, slot: u32, vocab_size: usize) -> Prompt {
-        Prompt {
-            tokens: (0..rows)
-                .map(|i| (i * i * 7 + 3 * i + slot + 11) % vocab_size as u32)
-                .collect(),
-            lengths: (1..=rows).collect(),
-            slots: vec![slot; rows as usize],
-            outputs: [rows - 1],
-        }
+        let token = |i: u32| (i * i * 7 + 3 * i + slot + 11) % vocab_size as u32;
+        let tokens: Vec<u32> = (0..rows).map(token).collect();
+        Prompt(StepRows::of_slot(&tokens, slot as usize, 0..tokens.len()))
     }
 
     pub fn step<'a>(&'a self, table: &'a BlockTable) -> Step<'a> {
-        Step {
-            tokens: &self.tokens,
-            lengths: &self.lengths,
-            slots: &self.slots,
-            outputs: &self.outputs,
-            table,
-        }
+        self.0.step(table)
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use gannet_engine::internals::kv::BLOCK_TOKENS;
 use gannet_engine::internals::serve::BatchStats;
-use gannet_engine::internals::text::tokenizer::EncodeOptions;
+use gannet_engine::tokenizer::EncodeOptions;
 use gannet_engine::{
-    Batch, Event, GenerateOptions, Generation, Model, Sampling, SeqId, Session, SessionOptions,
+    Batch, Event, GenerateOptions, Generation, Model, Sampling, SeqId, Session, Settings,
 };
 
 const TEXT: &str = "Ownership is a set of rules that govern how a program manages memory. \
@@ -79,7 +79,7 @@ pub fn assert_same(found: &Generation, expected: &Generation, what: &str) {
 /// how many tokens were computed for it.
 pub fn same_prompt(
     model: &Arc<Model>,
-    device: &dyn Fn(usize, usize) -> SessionOptions,
+    device: &dyn Fn(usize, usize) -> Settings,
     len: usize,
 ) -> (usize, BatchStats) {
     const MORE: usize = 36;
@@ -125,7 +125,7 @@ pub fn same_prompt(
 }
 
 /// That what begins like something known is computed from there on only.
-pub fn known_prefix(model: &Arc<Model>, device: &dyn Fn(usize, usize) -> SessionOptions) {
+pub fn known_prefix(model: &Arc<Model>, device: &dyn Fn(usize, usize) -> Settings) {
     let mut session = Session::new(model, &device(1, 256)).unwrap();
     let mut batch = Batch::new(model, &device(2, 256)).unwrap();
     let options = GenerateOptions {
@@ -158,7 +158,7 @@ pub fn known_prefix(model: &Arc<Model>, device: &dyn Fn(usize, usize) -> Session
 }
 
 /// That sequences which give their blocks back for others give the same text later.
-pub fn out_of_blocks(model: &Arc<Model>, device: &dyn Fn(usize, usize) -> SessionOptions) {
+pub fn out_of_blocks(model: &Arc<Model>, device: &dyn Fn(usize, usize) -> Settings) {
     let mut session = Session::new(model, &device(1, 128)).unwrap();
     let mut tight = device(8, 128);
     tight.cache_blocks = Some(9);

@@ -230,13 +230,14 @@ impl Keys<'_> {
     }
 
     /// Each layer's window. Of `n` layers in a row, the last sees everything; a window lets a
-    /// position see itself and those before it. Only the Gemmas have windows: llama.cpp reads
-    /// `phi3.attention.sliding_window` and turns it off, and reads none for the other families.
+    /// position see itself and those before it. Phi 3's holds in every layer, as its authors' code
+    /// has it (llama.cpp reads the key, warns and sees everything).
     fn windows(&self, num_layers: usize) -> Result<Vec<Option<usize>>, String> {
         let key = "attention.sliding_window";
         let (window, default_period) = match self.family.arch {
             "gemma2" => (Some(self.int(key)?.unwrap_or(4096)), 2),
             "gemma3" => (self.int(key)?, 6),
+            "phi3" => (self.int(key)?, 0),
             _ => (None, 1),
         };
         let Some(window) = window.filter(|&w| w > 0) else {

@@ -1,7 +1,7 @@
 //! Vocabularies that are wrong: refused in one line that names the key, or read with a warning.
 
 use gannet_engine::internals::text::tokenizer::{
-    DecodeOptions, EncodeOptions, Tokenizer, TokenizerOptions,
+    DecodeOptions, EncodeOptions, Tokenizer, TokenizerOptions, from_metadata,
 };
 use gannet_gguf::Gguf;
 
@@ -72,7 +72,7 @@ fn unknown_families_are_named_and_can_be_overridden() {
         let options = TokenizerOptions {
             pre_override: Some(pre.to_owned()),
         };
-        Tokenizer::from_gguf(model.metadata(), &options)
+        from_metadata(model.metadata(), &options)
     };
     let error = with("no\nsuch").expect_err("unknown").to_string();
     assert!(

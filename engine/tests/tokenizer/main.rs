@@ -11,7 +11,9 @@ mod vectors;
 
 use std::path::PathBuf;
 
-use gannet_engine::internals::text::tokenizer::{Error, Tokenizer, TokenizerOptions};
+use gannet_engine::internals::text::tokenizer::{
+    Error, Tokenizer, TokenizerOptions, from_metadata,
+};
 use gannet_gguf::Gguf;
 
 /// A path in the folder of shared test data, if it is there.
@@ -43,14 +45,14 @@ fn embedded() -> Gguf {
 }
 
 fn load(model: &Gguf) -> Result<Tokenizer, Error> {
-    Tokenizer::from_gguf(model.metadata(), &TokenizerOptions::default())
+    from_metadata(model.metadata(), &TokenizerOptions::default())
 }
 
 fn load_as(model: &Gguf, pre: &str) -> Tokenizer {
     let options = TokenizerOptions {
         pre_override: Some(pre.to_owned()),
     };
-    Tokenizer::from_gguf(model.metadata(), &options).expect("a known pre-tokenizer")
+    from_metadata(model.metadata(), &options).expect("a known pre-tokenizer")
 }
 
 /// A text without the characters for whose bytes a vocabulary has no tokens (Falcon's lacks

@@ -1,7 +1,7 @@
 //! The reference library as the oracle: the same vocabulary, the rules as the regular expressions
 //! that models publish, and the same ids for every text.
 
-use gannet_engine::internals::text::tokenizer::EncodeOptions;
+use gannet_engine::tokenizer::EncodeOptions;
 use gannet_gguf::Gguf;
 use serde_json::{Value, json};
 

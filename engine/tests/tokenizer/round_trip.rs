@@ -1,6 +1,6 @@
 //! Decoding undoes encoding, and decoding in pieces is decoding.
 
-use gannet_engine::internals::text::tokenizer::{
+use gannet_engine::tokenizer::{
     DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer, pre_tokenizers,
 };
 use gannet_gguf::Gguf;

@@ -49,7 +49,8 @@ pub use attention::{
 };
 pub use cache::{KvType, KvWriteSpec};
 pub use elementwise::{
-    Activation, AddSpec, EmbedSpec, GatherRowsSpec, GluSpec, RmsNormSpec, RopeKind, RopeSpec,
+    Activation, AddSpec, EmbedSpec, GatherRowsSpec, GluSpec, Map, MapSpec, NormAddNormSpec,
+    RmsNormSpec, RopeKind, RopeSpec,
 };
 pub use product::{
     Arithmetic, Epilogue, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, GemvVariant,
@@ -92,6 +93,8 @@ representatives! {
     sample::argmax: kernel(params);
     elementwise::gather_rows: kernel(params);
     elementwise::glu: kernel(params);
+    elementwise::map: kernel(params);
+    elementwise::norm_add_norm: kernel(params);
     cache::kv_write: kernel(params);
     elementwise::rope: kernel(params);
     elementwise::embed: kernel(params);

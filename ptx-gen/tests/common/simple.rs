@@ -2,8 +2,8 @@
 
 use gannet_ptx_gen::interp::Arg;
 use gannet_ptx_gen::kernels::{
-    Activation, AddSpec, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, GluSpec, KvWriteSpec,
-    RmsNormSpec, RopeKind, RopeSpec, StreamReadSpec,
+    Activation, AddSpec, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, GluSpec, KvWriteSpec, Map,
+    MapSpec, NormAddNormSpec, RmsNormSpec, RopeKind, RopeSpec, StreamReadSpec,
 };
 use gannet_ptx_gen::target::Target;
 
@@ -73,6 +73,51 @@ pub fn glu(target: Target, activation: Activation, lengths: &[u32]) -> Trial {
     }
 }
 
+/// The function's formula.
+fn mapped(map: Map, x: f64) -> f64 {
+    match map {
+        Map::Scale(factor) => x * f64::from(factor),
+        Map::Softcap(cap) => f64::from(cap) * (x / f64::from(cap)).tanh(),
+    }
+}
+
+/// Functions of vectors of these lengths, the last one in place, and of values at which exponentials
+/// overflow.
+pub fn map(target: Target, map: Map, lengths: &[u32]) -> Trial {
+    let spec = MapSpec { target, map };
+    let launch = |(i, n): (usize, &u32)| {
+        let mut random = Random::new(u64::from(*n));
+        let x: Vec<f32> = (random.gaussians(*n as usize).iter())
+            .map(|v| 20.0 * v)
+            .collect();
+        let values: Vec<f64> = x.iter().map(|&v| mapped(map, v.into())).collect();
+        let launch = Launch::new(spec.grid(*n));
+        let launch = if i + 1 == lengths.len() {
+            let nmse = 1e-12;
+            launch.in_out(&x, End::Near { values, nmse }).again(0)
+        } else {
+            launch.input(&x).floats(values, 1e-12)
+        };
+        launch.scalar(Arg::U32(*n))
+    };
+    let extremes = [-1e30f32, -200.0, 200.0, 1e30, 0.0, -0.0];
+    let end = End::Each {
+        values: extremes.map(|v| mapped(map, v.into())).to_vec(),
+        absolute: 1e-5,
+        relative: 1e-6,
+    };
+    let extremes = Launch::new(spec.grid(6))
+        .input(&extremes)
+        .output(24, end)
+        .scalar(Arg::U32(6));
+    Trial {
+        kernel: spec.kernel(),
+        launches: (lengths.iter().enumerate().map(launch))
+            .chain([extremes])
+            .collect(),
+    }
+}
+
 /// A norm of rows, then the same in place.
 pub fn rms_norm(spec: RmsNormSpec, rows: u32) -> Trial {
     let dim = spec.dim as usize;
@@ -118,6 +163,62 @@ pub fn rms_norm(spec: RmsNormSpec, rows: u32) -> Trial {
     Trial {
         kernel: spec.kernel(),
         launches,
+    }
+}
+
+/// A norm, a sum and a norm of rows, apart and over their inputs.
+pub fn norm_add_norm(spec: NormAddNormSpec, rows: u32) -> Trial {
+    let dim = spec.dim as usize;
+    let mut random = Random::new(u64::from(spec.dim));
+    let size = |r: u32| 10f32.powi(-(r as i32));
+    let mut sized = || -> Vec<f32> {
+        (0..rows)
+            .flat_map(|r| random.gaussians(dim).into_iter().map(move |v| v * size(r)))
+            .collect()
+    };
+    let (x, residual) = (sized(), sized());
+    let (w, w_next) = (random.gaussians(dim), random.gaussians(dim));
+    let norm = |row: &[f64], w: &[f32]| -> Vec<f64> {
+        let mean = row.iter().map(|v| v * v).sum::<f64>() / dim as f64;
+        let scale = 1.0 / (mean + f64::from(spec.eps)).sqrt();
+        row.iter()
+            .zip(w)
+            .map(|(v, &w)| v * scale * f64::from(w))
+            .collect()
+    };
+    let (mut out, mut next) = (Vec::new(), Vec::new());
+    for (x, r) in x.chunks_exact(dim).zip(residual.chunks_exact(dim)) {
+        let x: Vec<f64> = x.iter().map(|&v| v.into()).collect();
+        let normed = norm(&x, &w);
+        let sum: Vec<f64> = normed
+            .iter()
+            .zip(r)
+            .map(|(n, &r)| n + f64::from(r))
+            .collect();
+        next.extend(norm(&sum, &w_next));
+        out.extend(sum);
+    }
+    let near = |values: &[f64]| End::Near {
+        values: values.to_vec(),
+        nmse: 1e-12,
+    };
+    let apart = Launch::new(spec.grid(rows))
+        .input(&x)
+        .input(&w)
+        .input(&residual)
+        .input(&w_next)
+        .floats(out.clone(), 1e-12)
+        .floats(next.clone(), 1e-12);
+    let over = Launch::new(spec.grid(rows))
+        .in_out(&x, near(&next))
+        .input(&w)
+        .in_out(&residual, near(&out))
+        .input(&w_next)
+        .again(2)
+        .again(0);
+    Trial {
+        kernel: spec.kernel(),
+        launches: vec![apart, over],
     }
 }
 

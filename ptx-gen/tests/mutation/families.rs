@@ -2,8 +2,8 @@
 
 use gannet_ptx_gen::kernels::{
     Activation, AdvanceSpec, ArgmaxSpec, EmbedSpec, Epilogue, GatherRowsSpec, GemmBatchSpec,
-    GemmSpec, GemvGluSpec, GemvSpec, KvType, KvWriteSpec, RmsNormSpec, RopeKind, RopeSpec,
-    SampleSpec, WeightFormat,
+    GemmSpec, GemvGluSpec, GemvSpec, KvType, KvWriteSpec, Map, NormAddNormSpec, RmsNormSpec,
+    RopeKind, RopeSpec, SampleSpec, WeightFormat,
 };
 use gannet_ptx_gen::target::Target;
 
@@ -35,6 +35,8 @@ fn rows() -> Vec<Trial> {
     let mut trials = vec![simple::add(target, &lengths), simple::stream_read(target)];
     let activations = [Activation::Silu, Activation::Gelu];
     trials.extend(activations.map(|activation| simple::glu(target, activation, &lengths)));
+    let maps = [Map::Scale(50.596_443), Map::Softcap(30.0)];
+    trials.extend(maps.map(|map| simple::map(target, map, &lengths)));
     let norms = [(99, 3, false), (4100, 2, false), (300, 2, true)];
     trials.extend(norms.map(|(dim, rows, residual)| {
         let spec = RmsNormSpec {
@@ -44,6 +46,10 @@ fn rows() -> Vec<Trial> {
             target,
         };
         simple::rms_norm(spec, rows)
+    }));
+    trials.extend([(300, 2), (4100, 2)].map(|(dim, rows)| {
+        let eps = 1e-5;
+        simple::norm_add_norm(NormAddNormSpec { dim, eps, target }, rows)
     }));
     let ropes = [
         (5, 20, 20, RopeKind::Interleaved),

@@ -10,6 +10,7 @@ use std::fmt;
 use self::source::Tree;
 use crate::{Outcome, no_arguments, workspace};
 
+mod circles;
 mod executors;
 mod length;
 mod manifest;

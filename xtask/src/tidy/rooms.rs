@@ -5,9 +5,10 @@
 //! room without a row, a row without a room and a circle are findings. What `lib.rs` re-exports
 //! counts as the room that it comes from, so no name of the root is a way around the stairs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::Finding;
+use super::circles::{self, Uses};
 use super::paths::{self, Path, Reference};
 use super::source::Tree;
 use super::table::{self, PAGE, Room};
@@ -31,7 +32,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     };
     let names = Names::new(tree);
     let mut findings = rows(&rooms, &names.rooms);
-    let mut uses: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut uses = Uses::new();
     for (file, code) in tree.rust(|path| path.starts_with(SOURCE) && path != ROOT) {
         let user = room_of(file);
         let tokens = code.shipped();
@@ -45,7 +46,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
                         let what = format!("{user} must not use {used} (crate::{path}): {why}");
                         findings.push(Finding::new(file, reference.line, what));
                     }
-                    uses.entry(user).or_default().insert(used);
+                    uses.entry(user.into()).or_default().insert(used);
                 }
                 Target::Root => {
                     let path = [&["crate".into()], &reference.path[..]].concat().join("::");
@@ -59,7 +60,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
         let what = "a re-export of everything hides which room a name is from: list the names";
         Finding::new(ROOT, line, what)
     }));
-    findings.extend(circles(&uses));
+    findings.extend(circles::check(&uses));
     findings
 }
 
@@ -206,43 +207,6 @@ impl Names {
             _ => Target::Root,
         }
     }
-}
-
-/// The circles among rooms, each once.
-fn circles(uses: &BTreeMap<&str, BTreeSet<String>>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut told: BTreeSet<&str> = BTreeSet::new();
-    for &room in uses.keys() {
-        let ahead = reach(uses, room);
-        let circle: Vec<&str> = ahead
-            .iter()
-            .copied()
-            .filter(|other| reach(uses, other).contains(room))
-            .collect();
-        if !circle.is_empty() && told.insert(room) {
-            told.extend(&circle);
-            let what = format!("a circle of rooms: {}", circle.join(", "));
-            findings.push(Finding::new(SOURCE.trim_end_matches('/'), 0, what));
-        }
-    }
-    findings
-}
-
-/// Every room that `from` uses, directly or through others.
-fn reach<'a>(uses: &'a BTreeMap<&str, BTreeSet<String>>, from: &str) -> BTreeSet<&'a str> {
-    let mut reached = BTreeSet::new();
-    let mut next: Vec<&str> = uses
-        .get(from)
-        .into_iter()
-        .flatten()
-        .map(|s| &s[..])
-        .collect();
-    while let Some(room) = next.pop() {
-        if reached.insert(room) {
-            next.extend(uses.get(room).into_iter().flatten().map(|s| &s[..]));
-        }
-    }
-    reached
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 //! positions lie in.
 
 use bytemuck::allocation::try_zeroed_vec;
-use gannet_quant::cpu::{Rows, RowsMut, accumulate, softmax};
+use gannet_quant::cpu::{StridedRows, StridedRowsMut, accumulate, softmax};
 use rayon::prelude::*;
 
 use crate::Error;
@@ -74,10 +74,10 @@ impl LayerCache {
         let row = num_kv_heads * head_dim;
         let rows = k.chunks_exact(row).zip(v.chunks_exact(row));
         for (t, (k, v)) in rows.enumerate() {
-            let Some(position) = (step.lengths[t] as usize).checked_sub(1) else {
+            let Some(position) = (step.lengths()[t] as usize).checked_sub(1) else {
                 continue;
             };
-            let (block, token) = step.table.locate(step.slots[t] as usize, position);
+            let (block, token) = step.table.locate(step.slots()[t] as usize, position);
             let heads = k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim));
             for (head, (k, v)) in heads.enumerate() {
                 let start = self.start(block, head);
@@ -109,7 +109,7 @@ impl LayerCache {
                 out,
             );
         };
-        let keys: usize = step.lengths.iter().map(|&l| l as usize).sum();
+        let keys: usize = step.lengths().iter().map(|&l| l as usize).sum();
         if keys * spec.num_heads * spec.head_dim < PARALLEL_WORK {
             let mut scores = Vec::new();
             let groups = out.chunks_exact_mut(width).enumerate();
@@ -131,13 +131,13 @@ impl LayerCache {
         out: &mut [f32],
     ) {
         let (dim, heads) = (spec.head_dim, q.len() / spec.head_dim);
-        let length = step.lengths[t] as usize;
+        let length = step.lengths()[t] as usize;
         let first = spec.window.map_or(0, |w| length.saturating_sub(w as usize));
         let blocks = first / BLOCK_TOKENS..length.div_ceil(BLOCK_TOKENS);
         let start_of = |block: usize| {
             let at = step
                 .table
-                .locate(step.slots[t] as usize, block * BLOCK_TOKENS);
+                .locate(step.slots()[t] as usize, block * BLOCK_TOKENS);
             self.start(at.0, kv_head)
         };
         out.fill(0.0);
@@ -150,16 +150,16 @@ impl LayerCache {
         scores.resize(heads * stride, 0.0);
         for (i, block) in blocks.clone().enumerate() {
             accumulate(
-                Rows {
+                StridedRows {
                     values: q,
                     stride: dim,
                 },
-                Rows {
+                StridedRows {
                     values: &self.k[start_of(block)..],
                     stride: BLOCK_TOKENS,
                 },
                 dim,
-                RowsMut {
+                StridedRowsMut {
                     values: &mut scores[i * BLOCK_TOKENS..],
                     stride,
                     rows: heads,
@@ -179,16 +179,16 @@ impl LayerCache {
             let from = seen.start.saturating_sub(i * BLOCK_TOKENS);
             let to = BLOCK_TOKENS.min(seen.end - i * BLOCK_TOKENS);
             accumulate(
-                Rows {
+                StridedRows {
                     values: &scores[i * BLOCK_TOKENS + from..],
                     stride,
                 },
-                Rows {
+                StridedRows {
                     values: &self.v[start_of(block) + from * dim..],
                     stride: dim,
                 },
                 to - from,
-                RowsMut {
+                StridedRowsMut {
                     values: &mut *out,
                     stride: dim,
                     rows: heads,
@@ -202,7 +202,9 @@ impl LayerCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exec::StepRows;
     use crate::kv::BlockTable;
+    use crate::plan::StepRow;
 
     const NUM_KV_HEADS: usize = 2;
     const HEAD_DIM: usize = 20;
@@ -268,15 +270,8 @@ mod tests {
         for (slot, positions) in [(1, 32), (0, 32), (1, 96)] {
             table.reserve(slot, positions).unwrap();
         }
-        let tokens = vec![0; LEN];
-        let lengths: Vec<u32> = (1..=LEN as u32).collect();
-        let step = Step {
-            tokens: &tokens,
-            lengths: &lengths,
-            slots: &[1; LEN],
-            outputs: &[],
-            table: &table,
-        };
+        let rows = StepRows::prompt(&[0; LEN], 1, 0);
+        let step = rows.step(&table);
         let mut cache = cache(6);
         cache.write(&step, &k, &v);
         for spec in [
@@ -307,14 +302,14 @@ mod tests {
                         assert!((f64::from(*o) - e).abs() < 1e-6, "row {t}, head {head}");
                     }
                 }
-                let alone = Step {
-                    tokens: &[0],
-                    lengths: &lengths[t..=t],
-                    slots: &[1],
-                    ..step
-                };
+                let alone = rows.part(t..t + 1);
                 let mut single = vec![f32::NAN; width];
-                cache.attend(&alone, &spec, &q[t * width..][..width], &mut single);
+                cache.attend(
+                    &alone.step(&table),
+                    &spec,
+                    &q[t * width..][..width],
+                    &mut single,
+                );
                 assert_eq!(single, out[t * width..][..width], "row {t} alone");
             }
         }
@@ -323,13 +318,8 @@ mod tests {
     #[test]
     fn a_dead_row_is_zero_and_writes_nothing() {
         let table = BlockTable::new(1, 32, 1);
-        let step = Step {
-            tokens: &[0],
-            lengths: &[0],
-            slots: &[0],
-            outputs: &[],
-            table: &table,
-        };
+        let rows = StepRows::new([StepRow::default()]);
+        let step = rows.step(&table);
         let mut cache = cache(1);
         cache.write(&step, &[1.0; 40], &[1.0; 40]);
         assert!(cache.k.iter().chain(&cache.v).all(|&x| x == 0.0));

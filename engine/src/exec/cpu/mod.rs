@@ -227,11 +227,15 @@ impl CpuExecutor {
                 self.cache[cache.0 as usize].attend(step, &spec, self.get(q), out_rows);
                 self.put(out, memory);
             }
+            // Whoever holds the ranks does this.
+            Op::AllReduce { .. } | Op::AllGather { .. } => {}
             Op::Embed { out, .. }
             | Op::RmsNorm { out, .. }
             | Op::Rope { out, .. }
             | Op::Glu { out, .. }
             | Op::Add { out, .. }
+            | Op::Scale { out, .. }
+            | Op::Softcap { out, .. }
             | Op::GatherOutputs { out, .. } => {
                 let len = self.len(out);
                 let mut memory = self.take(out);
@@ -251,7 +255,7 @@ impl CpuExecutor {
         // The same rows of an input as wide as the output.
         let rows = |b: Buf| &self.get(b)[first * plan.buffer(b).cols..][..out.len()];
         match *op {
-            Op::Embed { table, .. } => self.embed(&step.tokens[first..], table, out),
+            Op::Embed { table, .. } => self.embed(&step.tokens()[first..], table, out),
             Op::RmsNorm { x, weight, eps, .. } => {
                 ops::rms_norm(rows(x), vector(weight), eps, out);
             }
@@ -262,24 +266,29 @@ impl CpuExecutor {
                 head_dim,
                 ..
             } => {
-                let (lengths, x) = (&step.lengths[first..], rows(x));
+                let (lengths, x) = (&step.lengths()[first..], rows(x));
                 let table = &self.ropes[rope.0 as usize];
                 let spec = &plan.ropes[rope.0 as usize];
                 ops::rope(lengths, x, spec, table, (num_heads, head_dim), out);
             }
             Op::Glu { act, gate, up, .. } => ops::glu(act, rows(gate), rows(up), out),
             Op::Add { a, b, .. } => ops::add(rows(a), rows(b), out),
+            Op::Scale { x, factor, .. } => ops::map(rows(x), out, |x| x * factor),
+            Op::Softcap { x, cap, .. } => ops::map(rows(x), out, |x| cap * (x / cap).tanh()),
             Op::GatherOutputs { x, .. } => {
                 let cols = plan.buffer(x).cols;
                 let x = self.get(x);
-                let outputs = &step.outputs[first..];
+                let outputs = &step.outputs()[first..];
                 for (row, &i) in out.chunks_exact_mut(cols).zip(outputs) {
                     row.copy_from_slice(&x[i as usize * cols..][..cols]);
                 }
             }
-            Op::MatMul { .. } | Op::Attention { .. } | Op::KvWrite { .. } | Op::ArgMax { .. } => {
-                unreachable!("handled by run_ops")
-            }
+            Op::MatMul { .. }
+            | Op::Attention { .. }
+            | Op::KvWrite { .. }
+            | Op::ArgMax { .. }
+            | Op::AllReduce { .. }
+            | Op::AllGather { .. } => unreachable!("handled by run_ops"),
         }
     }
 
@@ -327,6 +336,7 @@ impl Executor for CpuExecutor {
     }
 
     fn run(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        self.plan().check_alone()?;
         self.begin(step)?;
         let model = Arc::clone(&self.model);
         // On a thread of the pool: every product then starts at once, without waking one first.
@@ -391,7 +401,7 @@ impl Inspect for CpuExecutor {
             let of = writes.first().map_or("", |&b| plan.buffer(b).name.as_str());
             Unit {
                 name: format!("{} {of}", op.name()).trim_end().to_owned(),
-                last_op: i,
+                ops: vec![i],
                 reads: op.reads(),
                 activations: match op.contract().sample {
                     ColumnSample::Product => op
@@ -416,7 +426,7 @@ impl Inspect for CpuExecutor {
 
     fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
         step.check(self.limits, self.model.plan().vocab_size)?;
-        self.shape = (step.rows(), step.outputs.len());
+        self.shape = (step.rows(), step.outputs().len());
         for i in 0..self.slots.len() {
             let (rows, cols) = self.storage.sizes[i];
             let len = self.rows_of(rows) * cols;

@@ -70,6 +70,13 @@ pub(super) fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
     }
 }
 
+/// `out = f(x)`, element by element.
+pub(super) fn map(x: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
+    for (o, x) in out.iter_mut().zip(x) {
+        *o = f(*x);
+    }
+}
+
 /// `out[r] += bias` for each row.
 pub(super) fn add_bias(bias: &[f32], out: &mut [f32]) {
     for row in out.chunks_exact_mut(bias.len()) {

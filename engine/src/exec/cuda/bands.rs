@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
     use crate::exec::packed::pack_weight;
-    use crate::model::{Model, ModelOptions};
+    use crate::model::{Model, ModelOptions, of_container};
     use crate::tools::synth::{self, ShapeName, SynthOptions, TypeMix};
     use gannet_gguf::{Gguf, TensorType, Writer};
 
@@ -174,7 +174,7 @@ mod tests {
         let mut file = Vec::new();
         synth::write(&options, &mut file, &mut |_, _| {}).unwrap();
         let gguf = Gguf::from_vec("synth.gguf", file).unwrap();
-        Model::from_gguf(gguf, &ModelOptions::default()).unwrap()
+        of_container(gguf, &ModelOptions::default()).unwrap()
     }
 
     fn stored_bytes(model: &Model) -> Vec<Cow<'_, [u8]>> {

@@ -1,12 +1,12 @@
 //! The ceiling that speeds are reported against: how fast this device reads its memory, measured.
 
-use gannet_cuda_runtime::{Args, Buffer, Event, Launch, Stream};
+use gannet_cuda_runtime::{Args, Buffer, DeviceEvent, Launch, Stream};
 use gannet_ptx_gen::kernels::StreamReadSpec;
 
 use super::open::Gpu;
 use super::prepare::compile;
 use crate::Error;
-use crate::settings::Config;
+use crate::settings::DiskCache;
 
 /// Bytes read by one pass: many times any cache.
 const BYTES: usize = 8 << 30;
@@ -21,8 +21,8 @@ const BLOCKS: u32 = 2;
 ///
 /// # Errors
 /// No GPU can be used, or it failed.
-pub fn measure_read_ceiling(index: usize, config: &Config) -> Result<f64, Error> {
-    let gpu = Gpu::open(index, config)?;
+pub fn measure_read_ceiling(index: usize, disk_cache: &DiskCache) -> Result<f64, Error> {
+    let gpu = Gpu::open(index, disk_cache)?;
     let (free, _) = gpu.context.free_memory()?;
     let bytes = BYTES.min(free / 2) / 4096 * 4096;
     let spec = StreamReadSpec { target: gpu.target };
@@ -42,8 +42,8 @@ pub fn measure_read_ceiling(index: usize, config: &Config) -> Result<f64, Error>
     let grid = [gpu.properties.multiprocessors * BLOCKS, 1, 1];
     let launch = Launch::new(&kernel, grid, args);
     let (start, end) = (
-        Event::new(&gpu.context, true)?,
-        Event::new(&gpu.context, true)?,
+        DeviceEvent::new(&gpu.context, true)?,
+        DeviceEvent::new(&gpu.context, true)?,
     );
     let mut best = f32::INFINITY;
     for _ in 0..PASSES {
@@ -51,7 +51,7 @@ pub fn measure_read_ceiling(index: usize, config: &Config) -> Result<f64, Error>
         stream.launch(&launch)?;
         end.record(&stream)?;
         end.synchronize()?;
-        best = best.min(Event::elapsed_ms(&start, &end)?);
+        best = best.min(DeviceEvent::elapsed_ms(&start, &end)?);
     }
     Ok(bytes as f64 / (f64::from(best) / 1e3))
 }

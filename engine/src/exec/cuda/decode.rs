@@ -8,16 +8,18 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_cuda_runtime::{Args, Buffer, Launch, PinnedBuffer, Stream};
+use gannet_cuda_runtime::{Buffer, Launch, PinnedBuffer, Stream};
 use gannet_ptx_gen::kernels::AdvanceSpec;
 use gannet_ptx_gen::target::Target;
 
-use super::executor::CudaExecutor;
-use super::prepare::{Prepared, launch_of};
+use super::prepare::{Prepared, args_by_name, launch_of};
+use super::rank::{DecodeParts, Rank};
 use super::record::Issue;
-use super::state::StepState;
 use crate::Error;
-use crate::lower::{Advance, KernelSpec};
+use crate::exec::DecodeStart;
+use crate::exec::addresses::Inputs;
+use crate::lower::{Advance, KernelSpec, Named};
+use crate::plan::{Buf, Column, Plan};
 
 /// Steps that the ring holds.
 const RING: u32 = 256;
@@ -29,6 +31,33 @@ const AHEAD: usize = 8;
 /// Polls between checks that the device still lives.
 const POLLS: u32 = 1 << 14;
 
+/// What decoding steps are made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct DecodeShape {
+    /// Rows of a step: a power of two, the spare ones dead.
+    pub(super) rows: usize,
+    /// Whether some tokens are drawn rather than the most likely.
+    pub(super) draws: bool,
+}
+
+impl DecodeShape {
+    pub(super) fn of(sequences: &[DecodeStart<'_>]) -> DecodeShape {
+        DecodeShape {
+            rows: sequences.len().next_power_of_two(),
+            draws: !sequences.iter().all(|s| s.sampling.is_greedy()),
+        }
+    }
+}
+
+/// How much to decode.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    /// Sequences: the first rows of each step.
+    pub(super) sequences: usize,
+    /// The most steps.
+    pub(super) steps: usize,
+}
+
 /// The end of a step of `rows` rows.
 pub(super) fn advance(target: Target, rows: usize, context: usize) -> Advance {
     Advance(AdvanceSpec {
@@ -37,6 +66,22 @@ pub(super) fn advance(target: Target, rows: usize, context: usize) -> Advance {
         ring_len: RING,
         context: context as u32,
     })
+}
+
+/// What the kernel that ends a step takes, by the names of its parameters.
+fn given_to_advance<'a, B>(
+    next: &'a B,
+    inputs: &'a Inputs<B>,
+    steps: &'a B,
+    ring: &'a B,
+) -> Named<&'a B> {
+    Named::new([
+        ("next", next),
+        ("tokens", inputs.column(Column::Token)),
+        ("lengths", inputs.column(Column::Length)),
+        ("steps", steps),
+        ("ring", ring),
+    ])
 }
 
 /// A launch of a step, and what it is for.
@@ -96,33 +141,39 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    /// Appends the advancing kernel to the launches of one step of `rows` sequences, and before it,
-    /// with `draws`, those that draw tokens where a slot's settings say so.
+    /// Appends the advancing kernel to the launches of one prepared step, and before it, where tokens
+    /// are drawn, those that do so where a slot's settings say so.
     pub(super) fn new(
-        executor: &mut CudaExecutor,
+        parts: DecodeParts<'_>,
+        plan: &Plan,
         prepared: &Arc<Prepared>,
-        rows: usize,
-        draws: bool,
+        shape: DecodeShape,
     ) -> Result<Replay, Error> {
-        let next = executor.next_buffer(prepared)?;
+        let DecodeParts {
+            gpu,
+            state,
+            limits,
+            kernels,
+            recorder,
+            samplers,
+        } = parts;
+        let rows = shape.rows;
+        let next = made(prepared, plan.next)?;
         let mut list = Listed::of_plan(prepared);
-        if draws {
-            list.extend(executor.draw(prepared, rows)?);
+        if let Some(samplers) = samplers.filter(|_| shape.draws) {
+            let logits = made(prepared, plan.logits)?;
+            list.extend(samplers.launches(gpu, &logits, state, &next, rows)?);
         }
-        let (gpu, state, limits, kernels, recorder) = executor.parts();
-        let spec = advance(gpu.target, rows, limits.context);
-        kernels.compile(gpu, &[spec.clone().into()])?;
-        let kernel = kernels.get(&spec.clone().into())?;
+        let advance = advance(gpu.target, rows, limits.context);
+        let spec = KernelSpec::from(advance);
+        kernels.compile(gpu, std::slice::from_ref(&spec))?;
+        let kernel = kernels.get(&spec)?;
         let counter = Buffer::new(&gpu.context, 4)?;
         let ring = PinnedBuffer::new(&gpu.context, (RING as usize * rows + 1) * 4)?;
-        let args = Args::for_kernel(kernel)
-            .ptr(&next)
-            .ptr(&state.tokens)
-            .ptr(&state.lengths)
-            .ptr(&counter)
-            .ptr(&ring.as_buffer())
-            .finish()?;
-        let launch = launch_of(gpu, kernel, spec.0.grid(), args);
+        let host_ring = ring.as_buffer();
+        let given = given_to_advance(&next, &state.inputs, &counter, &host_ring);
+        let args = args_by_name(&spec, kernel, &given)?;
+        let launch = launch_of(gpu, kernel, spec.grid(rows as u32), args);
         list.push(Listed::after("advance", spec, rows, launch));
         let mut at = 0..;
         list.retain(|_| !at.next().is_some_and(|i| recorder.omits(i)));
@@ -151,46 +202,15 @@ impl Replay {
         self.step.issue(stream)
     }
 
-    /// Runs up to `steps` steps of the first `sequences` rows, until `on_token` has ended them all,
-    /// and returns how many were issued. Everything issued is done when it returns.
-    pub(super) fn run(
-        &mut self,
-        stream: &Stream,
-        state: &StepState,
-        (sequences, steps): (usize, usize),
-        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
-    ) -> Result<u64, Error> {
+    /// Forgets the tokens in the ring.
+    pub(super) fn rewind(&mut self, stream: &Stream) -> Result<(), Error> {
         stream.memset_d32(&self.counter, 0)?;
-        let count = RING as usize * self.rows;
-        self.ring.write_u32(count, 0)?;
-        let mut live: Vec<usize> = (0..sequences).collect();
-        let (mut queued, mut read) = (0, 0);
-        while read < steps && !live.is_empty() {
-            while queued < steps && queued - read < AHEAD {
-                self.issue(stream)?;
-                queued += 1;
-            }
-            let written = self.wait(stream, read)?;
-            while read < written && !live.is_empty() {
-                let start = read % RING as usize * self.rows;
-                let mut ended = Vec::new();
-                for &i in &live {
-                    if on_token(i, self.ring.read_u32(start + i)?).is_break() {
-                        ended.push(i);
-                    }
-                }
-                read += 1;
-                live.retain(|i| !ended.contains(i));
-                if !live.is_empty() && read < steps {
-                    for i in ended {
-                        stream.memset_d32(&state.lengths.slice(4 * i..4 * i + 4)?, 0)?;
-                    }
-                }
-            }
-        }
-        // Steps still queued only write positions that nobody reads, but must not outlive this.
-        stream.synchronize()?;
-        Ok(queued as u64)
+        Ok(self.ring.write_u32(RING as usize * self.rows, 0)?)
+    }
+
+    /// The token that a row chose in a step that the ring still holds.
+    fn token(&self, step: usize, row: usize) -> Result<u32, Error> {
+        Ok(self.ring.read_u32(step % RING as usize * self.rows + row)?)
     }
 
     /// Polls until more than `read` steps are in the ring; returns how many.
@@ -213,5 +233,69 @@ impl Replay {
             }
             std::hint::spin_loop();
         }
+    }
+}
+
+/// Memory of a buffer that the step makes.
+fn made(prepared: &Prepared, b: Buf) -> Result<Buffer, Error> {
+    let buffer = prepared.buffers[b.0 as usize].clone();
+    buffer.ok_or_else(|| Error::internal("the step chooses no token"))
+}
+
+/// Runs the decode that all ranks have started until `on_token` has ended all of its sequences or its
+/// steps are over, and returns how many steps were issued. Tokens are those of the first rank.
+/// Everything issued is done when it returns.
+pub(super) fn run(
+    ranks: &mut [Rank],
+    shape: DecodeShape,
+    extent: Extent,
+    on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
+) -> Result<u64, Error> {
+    ranks.iter_mut().try_for_each(|rank| rank.rewind(shape))?;
+    let mut live: Vec<usize> = (0..extent.sequences).collect();
+    let (mut queued, mut read) = (0, 0);
+    while read < extent.steps && !live.is_empty() {
+        while queued < extent.steps && queued - read < AHEAD {
+            ranks.iter_mut().try_for_each(|rank| rank.issue(shape))?;
+            queued += 1;
+        }
+        let written = ranks[0].replay(shape).wait(ranks[0].stream(), read)?;
+        while read < written && !live.is_empty() {
+            let mut ended = Vec::new();
+            for &i in &live {
+                if on_token(i, ranks[0].replay(shape).token(read, i)?).is_break() {
+                    ended.push(i);
+                }
+            }
+            read += 1;
+            live.retain(|i| !ended.contains(i));
+            if !live.is_empty() && read < extent.steps {
+                for i in ended {
+                    ranks.iter().try_for_each(|rank| rank.end_row(i))?;
+                }
+            }
+        }
+    }
+    // Steps still queued only write positions that nobody reads, but must not outlive this.
+    ranks.iter().try_for_each(Rank::synchronize)?;
+    Ok(queued as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_step_takes_what_it_is_given() {
+        let inputs = Inputs {
+            columns: (0..Column::COUNT).collect(),
+            block_table: 99,
+        };
+        let spec = KernelSpec::from(advance(Target::Sm80, 2, 64));
+        let args = given_to_advance(&10, &inputs, &11, &12)
+            .bind(&spec)
+            .unwrap();
+        let (tokens, lengths) = (Column::Token as usize, Column::Length as usize);
+        assert_eq!(args, [&10, &tokens, &lengths, &11, &12]);
     }
 }

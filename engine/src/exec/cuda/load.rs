@@ -1,5 +1,8 @@
 //! Loading, with everything at once that can be: a device opened beside the model's file, and then
 //! kernels compiled, weights packed and moved, the cache allocated.
+//!
+//! All cores pack bands of rows straight from the mapped file into pinned buffers, from which they fly:
+//! the host reads and writes each byte once.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -17,7 +20,7 @@ use crate::exec::Load;
 use crate::lower::{KernelSpec, Lowered};
 use crate::model::Model;
 use crate::model::{Phase, Span};
-use crate::settings::Config;
+use crate::settings::DiskCache;
 
 /// A GPU that is being opened on a thread of its own, or has been. Cloning shares it.
 ///
@@ -34,7 +37,7 @@ type Opened = OnceLock<Result<Arc<Gpu>, OpenError>>;
 
 struct Shared {
     index: usize,
-    config: Config,
+    disk_cache: DiskCache,
     opened: Arc<Opened>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -42,20 +45,20 @@ struct Shared {
 impl OpeningGpu {
     /// Begins to open a GPU by index.
     #[must_use]
-    pub fn start(index: usize, config: &Config) -> OpeningGpu {
+    pub fn start(index: usize, disk_cache: &DiskCache) -> OpeningGpu {
         let opened = Arc::new(Opened::new());
-        let (theirs, settings) = (Arc::clone(&opened), config.clone());
+        let (theirs, kept) = (Arc::clone(&opened), disk_cache.clone());
         // Without a thread it is opened when it is asked for.
         let thread = std::thread::Builder::new()
             .name("open-gpu".to_owned())
             .spawn(move || {
-                theirs.get_or_init(|| open(index, &settings));
+                theirs.get_or_init(|| open(index, &kept));
             })
             .ok();
         OpeningGpu {
             shared: Arc::new(Shared {
                 index,
-                config: config.clone(),
+                disk_cache: disk_cache.clone(),
                 opened,
                 thread: Mutex::new(thread),
             }),
@@ -75,16 +78,16 @@ impl OpeningGpu {
     pub fn wait(&self) -> Result<Arc<Gpu>, Error> {
         let Shared {
             index,
-            config,
+            disk_cache,
             opened,
             ..
         } = &*self.shared;
-        Ok(opened.get_or_init(|| open(*index, config)).clone()?)
+        Ok(opened.get_or_init(|| open(*index, disk_cache)).clone()?)
     }
 }
 
-fn open(index: usize, config: &Config) -> Result<Arc<Gpu>, OpenError> {
-    Gpu::try_open(index, config).map(Arc::new)
+fn open(index: usize, disk_cache: &DiskCache) -> Result<Arc<Gpu>, OpenError> {
+    Gpu::try_open(index, disk_cache).map(Arc::new)
 }
 
 impl Drop for Shared {
@@ -109,7 +112,15 @@ impl fmt::Debug for OpeningGpu {
     }
 }
 
-/// Compiles the kernels of `shapes` and those that follow their steps, moves the weights and allocates the cache, all at once.
+/// What is run by what is loaded.
+pub(super) struct Steps<'a> {
+    /// Steps of the shapes that are served from the start on.
+    pub(super) shapes: &'a [Lowered],
+    /// Kernels that follow the plan's in a step.
+    pub(super) following: &'a [KernelSpec],
+}
+
+/// Compiles the kernels of `steps`, moves the weights and allocates the cache, all at once.
 ///
 /// # Errors
 /// The first that failed: kernels, then weights, then memory.
@@ -117,7 +128,7 @@ pub(super) fn load(
     gpu: &Gpu,
     model: &Model,
     limits: Limits,
-    (shapes, following): (&[Lowered], &[KernelSpec]),
+    steps: &Steps<'_>,
     stream: &Stream,
 ) -> Result<(Kernels, Memory, Load), Error> {
     let before = gpu.context.statistics();
@@ -126,7 +137,8 @@ pub(super) fn load(
         let kernels = scope.spawn(|| {
             Span::time(Phase::Kernels, || {
                 let mut specs = Vec::new();
-                for spec in shapes.iter().flat_map(|l| &l.kernels).chain(following) {
+                let of_plans = steps.shapes.iter().flat_map(|l| &l.kernels);
+                for spec in of_plans.chain(steps.following) {
                     if !specs.contains(spec) {
                         specs.push(spec.clone());
                     }
@@ -137,7 +149,7 @@ pub(super) fn load(
         });
         let cache = scope.spawn(|| {
             Span::time(Phase::Cache, || {
-                allocate(gpu, model, limits, shapes, stream)
+                allocate(gpu, model, limits, steps.shapes, stream)
             })
         });
         let weights = weights::upload(&gpu.context, model);
@@ -188,14 +200,14 @@ mod tests {
     /// On a machine without a GPU: the same error every time, and nothing left running.
     #[test]
     fn a_gpu_that_does_not_exist_fails_the_same_way_each_time() {
-        let config = Config::default();
-        let opening = OpeningGpu::start(9999, &config);
+        let disk_cache = DiskCache::default();
+        let opening = OpeningGpu::start(9999, &disk_cache);
         let clone = opening.clone();
         let (one, two) = (opening.wait(), clone.wait());
         let text = |r: Result<Arc<Gpu>, Error>| r.err().map(|e| e.to_string());
         let one = text(one).unwrap();
         assert_eq!(Some(&one), text(two).as_ref());
-        assert_eq!(Some(one), text(Gpu::open(9999, &config).map(Arc::new)));
+        assert_eq!(Some(one), text(Gpu::open(9999, &disk_cache).map(Arc::new)));
         assert!(matches!(opening.wait(), Err(Error::NoDevice(_))));
         assert_eq!(clone.index(), 9999);
     }

@@ -13,7 +13,7 @@ use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{COUNTERS, Lowered};
 use crate::model::Model;
 use crate::plan::Plan;
-use crate::settings::{DEFAULT_CONTEXT, SessionOptions};
+use crate::settings::{DEFAULT_CONTEXT, Settings};
 
 /// Rows of a prompt chunk where nobody said otherwise.
 const DEFAULT_ROWS: usize = 512;
@@ -92,7 +92,7 @@ impl Estimate {
 pub(super) fn fit(
     gpu: &Gpu,
     model: &Model,
-    session: &SessionOptions,
+    session: &Settings,
 ) -> Result<(Limits, Estimate), Error> {
     let limits = limits(model, session, DEFAULT_ROWS)?;
     let estimate = Estimate::new(model.plan(), limits)?;

@@ -12,14 +12,16 @@ mod load;
 mod memory;
 mod open;
 mod prepare;
+mod rank;
 mod record;
 mod sampler;
 mod state;
 mod timing;
+mod trial;
 mod weights;
 
 pub use ceiling::measure_read_ceiling;
 pub use executor::CudaExecutor;
 pub use load::OpeningGpu;
 pub use open::Gpu;
-pub(crate) use prepare::{Prepared, compile, launch_of};
+pub(crate) use trial::{Trial, Trials};

@@ -9,7 +9,8 @@ use gannet_ptx_gen::target::Target;
 use crate::error::{CudaError, Error, NoDevice};
 use crate::lower::DeviceProfile;
 use crate::model::{Phase, Span};
-use crate::settings::{Config, Machine, Overrides, machine};
+use crate::settings::machine::{self, Machine};
+use crate::settings::{DiskCache, Overrides};
 
 /// An open GPU.
 pub struct Gpu {
@@ -64,11 +65,11 @@ impl Gpu {
     /// # Errors
     /// [`Error::NoDevice`]: no driver, no such device, or one older than the kernels need;
     /// [`Error::Driver`]: it is there and failed.
-    pub fn open(index: usize, config: &Config) -> Result<Gpu, Error> {
-        Ok(Gpu::try_open(index, config)?)
+    pub fn open(index: usize, disk_cache: &DiskCache) -> Result<Gpu, Error> {
+        Ok(Gpu::try_open(index, disk_cache)?)
     }
 
-    pub(super) fn try_open(index: usize, config: &Config) -> Result<Gpu, OpenError> {
+    pub(super) fn try_open(index: usize, disk_cache: &DiskCache) -> Result<Gpu, OpenError> {
         let (driver, driver_span) = Span::time(Phase::Driver, Driver::load);
         // Whatever keeps the driver from starting or from naming the device, there is none to use.
         let driver = driver.map_err(NoDevice::Driver)?;
@@ -80,10 +81,8 @@ impl Gpu {
             name: properties.name.clone(),
             capability: (major, minor),
         })?;
-        let cache = match &config.cache_dir {
-            Some(dir) if config.cubin_cache => CubinCache::new(dir.join("cubin")),
-            _ => CubinCache::disabled(),
-        };
+        let cubins = disk_cache.cubin_folder();
+        let cache = cubins.map_or_else(CubinCache::disabled, CubinCache::new);
         let (context, context_span) = Span::time(Phase::Context, || enter(device, &properties));
         Ok(Gpu {
             context: context?,
@@ -97,8 +96,8 @@ impl Gpu {
 
     /// Where this device's profile is kept; `None` without a cache folder.
     #[must_use]
-    pub fn profile_file(&self, config: &Config) -> Option<PathBuf> {
-        let cache = config.cache_dir.as_deref()?;
+    pub fn profile_file(&self, disk_cache: &DiskCache) -> Option<PathBuf> {
+        let cache = disk_cache.folder.as_deref()?;
         Some(DeviceProfile::file(cache, &self.machine()))
     }
 
@@ -118,8 +117,12 @@ impl Gpu {
     ///
     /// # Errors
     /// A profile that cannot be read.
-    pub fn profile(&self, config: &Config, overrides: Overrides) -> Result<DeviceProfile, Error> {
-        DeviceProfile::load(self.profile_file(config).as_deref(), overrides)
+    pub fn profile(
+        &self,
+        disk_cache: &DiskCache,
+        overrides: Overrides,
+    ) -> Result<DeviceProfile, Error> {
+        DeviceProfile::load(self.profile_file(disk_cache).as_deref(), overrides)
     }
 }
 

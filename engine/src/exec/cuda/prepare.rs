@@ -1,7 +1,7 @@
 //! From a lowered step to launches with addresses: kernels compiled, arguments packed.
 
 use gannet_cuda_runtime::{
-    Args, Buffer, Kernel, KernelSpec as RuntimeKernel, Launch, Module, ModuleSource, PackedArgs,
+    Args, Buffer, KernelSignature, Launch, LoadedKernel, Module, ModuleSource, PackedArgs,
     ParamSpec,
 };
 use gannet_ptx_gen::ir::Kernel as PtxKernel;
@@ -10,16 +10,17 @@ use rayon::prelude::*;
 use super::open::Gpu;
 use super::state::StepState;
 use crate::error::{CudaError, Error, NoDevice};
+use crate::exec::addresses::{Addresses, Passed};
 use crate::exec::packed::place;
-use crate::lower::{Arg, KernelSpec, Lowered};
-use crate::plan::{Buf, Plan};
+use crate::lower::{KernelSpec, Lowered, Named};
+use crate::plan::Plan;
 
 /// A step of one shape, ready to issue.
-pub(crate) struct Prepared {
-    pub(crate) lowered: Lowered,
-    pub(crate) launches: Vec<Launch>,
+pub(super) struct Prepared {
+    pub(super) lowered: Lowered,
+    pub(super) launches: Vec<Launch>,
     /// Memory of each buffer of the plan; `None` where fusion never makes it.
-    pub(crate) buffers: Vec<Option<Buffer>>,
+    pub(super) buffers: Vec<Option<Buffer>>,
 }
 
 /// Device memory that launches name besides the step's buffers.
@@ -38,7 +39,7 @@ pub(super) struct Memory {
 /// Compiled kernels, each once.
 #[derive(Default)]
 pub(super) struct Kernels {
-    compiled: Vec<(KernelSpec, Kernel)>,
+    compiled: Vec<(KernelSpec, LoadedKernel)>,
 }
 
 impl Kernels {
@@ -57,7 +58,7 @@ impl Kernels {
     }
 
     /// The compiled kernel of a spec.
-    pub(super) fn get(&self, spec: &KernelSpec) -> Result<&Kernel, Error> {
+    pub(super) fn get(&self, spec: &KernelSpec) -> Result<&LoadedKernel, Error> {
         let found = self.compiled.iter().find(|(known, _)| known == spec);
         found
             .map(|(_, kernel)| kernel)
@@ -66,7 +67,7 @@ impl Kernels {
 }
 
 /// Compiles one kernel.
-pub(crate) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<Kernel, Error> {
+pub(super) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<LoadedKernel, Error> {
     let ptx = kernel
         .ptx()
         .map_err(|e| Error::internal(format!("kernel {}: {e}", kernel.name.as_str())))?;
@@ -90,7 +91,7 @@ pub(crate) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<Kernel, Error> {
         .iter()
         .map(|p| ParamSpec::scalar(p.name.clone(), p.bytes() as usize))
         .collect();
-    Ok(module.kernel(&RuntimeKernel {
+    Ok(module.kernel(&KernelSignature {
         name: kernel.name.clone(),
         params,
         block: kernel.block_size,
@@ -125,7 +126,7 @@ pub(super) fn prepare(
     lowered: Lowered,
 ) -> Result<Prepared, Error> {
     kernels.compile(gpu, &lowered.kernels)?;
-    let compiled: Vec<&Kernel> = lowered
+    let compiled: Vec<&LoadedKernel> = lowered
         .kernels
         .iter()
         .map(|k| kernels.get(k))
@@ -136,6 +137,17 @@ pub(super) fn prepare(
     } else {
         Buffer::new(&gpu.context, lowered.scratch_bytes)?
     };
+    let addresses = Addresses {
+        plan,
+        inputs: &state.inputs,
+        weights: &memory.weights,
+        ropes: &memory.ropes,
+        keys: &memory.keys,
+        values: &memory.values,
+        buffers: &buffers,
+        scratch: &scratch,
+        counters: &memory.counters,
+    };
     let launches = lowered
         .launches
         .iter()
@@ -143,20 +155,9 @@ pub(super) fn prepare(
             let kernel = compiled[launch.kernel];
             let mut args = Args::for_kernel(kernel);
             for &arg in &launch.args {
-                args = match arg {
-                    Arg::Buffer(b) => args.ptr(made(&buffers, plan, b)?),
-                    Arg::Weight(w) => args.ptr(&memory.weights[w.0 as usize]),
-                    Arg::Tokens => args.ptr(&state.tokens),
-                    Arg::Lengths => args.ptr(&state.lengths),
-                    Arg::Slots => args.ptr(&state.slots),
-                    Arg::Outputs => args.ptr(&state.outputs),
-                    Arg::BlockTable => args.ptr(&state.table),
-                    Arg::Keys(cache) => args.ptr(&memory.keys[cache.0 as usize]),
-                    Arg::Values(cache) => args.ptr(&memory.values[cache.0 as usize]),
-                    Arg::RopeTable(r) => args.ptr(&memory.ropes[r.0 as usize]),
-                    Arg::Scratch => args.ptr(&scratch),
-                    Arg::Counters => args.ptr(&memory.counters),
-                    Arg::U32(n) => args.u32(n),
+                args = match addresses.of(arg)? {
+                    Passed::Pointer(buffer) => args.ptr(buffer),
+                    Passed::Number(n) => args.u32(n),
                 };
             }
             Ok(launch_of(gpu, kernel, launch.grid, args.finish()?))
@@ -169,23 +170,30 @@ pub(super) fn prepare(
     })
 }
 
+/// The arguments of a kernel that follows a step, by the names of its parameters.
+pub(super) fn args_by_name(
+    spec: &KernelSpec,
+    kernel: &LoadedKernel,
+    given: &Named<&Buffer>,
+) -> Result<PackedArgs, Error> {
+    let args = given.bind(spec)?.into_iter();
+    let args = args.fold(Args::for_kernel(kernel), Args::ptr);
+    Ok(args.finish()?)
+}
+
 /// A launch of a kernel of ours. Where launches may overlap, it starts before the one in front of it
 /// has finished: every kernel written for such a GPU waits by itself.
-pub(crate) fn launch_of(gpu: &Gpu, kernel: &Kernel, grid: [u32; 3], args: PackedArgs) -> Launch {
+pub(super) fn launch_of(
+    gpu: &Gpu,
+    kernel: &LoadedKernel,
+    grid: [u32; 3],
+    args: PackedArgs,
+) -> Launch {
     let launch = Launch::new(kernel, grid, args);
     match gpu.target.has_hopper() {
         true => launch.programmatic(),
         false => launch,
     }
-}
-
-fn made<'a>(buffers: &'a [Option<Buffer>], plan: &Plan, b: Buf) -> Result<&'a Buffer, Error> {
-    buffers[b.0 as usize].as_ref().ok_or_else(|| {
-        Error::internal(format!(
-            "buffer {} is read and never written",
-            plan.buffer(b).name
-        ))
-    })
 }
 
 /// Lays the buffers out in the workspace, or in memory of their own where they do not fit.

@@ -2,6 +2,13 @@
 //!
 //! The list is the same for every way, and recording is the only place that chooses, so that a
 //! launch cannot run eagerly and be missing from a graph.
+//!
+//! From sm_90 on launches overlap, in graphs and one by one alike: each may start once the one in
+//! front of it has waited for its own predecessor (programmatic launches), so that everything older
+//! than the launch in front is complete. A kernel then loads above its wait what no launch of the step
+//! writes; the verifier refuses writes and exits there, the interpreter loads of what the launch in
+//! front wrote. Prefetches to L2 by the kernel in front cost more than they save: a launch is complete
+//! only when its prefetches are.
 
 use std::sync::Arc;
 

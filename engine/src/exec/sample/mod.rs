@@ -116,7 +116,7 @@ impl Sampling {
 
     /// The settings as numbers that are compared, at the start of a sequence.
     #[must_use]
-    pub fn params(&self) -> SampleParams {
+    pub(crate) fn params(&self) -> SampleParams {
         let heated = self.temperature > 0.0;
         let share = |p: f32| (f64::from(p) * 4_294_967_296.0) as u32;
         SampleParams {

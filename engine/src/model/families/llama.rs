@@ -22,17 +22,10 @@ pub(super) struct Layer {
 
 impl Layer {
     pub(super) fn bind(p: &mut PlanBuilder, b: &Binder<'_>, index: usize) -> Result<Layer, Error> {
-        let norm = |p: &mut PlanBuilder, name| {
-            b.vector(
-                p,
-                &format!("blk.{index}.{name}.weight"),
-                b.hparams.hidden_size,
-            )
-        };
         Ok(Layer {
-            attn_norm: norm(p, "attn_norm")?,
+            attn_norm: norm(p, b, index, "attn_norm")?,
             attention: Attention::bind(p, b, index)?,
-            ffn_norm: norm(p, "ffn_norm")?,
+            ffn_norm: norm(p, b, index, "ffn_norm")?,
             ffn: FeedForward::bind(p, b, index)?,
         })
     }
@@ -53,6 +46,17 @@ impl Layer {
         let fed = self.ffn.write(p, Activation::Silu, h);
         p.add(x, fed)
     }
+}
+
+/// A norm of a layer over the whole stream.
+pub(super) fn norm(
+    p: &mut PlanBuilder,
+    b: &Binder<'_>,
+    index: usize,
+    name: &str,
+) -> Result<Weight, Error> {
+    let name = format!("blk.{index}.{name}.weight");
+    b.vector(p, &name, b.hparams.hidden_size)
 }
 
 fn build(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Buf, Error> {

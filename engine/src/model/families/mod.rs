@@ -1,6 +1,9 @@
 //! The families: a file each, which reads like its network, and a row in [`FAMILIES`].
 
+mod gemma2;
+mod gemma3;
 mod llama;
+mod phi3;
 mod qwen2;
 mod qwen3;
 
@@ -27,7 +30,14 @@ impl Family {
 }
 
 /// Every supported family.
-pub const FAMILIES: &[Family] = &[llama::FAMILY, qwen2::FAMILY, qwen3::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    llama::FAMILY,
+    qwen2::FAMILY,
+    qwen3::FAMILY,
+    gemma2::FAMILY,
+    gemma3::FAMILY,
+    phi3::FAMILY,
+];
 
 #[cfg(test)]
 mod tests {

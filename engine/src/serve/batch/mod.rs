@@ -27,11 +27,11 @@ use sequence::{Live, Next, Sequence};
 
 use crate::Error;
 use crate::exec::sample::Sampling;
-use crate::exec::{DecodeStart, Executor, Limits, Opening, Step};
+use crate::exec::{DecodeStart, Executor, Limits, LoadReport, Opening, StepRows};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::model::Model;
 use crate::serve::session::{Event, Finish, GenerateOptions, Generation};
-use crate::settings::{SamplerOn, SessionOptions};
+use crate::settings::{SamplerOn, Settings};
 use crate::text::tokenizer::EncodeOptions;
 use crate::tools::make_executor_on;
 
@@ -89,25 +89,21 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Puts a model on a device, with room for `options.slots` sequences at once (`None`: one), which
-    /// together have `options.cache_blocks` blocks of the cache (`None`: a whole context each).
+    /// Puts a model on a device, with room for `settings.slots` sequences at once (`None`: one), which
+    /// together have `settings.cache_blocks` blocks of the cache (`None`: a whole context each).
     ///
     /// # Errors
     /// The device was asked for by name and cannot be used, or the model does not fit on it.
-    pub fn new(model: &Arc<Model>, options: &SessionOptions) -> Result<Batch, Error> {
-        Batch::on(model, options, &Opening::default())
+    pub fn new(model: &Arc<Model>, settings: &Settings) -> Result<Batch, Error> {
+        Batch::on(model, settings, &Opening::default())
     }
 
     /// As [`Batch::new`], on a device that has been opening meanwhile.
     ///
     /// # Errors
     /// As [`Batch::new`].
-    pub fn on(
-        model: &Arc<Model>,
-        options: &SessionOptions,
-        opening: &Opening,
-    ) -> Result<Batch, Error> {
-        let made = make_executor_on(model, options, opening)?;
+    pub fn on(model: &Arc<Model>, settings: &Settings, opening: &Opening) -> Result<Batch, Error> {
+        let made = make_executor_on(model, settings, opening)?;
         let limits = made.executor.limits();
         Ok(Batch {
             model: Arc::clone(model),
@@ -119,7 +115,7 @@ impl Batch {
             live: Vec::new(),
             free_slots: (0..limits.num_slots).rev().collect(),
             next_id: 0,
-            sampler_on: options.sampler_on,
+            sampler_on: settings.sampler_on,
             notice: made.notice,
             stats: BatchStats::default(),
         })
@@ -242,6 +238,12 @@ impl Batch {
         &self.table
     }
 
+    /// Where the time went that it took to open the model and to put it on the device.
+    #[must_use]
+    pub fn load_report(&self) -> LoadReport {
+        LoadReport::new(&self.model, self.executor.as_ref())
+    }
+
     /// The executor in use.
     pub fn executor(&mut self) -> &mut dyn Executor {
         self.executor.as_mut()
@@ -320,17 +322,12 @@ impl Batch {
     fn run_chunk(&mut self, live: &mut Live) -> Result<Option<Next>, Error> {
         let tokens = &live.sequence.output.history()[live.cached..];
         let rows = tokens.len().min(self.limits.max_rows);
-        let last_row = [rows as u32 - 1];
         let last = rows == tokens.len();
-        let first_length = live.cached as u32 + 1;
-        let lengths: Vec<u32> = (first_length..).take(rows).collect();
-        self.executor.run(&Step {
-            tokens: &tokens[..rows],
-            lengths: &lengths,
-            slots: &vec![live.slot as u32; rows],
-            outputs: if last { &last_row } else { &[] },
-            table: &self.table,
-        })?;
+        let mut inputs = StepRows::prompt(&tokens[..rows], live.slot, live.cached);
+        if last {
+            inputs = inputs.with_last_output();
+        }
+        self.executor.run(&inputs.step(&self.table))?;
         live.cached += rows;
         self.stats.computed += rows as u64;
         if !last {

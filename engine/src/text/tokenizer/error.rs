@@ -1,6 +1,6 @@
 //! Why a vocabulary cannot be used; every message is one line that names the key.
 
-/// What [`Tokenizer::from_gguf`](super::Tokenizer::from_gguf) refuses.
+/// What [`from_metadata`](super::from_metadata) refuses.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

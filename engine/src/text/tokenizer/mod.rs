@@ -9,15 +9,16 @@
 //! gives whole characters and in the end the same text as decoding at once.
 //!
 //! ```
-//! use gannet_engine::tokenizer::{EncodeOptions, StreamDecoder, Tokenizer, TokenizerOptions};
+//! use gannet_engine::Model;
+//! use gannet_engine::tokenizer::{EncodeOptions, StreamDecoder};
 //!
 //! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/models/rustdoc-tiny-Q4_K_M.gguf");
-//! let model = gannet_gguf::Gguf::open(path)?;
-//! let tokenizer = Tokenizer::from_gguf(model.metadata(), &TokenizerOptions::default())?;
+//! let model = Model::open(path)?;
+//! let tokenizer = model.tokenizer();
 //! let ids = tokenizer.encode("Ownership is \u{1f980}", EncodeOptions::default());
 //!
 //! // The crab takes four tokens, one a byte, and arrives with the last of them.
-//! let mut stream = StreamDecoder::new(&tokenizer);
+//! let mut stream = StreamDecoder::new(tokenizer);
 //! let parts: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
 //! assert_eq!(parts.concat(), "Ownership is \u{1f980}");
 //! assert_eq!(parts.last().map(String::as_str), Some("\u{1f980}"));
@@ -39,6 +40,8 @@ mod vocab;
 
 use std::borrow::Cow;
 
+use gannet_gguf::Metadata;
+
 pub use error::Error;
 pub use stream::StreamDecoder;
 pub(crate) use stream::StreamState;
@@ -51,7 +54,7 @@ use vocab::{Index, TokenKind, VISIBLE_SPACE, Vocab, parse_byte};
 /// The kinds of tokenizer, by `tokenizer.ggml.model`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum Algorithm {
     /// `gpt2`: words are cut by rules, then their bytes merged by rank.
     ByteLevelBpe,
     /// `llama`: characters are merged by the score of the result, bytes being the fallback.
@@ -84,7 +87,7 @@ pub struct DecodeOptions {
 
 /// The tokenizer of one model file.
 pub struct Tokenizer {
-    kind: Kind,
+    kind: Algorithm,
     pre: String,
     vocab: Vocab,
     /// What merging can give.
@@ -110,6 +113,15 @@ enum Model {
 /// The names of the known pre-tokenizers, for [`TokenizerOptions::pre_override`].
 pub fn pre_tokenizers() -> impl Iterator<Item = &'static str> {
     pre::names()
+}
+
+/// The tokenizer of a model file's metadata alone, whatever the model is.
+///
+/// # Errors
+/// One line that names the key: an unsupported kind of tokenizer, an unknown pre-tokenizer,
+/// a vocabulary array missing, of a wrong type or too short, a score that is not a number.
+pub fn from_metadata(meta: &Metadata, options: &TokenizerOptions) -> Result<Tokenizer, Error> {
+    Tokenizer::read(meta, options)
 }
 
 impl Tokenizer {
@@ -189,14 +201,14 @@ impl Tokenizer {
             return Some(id);
         }
         let found = match self.kind {
-            Kind::ByteLevelBpe => {
+            Algorithm::ByteLevelBpe => {
                 let mut raw = Vec::with_capacity(text.len());
                 if !bytes::push_bytes(text, &mut raw) {
                     raw.extend_from_slice(text.as_bytes());
                 }
                 self.index.get(&self.vocab, &raw)
             }
-            Kind::SentencePiece => {
+            Algorithm::SentencePiece => {
                 let raw = text.replace(VISIBLE_SPACE, " ");
                 self.index.get(&self.vocab, raw.as_bytes())
             }
@@ -253,7 +265,7 @@ impl Tokenizer {
     }
 
     /// The kind of tokenizer.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Algorithm {
         self.kind
     }
 

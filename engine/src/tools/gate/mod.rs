@@ -5,9 +5,19 @@
 //! computes from the same inputs: all of its output, but of matrix products a sample of the output
 //! features, so that every weight matrix is looked at and the whole takes a fraction of a second.
 //! Buffers may share memory: a unit's output is read before the next unit runs. Then `served` runs
-//! whole steps the way they are served, which no CPU needs to compute again.
+//! whole steps the way they are served, which no CPU needs to compute again:
 //!
-//! A pass is remembered in the cache folder under the model and all that decides what runs, and
+//! - the next token decoded as it is served (a graph where one is replayed), bit by bit against its
+//!   launches one after the other;
+//! - a chunk on the kernels of long prompts, against the same tokens in short steps;
+//! - with several slots, a batch of all of them: replayed against launch by launch, and two of its
+//!   sequences against themselves alone.
+//!
+//! What does not fit the context or the rows of a step is left out. Not looked at: drawn tokens,
+//! batches of fewer sequences than there are slots, long contexts.
+//!
+//! A pass is remembered in the cache folder under the model and all that decides what runs (file, GPU,
+//! driver, build, precision, type of the cache, variants, executor, what was looked at), and
 //! nothing runs the next time; without a folder it runs every time. A failure is an error that names
 //! the unit and the buffer, and is not remembered.
 
@@ -26,13 +36,13 @@ pub(crate) use reference::Reference;
 
 use crate::Error;
 use crate::error::GateFailure;
-use crate::exec::{Inspect, Limits, Step};
+use crate::exec::{Inspect, Limits, Step, StepRows};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::Unit;
 use crate::lower::{BATCH_MAX_ROWS, GEMV_MAX_ROWS};
 use crate::model::Model;
 use crate::plan::Buf;
-use crate::tools::parity::{Numbers, Report, StepRows, Tolerance, compare_buffer, is_idle};
+use crate::tools::parity::{Made, Report, Tolerance, Written, is_idle};
 
 /// Tokens of the prompt: more rows than matrix-vector kernels take.
 const PROMPT: usize = GEMV_MAX_ROWS + 4;
@@ -161,7 +171,7 @@ fn check_step(
         left: "the CPU".to_owned(),
         right: device.kind().to_string(),
         step: format!("first use, step of {}", step.rows()),
-        position: step.lengths[0] as usize - 1,
+        position: step.lengths()[0] as usize - 1,
         rows: step.rows(),
         buffers: Vec::new(),
     };
@@ -178,11 +188,13 @@ fn check_step(
                 continue;
             };
             let sampled = expected.pick(&plan, &found);
-            let sides = (expected.values.as_slice(), sampled.as_ref());
-            let unit = (unit.name.as_str(), expected.buffer);
-            let numbers = Numbers::of(&plan, expected.buffer, device.limits().kv_type, &[&units]);
-            let tolerance = (Tolerance::PerOperation, numbers);
-            let mut row = compare_buffer(&plan, unit, tolerance, sides);
+            let written = Written {
+                unit: &unit.name,
+                buffer: expected.buffer,
+                made: &Made::of(&plan, expected.buffer, device.limits().kv_type, &[&units]),
+                tolerance: Tolerance::PerOperation,
+            };
+            let mut row = written.compare(&plan, &expected.values, &sampled);
             row.limit *= SLACK;
             row.pass = row.nmse <= row.limit;
             report.buffers.push(row);

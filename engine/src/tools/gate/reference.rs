@@ -4,7 +4,7 @@
 //! everything else, being cheap, for all of them.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use gannet_quant::Matrix;
@@ -80,10 +80,9 @@ impl Reference {
         step: &Step<'_>,
     ) -> Result<Vec<Expected>, Error> {
         let model = Arc::clone(&self.model);
-        let ops = covered(model.plan(), unit);
         let of_product =
             |&i: &usize| model.plan().ops[i].contract().sample == ColumnSample::Product;
-        if ops.iter().any(of_product)
+        if unit.ops.iter().any(of_product)
             && let Some(sampled) = self.sampled(unit, made)
         {
             return Ok(sampled);
@@ -96,7 +95,7 @@ impl Reference {
             table: &self.table,
             ..*step
         };
-        for op in ops {
+        for &op in &unit.ops {
             self.cpu.run_unit(&own, op)?;
         }
         let mut expected = Vec::new();
@@ -146,7 +145,8 @@ impl Reference {
             return Some(columns_of(made.get(&b)?, plan.buffer(b).cols, columns));
         }
         let of = |b| self.columns(unit, made, b, columns);
-        match plan.ops[plan.writer(b)?] {
+        let mut covered = unit.ops.iter().map(|&i| &plan.ops[i]);
+        match *covered.find(|op| op.writes().contains(&b))? {
             Op::MatMul {
                 x, weight, bias, ..
             } if unit.reads.contains(&x) => {
@@ -171,7 +171,20 @@ impl Reference {
                 }
                 Some(out)
             }
-            _ => None,
+            Op::Scale { x, factor, .. } => Some(of(x)?.iter().map(|x| x * factor).collect()),
+            Op::Softcap { x, cap, .. } => {
+                Some(of(x)?.iter().map(|x| cap * (x / cap).tanh()).collect())
+            }
+            Op::MatMul { .. }
+            | Op::Embed { .. }
+            | Op::RmsNorm { .. }
+            | Op::Rope { .. }
+            | Op::KvWrite { .. }
+            | Op::Attention { .. }
+            | Op::GatherOutputs { .. }
+            | Op::ArgMax { .. }
+            | Op::AllReduce { .. }
+            | Op::AllGather { .. } => None,
         }
     }
 
@@ -193,23 +206,6 @@ impl Reference {
         let name = &self.model.plan().buffer(b).name;
         Error::Request(format!("{} reads {name} before it is written", unit.name))
     }
-}
-
-/// The operations of a unit, in the plan's order: its last one, those of what it writes, and those
-/// between them and what it reads.
-fn covered(plan: &Plan, unit: &Unit) -> BTreeSet<usize> {
-    let writer = |b: &Buf| plan.writer(*b);
-    let mut open: Vec<usize> = unit.writes.iter().filter_map(writer).collect();
-    open.push(unit.last_op);
-    let mut ops = BTreeSet::new();
-    while let Some(i) = open.pop() {
-        if ops.insert(i) {
-            let inner = plan.ops[i].reads();
-            let inner = inner.iter().filter(|b| !unit.reads.contains(b));
-            open.extend(inner.filter_map(writer));
-        }
-    }
-    ops
 }
 
 /// Columns spread over all, the first and the last among them, at places that `seed` moves.

@@ -10,16 +10,16 @@
 //! - A chunk of a prompt on the kernels for many rows: against the same tokens in short steps, by
 //!   the residual stream that leaves the last layer, row by row.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::{BATCH_STEPS, Coverage, PROMPT, SLACK, tokens};
 use crate::Error;
 use crate::exec::sample::Sampling;
-use crate::exec::{DecodeStart, Inspect, Step};
+use crate::exec::{DecodeStart, Inspect, Step, StepRows};
 use crate::kv::BlockTable;
 use crate::plan::Op;
 use crate::tools::parity::{
-    ALONE_LIMIT, Report, Row, StepRows, alone_limit, bit_equal, compare_tokens, error, is_idle,
+    ALONE_LIMIT, BufferRow, Report, alone_limit, bit_equal, compare_tokens, error, is_idle,
 };
 
 /// Runs what the sizes of the executor allow; a report of each step.
@@ -40,7 +40,7 @@ pub(super) fn check(
     if coverage.chunk > 0 {
         let range = done..done + coverage.chunk;
         done = range.end;
-        reports.extend(chunk(device, (&first, range), table)?);
+        reports.extend(chunk(device, &first, range, table)?);
     }
     if coverage.batch > 0 {
         let sequences = (0..coverage.batch).map(|slot| match slot {
@@ -53,14 +53,14 @@ pub(super) fn check(
 }
 
 /// What a step gives: logits of its outputs, and the most likely tokens.
-type Given = (Vec<f32>, Vec<u32>);
+type Results = (Vec<f32>, Vec<u32>);
 
 /// The step of each sequence's last token, decoded and then launch by launch, and what it gives.
 fn replayed(
     device: &mut dyn Inspect,
     sequences: &[Vec<u32>],
     table: &BlockTable,
-) -> Result<(Report, Given), Error> {
+) -> Result<(Report, Results), Error> {
     let greedy = Sampling::default();
     let starts: Vec<DecodeStart<'_>> = (sequences.iter().enumerate())
         .map(|(slot, tokens)| DecodeStart::after(slot, tokens, &greedy))
@@ -92,7 +92,8 @@ fn replayed(
 /// A chunk of a prompt of the first slot, and then its tokens in short steps.
 fn chunk(
     device: &mut dyn Inspect,
-    (tokens, range): (&[u32], std::ops::Range<usize>),
+    tokens: &[u32],
+    range: Range<usize>,
     table: &BlockTable,
 ) -> Result<Option<Report>, Error> {
     let plan = device.plan();
@@ -105,10 +106,9 @@ fn chunk(
     };
     let (name, cols) = (plan.buffer(stream).name.clone(), plan.buffer(stream).cols);
     // Without outputs nothing runs after the last layer: the stream is there when the step ends.
-    let rows_of = |range| {
-        let mut rows = StepRows::of_slot(tokens, 0, range);
-        rows.outputs.clear();
-        rows
+    let rows_of = |range: Range<usize>| {
+        let start = range.start;
+        StepRows::prompt(&tokens[range], 0, start)
     };
     device.poison()?;
     let whole = rows_of(range.clone());
@@ -122,8 +122,12 @@ fn chunk(
     }
     let left = format!("the same in steps of {PROMPT}");
     let mut report = report(device, &left, &whole.step(table));
+    let place = Place {
+        unit: "last layer",
+        buffer: &name,
+    };
     let rows = expected.chunks_exact(cols).zip(found.chunks_exact(cols));
-    let rows = rows.map(|(l, r)| near("last layer", &name, (l, r), ALONE_LIMIT));
+    let rows = rows.map(|(l, r)| near(&place, l, r, ALONE_LIMIT));
     // One row stands for all, since one tile of a product may be wrong.
     let worst = rows.max_by(|a, b| a.nmse.total_cmp(&b.nmse));
     report
@@ -172,16 +176,17 @@ fn batch(
             limit = alone_limit(&device.units(step.shape())?, &units);
         }
         let together = &together[slot * vocab_size..][..vocab_size];
-        let name = format!("logits of slot {slot}");
-        report
-            .buffers
-            .push(near("logits", &name, (&alone, together), limit));
+        let place = Place {
+            unit: "logits",
+            buffer: &format!("logits of slot {slot}"),
+        };
+        report.buffers.push(near(&place, &alone, together, limit));
     }
     Ok(vec![report_replayed, report])
 }
 
 /// Runs a step by the launches that the CPU was held against.
-fn unit_by_unit(device: &mut dyn Inspect, step: &Step<'_>) -> Result<Given, Error> {
+fn unit_by_unit(device: &mut dyn Inspect, step: &Step<'_>) -> Result<Results, Error> {
     let units = device.units(step.shape())?;
     device.begin(step)?;
     device.poison()?;
@@ -198,15 +203,15 @@ fn report(device: &dyn Inspect, left: &str, step: &Step<'_>) -> Report {
         left: left.to_owned(),
         right: device.kind().to_string(),
         step: format!("first use, served step of {}", step.rows()),
-        position: step.lengths[0] as usize - 1,
+        position: step.lengths()[0] as usize - 1,
         rows: step.rows(),
         buffers: Vec::new(),
     }
 }
 
-fn same_bits(left: &[f32], right: &[f32]) -> Row {
+fn same_bits(left: &[f32], right: &[f32]) -> BufferRow {
     let (nmse, max_abs) = error(left, right);
-    Row {
+    BufferRow {
         unit: "decode".to_owned(),
         buffer: "logits".to_owned(),
         nmse,
@@ -216,13 +221,19 @@ fn same_bits(left: &[f32], right: &[f32]) -> Row {
     }
 }
 
+/// What a row of a report is of.
+struct Place<'a> {
+    unit: &'a str,
+    buffer: &'a str,
+}
+
 /// Results of other kernels: within the limit with slack, as everything here.
-fn near(unit: &str, buffer: &str, (left, right): (&[f32], &[f32]), limit: f64) -> Row {
+fn near(place: &Place<'_>, left: &[f32], right: &[f32], limit: f64) -> BufferRow {
     let (nmse, max_abs) = error(left, right);
     let limit = limit * SLACK;
-    Row {
-        unit: unit.to_owned(),
-        buffer: buffer.to_owned(),
+    BufferRow {
+        unit: place.unit.to_owned(),
+        buffer: place.buffer.to_owned(),
         nmse,
         max_abs,
         limit,

@@ -5,14 +5,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::report::{bit_equal, compare_tokens, error};
-use super::{Mode, Report, Row, Side, StepRows, Tolerance, diff, diff_chunks};
+use super::{BufferRow, Mode, Report, Side, Tolerance, diff, diff_chunks};
 use crate::Error;
 use crate::exec::sample::{Sampling, argmax};
-use crate::exec::{DecodeStart, Executor, Inspect};
-use crate::kv::{BlockTable, KvType};
+use crate::exec::{DecodeStart, Executor, Inspect, StepRows};
+use crate::kv::BlockTable;
 use crate::lower::{Activations, Shape, StepKind, Unit};
 use crate::model::Model;
-use crate::settings::{Buffers, Config, Faults, Overrides, Precision, SessionOptions};
+use crate::settings::{Buffers, Faults, Settings};
 use crate::tools::make_executor;
 
 /// Rows of the step between the prompt and the generated tokens.
@@ -31,9 +31,9 @@ pub const MARGIN: f32 = 0.05;
 
 /// The limit of logits that steps of two shapes give, by the units of each.
 pub(crate) fn alone_limit(alone: &[Unit], together: &[Unit]) -> f64 {
-    let rounded = |units: &[Unit]| -> Vec<usize> {
+    let rounded = |units: &[Unit]| -> Vec<Vec<usize>> {
         let int8 = units.iter().filter(|u| u.activations == Activations::Int8);
-        int8.map(|u| u.last_op).collect()
+        int8.map(|u| u.ops.clone()).collect()
     };
     if rounded(alone) == rounded(together) {
         ALONE_LIMIT
@@ -49,14 +49,10 @@ pub struct ParityOptions {
     pub left: Side,
     /// What is held against it.
     pub right: Side,
-    /// Arithmetic of sides that run kernels.
-    pub precision: Precision,
-    /// Element type of the caches of GPU sides.
-    pub kv_type: KvType,
-    /// Which variants of kernels run on sides that run kernels.
-    pub overrides: Overrides,
-    /// GPU by index.
-    pub gpu: usize,
+    /// What both sides run by, apart from what they are and what the sizes of the comparison decide:
+    /// the arithmetic, the type of the cache and the variants of kernels of those that run kernels,
+    /// the index of the GPU, and faults to plant, which the right side alone gets.
+    pub settings: Settings,
     /// Tokens of the prompt; at least one.
     pub tokens: Vec<u32>,
     /// Tokens generated after it, one a step, each the left side's choice.
@@ -69,10 +65,6 @@ pub struct ParityOptions {
     /// Compare what each sequence gives in the batch with what it gives alone, both on the right
     /// side; the left one is not made.
     pub alone: bool,
-    /// Faults planted in the right side, for tests of what must notice them.
-    pub faults: Faults,
-    /// Settings of the process.
-    pub config: Config,
 }
 
 impl Default for ParityOptions {
@@ -80,18 +72,13 @@ impl Default for ParityOptions {
         ParityOptions {
             left: Side::Cpu,
             right: Side::CudaEager,
-            precision: Precision::default(),
-            kv_type: KvType::default(),
-            overrides: Overrides::default(),
-            gpu: 0,
+            settings: Settings::default(),
             // Any tokens do; these are in every vocabulary.
             tokens: (0..40).map(|i| (i * 37 + 11) % 256).collect(),
             generate: 3,
             batch: 1,
             chunk: None,
             alone: false,
-            faults: Faults::default(),
-            config: Config::default(),
         }
     }
 }
@@ -121,7 +108,7 @@ pub fn prompts(tokens: &[u32], batch: usize) -> Vec<Vec<u32>> {
 /// A device that cannot be used, or one that failed.
 pub fn compare(model: &Arc<Model>, options: &ParityOptions) -> Result<Vec<Report>, Error> {
     model.check_tokens(&options.tokens)?;
-    options.overrides.check(model.plan())?;
+    options.settings.overrides.check(model.plan())?;
     let refuse = |why: &str| Err(Error::Request(why.to_owned()));
     if options.tokens.is_empty() {
         return refuse("parity needs at least one token");
@@ -130,11 +117,12 @@ pub fn compare(model: &Arc<Model>, options: &ParityOptions) -> Result<Vec<Report
         return refuse("parity needs at least one sequence, and one token in a chunk");
     }
     if options.alone {
-        let mut executor = side(model, options, options.right, options.faults)?;
+        let faults = options.settings.faults;
+        let mut executor = side(model, options, options.right, faults)?;
         return Sequences::new(options, executor.as_ref())?.alone(executor.inspect());
     }
     let mut left = side(model, options, options.left, Faults::default())?;
-    let mut right = side(model, options, options.right, options.faults)?;
+    let mut right = side(model, options, options.right, options.settings.faults)?;
     let sequences = Sequences::new(options, left.as_ref())?;
     let mut reports = sequences.compare(left.inspect(), right.inspect())?;
     // What was asked for: executors of one kind go by one name.
@@ -167,20 +155,24 @@ impl<'a> Sequences<'a> {
         })
     }
 
+    /// How the sides are compared.
+    fn how(&self) -> (Mode, Tolerance) {
+        if self.options.left.is_gpu() && self.options.right.is_gpu() {
+            (Mode::Free, Tolerance::BitEqual)
+        } else {
+            (Mode::Lockstep, Tolerance::PerOperation)
+        }
+    }
+
     fn compare(
         mut self,
         left: &mut dyn Inspect,
         right: &mut dyn Inspect,
     ) -> Result<Vec<Report>, Error> {
-        let both_on_gpu = self.options.left.is_gpu() && self.options.right.is_gpu();
-        let (mode, tolerance) = if both_on_gpu {
-            (Mode::Free, Tolerance::BitEqual)
-        } else {
-            (Mode::Lockstep, Tolerance::PerOperation)
-        };
+        let (mode, tolerance) = self.how();
         let mut reports = Vec::new();
         for slot in 0..self.tokens.len() {
-            reports.extend(self.prompt(slot, left, right, (mode, tolerance))?);
+            reports.extend(self.prompt(slot, left, right)?);
             let next = left.next()?[0];
             self.tokens[slot].push(next);
         }
@@ -213,8 +205,8 @@ impl<'a> Sequences<'a> {
         slot: usize,
         left: &mut dyn Inspect,
         right: &mut dyn Inspect,
-        (mode, tolerance): (Mode, Tolerance),
     ) -> Result<Vec<Report>, Error> {
+        let (mode, tolerance) = self.how();
         let tokens = &self.tokens[slot];
         let mut reports = Vec::new();
         if let Some(chunk) = self.options.chunk {
@@ -334,13 +326,13 @@ impl<'a> Sequences<'a> {
 
 /// What a slot's logits in a batch are, against those that it has alone. Where other kernels ran,
 /// they may differ a little, and their order only where the margin is small.
-fn alone_row(slot: usize, alone: &[f32], together: &[f32], limit: f64) -> Row {
+fn alone_row(slot: usize, alone: &[f32], together: &[f32], limit: f64) -> BufferRow {
     let (nmse, max_abs) = error(alone, together);
     let (best, chosen) = (argmax(alone), argmax(together));
     let margin = alone[best as usize] - alone[chosen as usize];
     let most = MARGIN * (limit / ALONE_LIMIT).sqrt() as f32;
     let chosen_alike = best == chosen || margin < most;
-    Row {
+    BufferRow {
         unit: "logits".to_owned(),
         buffer: format!("logits of slot {slot}"),
         nmse,
@@ -357,25 +349,23 @@ fn side(
     side: Side,
     faults: Faults,
 ) -> Result<Box<dyn Executor>, Error> {
-    let (device, executor) = side.choice(options.gpu);
-    let precision = side.precision().unwrap_or(options.precision);
+    let settings = &options.settings;
+    let (device, executor) = side.choice(settings.device.gpu().unwrap_or(0));
+    let precision = side.precision().unwrap_or(settings.precision);
     let rows = options.tokens.len();
-    let session = SessionOptions {
+    let settings = Settings {
         device,
         executor,
         precision,
-        kv_type: options.kv_type,
-        overrides: options.overrides,
         // Stepped, then decoded once more behind that.
         context: Some(options.generate.saturating_mul(2).saturating_add(rows + 1)),
         max_rows: Some(rows),
         slots: Some(options.batch),
         faults,
         buffers: Buffers::Distinct,
-        config: options.config.clone(),
-        ..SessionOptions::default()
+        ..settings.clone()
     };
-    Ok(make_executor(model, &session)?.executor)
+    Ok(make_executor(model, &settings)?.executor)
 }
 
 #[cfg(test)]

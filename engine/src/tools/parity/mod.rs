@@ -14,18 +14,16 @@
 
 mod compare;
 mod report;
-mod rows;
 mod side;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 pub(crate) use compare::alone_limit;
 pub use compare::{ALONE_INT8_LIMIT, ALONE_LIMIT, MARGIN, ParityOptions, compare, prompts};
-pub(crate) use report::compare as compare_buffer;
-pub use report::{Numbers, Report, Row, Tolerance, limit};
-pub(crate) use report::{bit_equal, compare_tokens, error};
-pub(crate) use rows::StepRows;
+pub use report::{BufferRow, Numbers, Report, Tolerance, limit};
+pub(crate) use report::{Made, Written, bit_equal, compare_tokens, error};
 pub use side::Side;
 
 use crate::Error;
@@ -58,8 +56,11 @@ pub fn diff(
     let mut report = begin(left, right, step)?;
     let units = right.units(step.shape())?;
     let ahead = left.units(step.shape())?;
-    let sides = [ahead.as_slice(), units.as_slice()];
-    let live = LiveRows::of(step);
+    let comparison = Comparison {
+        sides: [&ahead, &units],
+        live: LiveRows::of(step),
+        tolerance,
+    };
     left.begin(step)?;
     left.poison()?;
     match mode {
@@ -67,18 +68,23 @@ pub fn diff(
             left.run(step)?;
             right.run(step)?;
             for unit in &units {
-                compare_writes((left, right), (unit, &sides), &live, tolerance, &mut report)?;
+                comparison.writes(left, right, unit, &mut report)?;
             }
         }
         Mode::Lockstep => {
-            let mut done = 0;
+            let mut ahead = ahead.iter().enumerate();
+            let mut covered: BTreeSet<usize> = BTreeSet::new();
             for (i, unit) in units.iter().enumerate() {
                 if is_idle(left.plan(), unit, step) {
                     continue;
                 }
-                while ahead.get(done).is_some_and(|u| u.last_op <= unit.last_op) {
-                    left.run_unit(step, done)?;
-                    done += 1;
+                // The left side keeps its own order: it runs until it has done all that this covers.
+                while !unit.ops.iter().all(|op| covered.contains(op)) {
+                    let Some((next, done)) = ahead.next() else {
+                        break;
+                    };
+                    left.run_unit(step, next)?;
+                    covered.extend(&done.ops);
                 }
                 for &b in &unit.reads {
                     if let Some(data) = left.read(b)? {
@@ -86,7 +92,7 @@ pub fn diff(
                     }
                 }
                 right.run_unit(step, i)?;
-                compare_writes((left, right), (unit, &sides), &live, tolerance, &mut report)?;
+                comparison.writes(left, right, unit, &mut report)?;
             }
         }
     }
@@ -114,14 +120,11 @@ pub fn diff_chunks(
     let mut reports = Vec::new();
     for start in (0..rows).step_by(chunk.max(1)) {
         let range = start..rows.min(start + chunk.max(1));
-        let last = [range.len() as u32 - 1];
-        let step = Step {
-            tokens: &prompt.tokens[range.clone()],
-            lengths: &prompt.lengths[range.clone()],
-            slots: &prompt.slots[range.clone()],
-            outputs: if range.end == rows { &last } else { &[] },
-            table: prompt.table,
-        };
+        let mut part = prompt.inputs.part(range.clone());
+        if range.end == rows {
+            part = part.with_last_output();
+        }
+        let step = part.step(prompt.table);
         let mut report = begin(left, right, &step)?;
         let units = right.units(step.shape())?;
         for (i, unit) in units.iter().enumerate() {
@@ -138,11 +141,14 @@ pub fn diff_chunks(
                 let (Some(l), Some(r)) = (left.read(b)?, right.read(b)?) else {
                     continue;
                 };
-                let data = (rows_of(&plan, b, &l, &range), r.as_slice());
-                let numbers = Numbers::of(&plan, b, right.limits().kv_type, &[&whole, &units]);
-                let tolerance = (Tolerance::PerShape, numbers);
-                let row = compare_buffer(&plan, (&unit.name, b), tolerance, data);
-                report.buffers.push(row);
+                let written = Written {
+                    unit: &unit.name,
+                    buffer: b,
+                    made: &Made::of(&plan, b, right.limits().kv_type, &[&whole, &units]),
+                    tolerance: Tolerance::PerShape,
+                };
+                let l = rows_of(&plan, b, &l, &range);
+                report.buffers.push(written.compare(&plan, l, &r));
             }
         }
         reports.push(report);
@@ -154,7 +160,7 @@ pub fn diff_chunks(
 fn begin(left: &dyn Inspect, right: &mut dyn Inspect, step: &Step<'_>) -> Result<Report, Error> {
     right.begin(step)?;
     right.poison()?;
-    let first = step.lengths.iter().find(|&&l| l > 0);
+    let first = step.lengths().iter().find(|&&l| l > 0);
     Ok(Report {
         left: left.kind().to_string(),
         right: right.kind().to_string(),
@@ -168,7 +174,7 @@ fn begin(left: &dyn Inspect, right: &mut dyn Inspect, step: &Step<'_>) -> Result
 /// Whether a unit has nothing to do in a step: those of the head, where no logits are wanted.
 pub(crate) fn is_idle(plan: &Plan, unit: &Unit, step: &Step<'_>) -> bool {
     let of_outputs = |&b: &Buf| plan.buffer(b).rows == Rows::Outputs;
-    step.outputs.is_empty() && unit.writes.iter().any(of_outputs)
+    step.outputs().is_empty() && unit.writes.iter().any(of_outputs)
 }
 
 /// The rows of a whole prompt's buffer that a chunk has; the outputs are those of its last chunk.
@@ -188,9 +194,9 @@ struct LiveRows {
 
 impl LiveRows {
     fn of(step: &Step<'_>) -> LiveRows {
-        let tokens: Vec<bool> = step.lengths.iter().map(|&l| l > 0).collect();
+        let tokens: Vec<bool> = step.lengths().iter().map(|&l| l > 0).collect();
         LiveRows {
-            outputs: step.outputs.iter().map(|&o| tokens[o as usize]).collect(),
+            outputs: step.outputs().iter().map(|&o| tokens[o as usize]).collect(),
             tokens,
         }
     }
@@ -211,22 +217,38 @@ impl LiveRows {
     }
 }
 
-fn compare_writes(
-    (left, right): (&mut dyn Inspect, &mut dyn Inspect),
-    (unit, sides): (&Unit, &[&[Unit]]),
-    live: &LiveRows,
+/// What two sides of a step are compared by.
+struct Comparison<'a> {
+    /// The units of each.
+    sides: [&'a [Unit]; 2],
+    live: LiveRows,
     tolerance: Tolerance,
-    report: &mut Report,
-) -> Result<(), Error> {
-    for &b in &unit.writes {
-        let (Some(l), Some(r)) = (left.read(b)?, right.read(b)?) else {
-            continue;
-        };
-        let plan = left.plan();
-        let (l, r) = (live.of_buffer(plan, b, &l), live.of_buffer(plan, b, &r));
-        let numbers = Numbers::of(plan, b, right.limits().kv_type, sides);
-        let row = compare_buffer(plan, (&unit.name, b), (tolerance, numbers), (&l, &r));
-        report.buffers.push(row);
+}
+
+impl Comparison<'_> {
+    /// Compares what a unit wrote.
+    fn writes(
+        &self,
+        left: &mut dyn Inspect,
+        right: &mut dyn Inspect,
+        unit: &Unit,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        for &b in &unit.writes {
+            let (Some(l), Some(r)) = (left.read(b)?, right.read(b)?) else {
+                continue;
+            };
+            let plan = left.plan();
+            let l = self.live.of_buffer(plan, b, &l);
+            let r = self.live.of_buffer(plan, b, &r);
+            let written = Written {
+                unit: &unit.name,
+                buffer: b,
+                made: &Made::of(plan, b, right.limits().kv_type, &self.sides),
+                tolerance: self.tolerance,
+            };
+            report.buffers.push(written.compare(plan, &l, &r));
+        }
+        Ok(())
     }
-    Ok(())
 }

@@ -3,11 +3,13 @@
 //! An error is a number even where a side is not: poison, NaN and infinities are infinite errors, so
 //! that nothing that was not computed can pass.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::kv::KvType;
 use crate::lower::{Activations, Unit};
-use crate::plan::{Buf, ColumnSample, Element, ErrorClass, Op, Plan};
+use crate::plan::{Buf, Element, ErrorClass, Op, Plan};
 
 /// What counts as equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +25,7 @@ pub enum Tolerance {
 
 /// One buffer's comparison.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
+pub struct BufferRow {
     /// The unit that wrote it.
     pub unit: String,
     /// The buffer's name.
@@ -53,7 +55,7 @@ pub struct Report {
     /// Tokens of the step, those of dead rows included.
     pub rows: usize,
     /// The buffers.
-    pub buffers: Vec<Row>,
+    pub buffers: Vec<BufferRow>,
 }
 
 impl Report {
@@ -65,14 +67,14 @@ impl Report {
 
     /// The first buffer that is not within its limit.
     #[must_use]
-    pub fn first_failure(&self) -> Option<&Row> {
+    pub fn first_failure(&self) -> Option<&BufferRow> {
         self.buffers.iter().find(|r| !r.pass)
     }
 
     /// The buffer with the largest error against its limit.
     #[must_use]
-    pub fn worst(&self) -> Option<&Row> {
-        let share = |r: &Row| {
+    pub fn worst(&self) -> Option<&BufferRow> {
+        let share = |r: &BufferRow| {
             if r.nmse.is_nan() {
                 f64::INFINITY
             } else {
@@ -94,15 +96,51 @@ pub struct Numbers {
     pub activations: Activations,
 }
 
-impl Numbers {
-    /// Those in which a buffer is made, by what the units of both sides say of the products in it.
-    pub(crate) fn of(plan: &Plan, b: Buf, kv_type: KvType, sides: &[&[Unit]]) -> Numbers {
-        let ops = makers(plan, b);
-        let units = sides.iter().flat_map(|units| units.iter());
-        let units = units.filter(|unit| ops.contains(&unit.last_op));
-        Numbers {
-            kv_type,
-            activations: units.map(|u| u.activations).max().unwrap_or_default(),
+/// How a buffer comes about, on either side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// The operations of the units that write it, ascending, whichever side they are of: one launch
+    /// may compute all of them. The last is its own.
+    ops: Vec<usize>,
+    /// In what numbers they compute.
+    numbers: Numbers,
+}
+
+impl Made {
+    /// How a buffer is made, by what the units of both sides say.
+    pub(crate) fn of(plan: &Plan, b: Buf, kv_type: KvType, sides: &[&[Unit]]) -> Made {
+        let units = || sides.iter().flat_map(|units| units.iter());
+        let own = plan.writer(b);
+        let writers = units().filter(|unit| own.is_some_and(|own| unit.ops.contains(&own)));
+        let ops: BTreeSet<usize> = writers.flat_map(|unit| &unit.ops).copied().collect();
+        let involved = units().filter(|unit| unit.ops.iter().any(|op| ops.contains(op)));
+        let activations = involved.map(|unit| unit.activations).max();
+        Made {
+            numbers: Numbers {
+                kv_type,
+                activations: activations.unwrap_or_default(),
+            },
+            ops: ops.into_iter().collect(),
+        }
+    }
+
+    /// The loosest limit of the operations: a sum that a launch computes with a product inherits the
+    /// product's.
+    fn limit(&self, plan: &Plan) -> f64 {
+        let limits = self.ops.iter().map(|&i| limit(&plan.ops[i], self.numbers));
+        limits.fold(0.0, f64::max)
+    }
+
+    /// The same where one side fused a gated unit and the other did not: the products' errors add up,
+    /// the gate's counted twice with the unit's own, since a negative gate's activation has a relative
+    /// slope above one.
+    fn unfused_limit(&self, plan: &Plan) -> f64 {
+        let of = |i: usize| limit(&plan.ops[i], self.numbers);
+        match self.ops.split_last() {
+            Some((&own, inner)) if matches!(plan.ops[own], Op::Glu { .. }) => {
+                2.0 * of(own) + inner.iter().map(|&i| of(i)).sum::<f64>()
+            }
+            Some(_) | None => self.limit(plan),
         }
     }
 }
@@ -129,71 +167,42 @@ pub fn limit(op: &Op, numbers: Numbers) -> f64 {
     }
 }
 
-/// The loosest limit of the operations that made a buffer: a sum over a product inherits the
-/// product's, since one launch may compute both.
-fn buffer_limit(plan: &Plan, b: Buf, numbers: Numbers) -> f64 {
-    let limits = makers(plan, b).into_iter();
-    limits.fold(0.0, |most, i| most.max(limit(&plan.ops[i], numbers)))
+/// A buffer that a unit wrote, and what two sides of it are held to.
+pub(crate) struct Written<'a> {
+    pub(crate) unit: &'a str,
+    pub(crate) buffer: Buf,
+    pub(crate) made: &'a Made,
+    pub(crate) tolerance: Tolerance,
 }
 
-/// The same where one side fused a gated unit and the other did not: the products' errors add up,
-/// the gate's counted twice with the unit's own, since a negative gate's activation has a relative
-/// slope above one.
-fn unfused_limit(plan: &Plan, b: Buf, numbers: Numbers) -> f64 {
-    let ops = makers(plan, b);
-    match ops.first().map(|&i| &plan.ops[i]) {
-        Some(op @ Op::Glu { .. }) => {
-            let products = ops[1..].iter().map(|&i| limit(&plan.ops[i], numbers));
-            2.0 * limit(op, numbers) + products.sum::<f64>()
+impl Written<'_> {
+    /// Compares what two sides have in it.
+    pub(crate) fn compare(&self, plan: &Plan, left: &[f32], right: &[f32]) -> BufferRow {
+        let limit = match self.tolerance {
+            Tolerance::BitEqual => 0.0,
+            Tolerance::PerOperation => self.made.limit(plan),
+            Tolerance::PerShape => self.made.unfused_limit(plan),
+        };
+        let info = plan.buffer(self.buffer);
+        let (nmse, max_abs) = error(left, right);
+        let ids_differ = info.element == Element::U32 && max_abs > 0.0;
+        let bits_differ = self.tolerance == Tolerance::BitEqual && !bit_equal(left, right);
+        BufferRow {
+            unit: self.unit.to_owned(),
+            buffer: info.name.clone(),
+            nmse,
+            max_abs,
+            limit,
+            pass: nmse <= limit && !ids_differ && !bits_differ,
         }
-        _ => buffer_limit(plan, b, numbers),
-    }
-}
-
-/// The operation that makes a buffer and, of a sum or a gated unit, those that make its inputs: one
-/// launch may compute all of them.
-fn makers(plan: &Plan, b: Buf) -> Vec<usize> {
-    let Some(last) = plan.writer(b) else {
-        return Vec::new();
-    };
-    let mut ops = vec![last];
-    let op = &plan.ops[last];
-    if op.contract().sample == ColumnSample::Columns {
-        ops.extend(op.reads().into_iter().filter_map(|b| plan.writer(b)));
-    }
-    ops
-}
-
-/// Compares what two sides have in a buffer.
-pub(crate) fn compare(
-    plan: &Plan,
-    (unit, b): (&str, Buf),
-    (tolerance, numbers): (Tolerance, Numbers),
-    (left, right): (&[f32], &[f32]),
-) -> Row {
-    let limit = match tolerance {
-        Tolerance::BitEqual => 0.0,
-        Tolerance::PerOperation => buffer_limit(plan, b, numbers),
-        Tolerance::PerShape => unfused_limit(plan, b, numbers),
-    };
-    let (nmse, max_abs) = error(left, right);
-    let ids_differ = plan.buffer(b).element == Element::U32 && max_abs > 0.0;
-    let bits_differ = tolerance == Tolerance::BitEqual && !bit_equal(left, right);
-    Row {
-        unit: unit.to_owned(),
-        buffer: plan.buffer(b).name.clone(),
-        nmse,
-        max_abs,
-        limit,
-        pass: nmse <= limit && !ids_differ && !bits_differ,
     }
 }
 
 /// Compares the tokens that two sides chose for a slot: they are equal or not.
-pub(crate) fn compare_tokens(unit: &str, slot: usize, left: &[u32], right: &[u32]) -> Row {
+pub(crate) fn compare_tokens(unit: &str, slot: usize, left: &[u32], right: &[u32]) -> BufferRow {
     let equal = left.iter().zip(right).take_while(|(l, r)| l == r).count();
     let longer = left.len().max(right.len());
-    Row {
+    BufferRow {
         unit: unit.to_owned(),
         buffer: if equal == longer {
             format!("tokens of slot {slot}")

@@ -12,7 +12,12 @@
 //! | `q5_k_m` | Q5_K | Q6_K | Q6_K in *important* layers | | Q6_K in *important* layers |
 //! | `q3_k_m` | Q3_K | Q6_K | Q5_K in the first two layers, else Q4_K | Q4_K | Q5_K in the first sixteenth, else Q4_K |
 //! | `q2_k` | Q2_K | Q6_K | Q4_K (Q3_K with fewer than 4 query heads for a kv head) | Q3_K | Q3_K |
+//! | `mxfp4` | the type | Q8_0 | | | |
 //! | `iq4_nl`, `iq4_xs` | the type | Q6_K | Q5_K (from 4 query heads for a kv head) | | Q5_K in the first eighth |
+//!
+//! Real files give MXFP4 to experts alone, and Q8_0 to all else; `mxfp4` gives it to every matrix.
+//!
+//! Where Q, K and V are one tensor it is Q4_K in `q3_k_m`, Q5_K in `q4_k_m` and Q6_K in `q5_k_m`.
 //!
 //! The head is `output.weight`, or `token_embd.weight` where the two are tied. Of `n` layers, layer
 //! `i` is important if `i < n/8`, or `i >= 7n/8`, or `(i - n/8) % 3 == 2`.
@@ -89,6 +94,8 @@ mixes! {
     IQ4_NL = "iq4_nl", IQ4_NL, 25;
     /// The same in super-blocks.
     IQ4_XS = "iq4_xs", IQ4_XS, 30;
+    /// 4-bit floats.
+    MXFP4 = "mxfp4", MXFP4, 38;
 }
 
 impl fmt::Display for TypeMix {
@@ -116,6 +123,7 @@ impl TypeMix {
             Role::Norm | Role::OutputNorm | Role::Bias | Role::RopeFactors => Format::F32,
             Role::Output | Role::Embedding { is_tied: true } => self.head(),
             Role::Matrix | Role::Embedding { is_tied: false } => self.base(),
+            Role::FusedQkv => self.fused_qkv(),
             Role::Value { layer } => self.value(layer, shape),
             Role::AttentionOutput => self.attention_output(),
             Role::Down { layer } => self.down(layer, shape),
@@ -125,6 +133,7 @@ impl TypeMix {
     fn head(self) -> Format {
         match self.base() {
             base @ (Format::F32 | Format::F16 | Format::BF16 | Format::Q8_0) => base,
+            Format::MXFP4 => Format::Q8_0,
             _ => Format::Q6_K,
         }
     }
@@ -138,6 +147,15 @@ impl TypeMix {
             TypeMix::Q2_K if shares_kv => Format::Q4_K,
             TypeMix::Q2_K => Format::Q3_K,
             TypeMix::IQ4_NL | TypeMix::IQ4_XS if shares_kv => Format::Q5_K,
+            _ => self.base(),
+        }
+    }
+
+    fn fused_qkv(self) -> Format {
+        match self {
+            TypeMix::Q3_K_M => Format::Q4_K,
+            TypeMix::Q4_K_M => Format::Q5_K,
+            TypeMix::Q5_K_M => Format::Q6_K,
             _ => self.base(),
         }
     }

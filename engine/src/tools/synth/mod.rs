@@ -5,7 +5,7 @@
 //! gigabytes takes tens of megabytes of memory.
 //!
 //! ```
-//! use gannet_engine::synth::{self, ShapeName, SynthOptions, TypeMix};
+//! use gannet_engine::tools::synth::{self, ShapeName, SynthOptions, TypeMix};
 //!
 //! let options = SynthOptions {
 //!     shape: ShapeName::Tiny,
@@ -16,7 +16,7 @@
 //! let mut file = Vec::new();
 //! let summary = synth::write(&options, &mut file, &mut |_done, _total| {})?;
 //! assert_eq!(summary.file_bytes, file.len() as u64);
-//! # Ok::<(), gannet_engine::synth::Error>(())
+//! # Ok::<(), gannet_engine::tools::synth::Error>(())
 //! ```
 //!
 //! What always holds: the same options give the same bytes on any machine. Weights are scaled as
@@ -244,7 +244,13 @@ impl Maker<'_> {
             }
             Role::Bias => self.vector(random_vector(seed, tensor.cols, BIAS_STD), data),
             Role::RopeFactors => self.vector(self.shape.rope_factors().into_iter(), data),
-            _ => self.matrix(tensor, seed, data),
+            Role::Embedding { .. }
+            | Role::Output
+            | Role::Matrix
+            | Role::FusedQkv
+            | Role::Value { .. }
+            | Role::AttentionOutput
+            | Role::Down { .. } => self.matrix(tensor, seed, data),
         }
     }
 

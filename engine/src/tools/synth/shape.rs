@@ -21,6 +21,11 @@ pub enum ShapeName {
     Llama31_8B,
     /// Llama 3.2 1B: tied embeddings, rope factors, 1.24 billion weights.
     Llama32_1B,
+    /// Gemma 3 4B, its text model: heads of 256 with norms, norms on both sides of a block, windows,
+    /// tied embeddings of 262,144 tokens, 3.88 billion weights.
+    Gemma3_4B,
+    /// Phi 3 mini: one tensor for Q, K and V, one for gate and up, heads of 96, 3.82 billion weights.
+    Phi3Mini,
     /// A Llama of 4 layers and 3.9 million weights, for tests.
     Tiny,
 }
@@ -31,6 +36,8 @@ impl ShapeName {
         ShapeName::Qwen25_1_5B,
         ShapeName::Llama31_8B,
         ShapeName::Llama32_1B,
+        ShapeName::Gemma3_4B,
+        ShapeName::Phi3Mini,
         ShapeName::Tiny,
     ];
 
@@ -41,6 +48,8 @@ impl ShapeName {
             ShapeName::Qwen25_1_5B => "qwen2.5-1.5b",
             ShapeName::Llama31_8B => "llama3.1-8b",
             ShapeName::Llama32_1B => "llama3.2-1b",
+            ShapeName::Gemma3_4B => "gemma3-4b",
+            ShapeName::Phi3Mini => "phi3-mini",
             ShapeName::Tiny => "tiny",
         }
     }
@@ -63,6 +72,7 @@ impl ShapeName {
                 rope_factor: None,
                 rms_eps: 1e-6,
                 context_length: 32_768,
+                ..LLAMA3
             },
             ShapeName::Llama31_8B => Shape {
                 num_layers: 32,
@@ -76,6 +86,41 @@ impl ShapeName {
                 ..LLAMA3
             },
             ShapeName::Llama32_1B => LLAMA3,
+            ShapeName::Gemma3_4B => Shape {
+                arch: "gemma3",
+                num_layers: 34,
+                hidden_size: 2560,
+                ffn_size: 10_240,
+                num_heads: 8,
+                num_kv_heads: 4,
+                head_dim: 256,
+                vocab_size: 262_144,
+                has_head_norms: true,
+                has_post_norms: true,
+                window: Some(1024),
+                rope_base: 1e6,
+                rope_factor: None,
+                position_factor: Some(8.0),
+                rms_eps: 1e-6,
+                ..LLAMA3
+            },
+            ShapeName::Phi3Mini => Shape {
+                arch: "phi3",
+                num_layers: 32,
+                hidden_size: 3072,
+                ffn_size: 8192,
+                num_heads: 32,
+                num_kv_heads: 32,
+                head_dim: 96,
+                vocab_size: 32_064,
+                is_tied: false,
+                is_fused: true,
+                window: Some(2047),
+                rope_base: 1e4,
+                rope_factor: None,
+                context_length: 4096,
+                ..LLAMA3
+            },
             ShapeName::Tiny => Shape {
                 num_layers: 4,
                 hidden_size: 256,
@@ -124,8 +169,13 @@ const LLAMA3: Shape = Shape {
     vocab_size: 128_256,
     is_tied: true,
     has_qkv_bias: false,
+    has_head_norms: false,
+    has_post_norms: false,
+    is_fused: false,
+    window: None,
     rope_base: 5e5,
     rope_factor: Some(32.0),
+    position_factor: None,
     rms_eps: 1e-5,
     context_length: 131_072,
 };
@@ -147,9 +197,19 @@ pub(super) struct Shape {
     /// Whether the embedding table is the head, too.
     pub(super) is_tied: bool,
     pub(super) has_qkv_bias: bool,
+    /// Whether the heads of Q and K have norms.
+    pub(super) has_head_norms: bool,
+    /// Whether attention and feed-forward have norms behind them, too.
+    pub(super) has_post_norms: bool,
+    /// Whether Q, K and V are one tensor, and gate and up another.
+    pub(super) is_fused: bool,
+    /// `attention.sliding_window`.
+    pub(super) window: Option<u32>,
     pub(super) rope_base: f32,
     /// How far Llama 3.1's scaling stretches the slowest rope frequencies.
     pub(super) rope_factor: Option<f64>,
+    /// What positions are divided by.
+    pub(super) position_factor: Option<f32>,
     pub(super) rms_eps: f32,
     pub(super) context_length: u32,
 }
@@ -163,6 +223,8 @@ pub(super) enum Role {
     Output,
     /// Q, K, gate or up.
     Matrix,
+    /// Q, K and V of a layer.
+    FusedQkv,
     /// V of a layer.
     Value { layer: usize },
     /// The projection back from attention.
@@ -196,7 +258,13 @@ impl Tensor {
             Role::Norm | Role::OutputNorm | Role::Bias | Role::RopeFactors => {
                 vec![self.cols as u64]
             }
-            _ => vec![self.cols as u64, self.rows as u64],
+            Role::Embedding { .. }
+            | Role::Output
+            | Role::Matrix
+            | Role::FusedQkv
+            | Role::Value { .. }
+            | Role::AttentionOutput
+            | Role::Down { .. } => vec![self.cols as u64, self.rows as u64],
         }
     }
 }
@@ -214,11 +282,21 @@ impl Shape {
         int("feed_forward_length", self.ffn_size)?;
         int("attention.head_count", self.num_heads)?;
         int("attention.head_count_kv", self.num_kv_heads)?;
+        int("attention.key_length", self.head_dim)?;
+        int("attention.value_length", self.head_dim)?;
         int("rope.dimension_count", self.head_dim)?;
+        if let Some(window) = self.window {
+            int("attention.sliding_window", window as usize)?;
+        }
         int("vocab_size", self.vocab_size)?;
         let mut float = |key: &str, value: f32| writer.set(&format!("{}.{key}", self.arch), value);
         float("attention.layer_norm_rms_epsilon", self.rms_eps)?;
-        float("rope.freq_base", self.rope_base)
+        float("rope.freq_base", self.rope_base)?;
+        if let Some(factor) = self.position_factor {
+            float("rope.scaling.factor", factor)?;
+            writer.set(&format!("{}.rope.scaling.type", self.arch), "linear")?;
+        }
+        Ok(())
     }
 
     /// Every tensor, in the order of the file.
@@ -253,19 +331,38 @@ impl Shape {
                 add(&format!("blk.{layer}.{part}"), role, rows, cols);
             };
             add("attn_norm.weight", Role::Norm, 1, hidden);
-            add("attn_q.weight", Role::Matrix, q_size, hidden);
-            add("attn_k.weight", Role::Matrix, kv_size, hidden);
-            add("attn_v.weight", Role::Value { layer }, kv_size, hidden);
+            if self.is_fused {
+                let rows = q_size + 2 * kv_size;
+                add("attn_qkv.weight", Role::FusedQkv, rows, hidden);
+            } else {
+                add("attn_q.weight", Role::Matrix, q_size, hidden);
+                add("attn_k.weight", Role::Matrix, kv_size, hidden);
+                add("attn_v.weight", Role::Value { layer }, kv_size, hidden);
+            }
+            if self.has_head_norms {
+                add("attn_q_norm.weight", Role::Norm, 1, self.head_dim);
+                add("attn_k_norm.weight", Role::Norm, 1, self.head_dim);
+            }
             if self.has_qkv_bias {
                 add("attn_q.bias", Role::Bias, 1, q_size);
                 add("attn_k.bias", Role::Bias, 1, kv_size);
                 add("attn_v.bias", Role::Bias, 1, kv_size);
             }
             add("attn_output.weight", Role::AttentionOutput, hidden, q_size);
+            if self.has_post_norms {
+                add("post_attention_norm.weight", Role::Norm, 1, hidden);
+            }
             add("ffn_norm.weight", Role::Norm, 1, hidden);
-            add("ffn_gate.weight", Role::Matrix, ffn, hidden);
-            add("ffn_up.weight", Role::Matrix, ffn, hidden);
+            if self.is_fused {
+                add("ffn_up.weight", Role::Matrix, 2 * ffn, hidden);
+            } else {
+                add("ffn_gate.weight", Role::Matrix, ffn, hidden);
+                add("ffn_up.weight", Role::Matrix, ffn, hidden);
+            }
             add("ffn_down.weight", Role::Down { layer }, hidden, ffn);
+            if self.has_post_norms {
+                add("post_ffw_norm.weight", Role::Norm, 1, hidden);
+            }
         }
         add("output_norm.weight", Role::OutputNorm, 1, hidden);
         if !self.is_tied {
@@ -317,6 +414,8 @@ mod tests {
         assert_eq!(weights(ShapeName::Qwen25_1_5B), 1_543_714_304);
         assert_eq!(weights(ShapeName::Llama31_8B), 8_030_261_248);
         assert_eq!(weights(ShapeName::Llama32_1B), 1_235_814_400);
+        assert_eq!(weights(ShapeName::Gemma3_4B), 3_880_099_328);
+        assert_eq!(weights(ShapeName::Phi3Mini), 3_821_079_552);
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn letter(byte: u8) -> char {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::text::tokenizer::{DecodeOptions, EncodeOptions, Tokenizer, TokenizerOptions};
+    use crate::text::tokenizer::{DecodeOptions, EncodeOptions, TokenizerOptions, from_metadata};
     use crate::tools::synth::ShapeName;
     use std::collections::HashSet;
     use std::time::{Duration, Instant};
@@ -195,8 +195,7 @@ mod tests {
             let shape = name.shape();
             let gguf = file(|writer| make(&shape, writer));
             let start = Instant::now();
-            let tokenizer =
-                Tokenizer::from_gguf(gguf.metadata(), &TokenizerOptions::default()).unwrap();
+            let tokenizer = from_metadata(gguf.metadata(), &TokenizerOptions::default()).unwrap();
             let elapsed = start.elapsed();
             eprintln!("{name}: {} tokens in {elapsed:?}", tokenizer.vocab_size());
             assert!(elapsed < Duration::from_secs(1), "{name}: {elapsed:?}");

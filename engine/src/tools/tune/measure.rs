@@ -7,24 +7,19 @@
 //! reference is the first variant, the most exact ones first, that stays within its limit of a
 //! sample that the CPU computes.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::HashMap;
 
-use bytemuck::{cast_slice, cast_slice_mut};
-use gannet_cuda_runtime::{Buffer, Event, GraphBuilder, GraphExec, Kernel, Launch};
+use gannet_ptx_gen::ir::Access;
 use gannet_ptx_gen::kernels::GemvVariant;
 use rayon::prelude::*;
 
 use super::{TuneOptions, TunedShape, VariantTime};
 use crate::Error;
-use crate::exec::cuda::{CudaExecutor, Gpu, Prepared, compile, launch_of};
+use crate::exec::cuda::{CudaExecutor, Trial, Trials};
 use crate::lower::profile::ProductShape;
-use crate::lower::{Arg, KernelSpec};
+use crate::lower::{Arg, KernelSpec, Lowered};
 use crate::plan::Buf;
 use crate::tools::gate::Reference;
-
-/// Bytes that are filled between two timings: more than any cache.
-const FLUSH: usize = 256 << 20;
 
 /// Variants this close to the fastest are timed a second time.
 const CLOSE: f64 = 1.10;
@@ -44,17 +39,15 @@ struct Group {
 ///
 /// # Errors
 /// The device failed.
-pub(super) fn tune(
+pub(super) fn products(
     executor: &mut CudaExecutor,
     options: &TuneOptions,
     on_shape: &mut dyn FnMut(&TunedShape),
 ) -> Result<Vec<TunedShape>, Error> {
-    let gpu = Arc::clone(executor.gpu());
-    let flush = Buffer::new(&gpu.context, FLUSH)?;
     let mut tuned: Vec<TunedShape> = Vec::new();
     for &rows in &options.tokens {
-        let prepared = executor.prepared_batch(rows)?;
-        let groups = groups(&prepared);
+        let trials = executor.trials(rows)?;
+        let groups = groups(trials.lowered());
         if groups.is_empty() {
             let why = format!("a step of {rows} rows has no products to measure");
             return Err(Error::Request(why));
@@ -64,10 +57,7 @@ pub(super) fn tune(
                 continue;
             }
             let bench = GroupBench {
-                executor,
-                gpu: &gpu,
-                flush: &flush,
-                prepared: &prepared,
+                trials: &trials,
                 group: &group,
             };
             let shape = bench.run(options)?;
@@ -79,10 +69,10 @@ pub(super) fn tune(
 }
 
 /// The product shapes of a step with their launches, in the order of their first.
-fn groups(prepared: &Prepared) -> Vec<Group> {
+fn groups(lowered: &Lowered) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    for (i, launch) in prepared.lowered.launches.iter().enumerate() {
-        let spec = &prepared.lowered.kernels[launch.kernel];
+    for (i, launch) in lowered.launches.iter().enumerate() {
+        let spec = &lowered.kernels[launch.kernel];
         let shape = match spec {
             KernelSpec::Gemv(spec) => ProductShape::of(spec),
             KernelSpec::GemvGlu(spec) => ProductShape::of_gated(spec),
@@ -157,19 +147,9 @@ impl Judge {
     }
 }
 
-/// The launches of a group with one variant.
-struct Compiled {
-    launches: Vec<Launch>,
-    /// The most local memory that a thread of its kernels takes.
-    local_bytes: u32,
-}
-
 /// One group on the device.
 struct GroupBench<'a> {
-    executor: &'a CudaExecutor,
-    gpu: &'a Arc<Gpu>,
-    flush: &'a Buffer,
-    prepared: &'a Prepared,
+    trials: &'a Trials<'a>,
     group: &'a Group,
 }
 
@@ -180,15 +160,15 @@ impl GroupBench<'_> {
         let Some(built_in) = built_in else {
             return Err(Error::internal(format!("{first:?} has no variants")));
         };
-        let compiled: Vec<(GemvVariant, Result<Compiled, Error>)> = exact_first(all, built_in)
+        let compiled: Vec<(GemvVariant, Result<Trial, Error>)> = exact_first(all, built_in)
             .into_par_iter()
-            .map(|variant| (variant, self.launches(variant)))
+            .map(|variant| (variant, self.trial(variant)))
             .collect();
         self.fill_inputs(&self.group.members)?;
         let mut judge = Judge::default();
         let mut times = Vec::new();
-        let mut graphs: BTreeMap<String, GraphExec> = BTreeMap::new();
-        for (variant, launches) in compiled {
+        let mut ran: Vec<(GemvVariant, Trial)> = Vec::new();
+        for (variant, trial) in compiled {
             let limit = variant.limit();
             let mut time = VariantTime {
                 variant,
@@ -198,21 +178,15 @@ impl GroupBench<'_> {
                 local_bytes: 0,
                 refused: None,
             };
-            match launches {
+            match trial {
                 Err(why) => time.refused = Some(why.to_string()),
-                Ok(Compiled {
-                    launches,
-                    local_bytes,
-                }) => {
-                    time.local_bytes = local_bytes;
-                    let found = self.outputs(&launches)?;
+                Ok(mut trial) => {
+                    time.local_bytes = trial.local_bytes();
+                    let found = self.outputs(&trial)?;
                     let sampled = |found: &[Vec<f32>]| self.sampled_error(found);
                     time.nmse = judge.error(found, limit, sampled)?;
-                    let mut builder = GraphBuilder::new(&self.gpu.context)?;
-                    builder.chain(&launches)?;
-                    let graph = builder.instantiate()?;
-                    time.seconds = self.time(&graph, options.repeats)?;
-                    graphs.insert(variant.to_string(), graph);
+                    time.seconds = self.trials.seconds(&mut trial, options.repeats)?;
+                    ran.push((variant, trial));
                 }
             }
             times.push(time);
@@ -231,12 +205,13 @@ impl GroupBench<'_> {
             .filter(|t| t.seconds <= best * CLOSE)
             .cloned()
             .collect();
-        let again = |rounds: usize| -> Result<Vec<VariantTime>, Error> {
+        let mut again = |rounds: usize| -> Result<Vec<VariantTime>, Error> {
             close
                 .iter()
                 .map(|t| {
-                    let seconds = match graphs.get(&t.variant.to_string()) {
-                        Some(graph) => self.time(graph, rounds * options.repeats)?,
+                    let trial = ran.iter_mut().find(|(variant, _)| *variant == t.variant);
+                    let seconds = match trial {
+                        Some((_, trial)) => self.trials.seconds(trial, rounds * options.repeats)?,
                         None => t.seconds,
                     };
                     Ok(VariantTime {
@@ -265,7 +240,7 @@ impl GroupBench<'_> {
             }
         }
         times.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-        let launch = &self.prepared.lowered.launches[self.group.members[0].0];
+        let launch = &self.trials.lowered().launches[self.group.members[0].0];
         Ok(TunedShape {
             shape: self.group.shape,
             launches: self.group.members.len(),
@@ -278,61 +253,32 @@ impl GroupBench<'_> {
     }
 
     /// The group's launches with another variant of their kernels.
-    fn launches(&self, variant: GemvVariant) -> Result<Compiled, Error> {
-        let mut kernels: Vec<(KernelSpec, Kernel)> = Vec::new();
-        let mut launches = Vec::with_capacity(self.group.members.len());
-        let mut local_bytes = 0;
-        for (i, spec) in &self.group.members {
-            let spec = with_variant(spec, variant);
-            if !kernels.iter().any(|(known, _)| *known == spec) {
-                let kernel = compile(self.gpu, &spec.kernel())?;
-                local_bytes = local_bytes.max(kernel.attributes().local_bytes);
-                kernels.push((spec.clone(), kernel));
-            }
-            let kernel = kernels.iter().find(|(known, _)| *known == spec);
-            let before = &self.prepared.launches[*i];
-            let grid = spec.grid(self.tokens(*i));
-            if let Some((_, kernel)) = kernel {
-                launches.push(launch_of(self.gpu, kernel, grid, before.args.clone()));
-            }
-        }
-        Ok(Compiled {
-            launches,
-            local_bytes,
-        })
+    fn trial(&self, variant: GemvVariant) -> Result<Trial, Error> {
+        let members: Vec<(usize, KernelSpec)> = (self.group.members.iter())
+            .map(|(i, spec)| (*i, with_variant(spec, variant)))
+            .collect();
+        self.trials.compile(&members)
     }
 
-    /// Rows of activations of a launch: its last argument.
-    fn tokens(&self, launch: usize) -> u32 {
-        match self.prepared.lowered.launches[launch].args.last() {
-            Some(Arg::U32(n)) => *n,
-            _ => 1,
-        }
-    }
-
-    /// Buffers that a launch of the group names, in the order of its arguments; the second is what
-    /// it writes.
-    fn buffers(&self, launch: usize) -> Vec<&Buffer> {
-        let args = &self.prepared.lowered.launches[launch].args;
-        args.iter()
-            .filter_map(|arg| match arg {
-                Arg::Buffer(b) => self.prepared.buffers[b.0 as usize].as_ref(),
-                _ => None,
-            })
-            .collect()
+    /// Buffers that a launch of the group names, and what it does with them.
+    fn buffers(&self, launch: usize) -> Vec<(Buf, Access)> {
+        let lowered = self.trials.lowered();
+        let accesses = lowered.accesses(&lowered.launches[launch]).into_iter();
+        let buffers = accesses.filter_map(|(arg, access)| match arg {
+            Arg::Buffer(b) => Some((b, access)),
+            _ => None,
+        });
+        buffers.collect()
     }
 
     /// Random activations with outliers, as models have them, in everything that is read.
     fn fill_inputs(&self, members: &[(usize, KernelSpec)]) -> Result<(), Error> {
         for (i, _) in members {
-            for (which, buffer) in self.buffers(*i).into_iter().enumerate() {
+            for (which, (b, _)) in self.buffers(*i).into_iter().enumerate() {
                 let mut state = 0x9E37_79B9_7F4A_7C15u64 ^ which as u64;
-                let values: Vec<f32> = (0..buffer.len() / 4)
-                    .map(|at| normal(&mut state, at))
-                    .collect();
-                self.executor
-                    .stream()
-                    .copy_to_device(buffer, 0, cast_slice(&values))?;
+                let elements = self.trials.len(b).unwrap_or(0);
+                let values: Vec<f32> = (0..elements).map(|at| normal(&mut state, at)).collect();
+                self.trials.write(b, &values)?;
             }
         }
         Ok(())
@@ -347,17 +293,18 @@ impl GroupBench<'_> {
 
     /// What the launches that are looked at compute from the random activations: others, which the
     /// timing ran, may have written to the memory that they read.
-    fn outputs(&self, launches: &[Launch]) -> Result<Vec<Vec<f32>>, Error> {
-        let stream = self.executor.stream();
+    fn outputs(&self, trial: &Trial) -> Result<Vec<Vec<f32>>, Error> {
         let output = |member: usize| {
             let members = &self.group.members[member..=member];
             self.fill_inputs(members)?;
-            let Some(out) = self.buffers(members[0].0).get(1).copied() else {
-                return Err(Error::internal("a product without an output"));
-            };
-            stream.memset_d32(out, u32::MAX)?;
-            stream.launch(&launches[member])?;
-            self.download(out)
+            let missing = || Error::internal("a product without an output");
+            let mut buffers = self.buffers(members[0].0).into_iter();
+            let out = buffers.find(|(_, access)| *access != Access::Read);
+            let (out, _) = out.ok_or_else(missing)?;
+            let elements = self.trials.len(out).ok_or_else(missing)?;
+            self.trials.write(out, &vec![f32::NAN; elements])?;
+            self.trials.launch(trial, member)?;
+            self.trials.read(out)?.ok_or_else(missing)
         };
         self.looked_at().into_iter().map(output).collect()
     }
@@ -365,7 +312,7 @@ impl GroupBench<'_> {
     /// The error of what the launches that are looked at computed, against a sample that the CPU
     /// computes from the same activations.
     fn sampled_error(&self, found: &[Vec<f32>]) -> Result<f64, Error> {
-        let (lowered, model) = (&self.prepared.lowered, self.executor.model());
+        let (lowered, model) = (self.trials.lowered(), self.trials.model());
         let reference = Reference::new(model, 1)?;
         let mut worst = 0.0;
         for (member, found) in self.looked_at().into_iter().zip(found) {
@@ -374,8 +321,8 @@ impl GroupBench<'_> {
             let unit = &lowered.units[lowered.launches[members[0].0].unit];
             let mut made: HashMap<Buf, Vec<f32>> = HashMap::new();
             for &b in &unit.reads {
-                if let Some(buffer) = &self.prepared.buffers[b.0 as usize] {
-                    made.insert(b, self.download(buffer)?);
+                if let Some(values) = self.trials.read(b)? {
+                    made.insert(b, values);
                 }
             }
             let sampled = reference.sampled(unit, &made);
@@ -385,33 +332,6 @@ impl GroupBench<'_> {
             }
         }
         Ok(worst)
-    }
-
-    fn download(&self, buffer: &Buffer) -> Result<Vec<f32>, Error> {
-        let mut values = vec![0f32; buffer.len() / 4];
-        let stream = self.executor.stream();
-        stream.copy_from_device(buffer, 0, cast_slice_mut(&mut values))?;
-        Ok(values)
-    }
-
-    /// Seconds of one launch, the median of repeats, nothing of the weights in a cache.
-    fn time(&self, graph: &GraphExec, repeats: usize) -> Result<f64, Error> {
-        let stream = self.executor.stream();
-        let event = || Event::new(&self.gpu.context, true);
-        let (start, end) = (event()?, event()?);
-        let mut seconds = Vec::with_capacity(repeats);
-        for _ in 0..=repeats {
-            stream.memset_d8(self.flush, 0)?;
-            start.record(stream)?;
-            graph.launch(stream)?;
-            end.record(stream)?;
-            end.synchronize()?;
-            seconds.push(f64::from(Event::elapsed_ms(&start, &end)?) / 1e3);
-        }
-        // The first warms up.
-        seconds.remove(0);
-        seconds.sort_by(f64::total_cmp);
-        Ok(seconds[seconds.len() / 2] / self.group.members.len() as f64)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::Error;
 use crate::exec::cuda::{CudaExecutor, Gpu};
 use crate::lower::profile::{DeviceProfile, ProductShape};
 use crate::model::Model;
-use crate::settings::{DeviceChoice, Overrides, SessionOptions};
+use crate::settings::{Overrides, Settings};
 
 /// What to measure.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,32 +107,27 @@ pub struct TuneReport {
 /// The device is no GPU or failed, or the profile can't be written.
 pub fn run(
     model: &Arc<Model>,
-    options: &SessionOptions,
+    settings: &Settings,
     tune: &TuneOptions,
     on_shape: &mut dyn FnMut(&TunedShape),
 ) -> Result<TuneReport, Error> {
-    let index = match options.device {
-        DeviceChoice::Cuda(index) => index,
-        DeviceChoice::Auto => 0,
-        other => {
-            return Err(Error::Request(format!(
-                "{other} has nothing to tune; only GPUs have"
-            )));
-        }
-    };
+    let index = settings.device.gpu().ok_or_else(|| {
+        let device = settings.device;
+        Error::Request(format!("{device} has nothing to tune; only GPUs have"))
+    })?;
     if tune.tokens.is_empty() || tune.tokens.iter().any(|t| ![1, 2, 4, 8].contains(t)) {
         return Err(Error::Request(
             "products are tuned for 1, 2, 4 or 8 rows".to_owned(),
         ));
     }
-    options.overrides.check(model.plan())?;
-    let gpu = Arc::new(Gpu::open(index, &options.config)?);
-    let options = session_options(options, tune);
-    let mut executor = CudaExecutor::new(&gpu, model, &options)?;
-    let shapes = measure::tune(&mut executor, tune, on_shape)?;
+    settings.overrides.check(model.plan())?;
+    let gpu = Arc::new(Gpu::open(index, &settings.disk_cache)?);
+    let settings = measured(settings, tune);
+    let mut executor = CudaExecutor::new(&gpu, model, &settings)?;
+    let shapes = measure::products(&mut executor, tune, on_shape)?;
     let chosen: BTreeMap<ProductShape, GemvVariant> =
         shapes.iter().map(|s| (s.shape, s.chosen)).collect();
-    let file = gpu.profile_file(&options.config);
+    let file = gpu.profile_file(&settings.disk_cache);
     if let Some(file) = &file {
         DeviceProfile::store(file, &gpu.properties.name, &chosen)?;
     }
@@ -143,20 +138,20 @@ pub fn run(
     })
 }
 
-/// Options of an executor whose steps of that many rows run on what is to be measured.
-fn session_options(options: &SessionOptions, tune: &TuneOptions) -> SessionOptions {
+/// Settings of an executor whose steps of that many rows run on what is to be measured.
+fn measured(settings: &Settings, tune: &TuneOptions) -> Settings {
     let rows = tune.tokens.iter().copied().max();
-    SessionOptions {
+    Settings {
         slots: rows,
-        context: Some(options.context.unwrap_or(256)),
+        context: Some(settings.context.unwrap_or(256)),
         overrides: Overrides {
             // Steps of more rows may run on other kernels when they are served.
             gemv_max_rows: rows,
             // A file that cannot be read is what tuning repairs.
             ignore_measured: true,
-            ..options.overrides
+            ..settings.overrides
         },
-        ..options.clone()
+        ..settings.clone()
     }
 }
 
@@ -178,7 +173,7 @@ mod tests {
                 tokens: vec![1, most],
                 ..TuneOptions::default()
             };
-            let options = session_options(&SessionOptions::default(), &tune);
+            let options = measured(&Settings::default(), &tune);
             assert_eq!(options.slots, Some(most));
             let lowering = LowerOptions {
                 target: Target::Sm80,
@@ -197,17 +192,17 @@ mod tests {
     fn a_profile_that_cannot_be_read_is_measured_again() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("profile.json");
-        let options = session_options(&SessionOptions::default(), &TuneOptions::default());
+        let options = measured(&Settings::default(), &TuneOptions::default());
         let load = |overrides| DeviceProfile::load(Some(&file), overrides);
         for wrong in [
             "not json",
             r#"{"device":"x","gemv":{"q4_k 1x1 t1":"fast"}}"#,
         ] {
             std::fs::write(&file, wrong).unwrap();
-            load(SessionOptions::default().overrides).unwrap_err();
+            load(Settings::default().overrides).unwrap_err();
             load(options.overrides).unwrap();
             DeviceProfile::store(&file, "a GPU", &BTreeMap::new()).unwrap();
-            load(SessionOptions::default().overrides).unwrap();
+            load(Settings::default().overrides).unwrap();
         }
     }
 }

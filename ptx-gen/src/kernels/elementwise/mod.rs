@@ -5,6 +5,8 @@ pub(super) mod add;
 pub(super) mod embed;
 pub(super) mod gather_rows;
 pub(super) mod glu;
+pub(super) mod map;
+pub(super) mod norm_add_norm;
 pub(super) mod rms_norm;
 pub(super) mod rope;
 
@@ -13,5 +15,7 @@ pub use add::AddSpec;
 pub use embed::EmbedSpec;
 pub use gather_rows::GatherRowsSpec;
 pub use glu::GluSpec;
+pub use map::{Map, MapSpec};
+pub use norm_add_norm::NormAddNormSpec;
 pub use rms_norm::RmsNormSpec;
 pub use rope::{RopeKind, RopeSpec};

@@ -1,31 +1,9 @@
-//! The micro-models that executors are held against the reference on: one row a case.
-//!
-//! To hold a family, add its plainest model to [`FAMILIES`]; to hold it or a switch, add a row to
-//! [`CASES`]. Every row that is not plain gives other logits than its family, which
-//! `every_case_differs_from_its_family` checks: a switch that is overlooked is felt.
+//! Llama and those of its shape: Qwen 2 and 3.
 
-use super::micro::{ALL_LINEARS, FactorTensors, Key, MicroModel};
+use super::super::micro::{ALL_LINEARS, FactorTensors, Key, MicroModel};
+use super::{Case, case, plain};
 
-/// A micro-model and the sequences that it is asked for.
-#[derive(Clone, Debug)]
-pub struct Case {
-    pub name: &'static str,
-    pub model: MicroModel,
-    /// Lengths of the sequences.
-    pub lengths: &'static [usize],
-    /// Positions that a sequence may grow to.
-    pub context: usize,
-    /// Whether its logits are those of the plainest model of its family: what distinguishes it must
-    /// not be read.
-    pub is_plain: bool,
-}
-
-/// Every case runs with each of these seeds.
-pub const SEEDS: [u64; 3] = [1, 2, 3];
-
-const LENGTHS: &[usize] = &[1, 40];
-
-/// The plainest model of a family; cases name what they change.
+/// The plainest Llama; cases name what they change.
 pub const LLAMA: MicroModel = MicroModel {
     arch: "llama",
     num_layers: 2,
@@ -60,28 +38,7 @@ pub const QWEN3: MicroModel = MicroModel {
     ..LLAMA
 };
 
-/// The plainest model of each family.
-pub const FAMILIES: &[MicroModel] = &[LLAMA, QWEN2, QWEN3];
-
-const fn case(name: &'static str, model: MicroModel) -> Case {
-    Case {
-        name,
-        model,
-        lengths: LENGTHS,
-        context: 64,
-        is_plain: false,
-    }
-}
-
-const fn plain(name: &'static str, model: MicroModel) -> Case {
-    Case {
-        is_plain: true,
-        ..case(name, model)
-    }
-}
-
-/// What executors are held against.
-pub const CASES: &[Case] = &[
+pub(super) const CASES: &[Case] = &[
     plain("llama", LLAMA),
     case(
         "llama, tied, one KV head",

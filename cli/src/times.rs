@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gannet_engine::LoadReport;
-use gannet_engine::internals::serve::GenerationTimes;
+use gannet_engine::times::{GenerationTimes, LoadReport, PhaseTime};
 
 use crate::figures;
 use crate::table::Table;
@@ -22,9 +21,7 @@ pub(crate) fn moved(load: &LoadReport) -> Option<String> {
 
 /// The phases in one line: `driver 180 ms, file 3.1 ms, ...`. Some of them overlap.
 pub(crate) fn phases(load: &LoadReport) -> String {
-    let name = |p: &gannet_engine::internals::exec::load::PhaseTime| {
-        format!("{} {}", p.phase, figures::seconds(p.seconds))
-    };
+    let name = |p: &PhaseTime| format!("{} {}", p.phase, figures::seconds(p.seconds));
     load.phases.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
@@ -81,22 +78,21 @@ pub(crate) fn tokens(times: &GenerationTimes) -> String {
 #[cfg(all(test, feature = "embedded-model"))]
 mod tests {
     use super::*;
-    use gannet_engine::internals::exec::load::LoadReport;
-    use gannet_engine::{DeviceChoice, Model, ModelOptions, Session, SessionOptions};
+    use gannet_engine::{DeviceChoice, ModelOptions, Session, Settings};
     use std::sync::Arc;
 
     /// On the CPU weights stay in the file: phases of opening it, and nothing moved.
     #[test]
     fn a_load_on_the_cpu_has_the_phases_of_a_file() {
         let start = Instant::now();
-        let gguf = crate::embedded::open().unwrap();
-        let model = Arc::new(Model::from_gguf(gguf, &ModelOptions::default()).unwrap());
-        let options = SessionOptions {
+        let model = crate::embedded::model(&ModelOptions::default()).unwrap();
+        let model = Arc::new(model);
+        let options = Settings {
             device: DeviceChoice::Cpu,
-            ..SessionOptions::default()
+            ..Settings::default()
         };
-        let mut session = Session::new(&model, &options).unwrap();
-        let load = LoadReport::new(&model, session.executor());
+        let session = Session::new(&model, &options).unwrap();
+        let load = session.load_report();
         assert_eq!(moved(&load), None);
         assert!(
             phases(&load).starts_with("vocabulary "),

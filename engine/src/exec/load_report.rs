@@ -58,8 +58,7 @@ pub struct LoadReport {
 
 impl LoadReport {
     /// What it took to open `model` and to put it on `executor`.
-    #[must_use]
-    pub fn new(model: &Model, executor: &dyn Executor) -> LoadReport {
+    pub(crate) fn new(model: &Model, executor: &dyn Executor) -> LoadReport {
         let load = executor.load();
         let spans = model.opening().iter().chain(&load.spans).copied().collect();
         LoadReport::of(spans, &load)

@@ -1,0 +1,411 @@
+//! One GPU of an executor: its stream, memory, step state, compiled kernels and prepared steps.
+//!
+//! A rank runs the plan that it was given and knows of no other rank. Every pointer in a prepared
+//! step stays where it is for the life of the rank.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytemuck::{cast_slice, cast_slice_mut};
+use gannet_cuda_runtime::{Buffer, Statistics, Stream};
+
+use super::decode::{DecodeShape, Replay, advance};
+use super::load;
+use super::memory::fit;
+use super::open::Gpu;
+use super::prepare::{Kernels, Memory, Prepared, prepare};
+use super::record::{Issue, Recorder};
+use super::sampler::{self, SlotSamplers};
+use super::state::StepState;
+use crate::Error;
+use crate::exec::packed::block_bytes;
+use crate::exec::{DecodeStart, Limits, Load, Step, StepRows};
+use crate::kv::{BLOCK_TOKENS, BlockTable};
+use crate::lower::{GEMV_MAX_ROWS, KernelSpec, LowerOptions, Lowered, Shape, StepKind, lower};
+use crate::model::{Model, Span};
+use crate::plan::{Buf, Column, Element, Plan};
+use crate::settings::{SamplerOn, Settings};
+
+/// One GPU, ready to run the steps of a plan.
+pub(crate) struct Rank {
+    gpu: Arc<Gpu>,
+    model: Arc<Model>,
+    stream: Stream,
+    recorder: Recorder,
+    options: LowerOptions,
+    limits: Limits,
+    kernels: Kernels,
+    memory: Memory,
+    state: StepState,
+    prepared: HashMap<Shape, Arc<Prepared>>,
+    recorded: HashMap<Shape, Arc<Issue>>,
+    replays: HashMap<DecodeShape, Replay>,
+    /// Made when tokens are first drawn.
+    samplers: Option<SlotSamplers>,
+    current: Option<Arc<Prepared>>,
+    /// Steps that were to run as a graph and did not.
+    fallbacks: u64,
+    /// The context's counters when this was made.
+    before: Statistics,
+    load: Load,
+}
+
+/// What a rank needs for the launches of a decoding step besides the prepared step.
+pub(super) struct DecodeParts<'r> {
+    pub(super) gpu: &'r Arc<Gpu>,
+    pub(super) state: &'r StepState,
+    pub(super) limits: Limits,
+    pub(super) kernels: &'r mut Kernels,
+    pub(super) recorder: &'r mut Recorder,
+    pub(super) samplers: Option<&'r SlotSamplers>,
+}
+
+impl Rank {
+    /// Loads weights, allocates the cache and compiles the kernels of a prompt and of one token.
+    ///
+    /// # Errors
+    /// The model does not fit on the device, or the driver failed.
+    pub(super) fn new(
+        gpu: &Arc<Gpu>,
+        model: &Arc<Model>,
+        session: &Settings,
+    ) -> Result<Rank, Error> {
+        let plan = model.plan();
+        plan.check_alone()?;
+        let (limits, estimate) = fit(gpu, model, session)?;
+        let options = LowerOptions {
+            target: gpu.target,
+            precision: session.precision,
+            multiprocessors: gpu.properties.multiprocessors as usize,
+            max_blocks: limits.context.div_ceil(BLOCK_TOKENS),
+            kv_type: limits.kv_type,
+            buffers: session.buffers,
+            profile: Arc::new(gpu.profile(&session.disk_cache, session.overrides)?),
+        };
+        let mut shapes = vec![prompt_shape(limits.max_rows, limits.max_outputs)];
+        let buckets = std::iter::successors(Some(1), |n| Some(2 * n));
+        let buckets = buckets.take_while(|n| *n <= limits.num_slots.next_power_of_two());
+        shapes.extend(buckets.clone().map(batch_shape));
+        let mut choosing: Vec<KernelSpec> = Vec::new();
+        if session.sampler_on == SamplerOn::Device {
+            choosing.extend(sampler::kernels(gpu.target, plan.vocab_size));
+            let ends = buckets.map(|rows| advance(gpu.target, rows, limits.context).into());
+            choosing.extend(ends);
+        }
+        let lowered: Vec<Lowered> = (shapes.iter())
+            .map(|&shape| lower(plan, shape, &options))
+            .collect::<Result<_, _>>()?;
+        let stream = Stream::new(&gpu.context)?;
+        let steps = load::Steps {
+            shapes: &lowered,
+            following: &choosing,
+        };
+        let (kernels, memory, load) = load::load(gpu, model, limits, &steps, &stream)
+            .map_err(|error| estimate.explain(error, limits))?;
+        let state = StepState::new(&gpu.context, limits)?;
+        Ok(Rank {
+            model: Arc::clone(model),
+            gpu: Arc::clone(gpu),
+            stream,
+            recorder: Recorder::new(session.executor, session.faults),
+            options,
+            limits,
+            kernels,
+            memory,
+            state,
+            prepared: HashMap::new(),
+            recorded: HashMap::new(),
+            replays: HashMap::new(),
+            samplers: None,
+            current: None,
+            fallbacks: 0,
+            before: gpu.context.statistics(),
+            load,
+        })
+    }
+
+    /// The GPU.
+    pub(crate) fn gpu(&self) -> &Arc<Gpu> {
+        &self.gpu
+    }
+
+    /// The queue of its work.
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    /// The plan it runs.
+    pub(super) fn plan(&self) -> &Plan {
+        self.model.plan()
+    }
+
+    /// The model whose weights it holds.
+    pub(crate) fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Its sizes.
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// How it issues its steps.
+    pub(super) fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// What it took to make it.
+    pub(super) fn load(&self) -> &Load {
+        &self.load
+    }
+
+    /// Adds to what it took to make it.
+    pub(super) fn add_span(&mut self, span: Span) {
+        self.load.spans.push(span);
+    }
+
+    /// What the driver counted since it was made.
+    pub(super) fn statistics(&self) -> Statistics {
+        self.gpu.context.statistics() - self.before
+    }
+
+    /// Steps that were to run as a graph and did not.
+    pub(super) fn fallbacks(&self) -> u64 {
+        self.fallbacks
+    }
+
+    /// The launches of a shape, lowered and packed at its first use.
+    pub(super) fn prepared(&mut self, shape: Shape) -> Result<Arc<Prepared>, Error> {
+        if let Some(found) = self.prepared.get(&shape) {
+            return Ok(Arc::clone(found));
+        }
+        let plan = self.model.plan();
+        let lowered = lower(plan, shape, &self.options)?;
+        let (kernels, memory) = (&mut self.kernels, &self.memory);
+        let made = Arc::new(prepare(
+            &self.gpu,
+            plan,
+            kernels,
+            memory,
+            &self.state,
+            lowered,
+        )?);
+        // Prompts come in many lengths; keeping the launches of each would only grow.
+        let repeats = shape.kind == StepKind::Batch || shape.rows <= GEMV_MAX_ROWS;
+        if repeats || shape.rows == self.limits.max_rows {
+            self.prepared.insert(shape, Arc::clone(&made));
+        }
+        Ok(made)
+    }
+
+    /// Sets the inputs of a step.
+    pub(super) fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        step.check(self.limits, self.plan().vocab_size)?;
+        self.state.upload(&self.stream, step)?;
+        self.current = Some(self.prepared(step.shape())?);
+        Ok(())
+    }
+
+    /// Sets the inputs of a step and queues its launches: as a graph where they will be queued again.
+    pub(super) fn run(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        self.begin(step)?;
+        let Some(prepared) = self.current.clone() else {
+            return Ok(());
+        };
+        let shape = step.shape();
+        let repeats = shape.kind == StepKind::Batch || shape.rows <= GEMV_MAX_ROWS;
+        if repeats && self.recorder.replays() {
+            if !self.recorded.contains_key(&shape) {
+                let launches = self.recorder.listed(&prepared.launches);
+                let made = self.recorder.record(&self.gpu.context, launches)?;
+                self.recorded.insert(shape, Arc::new(made));
+            }
+            let recorded = &self.recorded[&shape];
+            recorded.issue(&self.stream)?;
+            self.fallbacks += u64::from(recorded.is_fallback());
+        } else {
+            for launch in self.recorder.listed(&prepared.launches) {
+                self.stream.launch(&launch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues the launches of one unit of the step that was begun.
+    pub(super) fn run_unit(&mut self, unit: usize) -> Result<(), Error> {
+        let Some(current) = &self.current else {
+            return Ok(());
+        };
+        let launches = current.lowered.launches.iter().zip(&current.launches);
+        for (i, (planned, launch)) in launches.enumerate() {
+            if planned.unit == unit && !self.recorder.omits(i) {
+                self.stream.launch(launch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets the step state to the first step of a decode, and makes what repeats it.
+    pub(super) fn start_decode(
+        &mut self,
+        shape: DecodeShape,
+        sequences: &[DecodeStart<'_>],
+        table: &BlockTable,
+    ) -> Result<(), Error> {
+        let inputs = StepRows::padded_batch(sequences.iter().map(DecodeStart::row));
+        let first = inputs.step(table);
+        first.check(self.limits, self.plan().vocab_size)?;
+        self.state.upload(&self.stream, &first)?;
+        let prepared = self.prepared(batch_shape(shape.rows))?;
+        if shape.draws {
+            if self.samplers.is_none() {
+                let (slots, vocab_size) = (self.limits.num_slots, self.plan().vocab_size);
+                let (gpu, kernels) = (&self.gpu, &mut self.kernels);
+                let made = SlotSamplers::new(gpu, &self.stream, kernels, slots, vocab_size)?;
+                self.samplers = Some(made);
+            }
+            if let Some(samplers) = &self.samplers {
+                samplers.set(&self.stream, sequences)?;
+            }
+        }
+        if !self.replays.contains_key(&shape) {
+            let parts = DecodeParts {
+                gpu: &self.gpu,
+                state: &self.state,
+                limits: self.limits,
+                kernels: &mut self.kernels,
+                recorder: &mut self.recorder,
+                samplers: self.samplers.as_ref(),
+            };
+            let made = Replay::new(parts, self.model.plan(), &prepared, shape)?;
+            self.replays.insert(shape, made);
+        }
+        self.current = Some(prepared);
+        Ok(())
+    }
+
+    /// The step of a decode that [`Rank::start_decode`] made.
+    pub(super) fn replay(&self, shape: DecodeShape) -> &Replay {
+        &self.replays[&shape]
+    }
+
+    /// Forgets the tokens that a decode has written.
+    pub(super) fn rewind(&mut self, shape: DecodeShape) -> Result<(), Error> {
+        match self.replays.get_mut(&shape) {
+            Some(replay) => replay.rewind(&self.stream),
+            None => Ok(()),
+        }
+    }
+
+    /// Queues one step of a decode.
+    pub(super) fn issue(&mut self, shape: DecodeShape) -> Result<(), Error> {
+        let replay = &self.replays[&shape];
+        replay.issue(&self.stream)?;
+        self.fallbacks += u64::from(replay.is_fallback());
+        Ok(())
+    }
+
+    /// Makes a row of a decode do nothing from the next step on.
+    pub(super) fn end_row(&self, row: usize) -> Result<(), Error> {
+        let lengths = self.state.inputs.column(Column::Length);
+        let length = lengths.slice(4 * row..4 * row + 4)?;
+        Ok(self.stream.memset_d32(&length, 0)?)
+    }
+
+    /// Waits until all that was queued is done.
+    pub(super) fn synchronize(&self) -> Result<(), Error> {
+        Ok(self.stream.synchronize()?)
+    }
+
+    /// Output rows of the last step.
+    pub(super) fn outputs(&self) -> usize {
+        self.current.as_ref().map_or(0, |p| p.lowered.shape.outputs)
+    }
+
+    fn memory_of(&self, b: Buf) -> Option<&Buffer> {
+        let current = self.current.as_ref()?;
+        current.buffers[b.0 as usize].as_ref()
+    }
+
+    /// Copies the start of a buffer of the last step to the host.
+    pub(super) fn download(&self, b: Buf, out: &mut [u8]) -> Result<(), Error> {
+        let memory = self.memory_of(b).ok_or_else(|| {
+            Error::Request(format!(
+                "no step has written {} yet",
+                self.plan().buffer(b).name
+            ))
+        })?;
+        Ok(self.stream.copy_from_device(memory, 0, out)?)
+    }
+
+    /// A buffer of the last step, ids as floats; `None` where fusion never makes it.
+    pub(super) fn read(&self, b: Buf) -> Result<Option<Vec<f32>>, Error> {
+        let Some(memory) = self.memory_of(b) else {
+            return Ok(None);
+        };
+        let mut words = vec![0u32; memory.len() / 4];
+        self.stream
+            .copy_from_device(memory, 0, cast_slice_mut(&mut words))?;
+        let value = |w: u32| match self.plan().buffer(b).element {
+            Element::F32 => f32::from_bits(w),
+            Element::U32 => w as f32,
+        };
+        Ok(Some(words.into_iter().map(value).collect()))
+    }
+
+    /// Overwrites a buffer of the step that was begun.
+    pub(super) fn write(&self, b: Buf, data: &[f32]) -> Result<(), Error> {
+        match self.memory_of(b) {
+            Some(memory) => Ok(self.stream.copy_to_device(memory, 0, cast_slice(data))?),
+            None => Ok(()),
+        }
+    }
+
+    /// Fills every buffer with NaN.
+    pub(super) fn poison(&self) -> Result<(), Error> {
+        self.stream.memset_d32(&self.memory.workspace, u32::MAX)?;
+        self.stream.memset_d32(&self.memory.scratch, u32::MAX)?;
+        if let Some(current) = &self.current {
+            for buffer in current.buffers.iter().flatten() {
+                self.stream.memset_d32(buffer, u32::MAX)?;
+            }
+        }
+        self.synchronize()
+    }
+
+    /// Copies blocks within the cache.
+    pub(super) fn copy_blocks(&self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        let caches = &self.model.plan().caches;
+        let (keys, values) = (&self.memory.keys, &self.memory.values);
+        for (pool, cache) in keys.iter().zip(caches).chain(values.iter().zip(caches)) {
+            let bytes = block_bytes(cache, self.limits.kv_type);
+            for &(from, to) in pairs.iter().filter(|(from, to)| from != to) {
+                let (from, to) = (from as usize * bytes, to as usize * bytes);
+                self.stream.copy(pool, to, pool, from, bytes)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The shape of a step that decodes `rows` sequences.
+pub(super) fn batch_shape(rows: usize) -> Shape {
+    Shape {
+        rows,
+        outputs: rows,
+        // One row is a prompt of one.
+        kind: if rows == 1 {
+            StepKind::Prompt
+        } else {
+            StepKind::Batch
+        },
+    }
+}
+
+fn prompt_shape(rows: usize, outputs: usize) -> Shape {
+    Shape {
+        rows,
+        outputs,
+        kind: StepKind::Prompt,
+    }
+}

@@ -1,0 +1,55 @@
+//! Gemma 3: Gemma 2 with norms on the heads of queries and keys instead of caps, and five layers
+//! with a window, whose rope has a base of its own, for each without one.
+
+use super::{Binder, Family, gemma2};
+use crate::Error;
+use crate::model::RopeParams;
+use crate::model::blocks::{self, Attends};
+use crate::plan::{Buf, PlanBuilder, RopeKind};
+
+pub(super) const FAMILY: Family = Family {
+    arch: "gemma3",
+    models: "Gemma 3 (text)",
+    build,
+};
+
+/// Every layer of that number sees all, the others a window.
+const PERIOD: usize = 6;
+/// Layers of the one size whose queries have a scale of their own; no key of a file says so.
+const LAYERS_OF_27B: usize = 62;
+
+fn build(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Buf, Error> {
+    let embedding = blocks::embedding(p, b)?;
+    let far = b.rope(p, RopeKind::Neox, &b.hparams.rope)?;
+    let near = b
+        .keys
+        .opt_positive("rope.freq_base_swa")?
+        .unwrap_or(10_000.0);
+    let near = RopeParams {
+        base: near,
+        // Only layers that see all have their positions scaled.
+        scale: 1.0,
+        ..b.hparams.rope
+    };
+    let near = b.rope(p, RopeKind::Neox, &near)?;
+    let mut how = Attends::plainly(b, far);
+    if b.hparams.num_layers == LAYERS_OF_27B {
+        let width = b.hparams.hidden_size / b.hparams.num_heads;
+        how.config.scale = 1.0 / (width as f32).sqrt();
+    }
+    how.config.softcap = b.keys.opt_positive("attn_logit_softcapping")?;
+    let windows = b.windows(b.window()?, PERIOD)?;
+    let mut x = gemma2::embed(p, b, embedding);
+    for (index, &window) in windows.iter().enumerate() {
+        how.config.window = window;
+        how.rope = if window.is_some() { near } else { far };
+        let mut layer = gemma2::Layer::bind(p, b, index)?;
+        layer.attention = layer.attention.with_head_norms(p, b, index)?;
+        x = layer.write(p, index, &how, b.hparams.rms_eps, x);
+    }
+    let logits = blocks::head(p, b, embedding, x)?;
+    Ok(match b.keys.opt_positive("final_logit_softcapping")? {
+        Some(cap) => p.softcap(logits, cap),
+        None => logits,
+    })
+}

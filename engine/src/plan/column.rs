@@ -1,0 +1,90 @@
+//! The inputs of a step: a table of columns, each a number for every row that the step has of its kind.
+//!
+//! Whatever holds a step's inputs (the step itself, the state of an executor, the arguments of a
+//! launch) goes through this table, so that another input is a row here and its use.
+
+use super::Rows;
+
+macro_rules! columns {
+    (
+        tokens { $($(#[$doc:meta])* $column:ident $field:ident $name:literal,)* }
+        outputs { $($(#[$output_doc:meta])* $output:ident $output_name:literal,)* }
+    ) => {
+        /// An input of a step: `u32` for each token, or for each output.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Column {
+            $($(#[$doc])* $column,)*
+            $($(#[$output_doc])* $output,)*
+        }
+
+        impl Column {
+            /// Every column, in order.
+            pub const ALL: &'static [Column] = &[$(Column::$column,)* $(Column::$output,)*];
+
+            /// The parameter of kernels that read it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Column::$column => $name,)*
+                    $(Column::$output => $output_name,)*
+                }
+            }
+
+            /// What it has a number for.
+            #[must_use]
+            pub const fn rows(self) -> Rows {
+                match self {
+                    $(Column::$column => Rows::Tokens,)*
+                    $(Column::$output => Rows::Outputs,)*
+                }
+            }
+        }
+
+        /// What a step says of one token; a default one does nothing.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        pub struct StepRow {
+            $($(#[$doc])* pub $field: u32,)*
+        }
+
+        impl StepRow {
+            /// Its number in each column of tokens.
+            pub(crate) fn values(self) -> impl Iterator<Item = (Column, u32)> {
+                [$((Column::$column, self.$field),)*].into_iter()
+            }
+        }
+    };
+}
+
+columns! {
+    tokens {
+        /// Token id.
+        Token token "tokens",
+        /// Keys that the row may see: its position plus one. 0 marks a row that does nothing.
+        Length length "lengths",
+        /// Slot: row of the block table.
+        Slot slot "slots",
+    }
+    outputs {
+        /// Row of a token whose logits are wanted.
+        Output "indices",
+    }
+}
+
+impl Column {
+    /// How many there are.
+    pub const COUNT: usize = Column::ALL.len();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_have_places_and_names_of_their_own() {
+        for (place, &column) in Column::ALL.iter().enumerate() {
+            assert_eq!(column as usize, place);
+            let same = Column::ALL.iter().filter(|c| c.name() == column.name());
+            assert_eq!(same.count(), 1, "{}", column.name());
+        }
+    }
+}

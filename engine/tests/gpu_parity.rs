@@ -255,7 +255,7 @@ fn sequences_agree_alone_and_in_a_batch(part: &str) {
 
 /// A micro-model of heads of `dim` elements, of which queries rotate all or, in every other size,
 /// half.
-fn heads_of(dim: usize) -> tempfile::NamedTempFile {
+fn heads_of(dim: usize, vocab: &Path) -> tempfile::NamedTempFile {
     let micro = MicroModel {
         head_dim: dim,
         rope_dim: if dim % 16 == 0 { dim } else { dim / 2 },
@@ -264,17 +264,17 @@ fn heads_of(dim: usize) -> tempfile::NamedTempFile {
         num_layers: 1,
         ..LLAMA
     };
-    let vocab = Path::new(env!("CARGO_MANIFEST_DIR"));
-    micro.file(&vocab.join("tests/data/golden/arch/llama/llama.gguf"))
+    micro.file(vocab)
 }
 
 #[test]
 fn gpu_heads_of_every_multiple_of_8() {
-    if !gpu("heads of every size") {
+    let part = "golden/arch/llama/llama.gguf";
+    let Some(vocab) = on_gpu("heads of every size", part) else {
         return;
-    }
+    };
     for dim in (8..=256).step_by(8) {
-        let file = heads_of(dim);
+        let file = heads_of(dim, &vocab);
         for precision in [Precision::Exact, Precision::Fast] {
             let options = with(precision, 2);
             let reports = parity(file.path(), Side::Cpu, Side::CudaEager, options);

@@ -72,7 +72,7 @@ fn micro_models_of_every_family() {
 
 /// A micro-model of heads of `dim` elements, of which queries rotate all or, in every other size,
 /// half.
-fn heads_of(dim: usize) -> tempfile::NamedTempFile {
+fn heads_of(dim: usize, vocab: &Path) -> tempfile::NamedTempFile {
     let micro = MicroModel {
         head_dim: dim,
         rope_dim: if dim % 16 == 0 { dim } else { dim / 2 },
@@ -81,14 +81,17 @@ fn heads_of(dim: usize) -> tempfile::NamedTempFile {
         num_layers: 1,
         ..LLAMA
     };
-    let vocab = Path::new(env!("CARGO_MANIFEST_DIR"));
-    micro.file(&vocab.join("tests/data/golden/arch/llama/llama.gguf"))
+    micro.file(vocab)
 }
 
 #[test]
 fn heads_of_many_sizes() {
+    let part = "golden/arch/llama/llama.gguf";
+    let Some(vocab) = shared("interpreted heads of many sizes", part) else {
+        return;
+    };
     for dim in [8, 24, 40, 72, 96, 104, 136, 200, 248, 256] {
-        let file = heads_of(dim);
+        let file = heads_of(dim, &vocab);
         for precision in [Precision::Exact, Precision::Fast] {
             check(file.path(), precision, 21);
         }

@@ -258,7 +258,7 @@ fn sequences_agree_alone_and_in_a_batch(part: &str) {
 fn heads_of(dim: usize, vocab: &Path) -> tempfile::NamedTempFile {
     let micro = MicroModel {
         head_dim: dim,
-        rope_dim: if dim % 16 == 0 { dim } else { dim / 2 },
+        rope_dim: if dim.is_multiple_of(16) { dim } else { dim / 2 },
         num_heads: 4,
         num_kv_heads: 2,
         num_layers: 1,

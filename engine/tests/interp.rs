@@ -75,7 +75,7 @@ fn micro_models_of_every_family() {
 fn heads_of(dim: usize, vocab: &Path) -> tempfile::NamedTempFile {
     let micro = MicroModel {
         head_dim: dim,
-        rope_dim: if dim % 16 == 0 { dim } else { dim / 2 },
+        rope_dim: if dim.is_multiple_of(16) { dim } else { dim / 2 },
         num_heads: 4,
         num_kv_heads: 2,
         num_layers: 1,

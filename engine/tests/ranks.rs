@@ -19,8 +19,7 @@ use gannet_engine::settings::{Buffers, Precision};
 use gannet_engine::tools::gate;
 use gannet_engine::tools::parity::{Mode, Report, Tolerance, diff};
 use gannet_engine::tools::synth::{self, ShapeName, SynthOptions, TypeMix};
-use gannet_engine::{Error, Model, ModelOptions, Sampling};
-use gannet_gguf::Gguf;
+use gannet_engine::{Error, Model, Sampling};
 use gannet_ptx_gen::target::Target;
 
 /// Micro-models of F32 weights, each with something that a cut must get right, and numbers of ranks.
@@ -193,10 +192,9 @@ fn ranks_share_quantised_matrices() {
             seed: 3,
             vocab_from: None,
         };
-        let mut file = Vec::new();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
         synth::write(&options, &mut file, &mut |_, _| {}).unwrap();
-        let gguf = Gguf::from_vec("synth.gguf", file).unwrap();
-        let model = Arc::new(Model::from_gguf(gguf, &ModelOptions::default()).unwrap());
+        let model = model(file.path());
         let (expected, tokens) = logits_and_tokens(cpu(model.clone(), Buffers::Shared).as_mut());
         for ranks in [2, 4] {
             let mut several = ranked(&model, ranks, cpu, Buffers::Shared);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use gannet_engine::Opening;
 use gannet_engine::settings::{Given, MAX_CONTEXT, MAX_SLOTS};
-use gannet_engine::tools::bench::{self, BenchOptions, BenchReport, Kind, Row};
+use gannet_engine::tools::bench::{self, BenchOptions, BenchReport, BenchKind, BenchRow};
 use serde_json::json;
 
 use crate::console::Console;
@@ -106,7 +106,7 @@ impl Bench {
         let model = self.model.open(console)?;
         let report = {
             let progress = Progress::spinner("loading");
-            let mut on_row = |row: &Row| progress.message(format!("{} done", row.name()));
+            let mut on_row = |row: &BenchRow| progress.message(format!("{} done", row.name()));
             bench::run_on(&model, &settings, &opening, &options, &mut on_row)?
         };
         if let Some(notice) = &report.notice {
@@ -182,7 +182,7 @@ fn as_text(report: &BenchReport, file: &str) -> String {
     ]);
     for row in &report.rows {
         let rate = match row.kind {
-            Kind::FirstToken => String::new(),
+            BenchKind::FirstToken => String::new(),
             _ => figures::rate(row.tokens_per_second),
         };
         table.row([

@@ -4,7 +4,7 @@ use clap::Args;
 use gannet_engine::internals::lower::BATCH_MAX_ROWS;
 use gannet_engine::settings::{DeviceChoice, GemvVariant, Given, KvType, Precision};
 use gannet_engine::tokenizer::EncodeOptions;
-use gannet_engine::tools::parity::{self, ParityOptions, Report, Row, Side};
+use gannet_engine::tools::parity::{self, ParityOptions, Report, BufferRow, Side};
 use serde_json::json;
 
 use crate::console::{self, Console};
@@ -189,7 +189,7 @@ fn buffers(reports: &[Report]) -> usize {
 }
 
 fn as_text(reports: &[Report]) -> String {
-    let mut rows: Vec<(&Report, &Row)> = reports
+    let mut rows: Vec<(&Report, &BufferRow)> = reports
         .iter()
         .flat_map(|r| r.buffers.iter().map(move |row| (r, row)))
         .collect();
@@ -231,7 +231,7 @@ fn as_text(reports: &[Report]) -> String {
 }
 
 /// An error as a share of its limit; failures first.
-fn share(row: &Row) -> f64 {
+fn share(row: &BufferRow) -> f64 {
     let share = if row.nmse.is_nan() {
         f64::INFINITY
     } else {

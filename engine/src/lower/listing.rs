@@ -8,7 +8,7 @@ use std::fmt;
 
 use gannet_ptx_gen::ir::Access;
 
-use super::{Launch, Lowered};
+use super::{Lowered, LoweredLaunch};
 use crate::plan::Plan;
 
 /// What [`Lowered::listing`] gives.
@@ -61,7 +61,7 @@ impl fmt::Display for Listing<'_> {
 }
 
 impl Listing<'_> {
-    fn launch(&self, f: &mut fmt::Formatter<'_>, launch: &Launch) -> fmt::Result {
+    fn launch(&self, f: &mut fmt::Formatter<'_>, launch: &LoweredLaunch) -> fmt::Result {
         let spec = &self.lowered.kernels[launch.kernel];
         let [x, y, z] = launch.grid;
         writeln!(f, "    {} [{x}, {y}, {z}]", spec.kernel().name)?;

@@ -49,13 +49,13 @@ impl MulAdd for Separate {
 ///
 /// # Panics
 /// When a slice is shorter than its shape says.
-pub fn accumulate(a: Rows<'_>, b: Rows<'_>, n: usize, c: RowsMut<'_>) {
+pub fn accumulate(a: StridedRows<'_>, b: StridedRows<'_>, n: usize, c: StridedRowsMut<'_>) {
     small_gemm::accumulate(Isa::detect(), a, b, n, c);
 }
 
 /// Rows of f32 at a distance.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows<'a> {
+pub struct StridedRows<'a> {
     /// The first row starts here.
     pub values: &'a [f32],
     /// From the start of one row to the next.
@@ -64,7 +64,7 @@ pub struct Rows<'a> {
 
 /// Rows of f32 at a distance, to be written.
 #[derive(Debug)]
-pub struct RowsMut<'a> {
+pub struct StridedRowsMut<'a> {
     /// The first row starts here.
     pub values: &'a mut [f32],
     /// From the start of one row to the next.

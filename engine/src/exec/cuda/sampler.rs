@@ -4,7 +4,7 @@
 //! The kernels keep both up to date, so that any number of steps can be queued.
 
 use bytemuck::cast_slice;
-use gannet_cuda_runtime::{Buffer, Kernel, Stream};
+use gannet_cuda_runtime::{Buffer, LoadedKernel, Stream};
 use gannet_ptx_gen::kernels::{SampleParams, SampleSpec};
 use gannet_ptx_gen::target::Target;
 
@@ -40,8 +40,8 @@ pub(super) fn kernels(target: Target, vocab_size: usize) -> [KernelSpec; 2] {
 /// The sampling state of all slots, and the kernels that choose.
 pub(super) struct SlotSamplers {
     spec: SampleSpec,
-    filter: Kernel,
-    draw: Kernel,
+    filter: LoadedKernel,
+    draw: LoadedKernel,
     memory: SlotMemory<Buffer>,
 }
 

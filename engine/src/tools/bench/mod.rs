@@ -15,7 +15,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde::Serialize;
 
-pub use row::{Kind, Row};
+pub use row::{BenchKind, BenchRow};
 
 use super::make_executor_on;
 use crate::Error;
@@ -85,7 +85,7 @@ pub struct BenchReport {
     /// Speed of reading memory in this run, `1e9` bytes a second.
     pub ceiling_gb_per_second: f64,
     /// The tests.
-    pub rows: Vec<Row>,
+    pub rows: Vec<BenchRow>,
 }
 
 /// Measures a model. `on_row` gets each result as it is there.
@@ -97,7 +97,7 @@ pub fn run(
     model: &Arc<Model>,
     settings: &Settings,
     bench: &BenchOptions,
-    on_row: &mut dyn FnMut(&Row),
+    on_row: &mut dyn FnMut(&BenchRow),
 ) -> Result<BenchReport, Error> {
     run_on(model, settings, &Opening::default(), bench, on_row)
 }
@@ -111,7 +111,7 @@ pub fn run_on(
     settings: &Settings,
     opening: &Opening,
     bench: &BenchOptions,
-    on_row: &mut dyn FnMut(&Row),
+    on_row: &mut dyn FnMut(&BenchRow),
 ) -> Result<BenchReport, Error> {
     check(bench)?;
     let settings = Settings {
@@ -135,13 +135,13 @@ pub fn run_on(
     let ceiling = read_ceiling(subject.executor.kind(), &settings)? / 1e9;
 
     let mut rows = Vec::new();
-    let mut done = |row: Row| {
+    let mut done = |row: BenchRow| {
         on_row(&row);
         rows.push(row);
     };
-    done(subject.measure_prompt(Kind::FirstToken, FIRST_TOKEN_PROMPT, bench.repeats)?);
+    done(subject.measure_prompt(BenchKind::FirstToken, FIRST_TOKEN_PROMPT, bench.repeats)?);
     for &tokens in &bench.prompts {
-        done(subject.measure_prompt(Kind::Prompt, tokens, bench.repeats)?);
+        done(subject.measure_prompt(BenchKind::Prompt, tokens, bench.repeats)?);
     }
     if bench.generate > 0 {
         for (&batch, &depth) in bench
@@ -241,9 +241,14 @@ impl Subject {
         Ok(())
     }
 
-    fn measure_prompt(&mut self, kind: Kind, len: usize, repeats: usize) -> Result<Row, Error> {
+    fn measure_prompt(
+        &mut self,
+        kind: BenchKind,
+        len: usize,
+        repeats: usize,
+    ) -> Result<BenchRow, Error> {
         let seconds = timed(repeats, || self.prompt(len))?;
-        Ok(Row::new(kind, len, 0, seconds))
+        Ok(BenchRow::new(kind, len, 0, seconds))
     }
 
     fn measure_decode(
@@ -252,7 +257,7 @@ impl Subject {
         batch: usize,
         depth: usize,
         ceiling: f64,
-    ) -> Result<Row, Error> {
+    ) -> Result<BenchRow, Error> {
         if depth > 0 {
             (0..batch).try_for_each(|slot| self.fill(slot, depth))?;
         }
@@ -271,7 +276,7 @@ impl Subject {
             .collect();
         let tokens = bench.generate;
         let seconds = timed(bench.repeats, || self.decode(&starts, tokens))?;
-        let mut row = Row::new(Kind::Generate, tokens, depth, seconds);
+        let mut row = BenchRow::new(BenchKind::Generate, tokens, depth, seconds);
         row.batch = batch;
         row.tokens_per_second *= batch as f64;
         let plan = self.executor.plan();

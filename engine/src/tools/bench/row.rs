@@ -8,7 +8,7 @@ use crate::exec::LaunchTime;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum Kind {
+pub enum BenchKind {
     /// The wait for the first token after a prompt of [`FIRST_TOKEN_PROMPT`](super::FIRST_TOKEN_PROMPT) tokens.
     FirstToken,
     /// A prompt from an empty cache.
@@ -19,9 +19,9 @@ pub enum Kind {
 
 /// One test's result.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
+pub struct BenchRow {
     /// What was measured.
-    pub kind: Kind,
+    pub kind: BenchKind,
     /// Tokens of each sequence computed in each repeat.
     pub tokens: usize,
     /// Tokens in the cache before.
@@ -51,13 +51,13 @@ pub struct Row {
     pub launches: Vec<LaunchTime>,
 }
 
-impl Row {
+impl BenchRow {
     /// A row of one sequence, with what follows from the times of its repeats.
-    pub(super) fn new(kind: Kind, tokens: usize, depth: usize, seconds: Vec<f64>) -> Row {
+    pub(super) fn new(kind: BenchKind, tokens: usize, depth: usize, seconds: Vec<f64>) -> BenchRow {
         let middle = median(&seconds).max(1e-12);
         let slowest = seconds.iter().copied().fold(0.0, f64::max);
         let fastest = seconds.iter().copied().fold(f64::INFINITY, f64::min);
-        Row {
+        BenchRow {
             kind,
             tokens,
             depth,
@@ -78,9 +78,9 @@ impl Row {
     #[must_use]
     pub fn name(&self) -> String {
         let kind = match self.kind {
-            Kind::FirstToken => "ttft",
-            Kind::Prompt => "pp",
-            Kind::Generate => "tg",
+            BenchKind::FirstToken => "ttft",
+            BenchKind::Prompt => "pp",
+            BenchKind::Generate => "tg",
         };
         let batch = if self.batch > 1 {
             format!("x{}", self.batch)
@@ -126,9 +126,12 @@ mod tests {
 
     #[test]
     fn rows_give_the_median_and_the_spread() {
-        let r = Row::new(Kind::Generate, 100, 4096, vec![1.0, 4.0, 2.0]);
+        let r = BenchRow::new(BenchKind::Generate, 100, 4096, vec![1.0, 4.0, 2.0]);
         assert_eq!((r.tokens_per_second, r.spread), (50.0, 1.5));
         assert_eq!(r.name(), "tg100@d4096");
-        assert_eq!(Row::new(Kind::Prompt, 512, 0, vec![1.0, 3.0]).median(), 2.0);
+        assert_eq!(
+            BenchRow::new(BenchKind::Prompt, 512, 0, vec![1.0, 3.0]).median(),
+            2.0
+        );
     }
 }

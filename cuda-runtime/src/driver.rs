@@ -70,12 +70,6 @@ impl Driver {
             raw: self.api.device_get(ordinal)?,
         })
     }
-
-    /// Whether graphs can have programmatic edges (CUDA 12.3); without them they get plain ones.
-    #[must_use]
-    pub fn has_programmatic_edges(&self) -> bool {
-        self.api.has_edge_data()
-    }
 }
 
 impl fmt::Debug for Driver {

@@ -122,25 +122,11 @@ impl GraphBuilder {
         Ok(self.push(node, Work::LoadedKernel(Box::new(launch.clone()))))
     }
 
-    /// Adds a fill of the whole buffer with a byte.
-    ///
-    /// # Errors
-    /// [`Error::Foreign`], [`Error::OutOfRange`] for an empty buffer, or what the driver returned.
-    #[doc(alias = "cuGraphAddMemsetNode")]
-    pub fn add_memset_d8(
-        &mut self,
-        dst: &Buffer,
-        value: u8,
-        deps: &[GraphNode],
-    ) -> Result<GraphNode, Error> {
-        self.add_fill(dst, (u32::from(value), 1), deps)
-    }
-
     /// Adds a fill of the whole buffer with a 32-bit word.
     ///
     /// # Errors
-    /// As [`GraphBuilder::add_memset_d8`]; [`Error::OutOfRange`] also when the buffer is not a
-    /// whole number of aligned words.
+    /// [`Error::Foreign`], [`Error::OutOfRange`] when the buffer is empty or not a whole number of
+    /// aligned words, or what the driver returned.
     #[doc(alias = "cuGraphAddMemsetNode")]
     pub fn add_memset(
         &mut self,
@@ -149,19 +135,10 @@ impl GraphBuilder {
         deps: &[GraphNode],
     ) -> Result<GraphNode, Error> {
         check_words(dst.ptr(), dst.len())?;
-        self.add_fill(dst, (value, 4), deps)
-    }
-
-    fn add_fill(
-        &mut self,
-        dst: &Buffer,
-        (value, element): (u32, u32),
-        deps: &[GraphNode],
-    ) -> Result<GraphNode, Error> {
         self.usable(dst)?;
         let deps = self.handles(deps)?;
         let context = Arc::clone(&self.graph.context);
-        let fill = (dst.ptr(), value, element, dst.len() / element as usize);
+        let fill = (dst.ptr(), value, 4, dst.len() / 4);
         let node = context.call(|api| {
             // SAFETY: graph, nodes and context are live and belong together; the range is the
             // whole buffer, kept below.

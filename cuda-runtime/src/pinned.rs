@@ -94,15 +94,9 @@ impl PinnedBuffer {
         self.len() == 0
     }
 
-    /// The address at which kernels see this memory.
-    #[must_use]
-    #[doc(alias = "cuMemHostGetDevicePointer")]
-    pub fn device_ptr(&self) -> u64 {
-        self.memory.device
-    }
-
     /// The memory as a buffer that kernels, copies and graphs can name.
     #[must_use]
+    #[doc(alias = "cuMemHostGetDevicePointer")]
     pub fn as_buffer(&self) -> Buffer {
         let owner = Owner::Pinned(Arc::clone(&self.memory));
         Buffer::from_parts(owner, self.memory.device, self.len())

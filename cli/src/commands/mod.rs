@@ -31,6 +31,7 @@ commands! {
     Run: run,
     Inspect: inspect,
     Tokenize: tokenize,
+    Detokenize: detokenize,
     Logits: logits,
     Perplexity: perplexity,
     Parity: parity,

@@ -9,6 +9,7 @@ fn help_and_version_go_to_standard_output() {
         "run",
         "inspect",
         "tokenize",
+        "detokenize",
         "logits",
         "perplexity",
         "parity",

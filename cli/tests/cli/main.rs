@@ -8,6 +8,7 @@
 // Most commands are tried on the model that the binary carries.
 #![cfg(feature = "embedded-model")]
 
+mod detokenize;
 mod errors;
 mod evaluate;
 mod inspect;

@@ -157,14 +157,6 @@ impl BlockTable {
         Ok(())
     }
 
-    /// Makes all that one slot has another's too: a sequence that goes on in two ways.
-    ///
-    /// # Errors
-    /// None that a slot of the table can cause; as [`BlockTable::share`].
-    pub fn fork(&mut self, from_slot: usize, to_slot: usize) -> Result<(), Error> {
-        self.share(from_slot, to_slot, self.held[from_slot] * BLOCK_TOKENS)
-    }
-
     /// Blocks that [`BlockTable::reserve`] up to `to` and [`BlockTable::make_writable`] from `from`
     /// on would take together, if no other slot let go of a shared one in between.
     #[must_use]
@@ -232,16 +224,6 @@ impl BlockTable {
         let known = &known[..known.len().min(self.max_blocks)];
         self.replace(slot, known);
         known.len() * BLOCK_TOKENS
-    }
-
-    /// Forgets all prefixes.
-    pub fn forget_prefixes(&mut self) {
-        let known = std::mem::replace(&mut self.prefixes, PrefixCache::new(self.pool.len()));
-        for block in (0..self.pool.len() as u32).rev() {
-            if known.contains(block) {
-                self.pool.release(block);
-            }
-        }
     }
 
     /// Entries `first..last` of a slot's row.

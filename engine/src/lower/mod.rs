@@ -271,10 +271,4 @@ impl Lowered {
     pub fn bytes(&self) -> u64 {
         self.launches.iter().map(|l| l.bytes).sum()
     }
-
-    /// Whether a buffer is made at all, or lives only inside a fused kernel.
-    #[must_use]
-    pub fn materialises(&self, b: Buf) -> bool {
-        self.storage.slot[b.0 as usize].is_some()
-    }
 }

@@ -38,7 +38,7 @@ mod small_gemm;
 mod tests;
 mod unpack;
 
-use crate::{Format, Matrix};
+use crate::Matrix;
 use isa::Isa;
 
 pub use floats::{
@@ -103,38 +103,9 @@ pub fn matmul_fast_each(products: &mut [Product<'_>], x: &[f32], n: usize) {
     }
 }
 
-/// One row of [`matmul_exact`]: `row`, packed in `format`, times `x`.
-///
-/// # Panics
-/// When `row` is not `x.len()` weights in `format`.
-pub fn dot_exact(format: Format, row: &[u8], x: &[f32]) -> f32 {
-    let mut out = [0.0];
-    matmul_exact(&one_row(format, row, x), x, 1, &mut out);
-    out[0]
-}
-
-/// One row of [`matmul_fast`]: `row`, packed in `format`, times `x`.
-///
-/// # Panics
-/// As [`dot_exact`].
-pub fn dot_fast(format: Format, row: &[u8], x: &[f32]) -> f32 {
-    let mut out = [0.0];
-    matmul_fast(&one_row(format, row, x), x, 1, &mut out);
-    out[0]
-}
-
 /// The vector instructions in use: `avx512+vnni`, `avx2+fma` or `portable`.
 pub fn isa() -> &'static str {
     Isa::detect().name()
-}
-
-fn one_row<'a>(format: Format, data: &'a [u8], x: &[f32]) -> Matrix<'a> {
-    Matrix {
-        format,
-        rows: 1,
-        cols: x.len(),
-        data,
-    }
 }
 
 fn check(w: &Matrix<'_>, x: &[f32], n: usize, out: &[f32]) {

@@ -4,6 +4,7 @@ use super::activations::Activations;
 use super::isa::Isa;
 use super::unpack::{Shape, f16_to_f32};
 use super::*;
+use crate::Format;
 use crate::random::Words;
 
 /// Rows, columns in units of the format's (super-)block, tokens.
@@ -397,21 +398,6 @@ fn every_half_converts_as_the_half_crate_does() {
         assert!(
             got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(),
             "{bits:#x}"
-        );
-    }
-}
-
-#[test]
-fn single_dots_are_rows_of_products() {
-    for &format in Format::ALL {
-        let case = Case::new(format, (1, 2, 1));
-        assert_eq!(
-            dot_exact(format, &case.data, &case.x),
-            case.run(Isa::detect(), exact::matmul)[0]
-        );
-        assert_eq!(
-            dot_fast(format, &case.data, &case.x),
-            case.run(Isa::detect(), fast::matmul)[0]
         );
     }
 }

@@ -191,8 +191,7 @@ impl Rank {
             lowered,
         )?);
         // Prompts come in many lengths; keeping the launches of each would only grow.
-        let repeats = shape.kind == StepKind::Batch || shape.rows <= GEMV_MAX_ROWS;
-        if repeats || shape.rows == self.limits.max_rows {
+        if comes_again(shape) || shape.rows == self.limits.max_rows {
             self.prepared.insert(shape, Arc::clone(&made));
         }
         Ok(made)
@@ -213,8 +212,7 @@ impl Rank {
             return Ok(());
         };
         let shape = step.shape();
-        let repeats = shape.kind == StepKind::Batch || shape.rows <= GEMV_MAX_ROWS;
-        if repeats && self.recorder.replays() {
+        if comes_again(shape) && self.recorder.replays() {
             if !self.recorded.contains_key(&shape) {
                 let launches = self.recorder.listed(&prepared.launches);
                 let made = self.recorder.record(&self.gpu.context, launches)?;
@@ -408,4 +406,9 @@ fn prompt_shape(rows: usize, outputs: usize) -> Shape {
         outputs,
         kind: StepKind::Prompt,
     }
+}
+
+/// Whether steps of a shape come again and again: decodes do; prompts have many lengths.
+fn comes_again(shape: Shape) -> bool {
+    shape.kind == StepKind::Batch || shape.rows <= GEMV_MAX_ROWS
 }

@@ -239,19 +239,9 @@ impl Tokenizer {
         self.add_bos
     }
 
-    /// Whether [`EncodeOptions::add_special`] adds the end-of-sequence token.
-    pub fn adds_eos(&self) -> bool {
-        self.add_eos
-    }
-
     /// Whether a token ends a generation.
     pub fn is_eog(&self, id: u32) -> bool {
         self.ends.binary_search(&id).is_ok()
-    }
-
-    /// The tokens that end a generation, ascending.
-    pub fn eog_ids(&self) -> &[u32] {
-        &self.ends
     }
 
     /// The number of tokens.

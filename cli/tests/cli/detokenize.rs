@@ -1,0 +1,107 @@
+//! `gannet detokenize`: the tokens' bytes, exactly.
+
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+use crate::support::{gannet, run, shared};
+
+/// What a run with `input` on standard input left, as bytes.
+fn fed(args: &[&str], input: &[u8]) -> Output {
+    let mut command = gannet(args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+/// The bytes of some ids.
+fn printed(ids: &str) -> Vec<u8> {
+    let output = gannet(&["detokenize", "--ids", ids]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert_eq!(said, "");
+    output.stdout
+}
+
+#[test]
+fn what_was_tokenized_comes_back_byte_for_byte() {
+    let text = "Ownership is\n  a \u{e9}\u{1f680} rule, \u{4e16}\u{754c}.\n\n";
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let path = file.path().to_str().unwrap();
+    let plain = run(&["tokenize", "--file", path]).ok().stdout;
+    let json = run(&["tokenize", "--file", path, "--json"]).ok().stdout;
+    for ids in [plain, json] {
+        let output = fed(&["detokenize", "--file", "-"], ids.as_bytes());
+        assert_eq!(output.status.code(), Some(0));
+        assert_eq!(output.stdout, text.as_bytes());
+        std::fs::write(file.path(), &ids).unwrap();
+        let object = run(&["detokenize", "--file", path, "--json"]).ok().json();
+        assert_eq!(object, text);
+        assert_eq!(printed(&ids), text.as_bytes());
+    }
+    assert_eq!(printed("46,1170, 2238 329"), b"Ownership is");
+    assert_eq!(printed(""), b"");
+    // A special token gives its text.
+    let special = printed("8184 46");
+    assert!(special.len() > 1 && special.ends_with(&printed("46")));
+}
+
+/// A character of several tokens, cut in the middle: its bytes as they are, and no JSON string.
+#[test]
+fn bytes_that_are_no_text_stay_as_they_are() {
+    let text = "a\u{16a0}";
+    let ids = run(&["tokenize", "--text", text, "--json"]).ok().json();
+    let ids: Vec<u64> = ids
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|id| id.as_u64().unwrap())
+        .collect();
+    let written = |ids: &[u64]| ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+    assert_eq!(printed(&written(&ids)), text.as_bytes());
+    let part = written(&ids[..ids.len() - 1]);
+    let bytes = printed(&part);
+    assert!(bytes.len() > 1 && text.as_bytes().starts_with(&bytes));
+    assert!(std::str::from_utf8(&bytes).is_err(), "{bytes:?}");
+    let refused = run(&["detokenize", "--ids", &part, "--json"]);
+    let line = refused.error();
+    assert!(
+        line.starts_with("not UTF-8 text at byte 1, in token "),
+        "{line}"
+    );
+    assert_eq!(refused.stdout, "");
+}
+
+#[test]
+fn ids_that_are_none_are_one_line() {
+    let beyond = run(&["detokenize", "--ids", "46,8192"]);
+    let line = beyond.error();
+    assert_eq!(line, "token 8192 (number 1): the vocabulary has 0 to 8191");
+    assert_eq!(beyond.stdout, "", "nothing before the error");
+    run(&["detokenize", "--ids", "4294967295"]).error();
+    let word = run(&["detokenize", "--ids", "46,x"]);
+    assert!(word.one_line_of_usage().contains("\"x\" is not a token id"));
+    let output = fed(&["detokenize", "--file", "-"], b"[46, -1]");
+    assert_eq!(output.status.code(), Some(1));
+    let line = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        line.starts_with("error: standard input: not a JSON array"),
+        "{line}"
+    );
+    let missing = run(&["detokenize", "--file", "/no/such.json"]);
+    assert!(missing.error().contains("/no/such.json"));
+    run(&["detokenize"]).usage();
+    run(&["detokenize", "--ids", "1", "--file", "x"]).usage();
+}
+
+/// Files with a vocabulary and no weights serve.
+#[test]
+fn a_file_without_weights() {
+    let Some(path) = shared("vocab/ggml-vocab-gpt-2.gguf") else {
+        return;
+    };
+    let path = path.to_str().unwrap();
+    let done = run(&["detokenize", "-m", path, "--ids", "15496 995"]).ok();
+    assert_eq!(done.stdout, "Hello world");
+}

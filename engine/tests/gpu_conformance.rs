@@ -13,7 +13,7 @@ use gannet_cuda_runtime::{
 use gannet_engine::internals::exec::cuda::Gpu;
 use gannet_engine::settings::DiskCache;
 use gannet_ptx_gen::conformance::{Case, Outcome, Rule, cases, compare, report};
-use gannet_ptx_gen::interp::Arg;
+use gannet_ptx_gen::interp::LaunchArg;
 use rayon::prelude::*;
 
 fn compile(gpu: &Gpu, case: &Case) -> LoadedKernel {
@@ -58,12 +58,12 @@ fn execute(
     }
     for scalar in &case.scalars {
         args = match *scalar {
-            Arg::U32(x) => args.u32(x),
-            Arg::I32(x) => args.i32(x),
-            Arg::U64(x) => args.u64(x),
-            Arg::I64(x) => args.i64(x),
-            Arg::F32(x) => args.f32(x),
-            Arg::F64(x) => args.f64(x),
+            LaunchArg::U32(x) => args.u32(x),
+            LaunchArg::I32(x) => args.i32(x),
+            LaunchArg::U64(x) => args.u64(x),
+            LaunchArg::I64(x) => args.i64(x),
+            LaunchArg::F32(x) => args.f32(x),
+            LaunchArg::F64(x) => args.f64(x),
             other => panic!("{}: {other:?} is not passed here", case.name),
         };
     }

@@ -19,7 +19,7 @@ use gannet_engine::settings::{Buffers, Precision};
 use gannet_engine::tools::gate;
 use gannet_engine::tools::parity::{Mode, Report, Tolerance, diff};
 use gannet_engine::tools::synth::{self, ShapeName, SynthOptions, TypeMix};
-use gannet_engine::{Error, Model, ModelOptions, Sampling};
+use gannet_engine::{Error, Model, Sampling};
 use gannet_ptx_gen::target::Target;
 
 /// Micro-models of F32 weights, each with something that a cut must get right, and numbers of ranks.
@@ -192,12 +192,9 @@ fn ranks_share_quantised_matrices() {
             seed: 3,
             vocab_from: None,
         };
-        let mut file = Vec::new();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
         synth::write(&options, &mut file, &mut |_, _| {}).unwrap();
-        // Two small files for as long as the tests run.
-        let bytes: &'static [u8] = file.leak();
-        let model = Model::from_bytes("synth.gguf", bytes, &ModelOptions::default());
-        let model = Arc::new(model.unwrap());
+        let model = model(file.path());
         let (expected, tokens) = logits_and_tokens(cpu(model.clone(), Buffers::Shared).as_mut());
         for ranks in [2, 4] {
             let mut several = ranked(&model, ranks, cpu, Buffers::Shared);

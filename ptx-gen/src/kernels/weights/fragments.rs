@@ -30,7 +30,7 @@ use super::unpack::AND_OR;
 use super::{WeightFormat, WeightShape, planes};
 use crate::build::{Builder, F16x2, Ptr, Val, Var};
 use crate::ir::Ty;
-use crate::op::{Op, Shfl};
+use crate::op::{Opcode, Shfl};
 
 /// Picks a byte twice, each completed to an f16 with a byte of [`HALF_1024`]; to be added to the
 /// byte's number times [`TWICE`].
@@ -151,7 +151,7 @@ impl<'k> Matrix<'k> {
     ) -> Matrix<'k> {
         let WeightShape { format, rows, cols } = shape;
         let row = |r: &Val<'k, u32>| {
-            let plane = |(i, plane): (usize, &super::Plane)| {
+            let plane = |(i, plane): (usize, &super::WeightPlane)| {
                 let start = w.byte_offset(plane.offset);
                 if plane.row_bytes % 4 != 0 || plane.name == "d" {
                     let d = start.cast::<f16>().read_only();
@@ -260,7 +260,7 @@ impl<'k> Matrix<'k> {
 
     /// The value of the `i`-th of the four lanes that share a row.
     pub(super) fn of_four(&self, value: Val<'k, u32>, i: u32) -> Val<'k, u32> {
-        let op = Op::Shfl {
+        let op = Opcode::Shfl {
             mode: Shfl::Idx,
             ty: Ty::U32,
         };

@@ -65,7 +65,7 @@ pub enum WeightFormat {
 
 /// One plane of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Plane {
+pub struct WeightPlane {
     /// Name of the part: `w`, `q`, `l`, `h`, `s` or `d`.
     pub name: &'static str,
     /// First byte, from the start of the matrix.
@@ -168,13 +168,13 @@ pub(in crate::kernels) struct WeightShape {
 }
 
 /// The planes of a `[rows, cols]` matrix, in the order of the module's table.
-pub fn planes(format: WeightFormat, rows: u32, cols: u32) -> Vec<Plane> {
+pub fn planes(format: WeightFormat, rows: u32, cols: u32) -> Vec<WeightPlane> {
     let mut end = 0u64;
     let blocks = cols / format.block_len();
     let plane = |&(name, bytes): &(&'static str, u32)| {
         let (offset, row_bytes) = (end.next_multiple_of(PLANE_ALIGN), blocks * bytes);
         end = offset + u64::from(rows) * u64::from(row_bytes);
-        Plane {
+        WeightPlane {
             name,
             offset,
             row_bytes,

@@ -12,7 +12,7 @@ use half::f16;
 use super::geometry::{Geometry, Lane};
 use super::planes;
 use crate::build::{Builder, Ptr, Val};
-use crate::op::Op;
+use crate::op::Opcode;
 
 /// `(a & b) | c` as a function of three words.
 pub(super) const AND_OR: u8 = 0xEA;
@@ -274,7 +274,7 @@ pub(super) fn rotate_right<'k>(
     word: Val<'k, u32>,
     by: Val<'k, u32>,
 ) -> Val<'k, u32> {
-    let op = Op::Shf { left: false };
+    let op = Opcode::Shf { left: false };
     let word = word.operand();
     let r = k.inst(op, &[crate::ir::Ty::U32], &[word, word, by.operand()]);
     k.from_reg(r[0])

@@ -164,7 +164,7 @@ pub enum Fence {
     MbarrierInit,
 }
 
-/// How [`Opcode::Shfl`](super::Op::Shfl) finds its lane.
+/// How [`Opcode::Shfl`](super::Opcode::Shfl) finds its lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Shfl {
     /// Lane minus `b`.

@@ -173,13 +173,16 @@ fn gather_copies_the_rows_named() {
 #[test]
 fn advance_feeds_tokens_back_and_fills_the_ring() {
     for (num_slots, ring_len) in [(1, 4), (3, 4), (32, 256), (33, 1), (1024, 2)] {
-        let spec = AdvanceSpec {
-            target: TARGET,
-            num_slots,
-            ring_len,
-            context: 10,
-        };
-        simple::advance(spec).pass();
+        for positions in [false, true] {
+            let spec = AdvanceSpec {
+                target: TARGET,
+                num_slots,
+                ring_len,
+                context: 10,
+                positions,
+            };
+            simple::advance(spec).pass();
+        }
     }
 }
 

@@ -9,7 +9,9 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Shape;
-use crate::plan::{Activation, AttentionConfig, Buf, CacheId, Op, Plan, Rope, Rows, Weight};
+use crate::plan::{
+    Activation, AttentionConfig, Buf, CacheId, Column, Op, Plan, Rope, Rows, Weight,
+};
 use crate::settings::RuleSet;
 
 macro_rules! patterns {
@@ -161,10 +163,12 @@ pub enum NodeKind {
         /// The norm of the sum.
         out: Buf,
     },
-    /// `out[t] = table[token[t]] * factor`.
+    /// `out[t] = table[by[t]] * factor`.
     ScaledEmbed {
         /// Matrix.
         table: Weight,
+        /// What rows are looked up by.
+        by: Column,
         /// Factor.
         factor: f32,
         /// Output.
@@ -429,11 +433,16 @@ fn scaled_embed(ops: &Operations<'_>, last: &Op) -> Option<Found> {
         return None;
     };
     let (at, op) = ops.private(x)?;
-    let &Op::Embed { table, .. } = op else {
+    let &Op::Embed { table, by, .. } = op else {
         return None;
     };
     Some(Found {
-        kind: NodeKind::ScaledEmbed { table, factor, out },
+        kind: NodeKind::ScaledEmbed {
+            table,
+            by,
+            factor,
+            out,
+        },
         inner: vec![at],
     })
 }

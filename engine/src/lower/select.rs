@@ -115,7 +115,12 @@ impl Selector<'_> {
                 let dim = self.plan.weight(weight).cols;
                 one(self.norm_add_norm(dim, eps), self.rows(out))
             }
-            NodeKind::ScaledEmbed { table, factor, out } => self.embed(table, Some(factor), out),
+            NodeKind::ScaledEmbed {
+                table,
+                by: _,
+                factor,
+                out,
+            } => self.embed(table, Some(factor), out),
             NodeKind::GatedMatMul {
                 act,
                 x: _,
@@ -147,7 +152,7 @@ impl Selector<'_> {
     fn op(&self, op: &Op) -> Result<Choice, Error> {
         let target = self.options.target;
         Ok(match *op {
-            Op::Embed { table, out } => self.embed(table, None, out),
+            Op::Embed { table, by: _, out } => self.embed(table, None, out),
             Op::RmsNorm {
                 x: _,
                 weight,

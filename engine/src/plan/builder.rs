@@ -4,8 +4,8 @@
 //! reads like the model file.
 
 use super::{
-    Activation, AttentionConfig, Buf, BufferInfo, CacheId, CacheInfo, Element, Op, Plan, Rope,
-    RopeTable, Rows, Weight, WeightInfo,
+    Activation, AttentionConfig, Buf, BufferInfo, CacheId, CacheInfo, Column, Element, Op, Plan,
+    Rope, RopeTable, Rows, Weight, WeightInfo,
 };
 
 /// A matrix with its optional bias.
@@ -48,9 +48,18 @@ impl PlanBuilder {
 
     /// Embedding rows of the step's tokens: `[tokens, hidden_size]`.
     pub fn embed(&mut self, table: Weight) -> Buf {
+        self.look_up("embd".to_owned(), table, Column::Token)
+    }
+
+    /// Rows of a table by the positions of the step's tokens: `[tokens, hidden_size]`.
+    pub fn embed_positions(&mut self, table: Weight) -> Buf {
+        self.look_up(self.weight_name(table), table, Column::Position)
+    }
+
+    fn look_up(&mut self, name: String, table: Weight, by: Column) -> Buf {
         let cols = self.info(table).cols;
-        let out = self.buffer("embd".to_owned(), Rows::Tokens, cols, Element::F32);
-        self.ops.push(Op::Embed { table, out });
+        let out = self.buffer(name, by.rows(), cols, Element::F32);
+        self.ops.push(Op::Embed { table, by, out });
         out
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Element, Op, Plan, Rows, Weight};
+use super::{Column, Element, Op, Plan, Rows, Weight};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -49,7 +49,10 @@ impl Plan {
             format!("{} {}[{}, {}]", w.name, w.format.name(), w.rows, w.cols)
         };
         match op {
-            Op::Embed { table, .. } => format!(" {}", weight(*table)),
+            Op::Embed { table, by, .. } => match by {
+                Column::Token => format!(" {}", weight(*table)),
+                by => format!(" {} by {}", weight(*table), by.name()),
+            },
             Op::RmsNorm { weight: w, eps, .. } => format!(" {} eps {eps:e}", weight(*w)),
             Op::MatMul {
                 weight: w, bias, ..

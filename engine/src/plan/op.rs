@@ -6,7 +6,7 @@
 //! computes them (`exec::cpu`, `lower`, the dump) matches every variant, so that a new row does not
 //! compile until all of them have it.
 
-use super::{Activation, AttentionConfig, Buf, CacheId, Rope, Weight};
+use super::{Activation, AttentionConfig, Buf, CacheId, Column, Rope, Weight};
 
 /// How far the results of two executors may differ: a class, of which parity knows the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -155,10 +155,12 @@ macro_rules! operations {
 }
 
 operations! {
-    /// `out[t] = table[token[t]]`.
+    /// `out[t] = table[by[t]]`.
     Embed = "embed" {
-        /// `[vocab_size, hidden_size]`.
+        /// A row for each number that `by` may have: `[_, hidden_size]`.
         table: Weight,
+        /// What rows are looked up by.
+        by: Column,
         /// `[tokens, hidden_size]`.
         out: Buf,
     }

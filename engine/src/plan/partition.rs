@@ -194,9 +194,9 @@ impl<'a> Share<'a> {
                 bias,
                 out,
             } => return self.product(x, weight, bias, out),
-            Op::Embed { table, out } => {
+            Op::Embed { table, by, out } => {
                 let table = self.weight(self.whole.weight(table).clone());
-                self.plan.ops.push(Op::Embed { table, out });
+                self.plan.ops.push(Op::Embed { table, by, out });
             }
             Op::RmsNorm {
                 x,

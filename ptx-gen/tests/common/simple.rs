@@ -434,14 +434,21 @@ pub fn advance(spec: AdvanceSpec) -> Trial {
     let mut tokens: Vec<u32> = (0..slots as u32).map(|s| s + 1).collect();
     let length = |s: u32| [1, 0, spec.context - 1, spec.context, 5][s as usize % 5];
     let mut lengths: Vec<u32> = (0..slots as u32).map(length).collect();
+    let mut positions: Vec<u32> = lengths.iter().map(|l| l.saturating_sub(1)).collect();
     let done = spec.ring_len * 7 - 1;
     let mut ring = vec![0u32; slots * ring_len + 1];
     let launch = Launch::new(spec.grid()).turns(2).input(&next);
-    let before = (tokens.clone(), lengths.clone(), ring.clone());
+    let before = (
+        tokens.clone(),
+        lengths.clone(),
+        ring.clone(),
+        positions.clone(),
+    );
     for turn in 0..2 {
         for s in (0..slots).filter(|s| before.1[*s] > 0) {
             tokens[s] = next[s];
             lengths[s] = (lengths[s] + 1).min(spec.context);
+            positions[s] = lengths[s] - 1;
             ring[(done as usize + turn) % ring_len * slots + s] = next[s];
         }
     }
@@ -451,6 +458,10 @@ pub fn advance(spec: AdvanceSpec) -> Trial {
         .in_out(&before.1, End::Bytes(lengths.bytes()))
         .in_out(&[done], End::Bytes([done + 2].bytes()))
         .in_out(&before.2, End::Bytes(ring.bytes()));
+    let launch = match spec.positions {
+        true => launch.in_out(&before.3, End::Bytes(positions.bytes())),
+        false => launch,
+    };
     Trial {
         kernel: spec.kernel(),
         launches: vec![launch],

@@ -90,14 +90,17 @@ fn rows() -> Vec<Trial> {
         [331, 2051, 36_000].map(|vocab_size| simple::argmax(ArgmaxSpec { target, vocab_size })),
     );
     trials.push(simple::gather_rows(GatherRowsSpec { target, dim: 300 }));
-    trials.extend([(3, 4), (70, 3)].map(|(num_slots, ring_len)| {
-        simple::advance(AdvanceSpec {
-            target,
-            num_slots,
-            ring_len,
-            context: 10,
-        })
-    }));
+    trials.extend(
+        [(3, 4, true), (70, 3, false)].map(|(num_slots, ring_len, positions)| {
+            simple::advance(AdvanceSpec {
+                target,
+                num_slots,
+                ring_len,
+                context: 10,
+                positions,
+            })
+        }),
+    );
     trials
 }
 

@@ -57,13 +57,14 @@ pub(super) struct Extent {
     pub(super) steps: usize,
 }
 
-/// The end of a step of `rows` rows.
-pub(super) fn advance(target: Target, rows: usize, context: usize) -> Advance {
+/// The end of a step of `rows` rows, which also counts positions where the plan looks them up.
+pub(super) fn advance(target: Target, rows: usize, context: usize, positions: bool) -> Advance {
     Advance(AdvanceSpec {
         target,
         num_slots: rows as u32,
         ring_len: RING,
         context: context as u32,
+        positions,
     })
 }
 
@@ -147,20 +148,23 @@ impl Replay {
             let logits = made(prepared, plan.logits)?;
             list.extend(samplers.launches(gpu, &logits, state, &next, rows)?);
         }
-        let advance = advance(gpu.target, rows, limits.context);
+        let positions = plan.max_positions().is_some();
+        let advance = advance(gpu.target, rows, limits.context, positions);
         let spec = KernelSpec::from(advance);
         kernels.compile(gpu, std::slice::from_ref(&spec))?;
         let kernel = kernels.get(&spec)?;
         let counter = Buffer::new(&gpu.context, 4)?;
         let ring = PinnedBuffer::new(&gpu.context, (RING as usize * rows + 1) * 4)?;
         let (inputs, host_ring) = (&state.inputs, ring.as_buffer());
-        let given = Named::new([
+        let positions = positions.then(|| ("positions", inputs.column(Column::Position)));
+        let given = [
             ("next", &next),
             ("tokens", inputs.column(Column::Token)),
             ("lengths", inputs.column(Column::Length)),
             ("steps", &counter),
             ("ring", &host_ring),
-        ]);
+        ];
+        let given = Named::new(given.into_iter().chain(positions));
         let args = args_by_name(&spec, kernel, &given)?;
         let launch = launch_of(gpu, kernel, spec.grid(rows as u32), args);
         list.push(Listed::after("advance", spec, rows, launch));

@@ -283,14 +283,21 @@ fn given_by_op(op: &Op) -> Named<Arg> {
             weight,
             bias,
             out,
+        }
+        | Op::LayerNorm {
+            x,
+            weight,
+            bias,
+            eps: _,
+            out,
         } => {
             let bias = bias.map(|bias| ("bias", Arg::Weight(bias)));
-            let product = [
+            let given = [
                 ("w", Arg::Weight(weight)),
                 ("x", buffer(x)),
                 ("out", buffer(out)),
             ];
-            Named::new(product.into_iter().chain(bias))
+            Named::new(given.into_iter().chain(bias))
         }
         Op::Rope {
             x,
@@ -335,9 +342,9 @@ fn given_by_op(op: &Op) -> Named<Arg> {
             ("residual", buffer(b)),
             ("out", buffer(out)),
         ]),
-        Op::Scale { x, factor: _, out } | Op::Softcap { x, cap: _, out } => {
-            Named::new([("x", buffer(x)), ("out", buffer(out))])
-        }
+        Op::Activate { act: _, x, out }
+        | Op::Scale { x, factor: _, out }
+        | Op::Softcap { x, cap: _, out } => Named::new([("x", buffer(x)), ("out", buffer(out))]),
         Op::GatherOutputs { x, out } => Named::new([("x", buffer(x)), ("out", buffer(out))]),
         Op::ArgMax { logits, out } => {
             Named::new([("logits", buffer(logits)), ("out", buffer(out))])

@@ -5,7 +5,7 @@
 
 use gannet_ptx_gen::kernels::{
     AddSpec, ArgmaxSpec, EmbedSpec, Epilogue, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec,
-    GemvSpec, GluSpec, KvWriteSpec, Map, MapSpec, NormAddNormSpec, RmsNormSpec,
+    GemvSpec, GluSpec, KvWriteSpec, LayerNormSpec, Map, MapSpec, NormAddNormSpec, RmsNormSpec,
     RopeSpec as RopeKernel, WeightFormat,
 };
 use gannet_quant::{Format, repack};
@@ -159,6 +159,22 @@ impl Selector<'_> {
                 eps,
                 out,
             } => self.norm(weight, eps, false, out),
+            Op::LayerNorm {
+                x: _,
+                weight,
+                bias,
+                eps,
+                out,
+            } => {
+                let (dim, groups) = self.groups(weight, out);
+                let spec = LayerNormSpec {
+                    target,
+                    dim,
+                    eps,
+                    bias: bias.is_some(),
+                };
+                one(spec, groups)
+            }
             Op::MatMul {
                 x: _,
                 weight,
@@ -208,6 +224,7 @@ impl Selector<'_> {
                 };
                 one(spec, self.elements(out))
             }
+            Op::Activate { act, x: _, out } => self.map(Map::Activate(act), out),
             Op::Add { a: _, b: _, out } => one(AddSpec { target }, self.elements(out)),
             Op::Scale { x: _, factor, out } => self.map(Map::Scale(factor), out),
             Op::Softcap { x: _, cap, out } => self.map(Map::Softcap(cap), out),
@@ -239,15 +256,20 @@ impl Selector<'_> {
 
     /// A norm of groups as long as its weight, with a sum behind it or without.
     fn norm(&self, weight: Weight, eps: f32, residual: bool, out: Buf) -> Choice {
-        let dim = self.plan.weight(weight).cols;
-        let groups = self.rows(out) * (self.plan.buffer(out).cols / dim) as u32;
+        let (dim, groups) = self.groups(weight, out);
         let spec = RmsNormSpec {
             target: self.options.target,
-            dim: dim as u32,
+            dim,
             eps,
             residual,
         };
         one(spec, groups)
+    }
+
+    /// Elements of a group as long as a norm's weight, and how many groups there are.
+    fn groups(&self, weight: Weight, out: Buf) -> (u32, u32) {
+        let dim = self.plan.weight(weight).cols as u32;
+        (dim, self.elements(out) / dim)
     }
 
     fn norm_add_norm(&self, dim: usize, eps: f32) -> NormAddNormSpec {

@@ -81,6 +81,24 @@ impl PlanBuilder {
         out
     }
 
+    /// Layer norm over groups as long as the weight, with an optional bias as long.
+    pub fn layer_norm(&mut self, x: Buf, weight: Weight, bias: Option<Weight>, eps: f32) -> Buf {
+        let (rows, cols) = self.shape(x);
+        let dim = self.info(weight).cols;
+        assert_eq!(cols % dim, 0, "a norm's groups fill the row");
+        let is_as_long = bias.is_none_or(|bias| self.info(bias).cols == dim);
+        assert!(is_as_long, "a norm's weight and bias have one length");
+        let out = self.buffer(self.weight_name(weight), rows, cols, Element::F32);
+        self.ops.push(Op::LayerNorm {
+            x,
+            weight,
+            bias,
+            eps,
+            out,
+        });
+        out
+    }
+
     /// Matrix product with an optional bias: `[_, weight rows]`.
     pub fn matmul(&mut self, x: Buf, linear: Linear) -> Buf {
         let (rows, cols) = self.shape(x);
@@ -160,6 +178,15 @@ impl PlanBuilder {
         assert_eq!((rows, cols), self.shape(up), "gate and up have one shape");
         let out = self.buffer(format!("{}.glu", self.name(gate)), rows, cols, Element::F32);
         self.ops.push(Op::Glu { act, gate, up, out });
+        out
+    }
+
+    /// An activation of every element.
+    pub fn activate(&mut self, act: Activation, x: Buf) -> Buf {
+        let (rows, cols) = self.shape(x);
+        let name = format!("{}.act", self.name(x));
+        let out = self.buffer(name, rows, cols, Element::F32);
+        self.ops.push(Op::Activate { act, x, out });
         out
     }
 

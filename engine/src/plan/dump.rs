@@ -54,6 +54,15 @@ impl Plan {
                 by => format!(" {} by {}", weight(*table), by.name()),
             },
             Op::RmsNorm { weight: w, eps, .. } => format!(" {} eps {eps:e}", weight(*w)),
+            Op::LayerNorm {
+                weight: w,
+                bias,
+                eps,
+                ..
+            } => {
+                let bias = bias.map_or(String::new(), |b| format!(" + {}", self.weight(b).name));
+                format!(" {}{bias} eps {eps:e}", weight(*w))
+            }
             Op::MatMul {
                 weight: w, bias, ..
             } => {
@@ -77,7 +86,7 @@ impl Plan {
                 spec.head_dim,
                 spec.scale
             ),
-            Op::Glu { act, .. } => format!(" {act:?}"),
+            Op::Glu { act, .. } | Op::Activate { act, .. } => format!(" {act:?}"),
             Op::Scale { factor, .. } => format!(" {factor}"),
             Op::Softcap { cap, .. } => format!(" {cap}"),
             Op::Add { .. }

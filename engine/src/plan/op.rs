@@ -182,6 +182,23 @@ operations! {
     reads [x], writes [out], weights [weight], looks_up [], reads_cache [], writes_cache [],
     Float, Whole;
 
+    /// `out[g] = (x[g] - mean(x[g])) * weight / sqrt(mean((x[g] - mean(x[g]))^2) + eps) (+ bias)` for
+    /// each group `g` of `dim` elements, where `dim` is the weight's length.
+    LayerNorm = "layer_norm" {
+        /// Input.
+        x: Buf,
+        /// `[dim]`.
+        weight: Weight,
+        /// `[dim]`.
+        bias: Option<Weight>,
+        /// Added to the variance.
+        eps: f32,
+        /// Same shape as `x`.
+        out: Buf,
+    }
+    reads [x], writes [out], weights [weight, bias], looks_up [], reads_cache [], writes_cache [],
+    Float, Whole;
+
     /// `out[t, r] = sum_c weight[r, c] * x[t, c] (+ bias[r])`.
     MatMul = "matmul" {
         /// `[_, cols]`.
@@ -250,6 +267,18 @@ operations! {
         out: Buf,
     }
     reads [gate, up], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
+    Approximate, Columns;
+
+    /// `out = act(x)`.
+    Activate = "activate" {
+        /// Activation.
+        act: Activation,
+        /// Input.
+        x: Buf,
+        /// Same shape as `x`.
+        out: Buf,
+    }
+    reads [x], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
     Approximate, Columns;
 
     /// `out = a + b`.

@@ -40,11 +40,13 @@ impl Op {
             Op::AllGather { x, out } => Some((Collective::Concatenate, x, out)),
             Op::Embed { .. }
             | Op::RmsNorm { .. }
+            | Op::LayerNorm { .. }
             | Op::MatMul { .. }
             | Op::Rope { .. }
             | Op::KvWrite { .. }
             | Op::Attention { .. }
             | Op::Glu { .. }
+            | Op::Activate { .. }
             | Op::Add { .. }
             | Op::Scale { .. }
             | Op::Softcap { .. }
@@ -212,6 +214,23 @@ impl<'a> Share<'a> {
                     out,
                 });
             }
+            Op::LayerNorm {
+                x,
+                weight,
+                bias,
+                eps,
+                out,
+            } => {
+                let weight = self.weight(self.whole.weight(weight).clone());
+                let bias = bias.map(|bias| self.weight(self.whole.weight(bias).clone()));
+                self.plan.ops.push(Op::LayerNorm {
+                    x,
+                    weight,
+                    bias,
+                    eps,
+                    out,
+                });
+            }
             Op::Rope {
                 x,
                 rope,
@@ -245,6 +264,7 @@ impl<'a> Share<'a> {
             }
             Op::KvWrite { .. }
             | Op::Glu { .. }
+            | Op::Activate { .. }
             | Op::Add { .. }
             | Op::Scale { .. }
             | Op::Softcap { .. }

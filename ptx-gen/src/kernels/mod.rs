@@ -49,8 +49,8 @@ pub use attention::{
 };
 pub use cache::{KvType, KvWriteSpec};
 pub use elementwise::{
-    Activation, AddSpec, EmbedSpec, GatherRowsSpec, GluSpec, Map, MapSpec, NormAddNormSpec,
-    RmsNormSpec, RopeKind, RopeSpec,
+    Activation, AddSpec, EmbedSpec, GatherRowsSpec, GluSpec, LayerNormSpec, Map, MapSpec,
+    NormAddNormSpec, RmsNormSpec, RopeKind, RopeSpec,
 };
 pub use product::{
     Arithmetic, Epilogue, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, GemvVariant,
@@ -89,6 +89,7 @@ macro_rules! representatives {
 representatives! {
     elementwise::add: kernel(params);
     elementwise::rms_norm: kernel(params);
+    elementwise::layer_norm: kernel(params);
     sample::advance: kernel(params);
     sample::argmax: kernel(params);
     elementwise::gather_rows: kernel(params);

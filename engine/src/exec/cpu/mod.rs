@@ -231,8 +231,10 @@ impl CpuExecutor {
             Op::AllReduce { .. } | Op::AllGather { .. } => {}
             Op::Embed { out, .. }
             | Op::RmsNorm { out, .. }
+            | Op::LayerNorm { out, .. }
             | Op::Rope { out, .. }
             | Op::Glu { out, .. }
+            | Op::Activate { out, .. }
             | Op::Add { out, .. }
             | Op::Scale { out, .. }
             | Op::Softcap { out, .. }
@@ -259,6 +261,13 @@ impl CpuExecutor {
             Op::RmsNorm { x, weight, eps, .. } => {
                 ops::rms_norm(rows(x), vector(weight), eps, out);
             }
+            Op::LayerNorm {
+                x,
+                weight,
+                bias,
+                eps,
+                ..
+            } => ops::layer_norm(rows(x), vector(weight), bias.map(vector), eps, out),
             Op::Rope {
                 x,
                 rope,
@@ -272,6 +281,7 @@ impl CpuExecutor {
                 ops::rope(lengths, x, spec, table, (num_heads, head_dim), out);
             }
             Op::Glu { act, gate, up, .. } => ops::glu(act, rows(gate), rows(up), out),
+            Op::Activate { act, x, .. } => ops::activate(act, rows(x), out),
             Op::Add { a, b, .. } => ops::add(rows(a), rows(b), out),
             Op::Scale { x, factor, .. } => ops::map(rows(x), out, |x| x * factor),
             Op::Softcap { x, cap, .. } => ops::map(rows(x), out, |x| cap * (x / cap).tanh()),

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{MICRO_MODELS, model, shared};
+use common::{MICRO_MODELS, micro_file, model, shared};
 use gannet_engine::internals::kv::KvType;
 use gannet_engine::settings::{Precision, Settings};
 use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
@@ -56,9 +56,8 @@ fn check_with(path: &Path, options: ParityOptions, prompt: u32) {
 
 #[test]
 fn micro_models_of_every_family() {
-    for name in MICRO_MODELS {
-        let part = format!("golden/arch/{name}/{name}.gguf");
-        let Some(path) = shared("interpreted micro-models", &part) else {
+    for folder in MICRO_MODELS {
+        let Some(path) = shared("interpreted micro-models", &micro_file(folder)) else {
             continue;
         };
         for precision in [Precision::Exact, Precision::Fast] {

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use gannet_engine::internals::lower::FusionRule;
 use gannet_engine::settings::{
     DeviceChoice, Environment, ExecutorChoice, GemvVariant, Given, KvType, MAX_CONTEXT, Precision,
-    SamplerOn, Settings,
+    RuleSet, SamplerOn, Settings,
 };
 use gannet_engine::{Model, ModelOptions};
 use gannet_gguf::Gguf;
@@ -133,6 +134,23 @@ impl DeviceFlags {
     }
 }
 
+/// Rules of lowering to do without.
+#[derive(Args)]
+pub(crate) struct WithoutFlag {
+    /// Leave out rules by which operations share a launch: matmul+add, norm+add, norm+add+norm, embed+scale,
+    /// gated, rotate-keys, rotate-queries
+    #[arg(long, value_name = "RULE", value_delimiter = ',')]
+    without: Vec<FusionRule>,
+}
+
+impl WithoutFlag {
+    /// The rules; `None` where none was named.
+    pub(crate) fn rules(&self) -> Option<RuleSet> {
+        let rules = self.without.iter().copied();
+        (!self.without.is_empty()).then(|| rules.collect())
+    }
+}
+
 /// The settings that count, with the environment of this process.
 pub(crate) fn resolve(given: &Given) -> Result<Settings, Failure> {
     Ok(Settings::resolve(&Environment::read()?, given)?)
@@ -201,7 +219,19 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use gannet_engine::internals::lower::PATTERNS;
+
     use super::*;
+
+    #[test]
+    fn the_help_names_every_rule_of_lowering() {
+        let command = WithoutFlag::augment_args(clap::Command::new("gannet"));
+        let flag = command.get_arguments().find(|a| a.get_id() == "without");
+        let help = flag.and_then(|f| f.get_help()).unwrap().to_string();
+        for pattern in PATTERNS {
+            assert!(help.contains(pattern.name), "{}: {help}", pattern.name);
+        }
+    }
 
     #[test]
     fn token_ids_come_from_text_or_from_a_file() {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use gannet_engine::internals::exec::LaunchTime;
-use gannet_engine::tools::bench::{BenchReport, Row};
+use gannet_engine::tools::bench::{BenchReport, BenchRow};
 use serde_json::{Value, json};
 
 use crate::figures;
@@ -27,7 +27,7 @@ fn share(bytes: u64, seconds: f64, ceiling: f64) -> (f64, f64) {
 }
 
 /// Every launch of a row.
-pub(crate) fn as_json(row: &Row, ceiling: f64) -> Vec<Value> {
+pub(crate) fn as_json(row: &BenchRow, ceiling: f64) -> Vec<Value> {
     let launch = |launch: &LaunchTime| {
         let (gb, share) = share(launch.bytes, median(launch), ceiling);
         json!({

@@ -94,12 +94,16 @@ mod tests {
         let session = Session::new(&model, &options).unwrap();
         let load = session.load_report();
         assert_eq!(moved(&load), None);
-        assert!(phases(&load).starts_with("file "), "{}", phases(&load));
+        assert!(
+            phases(&load).starts_with("vocabulary "),
+            "{}",
+            phases(&load)
+        );
         let text = table(&load, start, Some(Instant::now()));
         let first: Vec<&str> = text
             .lines()
             .filter_map(|l| l.split_whitespace().next())
             .collect();
-        assert_eq!(first, ["phase", "file", "vocabulary", "plan", "first"]);
+        assert_eq!(first, ["phase", "vocabulary", "plan", "first"]);
     }
 }

@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::kernel::{Kernel, KernelSpec, Layout};
+use crate::kernel::{KernelSignature, Layout, LoadedKernel};
 use crate::memory::Buffer;
 
 /// Packs arguments in order. Mistakes are kept and reported by [`Args::finish`], so that calls can
@@ -46,7 +46,7 @@ pub struct Args {
 
 impl Args {
     /// Starts packing for a loaded kernel.
-    pub fn for_kernel(kernel: &Kernel) -> Args {
+    pub fn for_kernel(kernel: &LoadedKernel) -> Args {
         Args::new(Arc::clone(kernel.layout()))
     }
 
@@ -54,7 +54,7 @@ impl Args {
     ///
     /// # Errors
     /// [`Error::Spec`] when the specification contradicts itself.
-    pub fn for_spec(spec: &KernelSpec) -> Result<Args, Error> {
+    pub fn for_spec(spec: &KernelSignature) -> Result<Args, Error> {
         Ok(Args::new(Arc::new(Layout::new(spec)?)))
     }
 
@@ -200,8 +200,8 @@ mod tests {
     use super::*;
     use crate::kernel::ParamSpec;
 
-    fn spec() -> KernelSpec {
-        KernelSpec {
+    fn spec() -> KernelSignature {
+        KernelSignature {
             name: "k".into(),
             params: vec![
                 ParamSpec::scalar("a", 4),

@@ -19,7 +19,7 @@ use crate::stream::Stream;
 
 /// A node of one [`GraphBuilder`], for naming dependencies and for updates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Node {
+pub struct GraphNode {
     graph: u64,
     index: usize,
 }
@@ -27,7 +27,7 @@ pub struct Node {
 /// What a node does, with everything it needs kept alive.
 #[derive(Debug)]
 enum Work {
-    Kernel(Box<Launch>),
+    LoadedKernel(Box<Launch>),
     Memory { _buffers: Vec<Buffer> },
 }
 
@@ -88,7 +88,7 @@ impl GraphBuilder {
     /// As [`Stream::launch`]; [`Error::Foreign`] for a node of another graph.
     #[doc(alias = "cuGraphAddKernelNode")]
     #[doc(alias = "cuGraphAddDependencies")]
-    pub fn add_kernel(&mut self, launch: &Launch, deps: &[Node]) -> Result<Node, Error> {
+    pub fn add_kernel(&mut self, launch: &Launch, deps: &[GraphNode]) -> Result<GraphNode, Error> {
         let context = Arc::clone(&self.graph.context);
         context.same(launch.kernel.context(), "kernel")?;
         launch.check()?;
@@ -97,7 +97,7 @@ impl GraphBuilder {
         for &dep in deps {
             let (handle, work) = self.node(dep)?;
             let list = match work {
-                Work::Kernel(_) if early => &mut programmatic,
+                Work::LoadedKernel(_) if early => &mut programmatic,
                 _ => &mut plain,
             };
             list.push(handle.0);
@@ -119,7 +119,7 @@ impl GraphBuilder {
             }
             Ok(node)
         })?;
-        Ok(self.push(node, Work::Kernel(Box::new(launch.clone()))))
+        Ok(self.push(node, Work::LoadedKernel(Box::new(launch.clone()))))
     }
 
     /// Adds a fill of the whole buffer with a byte.
@@ -127,7 +127,12 @@ impl GraphBuilder {
     /// # Errors
     /// [`Error::Foreign`], [`Error::OutOfRange`] for an empty buffer, or what the driver returned.
     #[doc(alias = "cuGraphAddMemsetNode")]
-    pub fn add_memset_d8(&mut self, dst: &Buffer, value: u8, deps: &[Node]) -> Result<Node, Error> {
+    pub fn add_memset_d8(
+        &mut self,
+        dst: &Buffer,
+        value: u8,
+        deps: &[GraphNode],
+    ) -> Result<GraphNode, Error> {
         self.add_fill(dst, (u32::from(value), 1), deps)
     }
 
@@ -137,7 +142,12 @@ impl GraphBuilder {
     /// As [`GraphBuilder::add_memset_d8`]; [`Error::OutOfRange`] also when the buffer is not a
     /// whole number of aligned words.
     #[doc(alias = "cuGraphAddMemsetNode")]
-    pub fn add_memset(&mut self, dst: &Buffer, value: u32, deps: &[Node]) -> Result<Node, Error> {
+    pub fn add_memset(
+        &mut self,
+        dst: &Buffer,
+        value: u32,
+        deps: &[GraphNode],
+    ) -> Result<GraphNode, Error> {
         check_words(dst.ptr(), dst.len())?;
         self.add_fill(dst, (value, 4), deps)
     }
@@ -146,8 +156,8 @@ impl GraphBuilder {
         &mut self,
         dst: &Buffer,
         (value, element): (u32, u32),
-        deps: &[Node],
-    ) -> Result<Node, Error> {
+        deps: &[GraphNode],
+    ) -> Result<GraphNode, Error> {
         self.usable(dst)?;
         let deps = self.handles(deps)?;
         let context = Arc::clone(&self.graph.context);
@@ -172,7 +182,12 @@ impl GraphBuilder {
     /// [`Error::OutOfRange`] when `dst` is shorter or `src` is empty, [`Error::Invalid`] when they
     /// overlap, [`Error::Foreign`], or what the driver returned.
     #[doc(alias = "cuGraphAddMemcpyNode")]
-    pub fn add_memcpy(&mut self, dst: &Buffer, src: &Buffer, deps: &[Node]) -> Result<Node, Error> {
+    pub fn add_memcpy(
+        &mut self,
+        dst: &Buffer,
+        src: &Buffer,
+        deps: &[GraphNode],
+    ) -> Result<GraphNode, Error> {
         self.usable(dst)?;
         self.usable(src)?;
         let copy = (
@@ -201,9 +216,9 @@ impl GraphBuilder {
     ///
     /// # Errors
     /// As [`GraphBuilder::add_kernel`].
-    pub fn chain(&mut self, launches: &[Launch]) -> Result<Vec<Node>, Error> {
+    pub fn chain(&mut self, launches: &[Launch]) -> Result<Vec<GraphNode>, Error> {
         let last = self.nodes.len().checked_sub(1);
-        let mut last = last.map(|index| Node {
+        let mut last = last.map(|index| GraphNode {
             graph: self.id,
             index,
         });
@@ -233,15 +248,15 @@ impl GraphBuilder {
         GraphExec::new(id, graph, nodes)
     }
 
-    fn push(&mut self, handle: Handle<sys::CUgraphNode_st>, work: Work) -> Node {
+    fn push(&mut self, handle: Handle<sys::CUgraphNode_st>, work: Work) -> GraphNode {
         self.nodes.push((handle, work));
-        Node {
+        GraphNode {
             graph: self.id,
             index: self.nodes.len() - 1,
         }
     }
 
-    fn node(&self, node: Node) -> Result<&(Handle<sys::CUgraphNode_st>, Work), Error> {
+    fn node(&self, node: GraphNode) -> Result<&(Handle<sys::CUgraphNode_st>, Work), Error> {
         let mine = (node.graph == self.id)
             .then(|| self.nodes.get(node.index))
             .flatten();
@@ -251,7 +266,7 @@ impl GraphBuilder {
         })
     }
 
-    fn handles(&self, nodes: &[Node]) -> Result<Vec<sys::CUgraphNode>, Error> {
+    fn handles(&self, nodes: &[GraphNode]) -> Result<Vec<sys::CUgraphNode>, Error> {
         nodes.iter().map(|&node| Ok(self.node(node)?.0.0)).collect()
     }
 
@@ -319,12 +334,12 @@ impl GraphExec {
 
     /// An executable of a captured graph; `launches` are kept alive.
     pub(crate) fn captured(graph: RawGraph, launches: Vec<Launch>) -> Result<GraphExec, Error> {
-        // Captured nodes have no `Node`, so no builder's number is needed; their handles are null
+        // Captured nodes have no `GraphNode`, so no builder's number is needed; their handles are null
         // because nothing but the launches' lifetimes is used of them.
         let keep = |launch| {
             (
                 Handle(core::ptr::null_mut()),
-                Work::Kernel(Box::new(launch)),
+                Work::LoadedKernel(Box::new(launch)),
             )
         };
         GraphExec::new(u64::MAX, graph, launches.into_iter().map(keep).collect())
@@ -378,7 +393,7 @@ impl GraphExec {
     /// [`Error::Foreign`] for a node of another graph; [`Error::Invalid`] when it is no kernel node
     /// or the cluster shape differs; otherwise as [`Stream::launch`].
     #[doc(alias = "cuGraphExecKernelNodeSetParams")]
-    pub fn update_kernel(&self, node: Node, launch: &Launch) -> Result<(), Error> {
+    pub fn update_kernel(&self, node: GraphNode, launch: &Launch) -> Result<(), Error> {
         let context = self.context();
         context.same(launch.kernel.context(), "kernel")?;
         launch.check()?;
@@ -394,7 +409,7 @@ impl GraphExec {
             what: "graph update",
             reason: reason.into(),
         };
-        let Work::Kernel(before) = work else {
+        let Work::LoadedKernel(before) = work else {
             return Err(invalid("not a kernel node"));
         };
         if before.cluster != launch.cluster {

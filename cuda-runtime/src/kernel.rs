@@ -1,6 +1,6 @@
 //! Kernels: an entry of a module together with its parameter list and block shape.
 //!
-//! Always holds: a [`Kernel`] exists only when its specification agrees with itself, with what the
+//! Always holds: a [`LoadedKernel`] exists only when its specification agrees with itself, with what the
 //! driver compiled (where the driver can tell) and with the device's limits.
 
 #![allow(unsafe_code)]
@@ -51,7 +51,7 @@ impl ParamSpec {
 
 /// What a caller knows of a kernel: its entry, its parameters in order, and how it is launched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KernelSpec {
+pub struct KernelSignature {
     /// The `.entry` name.
     pub name: String,
     /// The parameters, in order.
@@ -73,7 +73,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Places each parameter at the next multiple of its alignment, as the PTX ISA does.
-    pub(crate) fn new(spec: &KernelSpec) -> Result<Layout, Error> {
+    pub(crate) fn new(spec: &KernelSignature) -> Result<Layout, Error> {
         let mut offsets = Vec::with_capacity(spec.params.len());
         let mut bytes = 0_usize;
         for param in &spec.params {
@@ -126,7 +126,7 @@ pub struct KernelAttributes {
 
 /// A kernel that can be launched. Cloning is cheap; a clone keeps the module loaded.
 #[derive(Debug, Clone)]
-pub struct Kernel {
+pub struct LoadedKernel {
     inner: Arc<Inner>,
 }
 
@@ -140,8 +140,8 @@ struct Inner {
     dynamic_shared: u32,
 }
 
-impl Kernel {
-    pub(crate) fn new(module: Arc<Loaded>, spec: &KernelSpec) -> Result<Kernel, Error> {
+impl LoadedKernel {
+    pub(crate) fn new(module: Arc<Loaded>, spec: &KernelSignature) -> Result<LoadedKernel, Error> {
         let layout = Arc::new(Layout::new(spec)?);
         let threads = block_threads(spec)?;
         let function = module.function(&spec.name)?;
@@ -194,7 +194,7 @@ impl Kernel {
             block,
             dynamic_shared,
         };
-        Ok(Kernel {
+        Ok(LoadedKernel {
             inner: Arc::new(inner),
         })
     }
@@ -270,7 +270,7 @@ impl Kernel {
 }
 
 /// Threads of a block, after checking that each dimension is one the hardware has.
-fn block_threads(spec: &KernelSpec) -> Result<u32, Error> {
+fn block_threads(spec: &KernelSignature) -> Result<u32, Error> {
     let [x, y, z] = spec.block;
     let fits = (1..=1024).contains(&x) && (1..=1024).contains(&y) && (1..=64).contains(&z);
     match fits {
@@ -345,8 +345,8 @@ fn attributes(
 mod tests {
     use super::*;
 
-    fn spec(params: Vec<ParamSpec>) -> KernelSpec {
-        KernelSpec {
+    fn spec(params: Vec<ParamSpec>) -> KernelSignature {
+        KernelSignature {
             name: "k".into(),
             params,
             block: [32, 1, 1],
@@ -392,7 +392,7 @@ mod tests {
     #[test]
     fn block_shapes() {
         let with = |block| {
-            block_threads(&KernelSpec {
+            block_threads(&KernelSignature {
                 block,
                 ..spec(vec![])
             })

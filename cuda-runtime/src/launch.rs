@@ -8,14 +8,14 @@
 use crate::args::PackedArgs;
 use crate::error::Error;
 use crate::ffi::RawLaunch;
-use crate::kernel::Kernel;
+use crate::kernel::LoadedKernel;
 use crate::stream::Stream;
 
 /// One launch of one kernel.
 #[derive(Debug, Clone)]
 pub struct Launch {
     /// What runs.
-    pub kernel: Kernel,
+    pub kernel: LoadedKernel,
     /// Blocks in x, y and z.
     pub grid: [u32; 3],
     /// Its arguments.
@@ -30,7 +30,7 @@ pub struct Launch {
 impl Launch {
     /// A plain launch: no cluster, starts when the one before it is done.
     #[must_use]
-    pub fn new(kernel: &Kernel, grid: [u32; 3], args: PackedArgs) -> Launch {
+    pub fn new(kernel: &LoadedKernel, grid: [u32; 3], args: PackedArgs) -> Launch {
         Launch {
             kernel: kernel.clone(),
             grid,

@@ -94,15 +94,15 @@ pub use capture::Capture;
 pub use context::Context;
 pub use driver::{Device, DeviceProperties, Driver};
 pub use error::{DriverError, Error};
-pub use graph::{GraphBuilder, GraphExec, Node};
+pub use graph::{GraphBuilder, GraphExec, GraphNode};
 pub use jit::JitError;
-pub use kernel::{Kernel, KernelAttributes, KernelSpec, ParamSpec};
+pub use kernel::{KernelAttributes, KernelSignature, LoadedKernel, ParamSpec};
 pub use launch::Launch;
 pub use memory::{Buffer, DeviceBuffer};
 pub use module::{Module, ModuleSource};
 pub use pinned::PinnedBuffer;
 pub use stats::Statistics;
-pub use stream::{Event, Stream};
+pub use stream::{DeviceEvent, Stream};
 pub use upload::{Staging, Upload, Uploader, UploaderConfig};
 
 /// Everything public may cross threads; a change that breaks this fails to compile.
@@ -113,7 +113,7 @@ const _: () = {
         Device,
         Context,
         Stream,
-        Event,
+        DeviceEvent,
         Buffer,
         Arena,
         PinnedBuffer,
@@ -121,7 +121,7 @@ const _: () = {
     )>();
     check::<(
         Module,
-        Kernel,
+        LoadedKernel,
         Args,
         PackedArgs,
         Launch,

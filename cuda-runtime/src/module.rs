@@ -19,7 +19,7 @@ use crate::context::{Context, wait_for_device};
 use crate::error::{DriverError, Error};
 use crate::ffi::{Api, Handle, sys};
 use crate::jit::{JitError, log_text};
-use crate::kernel::{Kernel, KernelSpec};
+use crate::kernel::{KernelSignature, LoadedKernel};
 
 /// PTX text and what to call it in messages.
 #[derive(Debug, Clone, Copy)]
@@ -151,8 +151,8 @@ impl Module {
     /// [`Error::KernelMissing`]; [`Error::Spec`] when the specification contradicts the compiled
     /// kernel or the device.
     #[doc(alias = "cuModuleGetFunction")]
-    pub fn kernel(&self, spec: &KernelSpec) -> Result<Kernel, Error> {
-        Kernel::new(Arc::clone(&self.inner), spec)
+    pub fn kernel(&self, spec: &KernelSignature) -> Result<LoadedKernel, Error> {
+        LoadedKernel::new(Arc::clone(&self.inner), spec)
     }
 
     /// The name it was loaded under.

@@ -71,7 +71,7 @@ impl Stream {
     /// # Errors
     /// [`Error::Foreign`] for an event of another context; otherwise what the driver returned.
     #[doc(alias = "cuStreamWaitEvent")]
-    pub fn wait_event(&self, event: &Event) -> Result<(), Error> {
+    pub fn wait_event(&self, event: &DeviceEvent) -> Result<(), Error> {
         self.context.same(&event.context, "event")?;
         // SAFETY: both are live while borrowed.
         self.context
@@ -89,25 +89,25 @@ impl Drop for Stream {
 
 /// A point in a stream that others can wait for, or take the time at.
 #[derive(Debug)]
-pub struct Event {
+pub struct DeviceEvent {
     context: Arc<Context>,
     handle: Handle<sys::CUevent_st>,
     timing: bool,
 }
 
-impl Event {
-    /// Makes an event; one with `timing` can be given to [`Event::elapsed_ms`] and costs more.
+impl DeviceEvent {
+    /// Makes an event; one with `timing` can be given to [`DeviceEvent::elapsed_ms`] and costs more.
     ///
     /// # Errors
     /// What the driver returned, or [`Error::ContextDead`].
     #[doc(alias = "cuEventCreate")]
-    pub fn new(context: &Arc<Context>, timing: bool) -> Result<Event, Error> {
+    pub fn new(context: &Arc<Context>, timing: bool) -> Result<DeviceEvent, Error> {
         let flags = match timing {
             true => sys::CUevent_flags::CU_EVENT_DEFAULT,
             false => sys::CUevent_flags::CU_EVENT_DISABLE_TIMING,
         } as u32;
         let handle = context.call(|api| api.event_create(flags))?;
-        Ok(Event {
+        Ok(DeviceEvent {
             context: Arc::clone(context),
             handle,
             timing,
@@ -155,7 +155,7 @@ impl Event {
     /// [`Error::Invalid`] when one was made without timing; the driver's error when one was not
     /// recorded or not passed yet.
     #[doc(alias = "cuEventElapsedTime")]
-    pub fn elapsed_ms(start: &Event, end: &Event) -> Result<f32, Error> {
+    pub fn elapsed_ms(start: &DeviceEvent, end: &DeviceEvent) -> Result<f32, Error> {
         start.context.same(&end.context, "event")?;
         if !(start.timing && end.timing) {
             let reason = "an event was made without timing".to_owned();
@@ -171,7 +171,7 @@ impl Event {
     }
 }
 
-impl Drop for Event {
+impl Drop for DeviceEvent {
     fn drop(&mut self) {
         // SAFETY: made in `new` and destroyed once; the driver defers it past pending work.
         self.context

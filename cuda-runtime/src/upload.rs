@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::memory::{Buffer, check_range};
 use crate::pinned::PinnedBuffer;
-use crate::stream::{Event, Stream};
+use crate::stream::{DeviceEvent, Stream};
 
 /// How many threads fill how much pinned memory. The default is a thread for each core, up to 16,
 /// with two buffers of 1 MiB: locking pages costs time, and small buffers stay in a cache between
@@ -107,7 +107,7 @@ impl Staging<'_> {
 struct Lane {
     memory: PinnedBuffer,
     /// For each buffer, what tells that it is free.
-    free: Vec<Event>,
+    free: Vec<DeviceEvent>,
     /// The buffer to fill next.
     next: usize,
 }
@@ -117,7 +117,7 @@ impl Lane {
         Ok(Lane {
             memory: PinnedBuffer::new(context, buffers.saturating_mul(bytes))?,
             free: (0..buffers)
-                .map(|_| Event::new(context, false))
+                .map(|_| DeviceEvent::new(context, false))
                 .collect::<Result<_, Error>>()?,
             next: 0,
         })
@@ -134,7 +134,7 @@ pub struct Uploader {
     lanes: Vec<Mutex<Option<Lane>>>,
     /// From the first allocation of a lane to the end of the last one.
     allocating: Mutex<Option<(Instant, Instant)>>,
-    done: Event,
+    done: DeviceEvent,
 }
 
 impl Uploader {
@@ -153,7 +153,7 @@ impl Uploader {
             config,
             lanes: (0..config.threads).map(|_| Mutex::new(None)).collect(),
             allocating: Mutex::new(None),
-            done: Event::new(context, false)?,
+            done: DeviceEvent::new(context, false)?,
         })
     }
 

@@ -300,8 +300,8 @@ fn event_timing() {
         return;
     };
     let (start, end) = (
-        Event::new(&context, true).unwrap(),
-        Event::new(&context, true).unwrap(),
+        DeviceEvent::new(&context, true).unwrap(),
+        DeviceEvent::new(&context, true).unwrap(),
     );
     let big = DeviceBuffer::new(&context, 256 << 20).unwrap();
     stream.memset_d32(&big, 0).unwrap();
@@ -310,13 +310,13 @@ fn event_timing() {
     end.record(&stream).unwrap();
     end.synchronize().unwrap();
     assert!(end.query().unwrap());
-    let ms = Event::elapsed_ms(&start, &end).unwrap();
+    let ms = DeviceEvent::elapsed_ms(&start, &end).unwrap();
     assert!(ms > 0.005 && ms < 1000.0, "{ms} ms for 256 MiB");
 
-    let untimed = Event::new(&context, false).unwrap();
+    let untimed = DeviceEvent::new(&context, false).unwrap();
     untimed.record(&stream).unwrap();
     assert!(matches!(
-        Event::elapsed_ms(&start, &untimed),
+        DeviceEvent::elapsed_ms(&start, &untimed),
         Err(Error::Invalid { .. })
     ));
     let second = Stream::new(&context).unwrap();

@@ -123,7 +123,7 @@ fn many_modules_at_once() {
     };
     let folder = tempfile::tempdir().unwrap();
     let cache = CubinCache::new(folder.path());
-    let kernels: Vec<Kernel> = thread::scope(|scope| {
+    let kernels: Vec<LoadedKernel> = thread::scope(|scope| {
         let handles: Vec<_> = (0..16)
             .map(|i| {
                 let (context, cache) = (&context, &cache);
@@ -136,7 +136,9 @@ fn many_modules_at_once() {
                         target: "sm_80",
                     };
                     let module = Module::load(context, source, cache).unwrap();
-                    module.kernel(&KernelSpec { name, ..add_spec() }).unwrap()
+                    module
+                        .kernel(&KernelSignature { name, ..add_spec() })
+                        .unwrap()
                 })
             })
             .collect();
@@ -214,7 +216,7 @@ fn more_shared_memory_than_48_kib() {
     let Some((context, stream)) = gpu_stream() else {
         return;
     };
-    let spec = KernelSpec {
+    let spec = KernelSignature {
         dynamic_shared: 64 << 10,
         ..spec("reverse", vec![ParamSpec::pointer("p")], 1024)
     };
@@ -232,7 +234,7 @@ fn more_shared_memory_than_48_kib() {
     let expected: Vec<u8> = (0..16_384_u32).rev().flat_map(u32::to_le_bytes).collect();
     assert!(out == expected);
 
-    let huge = KernelSpec {
+    let huge = KernelSignature {
         dynamic_shared: 10 << 20,
         ..spec
     };
@@ -245,7 +247,7 @@ fn specifications_are_compared() {
         return;
     };
     let module = load(&context, "add", ADD, "sm_80");
-    let missing = module.kernel(&KernelSpec {
+    let missing = module.kernel(&KernelSignature {
         name: "sub".into(),
         ..add_spec()
     });
@@ -253,7 +255,7 @@ fn specifications_are_compared() {
         matches!(missing, Err(Error::KernelMissing { .. })),
         "{missing:?}"
     );
-    let wide = module.kernel(&KernelSpec {
+    let wide = module.kernel(&KernelSignature {
         block: [2048, 1, 1],
         ..add_spec()
     });

@@ -50,7 +50,7 @@ pub use settings::{DeviceChoice, ExecutorChoice, SamplerOn, Settings};
 /// Text to tokens and back, by the vocabulary of a model.
 pub mod tokenizer {
     pub use crate::text::tokenizer::{
-        DecodeOptions, EncodeOptions, Kind, StreamDecoder, Tokenizer, TokenizerOptions,
+        Algorithm, DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer, TokenizerOptions,
         pre_tokenizers,
     };
 }

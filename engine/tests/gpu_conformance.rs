@@ -7,15 +7,16 @@ use std::collections::BTreeMap;
 
 use common::gpu;
 use gannet_cuda_runtime::{
-    Args, Buffer, Error, Kernel, KernelSpec, Launch, Module, ModuleSource, ParamSpec, Stream,
+    Args, Buffer, Error, KernelSignature, Launch, LoadedKernel, Module, ModuleSource, ParamSpec,
+    Stream,
 };
 use gannet_engine::internals::exec::cuda::Gpu;
 use gannet_engine::settings::DiskCache;
 use gannet_ptx_gen::conformance::{Case, Outcome, Rule, cases, compare, report};
-use gannet_ptx_gen::interp::Arg;
+use gannet_ptx_gen::interp::LaunchArg;
 use rayon::prelude::*;
 
-fn compile(gpu: &Gpu, case: &Case) -> Kernel {
+fn compile(gpu: &Gpu, case: &Case) -> LoadedKernel {
     let kernel = &case.kernel;
     let ptx = kernel
         .ptx()
@@ -25,7 +26,7 @@ fn compile(gpu: &Gpu, case: &Case) -> Kernel {
         ptx: &ptx,
         target: gpu.target.name(),
     };
-    let spec = KernelSpec {
+    let spec = KernelSignature {
         name: kernel.name.clone(),
         params: kernel
             .params
@@ -41,7 +42,12 @@ fn compile(gpu: &Gpu, case: &Case) -> Kernel {
 }
 
 /// Runs the case on the GPU and gives the output buffer.
-fn execute(gpu: &Gpu, stream: &Stream, case: &Case, kernel: &Kernel) -> Result<Vec<u8>, Error> {
+fn execute(
+    gpu: &Gpu,
+    stream: &Stream,
+    case: &Case,
+    kernel: &LoadedKernel,
+) -> Result<Vec<u8>, Error> {
     let mut args = Args::for_kernel(kernel);
     let mut buffers = Vec::new();
     for bytes in case.inputs.iter().chain([&case.output]) {
@@ -52,12 +58,12 @@ fn execute(gpu: &Gpu, stream: &Stream, case: &Case, kernel: &Kernel) -> Result<V
     }
     for scalar in &case.scalars {
         args = match *scalar {
-            Arg::U32(x) => args.u32(x),
-            Arg::I32(x) => args.i32(x),
-            Arg::U64(x) => args.u64(x),
-            Arg::I64(x) => args.i64(x),
-            Arg::F32(x) => args.f32(x),
-            Arg::F64(x) => args.f64(x),
+            LaunchArg::U32(x) => args.u32(x),
+            LaunchArg::I32(x) => args.i32(x),
+            LaunchArg::U64(x) => args.u64(x),
+            LaunchArg::I64(x) => args.i64(x),
+            LaunchArg::F32(x) => args.f32(x),
+            LaunchArg::F64(x) => args.f64(x),
             other => panic!("{}: {other:?} is not passed here", case.name),
         };
     }
@@ -68,7 +74,7 @@ fn execute(gpu: &Gpu, stream: &Stream, case: &Case, kernel: &Kernel) -> Result<V
     Ok(output)
 }
 
-fn compared(gpu: &Gpu, stream: &Stream, case: &Case, kernel: &Kernel) -> Outcome {
+fn compared(gpu: &Gpu, stream: &Stream, case: &Case, kernel: &LoadedKernel) -> Outcome {
     let interpreted = case.interpret();
     let found = execute(gpu, stream, case, kernel);
     if case.rule == Rule::Traps {
@@ -90,7 +96,7 @@ fn gpu_agrees_with_the_interpreter_form_by_form() {
     let gpu = Gpu::open(0, &DiskCache::default()).expect("a GPU");
     let stream = Stream::new(&gpu.context).expect("a stream");
     let cases = cases(gpu.target);
-    let kernels: Vec<Kernel> = cases.par_iter().map(|case| compile(&gpu, case)).collect();
+    let kernels: Vec<LoadedKernel> = cases.par_iter().map(|case| compile(&gpu, case)).collect();
     // A trap ends the context: such forms come last.
     let mut order: Vec<usize> = (0..cases.len()).collect();
     order.sort_by_key(|i| cases[*i].rule == Rule::Traps);

@@ -1,6 +1,7 @@
 //! The CUDA executors against the CPU operation by operation, and against each other bit by bit.
 
 mod common;
+mod reference;
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,8 @@ use common::{gpu, model, shared};
 use gannet_engine::internals::kv::KvType;
 use gannet_engine::settings::{Precision, Settings};
 use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
+use reference::cases::LLAMA;
+use reference::micro::MicroModel;
 
 /// Parity on tokens of the model's vocabulary, with what `options` say besides.
 fn parity(path: &Path, left: Side, right: Side, options: ParityOptions) -> Vec<Report> {
@@ -247,6 +250,36 @@ fn sequences_agree_alone_and_in_a_batch(part: &str) {
                 ..with(precision, 8)
             };
             check(&path, &parity(&path, Side::Cpu, Side::CudaGraph, options));
+        }
+    }
+}
+
+/// A micro-model of heads of `dim` elements, of which queries rotate all or, in every other size,
+/// half.
+fn heads_of(dim: usize, vocab: &Path) -> tempfile::NamedTempFile {
+    let micro = MicroModel {
+        head_dim: dim,
+        rope_dim: if dim.is_multiple_of(16) { dim } else { dim / 2 },
+        num_heads: 4,
+        num_kv_heads: 2,
+        num_layers: 1,
+        ..LLAMA
+    };
+    micro.file(vocab)
+}
+
+#[test]
+fn gpu_heads_of_every_multiple_of_8() {
+    let part = "golden/arch/llama/llama.gguf";
+    let Some(vocab) = on_gpu("heads of every size", part) else {
+        return;
+    };
+    for dim in (8..=256).step_by(8) {
+        let file = heads_of(dim, &vocab);
+        for precision in [Precision::Exact, Precision::Fast] {
+            let options = with(precision, 2);
+            let reports = parity(file.path(), Side::Cpu, Side::CudaEager, options);
+            check(file.path(), &reports);
         }
     }
 }

@@ -2,6 +2,7 @@
 //! checked on a machine that has none.
 
 mod common;
+mod reference;
 
 use std::path::Path;
 
@@ -9,6 +10,8 @@ use common::{MICRO_MODELS, micro_file, model, shared};
 use gannet_engine::internals::kv::KvType;
 use gannet_engine::settings::{Precision, Settings};
 use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
+use reference::cases::LLAMA;
+use reference::micro::MicroModel;
 
 fn check(path: &Path, precision: Precision, prompt: u32) {
     let options = ParityOptions {
@@ -62,6 +65,34 @@ fn micro_models_of_every_family() {
         };
         for precision in [Precision::Exact, Precision::Fast] {
             check(&path, precision, 21);
+        }
+    }
+}
+
+/// A micro-model of heads of `dim` elements, of which queries rotate all or, in every other size,
+/// half.
+fn heads_of(dim: usize, vocab: &Path) -> tempfile::NamedTempFile {
+    let micro = MicroModel {
+        head_dim: dim,
+        rope_dim: if dim.is_multiple_of(16) { dim } else { dim / 2 },
+        num_heads: 4,
+        num_kv_heads: 2,
+        num_layers: 1,
+        ..LLAMA
+    };
+    micro.file(vocab)
+}
+
+#[test]
+fn heads_of_many_sizes() {
+    let part = "golden/arch/llama/llama.gguf";
+    let Some(vocab) = shared("interpreted heads of many sizes", part) else {
+        return;
+    };
+    for dim in [8, 24, 40, 72, 96, 104, 136, 200, 248, 256] {
+        let file = heads_of(dim, &vocab);
+        for precision in [Precision::Exact, Precision::Fast] {
+            check(file.path(), precision, 21);
         }
     }
 }

@@ -11,11 +11,14 @@ use std::sync::Arc;
 
 use common::{model, shared};
 use gannet_engine::internals::kv::KvType;
-use gannet_engine::internals::lower::DeviceProfile;
-use gannet_engine::internals::lower::{LowerOptions, Shape, StepKind, lower};
-use gannet_engine::settings::Overrides;
-use gannet_engine::settings::{Buffers, Precision};
+use gannet_engine::internals::lower::{DeviceProfile, PATTERNS};
+use gannet_engine::internals::lower::{LowerOptions, Lowered, Shape, StepKind, lower};
+use gannet_engine::internals::plan::{Activation, AttentionConfig, Linear, Plan};
+use gannet_engine::internals::plan::{PlanBuilder, RopeFactors, RopeKind, RopeTable};
+use gannet_engine::internals::plan::{WeightInfo, WeightView};
+use gannet_engine::settings::{Buffers, Overrides, Precision, RuleSet};
 use gannet_ptx_gen::target::Target;
+use gannet_quant::Format;
 
 fn options(buffers: Buffers) -> LowerOptions {
     LowerOptions {
@@ -39,15 +42,23 @@ fn a_family_reads_like_its_network() {
     insta::assert_snapshot!("plan_qwen3", micro("qwen3").plan());
 }
 
-/// Kernel and grid of every launch, a line each.
-fn launches(name: &str, rows: usize, kind: StepKind) -> String {
-    let model = micro(name);
+fn lowered(plan: &Plan, rows: usize, kind: StepKind, overrides: Overrides) -> Lowered {
     let shape = Shape {
         rows,
         outputs: 1,
         kind,
     };
-    let lowered = lower(model.plan(), shape, &options(Buffers::Shared)).unwrap();
+    let options = LowerOptions {
+        profile: Arc::new(DeviceProfile::built_in(overrides)),
+        ..options(Buffers::Shared)
+    };
+    lower(plan, shape, &options).unwrap()
+}
+
+/// Kernel and grid of every launch, a line each.
+fn launches(name: &str, rows: usize, kind: StepKind) -> String {
+    let model = micro(name);
+    let lowered = lowered(model.plan(), rows, kind, Overrides::default());
     let mut text = String::new();
     for launch in &lowered.launches {
         let kernel = lowered.kernels[launch.kernel].kernel().name;
@@ -61,6 +72,168 @@ fn launches(name: &str, rows: usize, kind: StepKind) -> String {
 fn a_token_and_a_prompt_lower_to_their_kernels() {
     insta::assert_snapshot!("launches_token", launches("qwen2", 1, StepKind::Prompt));
     insta::assert_snapshot!("launches_prompt", launches("qwen2", 40, StepKind::Prompt));
+}
+
+/// A token and a prompt as the pages on which a step can be read.
+#[test]
+fn a_step_reads_from_operations_to_kernels() {
+    let model = micro("qwen2");
+    for (name, rows) in [("step_token", 1), ("step_prompt", 40)] {
+        let lowered = lowered(model.plan(), rows, StepKind::Prompt, Overrides::default());
+        insta::assert_snapshot!(name, lowered.listing(model.plan()));
+    }
+}
+
+/// In what order the operations of a layer's attention stand.
+#[derive(Clone, Copy)]
+enum Order {
+    /// Queries, keys and values, as a network is read.
+    Natural,
+    /// Queries behind the write to the cache, where attention wants them.
+    QueriesLast,
+}
+
+/// A decoder of two layers whose heads are large enough for every kernel.
+fn decoder(order: Order) -> Plan {
+    let attention = AttentionConfig {
+        num_heads: 2,
+        num_kv_heads: 1,
+        head_dim: 128,
+        scale: 0.1,
+        softcap: None,
+        window: None,
+    };
+    let p = &mut PlanBuilder::new();
+    let weight = |p: &mut PlanBuilder, name: &str, format, rows, cols| {
+        let view = WeightView::whole(0, 0, rows, cols);
+        p.weight(WeightInfo {
+            name: name.to_owned(),
+            format,
+            rows,
+            cols,
+            view,
+        })
+    };
+    let matrix = |p: &mut PlanBuilder, name: &str, rows, cols| Linear {
+        weight: weight(p, name, Format::Q8_0, rows, cols),
+        bias: None,
+    };
+    let rope = p.rope_table(RopeTable {
+        kind: RopeKind::Neox,
+        rot_dim: 128,
+        base: 1e4,
+        scale: 1.0,
+        yarn: None,
+        magnitude: 1.0,
+        factors: RopeFactors::Ones,
+    });
+    let embedding = weight(p, "token_embd.weight", Format::Q8_0, 512, 256);
+    let x = p.embed(embedding);
+    let mut x = p.scale(x, 16.0);
+    for layer in 0..2 {
+        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+        let norm = weight(p, &name("attn_norm"), Format::F32, 1, 256);
+        let cache = p.cache(&format!("blk.{layer}.cache"), 1, 128);
+        let [q, k, v] = [("attn_q", 256), ("attn_k", 128), ("attn_v", 128)]
+            .map(|(part, rows)| matrix(p, &name(part), rows, 256));
+        let h = p.rms_norm(x, norm, 1e-6);
+        let attended = match order {
+            Order::Natural => {
+                let (q, k, v) = (p.matmul(h, q), p.matmul(h, k), p.matmul(h, v));
+                let (q, k) = (p.rope(q, rope, 2, 128), p.rope(k, rope, 1, 128));
+                p.kv_write(cache, k, v);
+                p.attention(layer, q, cache, attention)
+            }
+            Order::QueriesLast => {
+                let (k, v) = (p.matmul(h, k), p.matmul(h, v));
+                let k = p.rope(k, rope, 1, 128);
+                p.kv_write(cache, k, v);
+                let q = p.matmul(h, q);
+                let q = p.rope(q, rope, 2, 128);
+                p.attention(layer, q, cache, attention)
+            }
+        };
+        let o = matrix(p, &name("attn_output"), 256, 256);
+        let o = p.matmul(attended, o);
+        x = p.add(x, o);
+        let (gate, up) = (
+            matrix(p, &name("ffn_gate"), 512, 256),
+            matrix(p, &name("ffn_up"), 512, 256),
+        );
+        let (gate, up) = (p.matmul(x, gate), p.matmul(x, up));
+        let hidden = p.glu(Activation::Silu, gate, up);
+        let down = matrix(p, &name("ffn_down"), 256, 512);
+        let down = p.matmul(hidden, down);
+        let norm = weight(p, &name("post_ffw_norm"), Format::F32, 1, 256);
+        let down = p.rms_norm(down, norm, 1e-6);
+        x = p.add(x, down);
+    }
+    let x = p.gather_outputs(x);
+    let logits = p.matmul(
+        x,
+        Linear {
+            weight: embedding,
+            bias: None,
+        },
+    );
+    std::mem::take(p).finish(logits)
+}
+
+/// Families write what a network computes; when it runs is for lowering to say.
+#[test]
+fn launches_do_not_depend_on_the_order_in_which_a_layer_is_written() {
+    let listing = |order, rows, kind| {
+        let plan = decoder(order);
+        let lowered = lowered(&plan, rows, kind, Overrides::default());
+        // The numbers of operations differ; their lines do not.
+        lowered.listing(&plan).to_string()
+    };
+    for (rows, kind) in [
+        (1, StepKind::Prompt),
+        (8, StepKind::Batch),
+        (40, StepKind::Prompt),
+    ] {
+        let [natural, last] =
+            [Order::Natural, Order::QueriesLast].map(|order| listing(order, rows, kind));
+        assert_eq!(natural, last, "{rows} rows");
+        let hands_over = natural.contains("_h [");
+        assert_eq!(hands_over, rows == 1, "{natural}");
+    }
+}
+
+/// Every rule can be left out, which shows, and leaves the others as they are.
+#[test]
+fn a_rule_that_is_left_out_leaves_its_operations_apart() {
+    let plan = decoder(Order::Natural);
+    let ops = |without: RuleSet| -> Vec<(String, Vec<usize>)> {
+        let overrides = Overrides {
+            without,
+            ..Overrides::default()
+        };
+        let lowered = lowered(&plan, 1, StepKind::Prompt, overrides);
+        let units = lowered.units.into_iter();
+        units.map(|unit| (unit.name, unit.ops)).collect()
+    };
+    let all = ops(RuleSet::default());
+    for pattern in PATTERNS {
+        let apart = ops(std::iter::once(pattern.rule).collect());
+        let kind = |units: &[(String, Vec<usize>)]| {
+            let of_rule = |(name, _): &&(String, _)| name.starts_with(pattern.unit);
+            units.iter().filter(of_rule).count()
+        };
+        assert_eq!(kind(&apart), 0, "{}", pattern.name);
+        assert!(kind(&all) > 0, "{}: {all:?}", pattern.name);
+        let others = |units: &[(String, Vec<usize>)]| -> Vec<(String, Vec<usize>)> {
+            let fused = units.iter().filter(|(_, ops)| ops.len() > 1);
+            let fused = fused.filter(|(name, _)| !name.starts_with(pattern.unit));
+            fused.cloned().collect()
+        };
+        assert_eq!(others(&apart), others(&all), "{}", pattern.name);
+        let mut covered: Vec<usize> = apart.into_iter().flat_map(|(_, ops)| ops).collect();
+        covered.sort_unstable();
+        let every: Vec<usize> = (0..plan.ops.len()).collect();
+        assert_eq!(covered, every, "{}: each operation once", pattern.name);
+    }
 }
 
 #[test]

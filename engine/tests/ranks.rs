@@ -18,6 +18,7 @@ use gannet_engine::internals::plan::{Plan, StepRow, partition};
 use gannet_engine::settings::{Buffers, Precision};
 use gannet_engine::tools::gate;
 use gannet_engine::tools::parity::{Mode, Report, Tolerance, diff};
+use gannet_engine::tools::synth::{self, ShapeName, SynthOptions, TypeMix};
 use gannet_engine::{Error, Model, Sampling};
 use gannet_ptx_gen::target::Target;
 
@@ -179,6 +180,34 @@ fn several_ranks_give_what_one_gives() {
                 assert_eq!(bits(&again.0), bits(&found), "{what}");
                 assert_eq!(again.1, decoded, "{what}");
             }
+        }
+    }
+}
+
+/// Columns of quantised matrices are cut in whole blocks, and no longer lie together in the file.
+#[test]
+fn ranks_share_quantised_matrices() {
+    for mix in [TypeMix::Q8_0, TypeMix::Q4_1] {
+        let options = SynthOptions {
+            shape: ShapeName::Tiny,
+            mix,
+            seed: 3,
+            vocab_from: None,
+        };
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        synth::write(&options, &mut file, &mut |_, _| {}).unwrap();
+        let model = model(file.path());
+        let (expected, tokens) = logits_and_tokens(cpu(model.clone(), Buffers::Shared).as_mut());
+        for ranks in [2, 4] {
+            let mut several = ranked(&model, ranks, cpu, Buffers::Shared);
+            let (found, decoded) = logits_and_tokens(&mut several);
+            let error = nmse(&expected, &found);
+            println!("{mix}, {ranks} ranks: NMSE {error:.1e}");
+            assert!(
+                error > 0.0 && error <= NMSE,
+                "{mix}, {ranks} ranks: {error:e}"
+            );
+            assert_eq!(decoded, tokens, "{mix}, {ranks} ranks");
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use gannet_engine::Sampling;
 use gannet_engine::internals::exec::sample::{MAX_WINDOW, Sampler};
-use gannet_ptx_gen::interp::{Arg, Memory, Options, Prepared};
+use gannet_ptx_gen::interp::{LaunchArg, Memory, Options, Prepared};
 use gannet_ptx_gen::kernels::sample_math::random_words;
 use gannet_ptx_gen::kernels::{SampleParams, SampleSpec};
 use gannet_ptx_gen::target::Target;
@@ -45,13 +45,14 @@ fn on_the_kernels(vocab_size: u32, sequences: &[Sequence], turns: usize) -> Vec<
     let logits: Vec<f32> = sequences.iter().flat_map(|s| s.logits.clone()).collect();
     let mut memory = Memory::new();
     let slots: Vec<u32> = (0..rows as u32).rev().collect();
-    let lengths = Arg::U64(memory.alloc_from(&vec![1u32; rows]));
-    let slots = Arg::U64(memory.alloc_from(&slots));
-    let params = Arg::U64(memory.alloc_from(&params));
-    let rings = Arg::U64(memory.alloc_from(&rings));
-    let scratch = [0; 2].map(|_| Arg::U64(memory.alloc_poisoned(4 * spec.scratch(rows) as u64)));
-    let arrived = Arg::U64(memory.alloc_from(&vec![0u32; rows]));
-    let found = Arg::U64(memory.alloc_poisoned(16 * rows as u64));
+    let lengths = LaunchArg::U64(memory.alloc_from(&vec![1u32; rows]));
+    let slots = LaunchArg::U64(memory.alloc_from(&slots));
+    let params = LaunchArg::U64(memory.alloc_from(&params));
+    let rings = LaunchArg::U64(memory.alloc_from(&rings));
+    let scratch =
+        [0; 2].map(|_| LaunchArg::U64(memory.alloc_poisoned(4 * spec.scratch(rows) as u64)));
+    let arrived = LaunchArg::U64(memory.alloc_from(&vec![0u32; rows]));
+    let found = LaunchArg::U64(memory.alloc_poisoned(16 * rows as u64));
     let out = memory.alloc_from(&vec![u32::MAX; rows]);
     let filter = Prepared::new(&spec.filter_kernel()).unwrap();
     let draw = Prepared::new(&spec.draw_kernel()).unwrap();
@@ -64,14 +65,14 @@ fn on_the_kernels(vocab_size: u32, sequences: &[Sequence], turns: usize) -> Vec<
     let mut tokens = vec![Vec::new(); rows];
     for _ in 0..turns {
         // A step of the model writes new logits.
-        let logits = Arg::U64(memory.alloc_from(&logits));
+        let logits = LaunchArg::U64(memory.alloc_from(&logits));
         let row = [logits, lengths, slots, params, rings];
         let parts = [scratch[0], scratch[1], arrived];
         let filters = [&row[..], &parts[..], &[found]].concat();
         filter
             .launch(spec.filter_grid(rows as u32), &filters, &memory, &options)
             .unwrap();
-        let draws = [&row[..], &[found], &parts[..], &[Arg::U64(out)]].concat();
+        let draws = [&row[..], &[found], &parts[..], &[LaunchArg::U64(out)]].concat();
         draw.launch(spec.draw_grid(rows as u32), &draws, &memory, &options)
             .unwrap();
         for (tokens, token) in tokens

@@ -48,4 +48,4 @@ pub use reader::Gguf;
 pub use shard::{SPLIT_COUNT_KEY, SPLIT_NO_KEY, SPLIT_TENSORS_KEY, shard_path};
 pub use tensor::{MAX_DIMS, MAX_NAME_BYTES, ShapeError, TensorInfo, TensorType};
 pub use value::{Array, StringArray, Value, ValueType};
-pub use writer::{DataWriter, Element, Writer};
+pub use writer::{ArrayElement, DataWriter, Writer};

@@ -85,7 +85,7 @@ impl Writer {
     /// As [`Writer::set`].
     pub fn set_array<T>(&mut self, key: &str, values: &[T]) -> Result<(), Error>
     where
-        T: Element,
+        T: ArrayElement,
     {
         if key == ALIGNMENT_KEY {
             return Err(metadata_error(
@@ -321,7 +321,7 @@ impl<W: Write> DataWriter<W> {
 }
 
 /// An element of a metadata array: any number, bool or text. Implemented for those types only.
-pub trait Element: sealed::Sealed {
+pub trait ArrayElement: sealed::Sealed {
     /// The type of such elements in the file.
     const TYPE: ValueType;
     /// The element as a value.
@@ -336,7 +336,7 @@ macro_rules! elements {
     ($($ty:ty => $variant:ident;)*) => { $(
         impl sealed::Sealed for $ty {}
 
-        impl Element for $ty {
+        impl ArrayElement for $ty {
             const TYPE: ValueType = ValueType::$variant;
 
             fn value(&self) -> Value<'_> {
@@ -368,7 +368,7 @@ elements! {
 
 impl sealed::Sealed for &str {}
 
-impl Element for &str {
+impl ArrayElement for &str {
     const TYPE: ValueType = ValueType::String;
 
     fn value(&self) -> Value<'_> {
@@ -378,7 +378,7 @@ impl Element for &str {
 
 impl sealed::Sealed for String {}
 
-impl Element for String {
+impl ArrayElement for String {
     const TYPE: ValueType = ValueType::String;
 
     fn value(&self) -> Value<'_> {

@@ -3,7 +3,7 @@
 //!
 //! A [`Kernel`] is structured: there are no labels and no jumps, only [`Stmt::If`] and
 //! [`Stmt::Loop`], so that "uniform control flow" and "assigned on every path" are properties
-//! one walks a tree to decide. What an instruction *is* lives in [`crate::op::Op`]; its name,
+//! one walks a tree to decide. What an instruction *is* lives in [`crate::op::Opcode`]; its name,
 //! operands and requirements live in [`crate::table`].
 //!
 //! # What always holds (and what an executor may rely on after [`crate::verify`])
@@ -26,7 +26,7 @@
 use std::fmt;
 use std::panic::Location;
 
-use crate::op::Op;
+use crate::op::Opcode;
 use crate::target::Target;
 
 /// A kernel: one `.entry` of one PTX module.
@@ -96,7 +96,7 @@ impl Kernel {
     /// has finished.
     pub fn starts_early(&self) -> bool {
         let mut waits = false;
-        self.for_each_inst(|inst| waits |= inst.op == Op::GridDepWait);
+        self.for_each_inst(|inst| waits |= inst.op == Opcode::GridDepWait);
         waits
     }
 
@@ -105,8 +105,8 @@ impl Kernel {
     pub fn hands_over(&self) -> bool {
         let (mut waits, mut early) = (false, false);
         self.for_each_inst(|inst| match inst.op {
-            Op::GridDepWait => waits = true,
-            Op::GridDepLaunch => early |= !waits,
+            Opcode::GridDepWait => waits = true,
+            Opcode::GridDepLaunch => early |= !waits,
             _ => {}
         });
         waits && early
@@ -228,7 +228,7 @@ pub struct Loop {
 #[derive(Debug, Clone)]
 pub struct Inst {
     /// What it does.
-    pub op: Op,
+    pub op: Opcode,
     /// Registers written, in PTX order.
     pub dst: Vec<Reg>,
     /// Operands read, in PTX order.

@@ -7,7 +7,7 @@
 use std::fmt::Write;
 
 use crate::ir::{Address, Base, Imm, Inst, Kernel, Operand, Reg, Stmt, Ty};
-use crate::op::Op;
+use crate::op::Opcode;
 use crate::table::{Group, Row, Slot, row_of};
 use crate::target::PtxVersion;
 
@@ -215,7 +215,7 @@ impl Printer<'_> {
         text.push_str(&self.mnemonic(inst, &row));
         let dst: Vec<Operand> = inst.dst.iter().map(|r| Operand::Reg(*r)).collect();
         let mut parts = self.groups(&row.dst, &dst);
-        if inst.op == Op::ElectSync {
+        if inst.op == Opcode::ElectSync {
             // The one instruction whose destinations are joined by a bar.
             parts = vec![parts.join("|")];
         }
@@ -230,7 +230,7 @@ impl Printer<'_> {
 
     /// A move between register files needs the untyped spelling.
     fn mnemonic(&self, inst: &Inst, row: &Row) -> String {
-        if let (Op::Mov { ty }, [Operand::Reg(from)]) = (inst.op, inst.src.as_slice())
+        if let (Opcode::Mov { ty }, [Operand::Reg(from)]) = (inst.op, inst.src.as_slice())
             && register_file(self.kernel.reg(*from).ty) != register_file(ty)
         {
             return format!("mov.{}", ty.ptx_bits());

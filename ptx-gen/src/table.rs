@@ -1,4 +1,4 @@
-//! The instruction table: how each [`Op`] is spelled, what operands it takes, what it requires.
+//! The instruction table: how each [`Opcode`] is spelled, what operands it takes, what it requires.
 //!
 //! A table, however long (tidy: table). One row an instruction form. The printer, the verifier and
 //! the `.version` of a kernel all read this table and nothing else, so that a new instruction is
@@ -7,7 +7,7 @@
 
 use crate::ir::Ty;
 use crate::op::{
-    Approx, Cmp, Fence, Mma, Op, Order, Rmw, Round, Scope, Shfl, Space, Special, Vote,
+    Approx, Cmp, Fence, Mma, Opcode, Order, Rmw, Round, Scope, Shfl, Space, Special, Vote,
 };
 use crate::target::{PtxVersion, Target};
 
@@ -244,9 +244,9 @@ const SHARED: Slot = Slot::Address(Space::Shared);
 const GLOBAL: Slot = Slot::Address(Space::Global);
 
 /// The row of an instruction. The target decides between spellings of the same thing only.
-pub fn row_of(op: Op, target: Target) -> Row {
+pub fn row_of(op: Opcode, target: Target) -> Row {
     match op {
-        Op::Mov { ty } => row(format!(
+        Opcode::Mov { ty } => row(format!(
             "mov.{}",
             if is_half(ty) || ty.bits() == 8 {
                 ty_reg(ty)
@@ -257,7 +257,7 @@ pub fn row_of(op: Op, target: Target) -> Row {
         .section("mov")
         .to(one(ty))
         .takes(&[Slot::Bits(ty.bits())]),
-        Op::Special(s) => {
+        Opcode::Special(s) => {
             let ty = if s == Special::GlobalTimer {
                 Ty::U64
             } else {
@@ -268,90 +268,90 @@ pub fn row_of(op: Op, target: Target) -> Row {
                 .to(one(ty))
                 .lit(special(s))
         }
-        Op::SharedAddress => row("mov.u32")
+        Opcode::SharedAddress => row("mov.u32")
             .section("mov")
             .to(one(Ty::U32))
             .takes(&[Slot::SharedName]),
-        Op::LoadParam { ty } => row(format!("ld.param.{}", memory(ty)))
+        Opcode::LoadParam { ty } => row(format!("ld.param.{}", memory(ty)))
             .section("ld")
             .to(one(ty))
             .takes(&[Slot::Param]),
-        Op::CvtaToGlobal => same("cvta.to.global.u64", Ty::U64, 1).section("cvta"),
-        Op::Pack2x16 => row("mov.b32")
+        Opcode::CvtaToGlobal => same("cvta.to.global.u64", Ty::U64, 1).section("cvta"),
+        Opcode::Pack2x16 => row("mov.b32")
             .section("mov")
             .to(Group::One(Slot::Bits(32)))
             .from(Group::Many(Slot::Bits(16), 2)),
-        Op::Unpack2x16 => row("mov.b32")
+        Opcode::Unpack2x16 => row("mov.b32")
             .section("mov")
             .to(Group::Many(Slot::Bits(16), 2))
             .takes(&[Slot::Bits(32)]),
-        Op::Pack2x32 => row("mov.b64")
+        Opcode::Pack2x32 => row("mov.b64")
             .section("mov")
             .to(Group::One(Slot::Bits(64)))
             .from(Group::Many(Slot::Bits(32), 2)),
-        Op::Unpack2x32 => row("mov.b64")
+        Opcode::Unpack2x32 => row("mov.b64")
             .section("mov")
             .to(Group::Many(Slot::Bits(32), 2))
             .takes(&[Slot::Bits(64)]),
 
-        Op::Add { ty } => bf16_arith(same(rounded("add", ty), ty, 2), ty).section("add"),
-        Op::Sub { ty } => bf16_arith(same(rounded("sub", ty), ty, 2), ty).section("sub"),
-        Op::Mul { ty } if ty.is_int() => same(format!("mul.lo.{ty}"), ty, 2).section("mul"),
-        Op::Mul { ty } => bf16_arith(same(rounded("mul", ty), ty, 2), ty).section("mul"),
-        Op::MulHi { ty } => same(format!("mul.hi.{ty}"), ty, 2).section("mul"),
-        Op::MulWide { ty } => row(format!("mul.wide.{ty}"))
+        Opcode::Add { ty } => bf16_arith(same(rounded("add", ty), ty, 2), ty).section("add"),
+        Opcode::Sub { ty } => bf16_arith(same(rounded("sub", ty), ty, 2), ty).section("sub"),
+        Opcode::Mul { ty } if ty.is_int() => same(format!("mul.lo.{ty}"), ty, 2).section("mul"),
+        Opcode::Mul { ty } => bf16_arith(same(rounded("mul", ty), ty, 2), ty).section("mul"),
+        Opcode::MulHi { ty } => same(format!("mul.hi.{ty}"), ty, 2).section("mul"),
+        Opcode::MulWide { ty } => row(format!("mul.wide.{ty}"))
             .section("mul")
             .to(one(wide(ty)))
             .takes(&[Slot::Is(ty); 2]),
-        Op::MadLo { ty } => same(format!("mad.lo.{ty}"), ty, 3).section("mad"),
-        Op::MadWide { ty } => row(format!("mad.wide.{ty}"))
+        Opcode::MadLo { ty } => same(format!("mad.lo.{ty}"), ty, 3).section("mad"),
+        Opcode::MadWide { ty } => row(format!("mad.wide.{ty}"))
             .section("mad")
             .to(one(wide(ty)))
             .takes(&[Slot::Is(ty), Slot::Is(ty), Slot::Is(wide(ty))]),
-        Op::Div { ty } => same(rounded("div", ty), ty, 2).section("div"),
-        Op::DivFull => same("div.full.f32", Ty::F32, 2).section("div"),
-        Op::Rem { ty } => same(format!("rem.{ty}"), ty, 2).section("rem"),
-        Op::Min { ty } => half_ampere(same(format!("min.{ty}"), ty, 2), ty).section("min"),
-        Op::Max { ty } => half_ampere(same(format!("max.{ty}"), ty, 2), ty).section("max"),
-        Op::Neg { ty } => {
+        Opcode::Div { ty } => same(rounded("div", ty), ty, 2).section("div"),
+        Opcode::DivFull => same("div.full.f32", Ty::F32, 2).section("div"),
+        Opcode::Rem { ty } => same(format!("rem.{ty}"), ty, 2).section("rem"),
+        Opcode::Min { ty } => half_ampere(same(format!("min.{ty}"), ty, 2), ty).section("min"),
+        Opcode::Max { ty } => half_ampere(same(format!("max.{ty}"), ty, 2), ty).section("max"),
+        Opcode::Neg { ty } => {
             bf16_ampere(same(format!("neg.{}", signed(ty)), ty, 1), ty).section("neg")
         }
-        Op::Abs { ty } => {
+        Opcode::Abs { ty } => {
             let r = same(format!("abs.{}", signed(ty)), ty, 1);
             bf16_ampere(if is_half(ty) { r.needs(6, 5, 53) } else { r }, ty).section("abs")
         }
-        Op::Fma { ty } => bf16_ampere(same(rounded("fma", ty), ty, 3), ty).section("fma"),
-        Op::Approx { f, ty } => approx(f, ty),
-        Op::SqrtRn { ty } => same(format!("sqrt.rn.{ty}"), ty, 1).section("sqrt"),
-        Op::RcpRn { ty } => same(format!("rcp.rn.{ty}"), ty, 1).section("rcp"),
+        Opcode::Fma { ty } => bf16_ampere(same(rounded("fma", ty), ty, 3), ty).section("fma"),
+        Opcode::Approx { f, ty } => approx(f, ty),
+        Opcode::SqrtRn { ty } => same(format!("sqrt.rn.{ty}"), ty, 1).section("sqrt"),
+        Opcode::RcpRn { ty } => same(format!("rcp.rn.{ty}"), ty, 1).section("rcp"),
 
-        Op::And { ty } => same(format!("and.{}", ty.ptx_bits()), ty, 2).section("and"),
-        Op::Or { ty } => same(format!("or.{}", ty.ptx_bits()), ty, 2).section("or"),
-        Op::Xor { ty } => same(format!("xor.{}", ty.ptx_bits()), ty, 2).section("xor"),
-        Op::Not { ty } => same(format!("not.{}", ty.ptx_bits()), ty, 1).section("not"),
-        Op::Shl { ty } => row(format!("shl.{}", ty.ptx_bits()))
+        Opcode::And { ty } => same(format!("and.{}", ty.ptx_bits()), ty, 2).section("and"),
+        Opcode::Or { ty } => same(format!("or.{}", ty.ptx_bits()), ty, 2).section("or"),
+        Opcode::Xor { ty } => same(format!("xor.{}", ty.ptx_bits()), ty, 2).section("xor"),
+        Opcode::Not { ty } => same(format!("not.{}", ty.ptx_bits()), ty, 1).section("not"),
+        Opcode::Shl { ty } => row(format!("shl.{}", ty.ptx_bits()))
             .section("shl")
             .to(one(ty))
             .takes(&[Slot::Is(ty), U32]),
-        Op::Shr { ty } => row(format!("shr.{ty}"))
+        Opcode::Shr { ty } => row(format!("shr.{ty}"))
             .section("shr")
             .to(one(ty))
             .takes(&[Slot::Is(ty), U32]),
-        Op::Bfe { ty } => {
+        Opcode::Bfe { ty } => {
             row(format!("bfe.{ty}"))
                 .section("bfe")
                 .to(one(ty))
                 .takes(&[Slot::Is(ty), U32, U32])
         }
-        Op::Bfi { ty } => row(format!("bfi.{}", ty.ptx_bits()))
+        Opcode::Bfi { ty } => row(format!("bfi.{}", ty.ptx_bits()))
             .section("bfi")
             .to(one(ty))
             .takes(&[Slot::Is(ty), Slot::Is(ty), U32, U32]),
-        Op::Lop3 { lut } => same("lop3.b32", Ty::U32, 3)
+        Opcode::Lop3 { lut } => same("lop3.b32", Ty::U32, 3)
             .section("lop3")
             .lit(format!("0x{lut:02X}")),
-        Op::Prmt => same("prmt.b32", Ty::U32, 3).section("prmt"),
-        Op::Shf { left } => same(
+        Opcode::Prmt => same("prmt.b32", Ty::U32, 3).section("prmt"),
+        Opcode::Shf { left } => same(
             if left {
                 "shf.l.wrap.b32"
             } else {
@@ -361,15 +361,15 @@ pub fn row_of(op: Op, target: Target) -> Row {
             3,
         )
         .section("shf"),
-        Op::Popc { ty } => row(format!("popc.{}", ty.ptx_bits()))
+        Opcode::Popc { ty } => row(format!("popc.{}", ty.ptx_bits()))
             .section("popc")
             .to(one(Ty::U32))
             .takes(&[Slot::Is(ty)]),
-        Op::Clz { ty } => row(format!("clz.{}", ty.ptx_bits()))
+        Opcode::Clz { ty } => row(format!("clz.{}", ty.ptx_bits()))
             .section("clz")
             .to(one(Ty::U32))
             .takes(&[Slot::Is(ty)]),
-        Op::Dp4a { a_signed, b_signed } => {
+        Opcode::Dp4a { a_signed, b_signed } => {
             row(format!("dp4a.{}.{}", word(a_signed), word(b_signed)))
                 .section("dp4a")
                 .needs(6, 0, 61)
@@ -377,14 +377,14 @@ pub fn row_of(op: Op, target: Target) -> Row {
                 .takes(&[U32, U32, Slot::Is(Ty::I32)])
         }
 
-        Op::Setp { cmp: c, ty } => {
+        Opcode::Setp { cmp: c, ty } => {
             let r = row(format!("setp.{}.{ty}", cmp(c, ty)))
                 .section("setp")
                 .to(one(Ty::Pred))
                 .takes(&[Slot::Is(ty); 2]);
             if is_bf16(ty) { r.needs(7, 8, 90) } else { r }
         }
-        Op::Selp { ty } => row(format!(
+        Opcode::Selp { ty } => row(format!(
             "selp.{}",
             if is_half(ty) || ty.bits() == 8 {
                 ty_reg(ty)
@@ -395,19 +395,19 @@ pub fn row_of(op: Op, target: Target) -> Row {
         .section("selp")
         .to(one(ty))
         .takes(&[Slot::Is(ty), Slot::Is(ty), PRED]),
-        Op::Cvt {
+        Opcode::Cvt {
             to,
             from,
             round,
             sat,
         } => convert(to, from, round, sat),
-        Op::CvtPack { ty } => row(format!("cvt.rn.{ty}.f32"))
+        Opcode::CvtPack { ty } => row(format!("cvt.rn.{ty}.f32"))
             .section("cvt")
             .needs(7, 0, 80)
             .to(one(ty))
             .takes(&[Slot::Is(Ty::F32); 2]),
 
-        Op::Ld {
+        Opcode::Ld {
             space: s,
             ty,
             vec,
@@ -440,7 +440,7 @@ pub fn row_of(op: Op, target: Target) -> Row {
                 r
             }
         }
-        Op::St {
+        Opcode::St {
             space: s,
             ty,
             vec,
@@ -458,7 +458,7 @@ pub fn row_of(op: Op, target: Target) -> Row {
             .from(group(Slot::Is(ty), vec));
             strong(r, o)
         }
-        Op::Atom {
+        Opcode::Atom {
             space: s,
             f,
             ty,
@@ -477,7 +477,7 @@ pub fn row_of(op: Op, target: Target) -> Row {
                 o,
             )
         }
-        Op::Red {
+        Opcode::Red {
             space: s,
             f,
             ty,
@@ -488,36 +488,36 @@ pub fn row_of(op: Op, target: Target) -> Row {
                 .takes(&[Slot::Address(s), Slot::Is(ty)]);
             strong(r, o)
         }
-        Op::Fence(Fence::Membar(s)) => row(match s {
+        Opcode::Fence(Fence::Membar(s)) => row(match s {
             Scope::Cta => "membar.cta",
             Scope::Gpu => "membar.gl",
             Scope::Sys => "membar.sys",
         })
         .section("membar / fence"),
-        Op::Fence(Fence::AcqRel(s)) => row(format!("fence.acq_rel{}", scope(s)))
+        Opcode::Fence(Fence::AcqRel(s)) => row(format!("fence.acq_rel{}", scope(s)))
             .section("membar / fence")
             .needs(6, 0, 70),
-        Op::Fence(Fence::ProxyAsync) => row("fence.proxy.async")
+        Opcode::Fence(Fence::ProxyAsync) => row("fence.proxy.async")
             .section("membar / fence")
             .needs(8, 0, 90),
-        Op::Fence(Fence::MbarrierInit) => row("fence.mbarrier_init.release.cluster")
+        Opcode::Fence(Fence::MbarrierInit) => row("fence.mbarrier_init.release.cluster")
             .section("membar / fence")
             .needs(8, 0, 90),
-        Op::PrefetchL2 => row("prefetch.global.L2")
+        Opcode::PrefetchL2 => row("prefetch.global.L2")
             .section("prefetch")
             .takes(&[GLOBAL]),
 
-        Op::BarSync => row("bar.sync").section("bar").lit("0"),
-        Op::BarSyncN { id, threads } => row("bar.sync")
+        Opcode::BarSync => row("bar.sync").section("bar").lit("0"),
+        Opcode::BarSyncN { id, threads } => row("bar.sync")
             .section("bar")
             .lit(id.to_string())
             .lit(threads.to_string()),
-        Op::BarArrive { id, threads } => row("bar.arrive")
+        Opcode::BarArrive { id, threads } => row("bar.arrive")
             .section("bar")
             .lit(id.to_string())
             .lit(threads.to_string()),
-        Op::BarWarpSync => row("bar.warp.sync").section("bar.warp.sync").takes(&[U32]),
-        Op::Shfl { mode, ty } => {
+        Opcode::BarWarpSync => row("bar.warp.sync").section("bar.warp.sync").takes(&[U32]),
+        Opcode::Shfl { mode, ty } => {
             let name = match mode {
                 Shfl::Up => "up",
                 Shfl::Down => "down",
@@ -529,7 +529,7 @@ pub fn row_of(op: Op, target: Target) -> Row {
                 .to(one(ty))
                 .takes(&[Slot::Is(ty), U32, U32, U32])
         }
-        Op::Vote { f } => {
+        Opcode::Vote { f } => {
             let (name, to) = match f {
                 Vote::All => ("all.pred", Ty::Pred),
                 Vote::Any => ("any.pred", Ty::Pred),
@@ -540,41 +540,41 @@ pub fn row_of(op: Op, target: Target) -> Row {
                 .to(one(to))
                 .takes(&[PRED, U32])
         }
-        Op::MatchAny => same("match.any.sync.b32", Ty::U32, 2)
+        Opcode::MatchAny => same("match.any.sync.b32", Ty::U32, 2)
             .section("match.sync")
             .needs(6, 0, 70),
-        Op::Redux { f, ty } => row(format!("redux.sync{}", rmw(f, ty)))
+        Opcode::Redux { f, ty } => row(format!("redux.sync{}", rmw(f, ty)))
             .section("redux.sync")
             .needs(7, 0, 80)
             .to(one(ty))
             .takes(&[Slot::Is(ty), U32]),
-        Op::ActiveMask => row("activemask.b32")
+        Opcode::ActiveMask => row("activemask.b32")
             .section("activemask")
             .needs(6, 2, 50)
             .to(one(Ty::U32)),
-        Op::ElectSync => row("elect.sync")
+        Opcode::ElectSync => row("elect.sync")
             .section("elect.sync")
             .needs(8, 0, 90)
             .to(one(Ty::U32))
             .to(one(Ty::Pred))
             .takes(&[U32]),
 
-        Op::Mma(m) => mma(m),
-        Op::Ldmatrix { num, trans } => row(matrix("ldmatrix", num, trans))
+        Opcode::Mma(m) => mma(m),
+        Opcode::Ldmatrix { num, trans } => row(matrix("ldmatrix", num, trans))
             .section("ldmatrix")
             .needs(6, 5, 75)
             .to(Group::Many(U32, usize::from(num)))
             .takes(&[SHARED]),
-        Op::Stmatrix { num, trans } => row(matrix("stmatrix", num, trans))
+        Opcode::Stmatrix { num, trans } => row(matrix("stmatrix", num, trans))
             .section("stmatrix")
             .needs(7, 8, 90)
             .takes(&[SHARED])
             .from(Group::Many(U32, usize::from(num))),
-        Op::Movmatrix => same("movmatrix.sync.aligned.m8n8.trans.b16", Ty::U32, 1)
+        Opcode::Movmatrix => same("movmatrix.sync.aligned.m8n8.trans.b16", Ty::U32, 1)
             .section("movmatrix")
             .needs(7, 8, 75),
 
-        Op::CpAsync { bytes, bypass_l1 } => row(format!(
+        Opcode::CpAsync { bytes, bypass_l1 } => row(format!(
             "cp.async.{}.shared.global",
             if bypass_l1 { "cg" } else { "ca" }
         ))
@@ -583,42 +583,42 @@ pub fn row_of(op: Op, target: Target) -> Row {
         .takes(&[SHARED, GLOBAL])
         .lit(bytes.to_string())
         .takes(&[U32]),
-        Op::CpAsyncCommit => row("cp.async.commit_group")
+        Opcode::CpAsyncCommit => row("cp.async.commit_group")
             .section("cp.async.commit_group")
             .needs(7, 0, 80),
-        Op::CpAsyncWait { pending } => row("cp.async.wait_group")
+        Opcode::CpAsyncWait { pending } => row("cp.async.wait_group")
             .section("cp.async.wait_group")
             .needs(7, 0, 80)
             .lit(pending.to_string()),
-        Op::MbarrierInit => row("mbarrier.init.shared.b64")
+        Opcode::MbarrierInit => row("mbarrier.init.shared.b64")
             .section("mbarrier.init")
             .needs(7, 0, 80)
             .takes(&[SHARED, U32]),
-        Op::MbarrierInval => row("mbarrier.inval.shared.b64")
+        Opcode::MbarrierInval => row("mbarrier.inval.shared.b64")
             .section("mbarrier.inval")
             .needs(7, 0, 80)
             .takes(&[SHARED]),
-        Op::MbarrierArrive => row("mbarrier.arrive.shared.b64")
+        Opcode::MbarrierArrive => row("mbarrier.arrive.shared.b64")
             .section("mbarrier.arrive")
             .needs(7, 1, 80)
             .lit("_")
             .takes(&[SHARED]),
-        Op::MbarrierArriveExpectTx => row("mbarrier.arrive.expect_tx.shared.b64")
+        Opcode::MbarrierArriveExpectTx => row("mbarrier.arrive.expect_tx.shared.b64")
             .section("mbarrier.arrive")
             .needs(8, 0, 90)
             .lit("_")
             .takes(&[SHARED, U32]),
-        Op::MbarrierTryWait => row("mbarrier.try_wait.parity.shared.b64")
+        Opcode::MbarrierTryWait => row("mbarrier.try_wait.parity.shared.b64")
             .section("mbarrier.try_wait")
             .needs(7, 8, 90)
             .to(one(Ty::Pred))
             .takes(&[SHARED, U32]),
-        Op::MbarrierTestWait => row("mbarrier.test_wait.parity.shared.b64")
+        Opcode::MbarrierTestWait => row("mbarrier.test_wait.parity.shared.b64")
             .section("mbarrier.test_wait")
             .needs(7, 1, 80)
             .to(one(Ty::Pred))
             .takes(&[SHARED, U32]),
-        Op::CpAsyncBulk => {
+        Opcode::CpAsyncBulk => {
             // The block-local spelling costs fewer registers on sm_100 and later but needs PTX
             // 8.6, which those targets imply and sm_90a does not.
             let cta = target.min_ptx() >= PtxVersion::new(8, 6);
@@ -634,14 +634,14 @@ pub fn row_of(op: Op, target: Target) -> Row {
                 r.needs(8, 0, 90)
             }
         }
-        Op::CpAsyncBulkStore => row("cp.async.bulk.global.shared::cta.bulk_group")
+        Opcode::CpAsyncBulkStore => row("cp.async.bulk.global.shared::cta.bulk_group")
             .section("cp.async.bulk")
             .needs(8, 0, 90)
             .takes(&[GLOBAL, SHARED, U32]),
-        Op::CpAsyncBulkCommit => row("cp.async.bulk.commit_group")
+        Opcode::CpAsyncBulkCommit => row("cp.async.bulk.commit_group")
             .section("cp.async.bulk.commit_group")
             .needs(8, 0, 90),
-        Op::CpAsyncBulkWait { pending, read } => row(if read {
+        Opcode::CpAsyncBulkWait { pending, read } => row(if read {
             "cp.async.bulk.wait_group.read"
         } else {
             "cp.async.bulk.wait_group"
@@ -649,20 +649,20 @@ pub fn row_of(op: Op, target: Target) -> Row {
         .section("cp.async.bulk.wait_group")
         .needs(8, 0, 90)
         .lit(pending.to_string()),
-        Op::GridDepWait => row("griddepcontrol.wait")
+        Opcode::GridDepWait => row("griddepcontrol.wait")
             .section("griddepcontrol")
             .needs(7, 8, 90),
-        Op::GridDepLaunch => row("griddepcontrol.launch_dependents")
+        Opcode::GridDepLaunch => row("griddepcontrol.launch_dependents")
             .section("griddepcontrol")
             .needs(7, 8, 90),
 
-        Op::Nanosleep => row("nanosleep.u32")
+        Opcode::Nanosleep => row("nanosleep.u32")
             .section("nanosleep")
             .needs(6, 2, 70)
             .takes(&[U32]),
-        Op::Trap => row("trap").section("trap"),
-        Op::Exit => row("exit").section("exit"),
-        Op::AssumeUniform => same("mov.pred", Ty::Pred, 1).section("mov"),
+        Opcode::Trap => row("trap").section("trap"),
+        Opcode::Exit => row("exit").section("exit"),
+        Opcode::AssumeUniform => same("mov.pred", Ty::Pred, 1).section("mov"),
     }
 }
 

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 
 use crate::ir::{Address, Base, Inst, Kernel, Operand, Reg, Stmt};
-use crate::op::Op;
+use crate::op::Opcode;
 
 /// Cleans up. `order[new] = old` maps the final order of shared arrays to the one in which the
 /// body's addresses number them.
@@ -260,7 +260,7 @@ fn plain_copy(inst: &Inst) -> Option<(Reg, Reg)> {
         inst.src.as_slice(),
         inst.guard,
     ) {
-        (Op::Mov { .. }, [to], [Operand::Reg(from)], None) => Some((*to, *from)),
+        (Opcode::Mov { .. }, [to], [Operand::Reg(from)], None) => Some((*to, *from)),
         _ => None,
     }
 }

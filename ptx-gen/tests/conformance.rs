@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use gannet_ptx_gen::conformance::{Case, Rule, cases, compare, forms, report};
 use gannet_ptx_gen::interp::FaultKind;
 use gannet_ptx_gen::ir::Ty;
-use gannet_ptx_gen::op::{Cmp, Op, Rmw, Round, Space};
+use gannet_ptx_gen::op::{Cmp, Opcode, Rmw, Round, Space};
 use gannet_ptx_gen::table::row_of;
 use gannet_ptx_gen::target::Target;
 use rayon::prelude::*;
@@ -150,43 +150,43 @@ fn number(ty: Ty, x: u64) -> i128 {
 }
 
 /// What an integer instruction computes, as wide arithmetic says it; the result is cut to its type.
-fn integer(op: Op, x: &[u64]) -> Option<i128> {
+fn integer(op: Opcode, x: &[u64]) -> Option<i128> {
     let n = |ty, i: usize| number(ty, x[i]);
     let amount = |ty: Ty| (x[1] as u32).min(ty.bits());
     Some(match op {
-        Op::Add { ty } if ty.is_int() => n(ty, 0) + n(ty, 1),
-        Op::Sub { ty } if ty.is_int() => n(ty, 0) - n(ty, 1),
-        Op::Mul { ty } if ty.is_int() => n(ty, 0).wrapping_mul(n(ty, 1)),
-        Op::MulHi { ty } if ty.bits() < 64 => (n(ty, 0) * n(ty, 1)) >> ty.bits(),
-        Op::MulWide { ty } => n(ty, 0) * n(ty, 1),
-        Op::MadLo { ty } => n(ty, 0).wrapping_mul(n(ty, 1)).wrapping_add(n(ty, 2)),
-        Op::MadWide { ty } => n(ty, 0) * n(ty, 1) + i128::from(x[2]),
-        Op::Div { ty } if ty.is_int() => n(ty, 0) / n(ty, 1),
-        Op::Rem { ty } if ty.is_int() => n(ty, 0) % n(ty, 1),
-        Op::Min { ty } if ty.is_int() => n(ty, 0).min(n(ty, 1)),
-        Op::Max { ty } if ty.is_int() => n(ty, 0).max(n(ty, 1)),
-        Op::Neg { ty } if ty.is_int() => -n(ty, 0),
-        Op::Abs { ty } if ty.is_int() => signed(ty, x[0]).abs(),
-        Op::And { .. } => i128::from(x[0] & x[1]),
-        Op::Or { .. } => i128::from(x[0] | x[1]),
-        Op::Xor { .. } => i128::from(x[0] ^ x[1]),
-        Op::Not { .. } => i128::from(!x[0]),
-        Op::Shl { ty } => i128::from(x[0]) << amount(ty),
-        Op::Shr { ty } => n(ty, 0) >> amount(ty),
-        Op::Popc { .. } => i128::from(x[0].count_ones()),
-        Op::Clz { ty } => i128::from(x[0].leading_zeros() - (64 - ty.bits())),
-        Op::Selp { .. } => i128::from(if x[2] != 0 { x[0] } else { x[1] }),
-        Op::Mov { .. } => i128::from(x[0]),
-        Op::Pack2x16 => i128::from(x[0] | x[1] << 16),
-        Op::Pack2x32 => i128::from(x[0] | x[1] << 32),
-        Op::Lop3 { .. } => i128::from(x[0] ^ x[1] ^ x[2]),
-        Op::Setp { cmp, ty } if ty.is_int() => i128::from(holds(cmp, n(ty, 0), n(ty, 1))),
-        Op::Cvt { to, from, sat, .. } if from.is_int() && to.is_int() => {
+        Opcode::Add { ty } if ty.is_int() => n(ty, 0) + n(ty, 1),
+        Opcode::Sub { ty } if ty.is_int() => n(ty, 0) - n(ty, 1),
+        Opcode::Mul { ty } if ty.is_int() => n(ty, 0).wrapping_mul(n(ty, 1)),
+        Opcode::MulHi { ty } if ty.bits() < 64 => (n(ty, 0) * n(ty, 1)) >> ty.bits(),
+        Opcode::MulWide { ty } => n(ty, 0) * n(ty, 1),
+        Opcode::MadLo { ty } => n(ty, 0).wrapping_mul(n(ty, 1)).wrapping_add(n(ty, 2)),
+        Opcode::MadWide { ty } => n(ty, 0) * n(ty, 1) + i128::from(x[2]),
+        Opcode::Div { ty } if ty.is_int() => n(ty, 0) / n(ty, 1),
+        Opcode::Rem { ty } if ty.is_int() => n(ty, 0) % n(ty, 1),
+        Opcode::Min { ty } if ty.is_int() => n(ty, 0).min(n(ty, 1)),
+        Opcode::Max { ty } if ty.is_int() => n(ty, 0).max(n(ty, 1)),
+        Opcode::Neg { ty } if ty.is_int() => -n(ty, 0),
+        Opcode::Abs { ty } if ty.is_int() => signed(ty, x[0]).abs(),
+        Opcode::And { .. } => i128::from(x[0] & x[1]),
+        Opcode::Or { .. } => i128::from(x[0] | x[1]),
+        Opcode::Xor { .. } => i128::from(x[0] ^ x[1]),
+        Opcode::Not { .. } => i128::from(!x[0]),
+        Opcode::Shl { ty } => i128::from(x[0]) << amount(ty),
+        Opcode::Shr { ty } => n(ty, 0) >> amount(ty),
+        Opcode::Popc { .. } => i128::from(x[0].count_ones()),
+        Opcode::Clz { ty } => i128::from(x[0].leading_zeros() - (64 - ty.bits())),
+        Opcode::Selp { .. } => i128::from(if x[2] != 0 { x[0] } else { x[1] }),
+        Opcode::Mov { .. } => i128::from(x[0]),
+        Opcode::Pack2x16 => i128::from(x[0] | x[1] << 16),
+        Opcode::Pack2x32 => i128::from(x[0] | x[1] << 32),
+        Opcode::Lop3 { .. } => i128::from(x[0] ^ x[1] ^ x[2]),
+        Opcode::Setp { cmp, ty } if ty.is_int() => i128::from(holds(cmp, n(ty, 0), n(ty, 1))),
+        Opcode::Cvt { to, from, sat, .. } if from.is_int() && to.is_int() => {
             let (low, high) = range(to);
             let x = n(from, 0);
             if sat { x.clamp(low, high) } else { x }
         }
-        Op::Cvt {
+        Opcode::Cvt {
             to, from, round, ..
         } if to.is_int() && matches!(from, Ty::F32 | Ty::F64) => {
             let x = if from == Ty::F32 {
@@ -233,29 +233,29 @@ fn holds<T: PartialOrd>(cmp: Cmp, a: T, b: T) -> bool {
 }
 
 /// What a single- or double-precision instruction computes, as Rust's own operators do.
-fn float(op: Op, x: &[u64]) -> Option<u64> {
+fn float(op: Opcode, x: &[u64]) -> Option<u64> {
     let f = |i: usize| f32::from_bits(x[i] as u32);
     let d = |i: usize| f64::from_bits(x[i]);
     let single = |y: f32| Some(u64::from(y.to_bits()));
     match op {
-        Op::Add { ty: Ty::F32 } => single(f(0) + f(1)),
-        Op::Sub { ty: Ty::F32 } => single(f(0) - f(1)),
-        Op::Mul { ty: Ty::F32 } => single(f(0) * f(1)),
-        Op::Div { ty: Ty::F32 } => single(f(0) / f(1)),
-        Op::Fma { ty: Ty::F32 } => single(f(0).mul_add(f(1), f(2))),
-        Op::SqrtRn { ty: Ty::F32 } => single(f(0).sqrt()),
-        Op::RcpRn { ty: Ty::F32 } => single(1.0 / f(0)),
-        Op::Neg { ty: Ty::F32 } => single(-f(0)),
-        Op::Abs { ty: Ty::F32 } => single(f(0).abs()),
-        Op::Add { ty: Ty::F64 } => Some((d(0) + d(1)).to_bits()),
-        Op::Sub { ty: Ty::F64 } => Some((d(0) - d(1)).to_bits()),
-        Op::Mul { ty: Ty::F64 } => Some((d(0) * d(1)).to_bits()),
-        Op::Div { ty: Ty::F64 } => Some((d(0) / d(1)).to_bits()),
-        Op::Fma { ty: Ty::F64 } => Some(d(0).mul_add(d(1), d(2)).to_bits()),
-        Op::SqrtRn { ty: Ty::F64 } => Some(d(0).sqrt().to_bits()),
-        Op::RcpRn { ty: Ty::F64 } => Some((1.0 / d(0)).to_bits()),
-        Op::Setp { cmp, ty: Ty::F32 } => Some(u64::from(holds(cmp, f(0), f(1)))),
-        Op::Setp { cmp, ty: Ty::F64 } => Some(u64::from(holds(cmp, d(0), d(1)))),
+        Opcode::Add { ty: Ty::F32 } => single(f(0) + f(1)),
+        Opcode::Sub { ty: Ty::F32 } => single(f(0) - f(1)),
+        Opcode::Mul { ty: Ty::F32 } => single(f(0) * f(1)),
+        Opcode::Div { ty: Ty::F32 } => single(f(0) / f(1)),
+        Opcode::Fma { ty: Ty::F32 } => single(f(0).mul_add(f(1), f(2))),
+        Opcode::SqrtRn { ty: Ty::F32 } => single(f(0).sqrt()),
+        Opcode::RcpRn { ty: Ty::F32 } => single(1.0 / f(0)),
+        Opcode::Neg { ty: Ty::F32 } => single(-f(0)),
+        Opcode::Abs { ty: Ty::F32 } => single(f(0).abs()),
+        Opcode::Add { ty: Ty::F64 } => Some((d(0) + d(1)).to_bits()),
+        Opcode::Sub { ty: Ty::F64 } => Some((d(0) - d(1)).to_bits()),
+        Opcode::Mul { ty: Ty::F64 } => Some((d(0) * d(1)).to_bits()),
+        Opcode::Div { ty: Ty::F64 } => Some((d(0) / d(1)).to_bits()),
+        Opcode::Fma { ty: Ty::F64 } => Some(d(0).mul_add(d(1), d(2)).to_bits()),
+        Opcode::SqrtRn { ty: Ty::F64 } => Some(d(0).sqrt().to_bits()),
+        Opcode::RcpRn { ty: Ty::F64 } => Some((1.0 / d(0)).to_bits()),
+        Opcode::Setp { cmp, ty: Ty::F32 } => Some(u64::from(holds(cmp, f(0), f(1)))),
+        Opcode::Setp { cmp, ty: Ty::F64 } => Some(u64::from(holds(cmp, d(0), d(1)))),
         _ => None,
     }
 }
@@ -321,7 +321,7 @@ fn atomics_update_each_threads_own_cell() {
     };
     for case in reference() {
         let (space, f, ty) = match case.op {
-            Op::Atom { space, f, ty, .. } if f == Rmw::Exch || ty == Ty::F32 => (space, f, ty),
+            Opcode::Atom { space, f, ty, .. } if f == Rmw::Exch || ty == Ty::F32 => (space, f, ty),
             _ => continue,
         };
         let (input, output) = (words(&case.inputs[0]), words(&case.interpret().unwrap()));

@@ -5,7 +5,7 @@
 mod common;
 
 use common::products::{Part, embed, gemv, gemv_glu, quant_format};
-use gannet_ptx_gen::interp::{Arg, Memory, Options, launch};
+use gannet_ptx_gen::interp::{LaunchArg, Memory, Options, launch};
 use gannet_ptx_gen::kernels::{
     Activation, EmbedSpec, Epilogue, GemvGluSpec, GemvSpec, WeightFormat, planes,
 };
@@ -224,7 +224,12 @@ fn instructions_a_weight_are_few() {
             memory.alloc_from(&vec![0f32; 4096]),
         );
         let out = memory.alloc(4 * 4096);
-        let args = [Arg::U64(w), Arg::U64(x), Arg::U64(out), Arg::U32(1)];
+        let args = [
+            LaunchArg::U64(w),
+            LaunchArg::U64(x),
+            LaunchArg::U64(out),
+            LaunchArg::U32(1),
+        ];
         let stats = launch(
             &spec.kernel(),
             [1, 1, 1],

@@ -22,7 +22,7 @@ mod proxies;
 #[path = "planted/sharing.rs"]
 mod sharing;
 
-use gannet_ptx_gen::interp::{Arg, FaultKind, Memory, Options, Prepared};
+use gannet_ptx_gen::interp::{FaultKind, LaunchArg, Memory, Options, Prepared};
 use gannet_ptx_gen::ir::Kernel;
 
 /// Where the shared window starts in the interpreter.
@@ -56,7 +56,7 @@ fn options() -> Options {
 fn finding(
     kernel: &Kernel,
     grid: [u32; 3],
-    args: &[Arg],
+    args: &[LaunchArg],
     memory: &Memory,
     place: Place,
 ) -> FaultKind {
@@ -68,7 +68,7 @@ fn finding(
 fn found(
     prepared: &Prepared,
     kernel: &Kernel,
-    (grid, args): ([u32; 3], &[Arg]),
+    (grid, args): ([u32; 3], &[LaunchArg]),
     memory: &Memory,
     place: Place,
 ) -> FaultKind {
@@ -89,7 +89,7 @@ fn found(
 }
 
 /// Runs the correct twin.
-fn quiet(kernel: &Kernel, grid: [u32; 3], args: &[Arg], memory: &Memory) {
+fn quiet(kernel: &Kernel, grid: [u32; 3], args: &[LaunchArg], memory: &Memory) {
     let prepared = Prepared::new(kernel).unwrap_or_else(|e| panic!("{e}"));
     for shuffle in [None, Some(1), Some(2)] {
         let options = Options {

@@ -18,7 +18,7 @@ use gannet_ptx_gen::table::{Group, Slot, row_of};
 use gannet_ptx_gen::target::Target;
 
 /// A kernel that executes the one instruction on registers it has assigned.
-fn kernel_of(op: Op, target: Target) -> Kernel {
+fn kernel_of(op: Opcode, target: Target) -> Kernel {
     let mut k = Kernel {
         name: "form".into(),
         doc: String::new(),
@@ -60,7 +60,7 @@ fn kernel_of(op: Op, target: Target) -> Kernel {
                 let base = fresh(&mut k, Ty::U64);
                 push(
                     &mut k,
-                    Op::LoadParam { ty: Ty::U64 },
+                    Opcode::LoadParam { ty: Ty::U64 },
                     vec![base],
                     vec![param],
                 );
@@ -85,9 +85,9 @@ fn kernel_of(op: Op, target: Target) -> Kernel {
 }
 
 /// A type of so many bits; what the instruction moves, when it is a move.
-fn plain(bits: u32, op: Op) -> Ty {
+fn plain(bits: u32, op: Opcode) -> Ty {
     match (op, bits) {
-        (Op::Mov { ty }, _) => ty,
+        (Opcode::Mov { ty }, _) => ty,
         (_, 16) => Ty::F16,
         (_, 32) => Ty::U32,
         _ => Ty::U64,
@@ -103,14 +103,14 @@ fn assigned(k: &mut Kernel, ty: Ty) -> Reg {
     let reg = fresh(k, ty);
     push(
         k,
-        Op::Mov { ty },
+        Opcode::Mov { ty },
         vec![reg],
         vec![Operand::Imm(Imm { ty, bits: 1 })],
     );
     reg
 }
 
-fn push(k: &mut Kernel, op: Op, dst: Vec<Reg>, src: Vec<Operand>) {
+fn push(k: &mut Kernel, op: Opcode, dst: Vec<Reg>, src: Vec<Operand>) {
     k.body.push(Stmt::Inst(Inst {
         op,
         dst,
@@ -161,7 +161,7 @@ fn lowest_target(capability: u32) -> Target {
 fn every_variant_has_a_form_here() {
     let source = include_str!("../src/op/mod.rs");
     let body = source
-        .split("pub enum Op {")
+        .split("pub enum Opcode {")
         .nth(1)
         .unwrap()
         .split("\n}")
@@ -215,7 +215,7 @@ fn ptxas_accepts_every_form() {
     let mut complaints = Vec::new();
     for op in forms() {
         let lowest = lowest_target(row_of(op, Target::Sm75).capability);
-        let target = if matches!(op, Op::CpAsyncBulk) {
+        let target = if matches!(op, Opcode::CpAsyncBulk) {
             [lowest, Target::Sm120]
         } else {
             [lowest; 2]

@@ -5,7 +5,7 @@
 
 use gannet_ptx_gen::build::{Builder, F16x2};
 use gannet_ptx_gen::ir::{Imm, Inst, Kernel, Loc, Operand, Reg, RegInfo, Stmt, Ty};
-use gannet_ptx_gen::op::{Op, Space};
+use gannet_ptx_gen::op::{Opcode, Space};
 use gannet_ptx_gen::target::Target;
 use gannet_ptx_gen::verify::Error;
 use half::f16;
@@ -22,7 +22,7 @@ fn verify(body: impl FnOnce(&Builder)) -> Result<(), Error> {
 }
 
 /// A kernel whose only instruction is the given one, on registers of the given types.
-fn single(op: Op, dst: &[Ty], src: &[Operand], regs: &[Ty]) -> Kernel {
+fn single(op: Opcode, dst: &[Ty], src: &[Operand], regs: &[Ty]) -> Kernel {
     let mut k = build(Target::Sm80, |_| {});
     k.regs = regs
         .iter()
@@ -34,8 +34,11 @@ fn single(op: Op, dst: &[Ty], src: &[Operand], regs: &[Ty]) -> Kernel {
         .collect();
     for (i, ty) in regs.iter().enumerate() {
         let zero = Operand::Imm(Imm { ty: *ty, bits: 0 });
-        k.body
-            .push(inst(Op::Mov { ty: *ty }, vec![Reg(i as u32)], vec![zero]));
+        k.body.push(inst(
+            Opcode::Mov { ty: *ty },
+            vec![Reg(i as u32)],
+            vec![zero],
+        ));
     }
     let dst = (0..dst.len())
         .map(|i| Reg((regs.len() + i) as u32))
@@ -44,7 +47,7 @@ fn single(op: Op, dst: &[Ty], src: &[Operand], regs: &[Ty]) -> Kernel {
     k
 }
 
-fn inst(op: Op, dst: Vec<Reg>, src: Vec<Operand>) -> Stmt {
+fn inst(op: Opcode, dst: Vec<Reg>, src: Vec<Operand>) -> Stmt {
     Stmt::Inst(Inst {
         op,
         dst,
@@ -58,7 +61,7 @@ fn inst(op: Op, dst: Vec<Reg>, src: Vec<Operand>) -> Stmt {
 fn refuses_operands_of_the_wrong_type() {
     let regs = [Ty::F32, Ty::U32];
     let src = [Operand::Reg(Reg(0)), Operand::Reg(Reg(1))];
-    let error = single(Op::Add { ty: Ty::F32 }, &[Ty::F32], &src, &regs)
+    let error = single(Opcode::Add { ty: Ty::F32 }, &[Ty::F32], &src, &regs)
         .verify()
         .unwrap_err();
     assert!(matches!(error, Error::Operand { index: 2, .. }), "{error}");
@@ -69,7 +72,7 @@ fn refuses_operands_of_the_wrong_type() {
 fn lets_signedness_differ() {
     let src = [Operand::Reg(Reg(0)), Operand::Reg(Reg(1))];
     let kernel = single(
-        Op::Add { ty: Ty::U32 },
+        Opcode::Add { ty: Ty::U32 },
         &[Ty::I32],
         &src,
         &[Ty::I32, Ty::U32],
@@ -80,10 +83,10 @@ fn lets_signedness_differ() {
 #[test]
 fn refuses_the_wrong_number_of_operands_and_impossible_types() {
     let one = [Operand::Reg(Reg(0))];
-    let short = single(Op::Add { ty: Ty::F32 }, &[Ty::F32], &one, &[Ty::F32]);
+    let short = single(Opcode::Add { ty: Ty::F32 }, &[Ty::F32], &one, &[Ty::F32]);
     assert!(matches!(short.verify(), Err(Error::Form { .. })));
     let two = [Operand::Reg(Reg(0)), Operand::Reg(Reg(0))];
-    let bytes = single(Op::Add { ty: Ty::U8 }, &[Ty::U8], &two, &[Ty::U8]);
+    let bytes = single(Opcode::Add { ty: Ty::U8 }, &[Ty::U8], &two, &[Ty::U8]);
     assert!(matches!(bytes.verify(), Err(Error::Form { .. })));
 }
 
@@ -91,7 +94,7 @@ fn refuses_the_wrong_number_of_operands_and_impossible_types() {
 fn refuses_constants_that_ptxas_refuses() {
     for ty in [Ty::F16, Ty::Bf16, Ty::F16x2, Ty::Bf16x2] {
         let src = [Operand::Reg(Reg(0)), Operand::Imm(Imm { ty, bits: 0x3c00 })];
-        for op in [Op::Add { ty }, Op::Min { ty }, Op::Max { ty }] {
+        for op in [Opcode::Add { ty }, Opcode::Min { ty }, Opcode::Max { ty }] {
             let kernel = on_hopper(single(op, &[ty], &src, &[ty]));
             assert!(
                 matches!(kernel.verify(), Err(Error::Operand { index: 2, .. })),
@@ -106,7 +109,7 @@ fn refuses_constants_that_ptxas_refuses() {
                 bits: 1,
             }),
         ];
-        let kernel = on_hopper(single(Op::Selp { ty }, &[ty], &chosen, &[ty]));
+        let kernel = on_hopper(single(Opcode::Selp { ty }, &[ty], &chosen, &[ty]));
         assert_eq!(kernel.verify(), Ok(()), "{ty} may be chosen");
     }
 }
@@ -149,7 +152,7 @@ fn bounds_on_registers_are_printed_and_checked() {
 fn refuses_a_named_barrier_that_part_of_the_block_never_meets() {
     let wait = |k: &Builder| k.barrier_n(1, 64);
     let arrive = |k: &Builder| {
-        let op = Op::BarArrive { id: 1, threads: 64 };
+        let op = Opcode::BarArrive { id: 1, threads: 64 };
         k.inst(op, &[], &[]);
     };
     assert_divergent(verify(|k| k.if_(k.thread_x().lt(32), || wait(k))), "block");
@@ -170,7 +173,7 @@ fn refuses_addresses_and_operands_out_of_their_slots() {
     };
     use gannet_ptx_gen::ir::Base;
     let (order, cache) = (gannet_ptx_gen::op::Order::Weak, Default::default());
-    let load = |space| Op::Ld {
+    let load = |space| Opcode::Ld {
         space,
         ty: Ty::U32,
         vec: 1,
@@ -178,13 +181,13 @@ fn refuses_addresses_and_operands_out_of_their_slots() {
         cache,
     };
     let cases = [
-        (Op::Neg { ty: Ty::I32 }, address(Base::Reg(Reg(0)))),
+        (Opcode::Neg { ty: Ty::I32 }, address(Base::Reg(Reg(0)))),
         (load(Space::Global), Operand::Reg(Reg(1))),
         (load(Space::Global), address(Base::Reg(Reg(0)))),
         (load(Space::Shared), address(Base::Reg(Reg(1)))),
         (load(Space::Shared), address(Base::Shared(0))),
         (load(Space::Global), address(Base::Param(0))),
-        (Op::Neg { ty: Ty::I32 }, Operand::Reg(Reg(99))),
+        (Opcode::Neg { ty: Ty::I32 }, Operand::Reg(Reg(99))),
     ];
     for (op, src) in cases {
         let kernel = single(op, &[Ty::U32], &[src], &[Ty::U32, Ty::U64]);
@@ -208,7 +211,7 @@ fn refuses_an_address_of_the_other_space() {
             offset: 0,
         };
         let (order, cache) = (gannet_ptx_gen::op::Order::Weak, Default::default());
-        let op = Op::Ld {
+        let op = Opcode::Ld {
             space: Space::Global,
             ty: Ty::F32,
             vec: 1,
@@ -260,7 +263,7 @@ fn accepts_a_value_assigned_in_a_loop_body() {
 
 #[test]
 fn refuses_a_second_assignment() {
-    let mut k = single(Op::BarSync, &[], &[], &[Ty::U32]);
+    let mut k = single(Opcode::BarSync, &[], &[], &[Ty::U32]);
     let again = k.body[0].clone();
     k.body.push(again);
     assert!(matches!(k.verify(), Err(Error::Reassigned { .. })));

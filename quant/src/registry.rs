@@ -16,8 +16,10 @@
 //! 5. `tests/data/dequant/`: known blocks and their values, and a row in the manifest there; a
 //!    round-trip bound in `tests/registry.rs`.
 //!
-//! The test of the registry fails when one of these is missing. Outside this crate only a kernel
-//! that unpacks the format on the GPU is needed, and only if it is not converted.
+//! The compiler and the test of the registry lead through these. Outside this crate:
+//! `gguf/src/tensor.rs` has a row for the type if the container does not know it yet,
+//! `engine/src/tools/synth/mix.rs` one to offer made-up models of it; a kernel that unpacks the
+//! format on the GPU is needed only if it is not converted.
 
 use crate::formats::{self, Block};
 use crate::random::Words;
@@ -62,6 +64,8 @@ pub enum Format {
     IQ4_NL,
     /// The same table, 6-bit scales per 32 weights of a super-block of 256.
     IQ4_XS,
+    /// 4-bit floats, one power of two per 32 weights.
+    MXFP4,
 }
 
 /// One row of the registry: what a format is and does.
@@ -113,6 +117,7 @@ static TABLE: [FormatSpec; Format::ALL.len()] = [
     row::<BlockQ8K>(Format::Q8_K, "Q8_K", 15),
     row::<BlockIq4Nl>(Format::IQ4_NL, "IQ4_NL", 20),
     row::<BlockIq4Xs>(Format::IQ4_XS, "IQ4_XS", 23),
+    row::<BlockMxfp4>(Format::MXFP4, "MXFP4", 39),
 ];
 
 /// Blocks that one task of [`Format::random`] makes: large against the cost of a task.
@@ -138,6 +143,7 @@ impl Format {
         Format::Q8_K,
         Format::IQ4_NL,
         Format::IQ4_XS,
+        Format::MXFP4,
     ];
 
     /// The format's row of the registry.

@@ -111,6 +111,7 @@ fn round_trip_bound(format: Format) -> f64 {
         Format::Q5_K => 1.6e-3,
         Format::Q4_0 | Format::Q4_1 => 9e-3,
         Format::Q4_K | Format::IQ4_NL | Format::IQ4_XS => 6.5e-3,
+        Format::MXFP4 => 1.6e-2,
         Format::Q3_K => 2.5e-2,
         Format::Q2_K => 8e-2,
     }
@@ -146,12 +147,14 @@ fn awkward_values_quantise_to_something_finite_and_near() {
         ("large", ramp(-30000.0, 200.0), 9000.0),
     ];
     for &format in Format::ALL {
+        // The largest codes of MXFP4 lie far apart, and its rule clips peaks.
+        let coarse = if format == Format::MXFP4 { 2.6 } else { 1.0 };
         for (name, x, tolerance) in &cases {
             let mut blocks = vec![0xAA; format.row_bytes(256).unwrap()];
             format.quantize(x, &mut blocks).unwrap();
             for (i, (y, x)) in dequantized(format, &blocks).iter().zip(x).enumerate() {
                 assert!(
-                    (y - x).abs() <= *tolerance,
+                    (y - x).abs() <= coarse * tolerance,
                     "{format} {name} {i}: {y} for {x}"
                 );
             }
@@ -370,7 +373,14 @@ fn bands_keep_to_their_buffer() {
 
 #[test]
 fn golden_blocks_convert_exactly() {
-    for format in [Format::Q5_0, Format::IQ4_NL, Format::Q8_1, Format::Q3_K] {
+    let exact = [
+        Format::Q5_0,
+        Format::IQ4_NL,
+        Format::Q8_1,
+        Format::Q3_K,
+        Format::MXFP4,
+    ];
+    for format in exact {
         let raw = data(&format!("{format}.bin"));
         let cols = raw.len() / format.block_bytes() * format.block_len();
         let m = Matrix::new(format, 1, cols, &raw).unwrap();
@@ -381,6 +391,67 @@ fn golden_blocks_convert_exactly() {
             &floats(&data(&format!("{format}.f32"))),
         );
     }
+}
+
+/// Every scale of MXFP4, the subnormal ones and those that make weights infinite too, with every code.
+#[test]
+fn every_power_of_two_keeps_its_value_on_the_way_to_the_gpu() {
+    let twice = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0].map(|v: f64| 2.0 * v);
+    for e in 0..=u8::MAX {
+        let mut block = [0; 17];
+        block[0] = e;
+        for code in 0..16 {
+            block[1 + code] = (code as u8) << 4 | code as u8;
+        }
+        let expected: Vec<f32> = (0..32)
+            .map(|i| {
+                let magnitude = (twice[i % 8] * (f64::from(e) - 128.0).exp2()) as f32;
+                // Code 8 is the zero without a sign.
+                if i % 16 > 8 { -magnitude } else { magnitude }
+            })
+            .collect();
+        assert_bit_equal("MXFP4", &dequantized(Format::MXFP4, &block), &expected);
+        let m = Matrix::new(Format::MXFP4, 1, 32, &block).unwrap();
+        let (to, converted) = repack::convert(&m).unwrap();
+        assert_bit_equal("on the GPU", &dequantized(to, &converted), &expected);
+    }
+}
+
+/// The blocks that ggml's rule makes: the largest magnitude decides, ties go to the smaller one.
+#[test]
+fn mxfp4_rounds_by_the_rule_of_its_standard() {
+    let codes = |peak: f32, v: f32| {
+        let mut x = [0.0; 32];
+        (x[0], x[17]) = (peak, v);
+        let mut block = [0; 17];
+        Format::MXFP4.quantize(&x, &mut block).unwrap();
+        (block[0], block[1] & 15, block[2] >> 4)
+    };
+    // A peak of 4 to 8 has scale 1, of which 6 is the largest.
+    for (peak, code) in [(4.0, 6), (5.0, 6), (5.01, 7), (7.99, 7), (-6.0, 15)] {
+        assert_eq!(codes(peak, 0.0), (127, code, 0), "{peak}");
+    }
+    assert_eq!(codes(3.99, 0.0), (126, 7, 0));
+    assert_eq!(codes(8.0, 0.0), (128, 6, 0));
+    let roundings = [
+        (0.25, 0),
+        (0.26, 1),
+        (0.75, 1),
+        (1.75, 3),
+        (1.76, 4),
+        (-0.25, 0),
+        (-0.26, 9),
+        (-3.5, 13),
+        (-3.51, 14),
+    ];
+    for (v, code) in roundings {
+        assert_eq!(codes(6.0, v), (127, 7, code), "{v}");
+    }
+    assert_eq!(codes(0.0, 0.0), (0, 0, 0));
+    // 2^-125 is the smallest peak that the rule serves; below, the scale stays at its least.
+    assert_eq!(codes(2.0 * f32::MIN_POSITIVE, 0.0), (0, 6, 0));
+    assert_eq!(codes(f32::MIN_POSITIVE, 0.0), (0, 4, 0));
+    assert_eq!(codes(f32::MAX, 0.0), (252, 7, 0));
 }
 
 #[test]

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gannet_engine::Opening;
-use gannet_engine::settings::{MAX_CONTEXT, MAX_SLOTS};
-use gannet_engine::tools::bench::{self, BenchOptions, BenchReport, Kind, Row};
+use gannet_engine::settings::{Given, MAX_CONTEXT, MAX_SLOTS};
+use gannet_engine::tools::bench::{self, BenchOptions, BenchReport, BenchKind, BenchRow};
 use serde_json::json;
 
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::figures;
-use crate::flags::{DeviceFlags, ModelFlag, at_most};
+use crate::flags::{DeviceFlags, ModelFlag, WithoutFlag, at_most, resolve};
 use crate::launches;
 use crate::progress::Progress;
 use crate::table::Table;
@@ -70,6 +70,8 @@ pub(crate) struct Bench {
     repeats: u32,
     #[command(flatten)]
     device: DeviceFlags,
+    #[command(flatten)]
+    without: WithoutFlag,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -96,12 +98,15 @@ impl Bench {
             repeats: self.repeats as usize,
             profile: self.profile || self.trace.is_some(),
         };
-        let settings = self.device.settings()?;
+        let settings = resolve(&Given {
+            without: self.without.rules(),
+            ..self.device.given()
+        })?;
         let opening = Opening::start(&settings);
         let model = self.model.open(console)?;
         let report = {
             let progress = Progress::spinner("loading");
-            let mut on_row = |row: &Row| progress.message(format!("{} done", row.name()));
+            let mut on_row = |row: &BenchRow| progress.message(format!("{} done", row.name()));
             bench::run_on(&model, &settings, &opening, &options, &mut on_row)?
         };
         if let Some(notice) = &report.notice {
@@ -156,6 +161,7 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
         "load": report.load,
         "cold_first_token_seconds": report.cold_first_token_seconds,
         "ceiling_gb_per_second": report.ceiling_gb_per_second,
+        "without": report.without,
         "fallbacks": report.fallbacks,
         "rows": rows,
     })
@@ -176,7 +182,7 @@ fn as_text(report: &BenchReport, file: &str) -> String {
     ]);
     for row in &report.rows {
         let rate = match row.kind {
-            Kind::FirstToken => String::new(),
+            BenchKind::FirstToken => String::new(),
             _ => figures::rate(row.tokens_per_second),
         };
         table.row([
@@ -195,6 +201,10 @@ fn as_text(report: &BenchReport, file: &str) -> String {
                 .map_or(String::new(), |n| format!("{n:.2}")),
         ]);
     }
+    let without = match report.without.as_slice() {
+        [] => String::new(),
+        rules => format!("; without {}", rules.join(", ")),
+    };
     let fallbacks = match report.fallbacks {
         0 => String::new(),
         n => format!("; {n} steps ran without the graph that was wanted"),
@@ -202,7 +212,7 @@ fn as_text(report: &BenchReport, file: &str) -> String {
     format!(
         "{file} on {}: {} of weights, loaded in {}, first token {} after loading began\n\
          {}; {}\n\
-         reading memory: {} GB/s{fallbacks}\n\n{}",
+         reading memory: {} GB/s{fallbacks}{without}\n\n{}",
         report.executor,
         figures::bytes(report.weight_bytes),
         figures::seconds(report.load_seconds),

@@ -4,12 +4,12 @@ use clap::Args;
 use gannet_engine::internals::lower::BATCH_MAX_ROWS;
 use gannet_engine::settings::{DeviceChoice, GemvVariant, Given, KvType, Precision};
 use gannet_engine::tokenizer::EncodeOptions;
-use gannet_engine::tools::parity::{self, ParityOptions, Report, Row, Side};
+use gannet_engine::tools::parity::{self, ParityOptions, Report, BufferRow, Side};
 use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
-use crate::flags::{ModelFlag, at_most, resolve, token_ids};
+use crate::flags::{ModelFlag, WithoutFlag, at_most, resolve, token_ids};
 use crate::progress::Progress;
 use crate::table::Table;
 
@@ -71,6 +71,8 @@ pub(crate) struct Parity {
     /// GANNET_GEMV_ROWS, else built in]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
     gemv_rows: Option<u8>,
+    #[command(flatten)]
+    without: WithoutFlag,
     /// Compute with f32 activations
     #[arg(long)]
     exact: bool,
@@ -88,6 +90,7 @@ impl Parity {
             gemv: self.gemv,
             gemv_rows: self.gemv_rows.map(usize::from),
             kv_type: self.kv_type,
+            without: self.without.rules(),
             ..Given::default()
         })?;
         let given = self.tokens.as_deref().map(token_ids).transpose()?;
@@ -149,6 +152,7 @@ impl Parity {
                 self.gemv_rows.is_some() && !kernels,
                 "kernels",
             ),
+            ("--without", self.without.rules().is_some() && !kernels, "kernels"),
         ];
         match idle.into_iter().find(|(_, idle, _)| *idle) {
             None => Ok(()),
@@ -185,7 +189,7 @@ fn buffers(reports: &[Report]) -> usize {
 }
 
 fn as_text(reports: &[Report]) -> String {
-    let mut rows: Vec<(&Report, &Row)> = reports
+    let mut rows: Vec<(&Report, &BufferRow)> = reports
         .iter()
         .flat_map(|r| r.buffers.iter().map(move |row| (r, row)))
         .collect();
@@ -227,7 +231,7 @@ fn as_text(reports: &[Report]) -> String {
 }
 
 /// An error as a share of its limit; failures first.
-fn share(row: &Row) -> f64 {
+fn share(row: &BufferRow) -> f64 {
     let share = if row.nmse.is_nan() {
         f64::INFINITY
     } else {

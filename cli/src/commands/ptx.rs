@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use gannet_engine::internals::kv::{BLOCK_TOKENS, KvType};
+use gannet_engine::Model;
 use gannet_engine::internals::lower::DeviceProfile;
-use gannet_engine::internals::lower::{LowerOptions, Shape, StepKind, lower};
+use gannet_engine::internals::lower::{LowerOptions, Lowered, Shape, StepKind, lower};
 use gannet_engine::settings::Buffers;
 use gannet_engine::settings::Overrides;
 use gannet_ptx_gen::ir::Kernel;
@@ -18,7 +19,7 @@ use gannet_ptx_gen::target::Target;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::figures;
-use crate::flags::{ModelFlag, check_context, precision};
+use crate::flags::{ModelFlag, WithoutFlag, check_context, precision};
 use crate::table::Table;
 
 /// Multiprocessors assumed for a model's kernels: some texts depend on how much work there must be
@@ -45,6 +46,11 @@ pub(crate) struct Ptx {
     /// With a model: the kernels of f32 activations
     #[arg(long)]
     exact: bool,
+    #[command(flatten)]
+    without: WithoutFlag,
+    /// With a model: print its steps, from operations to launches, instead of the kernels
+    #[arg(long, requires = "model", conflicts_with = "kernel")]
+    steps: bool,
 }
 
 fn target(name: &str) -> Result<Target, String> {
@@ -58,7 +64,16 @@ impl Ptx {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
         check_context("--ctx", self.ctx)?;
         let kernels = if self.model.is_given() {
-            self.of_model(console)?
+            let model = self.model.open(console)?;
+            let steps = self.of_model(&model)?;
+            if self.steps {
+                let listings = steps.iter().map(|step| step.listing(model.plan()).to_string());
+                return console.print(&listings.collect::<Vec<_>>().join("\n"));
+            }
+            once(&steps)
+        } else if self.without.rules().is_some() {
+            let why = "--without means nothing without a model; name one with -m";
+            return Err(Failure::Usage(why.to_owned()));
         } else {
             kernels::library(self.target)
         };
@@ -74,9 +89,8 @@ impl Ptx {
         }
     }
 
-    /// The kernels of a token and of a prompt chunk, each once.
-    fn of_model(&self, console: &mut Console) -> Result<Vec<Kernel>, Failure> {
-        let model = self.model.open(console)?;
+    /// A token and a prompt chunk, lowered.
+    fn of_model(&self, model: &Model) -> Result<Vec<Lowered>, Failure> {
         let context = self.ctx.unwrap_or(
             model
                 .hparams()
@@ -90,29 +104,35 @@ impl Ptx {
             max_blocks: context.div_ceil(BLOCK_TOKENS),
             kv_type: KvType::F16,
             buffers: Buffers::Shared,
-            profile: Arc::new(DeviceProfile::built_in(Overrides::default())),
+            profile: Arc::new(DeviceProfile::built_in(Overrides {
+                without: self.without.rules().unwrap_or_default(),
+                ..Overrides::default()
+            })),
         };
-        let mut kernels: Vec<Kernel> = Vec::new();
         let rows = PROMPT_ROWS.min(context);
-        for (rows, kind) in [(1, StepKind::Batch), (rows, StepKind::Prompt)] {
-            let lowered = lower(
-                model.plan(),
-                Shape {
-                    rows,
-                    outputs: 1,
-                    kind,
-                },
-                &options,
-            )?;
-            for spec in &lowered.kernels {
-                let kernel = spec.kernel();
-                if kernels.iter().all(|k| k.name != kernel.name) {
-                    kernels.push(kernel);
-                }
-            }
-        }
-        Ok(kernels)
+        let shapes = [(1, StepKind::Batch), (rows, StepKind::Prompt)];
+        let lowered = shapes.map(|(rows, kind)| {
+            let shape = Shape {
+                rows,
+                outputs: 1,
+                kind,
+            };
+            lower(model.plan(), shape, &options)
+        });
+        Ok(lowered.into_iter().collect::<Result<_, _>>()?)
     }
+}
+
+/// The kernels of some steps, each once.
+fn once(steps: &[Lowered]) -> Vec<Kernel> {
+    let mut kernels: Vec<Kernel> = Vec::new();
+    for spec in steps.iter().flat_map(|step| &step.kernels) {
+        let kernel = spec.kernel();
+        if kernels.iter().all(|k| k.name != kernel.name) {
+            kernels.push(kernel);
+        }
+    }
+    kernels
 }
 
 fn listing(kernels: &[Kernel]) -> String {

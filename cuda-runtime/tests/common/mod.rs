@@ -142,8 +142,8 @@ WRITE:
 }
 "#;
 
-pub fn spec(name: &str, params: Vec<ParamSpec>, threads: u32) -> KernelSpec {
-    KernelSpec {
+pub fn spec(name: &str, params: Vec<ParamSpec>, threads: u32) -> KernelSignature {
+    KernelSignature {
         name: name.into(),
         params,
         block: [threads, 1, 1],
@@ -151,7 +151,7 @@ pub fn spec(name: &str, params: Vec<ParamSpec>, threads: u32) -> KernelSpec {
     }
 }
 
-pub fn add_spec() -> KernelSpec {
+pub fn add_spec() -> KernelSignature {
     let pointers = ["x", "y", "out"].map(ParamSpec::pointer);
     spec(
         "add",
@@ -163,7 +163,7 @@ pub fn add_spec() -> KernelSpec {
     )
 }
 
-pub fn pointer_and_word(name: &str) -> KernelSpec {
+pub fn pointer_and_word(name: &str) -> KernelSignature {
     spec(
         name,
         vec![ParamSpec::pointer("p"), ParamSpec::scalar("k", 4)],

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use gannet_ptx_gen::interp::{Arg as InterpArg, Fault, Memory, Options, Prepared as Kernel};
+use gannet_ptx_gen::interp::{Fault, LaunchArg, Memory, Options, Prepared as Kernel};
 use gannet_ptx_gen::target::Target;
 
 use super::addresses::{Addresses, Inputs, Passed};
@@ -186,11 +186,11 @@ impl InterpExecutor {
             let addresses = self.addresses(&prepared);
             let args = launch.args.iter().map(|&arg| {
                 Ok(match addresses.of(arg)? {
-                    Passed::Pointer(&address) => InterpArg::U64(address),
-                    Passed::Number(n) => InterpArg::U32(n),
+                    Passed::Pointer(&address) => LaunchArg::U64(address),
+                    Passed::Number(n) => LaunchArg::U32(n),
                 })
             });
-            let args: Vec<InterpArg> = args.collect::<Result<_, Error>>()?;
+            let args: Vec<LaunchArg> = args.collect::<Result<_, Error>>()?;
             prepared.kernels[launch.kernel]
                 .launch(launch.grid, &args, &self.memory, &Options::default())
                 .map_err(fault)?;

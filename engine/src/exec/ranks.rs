@@ -144,10 +144,8 @@ impl RankedExecutor {
                 concatenate(&widths.collect::<Vec<_>>(), &shares)
             }
         };
-        let ranks = self.ranks.iter_mut();
-        ranks
-            .map(|rank| rank.inspect().write(got, &together))
-            .collect()
+        let mut ranks = self.ranks.iter_mut();
+        ranks.try_for_each(|rank| rank.inspect().write(got, &together))
     }
 
     /// What each rank has in a buffer; `None` where one has nothing.
@@ -233,8 +231,8 @@ impl Executor for RankedExecutor {
     }
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
-        let ranks = self.ranks.iter_mut();
-        ranks.map(|rank| rank.copy_blocks(pairs)).collect()
+        let mut ranks = self.ranks.iter_mut();
+        ranks.try_for_each(|rank| rank.copy_blocks(pairs))
     }
 
     fn stats(&self) -> Stats {
@@ -258,13 +256,13 @@ impl Inspect for RankedExecutor {
     }
 
     fn poison(&mut self) -> Result<(), Error> {
-        let ranks = self.ranks.iter_mut();
-        ranks.map(|rank| rank.inspect().poison()).collect()
+        let mut ranks = self.ranks.iter_mut();
+        ranks.try_for_each(|rank| rank.inspect().poison())
     }
 
     fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
-        let ranks = self.ranks.iter_mut();
-        ranks.map(|rank| rank.inspect().begin(step)).collect()
+        let mut ranks = self.ranks.iter_mut();
+        ranks.try_for_each(|rank| rank.inspect().begin(step))
     }
 
     fn run_unit(&mut self, step: &Step<'_>, unit: usize) -> Result<(), Error> {

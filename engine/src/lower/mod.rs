@@ -15,6 +15,7 @@ mod activations;
 mod attention;
 mod bind;
 mod kernels;
+mod listing;
 pub mod pattern;
 pub mod profile;
 mod schedule;
@@ -22,7 +23,8 @@ mod select;
 
 pub use activations::Activations;
 pub use kernels::{Advance, KernelSpec, SampleDraw, SampleFilter};
-pub use pattern::{PATTERNS, Rule, rule_names};
+pub use listing::Listing;
+pub use pattern::{FusionRule, PATTERNS, rule_names};
 pub use profile::DeviceProfile;
 
 pub(crate) use bind::Named;
@@ -131,7 +133,7 @@ pub enum Arg {
 
 /// One kernel launch.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Launch {
+pub struct LoweredLaunch {
     /// Index into [`Lowered::kernels`].
     pub kernel: usize,
     /// Blocks.
@@ -187,7 +189,7 @@ pub struct Lowered {
     /// The kernels, each once.
     pub kernels: Vec<KernelSpec>,
     /// The launches in order.
-    pub launches: Vec<Launch>,
+    pub launches: Vec<LoweredLaunch>,
     /// What can be run and compared alone.
     pub units: Vec<Unit>,
     /// Where buffers may share memory.
@@ -247,7 +249,7 @@ impl Lowered {
             self.kernels.push(spec.clone());
             self.kernels.len() - 1
         });
-        self.launches.push(Launch {
+        self.launches.push(LoweredLaunch {
             kernel,
             grid: spec.grid(*n),
             args,
@@ -258,7 +260,7 @@ impl Lowered {
 
     /// What a launch does with each of its pointers, by the declaration of its kernel.
     #[must_use]
-    pub fn accesses(&self, launch: &Launch) -> Vec<(Arg, Access)> {
+    pub fn accesses(&self, launch: &LoweredLaunch) -> Vec<(Arg, Access)> {
         let params = self.kernels[launch.kernel].params();
         bind::accesses(&launch.args, &params).collect()
     }

@@ -18,13 +18,13 @@ macro_rules! patterns {
     ($($(#[doc = $doc:literal])+ $rule:ident $name:literal: $unit:literal = $find:path;)*) => {
         /// A rule by which operations share a launch.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub enum Rule {
+        pub enum FusionRule {
             $($(#[doc = $doc])+ $rule,)*
         }
 
-        /// Every pattern, in the order of [`Rule`].
+        /// Every pattern, in the order of [`FusionRule`].
         pub const PATTERNS: &[Pattern] = &[$(Pattern {
-            rule: Rule::$rule,
+            rule: FusionRule::$rule,
             name: $name,
             unit: $unit,
             doc: concat!($($doc),+),
@@ -35,14 +35,14 @@ macro_rules! patterns {
 
 patterns! {
     /// `add(matmul(x), residual)`: a residual sum is the epilogue of the product that it adds.
-    ResidualAdd "residual-add": "matmul+add" = residual_add;
+    MatMulAdd "matmul+add": "matmul+add" = residual_add;
     /// `add(residual, rms_norm(x))`: what stands behind a block is normed on its way into the sum.
-    NormAdd "norm-add": "rms_norm+add" = norm_add;
+    NormAdd "norm+add": "rms_norm+add" = norm_add;
     /// `rms_norm(add(residual, rms_norm(x)))`: the norm in front of the next block sees the sum while it
     /// is in registers; the sum is written, too.
-    NormAddNorm "norm-add-norm": "rms_norm+add+rms_norm" = norm_add_norm;
+    NormAddNorm "norm+add+norm": "rms_norm+add+rms_norm" = norm_add_norm;
     /// `scale(embed)`: rows of the embedding are scaled on their way out of it.
-    ScaledEmbed "scaled-embed": "embed+scale" = scaled_embed;
+    ScaledEmbed "embed+scale": "embed+scale" = scaled_embed;
     /// `glu(matmul(x), matmul(x))`: for few rows a gated unit is one kernel.
     Gated "gated": "gated matmul" = gated;
     /// `kv_write(rope(k), v)`: keys are rotated on their way into the cache.
@@ -56,7 +56,7 @@ const _: () = assert!(PATTERNS.len() <= RuleSet::MOST, "a set holds every rule")
 /// A row of the table.
 pub struct Pattern {
     /// The rule.
-    pub rule: Rule,
+    pub rule: FusionRule,
     /// What it is switched off by.
     pub name: &'static str,
     /// What a unit of it is called.
@@ -66,7 +66,7 @@ pub struct Pattern {
     find: fn(&Operations<'_>, &Op) -> Option<Found>,
 }
 
-impl Rule {
+impl FusionRule {
     /// Its row.
     #[must_use]
     pub fn pattern(self) -> &'static Pattern {
@@ -80,16 +80,16 @@ impl Rule {
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for FusionRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.pattern().name)
     }
 }
 
-impl FromStr for Rule {
+impl FromStr for FusionRule {
     type Err = String;
 
-    fn from_str(name: &str) -> Result<Rule, String> {
+    fn from_str(name: &str) -> Result<FusionRule, String> {
         let found = PATTERNS.iter().find(|pattern| pattern.name == name);
         found.map(|pattern| pattern.rule).ok_or_else(|| {
             let names: Vec<_> = PATTERNS.iter().map(|pattern| pattern.name).collect();
@@ -101,18 +101,18 @@ impl FromStr for Rule {
     }
 }
 
-impl FromIterator<Rule> for RuleSet {
-    fn from_iter<T: IntoIterator<Item = Rule>>(rules: T) -> RuleSet {
+impl FromIterator<FusionRule> for RuleSet {
+    fn from_iter<T: IntoIterator<Item = FusionRule>>(rules: T) -> RuleSet {
         let rules = rules.into_iter();
         rules.fold(RuleSet::default(), |set, rule| set.with(rule as usize))
     }
 }
 
-/// The names of the rules of a set, joined by commas.
+/// The names of the rules of a set.
 #[must_use]
-pub fn rule_names(set: RuleSet) -> String {
+pub fn rule_names(set: RuleSet) -> Vec<&'static str> {
     let rules = PATTERNS.iter().filter(|pattern| pattern.rule.is_in(set));
-    rules.map(|p| p.name).collect::<Vec<_>>().join(",")
+    rules.map(|pattern| pattern.name).collect()
 }
 
 /// What a unit computes: an operation, or several that share a launch.
@@ -219,7 +219,7 @@ pub struct Node {
     /// What it computes.
     pub kind: NodeKind,
     /// The rule that made it of several operations.
-    pub rule: Option<Rule>,
+    pub rule: Option<FusionRule>,
     /// The plan operations that it covers, ascending.
     pub ops: Vec<usize>,
     /// Buffers read.
@@ -231,7 +231,12 @@ pub struct Node {
 impl Node {
     /// A node of operations of a plan: it reads what none of them makes, and writes what others than
     /// they read, or nobody.
-    fn new(ops: &Operations<'_>, kind: NodeKind, rule: Option<Rule>, covered: Vec<usize>) -> Node {
+    fn new(
+        ops: &Operations<'_>,
+        kind: NodeKind,
+        rule: Option<FusionRule>,
+        covered: Vec<usize>,
+    ) -> Node {
         let all = || covered.iter().map(|&i| &ops.plan.ops[i]);
         let made: Vec<Buf> = all().flat_map(Op::writes).collect();
         let read: Vec<Buf> = all().flat_map(Op::reads).collect();
@@ -558,18 +563,20 @@ mod tests {
             assert_eq!(pattern.name.parse(), Ok(pattern.rule));
             assert_eq!(pattern.rule.to_string(), pattern.name);
         }
-        let why = "glue".parse::<Rule>().unwrap_err();
+        let why = "glue".parse::<FusionRule>().unwrap_err();
         assert!(PATTERNS.iter().all(|p| why.contains(p.name)), "{why}");
     }
 
     #[test]
     fn a_set_has_the_rules_that_it_was_made_of() {
-        let set: RuleSet = [Rule::Gated, Rule::RotateQueries].into_iter().collect();
+        let set: RuleSet = [FusionRule::Gated, FusionRule::RotateQueries]
+            .into_iter()
+            .collect();
         for pattern in PATTERNS {
-            let expected = matches!(pattern.rule, Rule::Gated | Rule::RotateQueries);
+            let expected = matches!(pattern.rule, FusionRule::Gated | FusionRule::RotateQueries);
             assert_eq!(pattern.rule.is_in(set), expected, "{}", pattern.name);
         }
-        assert_eq!(rule_names(set), "gated,rotate-queries");
-        assert_eq!(rule_names(RuleSet::default()), "");
+        assert_eq!(rule_names(set), ["gated", "rotate-queries"]);
+        assert!(rule_names(RuleSet::default()).is_empty());
     }
 }

@@ -283,7 +283,7 @@ impl DeviceProfile {
         } = self.overrides;
         let mut text = String::new();
         if without != RuleSet::default() {
-            text += &format!("without {}\n", rule_names(without));
+            text += &format!("without {}\n", rule_names(without).join(", "));
         }
         if let Some(variant) = gemv {
             text += &format!("every product that has it: {variant}\n");

@@ -86,10 +86,7 @@ impl Model {
         bytes: &'static [u8],
         options: &ModelOptions,
     ) -> Result<Model, Error> {
-        let (gguf, span) = Span::time(Phase::File, || Gguf::from_static(name, bytes));
-        let mut model = Model::of(gguf?, options)?;
-        model.opening.insert(0, span);
-        Ok(model)
+        Model::of(Gguf::from_static(name, bytes)?, options)
     }
 
     fn of(gguf: Gguf, options: &ModelOptions) -> Result<Model, Error> {

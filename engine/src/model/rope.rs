@@ -3,7 +3,7 @@
 //! | type | what the table gets |
 //! |---|---|
 //! | none given, `linear` | positions divided by `factor` |
-//! | `yarn` | some pairs divided, all grown ([`Yarn`]) |
+//! | `yarn` | some pairs divided, all grown ([`Yarn`]); the keys `yarn_*` are of other families |
 //! | `longrope` | as `linear`, beside its factors |
 //! | `none` | nothing |
 //!
@@ -14,10 +14,6 @@
 use super::keys::Keys;
 use crate::Error;
 use crate::plan::Yarn;
-
-/// Where nothing says otherwise (YaRN, section 3.2).
-const BETA_FAST: f32 = 32.0;
-const BETA_SLOW: f32 = 1.0;
 
 /// Base and scaling of a rope, without what tensors hold.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,28 +64,10 @@ impl RopeParams {
         match keys.opt_str(key)? {
             Some("none") => Ok(plain),
             None | Some("" | "linear" | "longrope") => Ok(scaled),
-            Some("yarn") => {
-                let extrapolation = keys.opt_finite("rope.scaling.yarn_ext_factor")?;
-                let temperature = keys.opt_positive("rope.scaling.yarn_attn_factor")?;
-                let yarn = Yarn {
-                    original_context: plain.original_context,
-                    extrapolation: extrapolation.filter(|&e| e >= 0.0).unwrap_or(1.0),
-                    beta_fast: keys
-                        .opt_positive("rope.scaling.yarn_beta_fast")?
-                        .unwrap_or(BETA_FAST),
-                    beta_slow: keys
-                        .opt_positive("rope.scaling.yarn_beta_slow")?
-                        .unwrap_or(BETA_SLOW),
-                    log_multiplier: keys
-                        .opt_finite("rope.scaling.yarn_log_multiplier")?
-                        .unwrap_or(0.0),
-                };
-                Ok(RopeParams {
-                    yarn: Some(yarn),
-                    magnitude: scaled.magnitude * temperature.unwrap_or(1.0),
-                    ..scaled
-                })
-            }
+            Some("yarn") => Ok(RopeParams {
+                yarn: Some(Yarn::of(plain.original_context)),
+                ..scaled
+            }),
             Some(other) => {
                 let expected = "supported: none, linear, yarn, longrope".to_owned();
                 Err(keys.bad(key, format!("{other:?}"), expected))

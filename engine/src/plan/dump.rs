@@ -6,43 +6,39 @@ use super::{Column, Element, Op, Plan, Rows, Weight};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for op in &self.ops {
-            let mut written = Vec::new();
-            for out in op.writes() {
-                let info = self.buffer(out);
-                let rows = match info.rows {
-                    Rows::Tokens => "T",
-                    Rows::Outputs => "O",
-                };
-                let element = match info.element {
-                    Element::F32 => "f32",
-                    Element::U32 => "u32",
-                };
-                written.push(format!(
-                    "{}: {element}[{rows}, {}] = ",
-                    info.name, info.cols
-                ));
-            }
-            for cache in op.writes_cache() {
-                written.push(format!("{}: ", self.cache(cache).name));
-            }
-            write!(f, "{}", written.join(", "))?;
-            write!(f, "{}(", op.name())?;
-            for (i, b) in op.reads().into_iter().enumerate() {
-                write!(
-                    f,
-                    "{}{}",
-                    if i > 0 { ", " } else { "" },
-                    self.buffer(b).name
-                )?;
-            }
-            writeln!(f, "){}", self.attributes(op))?;
-        }
-        Ok(())
+        self.ops
+            .iter()
+            .try_for_each(|op| writeln!(f, "{}", self.line(op)))
     }
 }
 
 impl Plan {
+    /// An operation as text: what it writes, its name, what it reads, and what else it depends on.
+    #[must_use]
+    pub fn line(&self, op: &Op) -> String {
+        let mut written = Vec::new();
+        for out in op.writes() {
+            let info = self.buffer(out);
+            let rows = match info.rows {
+                Rows::Tokens => "T",
+                Rows::Outputs => "O",
+            };
+            let element = match info.element {
+                Element::F32 => "f32",
+                Element::U32 => "u32",
+            };
+            let (name, cols) = (&info.name, info.cols);
+            written.push(format!("{name}: {element}[{rows}, {cols}] = "));
+        }
+        for cache in op.writes_cache() {
+            written.push(format!("{}: ", self.cache(cache).name));
+        }
+        let reads = op.reads().into_iter();
+        let reads: Vec<&str> = reads.map(|b| self.buffer(b).name.as_str()).collect();
+        let (written, name, reads) = (written.join(", "), op.name(), reads.join(", "));
+        format!("{written}{name}({reads}){}", self.attributes(op))
+    }
+
     fn attributes(&self, op: &Op) -> String {
         let weight = |w: Weight| {
             let w = self.weight(w);

@@ -90,6 +90,18 @@ pub struct Yarn {
 }
 
 impl Yarn {
+    /// From an original context, with the constants of the paper.
+    #[must_use]
+    pub fn of(original_context: usize) -> Yarn {
+        Yarn {
+            original_context,
+            extrapolation: 1.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            log_multiplier: 0.0,
+        }
+    }
+
     /// The share with which pair `i` keeps its frequency.
     fn kept(&self, table: &RopeTable, i: usize) -> f64 {
         let dims = table.rot_dim as f64;
@@ -225,14 +237,7 @@ mod tests {
     /// Fast pairs keep their frequency, slow ones are scaled, and all grow by one factor.
     #[test]
     fn yarn_scales_what_turns_slowly() {
-        let yarn = Yarn {
-            original_context: 64,
-            extrapolation: 1.0,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
-            log_multiplier: 0.0,
-        };
-        let mixed = table(Some(yarn), RopeFactors::Ones);
+        let mixed = table(Some(Yarn::of(64)), RopeFactors::Ones);
         let found = frequencies(&mixed, 2);
         assert!((found[0] - 1.0).abs() < 1e-6, "{found:?}");
         let slowest = 0.25 * 1e4f32.powf(-6.0 / 8.0);

@@ -22,6 +22,8 @@ pub(super) struct Family {
     pub(super) layers_of_wide_scale: Option<usize>,
     /// The tensor of frequency factors, if the family reads one.
     pub(super) factors: FactorTensors,
+    /// The keys `rope.scaling.yarn_*`; other families take the defaults whatever a file says.
+    pub(super) reads_yarn_keys: bool,
     /// GPT-2: rows of a table are added by position, nothing turns, norms take the mean away, and the
     /// feed-forward layer has no gate.
     pub(super) is_gpt2: bool,
@@ -53,6 +55,7 @@ const LLAMA: Family = Family {
     has_post_norms: false,
     layers_of_wide_scale: None,
     factors: FactorTensors::ByScalingType,
+    reads_yarn_keys: false,
     is_gpt2: false,
 };
 
@@ -97,6 +100,7 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         arch: "mistral3",
+        reads_yarn_keys: true,
         ..LLAMA
     },
     Family {
@@ -294,14 +298,10 @@ impl Keys<'_> {
             "yarn" => Some(self.yarn()?),
             other => return Err(format!("rope.scaling.type {other:?}")),
         };
-        let log_multiplier = if yarn.is_some() {
+        let log_multiplier = if yarn.is_some() && self.family.reads_yarn_keys {
             self.float("rope.scaling.yarn_log_multiplier")?
         } else {
             None
-        };
-        let yarn_factor = match yarn {
-            Some(_) => self.float("rope.scaling.yarn_attn_factor")?,
-            None => None,
         };
         let base_amplitude = yarn.as_ref().map_or(1.0, |yarn| {
             yarn.amplitude_before_turning(scale, log_multiplier.unwrap_or(0.0))
@@ -315,17 +315,18 @@ impl Keys<'_> {
             base: self.float("rope.freq_base")?.unwrap_or(10_000.0),
             scale,
             yarn,
-            amplitude: base_amplitude
-                * self.float("rope.scaling.attn_factor")?.unwrap_or(1.0)
-                * yarn_factor.unwrap_or(1.0),
+            amplitude: base_amplitude * self.float("rope.scaling.attn_factor")?.unwrap_or(1.0),
             factors: self.factors(kind)?,
         })
     }
 
     fn yarn(&self) -> Result<Yarn, String> {
         let parameter = |name: &str, default: f64| -> Result<f64, String> {
-            let found = self.float(&format!("rope.scaling.yarn_{name}"))?;
-            Ok(found.unwrap_or(default))
+            if self.family.reads_yarn_keys {
+                let found = self.float(&format!("rope.scaling.yarn_{name}"))?;
+                return Ok(found.unwrap_or(default));
+            }
+            Ok(default)
         };
         let yarn = Yarn {
             original_context: self.original_context()?,

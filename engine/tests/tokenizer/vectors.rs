@@ -1,6 +1,6 @@
 //! The published test vectors of real vocabularies: no special tokens added or parsed.
 
-use gannet_engine::tokenizer::{DecodeOptions, EncodeOptions, Kind, Tokenizer};
+use gannet_engine::tokenizer::{Algorithm, DecodeOptions, EncodeOptions, Tokenizer};
 use gannet_gguf::Gguf;
 
 use crate::{data, embedded, load, shared};
@@ -87,7 +87,7 @@ fn phi3_strips_white_space_after_its_special_tokens() {
         return;
     };
     let tokenizer = load(&Gguf::open(&path).expect("opens")).expect("loads");
-    assert_eq!(tokenizer.kind(), Kind::SentencePiece);
+    assert_eq!(tokenizer.kind(), Algorithm::SentencePiece);
     let options = EncodeOptions {
         add_special: true,
         parse_special: true,

@@ -1,7 +1,7 @@
 //! Asynchronous copies into shared memory, and what orders them.
 
-use super::{Arg, Builder, Index, Pred, Ptr, Shared, Type, Val};
-use crate::op::{Op, Special};
+use super::{AsVal, Builder, Index, Pred, Ptr, Shared, Type, Val};
+use crate::op::{Opcode, Special};
 
 impl Builder {
     /// Starts a copy of `bytes` (4, 8 or 16) from `src` at index `from` to `dst` at index `to`;
@@ -11,7 +11,7 @@ impl Builder {
         &'k self,
         bytes: u8,
         dst: Shared<'k, T>,
-        to: impl Arg<'k, u32>,
+        to: impl AsVal<'k, u32>,
         src: Ptr<'k, U>,
         from: impl Index<'k>,
     ) {
@@ -24,16 +24,16 @@ impl Builder {
         &'k self,
         bytes: u8,
         dst: Shared<'k, T>,
-        to: impl Arg<'k, u32>,
+        to: impl AsVal<'k, u32>,
         src: Ptr<'k, U>,
         from: impl Index<'k>,
-        valid: impl Arg<'k, u32>,
+        valid: impl AsVal<'k, u32>,
     ) {
         assert!(
             matches!(bytes, 4 | 8 | 16),
             "asynchronous copies of 4, 8 or 16 bytes"
         );
-        let op = Op::CpAsync {
+        let op = Opcode::CpAsync {
             bytes,
             bypass_l1: bytes == 16,
         };
@@ -44,14 +44,14 @@ impl Builder {
     /// Closes the group of the thread's copies so far.
     #[track_caller]
     pub fn cp_async_commit(&self) {
-        self.emit(Op::CpAsyncCommit, &[], &[]);
+        self.emit(Opcode::CpAsyncCommit, &[], &[]);
     }
 
     /// Waits until at most `pending` groups of the thread are in flight. Other threads' copies
     /// need a barrier after it.
     #[track_caller]
     pub fn cp_async_wait(&self, pending: u8) {
-        self.emit(Op::CpAsyncWait { pending }, &[], &[]);
+        self.emit(Opcode::CpAsyncWait { pending }, &[], &[]);
     }
 
     /// Starts a bulk copy of `bytes` (a multiple of 16) from `src` at index `from` to `dst` at
@@ -61,20 +61,20 @@ impl Builder {
     #[track_caller]
     pub fn bulk_store<'k, T: Type, U: Type>(
         &'k self,
-        bytes: impl Arg<'k, u32>,
+        bytes: impl AsVal<'k, u32>,
         dst: Ptr<'k, T>,
         to: Val<'k, u32>,
         src: Shared<'k, U>,
         from: Val<'k, u32>,
     ) {
         let operands = [dst.at(to), src.operand(from), bytes.val(self).operand()];
-        self.emit(Op::CpAsyncBulkStore, &[], &operands);
+        self.emit(Opcode::CpAsyncBulkStore, &[], &operands);
     }
 
     /// Closes the group of the thread's bulk copies so far; sm_90 and later.
     #[track_caller]
     pub fn bulk_commit(&self) {
-        self.emit(Op::CpAsyncBulkCommit, &[], &[]);
+        self.emit(Opcode::CpAsyncBulkCommit, &[], &[]);
     }
 
     /// Waits until all but `pending` of the thread's bulk groups have been written; sm_90 and
@@ -82,7 +82,7 @@ impl Builder {
     #[track_caller]
     pub fn bulk_wait(&self, pending: u8) {
         let read = false;
-        self.emit(Op::CpAsyncBulkWait { pending, read }, &[], &[]);
+        self.emit(Opcode::CpAsyncBulkWait { pending, read }, &[], &[]);
     }
 
     /// Waits until all but `pending` of the thread's bulk groups have read their sources, which
@@ -90,7 +90,7 @@ impl Builder {
     #[track_caller]
     pub fn bulk_wait_read(&self, pending: u8) {
         let read = true;
-        self.emit(Op::CpAsyncBulkWait { pending, read }, &[], &[]);
+        self.emit(Opcode::CpAsyncBulkWait { pending, read }, &[], &[]);
     }
 
     /// Waits until the launch in front of this one is complete, then lets the one behind start.
@@ -103,7 +103,7 @@ impl Builder {
     pub fn wait_for_predecessor(&self) {
         let waits = std::mem::replace(&mut self.state.borrow_mut().waits, true);
         if !waits && self.target.has_hopper() {
-            self.emit(Op::GridDepWait, &[], &[]);
+            self.emit(Opcode::GridDepWait, &[], &[]);
             self.launch_dependents();
         }
     }
@@ -116,27 +116,27 @@ impl Builder {
     pub fn launch_dependents(&self) {
         let launches = std::mem::replace(&mut self.state.borrow_mut().launches, true);
         if !launches && self.target.has_hopper() {
-            self.emit(Op::GridDepLaunch, &[], &[]);
+            self.emit(Opcode::GridDepLaunch, &[], &[]);
         }
     }
 
     /// Suspends the thread for about so many nanoseconds.
     #[track_caller]
-    pub fn nanosleep<'k>(&'k self, nanoseconds: impl Arg<'k, u32>) {
+    pub fn nanosleep<'k>(&'k self, nanoseconds: impl AsVal<'k, u32>) {
         let t = nanoseconds.val(self).operand();
-        self.emit(Op::Nanosleep, &[], &[t]);
+        self.emit(Opcode::Nanosleep, &[], &[t]);
     }
 
     /// Aborts the launch with an error.
     #[track_caller]
     pub fn trap(&self) {
-        self.emit(Op::Trap, &[], &[]);
+        self.emit(Opcode::Trap, &[], &[]);
     }
 
     /// A clock in nanoseconds, common to the GPU.
     #[track_caller]
     pub fn global_timer(&self) -> Val<'_, u64> {
-        self.value(Op::Special(Special::GlobalTimer), &[])
+        self.value(Opcode::Special(Special::GlobalTimer), &[])
     }
 }
 
@@ -144,26 +144,30 @@ impl Builder {
 impl<'k> Shared<'k, u64> {
     /// Makes element `index` an mbarrier that expects `arrivals` per phase; one thread does it.
     #[track_caller]
-    pub fn mbarrier_init(self, index: impl Arg<'k, u32>, arrivals: u32) {
+    pub fn mbarrier_init(self, index: impl AsVal<'k, u32>, arrivals: u32) {
         let k = self.builder();
         let at = self.operand(index);
-        k.emit(Op::MbarrierInit, &[], &[at, k.constant(arrivals).operand()]);
+        k.emit(
+            Opcode::MbarrierInit,
+            &[],
+            &[at, k.constant(arrivals).operand()],
+        );
     }
 
     /// Arrives once.
     #[track_caller]
-    pub fn mbarrier_arrive(self, index: impl Arg<'k, u32>) {
+    pub fn mbarrier_arrive(self, index: impl AsVal<'k, u32>) {
         let at = self.operand(index);
-        self.builder().emit(Op::MbarrierArrive, &[], &[at]);
+        self.builder().emit(Opcode::MbarrierArrive, &[], &[at]);
     }
 
     /// Expects `bytes` more of bulk copies in this phase, then arrives once; sm_90 and later.
     #[track_caller]
-    pub fn mbarrier_expect(self, index: impl Arg<'k, u32>, bytes: impl Arg<'k, u32>) {
+    pub fn mbarrier_expect(self, index: impl AsVal<'k, u32>, bytes: impl AsVal<'k, u32>) {
         let k = self.builder();
         let at = self.operand(index);
         k.emit(
-            Op::MbarrierArriveExpectTx,
+            Opcode::MbarrierArriveExpectTx,
             &[],
             &[at, bytes.val(k).operand()],
         );
@@ -171,16 +175,16 @@ impl<'k> Shared<'k, u64> {
 
     /// Spins until the phase of the given parity has completed; sm_90 and later.
     #[track_caller]
-    pub fn mbarrier_wait(self, index: impl Arg<'k, u32>, parity: impl Arg<'k, u32>) {
+    pub fn mbarrier_wait(self, index: impl AsVal<'k, u32>, parity: impl AsVal<'k, u32>) {
         let k = self.builder();
         let (at, parity) = (self.operand(index), parity.val(k).operand());
-        let spin = || k.loop_while(|| !k.value::<Pred>(Op::MbarrierTryWait, &[at, parity]));
+        let spin = || k.loop_while(|| !k.value::<Pred>(Opcode::MbarrierTryWait, &[at, parity]));
         k.blame(k.here(), spin);
     }
 
     /// Starts a bulk copy that is counted on mbarrier `index`; one thread does it. sm_90 and later.
     #[track_caller]
-    pub fn bulk_copy<T: Type, U: Type>(self, index: impl Arg<'k, u32>, copy: BulkCopy<'k, T, U>) {
+    pub fn bulk_copy<T: Type, U: Type>(self, index: impl AsVal<'k, u32>, copy: BulkCopy<'k, T, U>) {
         let k = self.builder();
         let src = [
             copy.dst.operand(copy.to),
@@ -188,7 +192,7 @@ impl<'k> Shared<'k, u64> {
             k.constant(copy.bytes).operand(),
             self.operand(index),
         ];
-        k.emit(Op::CpAsyncBulk, &[], &src);
+        k.emit(Opcode::CpAsyncBulk, &[], &src);
     }
 }
 

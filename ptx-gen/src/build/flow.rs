@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::val::Repr;
-use super::{Arg, Builder, Pred, Type, Val};
+use super::{AsVal, Builder, Pred, Type, Val};
 use crate::ir::{If, Loop, Reg, Stmt};
-use crate::op::{Fence, Op};
+use crate::op::{Fence, Opcode};
 
 impl Builder {
     /// Runs `then` in the threads where `cond` holds.
@@ -81,9 +81,9 @@ impl Builder {
     #[track_caller]
     pub fn for_each<'k>(
         &'k self,
-        start: impl Arg<'k, u32>,
-        end: impl Arg<'k, u32>,
-        step: impl Arg<'k, u32>,
+        start: impl AsVal<'k, u32>,
+        end: impl AsVal<'k, u32>,
+        step: impl AsVal<'k, u32>,
         body: impl FnOnce(Val<'k, u32>),
     ) {
         let (start, end, step) = (start.val(self), end.val(self), step.val(self));
@@ -141,37 +141,41 @@ impl Builder {
     pub fn exit_if(&self, cond: Val<'_, Pred>) {
         let loc = self.here();
         self.if_(cond, || {
-            self.blame(loc, || self.emit(Op::Exit, &[], &[]));
+            self.blame(loc, || self.emit(Opcode::Exit, &[], &[]));
         });
     }
 
     /// Waits for every thread of the block; orders their shared and global memory accesses.
     #[track_caller]
     pub fn barrier(&self) {
-        self.emit(Op::BarSync, &[], &[]);
+        self.emit(Opcode::BarSync, &[], &[]);
     }
 
     /// Waits at barrier `id` (1..=15) with `threads` threads in all (a multiple of 32).
     #[track_caller]
     pub fn barrier_n(&self, id: u8, threads: u16) {
-        self.emit(Op::BarSyncN { id, threads }, &[], &[]);
+        self.emit(Opcode::BarSyncN { id, threads }, &[], &[]);
     }
 
     /// Waits for the whole warp; orders its memory accesses.
     #[track_caller]
     pub fn warp_barrier(&self) {
-        self.emit(Op::BarWarpSync, &[], &[self.constant(u32::MAX).operand()]);
+        self.emit(
+            Opcode::BarWarpSync,
+            &[],
+            &[self.constant(u32::MAX).operand()],
+        );
     }
 
     /// A memory fence.
     #[track_caller]
     pub fn fence(&self, fence: Fence) {
-        self.emit(Op::Fence(fence), &[], &[]);
+        self.emit(Opcode::Fence(fence), &[], &[]);
     }
 
     /// Claims that `cond` is equal in all threads of the block, where the verifier cannot see it.
     #[track_caller]
     pub fn assume_uniform<'k>(&'k self, cond: Val<'k, Pred>) -> Val<'k, Pred> {
-        self.value(Op::AssumeUniform, &[cond.operand()])
+        self.value(Opcode::AssumeUniform, &[cond.operand()])
     }
 }

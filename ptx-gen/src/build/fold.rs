@@ -8,11 +8,11 @@
 use super::val::Repr;
 use super::{Pred, Type, Val};
 use crate::ir::{Imm, Ty};
-use crate::op::{Cmp, Op};
+use crate::op::{Cmp, Opcode};
 
 /// `a <op> b` for two operands of one type.
 #[track_caller]
-pub(super) fn binary<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>) -> Val<'k, T> {
+pub(super) fn binary<'k, T: Type>(op: Opcode, a: Val<'k, T>, b: Val<'k, T>) -> Val<'k, T> {
     if let (Some(x), Some(y)) = (a.known(), b.known())
         && let Some(bits) = evaluate(op, T::TY, x, y)
     {
@@ -21,7 +21,11 @@ pub(super) fn binary<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>) -> Val<'
     // Constants go right where order does not matter.
     let commutes = matches!(
         op,
-        Op::Add { .. } | Op::Mul { .. } | Op::And { .. } | Op::Or { .. } | Op::Xor { .. }
+        Opcode::Add { .. }
+            | Opcode::Mul { .. }
+            | Opcode::And { .. }
+            | Opcode::Or { .. }
+            | Opcode::Xor { .. }
     );
     let (a, b) = if commutes && a.known().is_some() {
         (b, a)
@@ -33,7 +37,7 @@ pub(super) fn binary<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>) -> Val<'
     }
     match (b.known(), T::TY) {
         (Some(c), Ty::F32) if c == u64::from(1f32.to_bits()) => match op {
-            Op::Mul { .. } | Op::Div { .. } => a,
+            Opcode::Mul { .. } | Opcode::Div { .. } => a,
             _ => a.op2(op, b),
         },
         (Some(c), Ty::Pred) => with_known_predicate(op, a, c != 0),
@@ -43,10 +47,10 @@ pub(super) fn binary<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>) -> Val<'
 }
 
 #[track_caller]
-fn with_known_predicate<'k, T: Type>(op: Op, a: Val<'k, T>, c: bool) -> Val<'k, T> {
+fn with_known_predicate<'k, T: Type>(op: Opcode, a: Val<'k, T>, c: bool) -> Val<'k, T> {
     match (op, c) {
-        (Op::And { .. }, true) | (Op::Or { .. } | Op::Xor { .. }, false) => a,
-        (Op::Xor { .. }, true) => a.op1(Op::Not { ty: Ty::Pred }),
+        (Opcode::And { .. }, true) | (Opcode::Or { .. } | Opcode::Xor { .. }, false) => a,
+        (Opcode::Xor { .. }, true) => a.op1(Opcode::Not { ty: Ty::Pred }),
         (_, c) => Val::imm(
             a.k,
             Imm {
@@ -59,23 +63,27 @@ fn with_known_predicate<'k, T: Type>(op: Op, a: Val<'k, T>, c: bool) -> Val<'k, 
 
 /// `a <op> c` for integers.
 #[track_caller]
-fn with_constant<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>, c: u64) -> Val<'k, T> {
+fn with_constant<'k, T: Type>(op: Opcode, a: Val<'k, T>, b: Val<'k, T>, c: u64) -> Val<'k, T> {
     let k = a.k;
     let ones = u64::MAX >> (64 - T::TY.bits());
     let constant = |bits: u64| Val::imm(k, Imm { ty: T::TY, bits });
     let log2 = c.is_power_of_two().then(|| c.trailing_zeros());
     match (op, log2) {
-        (Op::Add { .. } | Op::Sub { .. } | Op::Or { .. } | Op::Xor { .. }, _) if c == 0 => a,
-        (Op::Mul { .. } | Op::And { .. }, _) if c == 0 => constant(0),
-        (Op::And { .. }, _) if c == ones => a,
-        (Op::Mul { .. } | Op::Div { .. }, Some(0)) => a,
-        (Op::Rem { .. }, Some(0)) => constant(0),
-        (Op::Mul { .. }, Some(n)) => shift(Op::Shl { ty: T::TY }, a, k.constant(n)),
-        (Op::Div { .. }, Some(n)) if !T::TY.is_signed() => {
-            shift(Op::Shr { ty: T::TY }, a, k.constant(n))
+        (Opcode::Add { .. } | Opcode::Sub { .. } | Opcode::Or { .. } | Opcode::Xor { .. }, _)
+            if c == 0 =>
+        {
+            a
         }
-        (Op::Rem { .. }, Some(_)) if !T::TY.is_signed() => {
-            a.op2(Op::And { ty: T::TY }, constant(c - 1))
+        (Opcode::Mul { .. } | Opcode::And { .. }, _) if c == 0 => constant(0),
+        (Opcode::And { .. }, _) if c == ones => a,
+        (Opcode::Mul { .. } | Opcode::Div { .. }, Some(0)) => a,
+        (Opcode::Rem { .. }, Some(0)) => constant(0),
+        (Opcode::Mul { .. }, Some(n)) => shift(Opcode::Shl { ty: T::TY }, a, k.constant(n)),
+        (Opcode::Div { .. }, Some(n)) if !T::TY.is_signed() => {
+            shift(Opcode::Shr { ty: T::TY }, a, k.constant(n))
+        }
+        (Opcode::Rem { .. }, Some(_)) if !T::TY.is_signed() => {
+            a.op2(Opcode::And { ty: T::TY }, constant(c - 1))
         }
         _ => {
             let result = a.op2(op, b);
@@ -90,13 +98,13 @@ fn with_constant<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>, c: u64) -> V
 /// Moves constants outwards, where addresses can absorb them: `a + (b + 3)` becomes
 /// `(a + b) + 3`, and `(b + 3) * 4` becomes `b * 4 + 12`.
 #[track_caller]
-fn hoist_constants<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>) -> Option<Val<'k, T>> {
+fn hoist_constants<'k, T: Type>(op: Opcode, a: Val<'k, T>, b: Val<'k, T>) -> Option<Val<'k, T>> {
     if T::TY != Ty::U32 {
         return None;
     }
     let (a, p) = split(a);
     let (base, constant) = match (op, b.known()) {
-        (Op::Add { .. }, None) => {
+        (Opcode::Add { .. }, None) => {
             let (b, q) = split(b);
             let constant = p + q;
             if constant == 0 {
@@ -104,7 +112,7 @@ fn hoist_constants<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>) -> Option<
             }
             (binary(op, a, b), constant)
         }
-        (Op::Mul { .. }, Some(c)) if p != 0 && c > 1 => (binary(op, a, b), p * c as i64),
+        (Opcode::Mul { .. }, Some(c)) if p != 0 && c > 1 => (binary(op, a, b), p * c as i64),
         _ => return None,
     };
     let constant = i32::try_from(constant).ok()?;
@@ -115,7 +123,7 @@ fn hoist_constants<'k, T: Type>(op: Op, a: Val<'k, T>, b: Val<'k, T>) -> Option<
             bits: u64::from(constant as u32),
         },
     );
-    Some(binary(Op::Add { ty: T::TY }, base, imm))
+    Some(binary(Opcode::Add { ty: T::TY }, base, imm))
 }
 
 /// A value as another one plus a constant.
@@ -130,10 +138,10 @@ fn split<T: Type>(value: Val<'_, T>) -> (Val<'_, T>, i64) {
 }
 
 /// Records `result = a + c`, so that an address built on `result` can be built on `a`.
-fn remember_offset<'k, T: Type>(op: Op, a: Val<'k, T>, result: Val<'k, T>, c: u64) {
+fn remember_offset<'k, T: Type>(op: Opcode, a: Val<'k, T>, result: Val<'k, T>, c: u64) {
     let offset = match op {
-        Op::Add { .. } => i64::from(c as u32 as i32),
-        Op::Sub { .. } => -i64::from(c as u32 as i32),
+        Opcode::Add { .. } => i64::from(c as u32 as i32),
+        Opcode::Sub { .. } => -i64::from(c as u32 as i32),
         _ => return,
     };
     let state = &mut *a.k.state.borrow_mut();
@@ -146,10 +154,10 @@ fn remember_offset<'k, T: Type>(op: Op, a: Val<'k, T>, result: Val<'k, T>, c: u6
 
 /// `a << b` or `a >> b`.
 #[track_caller]
-pub(super) fn shift<'k, T: Type>(op: Op, a: Val<'k, T>, by: Val<'k, u32>) -> Val<'k, T> {
+pub(super) fn shift<'k, T: Type>(op: Opcode, a: Val<'k, T>, by: Val<'k, u32>) -> Val<'k, T> {
     match (a.known(), by.known()) {
         (_, Some(0)) => a,
-        (None, Some(n)) if n < 32 && matches!(op, Op::Shl { .. }) && split(a).1 != 0 => {
+        (None, Some(n)) if n < 32 && matches!(op, Opcode::Shl { .. }) && split(a).1 != 0 => {
             let factor = Val::imm(
                 a.k,
                 Imm {
@@ -157,12 +165,12 @@ pub(super) fn shift<'k, T: Type>(op: Op, a: Val<'k, T>, by: Val<'k, u32>) -> Val
                     bits: 1 << n,
                 },
             );
-            hoist_constants(Op::Mul { ty: T::TY }, a, factor).unwrap_or_else(|| a.op2(op, by))
+            hoist_constants(Opcode::Mul { ty: T::TY }, a, factor).unwrap_or_else(|| a.op2(op, by))
         }
         (Some(x), Some(n)) if n < u64::from(T::TY.bits()) => {
             let x = Imm { ty: T::TY, bits: x }.as_i64();
             let bits = match op {
-                Op::Shl { .. } => (x as u64) << n,
+                Opcode::Shl { .. } => (x as u64) << n,
                 _ if T::TY.is_signed() => (x >> n) as u64,
                 _ => x as u64 >> n,
             };
@@ -206,7 +214,7 @@ pub(super) fn compare<'k, T: Type>(cmp: Cmp, a: Val<'k, T>, b: Val<'k, T>) -> Va
     } else {
         (cmp, a, b)
     };
-    a.op2(Op::Setp { cmp, ty: T::TY }, b)
+    a.op2(Opcode::Setp { cmp, ty: T::TY }, b)
 }
 
 fn mirrored(cmp: Cmp) -> Cmp {
@@ -220,14 +228,14 @@ fn mirrored(cmp: Cmp) -> Cmp {
 }
 
 /// The result of an operation on two constants; `None` where it is left to the GPU.
-fn evaluate(op: Op, ty: Ty, x: u64, y: u64) -> Option<u64> {
+fn evaluate(op: Opcode, ty: Ty, x: u64, y: u64) -> Option<u64> {
     if ty == Ty::F32 {
         let (x, y) = (f32::from_bits(x as u32), f32::from_bits(y as u32));
         let result = match op {
-            Op::Add { .. } => x + y,
-            Op::Sub { .. } => x - y,
-            Op::Mul { .. } => x * y,
-            Op::Div { .. } => x / y,
+            Opcode::Add { .. } => x + y,
+            Opcode::Sub { .. } => x - y,
+            Opcode::Mul { .. } => x * y,
+            Opcode::Div { .. } => x / y,
             _ => return None,
         };
         return (!result.is_nan()).then(|| u64::from(result.to_bits()));
@@ -239,20 +247,20 @@ fn evaluate(op: Op, ty: Ty, x: u64, y: u64) -> Option<u64> {
     let (a, b) = (int(x), int(y));
     let signed = ty.is_signed();
     let result = match op {
-        Op::Add { .. } => a.wrapping_add(b) as u64,
-        Op::Sub { .. } => a.wrapping_sub(b) as u64,
-        Op::Mul { .. } => a.wrapping_mul(b) as u64,
-        Op::Div { .. } if y != 0 && signed => a.wrapping_div(b) as u64,
-        Op::Div { .. } if y != 0 => x / y,
-        Op::Rem { .. } if y != 0 && signed => a.wrapping_rem(b) as u64,
-        Op::Rem { .. } if y != 0 => x % y,
-        Op::And { .. } => x & y,
-        Op::Or { .. } => x | y,
-        Op::Xor { .. } => x ^ y,
-        Op::Min { .. } if signed => a.min(b) as u64,
-        Op::Min { .. } => x.min(y),
-        Op::Max { .. } if signed => a.max(b) as u64,
-        Op::Max { .. } => x.max(y),
+        Opcode::Add { .. } => a.wrapping_add(b) as u64,
+        Opcode::Sub { .. } => a.wrapping_sub(b) as u64,
+        Opcode::Mul { .. } => a.wrapping_mul(b) as u64,
+        Opcode::Div { .. } if y != 0 && signed => a.wrapping_div(b) as u64,
+        Opcode::Div { .. } if y != 0 => x / y,
+        Opcode::Rem { .. } if y != 0 && signed => a.wrapping_rem(b) as u64,
+        Opcode::Rem { .. } if y != 0 => x % y,
+        Opcode::And { .. } => x & y,
+        Opcode::Or { .. } => x | y,
+        Opcode::Xor { .. } => x ^ y,
+        Opcode::Min { .. } if signed => a.min(b) as u64,
+        Opcode::Min { .. } => x.min(y),
+        Opcode::Max { .. } if signed => a.max(b) as u64,
+        Opcode::Max { .. } => x.max(y),
         _ => return None,
     };
     Some(result & (u64::MAX >> (64 - ty.bits())))

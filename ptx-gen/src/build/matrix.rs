@@ -2,7 +2,7 @@
 
 use super::{Builder, Shared, Type, Val};
 use crate::ir::{Operand, Ty};
-use crate::op::{Mma, Op};
+use crate::op::{Mma, Opcode};
 
 impl Builder {
     /// `a * b + c` for 16x8x16 tiles of f16 with f32 accumulators; sm_80 and later.
@@ -72,14 +72,14 @@ impl Builder {
             src.extend(a.iter().chain(b).map(|v| v.in_reg().operand()));
             src.extend(c.iter().map(|v| v.in_reg().operand()));
         });
-        let regs = self.emit(Op::Mma(mma), &[C::TY; N], &src);
+        let regs = self.emit(Opcode::Mma(mma), &[C::TY; N], &src);
         std::array::from_fn(|i| Val::reg(self, regs[i]))
     }
 
     /// The 8x8 matrix of 16-bit elements held across the warp, transposed.
     #[track_caller]
     pub fn movmatrix<'k>(&'k self, value: Val<'k, u32>) -> Val<'k, u32> {
-        self.value(Op::Movmatrix, &[value.in_reg().operand()])
+        self.value(Opcode::Movmatrix, &[value.in_reg().operand()])
     }
 }
 
@@ -99,7 +99,7 @@ impl<'k, T: Type> Shared<'k, T> {
 
     #[track_caller]
     fn matrices<const N: usize>(self, index: Val<'k, u32>, trans: bool) -> [Val<'k, u32>; N] {
-        let op = Op::Ldmatrix {
+        let op = Opcode::Ldmatrix {
             num: N as u8,
             trans,
         };
@@ -115,7 +115,7 @@ impl<'k, T: Type> Shared<'k, T> {
         let mut src = vec![self.operand(index)];
         src.extend(values.iter().map(|v| v.in_reg().operand()));
         index.k.emit(
-            Op::Stmatrix {
+            Opcode::Stmatrix {
                 num: N as u8,
                 trans: false,
             },

@@ -77,7 +77,7 @@
 //! above it overlaps: loads of weights, index arithmetic. A kernel that does not say where waits at
 //! its start. Nothing may be written, and no thread may exit, above it (the verifier insists).
 //!
-//! **What is missing** is reached by [`Builder::inst`]: any [`Op`] with any operands.
+//! **What is missing** is reached by [`Builder::inst`]: any [`Opcode`] with any operands.
 //!
 //! **Names.** A kernel's name says what its text depends on: `gemv_q4_k_1536x8960`. Put a few
 //! representative specs into [`crate::kernels::library`], run the golden test with
@@ -101,14 +101,14 @@ use std::collections::HashMap;
 use crate::ir::{
     Access, Address, Base, Inst, Kernel, Loc, Operand, Param, Reg, RegInfo, SharedDecl, Stmt, Ty,
 };
-use crate::op::{Op, Special};
+use crate::op::{Opcode, Special};
 use crate::target::Target;
 
 pub use copy::BulkCopy;
 pub use ptr::{Index, Ptr};
 pub use shared::Shared;
 pub use types::{Bf16x2, Bits, F16x2, Float, Int, Num, Pred, Type, Word};
-pub use val::{Arg, Cast, Val, Var};
+pub use val::{AsVal, Cast, Val, Var};
 
 /// A kernel under construction. Every method appends; see the module's guide.
 pub struct Builder {
@@ -142,7 +142,7 @@ struct State {
 struct Scope {
     stmts: Vec<Stmt>,
     /// Pure instructions already computed here; inner scopes see them, outer ones do not.
-    known: HashMap<(Op, Vec<Operand>), Vec<Reg>>,
+    known: HashMap<(Opcode, Vec<Operand>), Vec<Reg>>,
 }
 
 impl Kernel {
@@ -266,7 +266,7 @@ impl Builder {
     #[track_caller]
     fn load_pointer<T: Type>(&self, index: u32) -> Ptr<'_, T> {
         let generic: Val<'_, u64> = self.load_param(index);
-        Ptr::new(self.value(Op::CvtaToGlobal, &[generic.operand()]))
+        Ptr::new(self.value(Opcode::CvtaToGlobal, &[generic.operand()]))
     }
 
     fn param(&self, param: Param) -> u32 {
@@ -281,7 +281,7 @@ impl Builder {
             base: Base::Param(index),
             offset: 0,
         });
-        self.value(Op::LoadParam { ty: T::TY }, &[address])
+        self.value(Opcode::LoadParam { ty: T::TY }, &[address])
     }
 
     /// Thread index in x.
@@ -329,7 +329,7 @@ impl Builder {
     /// Any special register that holds 32 bits.
     #[track_caller]
     pub fn special(&self, special: Special) -> Val<'_, u32> {
-        self.value(Op::Special(special), &[])
+        self.value(Opcode::Special(special), &[])
     }
 
     /// A constant as a value; usually a literal can stand by itself.
@@ -339,14 +339,14 @@ impl Builder {
 
     /// A mutable variable with an initial value.
     #[track_caller]
-    pub fn var<'k, T: Type>(&'k self, init: impl Arg<'k, T>) -> Var<'k, T> {
+    pub fn var<'k, T: Type>(&'k self, init: impl AsVal<'k, T>) -> Var<'k, T> {
         Var::new(self, init.val(self))
     }
 
     /// Appends any instruction with any operands and gives its results as registers of the types
     /// in `dst`: for what has no method of its own. The verifier checks it like every other.
     #[track_caller]
-    pub fn inst(&self, op: Op, dst: &[Ty], src: &[Operand]) -> Vec<Reg> {
+    pub fn inst(&self, op: Opcode, dst: &[Ty], src: &[Operand]) -> Vec<Reg> {
         self.emit(op, dst, src)
     }
 
@@ -368,14 +368,14 @@ impl Builder {
 
     /// Appends an instruction whose single result is a value.
     #[track_caller]
-    pub(crate) fn value<T: Type>(&self, op: Op, src: &[Operand]) -> Val<'_, T> {
+    pub(crate) fn value<T: Type>(&self, op: Opcode, src: &[Operand]) -> Val<'_, T> {
         Val::reg(self, self.emit(op, &[T::TY], src)[0])
     }
 
     /// Appends an instruction, with fresh registers for its results. A pure instruction that was
     /// already computed is not computed again.
     #[track_caller]
-    pub(crate) fn emit(&self, op: Op, dst: &[Ty], src: &[Operand]) -> Vec<Reg> {
+    pub(crate) fn emit(&self, op: Opcode, dst: &[Ty], src: &[Operand]) -> Vec<Reg> {
         let loc = self.here();
         let src: Vec<Operand> = src.iter().map(|o| self.as_taken(op, *o)).collect();
         let src = src.as_slice();
@@ -430,10 +430,10 @@ impl Builder {
 
     /// The operand, in a register where the instruction takes no such constant.
     #[track_caller]
-    fn as_taken(&self, op: Op, operand: Operand) -> Operand {
+    fn as_taken(&self, op: Opcode, operand: Operand) -> Operand {
         match operand {
             Operand::Imm(imm) if !op.takes_constant(imm.ty) => {
-                self.emit(Op::Mov { ty: imm.ty }, &[imm.ty], &[operand])[0].into()
+                self.emit(Opcode::Mov { ty: imm.ty }, &[imm.ty], &[operand])[0].into()
             }
             operand => operand,
         }

@@ -5,16 +5,16 @@ use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Rem, Shl, Shr, Su
 use half::{bf16, f16};
 
 use super::val::Repr;
-use super::{Arg, Bf16x2, Bits, Builder, F16x2, Float, Int, Num, Pred, Type, Val, fold};
-use crate::op::{Approx, Cmp, Op};
+use super::{AsVal, Bf16x2, Bits, Builder, F16x2, Float, Int, Num, Pred, Type, Val, fold};
+use crate::op::{Approx, Cmp, Opcode};
 
 macro_rules! binary {
     ($($trait:ident $method:ident $bound:ident $op:ident;)*) => {$(
-        impl<'k, T: $bound, R: Arg<'k, T>> $trait<R> for Val<'k, T> {
+        impl<'k, T: $bound, R: AsVal<'k, T>> $trait<R> for Val<'k, T> {
             type Output = Val<'k, T>;
             #[track_caller]
             fn $method(self, right: R) -> Val<'k, T> {
-                fold::binary(Op::$op { ty: T::TY }, self, right.val(self.k))
+                fold::binary(Opcode::$op { ty: T::TY }, self, right.val(self.k))
             }
         }
     )*};
@@ -31,19 +31,19 @@ binary! {
     BitXor bitxor Bits Xor;
 }
 
-impl<'k, T: Int, R: Arg<'k, u32>> Shl<R> for Val<'k, T> {
+impl<'k, T: Int, R: AsVal<'k, u32>> Shl<R> for Val<'k, T> {
     type Output = Val<'k, T>;
     #[track_caller]
     fn shl(self, by: R) -> Val<'k, T> {
-        fold::shift(Op::Shl { ty: T::TY }, self, by.val(self.k))
+        fold::shift(Opcode::Shl { ty: T::TY }, self, by.val(self.k))
     }
 }
 
-impl<'k, T: Int, R: Arg<'k, u32>> Shr<R> for Val<'k, T> {
+impl<'k, T: Int, R: AsVal<'k, u32>> Shr<R> for Val<'k, T> {
     type Output = Val<'k, T>;
     #[track_caller]
     fn shr(self, by: R) -> Val<'k, T> {
-        fold::shift(Op::Shr { ty: T::TY }, self, by.val(self.k))
+        fold::shift(Opcode::Shr { ty: T::TY }, self, by.val(self.k))
     }
 }
 
@@ -51,7 +51,7 @@ impl<'k, T: Num> Neg for Val<'k, T> {
     type Output = Val<'k, T>;
     #[track_caller]
     fn neg(self) -> Val<'k, T> {
-        self.op1(Op::Neg { ty: T::TY })
+        self.op1(Opcode::Neg { ty: T::TY })
     }
 }
 
@@ -63,7 +63,7 @@ impl<'k, T: Bits> Not for Val<'k, T> {
             imm.bits ^= u64::MAX >> (64 - imm.ty.bits());
             return Val::imm(self.k, imm);
         }
-        let result = self.op1(Op::Not { ty: T::TY });
+        let result = self.op1(Opcode::Not { ty: T::TY });
         if let (Repr::Reg(to), Repr::Reg(from)) = (result.repr, self.repr) {
             self.k.state.borrow_mut().negations.insert(to, from);
         }
@@ -73,72 +73,72 @@ impl<'k, T: Bits> Not for Val<'k, T> {
 
 impl<'k, T: Num> Val<'k, T> {
     #[track_caller]
-    fn compare(self, cmp: Cmp, right: impl Arg<'k, T>) -> Val<'k, Pred> {
+    fn compare(self, cmp: Cmp, right: impl AsVal<'k, T>) -> Val<'k, Pred> {
         fold::compare(cmp, self, right.val(self.k))
     }
 
     /// `self < right`, false on NaN.
     #[track_caller]
-    pub fn lt(self, right: impl Arg<'k, T>) -> Val<'k, Pred> {
+    pub fn lt(self, right: impl AsVal<'k, T>) -> Val<'k, Pred> {
         self.compare(Cmp::Lt, right)
     }
 
     /// `self <= right`, false on NaN.
     #[track_caller]
-    pub fn le(self, right: impl Arg<'k, T>) -> Val<'k, Pred> {
+    pub fn le(self, right: impl AsVal<'k, T>) -> Val<'k, Pred> {
         self.compare(Cmp::Le, right)
     }
 
     /// `self == right`, false on NaN.
     #[track_caller]
-    pub fn eq(self, right: impl Arg<'k, T>) -> Val<'k, Pred> {
+    pub fn eq(self, right: impl AsVal<'k, T>) -> Val<'k, Pred> {
         self.compare(Cmp::Eq, right)
     }
 
     /// `self != right`, true on NaN.
     #[track_caller]
-    pub fn ne(self, right: impl Arg<'k, T>) -> Val<'k, Pred> {
+    pub fn ne(self, right: impl AsVal<'k, T>) -> Val<'k, Pred> {
         self.compare(Cmp::Ne, right)
     }
 
     /// `self >= right`, false on NaN.
     #[track_caller]
-    pub fn ge(self, right: impl Arg<'k, T>) -> Val<'k, Pred> {
+    pub fn ge(self, right: impl AsVal<'k, T>) -> Val<'k, Pred> {
         self.compare(Cmp::Ge, right)
     }
 
     /// `self > right`, false on NaN.
     #[track_caller]
-    pub fn gt(self, right: impl Arg<'k, T>) -> Val<'k, Pred> {
+    pub fn gt(self, right: impl AsVal<'k, T>) -> Val<'k, Pred> {
         self.compare(Cmp::Gt, right)
     }
 
     /// The smaller; of a number and a NaN, the number.
     #[track_caller]
-    pub fn min(self, right: impl Arg<'k, T>) -> Val<'k, T> {
-        fold::binary(Op::Min { ty: T::TY }, self, right.val(self.k))
+    pub fn min(self, right: impl AsVal<'k, T>) -> Val<'k, T> {
+        fold::binary(Opcode::Min { ty: T::TY }, self, right.val(self.k))
     }
 
     /// The larger; of a number and a NaN, the number.
     #[track_caller]
-    pub fn max(self, right: impl Arg<'k, T>) -> Val<'k, T> {
-        fold::binary(Op::Max { ty: T::TY }, self, right.val(self.k))
+    pub fn max(self, right: impl AsVal<'k, T>) -> Val<'k, T> {
+        fold::binary(Opcode::Max { ty: T::TY }, self, right.val(self.k))
     }
 
     /// The absolute value.
     #[track_caller]
     pub fn abs(self) -> Val<'k, T> {
-        self.op1(Op::Abs { ty: T::TY })
+        self.op1(Opcode::Abs { ty: T::TY })
     }
 }
 
 impl<'k, T: Float> Val<'k, T> {
     /// `self * b + c` with one rounding.
     #[track_caller]
-    pub fn fma(self, b: impl Arg<'k, T>, c: impl Arg<'k, T>) -> Val<'k, T> {
+    pub fn fma(self, b: impl AsVal<'k, T>, c: impl AsVal<'k, T>) -> Val<'k, T> {
         let (b, c) = (b.val(self.k), c.val(self.k));
         self.k.value(
-            Op::Fma { ty: T::TY },
+            Opcode::Fma { ty: T::TY },
             &[self.operand(), b.operand(), c.operand()],
         )
     }
@@ -150,7 +150,7 @@ macro_rules! approximate {
             $(#[$doc])*
             #[track_caller]
             pub fn $name(self) -> Val<'k, f32> {
-                self.op1(Op::Approx { f: Approx::$f, ty: crate::ir::Ty::F32 })
+                self.op1(Opcode::Approx { f: Approx::$f, ty: crate::ir::Ty::F32 })
             }
         )*}
     };
@@ -184,14 +184,14 @@ impl<'k> Val<'k, f32> {
 
     /// `self / right` within 2 ulp, faster than `/`.
     #[track_caller]
-    pub fn div_fast(self, right: impl Arg<'k, f32>) -> Val<'k, f32> {
-        self.op2(Op::DivFull, right.val(self.k))
+    pub fn div_fast(self, right: impl AsVal<'k, f32>) -> Val<'k, f32> {
+        self.op2(Opcode::DivFull, right.val(self.k))
     }
 
     /// `sqrt(self)`, correctly rounded.
     #[track_caller]
     pub fn sqrt_exact(self) -> Val<'k, f32> {
-        self.op1(Op::SqrtRn {
+        self.op1(Opcode::SqrtRn {
             ty: crate::ir::Ty::F32,
         })
     }
@@ -199,7 +199,7 @@ impl<'k> Val<'k, f32> {
     /// `1 / self`, correctly rounded.
     #[track_caller]
     pub fn rcp_exact(self) -> Val<'k, f32> {
-        self.op1(Op::RcpRn {
+        self.op1(Opcode::RcpRn {
             ty: crate::ir::Ty::F32,
         })
     }
@@ -208,39 +208,39 @@ impl<'k> Val<'k, f32> {
 impl<'k, T: Int> Val<'k, T> {
     /// `self * b + c`, low bits.
     #[track_caller]
-    pub fn mad(self, b: impl Arg<'k, T>, c: impl Arg<'k, T>) -> Val<'k, T> {
+    pub fn mad(self, b: impl AsVal<'k, T>, c: impl AsVal<'k, T>) -> Val<'k, T> {
         let (b, c) = (b.val(self.k), c.val(self.k));
         self.k.value(
-            Op::MadLo { ty: T::TY },
+            Opcode::MadLo { ty: T::TY },
             &[self.operand(), b.operand(), c.operand()],
         )
     }
 
     /// Bits `first .. first + count`, sign-extended for signed types.
     #[track_caller]
-    pub fn bits(self, first: impl Arg<'k, u32>, count: impl Arg<'k, u32>) -> Val<'k, T> {
+    pub fn bits(self, first: impl AsVal<'k, u32>, count: impl AsVal<'k, u32>) -> Val<'k, T> {
         let (first, count) = (first.val(self.k), count.val(self.k));
         self.k.value(
-            Op::Bfe { ty: T::TY },
+            Opcode::Bfe { ty: T::TY },
             &[self.operand(), first.operand(), count.operand()],
         )
     }
 
     /// High half of the product.
     #[track_caller]
-    pub fn mul_hi(self, b: impl Arg<'k, T>) -> Val<'k, T> {
-        self.op2(Op::MulHi { ty: T::TY }, b.val(self.k))
+    pub fn mul_hi(self, b: impl AsVal<'k, T>) -> Val<'k, T> {
+        self.op2(Opcode::MulHi { ty: T::TY }, b.val(self.k))
     }
 }
 
 impl<'k> Val<'k, u32> {
     /// `self` with its bits `first .. first + count` replaced by the low bits of `field`.
     #[track_caller]
-    pub fn insert_bits(self, field: impl Arg<'k, u32>, first: u32, count: u32) -> Val<'k, u32> {
+    pub fn insert_bits(self, field: impl AsVal<'k, u32>, first: u32, count: u32) -> Val<'k, u32> {
         let k = self.k;
         let (field, first, count) = (field.val(k), k.constant(first), k.constant(count));
         k.value(
-            Op::Bfi {
+            Opcode::Bfi {
                 ty: crate::ir::Ty::U32,
             },
             &[
@@ -254,10 +254,10 @@ impl<'k> Val<'k, u32> {
 
     /// Any bitwise function of three words: bit `4a + 2b + c` of `lut` is its result.
     #[track_caller]
-    pub fn lop3(self, b: impl Arg<'k, u32>, c: impl Arg<'k, u32>, lut: u8) -> Val<'k, u32> {
+    pub fn lop3(self, b: impl AsVal<'k, u32>, c: impl AsVal<'k, u32>, lut: u8) -> Val<'k, u32> {
         let (b, c) = (b.val(self.k), c.val(self.k));
         self.k.value(
-            Op::Lop3 { lut },
+            Opcode::Lop3 { lut },
             &[self.operand(), b.operand(), c.operand()],
         )
     }
@@ -265,10 +265,10 @@ impl<'k> Val<'k, u32> {
     /// Four bytes picked from `{high, self}` by the nibbles of `selector`; nibbles 0..=3 name the
     /// bytes of `self`, 4..=7 those of `high`, plus 8 for the byte's sign, replicated.
     #[track_caller]
-    pub fn prmt(self, high: impl Arg<'k, u32>, selector: impl Arg<'k, u32>) -> Val<'k, u32> {
+    pub fn prmt(self, high: impl AsVal<'k, u32>, selector: impl AsVal<'k, u32>) -> Val<'k, u32> {
         let (high, selector) = (high.val(self.k), selector.val(self.k));
         self.k.value(
-            Op::Prmt,
+            Opcode::Prmt,
             &[self.operand(), high.operand(), selector.operand()],
         )
     }
@@ -288,7 +288,7 @@ impl<'k> Val<'k, u32> {
     /// Number of ones.
     #[track_caller]
     pub fn count_ones(self) -> Val<'k, u32> {
-        self.op1(Op::Popc {
+        self.op1(Opcode::Popc {
             ty: crate::ir::Ty::U32,
         })
     }
@@ -296,7 +296,7 @@ impl<'k> Val<'k, u32> {
     /// Number of leading zeros.
     #[track_caller]
     pub fn leading_zeros(self) -> Val<'k, u32> {
-        self.op1(Op::Clz {
+        self.op1(Opcode::Clz {
             ty: crate::ir::Ty::U32,
         })
     }
@@ -333,7 +333,7 @@ impl<'k> Val<'k, Bf16x2> {
 impl Builder {
     #[track_caller]
     fn unpack16<T: Type>(&self, word: crate::ir::Operand) -> [Val<'_, T>; 2] {
-        let r = self.emit(Op::Unpack2x16, &[T::TY; 2], &[word]);
+        let r = self.emit(Opcode::Unpack2x16, &[T::TY; 2], &[word]);
         [Val::reg(self, r[0]), Val::reg(self, r[1])]
     }
 
@@ -341,28 +341,28 @@ impl Builder {
     #[track_caller]
     pub fn pack_f16<'k>(
         &'k self,
-        low: impl Arg<'k, f32>,
-        high: impl Arg<'k, f32>,
+        low: impl AsVal<'k, f32>,
+        high: impl AsVal<'k, f32>,
     ) -> Val<'k, F16x2> {
         let (low, high) = (low.val(self), high.val(self));
         if self.target().has_ampere() {
-            let op = Op::CvtPack {
+            let op = Opcode::CvtPack {
                 ty: crate::ir::Ty::F16x2,
             };
             return self.value(op, &[high.operand(), low.operand()]);
         }
         let (low, high) = (low.cast::<f16>(), high.cast::<f16>());
-        self.value(Op::Pack2x16, &[low.operand(), high.operand()])
+        self.value(Opcode::Pack2x16, &[low.operand(), high.operand()])
     }
 
     /// Two f32 rounded to bf16 and packed, the first in the low half. sm_80 and later.
     #[track_caller]
     pub fn pack_bf16<'k>(
         &'k self,
-        low: impl Arg<'k, f32>,
-        high: impl Arg<'k, f32>,
+        low: impl AsVal<'k, f32>,
+        high: impl AsVal<'k, f32>,
     ) -> Val<'k, Bf16x2> {
-        let op = Op::CvtPack {
+        let op = Opcode::CvtPack {
             ty: crate::ir::Ty::Bf16x2,
         };
         self.value(op, &[high.val(self).operand(), low.val(self).operand()])
@@ -373,7 +373,7 @@ impl Builder {
     pub fn pack16<'k, T: Type>(&'k self, low: Val<'k, T>, high: Val<'k, T>) -> Val<'k, u32> {
         assert_eq!(T::TY.bits(), 16, "pack16 packs 16-bit values");
         self.value(
-            Op::Pack2x16,
+            Opcode::Pack2x16,
             &[low.in_reg().operand(), high.in_reg().operand()],
         )
     }
@@ -384,7 +384,7 @@ impl Builder {
         &'k self,
         a: Val<'k, u32>,
         b: Val<'k, u32>,
-        c: impl Arg<'k, i32>,
+        c: impl AsVal<'k, i32>,
     ) -> Val<'k, i32> {
         self.dp4a_with(a, b, c, true, true)
     }
@@ -395,13 +395,13 @@ impl Builder {
         &'k self,
         a: Val<'k, u32>,
         b: Val<'k, u32>,
-        c: impl Arg<'k, i32>,
+        c: impl AsVal<'k, i32>,
         a_signed: bool,
         b_signed: bool,
     ) -> Val<'k, i32> {
         let c = c.val(self);
         self.value(
-            Op::Dp4a { a_signed, b_signed },
+            Opcode::Dp4a { a_signed, b_signed },
             &[a.operand(), b.operand(), c.operand()],
         )
     }
@@ -411,15 +411,15 @@ impl Builder {
     pub fn select<'k, T: Type>(
         &'k self,
         cond: Val<'k, Pred>,
-        yes: impl Arg<'k, T>,
-        no: impl Arg<'k, T>,
+        yes: impl AsVal<'k, T>,
+        no: impl AsVal<'k, T>,
     ) -> Val<'k, T> {
         let (yes, no) = (yes.val(self), no.val(self));
         match cond.known() {
             Some(0) => no,
             Some(_) => yes,
             None => self.value(
-                Op::Selp { ty: T::TY },
+                Opcode::Selp { ty: T::TY },
                 &[yes.operand(), no.operand(), cond.operand()],
             ),
         }

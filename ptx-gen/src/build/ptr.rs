@@ -3,9 +3,9 @@
 use std::marker::PhantomData;
 
 use super::val::Repr;
-use super::{Arg, Builder, Type, Val};
+use super::{AsVal, Builder, Type, Val};
 use crate::ir::{Address, Base, Operand, Ty};
-use crate::op::{Cache, Op, Order, Rmw, Scope, Space};
+use crate::op::{Cache, Opcode, Order, Rmw, Scope, Space};
 
 /// A pointer to elements of `T` in device memory; indices count elements.
 ///
@@ -152,7 +152,7 @@ impl<'k, T: Type> Ptr<'k, T> {
         let base = match variable {
             None => self.base,
             Some(IndexVal::Word(i)) => k.value(
-                Op::MadWide { ty: Ty::U32 },
+                Opcode::MadWide { ty: Ty::U32 },
                 &[
                     i.operand(),
                     k.constant(bytes).operand(),
@@ -191,7 +191,7 @@ impl<'k, T: Type> Ptr<'k, T> {
         } else {
             Cache::default()
         };
-        let op = Op::Ld {
+        let op = Opcode::Ld {
             space: Space::Global,
             ty: T::TY,
             vec: N as u8,
@@ -205,7 +205,7 @@ impl<'k, T: Type> Ptr<'k, T> {
 
     #[track_caller]
     fn write<const N: usize>(self, index: impl Index<'k>, values: [Val<'k, T>; N], order: Order) {
-        let op = Op::St {
+        let op = Opcode::St {
             space: Space::Global,
             ty: T::TY,
             vec: N as u8,
@@ -252,7 +252,7 @@ impl<'k, T: Type> Ptr<'k, T> {
 
     /// Stores element `index`.
     #[track_caller]
-    pub fn store(self, index: impl Index<'k>, value: impl Arg<'k, T>) {
+    pub fn store(self, index: impl Index<'k>, value: impl AsVal<'k, T>) {
         self.write(index, [value.val(self.base.k)], Order::Weak);
     }
 
@@ -264,7 +264,7 @@ impl<'k, T: Type> Ptr<'k, T> {
 
     /// Stores element `index`, with a memory order.
     #[track_caller]
-    pub fn store_ordered(self, index: impl Index<'k>, value: impl Arg<'k, T>, order: Order) {
+    pub fn store_ordered(self, index: impl Index<'k>, value: impl AsVal<'k, T>, order: Order) {
         self.write(index, [value.val(self.base.k)], order);
     }
 
@@ -274,11 +274,11 @@ impl<'k, T: Type> Ptr<'k, T> {
         self,
         f: Rmw,
         index: impl Index<'k>,
-        value: impl Arg<'k, T>,
+        value: impl AsVal<'k, T>,
         order: Order,
     ) -> Val<'k, T> {
         let k = self.base.k;
-        let op = Op::Atom {
+        let op = Opcode::Atom {
             space: Space::Global,
             f,
             ty: T::TY,
@@ -290,7 +290,7 @@ impl<'k, T: Type> Ptr<'k, T> {
 
     /// Atomically adds to element `index`, relaxed and GPU-wide; gives the former content.
     #[track_caller]
-    pub fn atomic_add(self, index: impl Index<'k>, value: impl Arg<'k, T>) -> Val<'k, T> {
+    pub fn atomic_add(self, index: impl Index<'k>, value: impl AsVal<'k, T>) -> Val<'k, T> {
         self.atomic(Rmw::Add, index, value, Order::Relaxed(Scope::Gpu))
     }
 
@@ -298,6 +298,6 @@ impl<'k, T: Type> Ptr<'k, T> {
     #[track_caller]
     pub fn prefetch_l2(self, index: impl Index<'k>) {
         let address = self.at(index);
-        self.base.k.emit(Op::PrefetchL2, &[], &[address]);
+        self.base.k.emit(Opcode::PrefetchL2, &[], &[address]);
     }
 }

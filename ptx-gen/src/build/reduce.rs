@@ -3,9 +3,9 @@
 //! Reductions add in a fixed tree, so results do not depend on timing, and every thread receives
 //! the same bits.
 
-use super::{Arg, Builder, Num, Pred, Val, Word};
+use super::{AsVal, Builder, Num, Pred, Val, Word};
 use crate::ir::{Imm, Ty};
-use crate::op::{Op, Rmw, Shfl, Vote};
+use crate::op::{Opcode, Rmw, Shfl, Vote};
 
 /// Member mask of a whole warp.
 const WARP: u32 = u32::MAX;
@@ -21,7 +21,7 @@ impl Builder {
     ) -> Val<'k, T> {
         let (clamp, mask) = (self.constant(clamp), self.constant(WARP));
         self.value(
-            Op::Shfl { mode, ty: T::TY },
+            Opcode::Shfl { mode, ty: T::TY },
             &[
                 value.in_reg().operand(),
                 lane.operand(),
@@ -36,7 +36,7 @@ impl Builder {
     pub fn shfl_xor<'k, T: Word>(
         &'k self,
         value: Val<'k, T>,
-        mask: impl Arg<'k, u32>,
+        mask: impl AsVal<'k, u32>,
     ) -> Val<'k, T> {
         self.shuffle(Shfl::Bfly, value, mask.val(self), 31)
     }
@@ -46,7 +46,7 @@ impl Builder {
     pub fn shfl_down<'k, T: Word>(
         &'k self,
         value: Val<'k, T>,
-        delta: impl Arg<'k, u32>,
+        delta: impl AsVal<'k, u32>,
     ) -> Val<'k, T> {
         self.shuffle(Shfl::Down, value, delta.val(self), 31)
     }
@@ -56,14 +56,14 @@ impl Builder {
     pub fn shfl_up<'k, T: Word>(
         &'k self,
         value: Val<'k, T>,
-        delta: impl Arg<'k, u32>,
+        delta: impl AsVal<'k, u32>,
     ) -> Val<'k, T> {
         self.shuffle(Shfl::Up, value, delta.val(self), 0)
     }
 
     /// The value in lane `lane` (modulo 32).
     #[track_caller]
-    pub fn shfl<'k, T: Word>(&'k self, value: Val<'k, T>, lane: impl Arg<'k, u32>) -> Val<'k, T> {
+    pub fn shfl<'k, T: Word>(&'k self, value: Val<'k, T>, lane: impl AsVal<'k, u32>) -> Val<'k, T> {
         self.shuffle(Shfl::Idx, value, lane.val(self), 31)
     }
 
@@ -71,7 +71,7 @@ impl Builder {
     #[track_caller]
     pub fn warp_all<'k>(&'k self, cond: Val<'k, Pred>) -> Val<'k, Pred> {
         self.value(
-            Op::Vote { f: Vote::All },
+            Opcode::Vote { f: Vote::All },
             &[cond.in_reg().operand(), self.constant(WARP).operand()],
         )
     }
@@ -80,7 +80,7 @@ impl Builder {
     #[track_caller]
     pub fn warp_any<'k>(&'k self, cond: Val<'k, Pred>) -> Val<'k, Pred> {
         self.value(
-            Op::Vote { f: Vote::Any },
+            Opcode::Vote { f: Vote::Any },
             &[cond.in_reg().operand(), self.constant(WARP).operand()],
         )
     }
@@ -89,7 +89,7 @@ impl Builder {
     #[track_caller]
     pub fn ballot<'k>(&'k self, cond: Val<'k, Pred>) -> Val<'k, u32> {
         self.value(
-            Op::Vote { f: Vote::Ballot },
+            Opcode::Vote { f: Vote::Ballot },
             &[cond.in_reg().operand(), self.constant(WARP).operand()],
         )
     }
@@ -100,7 +100,7 @@ impl Builder {
         let mask = self.constant(WARP);
         let ty = Ty::U32;
         self.value(
-            Op::Redux { f, ty },
+            Opcode::Redux { f, ty },
             &[value.in_reg().operand(), mask.operand()],
         )
     }

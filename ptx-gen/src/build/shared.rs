@@ -3,9 +3,9 @@
 use std::marker::PhantomData;
 
 use super::ptr::split_word;
-use super::{Arg, Builder, Type, Val};
+use super::{AsVal, Builder, Type, Val};
 use crate::ir::{Address, Base, Operand, SharedDecl, Ty};
-use crate::op::{Cache, Op, Order, Rmw, Scope, Space};
+use crate::op::{Cache, Opcode, Order, Rmw, Scope, Space};
 
 /// An array of `T` in shared memory, or a part of one; indices count elements and are `u32`.
 #[derive(Clone, Copy)]
@@ -102,7 +102,7 @@ impl<'k, T: Type> Shared<'k, T> {
 
     /// The array from element `index` on.
     #[track_caller]
-    pub fn at(self, index: impl Arg<'k, u32>) -> Shared<'k, T> {
+    pub fn at(self, index: impl AsVal<'k, u32>) -> Shared<'k, T> {
         let (base, offset) = self.locate(index);
         Shared {
             base,
@@ -121,7 +121,7 @@ impl<'k, T: Type> Shared<'k, T> {
 
     /// Window address of element `index`.
     #[track_caller]
-    pub fn address(self, index: impl Arg<'k, u32>) -> Val<'k, u32> {
+    pub fn address(self, index: impl AsVal<'k, u32>) -> Val<'k, u32> {
         let (base, offset) = self.locate(index);
         let base = base.unwrap_or_else(|| self.symbol());
         base + offset as u32
@@ -134,11 +134,12 @@ impl<'k, T: Type> Shared<'k, T> {
             base: Base::Shared(self.decl),
             offset: 0,
         };
-        self.k.value(Op::SharedAddress, &[Operand::Addr(address)])
+        self.k
+            .value(Opcode::SharedAddress, &[Operand::Addr(address)])
     }
 
     #[track_caller]
-    fn locate(self, index: impl Arg<'k, u32>) -> (Option<Val<'k, u32>>, i64) {
+    fn locate(self, index: impl AsVal<'k, u32>) -> (Option<Val<'k, u32>>, i64) {
         let bytes = T::TY.bytes();
         let (variable, constant) = split_word(self.k, index.val(self.k));
         let base = match variable {
@@ -150,7 +151,7 @@ impl<'k, T: Type> Shared<'k, T> {
 
     /// The address operand of element `index`.
     #[track_caller]
-    pub(super) fn operand(self, index: impl Arg<'k, u32>) -> Operand {
+    pub(super) fn operand(self, index: impl AsVal<'k, u32>) -> Operand {
         let (base, offset) = self.locate(index);
         let base = match base {
             Some(v) => Base::Reg(v.to_reg()),
@@ -163,9 +164,9 @@ impl<'k, T: Type> Shared<'k, T> {
     }
 
     #[track_caller]
-    fn read<const N: usize>(self, index: impl Arg<'k, u32>, order: Order) -> [Val<'k, T>; N] {
+    fn read<const N: usize>(self, index: impl AsVal<'k, u32>, order: Order) -> [Val<'k, T>; N] {
         let cache = Cache::default();
-        let op = Op::Ld {
+        let op = Opcode::Ld {
             space: Space::Shared,
             ty: T::TY,
             vec: N as u8,
@@ -179,7 +180,7 @@ impl<'k, T: Type> Shared<'k, T> {
 
     /// Element `index`.
     #[track_caller]
-    pub fn load(self, index: impl Arg<'k, u32>) -> Val<'k, T> {
+    pub fn load(self, index: impl AsVal<'k, u32>) -> Val<'k, T> {
         let [v] = self.read::<1>(index, Order::Weak);
         v
     }
@@ -187,27 +188,27 @@ impl<'k, T: Type> Shared<'k, T> {
     /// `N` (1, 2 or 4, at most 16 bytes together) consecutive elements from `index`, whose
     /// address must be a multiple of their size together.
     #[track_caller]
-    pub fn load_vec<const N: usize>(self, index: impl Arg<'k, u32>) -> [Val<'k, T>; N] {
+    pub fn load_vec<const N: usize>(self, index: impl AsVal<'k, u32>) -> [Val<'k, T>; N] {
         self.read(index, Order::Weak)
     }
 
     /// Element `index`, not from a register.
     #[track_caller]
-    pub fn load_volatile(self, index: impl Arg<'k, u32>) -> Val<'k, T> {
+    pub fn load_volatile(self, index: impl AsVal<'k, u32>) -> Val<'k, T> {
         let [v] = self.read::<1>(index, Order::Volatile);
         v
     }
 
     /// Stores element `index`.
     #[track_caller]
-    pub fn store(self, index: impl Arg<'k, u32>, value: impl Arg<'k, T>) {
+    pub fn store(self, index: impl AsVal<'k, u32>, value: impl AsVal<'k, T>) {
         self.store_vec(index, [value.val(self.k)]);
     }
 
     /// Stores consecutive elements from `index`; alignment as in [`Shared::load_vec`].
     #[track_caller]
-    pub fn store_vec<const N: usize>(self, index: impl Arg<'k, u32>, values: [Val<'k, T>; N]) {
-        let op = Op::St {
+    pub fn store_vec<const N: usize>(self, index: impl AsVal<'k, u32>, values: [Val<'k, T>; N]) {
+        let op = Opcode::St {
             space: Space::Shared,
             ty: T::TY,
             vec: N as u8,
@@ -228,9 +229,14 @@ impl<'k, T: Type> Shared<'k, T> {
     /// Atomically replaces element `index` by `f` of it and `value`, relaxed within the block;
     /// gives the former content.
     #[track_caller]
-    pub fn atomic(self, f: Rmw, index: impl Arg<'k, u32>, value: impl Arg<'k, T>) -> Val<'k, T> {
+    pub fn atomic(
+        self,
+        f: Rmw,
+        index: impl AsVal<'k, u32>,
+        value: impl AsVal<'k, T>,
+    ) -> Val<'k, T> {
         let order = Order::Relaxed(Scope::Cta);
-        let op = Op::Atom {
+        let op = Opcode::Atom {
             space: Space::Shared,
             f,
             ty: T::TY,

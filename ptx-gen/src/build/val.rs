@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 
 use super::{Builder, Pred, Type};
 use crate::ir::{Imm, Inst, Operand, Reg, Stmt, Ty};
-use crate::op::{Op, Round};
+use crate::op::{Opcode, Round};
 
 /// A value: computed once, never changed, free to copy.
 #[derive(Clone, Copy)]
@@ -58,7 +58,9 @@ impl<'k, T: Type> Val<'k, T> {
     pub(super) fn to_reg(self) -> Reg {
         match self.repr {
             Repr::Reg(r) => r,
-            Repr::Imm(i) => self.k.emit(Op::Mov { ty: T::TY }, &[T::TY], &[i.into()])[0],
+            Repr::Imm(i) => self
+                .k
+                .emit(Opcode::Mov { ty: T::TY }, &[T::TY], &[i.into()])[0],
         }
     }
 
@@ -69,12 +71,12 @@ impl<'k, T: Type> Val<'k, T> {
     }
 
     #[track_caller]
-    pub(super) fn op1<U: Type>(self, op: Op) -> Val<'k, U> {
+    pub(super) fn op1<U: Type>(self, op: Opcode) -> Val<'k, U> {
         self.k.value(op, &[self.operand()])
     }
 
     #[track_caller]
-    pub(super) fn op2<U: Type, V: Type>(self, op: Op, b: Val<'k, U>) -> Val<'k, V> {
+    pub(super) fn op2<U: Type, V: Type>(self, op: Opcode, b: Val<'k, U>) -> Val<'k, V> {
         self.k.value(op, &[self.operand(), b.operand()])
     }
 
@@ -99,13 +101,13 @@ impl<'k, T: Type> Val<'k, T> {
                 },
             ),
             Repr::Reg(r) if same_register(T::TY, U::TY) => Val::reg(self.k, r),
-            Repr::Reg(_) => self.op1(Op::Mov { ty: U::TY }),
+            Repr::Reg(_) => self.op1(Opcode::Mov { ty: U::TY }),
         }
     }
 
     /// `self` where `cond` holds, else `other`.
     #[track_caller]
-    pub fn select(self, cond: Val<'k, Pred>, other: impl Arg<'k, T>) -> Val<'k, T> {
+    pub fn select(self, cond: Val<'k, Pred>, other: impl AsVal<'k, T>) -> Val<'k, T> {
         self.k.select(cond, self, other)
     }
 
@@ -141,7 +143,7 @@ impl<'k, T: Type> Val<'k, T> {
         // Brain floats are the upper half of an f32; every target converts them so.
         if from == Ty::Bf16 {
             let word = self.k.value::<u32>(
-                Op::Pack2x16,
+                Opcode::Pack2x16,
                 &[
                     Val::<u16>::imm(
                         self.k,
@@ -166,7 +168,7 @@ impl<'k, T: Type> Val<'k, T> {
             (true, false) => to_int,
             _ => Round::None,
         };
-        self.in_reg().op1(Op::Cvt {
+        self.in_reg().op1(Opcode::Cvt {
             to,
             from,
             round,
@@ -196,18 +198,18 @@ fn same_register(a: Ty, b: Ty) -> bool {
 }
 
 /// What may stand where a value of type `T` is wanted: the value, or a Rust literal.
-pub trait Arg<'k, T: Type>: Copy {
+pub trait AsVal<'k, T: Type>: Copy {
     /// As a value of the kernel that `k` builds.
     fn val(self, k: &'k Builder) -> Val<'k, T>;
 }
 
-impl<'k, T: Type> Arg<'k, T> for T {
+impl<'k, T: Type> AsVal<'k, T> for T {
     fn val(self, k: &'k Builder) -> Val<'k, T> {
         Val::imm(k, self.imm())
     }
 }
 
-impl<'k, T: Type> Arg<'k, T> for Val<'k, T> {
+impl<'k, T: Type> AsVal<'k, T> for Val<'k, T> {
     fn val(self, _: &'k Builder) -> Val<'k, T> {
         self
     }
@@ -236,14 +238,14 @@ impl<'k, T: Type> Var<'k, T> {
     /// The value it has now; later changes do not affect the result.
     #[track_caller]
     pub fn get(&self) -> Val<'k, T> {
-        self.k.value(Op::Mov { ty: T::TY }, &[self.reg.into()])
+        self.k.value(Opcode::Mov { ty: T::TY }, &[self.reg.into()])
     }
 
     /// Gives it a new value.
     #[track_caller]
-    pub fn set(&self, value: impl Arg<'k, T>) {
+    pub fn set(&self, value: impl AsVal<'k, T>) {
         let src = vec![value.val(self.k).operand()];
-        let op = Op::Mov { ty: T::TY };
+        let op = Opcode::Mov { ty: T::TY };
         let inst = Inst {
             op,
             dst: vec![self.reg],

@@ -7,7 +7,7 @@ use crate::ir::{
     Address, Base, If, Imm, Inst, Kernel, Loc, Loop, Operand, Param, Reg, RegInfo, SharedDecl,
     Stmt, Ty,
 };
-use crate::op::{Cache, Cmp, Op, Order, Space, Special};
+use crate::op::{Cache, Cmp, Opcode, Order, Space, Special};
 use crate::target::Target;
 
 /// Bytes between values in inputs and outputs.
@@ -50,7 +50,7 @@ impl Asm {
     }
 
     #[track_caller]
-    pub(super) fn emit(&mut self, op: Op, dst: &[Reg], src: &[Operand]) {
+    pub(super) fn emit(&mut self, op: Opcode, dst: &[Reg], src: &[Operand]) {
         let inst = Inst {
             op,
             dst: dst.to_vec(),
@@ -65,7 +65,7 @@ impl Asm {
 
     /// Emits an instruction with one result.
     #[track_caller]
-    pub(super) fn get(&mut self, op: Op, ty: Ty, src: &[Operand]) -> Reg {
+    pub(super) fn get(&mut self, op: Opcode, ty: Ty, src: &[Operand]) -> Reg {
         let d = self.reg(ty);
         self.emit(op, &[d], src);
         d
@@ -108,7 +108,7 @@ impl Asm {
         let loc = Loc::here();
         self.open.push(Vec::new());
         let done = body(self);
-        let again = self.get(Op::Not { ty: Ty::Pred }, Ty::Pred, &[done.into()]);
+        let again = self.get(Opcode::Not { ty: Ty::Pred }, Ty::Pred, &[done.into()]);
         let body = self.close();
         if let Some(top) = self.open.last_mut() {
             top.push(Stmt::Loop(Loop { body, again, loc }));
@@ -128,7 +128,7 @@ impl Asm {
             base: Base::Param(index),
             offset: 0,
         });
-        self.get(Op::LoadParam { ty }, ty, &[at])
+        self.get(Opcode::LoadParam { ty }, ty, &[at])
     }
 
     /// A shared array of `bytes` bytes, 16-byte aligned: its index.
@@ -146,11 +146,11 @@ impl Asm {
 
     /// The address of a shared array, in a register.
     pub(super) fn shared_base(&mut self, array: u32) -> Reg {
-        self.get(Op::SharedAddress, Ty::U32, &[in_shared(array, 0)])
+        self.get(Opcode::SharedAddress, Ty::U32, &[in_shared(array, 0)])
     }
 
     pub(super) fn special(&mut self, which: Special) -> Reg {
-        self.get(Op::Special(which), Ty::U32, &[])
+        self.get(Opcode::Special(which), Ty::U32, &[])
     }
 
     pub(super) fn tid(&mut self) -> Reg {
@@ -165,21 +165,21 @@ impl Asm {
             self.tid(),
         );
         self.get(
-            Op::MadLo { ty: Ty::U32 },
+            Opcode::MadLo { ty: Ty::U32 },
             Ty::U32,
             &[block.into(), size.into(), tid.into()],
         )
     }
 
     /// `a <op> b` on u32.
-    pub(super) fn word(&mut self, op: Op, a: Reg, b: u32) -> Reg {
+    pub(super) fn word(&mut self, op: Opcode, a: Reg, b: u32) -> Reg {
         self.get(op, Ty::U32, &[a.into(), Imm::u32(b).into()])
     }
 
     /// The global address `base + index * stride`.
     pub(super) fn global(&mut self, base: Reg, index: Reg, stride: u32) -> Reg {
         self.get(
-            Op::MadWide { ty: Ty::U32 },
+            Opcode::MadWide { ty: Ty::U32 },
             Ty::U64,
             &[index.into(), Imm::u32(stride).into(), base.into()],
         )
@@ -188,7 +188,7 @@ impl Asm {
     /// The shared address `base + index * stride`.
     pub(super) fn local(&mut self, base: Reg, index: Reg, stride: u32) -> Reg {
         self.get(
-            Op::MadLo { ty: Ty::U32 },
+            Opcode::MadLo { ty: Ty::U32 },
             Ty::U32,
             &[index.into(), Imm::u32(stride).into(), base.into()],
         )
@@ -197,7 +197,7 @@ impl Asm {
     /// Whether `a <cmp> b`, u32.
     pub(super) fn test(&mut self, cmp: Cmp, a: Reg, b: u32) -> Reg {
         self.get(
-            Op::Setp { cmp, ty: Ty::U32 },
+            Opcode::Setp { cmp, ty: Ty::U32 },
             Ty::Pred,
             &[a.into(), Imm::u32(b).into()],
         )
@@ -209,7 +209,7 @@ impl Asm {
             let word = self.load(space, Ty::U32, base, offset);
             return self.test(Cmp::Ne, word, 0);
         }
-        let op = Op::Ld {
+        let op = Opcode::Ld {
             space,
             ty,
             vec: 1,
@@ -223,10 +223,10 @@ impl Asm {
     pub(super) fn store(&mut self, space: Space, ty: Ty, base: Reg, offset: i32, value: Reg) {
         if ty == Ty::Pred {
             let pick = [Imm::u32(1).into(), Imm::u32(0).into(), value.into()];
-            let word = self.get(Op::Selp { ty: Ty::U32 }, Ty::U32, &pick);
+            let word = self.get(Opcode::Selp { ty: Ty::U32 }, Ty::U32, &pick);
             return self.store(space, Ty::U32, base, offset, word);
         }
-        let op = Op::St {
+        let op = Opcode::St {
             space,
             ty,
             vec: 1,
@@ -236,7 +236,7 @@ impl Asm {
     }
 
     pub(super) fn barrier(&mut self) {
-        self.emit(Op::BarSync, &[], &[]);
+        self.emit(Opcode::BarSync, &[], &[]);
     }
 }
 

@@ -1,13 +1,13 @@
-//! The list of instruction forms: every [`Op`] with its fields run through the values that change its spelling.
+//! The list of instruction forms: every [`Opcode`] with its fields run through the values that change its spelling.
 //!
 //! The one list that tests of the instruction table work from; a new instruction adds its forms here. A test holds
-//! it to naming every variant of [`Op`].
+//! it to naming every variant of [`Opcode`].
 
 use std::collections::HashSet;
 
 use crate::ir::Ty;
 use crate::op::{
-    Approx, Cache, Cmp, Fence, Mma, Op, Order, Rmw, Round, Scope, Shfl, Space, Special, Vote,
+    Approx, Cache, Cmp, Fence, Mma, Opcode, Order, Rmw, Round, Scope, Shfl, Space, Special, Vote,
 };
 
 const INTS: [Ty; 6] = [Ty::U16, Ty::I16, Ty::U32, Ty::I32, Ty::U64, Ty::I64];
@@ -16,11 +16,11 @@ const SCOPES: [Scope; 3] = [Scope::Cta, Scope::Gpu, Scope::Sys];
 
 /// Every instruction form, with its fields run through the values that change its spelling.
 #[must_use]
-pub fn forms() -> Vec<Op> {
+pub fn forms() -> Vec<Opcode> {
     let mut ops = Vec::new();
     let all = || INTS.into_iter().chain(FLOATS);
     for ty in all().chain([Ty::Pred, Ty::U8]) {
-        ops.push(Op::Mov { ty });
+        ops.push(Opcode::Mov { ty });
     }
     for axis in 0..3 {
         ops.extend(
@@ -30,7 +30,7 @@ pub fn forms() -> Vec<Op> {
                 Special::Ctaid(axis),
                 Special::Nctaid(axis),
             ]
-            .map(Op::Special),
+            .map(Opcode::Special),
         );
     }
     ops.extend(
@@ -41,54 +41,63 @@ pub fn forms() -> Vec<Op> {
             Special::Clock,
             Special::GlobalTimer,
         ]
-        .map(Op::Special),
+        .map(Opcode::Special),
     );
-    ops.extend([Op::SharedAddress, Op::CvtaToGlobal]);
+    ops.extend([Opcode::SharedAddress, Opcode::CvtaToGlobal]);
     for ty in [Ty::U32, Ty::I32, Ty::U64, Ty::I64, Ty::F32, Ty::F64] {
-        ops.push(Op::LoadParam { ty });
+        ops.push(Opcode::LoadParam { ty });
     }
-    ops.extend([Op::Pack2x16, Op::Unpack2x16, Op::Pack2x32, Op::Unpack2x32]);
+    ops.extend([
+        Opcode::Pack2x16,
+        Opcode::Unpack2x16,
+        Opcode::Pack2x32,
+        Opcode::Unpack2x32,
+    ]);
     for ty in all() {
         ops.extend([
-            Op::Add { ty },
-            Op::Sub { ty },
-            Op::Mul { ty },
-            Op::Min { ty },
-            Op::Max { ty },
+            Opcode::Add { ty },
+            Opcode::Sub { ty },
+            Opcode::Mul { ty },
+            Opcode::Min { ty },
+            Opcode::Max { ty },
         ]);
-        ops.extend([Op::Neg { ty }, Op::Abs { ty }]);
+        ops.extend([Opcode::Neg { ty }, Opcode::Abs { ty }]);
     }
     for ty in INTS {
         ops.extend([
-            Op::MulHi { ty },
-            Op::MadLo { ty },
-            Op::Div { ty },
-            Op::Rem { ty },
+            Opcode::MulHi { ty },
+            Opcode::MadLo { ty },
+            Opcode::Div { ty },
+            Opcode::Rem { ty },
         ]);
         ops.extend([
-            Op::And { ty },
-            Op::Or { ty },
-            Op::Xor { ty },
-            Op::Not { ty },
-            Op::Shl { ty },
-            Op::Shr { ty },
+            Opcode::And { ty },
+            Opcode::Or { ty },
+            Opcode::Xor { ty },
+            Opcode::Not { ty },
+            Opcode::Shl { ty },
+            Opcode::Shr { ty },
         ]);
     }
     for ty in [Ty::U32, Ty::I32] {
-        ops.extend([Op::MulWide { ty }, Op::MadWide { ty }]);
+        ops.extend([Opcode::MulWide { ty }, Opcode::MadWide { ty }]);
     }
     for ty in [Ty::U32, Ty::I32, Ty::U64, Ty::I64] {
         ops.extend([
-            Op::Bfe { ty },
-            Op::Bfi { ty },
-            Op::Popc { ty },
-            Op::Clz { ty },
+            Opcode::Bfe { ty },
+            Opcode::Bfi { ty },
+            Opcode::Popc { ty },
+            Opcode::Clz { ty },
         ]);
     }
     for ty in [Ty::F32, Ty::F64] {
-        ops.extend([Op::Div { ty }, Op::SqrtRn { ty }, Op::RcpRn { ty }]);
+        ops.extend([
+            Opcode::Div { ty },
+            Opcode::SqrtRn { ty },
+            Opcode::RcpRn { ty },
+        ]);
     }
-    ops.extend(FLOATS.map(|ty| Op::Fma { ty }));
+    ops.extend(FLOATS.map(|ty| Opcode::Fma { ty }));
     for f in [
         Approx::Rcp,
         Approx::Rsqrt,
@@ -99,65 +108,70 @@ pub fn forms() -> Vec<Op> {
         Approx::Cos,
         Approx::Tanh,
     ] {
-        ops.push(Op::Approx { f, ty: Ty::F32 });
+        ops.push(Opcode::Approx { f, ty: Ty::F32 });
     }
     for f in [Approx::Ex2, Approx::Tanh] {
-        ops.extend([Ty::F16, Ty::F16x2].map(|ty| Op::Approx { f, ty }));
+        ops.extend([Ty::F16, Ty::F16x2].map(|ty| Opcode::Approx { f, ty }));
     }
     let ty = Ty::Pred;
     ops.extend([
-        Op::DivFull,
-        Op::And { ty },
-        Op::Or { ty },
-        Op::Xor { ty },
-        Op::Not { ty },
+        Opcode::DivFull,
+        Opcode::And { ty },
+        Opcode::Or { ty },
+        Opcode::Xor { ty },
+        Opcode::Not { ty },
     ]);
     ops.extend([
-        Op::Lop3 { lut: 0x96 },
-        Op::Prmt,
-        Op::Shf { left: true },
-        Op::Shf { left: false },
+        Opcode::Lop3 { lut: 0x96 },
+        Opcode::Prmt,
+        Opcode::Shf { left: true },
+        Opcode::Shf { left: false },
     ]);
     for (a_signed, b_signed) in [(false, false), (false, true), (true, false), (true, true)] {
-        ops.push(Op::Dp4a { a_signed, b_signed });
-        ops.push(Op::Mma(Mma::M16n8k32Int8 { a_signed, b_signed }));
-        ops.push(Op::Mma(Mma::M8n8k16Int8 { a_signed, b_signed }));
+        ops.push(Opcode::Dp4a { a_signed, b_signed });
+        ops.push(Opcode::Mma(Mma::M16n8k32Int8 { a_signed, b_signed }));
+        ops.push(Opcode::Mma(Mma::M8n8k16Int8 { a_signed, b_signed }));
     }
     for cmp in [Cmp::Lt, Cmp::Le, Cmp::Eq, Cmp::Ne, Cmp::Ge, Cmp::Gt] {
         ops.extend(
             INTS.into_iter()
                 .chain([Ty::F16, Ty::Bf16, Ty::F32, Ty::F64])
-                .map(|ty| Op::Setp { cmp, ty }),
+                .map(|ty| Opcode::Setp { cmp, ty }),
         );
     }
-    ops.extend(all().chain([Ty::U8]).map(|ty| Op::Selp { ty }));
+    ops.extend(all().chain([Ty::U8]).map(|ty| Opcode::Selp { ty }));
     ops.extend(conversions());
     ops.extend([
-        Op::CvtPack { ty: Ty::F16x2 },
-        Op::CvtPack { ty: Ty::Bf16x2 },
+        Opcode::CvtPack { ty: Ty::F16x2 },
+        Opcode::CvtPack { ty: Ty::Bf16x2 },
     ]);
     ops.extend(memory());
-    ops.extend(SCOPES.map(|s| Op::Fence(Fence::Membar(s))));
-    ops.extend(SCOPES.map(|s| Op::Fence(Fence::AcqRel(s))));
+    ops.extend(SCOPES.map(|s| Opcode::Fence(Fence::Membar(s))));
+    ops.extend(SCOPES.map(|s| Opcode::Fence(Fence::AcqRel(s))));
     ops.extend([
-        Op::Fence(Fence::ProxyAsync),
-        Op::Fence(Fence::MbarrierInit),
-        Op::PrefetchL2,
+        Opcode::Fence(Fence::ProxyAsync),
+        Opcode::Fence(Fence::MbarrierInit),
+        Opcode::PrefetchL2,
     ]);
     ops.extend([
-        Op::BarSync,
-        Op::BarSyncN { id: 1, threads: 64 },
-        Op::BarArrive { id: 1, threads: 64 },
-        Op::BarWarpSync,
+        Opcode::BarSync,
+        Opcode::BarSyncN { id: 1, threads: 64 },
+        Opcode::BarArrive { id: 1, threads: 64 },
+        Opcode::BarWarpSync,
     ]);
     for mode in [Shfl::Up, Shfl::Down, Shfl::Bfly, Shfl::Idx] {
-        ops.extend([Ty::U32, Ty::F32, Ty::F16x2].map(|ty| Op::Shfl { mode, ty }));
+        ops.extend([Ty::U32, Ty::F32, Ty::F16x2].map(|ty| Opcode::Shfl { mode, ty }));
     }
-    ops.extend([Vote::All, Vote::Any, Vote::Ballot].map(|f| Op::Vote { f }));
+    ops.extend([Vote::All, Vote::Any, Vote::Ballot].map(|f| Opcode::Vote { f }));
     for f in [Rmw::Add, Rmw::Min, Rmw::Max, Rmw::And, Rmw::Or, Rmw::Xor] {
-        ops.extend([Ty::U32, Ty::I32].map(|ty| Op::Redux { f, ty }));
+        ops.extend([Ty::U32, Ty::I32].map(|ty| Opcode::Redux { f, ty }));
     }
-    ops.extend([Op::MatchAny, Op::ActiveMask, Op::ElectSync, Op::Movmatrix]);
+    ops.extend([
+        Opcode::MatchAny,
+        Opcode::ActiveMask,
+        Opcode::ElectSync,
+        Opcode::Movmatrix,
+    ]);
     ops.extend(
         [
             Mma::M16n8k16F16,
@@ -165,51 +179,59 @@ pub fn forms() -> Vec<Op> {
             Mma::M16n8k8F16,
             Mma::M16n8k8Tf32,
         ]
-        .map(Op::Mma),
+        .map(Opcode::Mma),
     );
     for num in [1, 2, 4] {
         for trans in [false, true] {
-            ops.extend([Op::Ldmatrix { num, trans }, Op::Stmatrix { num, trans }]);
+            ops.extend([
+                Opcode::Ldmatrix { num, trans },
+                Opcode::Stmatrix { num, trans },
+            ]);
         }
     }
     for (bytes, bypass_l1) in [(4, false), (8, false), (16, false), (16, true)] {
-        ops.push(Op::CpAsync { bytes, bypass_l1 });
+        ops.push(Opcode::CpAsync { bytes, bypass_l1 });
     }
     ops.extend([
-        Op::CpAsyncCommit,
-        Op::CpAsyncWait { pending: 1 },
-        Op::CpAsyncBulk,
-        Op::CpAsyncBulkStore,
-        Op::CpAsyncBulkCommit,
-        Op::CpAsyncBulkWait {
+        Opcode::CpAsyncCommit,
+        Opcode::CpAsyncWait { pending: 1 },
+        Opcode::CpAsyncBulk,
+        Opcode::CpAsyncBulkStore,
+        Opcode::CpAsyncBulkCommit,
+        Opcode::CpAsyncBulkWait {
             pending: 1,
             read: false,
         },
-        Op::CpAsyncBulkWait {
+        Opcode::CpAsyncBulkWait {
             pending: 0,
             read: true,
         },
     ]);
     ops.extend([
-        Op::MbarrierInit,
-        Op::MbarrierInval,
-        Op::MbarrierArrive,
-        Op::MbarrierArriveExpectTx,
+        Opcode::MbarrierInit,
+        Opcode::MbarrierInval,
+        Opcode::MbarrierArrive,
+        Opcode::MbarrierArriveExpectTx,
     ]);
     ops.extend([
-        Op::MbarrierTryWait,
-        Op::MbarrierTestWait,
-        Op::GridDepWait,
-        Op::GridDepLaunch,
+        Opcode::MbarrierTryWait,
+        Opcode::MbarrierTestWait,
+        Opcode::GridDepWait,
+        Opcode::GridDepLaunch,
     ]);
-    ops.extend([Op::Nanosleep, Op::Trap, Op::Exit, Op::AssumeUniform]);
+    ops.extend([
+        Opcode::Nanosleep,
+        Opcode::Trap,
+        Opcode::Exit,
+        Opcode::AssumeUniform,
+    ]);
     // The runs above overlap where two fields take their usual values.
     let mut seen = HashSet::new();
     ops.retain(|op| seen.insert(*op));
     ops
 }
 
-fn conversions() -> Vec<Op> {
+fn conversions() -> Vec<Opcode> {
     let scalars = [
         Ty::U8,
         Ty::I8,
@@ -239,14 +261,14 @@ fn conversions() -> Vec<Op> {
                 _ => &[Round::None],
             };
             for round in rounds {
-                ops.push(Op::Cvt {
+                ops.push(Opcode::Cvt {
                     to,
                     from,
                     round: *round,
                     sat: false,
                 });
                 if narrows(to, from) {
-                    ops.push(Op::Cvt {
+                    ops.push(Opcode::Cvt {
                         to,
                         from,
                         round: *round,
@@ -265,7 +287,7 @@ fn narrows(to: Ty, from: Ty) -> bool {
     from.is_int() && to.is_int() && !(wider && (to.is_signed() || !from.is_signed()))
 }
 
-fn memory() -> Vec<Op> {
+fn memory() -> Vec<Opcode> {
     let mut ops = Vec::new();
     let types = [
         Ty::U8,
@@ -293,13 +315,13 @@ fn memory() -> Vec<Op> {
         for ty in types {
             for vec in [1, 2, 4].into_iter().filter(|v| v * ty.bytes() <= 16) {
                 let vec = vec as u8;
-                ops.push(Op::St {
+                ops.push(Opcode::St {
                     space,
                     ty,
                     vec,
                     order: Order::Weak,
                 });
-                ops.push(Op::Ld {
+                ops.push(Opcode::Ld {
                     space,
                     ty,
                     vec,
@@ -307,7 +329,7 @@ fn memory() -> Vec<Op> {
                     cache: Cache::default(),
                 });
                 if space == Space::Global {
-                    ops.extend([streaming, read_only].map(|cache| Op::Ld {
+                    ops.extend([streaming, read_only].map(|cache| Opcode::Ld {
                         space,
                         ty,
                         vec,
@@ -318,14 +340,14 @@ fn memory() -> Vec<Op> {
             }
         }
         let ty = Ty::U32;
-        let ld = |order| Op::Ld {
+        let ld = |order| Opcode::Ld {
             space,
             ty,
             vec: 1,
             order,
             cache: Cache::default(),
         };
-        let st = |order| Op::St {
+        let st = |order| Opcode::St {
             space,
             ty,
             vec: 1,
@@ -345,19 +367,21 @@ fn memory() -> Vec<Op> {
                 Order::Release(s),
                 Order::AcqRel(s),
             ] {
-                ops.push(Op::Atom {
+                ops.push(Opcode::Atom {
                     space,
                     f: Rmw::Add,
                     ty,
                     order,
                 });
             }
-            ops.extend([Order::Relaxed(s), Order::Release(s)].map(|order| Op::Red {
-                space,
-                f: Rmw::Add,
-                ty,
-                order,
-            }));
+            ops.extend(
+                [Order::Relaxed(s), Order::Release(s)].map(|order| Opcode::Red {
+                    space,
+                    f: Rmw::Add,
+                    ty,
+                    order,
+                }),
+            );
         }
         let order = Order::Relaxed(Scope::Gpu);
         for ty in [Ty::U32, Ty::I32, Ty::U64, Ty::I64] {
@@ -371,14 +395,14 @@ fn memory() -> Vec<Op> {
                 Rmw::Exch,
                 Rmw::Cas,
             ] {
-                ops.push(Op::Atom {
+                ops.push(Opcode::Atom {
                     space,
                     f,
                     ty,
                     order,
                 });
                 if !matches!(f, Rmw::Exch | Rmw::Cas) {
-                    ops.push(Op::Red {
+                    ops.push(Opcode::Red {
                         space,
                         f,
                         ty,
@@ -388,13 +412,13 @@ fn memory() -> Vec<Op> {
             }
         }
         ops.extend([
-            Op::Atom {
+            Opcode::Atom {
                 space,
                 f: Rmw::Add,
                 ty: Ty::F32,
                 order,
             },
-            Op::Red {
+            Opcode::Red {
                 space,
                 f: Rmw::Add,
                 ty: Ty::F32,

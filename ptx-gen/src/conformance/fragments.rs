@@ -10,7 +10,7 @@ use super::inputs::{Random, float_bits};
 use super::scalar::{lanewise, signature};
 use super::{Case, Rule};
 use crate::ir::Ty;
-use crate::op::{Mma, Op};
+use crate::op::{Mma, Opcode};
 use crate::target::Target;
 
 const TILES: usize = 256;
@@ -28,7 +28,7 @@ fn shape(mma: Mma) -> (Ty, usize, usize) {
 }
 
 /// `mma.sync` on tiles of every kind.
-pub(super) fn mma(mma: Mma, op: Op, target: Target) -> Case {
+pub(super) fn mma(mma: Mma, op: Opcode, target: Target) -> Case {
     let mut random = Random::new(&format!("{op:?}"));
     let signature = signature(op, target);
     let (element, per, k) = shape(mma);

@@ -7,9 +7,9 @@
 use super::asm::{Asm, SLOT, at, in_shared};
 use super::inputs::{self, Random, mask};
 use super::{Case, blank};
-use crate::interp::Arg;
+use crate::interp::LaunchArg;
 use crate::ir::{Imm, Operand, Reg, Ty};
-use crate::op::{Op, Rmw, Space};
+use crate::op::{Opcode, Rmw, Space};
 use crate::target::Target;
 
 const THREADS: u32 = 256;
@@ -18,7 +18,7 @@ const BLOCKS: u32 = 4;
 const BYTES: u32 = 16;
 
 /// Kernel parameters of a type.
-pub(super) fn parameter(ty: Ty, op: Op, target: Target) -> Case {
+pub(super) fn parameter(ty: Ty, op: Opcode, target: Target) -> Case {
     let mut a = Asm::new(target, [32, 1, 1]);
     let output = a.param(Ty::U64);
     let tid = a.tid();
@@ -28,12 +28,12 @@ pub(super) fn parameter(ty: Ty, op: Op, target: Target) -> Case {
     let mut case = blank(op, target, a.finish());
     let bits = 0xfedc_ba98_7654_3210u64;
     case.scalars = vec![match ty {
-        Ty::U32 => Arg::U32(bits as u32),
-        Ty::I32 => Arg::I32(bits as i32),
-        Ty::I64 => Arg::I64(bits as i64),
-        Ty::F32 => Arg::F32(f32::from_bits(bits as u32)),
-        Ty::F64 => Arg::F64(f64::from_bits(bits)),
-        _ => Arg::U64(bits),
+        Ty::U32 => LaunchArg::U32(bits as u32),
+        Ty::I32 => LaunchArg::I32(bits as i32),
+        Ty::I64 => LaunchArg::I64(bits as i64),
+        Ty::F32 => LaunchArg::F32(f32::from_bits(bits as u32)),
+        Ty::F64 => LaunchArg::F64(f64::from_bits(bits)),
+        _ => LaunchArg::U64(bits),
     }];
     case.output = vec![0; SLOT as usize * 32];
     case.results = vec![ty];
@@ -42,13 +42,13 @@ pub(super) fn parameter(ty: Ty, op: Op, target: Target) -> Case {
 }
 
 /// The address of a shared array: what is stored by name is loaded by address.
-pub(super) fn shared_address(op: Op, target: Target) -> Case {
+pub(super) fn shared_address(op: Opcode, target: Target) -> Case {
     let mut a = Asm::new(target, [1, 1, 1]);
     let (input, output) = (a.param(Ty::U64), a.param(Ty::U64));
     let (_, array) = (a.shared(48), a.shared(64));
     let value = a.load(Space::Global, Ty::U64, input, 0);
     a.emit(
-        Op::St {
+        Opcode::St {
             space: Space::Shared,
             ty: Ty::U64,
             vec: 1,
@@ -60,7 +60,7 @@ pub(super) fn shared_address(op: Op, target: Target) -> Case {
     let address = a.get(op, Ty::U32, &[in_shared(array, 0)]);
     let back = a.load(Space::Shared, Ty::U64, address, 16);
     a.store(Space::Global, Ty::U64, output, 0, back);
-    let low = a.word(Op::And { ty: Ty::U32 }, address, 15);
+    let low = a.word(Opcode::And { ty: Ty::U32 }, address, 15);
     a.store(Space::Global, Ty::U32, output, SLOT as i32, low);
     let mut case = blank(op, target, a.finish());
     case.inputs = vec![inputs::slots([0x0123_4567_89ab_cdef])];
@@ -70,7 +70,7 @@ pub(super) fn shared_address(op: Op, target: Target) -> Case {
 }
 
 /// A generic address of device memory, converted and loaded through.
-pub(super) fn converted_address(op: Op, target: Target) -> Case {
+pub(super) fn converted_address(op: Opcode, target: Target) -> Case {
     let mut a = Asm::new(target, [THREADS, 1, 1]);
     let io = Ends::new(&mut a);
     let address = a.get(op, Ty::U64, &[io.from.into()]);
@@ -105,7 +105,7 @@ impl Ends {
 }
 
 /// A case that moves random bytes, and whose whole output counts.
-fn moved(a: Asm, op: Op, target: Target) -> Case {
+fn moved(a: Asm, op: Opcode, target: Target) -> Case {
     let mut case = blank(op, target, a.finish());
     let n = (BLOCKS * THREADS * BYTES) as usize;
     let mut random = Random::new(&format!("{op:?}"));
@@ -120,12 +120,12 @@ fn moved(a: Asm, op: Op, target: Target) -> Case {
 fn places(a: &mut Asm) -> (Reg, Reg) {
     let array = a.shared(THREADS * BYTES);
     let (base, tid) = (a.shared_base(array), a.tid());
-    let other = a.word(Op::Xor { ty: Ty::U32 }, tid, THREADS - 1);
+    let other = a.word(Opcode::Xor { ty: Ty::U32 }, tid, THREADS - 1);
     (a.local(base, tid, BYTES), a.local(base, other, BYTES))
 }
 
 /// A load form: from device memory, or of what another thread has stored to shared memory.
-pub(super) fn load(space: Space, ty: Ty, vec: u8, op: Op, target: Target) -> Case {
+pub(super) fn load(space: Space, ty: Ty, vec: u8, op: Opcode, target: Target) -> Case {
     let mut a = Asm::new(target, [THREADS, 1, 1]);
     let io = Ends::new(&mut a);
     let source = if space == Space::Shared {
@@ -149,7 +149,7 @@ pub(super) fn load(space: Space, ty: Ty, vec: u8, op: Op, target: Target) -> Cas
 }
 
 /// A store form: to device memory, or to shared memory where another thread loads it.
-pub(super) fn store(space: Space, ty: Ty, vec: u8, op: Op, target: Target) -> Case {
+pub(super) fn store(space: Space, ty: Ty, vec: u8, op: Opcode, target: Target) -> Case {
     let mut a = Asm::new(target, [THREADS, 1, 1]);
     let io = Ends::new(&mut a);
     let values: Vec<Reg> = (0..i32::from(vec))
@@ -164,7 +164,7 @@ pub(super) fn store(space: Space, ty: Ty, vec: u8, op: Op, target: Target) -> Ca
         return moved(a, op, target);
     }
     let (mine, theirs) = places(&mut a);
-    let zero = a.get(Op::Mov { ty: Ty::U64 }, Ty::U64, &[Imm::u64(0).into()]);
+    let zero = a.get(Opcode::Mov { ty: Ty::U64 }, Ty::U64, &[Imm::u64(0).into()]);
     for n in [0, 8] {
         a.store(Space::Shared, Ty::U64, mine, n, zero);
     }
@@ -179,8 +179,8 @@ pub(super) fn store(space: Space, ty: Ty, vec: u8, op: Op, target: Target) -> Ca
 ///
 /// Input: a value and an operand (and for `cas` a replacement) for each thread. Output: each thread's old value, its
 /// cell afterwards, and the cell that threads share.
-pub(super) fn atomic(space: Space, f: Rmw, ty: Ty, op: Op, target: Target) -> Case {
-    let fetches = matches!(op, Op::Atom { .. });
+pub(super) fn atomic(space: Space, f: Rmw, ty: Ty, op: Opcode, target: Target) -> Case {
+    let fetches = matches!(op, Opcode::Atom { .. });
     let commutes = !matches!(f, Rmw::Exch | Rmw::Cas);
     let n = BLOCKS * THREADS;
     let mut a = Asm::new(target, [THREADS, 1, 1]);
@@ -196,7 +196,7 @@ pub(super) fn atomic(space: Space, f: Rmw, ty: Ty, op: Op, target: Target) -> Ca
         let value = a.load(Space::Global, ty, from, 0);
         a.store(Space::Shared, ty, mine, 0, value);
         let first = a.test(crate::op::Cmp::Eq, tid, 0);
-        let zero = a.get(Op::Mov { ty }, ty, &[Imm { ty, bits: 0 }.into()]);
+        let zero = a.get(Opcode::Mov { ty }, ty, &[Imm { ty, bits: 0 }.into()]);
         let end = (THREADS * SLOT) as i32;
         a.branch(
             first,
@@ -228,7 +228,7 @@ pub(super) fn atomic(space: Space, f: Rmw, ty: Ty, op: Op, target: Target) -> Ca
     if space == Space::Shared {
         a.barrier();
         for (place, offset) in [(cell, SLOT), (common, 2 * SLOT)] {
-            let ld = Op::Ld {
+            let ld = Opcode::Ld {
                 space,
                 ty,
                 vec: 1,
@@ -256,7 +256,7 @@ pub(super) fn atomic(space: Space, f: Rmw, ty: Ty, op: Op, target: Target) -> Ca
 }
 
 /// Contents of an atomic's buffers.
-fn cells(space: Space, f: Rmw, ty: Ty, op: Op, n: u32) -> (Vec<u8>, Vec<u8>) {
+fn cells(space: Space, f: Rmw, ty: Ty, op: Opcode, n: u32) -> (Vec<u8>, Vec<u8>) {
     let mut random = Random::new(&format!("{op:?}"));
     let specials = inputs::specials(ty);
     let (mut input, mut output) = (Vec::new(), Vec::new());

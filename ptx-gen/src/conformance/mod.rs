@@ -42,9 +42,9 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use crate::interp::{Arg, Fault, Memory, Options, launch};
+use crate::interp::{Fault, LaunchArg, Memory, Options, launch};
 use crate::ir::{Kernel, Ty};
-use crate::op::{Fence, Op};
+use crate::op::{Fence, Opcode};
 use crate::table::{Group, row_of};
 use crate::target::Target;
 
@@ -56,7 +56,7 @@ pub use rules::Rule;
 #[derive(Debug, Clone)]
 pub struct Case {
     /// The form.
-    pub op: Op,
+    pub op: Opcode,
     /// The form as PTX spells it; unique among a target's cases.
     pub name: String,
     /// Section of the PTX ISA document that defines it.
@@ -70,7 +70,7 @@ pub struct Case {
     /// Contents of the output buffer before the launch; the pointer parameter after the inputs.
     pub output: Vec<u8>,
     /// Arguments of the parameters after the output.
-    pub scalars: Vec<Arg>,
+    pub scalars: Vec<LaunchArg>,
     /// Types of the values in the slots of the first input, where it holds operands of the instruction; else empty.
     pub sources: Vec<Ty>,
     /// Types of the values in the output's slots, repeating.
@@ -92,8 +92,8 @@ impl Case {
         let mut memory = Memory::new();
         let buffers = self.inputs.iter().chain([&self.output]);
         let addresses: Vec<u64> = buffers.map(|bytes| memory.alloc_from(bytes)).collect();
-        let pointers = addresses.iter().map(|a| Arg::U64(*a));
-        let args: Vec<Arg> = pointers.chain(self.scalars.iter().copied()).collect();
+        let pointers = addresses.iter().map(|a| LaunchArg::U64(*a));
+        let args: Vec<LaunchArg> = pointers.chain(self.scalars.iter().copied()).collect();
         launch(&self.kernel, self.grid, &args, &memory, &Options::default())?;
         memory.read(addresses[self.inputs.len()], self.output.len())
     }
@@ -102,7 +102,7 @@ impl Case {
 /// Every form that the target has, as a case.
 #[must_use]
 pub fn cases(target: Target) -> Vec<Case> {
-    let forms: Vec<Op> = forms()
+    let forms: Vec<Opcode> = forms()
         .into_iter()
         .filter(|op| row_of(*op, target).capability <= target.capability())
         .collect();
@@ -117,13 +117,13 @@ pub fn cases(target: Target) -> Vec<Case> {
             _ => name,
         }
     });
-    let named: Vec<(Op, String)> = forms.iter().copied().zip(names).collect();
-    let make = |(op, name): (Op, String)| case(op, name, target);
+    let named: Vec<(Opcode, String)> = forms.iter().copied().zip(names).collect();
+    let make = |(op, name): (Opcode, String)| case(op, name, target);
     named.into_par_iter().map(make).collect()
 }
 
 /// The opcode and the fixed operands.
-fn spelling(op: Op, target: Target) -> String {
+fn spelling(op: Opcode, target: Target) -> String {
     let row = row_of(op, target);
     let fixed: Vec<&str> = row
         .src
@@ -138,12 +138,12 @@ fn spelling(op: Op, target: Target) -> String {
 }
 
 /// What an instruction that PTX spells without its type works on, to tell such forms apart.
-fn element(op: Op) -> Option<String> {
+fn element(op: Opcode) -> Option<String> {
     match op {
-        Op::AssumeUniform => Some("uniform".into()),
-        Op::SharedAddress => Some("shared address".into()),
-        Op::Pack2x16 | Op::Pack2x32 => Some("pack".into()),
-        Op::Unpack2x16 | Op::Unpack2x32 => Some("unpack".into()),
+        Opcode::AssumeUniform => Some("uniform".into()),
+        Opcode::SharedAddress => Some("shared address".into()),
+        Opcode::Pack2x16 | Opcode::Pack2x32 => Some("pack".into()),
+        Opcode::Unpack2x16 | Opcode::Unpack2x32 => Some("unpack".into()),
         op => {
             let text = format!("{op:?}");
             let ty = text.split("ty: ").nth(1)?;
@@ -154,42 +154,48 @@ fn element(op: Op) -> Option<String> {
 }
 
 /// Where each form's kernel comes from. Whatever has only values for operands goes to [`scalar`].
-fn case(op: Op, name: String, target: Target) -> Case {
+fn case(op: Opcode, name: String, target: Target) -> Case {
     let mut case = match op {
-        Op::Special(which) => sync::special(which, op, target),
-        Op::SharedAddress => memory::shared_address(op, target),
-        Op::LoadParam { ty } => memory::parameter(ty, op, target),
-        Op::CvtaToGlobal => memory::converted_address(op, target),
-        Op::Ld { space, ty, vec, .. } => memory::load(space, ty, vec, op, target),
-        Op::St { space, ty, vec, .. } => memory::store(space, ty, vec, op, target),
-        Op::Atom { space, f, ty, .. } => memory::atomic(space, f, ty, op, target),
-        Op::Red { space, f, ty, .. } => memory::atomic(space, f, ty, op, target),
-        Op::Fence(Fence::Membar(_) | Fence::AcqRel(_) | Fence::ProxyAsync) => {
+        Opcode::Special(which) => sync::special(which, op, target),
+        Opcode::SharedAddress => memory::shared_address(op, target),
+        Opcode::LoadParam { ty } => memory::parameter(ty, op, target),
+        Opcode::CvtaToGlobal => memory::converted_address(op, target),
+        Opcode::Ld { space, ty, vec, .. } => memory::load(space, ty, vec, op, target),
+        Opcode::St { space, ty, vec, .. } => memory::store(space, ty, vec, op, target),
+        Opcode::Atom { space, f, ty, .. } => memory::atomic(space, f, ty, op, target),
+        Opcode::Red { space, f, ty, .. } => memory::atomic(space, f, ty, op, target),
+        Opcode::Fence(Fence::Membar(_) | Fence::AcqRel(_) | Fence::ProxyAsync) => {
             sync::exchange(op, target)
         }
-        Op::BarSync | Op::BarSyncN { .. } | Op::BarWarpSync => sync::exchange(op, target),
-        Op::BarArrive { id, threads } => sync::produce(id, threads, op, target),
-        Op::PrefetchL2 | Op::GridDepWait | Op::GridDepLaunch => sync::harmless(op, target),
-        Op::Nanosleep => sync::harmless(op, target),
-        Op::Trap => sync::trap(op, target),
-        Op::Exit => sync::exit(op, target),
-        Op::AssumeUniform => sync::uniform(op, target),
-        Op::Shfl { .. } | Op::Vote { .. } | Op::MatchAny | Op::Redux { .. } | Op::ElectSync => {
-            warp::lanes(op, target)
+        Opcode::BarSync | Opcode::BarSyncN { .. } | Opcode::BarWarpSync => {
+            sync::exchange(op, target)
         }
-        Op::Mma(shape) => fragments::mma(shape, op, target),
-        Op::Ldmatrix { num, .. } => warp::load_matrix(num, op, target),
-        Op::Stmatrix { num, .. } => warp::store_matrix(num, op, target),
-        Op::CpAsync { bytes, .. } => sync::copy(bytes, op, target),
-        Op::CpAsyncCommit | Op::CpAsyncWait { .. } => sync::copy(16, op, target),
-        Op::MbarrierInit | Op::MbarrierInval | Op::MbarrierArrive => {
-            sync::mbarrier(Op::MbarrierTestWait, op, target)
+        Opcode::BarArrive { id, threads } => sync::produce(id, threads, op, target),
+        Opcode::PrefetchL2 | Opcode::GridDepWait | Opcode::GridDepLaunch => {
+            sync::harmless(op, target)
         }
-        Op::MbarrierTestWait | Op::MbarrierTryWait => sync::mbarrier(op, op, target),
-        Op::MbarrierArriveExpectTx | Op::CpAsyncBulk | Op::Fence(Fence::MbarrierInit) => {
-            sync::bulk(op, target)
+        Opcode::Nanosleep => sync::harmless(op, target),
+        Opcode::Trap => sync::trap(op, target),
+        Opcode::Exit => sync::exit(op, target),
+        Opcode::AssumeUniform => sync::uniform(op, target),
+        Opcode::Shfl { .. }
+        | Opcode::Vote { .. }
+        | Opcode::MatchAny
+        | Opcode::Redux { .. }
+        | Opcode::ElectSync => warp::lanes(op, target),
+        Opcode::Mma(shape) => fragments::mma(shape, op, target),
+        Opcode::Ldmatrix { num, .. } => warp::load_matrix(num, op, target),
+        Opcode::Stmatrix { num, .. } => warp::store_matrix(num, op, target),
+        Opcode::CpAsync { bytes, .. } => sync::copy(bytes, op, target),
+        Opcode::CpAsyncCommit | Opcode::CpAsyncWait { .. } => sync::copy(16, op, target),
+        Opcode::MbarrierInit | Opcode::MbarrierInval | Opcode::MbarrierArrive => {
+            sync::mbarrier(Opcode::MbarrierTestWait, op, target)
         }
-        Op::CpAsyncBulkStore | Op::CpAsyncBulkCommit | Op::CpAsyncBulkWait { .. } => {
+        Opcode::MbarrierTestWait | Opcode::MbarrierTryWait => sync::mbarrier(op, op, target),
+        Opcode::MbarrierArriveExpectTx
+        | Opcode::CpAsyncBulk
+        | Opcode::Fence(Fence::MbarrierInit) => sync::bulk(op, target),
+        Opcode::CpAsyncBulkStore | Opcode::CpAsyncBulkCommit | Opcode::CpAsyncBulkWait { .. } => {
             sync::bulk_store(op, target)
         }
         op => scalar::case(op, target),
@@ -199,7 +205,7 @@ fn case(op: Op, name: String, target: Target) -> Case {
 }
 
 /// A case with nothing but its form filled in; its caller overwrites the rest.
-fn blank(op: Op, target: Target, kernel: Kernel) -> Case {
+fn blank(op: Opcode, target: Target, kernel: Kernel) -> Case {
     Case {
         op,
         name: String::new(),

@@ -10,7 +10,7 @@
 use std::fmt;
 
 use crate::ir::Ty;
-use crate::op::{Approx, Op, Rmw};
+use crate::op::{Approx, Opcode, Rmw};
 
 /// How far results may be apart.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,11 +77,11 @@ fn absolute(exponent: f64) -> Rule {
 }
 
 /// The rule of a form whose bounds do not depend on its inputs.
-pub(super) fn of(op: Op) -> Rule {
+pub(super) fn of(op: Opcode) -> Rule {
     let pair = |ty| matches!(ty, Ty::F16x2 | Ty::Bf16x2);
     let float = |ty: Ty| ty.is_float() || pair(ty);
     match op {
-        Op::Approx { f, ty: Ty::F32 } => match f {
+        Opcode::Approx { f, ty: Ty::F32 } => match f {
             Approx::Rcp => Rule::Ulp(1),
             Approx::Sqrt => relative(-23.0),
             Approx::Rsqrt => relative(-22.9),
@@ -98,31 +98,32 @@ pub(super) fn of(op: Op) -> Rule {
             Approx::Tanh => relative(-11.0),
         },
         // One unit of the subnormals, whose spacing is wider than the relative error that the ISA states.
-        Op::Approx { f: Approx::Ex2, .. } => Rule::AbsRel {
+        Opcode::Approx { f: Approx::Ex2, .. } => Rule::AbsRel {
             abs: (-24f64).exp2(),
             rel: (-9.9f64).exp2(),
         },
-        Op::Approx { .. } => absolute(-10.987),
-        Op::DivFull => Rule::Ulp(2),
-        Op::SqrtRn { .. } | Op::RcpRn { .. } | Op::Fma { .. } | Op::CvtPack { .. } => {
-            Rule::BitsOrBothNan
-        }
-        Op::Add { ty }
-        | Op::Sub { ty }
-        | Op::Mul { ty }
-        | Op::Div { ty }
-        | Op::Min { ty }
-        | Op::Max { ty }
-        | Op::Neg { ty }
-        | Op::Abs { ty }
-        | Op::Cvt { to: ty, .. }
-        | Op::Atom {
+        Opcode::Approx { .. } => absolute(-10.987),
+        Opcode::DivFull => Rule::Ulp(2),
+        Opcode::SqrtRn { .. }
+        | Opcode::RcpRn { .. }
+        | Opcode::Fma { .. }
+        | Opcode::CvtPack { .. } => Rule::BitsOrBothNan,
+        Opcode::Add { ty }
+        | Opcode::Sub { ty }
+        | Opcode::Mul { ty }
+        | Opcode::Div { ty }
+        | Opcode::Min { ty }
+        | Opcode::Max { ty }
+        | Opcode::Neg { ty }
+        | Opcode::Abs { ty }
+        | Opcode::Cvt { to: ty, .. }
+        | Opcode::Atom {
             f: Rmw::Add, ty, ..
         }
-        | Op::Red {
+        | Opcode::Red {
             f: Rmw::Add, ty, ..
         } if float(ty) => Rule::BitsOrBothNan,
-        Op::Trap => Rule::Traps,
+        Opcode::Trap => Rule::Traps,
         _ => Rule::Bits,
     }
 }

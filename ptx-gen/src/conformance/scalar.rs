@@ -6,7 +6,7 @@ use super::asm::{Asm, SLOT};
 use super::inputs::{self, Random, mask};
 use super::{Case, Rule, blank, rules};
 use crate::ir::{Operand, Reg, Ty};
-use crate::op::{Approx, Cmp, Op, Space, Special};
+use crate::op::{Approx, Cmp, Opcode, Space, Special};
 use crate::table::{Group, Slot, row_of};
 use crate::target::Target;
 
@@ -17,7 +17,7 @@ pub(super) struct Signature {
 }
 
 /// The types of a form's value operands.
-pub(super) fn signature(op: Op, target: Target) -> Signature {
+pub(super) fn signature(op: Opcode, target: Target) -> Signature {
     let row = row_of(op, target);
     let types = |groups: &[Group]| {
         let slots = groups.iter().flat_map(|group| match group {
@@ -33,9 +33,9 @@ pub(super) fn signature(op: Op, target: Target) -> Signature {
     }
 }
 
-fn value_type(slot: Slot, op: Op) -> Option<Ty> {
+fn value_type(slot: Slot, op: Opcode) -> Option<Ty> {
     match (slot, op) {
-        (Slot::Is(ty), _) | (Slot::Bits(_), Op::Mov { ty }) => Some(ty),
+        (Slot::Is(ty), _) | (Slot::Bits(_), Opcode::Mov { ty }) => Some(ty),
         (Slot::Bits(16), _) => Some(Ty::U16),
         (Slot::Bits(32), _) => Some(Ty::U32),
         (Slot::Bits(_), _) => Some(Ty::U64),
@@ -44,7 +44,7 @@ fn value_type(slot: Slot, op: Op) -> Option<Ty> {
 }
 
 /// The case of a form that is a function of its operands.
-pub(super) fn case(op: Op, target: Target) -> Case {
+pub(super) fn case(op: Opcode, target: Target) -> Case {
     let signature = signature(op, target);
     let mut random = Random::new(&format!("{op:?}"));
     let (mut tuples, what) = inputs::tuples(&signature.sources, &mut random);
@@ -55,7 +55,7 @@ pub(super) fn case(op: Op, target: Target) -> Case {
         restrict(op, tuple, &mut random);
     }
     let mut case = lanewise(op, target, &signature, &tuples, None);
-    if let Op::Approx {
+    if let Opcode::Approx {
         f: Approx::Sin | Approx::Cos,
         ty: Ty::F32,
     } = op
@@ -75,24 +75,26 @@ pub(super) fn case(op: Op, target: Target) -> Case {
 }
 
 /// Keeps operands where the PTX ISA defines the result, and puts more of them where something happens.
-fn restrict(op: Op, tuple: &mut [u64], random: &mut Random) {
+fn restrict(op: Opcode, tuple: &mut [u64], random: &mut Random) {
     let mut near = |x: &mut u64, bound: u64| {
         if random.below(4) != 0 {
             *x %= bound;
         }
     };
     match op {
-        Op::Div { ty } | Op::Rem { ty } if ty.is_int() && tuple[1] == 0 => tuple[1] = mask(ty),
-        Op::Shl { ty } | Op::Shr { ty } => near(&mut tuple[1], u64::from(ty.bits()) + 8),
-        Op::Shf { .. } => near(&mut tuple[2], 72),
-        Op::Bfe { ty } | Op::Bfi { ty } => {
+        Opcode::Div { ty } | Opcode::Rem { ty } if ty.is_int() && tuple[1] == 0 => {
+            tuple[1] = mask(ty)
+        }
+        Opcode::Shl { ty } | Opcode::Shr { ty } => near(&mut tuple[1], u64::from(ty.bits()) + 8),
+        Opcode::Shf { .. } => near(&mut tuple[2], 72),
+        Opcode::Bfe { ty } | Opcode::Bfi { ty } => {
             let last = tuple.len() - 2;
             for x in &mut tuple[last..] {
                 near(x, u64::from(ty.bits()) + 8);
                 *x &= 0xff;
             }
         }
-        Op::Approx {
+        Opcode::Approx {
             f: Approx::Sin | Approx::Cos,
             ty: Ty::F32,
         } => {
@@ -106,21 +108,21 @@ fn restrict(op: Op, tuple: &mut [u64], random: &mut Random) {
     }
 }
 
-fn note(op: Op) -> &'static str {
+fn note(op: Opcode) -> &'static str {
     match op {
-        Op::Div { ty } | Op::Rem { ty } if ty.is_int() => {
+        Opcode::Div { ty } | Opcode::Rem { ty } if ty.is_int() => {
             "no divisor is zero: PTX leaves that result to the machine"
         }
-        Op::Bfe { .. } | Op::Bfi { .. } => {
+        Opcode::Bfe { .. } | Opcode::Bfi { .. } => {
             "positions and lengths up to 255, to which PTX restricts them"
         }
-        Op::Approx {
+        Opcode::Approx {
             f: Approx::Ex2,
             ty: Ty::F16 | Ty::F16x2,
         } => {
             "the ISA's relative error cannot hold where results are subnormal: there, one unit in the last place"
         }
-        Op::Approx {
+        Opcode::Approx {
             f: Approx::Sin | Approx::Cos,
             ..
         } => "no finite argument beyond 100 pi: PTX bounds no error there",
@@ -131,7 +133,7 @@ fn note(op: Op) -> &'static str {
 /// Runs `op` in one thread a tuple; where `members` names the source that is a member mask, only in the lanes it names.
 /// The number of tuples is at most 256 or a multiple of it, and a multiple of 32.
 pub(super) fn lanewise(
-    op: Op,
+    op: Opcode,
     target: Target,
     signature: &Signature,
     tuples: &[Vec<u64>],
@@ -167,11 +169,11 @@ pub(super) fn lanewise(
         Some(mask) => {
             let lane = a.special(Special::Laneid);
             let shifted = a.get(
-                Op::Shr { ty: Ty::U32 },
+                Opcode::Shr { ty: Ty::U32 },
                 Ty::U32,
                 &[mask.into(), lane.into()],
             );
-            let bit = a.word(Op::And { ty: Ty::U32 }, shifted, 1);
+            let bit = a.word(Opcode::And { ty: Ty::U32 }, shifted, 1);
             let member = a.test(Cmp::Ne, bit, 0);
             a.branch(member, body, |_| {});
         }

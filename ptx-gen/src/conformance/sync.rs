@@ -8,7 +8,7 @@ use super::asm::{Asm, SLOT, at};
 use super::inputs::{self, Random};
 use super::{Case, blank};
 use crate::ir::{Imm, Operand, Reg, Ty};
-use crate::op::{Cmp, Fence, Op, Space, Special};
+use crate::op::{Cmp, Fence, Opcode, Space, Special};
 use crate::target::Target;
 
 const BLOCKS: u32 = 16;
@@ -31,7 +31,7 @@ fn io(a: &mut Asm, input_stride: u32) -> Io {
     }
 }
 
-fn finish(a: Asm, op: Op, target: Target, stride: u32) -> Case {
+fn finish(a: Asm, op: Opcode, target: Target, stride: u32) -> Case {
     let mut case = blank(op, target, a.finish());
     let n = (BLOCKS * case.kernel.threads()) as usize;
     let mut random = Random::new(&format!("{op:?}"));
@@ -42,7 +42,7 @@ fn finish(a: Asm, op: Op, target: Target, stride: u32) -> Case {
 }
 
 /// Launch-defined registers as they are; the others within their ranges.
-pub(super) fn special(which: Special, op: Op, target: Target) -> Case {
+pub(super) fn special(which: Special, op: Opcode, target: Target) -> Case {
     let size = [8, 4, 2];
     let mut a = Asm::new(target, size);
     let output = a.param(Ty::U64);
@@ -53,7 +53,7 @@ pub(super) fn special(which: Special, op: Op, target: Target) -> Case {
     for (at, extent) in axes.iter().rev().chain(inner.iter().rev()) {
         let (at, extent) = (a.special(*at), a.special(*extent));
         let next = a.get(
-            Op::MadLo { ty: Ty::U32 },
+            Opcode::MadLo { ty: Ty::U32 },
             Ty::U32,
             &[linear, extent.into(), at.into()],
         );
@@ -96,22 +96,22 @@ pub(super) fn special(which: Special, op: Op, target: Target) -> Case {
 }
 
 /// 1 where the register is below a bound.
-fn bounded(a: &mut Asm, op: Op, bound: u32) -> Reg {
+fn bounded(a: &mut Asm, op: Opcode, bound: u32) -> Reg {
     let x = a.get(op, Ty::U32, &[]);
     let holds = a.test(Cmp::Lt, x, bound);
     picked(a, holds)
 }
 
 /// 1 where a second reading is at or after a first one.
-fn ordered(a: &mut Asm, op: Op, ty: Ty) -> Reg {
+fn ordered(a: &mut Asm, op: Opcode, ty: Ty) -> Reg {
     let (first, second) = (a.get(op, ty, &[]), a.get(op, ty, &[]));
-    let passed = a.get(Op::Sub { ty }, ty, &[second.into(), first.into()]);
+    let passed = a.get(Opcode::Sub { ty }, ty, &[second.into(), first.into()]);
     let signed = if ty == Ty::U32 { Ty::I32 } else { Ty::I64 };
     let zero = Imm {
         ty: signed,
         bits: 0,
     };
-    let setp = Op::Setp {
+    let setp = Opcode::Setp {
         cmp: Cmp::Ge,
         ty: signed,
     };
@@ -121,20 +121,20 @@ fn ordered(a: &mut Asm, op: Op, ty: Ty) -> Reg {
 
 fn picked(a: &mut Asm, holds: Reg) -> Reg {
     let pick = [Imm::u32(1).into(), Imm::u32(0).into(), holds.into()];
-    a.get(Op::Selp { ty: Ty::U32 }, Ty::U32, &pick)
+    a.get(Opcode::Selp { ty: Ty::U32 }, Ty::U32, &pick)
 }
 
 /// Threads' slots in shared memory: the thread's own, and another's.
 fn places(a: &mut Asm, threads: u32, mask: u32, stride: u32) -> (Reg, Reg) {
     let array = a.shared(threads * stride);
     let (base, tid) = (a.shared_base(array), a.tid());
-    let other = a.word(Op::Xor { ty: Ty::U32 }, tid, mask);
+    let other = a.word(Opcode::Xor { ty: Ty::U32 }, tid, mask);
     (a.local(base, tid, stride), a.local(base, other, stride))
 }
 
 /// A barrier, or a fence before one, between a store and another thread's load.
-pub(super) fn exchange(op: Op, target: Target) -> Case {
-    let in_warp = op == Op::BarWarpSync;
+pub(super) fn exchange(op: Opcode, target: Target) -> Case {
+    let in_warp = op == Opcode::BarWarpSync;
     let mut a = Asm::new(target, [THREADS, 1, 1]);
     let io = io(&mut a, SLOT);
     // Across the whole block, or within a warp.
@@ -143,10 +143,10 @@ pub(super) fn exchange(op: Op, target: Target) -> Case {
     let value = a.load(Space::Global, Ty::U64, io.from, 0);
     a.store(Space::Shared, Ty::U64, mine, 0, value);
     match op {
-        Op::BarWarpSync => a.emit(op, &[], &[Imm::u32(u32::MAX).into()]),
+        Opcode::BarWarpSync => a.emit(op, &[], &[Imm::u32(u32::MAX).into()]),
         _ => a.emit(op, &[], &[]),
     }
-    if matches!(op, Op::Fence(_)) {
+    if matches!(op, Opcode::Fence(_)) {
         a.barrier();
     }
     let back = a.load(Space::Shared, Ty::U64, theirs, 0);
@@ -157,7 +157,7 @@ pub(super) fn exchange(op: Op, target: Target) -> Case {
 }
 
 /// One warp stores and arrives, the other waits and loads.
-pub(super) fn produce(id: u8, threads: u16, op: Op, target: Target) -> Case {
+pub(super) fn produce(id: u8, threads: u16, op: Opcode, target: Target) -> Case {
     let mut a = Asm::new(target, [u32::from(threads), 1, 1]);
     let io = io(&mut a, SLOT);
     let (mine, theirs) = places(&mut a, u32::from(threads), 32, SLOT);
@@ -171,7 +171,7 @@ pub(super) fn produce(id: u8, threads: u16, op: Op, target: Target) -> Case {
             a.emit(op, &[], &[]);
         },
         |a| {
-            a.emit(Op::BarSyncN { id, threads }, &[], &[]);
+            a.emit(Opcode::BarSyncN { id, threads }, &[], &[]);
             let back = a.load(Space::Shared, Ty::U64, theirs, 0);
             a.store(Space::Global, Ty::U64, io.to, 0, back);
         },
@@ -182,15 +182,15 @@ pub(super) fn produce(id: u8, threads: u16, op: Op, target: Target) -> Case {
 }
 
 /// Forms that must execute and change nothing.
-pub(super) fn harmless(op: Op, target: Target) -> Case {
+pub(super) fn harmless(op: Opcode, target: Target) -> Case {
     let mut a = Asm::new(target, [THREADS, 1, 1]);
     let io = io(&mut a, SLOT);
     let value = a.load(Space::Global, Ty::U64, io.from, 0);
     match op {
-        Op::PrefetchL2 => a.emit(op, &[], &[at(io.from, 0)]),
-        Op::Nanosleep => {
+        Opcode::PrefetchL2 => a.emit(op, &[], &[at(io.from, 0)]),
+        Opcode::Nanosleep => {
             let word = a.load(Space::Global, Ty::U32, io.from, 0);
-            let time = a.word(Op::And { ty: Ty::U32 }, word, 0x3ff);
+            let time = a.word(Opcode::And { ty: Ty::U32 }, word, 0x3ff);
             a.emit(op, &[], &[time.into()]);
         }
         _ => a.emit(op, &[], &[]),
@@ -199,14 +199,14 @@ pub(super) fn harmless(op: Op, target: Target) -> Case {
     let mut case = finish(a, op, target, SLOT);
     case.coverage = "1024 threads: executes, data stays".into();
     case.note = match op {
-        Op::GridDepWait | Op::GridDepLaunch => "launched without a dependency",
+        Opcode::GridDepWait | Opcode::GridDepLaunch => "launched without a dependency",
         _ => "",
     };
     case
 }
 
 /// Every thread traps.
-pub(super) fn trap(op: Op, target: Target) -> Case {
+pub(super) fn trap(op: Opcode, target: Target) -> Case {
     let mut a = Asm::new(target, [32, 1, 1]);
     let output = a.param(Ty::U64);
     a.emit(op, &[], &[]);
@@ -221,12 +221,12 @@ pub(super) fn trap(op: Op, target: Target) -> Case {
 }
 
 /// Threads with an odd input end before they store.
-pub(super) fn exit(op: Op, target: Target) -> Case {
+pub(super) fn exit(op: Opcode, target: Target) -> Case {
     let mut a = Asm::new(target, [THREADS, 1, 1]);
     let io = io(&mut a, SLOT);
     let value = a.load(Space::Global, Ty::U64, io.from, 0);
     let word = a.load(Space::Global, Ty::U32, io.from, 0);
-    let bit = a.word(Op::And { ty: Ty::U32 }, word, 1);
+    let bit = a.word(Opcode::And { ty: Ty::U32 }, word, 1);
     let odd = a.test(Cmp::Ne, bit, 0);
     a.branch(odd, |a| a.emit(op, &[], &[]), |_| {});
     a.store(Space::Global, Ty::U64, io.to, 0, value);
@@ -236,13 +236,13 @@ pub(super) fn exit(op: Op, target: Target) -> Case {
 }
 
 /// A predicate that is the same in a block, and differs between blocks.
-pub(super) fn uniform(op: Op, target: Target) -> Case {
+pub(super) fn uniform(op: Opcode, target: Target) -> Case {
     let mut a = Asm::new(target, [THREADS, 1, 1]);
     let io = io(&mut a, SLOT);
     let block = a.special(Special::Ctaid(0));
     let from = a.global(io.input, block, SLOT);
     let word = a.load(Space::Global, Ty::U32, from, 0);
-    let bit = a.word(Op::And { ty: Ty::U32 }, word, 1);
+    let bit = a.word(Opcode::And { ty: Ty::U32 }, word, 1);
     let odd = a.test(Cmp::Ne, bit, 0);
     let claimed = a.get(op, Ty::Pred, &[odd.into()]);
     a.store(Space::Global, Ty::Pred, io.to, 0, claimed);
@@ -252,7 +252,7 @@ pub(super) fn uniform(op: Op, target: Target) -> Case {
 }
 
 /// `cp.async`: as many bytes of each thread's 16 as its operand says, committed, waited for, read by another thread.
-pub(super) fn copy(bytes: u8, op: Op, target: Target) -> Case {
+pub(super) fn copy(bytes: u8, op: Opcode, target: Target) -> Case {
     let bytes = u32::from(bytes);
     let mut a = Asm::new(target, [THREADS, 1, 1]);
     let (input, sizes, output) = (a.param(Ty::U64), a.param(Ty::U64), a.param(Ty::U64));
@@ -264,28 +264,28 @@ pub(super) fn copy(bytes: u8, op: Op, target: Target) -> Case {
     let (mine, theirs) = places(&mut a, THREADS, THREADS - 1, 16);
     let (mine2, _) = places(&mut a, THREADS, THREADS - 1, 16);
     let copy = match op {
-        Op::CpAsync { .. } => op,
-        _ => Op::CpAsync {
+        Opcode::CpAsync { .. } => op,
+        _ => Opcode::CpAsync {
             bytes: 16,
             bypass_l1: true,
         },
     };
     a.emit(copy, &[], &[at(mine, 0), at(from, 0), size.into()]);
-    a.emit(Op::CpAsyncCommit, &[], &[]);
-    if let Op::CpAsyncWait { pending: 1.. } = op {
+    a.emit(Opcode::CpAsyncCommit, &[], &[]);
+    if let Opcode::CpAsyncWait { pending: 1.. } = op {
         // A newer group stays in flight.
         a.emit(copy, &[], &[at(mine2, 0), at(from, 0), size.into()]);
-        a.emit(Op::CpAsyncCommit, &[], &[]);
+        a.emit(Opcode::CpAsyncCommit, &[], &[]);
         a.emit(op, &[], &[]);
     } else {
-        a.emit(Op::CpAsyncWait { pending: 0 }, &[], &[]);
+        a.emit(Opcode::CpAsyncWait { pending: 0 }, &[], &[]);
     }
     a.barrier();
     for n in 0..bytes as i32 / 4 {
         let word = a.load(Space::Shared, Ty::U32, theirs, 4 * n);
         a.store(Space::Global, Ty::U32, to, 4 * n, word);
     }
-    a.emit(Op::CpAsyncWait { pending: 0 }, &[], &[]);
+    a.emit(Opcode::CpAsyncWait { pending: 0 }, &[], &[]);
     let mut case = finish(a, op, target, 16);
     let n = BLOCKS * THREADS;
     let mut random = Random::new(&format!("{op:?} sizes"));
@@ -310,7 +310,7 @@ fn made(a: &mut Asm, count: u32) -> (Operand, Reg, Reg) {
     let place = at(base, 0);
     a.branch(
         first,
-        |a| a.emit(Op::MbarrierInit, &[], &[place, Imm::u32(count).into()]),
+        |a| a.emit(Opcode::MbarrierInit, &[], &[place, Imm::u32(count).into()]),
         |_| {},
     );
     a.barrier();
@@ -318,7 +318,7 @@ fn made(a: &mut Asm, count: u32) -> (Operand, Reg, Reg) {
 }
 
 /// All threads store, arrive and wait for each other at an mbarrier, twice with another one in its place.
-pub(super) fn mbarrier(wait: Op, op: Op, target: Target) -> Case {
+pub(super) fn mbarrier(wait: Opcode, op: Opcode, target: Target) -> Case {
     let mut a = Asm::new(target, [THREADS, 1, 1]);
     let io = io(&mut a, SLOT);
     let (mine, theirs) = places(&mut a, THREADS, THREADS - 1, SLOT);
@@ -328,7 +328,7 @@ pub(super) fn mbarrier(wait: Op, op: Op, target: Target) -> Case {
     // Two phases of one barrier.
     let mut back = value;
     for phase in 0..2 {
-        a.emit(Op::MbarrierArrive, &[], &[barrier]);
+        a.emit(Opcode::MbarrierArrive, &[], &[barrier]);
         a.until(|a| a.get(wait, Ty::Pred, &[barrier, Imm::u32(phase).into()]));
         if phase == 0 {
             back = a.load(Space::Shared, Ty::U64, theirs, 0);
@@ -337,7 +337,7 @@ pub(super) fn mbarrier(wait: Op, op: Op, target: Target) -> Case {
     a.barrier();
     a.branch(
         first,
-        |a| a.emit(Op::MbarrierInval, &[], &[barrier]),
+        |a| a.emit(Opcode::MbarrierInval, &[], &[barrier]),
         |_| {},
     );
     a.store(Space::Global, Ty::U64, io.to, 0, back);
@@ -347,7 +347,7 @@ pub(super) fn mbarrier(wait: Op, op: Op, target: Target) -> Case {
 }
 
 /// Thread 0 announces and issues a bulk copy; all threads wait for it and read it.
-pub(super) fn bulk(op: Op, target: Target) -> Case {
+pub(super) fn bulk(op: Opcode, target: Target) -> Case {
     let mut a = Asm::new(target, [THREADS, 1, 1]);
     let io = io(&mut a, SLOT);
     let array = a.shared(THREADS * SLOT);
@@ -358,10 +358,10 @@ pub(super) fn bulk(op: Op, target: Target) -> Case {
     a.branch(
         first,
         |a| {
-            a.emit(Op::Fence(Fence::MbarrierInit), &[], &[]);
-            a.emit(Op::MbarrierArriveExpectTx, &[], &[barrier, bytes]);
+            a.emit(Opcode::Fence(Fence::MbarrierInit), &[], &[]);
+            a.emit(Opcode::MbarrierArriveExpectTx, &[], &[barrier, bytes]);
             a.emit(
-                Op::CpAsyncBulk,
+                Opcode::CpAsyncBulk,
                 &[],
                 &[at(base, 0), at(io.from, 0), bytes, barrier],
             );
@@ -370,7 +370,7 @@ pub(super) fn bulk(op: Op, target: Target) -> Case {
     );
     a.until(|a| {
         a.get(
-            Op::MbarrierTryWait,
+            Opcode::MbarrierTryWait,
             Ty::Pred,
             &[barrier, Imm::u32(0).into()],
         )
@@ -383,7 +383,7 @@ pub(super) fn bulk(op: Op, target: Target) -> Case {
 }
 
 /// The block fills shared memory, hands it to the async proxy, and thread 0 copies it out.
-pub(super) fn bulk_store(op: Op, target: Target) -> Case {
+pub(super) fn bulk_store(op: Opcode, target: Target) -> Case {
     let mut a = Asm::new(target, [THREADS, 1, 1]);
     let io = io(&mut a, SLOT);
     let array = a.shared(THREADS * SLOT);
@@ -391,12 +391,12 @@ pub(super) fn bulk_store(op: Op, target: Target) -> Case {
     let mine = a.local(base, tid, SLOT);
     let value = a.load(Space::Global, Ty::U64, io.from, 0);
     a.store(Space::Shared, Ty::U64, mine, 0, value);
-    a.emit(Op::Fence(Fence::ProxyAsync), &[], &[]);
+    a.emit(Opcode::Fence(Fence::ProxyAsync), &[], &[]);
     a.barrier();
     let first = a.test(Cmp::Eq, tid, 0);
     let wait = match op {
-        Op::CpAsyncBulkWait { .. } => op,
-        _ => Op::CpAsyncBulkWait {
+        Opcode::CpAsyncBulkWait { .. } => op,
+        _ => Opcode::CpAsyncBulkWait {
             pending: 0,
             read: false,
         },
@@ -406,10 +406,10 @@ pub(super) fn bulk_store(op: Op, target: Target) -> Case {
         |a| {
             let bytes = Imm::u32(THREADS * SLOT).into();
             let operands = [at(io.to, 0), at(base, 0), bytes];
-            a.emit(Op::CpAsyncBulkStore, &[], &operands);
-            a.emit(Op::CpAsyncBulkCommit, &[], &[]);
+            a.emit(Opcode::CpAsyncBulkStore, &[], &operands);
+            a.emit(Opcode::CpAsyncBulkCommit, &[], &[]);
             a.emit(wait, &[], &[]);
-            let all = Op::CpAsyncBulkWait {
+            let all = Opcode::CpAsyncBulkWait {
                 pending: 0,
                 read: true,
             };

@@ -5,13 +5,13 @@ use super::inputs::{self, Random};
 use super::scalar::{lanewise, signature};
 use super::{Case, blank};
 use crate::ir::{Operand, Reg, Ty};
-use crate::op::{Op, Space};
+use crate::op::{Opcode, Space};
 use crate::target::Target;
 
 const WARPS: usize = 256;
 
 /// Shuffles, votes, match, redux, elect.
-pub(super) fn lanes(op: Op, target: Target) -> Case {
+pub(super) fn lanes(op: Opcode, target: Target) -> Case {
     let mut random = Random::new(&format!("{op:?}"));
     let signature = signature(op, target);
     let specials: Vec<Vec<u64>> = signature
@@ -32,7 +32,7 @@ pub(super) fn lanes(op: Op, target: Target) -> Case {
                 .map(|(ty, list)| inputs::value(*ty, list, &mut random))
                 .collect();
             match op {
-                Op::Shfl { .. } => {
+                Opcode::Shfl { .. } => {
                     if warp % 4 != 0 {
                         tuple[1] = random.below(40);
                     }
@@ -44,8 +44,8 @@ pub(super) fn lanes(op: Op, target: Target) -> Case {
                         _ => {}
                     }
                 }
-                Op::Vote { .. } if warp % 4 < 2 => tuple[0] = (warp % 2) as u64,
-                Op::MatchAny => tuple[0] = 0x8000_0000 + random.below(few),
+                Opcode::Vote { .. } if warp % 4 < 2 => tuple[0] = (warp % 2) as u64,
+                Opcode::MatchAny => tuple[0] = 0x8000_0000 + random.below(few),
                 _ => {}
             }
             if let Some(last) = tuple.last_mut() {
@@ -55,22 +55,22 @@ pub(super) fn lanes(op: Op, target: Target) -> Case {
         }
     }
     let slot = signature.sources.len() - 1;
-    let ragged = !matches!(op, Op::Shfl { .. });
+    let ragged = !matches!(op, Opcode::Shfl { .. });
     let mut case = lanewise(op, target, &signature, &tuples, ragged.then_some(slot));
     case.coverage = if ragged {
         format!("{WARPS} warps: every kind of member mask")
     } else {
         format!("{WARPS} warps: segments, clamps, lanes past the end")
     };
-    if op == Op::ElectSync {
+    if op == Opcode::ElectSync {
         case.note = "PTX promises a leader, hardware and interpreter take the lowest lane";
     }
     case
 }
 
 /// A member mask: all lanes, one, a run, or any set. A lane outside may not be read, so shuffles have them all.
-fn members(op: Op, warp: usize, random: &mut Random) -> u32 {
-    if matches!(op, Op::Shfl { .. }) {
+fn members(op: Opcode, warp: usize, random: &mut Random) -> u32 {
+    if matches!(op, Opcode::Shfl { .. }) {
         return u32::MAX;
     }
     let lane = random.below(32) as u32;
@@ -137,7 +137,7 @@ fn put(a: &mut Asm, to: Reg, values: &[Reg]) {
 }
 
 /// The tuples of [`rows`]; `distinct` rows are a permutation.
-fn matrices(more: usize, distinct: bool, op: Op) -> Vec<u8> {
+fn matrices(more: usize, distinct: bool, op: Opcode) -> Vec<u8> {
     let mut random = Random::new(&format!("{op:?}"));
     let mut slots = Vec::new();
     for warp in 0..WARPS as u64 {
@@ -156,7 +156,7 @@ fn matrices(more: usize, distinct: bool, op: Op) -> Vec<u8> {
 }
 
 /// `ldmatrix` from rows in any order.
-pub(super) fn load_matrix(num: u8, op: Op, target: Target) -> Case {
+pub(super) fn load_matrix(num: u8, op: Opcode, target: Target) -> Case {
     let n = usize::from(num);
     let mut a = Asm::new(target, [32, 1, 1]);
     let rows = rows(&mut a, 0, n);
@@ -167,7 +167,7 @@ pub(super) fn load_matrix(num: u8, op: Op, target: Target) -> Case {
 }
 
 /// `stmatrix` to rows in any order, then each lane reads its own row.
-pub(super) fn store_matrix(num: u8, op: Op, target: Target) -> Case {
+pub(super) fn store_matrix(num: u8, op: Opcode, target: Target) -> Case {
     let n = usize::from(num);
     let mut a = Asm::new(target, [32, 1, 1]);
     let rows = rows(&mut a, n, ROW);
@@ -182,7 +182,7 @@ pub(super) fn store_matrix(num: u8, op: Op, target: Target) -> Case {
     finish(a, op, target, matrices(n, true, op), ROW)
 }
 
-fn finish(a: Asm, op: Op, target: Target, input: Vec<u8>, results: usize) -> Case {
+fn finish(a: Asm, op: Opcode, target: Target, input: Vec<u8>, results: usize) -> Case {
     let mut case = blank(op, target, a.finish());
     case.grid = [WARPS as u32, 1, 1];
     case.inputs = vec![input];

@@ -9,8 +9,8 @@ use super::fault::{Fault, FaultKind, Site};
 use super::memory::{Memory, Number, Region};
 use super::races::Races;
 use super::warp::{Frame, State, Warp};
-use super::{Options, Stats};
-use crate::op::Op;
+use super::{InterpStats, Options};
+use crate::op::Opcode;
 use crate::table::row_of;
 
 /// Steps a warp may take before the next one's turn.
@@ -123,8 +123,8 @@ impl<'a> Block<'a> {
         (cx.steps, cx.lane_steps, cx.events) = (0, 0, 0);
     }
 
-    pub(crate) fn stats(&self) -> Stats {
-        Stats {
+    pub(crate) fn stats(&self) -> InterpStats {
+        InterpStats {
             blocks: 1,
             warp_instructions: self.cx.steps,
             lane_instructions: self.cx.lane_steps,
@@ -208,7 +208,7 @@ impl<'a> Block<'a> {
             w.pc
         };
         let instruction = match &program.code[pc] {
-            Step::Op(inst) => row_of(inst.op, program.target).mnemonic,
+            Step::Opcode(inst) => row_of(inst.op, program.target).mnemonic,
             step => format!("{step:?}"),
         };
         let site = Site {
@@ -240,7 +240,7 @@ impl<'a> Block<'a> {
         loop {
             let w = &mut self.warps[index];
             match &program.code[w.pc] {
-                Step::Op(inst) => {
+                Step::Opcode(inst) => {
                     let m = match inst.guard {
                         None => w.active,
                         Some((pred, true)) => w.active & w.pred(pred),
@@ -251,7 +251,10 @@ impl<'a> Block<'a> {
                         self.cx.lane_steps += u64::from(m.count_ones());
                         if matches!(
                             inst.op,
-                            Op::BarSync | Op::BarSyncN { .. } | Op::BarArrive { .. } | Op::Exit
+                            Opcode::BarSync
+                                | Opcode::BarSyncN { .. }
+                                | Opcode::BarArrive { .. }
+                                | Opcode::Exit
                         ) {
                             if let Some(turn) = self.control(index, inst, m)? {
                                 return Ok(turn);
@@ -332,9 +335,9 @@ impl<'a> Block<'a> {
     fn control(&mut self, index: usize, inst: &Inst, m: u32) -> Result<Option<Turn>, Fault> {
         let w = &mut self.warps[index];
         let (id, threads, waits) = match inst.op {
-            Op::BarSync => (0, 0, true),
-            Op::BarSyncN { id, threads } => (id, u32::from(threads), true),
-            Op::BarArrive { id, threads } => (id, u32::from(threads), false),
+            Opcode::BarSync => (0, 0, true),
+            Opcode::BarSyncN { id, threads } => (id, u32::from(threads), true),
+            Opcode::BarArrive { id, threads } => (id, u32::from(threads), false),
             _ => {
                 if let Err(e) = exec::end_lanes(m, w, &self.cx) {
                     return Err(self.fault(index, e.lane, e.kind));

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::fault::FaultKind;
 use super::slots;
 use crate::ir::{Base, Inst as IrInst, Kernel, Loc, Operand, Param, Reg, Stmt, Ty};
-use crate::op::{Op, Order, Space};
+use crate::op::{Opcode, Order, Space};
 use crate::table::{Group, Slot, row_of};
 use crate::target::Target;
 
@@ -37,7 +37,7 @@ impl File {
 /// A decoded instruction. Unused slots are 0.
 #[derive(Clone, Debug)]
 pub(crate) struct Inst {
-    pub(crate) op: Op,
+    pub(crate) op: Opcode,
     /// Predicate slot and the value it must have.
     pub(crate) guard: Option<(u32, bool)>,
     pub(crate) dst: [u32; 4],
@@ -52,7 +52,7 @@ pub(crate) struct Inst {
 /// One step of the linear program.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    Op(Inst),
+    Opcode(Inst),
     /// Narrows the active lanes to those that take the branch; `otherwise` is the matching [`Step::Else`] or
     /// [`Step::EndIf`].
     If {
@@ -197,10 +197,10 @@ impl<'k> Decoder<'k> {
                 Stmt::Inst(inst) => {
                     let decoded = self.inst(inst)?;
                     self.communicates |= communicates(inst.op);
-                    self.read_only_loads |= matches!(inst.op, Op::Ld { cache, .. } if cache.nc);
-                    self.bulk_loads |= inst.op == Op::CpAsyncBulk;
+                    self.read_only_loads |= matches!(inst.op, Opcode::Ld { cache, .. } if cache.nc);
+                    self.bulk_loads |= inst.op == Opcode::CpAsyncBulk;
                     self.shared_cell = self.shared_cell.min(shared_width(inst.op));
-                    self.step(Step::Op(decoded), inst.loc);
+                    self.step(Step::Opcode(decoded), inst.loc);
                 }
                 Stmt::If(branch) => {
                     let (cond, negated) = (self.reg(branch.cond, File::Pred)?, branch.negated);
@@ -369,26 +369,26 @@ fn slot_file(slot: Slot) -> Option<File> {
 }
 
 /// Bytes of an access to shared memory by one lane.
-fn shared_width(op: Op) -> u32 {
+fn shared_width(op: Opcode) -> u32 {
     match op {
-        Op::Ld {
+        Opcode::Ld {
             space: Space::Shared,
             ty,
             vec,
             ..
         }
-        | Op::St {
+        | Opcode::St {
             space: Space::Shared,
             ty,
             vec,
             ..
         } => ty.bytes() * u32::from(vec),
-        Op::Atom {
+        Opcode::Atom {
             space: Space::Shared,
             ty,
             ..
         }
-        | Op::Red {
+        | Opcode::Red {
             space: Space::Shared,
             ty,
             ..
@@ -398,17 +398,17 @@ fn shared_width(op: Op) -> u32 {
 }
 
 /// Whether blocks can see each other through this instruction before the kernel ends.
-fn communicates(op: Op) -> bool {
+fn communicates(op: Opcode) -> bool {
     match op {
-        Op::Atom {
+        Opcode::Atom {
             space: Space::Global,
             ..
         }
-        | Op::Red {
+        | Opcode::Red {
             space: Space::Global,
             ..
         } => true,
-        Op::Ld {
+        Opcode::Ld {
             space: Space::Global,
             order,
             ..

@@ -35,18 +35,18 @@ impl fmt::Display for Site {
 /// A state space, for messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Space {
+pub enum FaultSpace {
     /// Device memory.
     Global,
     /// The block's shared memory.
     Shared,
 }
 
-impl fmt::Display for Space {
+impl fmt::Display for FaultSpace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Space::Global => "global",
-            Space::Shared => "shared",
+            FaultSpace::Global => "global",
+            FaultSpace::Shared => "shared",
         })
     }
 }
@@ -61,7 +61,7 @@ pub enum FaultKind {
     )]
     OutOfBounds {
         /// The state space of the access.
-        space: Space,
+        space: FaultSpace,
         /// The lane's address.
         address: u64,
         /// The lane's access width in bytes.
@@ -75,7 +75,7 @@ pub enum FaultKind {
     )]
     Misaligned {
         /// The state space of the access.
-        space: Space,
+        space: FaultSpace,
         /// The lane's address.
         address: u64,
         /// The lane's access width in bytes.
@@ -87,7 +87,7 @@ pub enum FaultKind {
     #[error("read of {bytes} bytes at {space} address {address:#x} that nothing has written")]
     Uninitialised {
         /// The state space of the access.
-        space: Space,
+        space: FaultSpace,
         /// The lane's address.
         address: u64,
         /// The lane's access width in bytes.
@@ -132,7 +132,7 @@ pub enum FaultKind {
     #[error("{space} address {address:#x} is accessed through the async proxy: {what}")]
     Proxy {
         /// The state space of the bytes.
-        space: Space,
+        space: FaultSpace,
         /// Their first address.
         address: u64,
         /// Which write lacks the fence.

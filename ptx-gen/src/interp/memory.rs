@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::fault::{Fault, FaultKind, Space};
+use super::fault::{Fault, FaultKind, FaultSpace};
 
 /// Address space per allocation, as a power of two.
 const SLOT_BITS: u32 = 36;
@@ -170,7 +170,7 @@ impl Region {
 }
 
 /// A plain value that [`Memory`] can copy in and out, little-endian.
-pub trait Element: Copy {
+pub trait MemoryElement: Copy {
     /// Size in bytes.
     const BYTES: usize;
     /// The value of `BYTES` little-endian bytes.
@@ -181,7 +181,7 @@ pub trait Element: Copy {
 
 macro_rules! elements {
     ($($t:ty),*) => {$(
-        impl Element for $t {
+        impl MemoryElement for $t {
             const BYTES: usize = size_of::<$t>();
             fn from_bytes(bytes: &[u8]) -> Self {
                 let mut raw = [0; size_of::<$t>()];
@@ -273,7 +273,7 @@ impl Memory {
     }
 
     /// Allocates exactly `values` and copies them in.
-    pub fn alloc_from<T: Element>(&mut self, values: &[T]) -> u64 {
+    pub fn alloc_from<T: MemoryElement>(&mut self, values: &[T]) -> u64 {
         let region = Region::new((values.len() * T::BYTES) as u64, false);
         write_region(&region, 0, values);
         self.push(region)
@@ -283,7 +283,7 @@ impl Memory {
     ///
     /// # Errors
     /// When the bytes do not lie in one allocation, or `address` is not a multiple of the element's size.
-    pub fn write<T: Element>(&self, address: u64, values: &[T]) -> Result<(), Fault> {
+    pub fn write<T: MemoryElement>(&self, address: u64, values: &[T]) -> Result<(), Fault> {
         let (region, offset) = self.host(address, (values.len() * T::BYTES) as u64, T::BYTES)?;
         write_region(region, offset, values);
         Ok(())
@@ -293,7 +293,7 @@ impl Memory {
     ///
     /// # Errors
     /// As [`Memory::write`].
-    pub fn read<T: Element>(&self, address: u64, len: usize) -> Result<Vec<T>, Fault> {
+    pub fn read<T: MemoryElement>(&self, address: u64, len: usize) -> Result<Vec<T>, Fault> {
         let (region, offset) = self.host(address, (len * T::BYTES) as u64, T::BYTES)?;
         let end = offset + (len * T::BYTES) as u64;
         let skip = (offset % 4) as usize;
@@ -351,7 +351,7 @@ impl Memory {
 
     pub(crate) fn out_of_bounds(&self, address: u64, bytes: u32) -> FaultKind {
         FaultKind::OutOfBounds {
-            space: Space::Global,
+            space: FaultSpace::Global,
             address,
             bytes,
             nearest: self.nearest(address),
@@ -376,7 +376,7 @@ pub(crate) fn describe(start: u64, offset: i64, bytes: u64) -> String {
     }
 }
 
-fn write_region<T: Element>(region: &Region, offset: u64, values: &[T]) {
+fn write_region<T: MemoryElement>(region: &Region, offset: u64, values: &[T]) {
     let mut bytes = Vec::with_capacity(values.len() * T::BYTES);
     values.iter().for_each(|v| v.push_bytes(&mut bytes));
     (offset..offset + bytes.len() as u64).for_each(|b| region.define(b, 1));

@@ -2,7 +2,7 @@
 //!
 //! [`launch`] executes an [`ir::Kernel`](crate::ir::Kernel) over a grid against [`Memory`]. Warps run in lockstep,
 //! blocks in parallel where they cannot see each other; arithmetic is PTX's, rounding included; every access is
-//! checked. What comes back is [`Stats`], or the first [`Fault`] with kernel, instruction, source line, block and
+//! checked. What comes back is [`InterpStats`], or the first [`Fault`] with kernel, instruction, source line, block and
 //! thread.
 //!
 //! ```
@@ -49,14 +49,14 @@ use crate::ir::{Kernel, Ty};
 use block::{Block, IDLE_ROUNDS, Progress};
 use decode::Program;
 
-pub use fault::{Fault, FaultKind, Site, Space};
+pub use fault::{Fault, FaultKind, FaultSpace, Site};
 use memory::Number;
-pub use memory::{Element, Memory};
+pub use memory::{Memory, MemoryElement};
 
 /// An argument of a launch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
-pub enum Arg {
+pub enum LaunchArg {
     /// A 32-bit unsigned integer.
     U32(u32),
     /// A 32-bit signed integer.
@@ -71,21 +71,21 @@ pub enum Arg {
     F64(f64),
 }
 
-impl Arg {
+impl LaunchArg {
     /// The bits and their width.
     fn bits(self) -> (u64, u32) {
         match self {
-            Arg::U32(x) => (u64::from(x), 32),
-            Arg::I32(x) => (u64::from(x as u32), 32),
-            Arg::U64(x) => (x, 64),
-            Arg::I64(x) => (x as u64, 64),
-            Arg::F32(x) => (u64::from(x.to_bits()), 32),
-            Arg::F64(x) => (x.to_bits(), 64),
+            LaunchArg::U32(x) => (u64::from(x), 32),
+            LaunchArg::I32(x) => (u64::from(x as u32), 32),
+            LaunchArg::U64(x) => (x, 64),
+            LaunchArg::I64(x) => (x as u64, 64),
+            LaunchArg::F32(x) => (u64::from(x.to_bits()), 32),
+            LaunchArg::F64(x) => (x.to_bits(), 64),
         }
     }
 
     fn is_float(self) -> bool {
-        matches!(self, Arg::F32(_) | Arg::F64(_))
+        matches!(self, LaunchArg::F32(_) | LaunchArg::F64(_))
     }
 }
 
@@ -124,7 +124,7 @@ impl Default for Options {
 /// What a launch amounted to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Stats {
+pub struct InterpStats {
     /// Blocks executed.
     pub blocks: u64,
     /// Instructions executed by warps.
@@ -133,9 +133,9 @@ pub struct Stats {
     pub lane_instructions: u64,
 }
 
-impl Stats {
-    fn plus(self, other: Stats) -> Stats {
-        Stats {
+impl InterpStats {
+    fn plus(self, other: InterpStats) -> InterpStats {
+        InterpStats {
             blocks: self.blocks + other.blocks,
             warp_instructions: self.warp_instructions + other.warp_instructions,
             lane_instructions: self.lane_instructions + other.lane_instructions,
@@ -181,10 +181,10 @@ impl Prepared {
     pub fn launch(
         &self,
         grid: [u32; 3],
-        args: &[Arg],
+        args: &[LaunchArg],
         memory: &Memory,
         options: &Options,
-    ) -> Result<Stats, Fault> {
+    ) -> Result<InterpStats, Fault> {
         let program = &self.program;
         let args = check(program, grid, args)?;
         let blocks = u64::from(grid[0]) * u64::from(grid[1]) * u64::from(grid[2]);
@@ -199,13 +199,13 @@ impl Prepared {
         };
         if options.serial || blocks == 1 {
             let mut block = new();
-            let each = |sum: Stats, n| Ok(sum.plus(one(&mut block, n)?));
-            return (0..blocks).try_fold(Stats::default(), each);
+            let each = |sum: InterpStats, n| Ok(sum.plus(one(&mut block, n)?));
+            return (0..blocks).try_fold(InterpStats::default(), each);
         }
         (0..blocks)
             .into_par_iter()
             .map_init(new, one)
-            .try_reduce(Stats::default, |a, b| Ok(a.plus(b)))
+            .try_reduce(InterpStats::default, |a, b| Ok(a.plus(b)))
     }
 }
 
@@ -221,10 +221,10 @@ impl Prepared {
 pub fn launch(
     kernel: &Kernel,
     grid: [u32; 3],
-    args: &[Arg],
+    args: &[LaunchArg],
     memory: &Memory,
     options: &Options,
-) -> Result<Stats, Fault> {
+) -> Result<InterpStats, Fault> {
     Prepared::new(kernel)?.launch(grid, args, memory, options)
 }
 
@@ -242,7 +242,7 @@ fn take_turns(
     launch: Number,
     grid: [u32; 3],
     options: &Options,
-) -> Result<Stats, Fault> {
+) -> Result<InterpStats, Fault> {
     let blocks = u64::from(grid[0]) * u64::from(grid[1]) * u64::from(grid[2]);
     let mut waiting = (0..blocks).map(|n| index(n, grid));
     let mut resident: Vec<Block> = Vec::new();
@@ -251,7 +251,7 @@ fn take_turns(
         block.start(at);
         resident.push(block);
     }
-    let mut stats = Stats::default();
+    let mut stats = InterpStats::default();
     while !resident.is_empty() {
         if resident.iter().all(|b| b.idle > IDLE_ROUNDS) {
             return Err(resident[0].deadlock());
@@ -275,7 +275,7 @@ fn take_turns(
 }
 
 /// The arguments' bits, once they fit the kernel's parameters and the launch can be.
-fn check(program: &Program, grid: [u32; 3], args: &[Arg]) -> Result<Vec<u64>, Fault> {
+fn check(program: &Program, grid: [u32; 3], args: &[LaunchArg]) -> Result<Vec<u64>, Fault> {
     let refuse = |what: String| {
         Err(Fault::new(FaultKind::Launch {
             kernel: program.name.clone(),

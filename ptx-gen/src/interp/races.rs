@@ -17,7 +17,7 @@
 use std::collections::HashMap;
 
 use super::decode::{Program, SHARED_BASE};
-use super::fault::{FaultKind, Space};
+use super::fault::{FaultKind, FaultSpace};
 
 /// A time for each warp, and a time for each warp up to which its writes are fenced for the async proxy.
 pub(crate) type Clock = [u32; 64];
@@ -381,7 +381,7 @@ impl Races {
         match cells.find(|cell| self.unfenced(warp, &self.writes[*cell])) {
             None => Ok(()),
             Some(cell) => Err(FaultKind::Proxy {
-                space: Space::Shared,
+                space: FaultSpace::Shared,
                 address: ((cell as u64) << self.shift) + u64::from(SHARED_BASE),
                 what: unfenced(&self.writes[cell], program),
             }),
@@ -404,7 +404,7 @@ impl Races {
                 && self.unfenced(warp, write)
             {
                 return Err(FaultKind::Proxy {
-                    space: Space::Global,
+                    space: FaultSpace::Global,
                     address: word * 4,
                     what: unfenced(write, program),
                 });

@@ -25,7 +25,7 @@ struct Life {
 /// Calls `f` on every operand of a step, with whether the step writes it.
 fn operands(step: &mut Step, mut f: impl FnMut(&mut u32)) {
     match step {
-        Step::Op(Inst {
+        Step::Opcode(Inst {
             guard,
             dst,
             src,

@@ -59,7 +59,7 @@ pub use product::{
 pub use sample::math as sample_math;
 pub use sample::{AdvanceSpec, ArgmaxSpec, SampleParams, SampleSpec};
 pub use stream_read::StreamReadSpec;
-pub use weights::{Plane, WeightFormat, planes};
+pub use weights::{WeightFormat, WeightPlane, planes};
 
 macro_rules! representatives {
     ($($family:ident$(::$module:ident)?: $($kernel:ident($params:ident)),+;)*) => {

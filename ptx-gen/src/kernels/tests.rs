@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{declared, library};
 use crate::ir::{Access, Base, Inst, Kernel, Operand, Reg};
-use crate::op::{Op, Space};
+use crate::op::{Opcode, Space};
 use crate::target::Target;
 
 #[test]
@@ -28,26 +28,26 @@ struct Uses {
 }
 
 /// Whether an address of global memory, operand `i` of an instruction, is read and written.
-fn touches(op: Op) -> Option<(usize, bool, bool)> {
+fn touches(op: Opcode) -> Option<(usize, bool, bool)> {
     match op {
-        Op::Ld {
+        Opcode::Ld {
             space: Space::Global,
             ..
         } => Some((0, true, false)),
-        Op::St {
+        Opcode::St {
             space: Space::Global,
             ..
         } => Some((0, false, true)),
-        Op::Atom {
+        Opcode::Atom {
             space: Space::Global,
             ..
         }
-        | Op::Red {
+        | Opcode::Red {
             space: Space::Global,
             ..
         } => Some((0, true, true)),
-        Op::CpAsync { .. } | Op::CpAsyncBulk => Some((1, true, false)),
-        Op::CpAsyncBulkStore => Some((0, false, true)),
+        Opcode::CpAsync { .. } | Opcode::CpAsyncBulk => Some((1, true, false)),
+        Opcode::CpAsyncBulkStore => Some((0, false, true)),
         _ => None,
     }
 }

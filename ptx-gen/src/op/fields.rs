@@ -1,4 +1,4 @@
-//! Types of the fields of [`Op`](super::Op): the choices within an instruction form.
+//! Types of the fields of [`Opcode`](super::Op): the choices within an instruction form.
 
 use crate::ir::Ty;
 
@@ -164,7 +164,7 @@ pub enum Fence {
     MbarrierInit,
 }
 
-/// How [`Op::Shfl`](super::Op::Shfl) finds its lane.
+/// How [`Opcode::Shfl`](super::Op::Shfl) finds its lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Shfl {
     /// Lane minus `b`.

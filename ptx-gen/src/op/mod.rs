@@ -1,4 +1,4 @@
-//! Instructions: one variant of [`Op`] per instruction form, with typed fields.
+//! Instructions: one variant of [`Opcode`] per instruction form, with typed fields.
 //!
 //! The enum says *what* is done; [`crate::table::row_of`] says how it is spelled, what operands it
 //! takes and what it requires. Semantics are PTX's unless a variant's text says otherwise. In
@@ -15,7 +15,7 @@ pub use fields::{
 /// An instruction form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Op {
+pub enum Opcode {
     // ---- moves ----
     /// `d = a`; also between types of equal width (a bit cast). A predicate moves too.
     Mov {
@@ -48,7 +48,7 @@ pub enum Op {
         /// Type of all operands.
         ty: Ty,
     },
-    /// `d = a - b`, as [`Op::Add`].
+    /// `d = a - b`, as [`Opcode::Add`].
     Sub {
         /// Type of all operands.
         ty: Ty,
@@ -275,7 +275,7 @@ pub enum Op {
         /// Memory order with its scope; never `Weak` or `Volatile`.
         order: Order,
     },
-    /// [`Op::Atom`] without a result; order `Relaxed` or `Release`.
+    /// [`Opcode::Atom`] without a result; order `Relaxed` or `Release`.
     Red {
         /// Address space.
         space: Space,
@@ -348,7 +348,7 @@ pub enum Op {
         /// Transpose each matrix.
         trans: bool,
     },
-    /// Inverse of [`Op::Ldmatrix`]: sources are the address, then `num` u32.
+    /// Inverse of [`Opcode::Ldmatrix`]: sources are the address, then `num` u32.
     Stmatrix {
         /// Matrices: 1, 2 or 4.
         num: u8,
@@ -385,7 +385,7 @@ pub enum Op {
     /// `d` (predicate) `=` the phase of parity `b` (u32) of mbarrier `a` has completed; may
     /// wait for a while first.
     MbarrierTryWait,
-    /// As [`Op::MbarrierTryWait`] without waiting.
+    /// As [`Opcode::MbarrierTryWait`] without waiting.
     MbarrierTestWait,
     /// Bulk copy of `c` (u32, a multiple of 16) bytes from global address `b` to shared address
     /// `a`, counted on mbarrier `e` (sources a, b, c, e).
@@ -420,15 +420,17 @@ pub enum Op {
     AssumeUniform,
 }
 
-impl Op {
+impl Opcode {
     /// Whether PTX lets a constant of type `ty` stand where the instruction wants a value: 16-bit
     /// floats and pairs of them may be moved, chosen and stored, but not computed with.
     pub fn takes_constant(self, ty: Ty) -> bool {
         let half = matches!(ty, Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2);
         match self {
-            Op::Movmatrix => false,
-            Op::Mov { .. } | Op::Selp { .. } | Op::St { .. } | Op::Shfl { .. } => true,
-            Op::Pack2x16 | Op::Unpack2x16 => true,
+            Opcode::Movmatrix => false,
+            Opcode::Mov { .. } | Opcode::Selp { .. } | Opcode::St { .. } | Opcode::Shfl { .. } => {
+                true
+            }
+            Opcode::Pack2x16 | Opcode::Unpack2x16 => true,
             _ => !half,
         }
     }
@@ -437,21 +439,37 @@ impl Op {
     /// moved or dropped. Loads are not pure, since memory changes.
     pub fn is_pure(self) -> bool {
         match self {
-            Op::Special(s) => !matches!(s, Special::Clock | Special::GlobalTimer),
-            Op::Ld { .. } | Op::St { .. } | Op::Atom { .. } | Op::Red { .. } | Op::Fence(_) => {
+            Opcode::Special(s) => !matches!(s, Special::Clock | Special::GlobalTimer),
+            Opcode::Ld { .. }
+            | Opcode::St { .. }
+            | Opcode::Atom { .. }
+            | Opcode::Red { .. }
+            | Opcode::Fence(_) => false,
+            Opcode::PrefetchL2
+            | Opcode::BarSync
+            | Opcode::BarSyncN { .. }
+            | Opcode::BarArrive { .. } => false,
+            Opcode::BarWarpSync | Opcode::Shfl { .. } | Opcode::Vote { .. } | Opcode::MatchAny => {
                 false
             }
-            Op::PrefetchL2 | Op::BarSync | Op::BarSyncN { .. } | Op::BarArrive { .. } => false,
-            Op::BarWarpSync | Op::Shfl { .. } | Op::Vote { .. } | Op::MatchAny => false,
-            Op::Redux { .. } | Op::ActiveMask | Op::ElectSync | Op::Mma(_) => false,
-            Op::Ldmatrix { .. } | Op::Stmatrix { .. } | Op::Movmatrix => false,
-            Op::CpAsync { .. } | Op::CpAsyncCommit | Op::CpAsyncWait { .. } | Op::CpAsyncBulk => {
+            Opcode::Redux { .. } | Opcode::ActiveMask | Opcode::ElectSync | Opcode::Mma(_) => false,
+            Opcode::Ldmatrix { .. } | Opcode::Stmatrix { .. } | Opcode::Movmatrix => false,
+            Opcode::CpAsync { .. }
+            | Opcode::CpAsyncCommit
+            | Opcode::CpAsyncWait { .. }
+            | Opcode::CpAsyncBulk => false,
+            Opcode::CpAsyncBulkStore
+            | Opcode::CpAsyncBulkCommit
+            | Opcode::CpAsyncBulkWait { .. } => false,
+            Opcode::MbarrierInit | Opcode::MbarrierInval | Opcode::MbarrierArrive => false,
+            Opcode::MbarrierArriveExpectTx | Opcode::MbarrierTryWait | Opcode::MbarrierTestWait => {
                 false
             }
-            Op::CpAsyncBulkStore | Op::CpAsyncBulkCommit | Op::CpAsyncBulkWait { .. } => false,
-            Op::MbarrierInit | Op::MbarrierInval | Op::MbarrierArrive => false,
-            Op::MbarrierArriveExpectTx | Op::MbarrierTryWait | Op::MbarrierTestWait => false,
-            Op::GridDepWait | Op::GridDepLaunch | Op::Nanosleep | Op::Trap | Op::Exit => false,
+            Opcode::GridDepWait
+            | Opcode::GridDepLaunch
+            | Opcode::Nanosleep
+            | Opcode::Trap
+            | Opcode::Exit => false,
             _ => true,
         }
     }

@@ -5,7 +5,7 @@
 
 use super::Error;
 use crate::ir::{Address, Base, Inst, Kernel, Loc, Operand, Reg, Stmt};
-use crate::op::Op;
+use crate::op::Opcode;
 
 pub(super) fn check(k: &Kernel) -> Result<(), Error> {
     let mut checker = Checker {
@@ -53,7 +53,7 @@ impl Checker<'_> {
                 Stmt::Comment(_) => {}
                 Stmt::Inst(inst) => {
                     self.inst(inst, assigned)?;
-                    if matches!(inst.op, Op::Exit | Op::Trap) && inst.guard.is_none() {
+                    if matches!(inst.op, Opcode::Exit | Opcode::Trap) && inst.guard.is_none() {
                         return Ok(false);
                     }
                 }

@@ -8,7 +8,7 @@
 
 use super::Error;
 use crate::ir::{Inst, Kernel, Stmt};
-use crate::op::{Op, Space};
+use crate::op::{Opcode, Space};
 use crate::table::row_of;
 
 pub(super) fn check(k: &Kernel) -> Result<(), Error> {
@@ -17,7 +17,7 @@ pub(super) fn check(k: &Kernel) -> Result<(), Error> {
     }
     for stmt in &k.body {
         match stmt {
-            Stmt::Inst(inst) if inst.op == Op::GridDepWait && inst.guard.is_none() => {
+            Stmt::Inst(inst) if inst.op == Opcode::GridDepWait && inst.guard.is_none() => {
                 return Ok(());
             }
             stmt => nothing_late(k, stmt)?,
@@ -46,11 +46,11 @@ fn nothing_late(k: &Kernel, stmt: &Stmt) -> Result<(), Error> {
 
 fn is_late(inst: &Inst) -> bool {
     match inst.op {
-        Op::St { space, .. } | Op::Atom { space, .. } | Op::Red { space, .. } => {
+        Opcode::St { space, .. } | Opcode::Atom { space, .. } | Opcode::Red { space, .. } => {
             space == Space::Global
         }
         // A wait that only some threads reach is none.
-        Op::CpAsyncBulkStore | Op::Exit | Op::GridDepWait => true,
+        Opcode::CpAsyncBulkStore | Opcode::Exit | Opcode::GridDepWait => true,
         _ => false,
     }
 }

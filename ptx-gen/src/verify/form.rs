@@ -2,13 +2,13 @@
 //! memory orders, barrier numbers.
 
 use crate::ir::{Base, Inst, Kernel, Operand, Ty};
-use crate::op::{Approx, Cache, Op, Order, Rmw, Round, Space};
+use crate::op::{Approx, Cache, Opcode, Order, Rmw, Round, Space};
 
 /// `Err` says what does not go together.
 pub(super) fn check(k: &Kernel, inst: &Inst) -> Result<(), String> {
     types(inst.op)?;
     match inst.op {
-        Op::Ld {
+        Opcode::Ld {
             space,
             ty,
             vec,
@@ -28,7 +28,7 @@ pub(super) fn check(k: &Kernel, inst: &Inst) -> Result<(), String> {
                 "cache hints belong to weak loads of device memory",
             )
         }
-        Op::St {
+        Opcode::St {
             space,
             ty,
             vec,
@@ -43,14 +43,14 @@ pub(super) fn check(k: &Kernel, inst: &Inst) -> Result<(), String> {
                 "a store is weak, volatile, relaxed or release",
             )
         }
-        Op::Atom { f, ty, order, .. } => {
+        Opcode::Atom { f, ty, order, .. } => {
             update(f, ty)?;
             want(
                 !matches!(order, Order::Weak | Order::Volatile),
                 "an atomic has an order",
             )
         }
-        Op::Red { f, ty, order, .. } => {
+        Opcode::Red { f, ty, order, .. } => {
             update(f, ty)?;
             want(
                 !matches!(f, Rmw::Exch | Rmw::Cas),
@@ -61,7 +61,7 @@ pub(super) fn check(k: &Kernel, inst: &Inst) -> Result<(), String> {
                 "a reduction is relaxed or release",
             )
         }
-        Op::BarSyncN { id, threads } | Op::BarArrive { id, threads } => {
+        Opcode::BarSyncN { id, threads } | Opcode::BarArrive { id, threads } => {
             want((1..16).contains(&id), "barriers are numbered 1 to 15")?;
             let n = u32::from(threads);
             want(
@@ -69,17 +69,17 @@ pub(super) fn check(k: &Kernel, inst: &Inst) -> Result<(), String> {
                 "barriers count whole warps of the block",
             )
         }
-        Op::CpAsync { bytes, bypass_l1 } => {
+        Opcode::CpAsync { bytes, bypass_l1 } => {
             want(
                 matches!(bytes, 4 | 8 | 16),
                 "copies are of 4, 8 or 16 bytes",
             )?;
             want(!bypass_l1 || bytes == 16, "only 16-byte copies bypass L1")
         }
-        Op::Ldmatrix { num, .. } | Op::Stmatrix { num, .. } => {
+        Opcode::Ldmatrix { num, .. } | Opcode::Stmatrix { num, .. } => {
             want(matches!(num, 1 | 2 | 4), "1, 2 or 4 matrices")
         }
-        Op::Cvt {
+        Opcode::Cvt {
             to,
             from,
             round,
@@ -137,38 +137,38 @@ fn update(f: Rmw, ty: Ty) -> Result<(), String> {
     want(ok, &format!("no atomic {f:?} on {ty}"))
 }
 
-fn types(op: Op) -> Result<(), String> {
+fn types(op: Opcode) -> Result<(), String> {
     let pair = |ty| matches!(ty, Ty::F16x2 | Ty::Bf16x2);
     let int = |ty: Ty| ty.is_int() && ty.bits() > 8;
     let ok = match op {
-        Op::Add { ty }
-        | Op::Sub { ty }
-        | Op::Mul { ty }
-        | Op::Min { ty }
-        | Op::Max { ty }
-        | Op::Neg { ty }
-        | Op::Abs { ty } => int(ty) || ty.is_float() || pair(ty),
-        Op::MulHi { ty } | Op::MadLo { ty } | Op::Rem { ty } => int(ty),
-        Op::MulWide { ty } | Op::MadWide { ty } => matches!(ty, Ty::U32 | Ty::I32),
-        Op::Div { ty } => int(ty) || matches!(ty, Ty::F32 | Ty::F64),
-        Op::Fma { ty } => ty.is_float() || pair(ty),
-        Op::Approx {
+        Opcode::Add { ty }
+        | Opcode::Sub { ty }
+        | Opcode::Mul { ty }
+        | Opcode::Min { ty }
+        | Opcode::Max { ty }
+        | Opcode::Neg { ty }
+        | Opcode::Abs { ty } => int(ty) || ty.is_float() || pair(ty),
+        Opcode::MulHi { ty } | Opcode::MadLo { ty } | Opcode::Rem { ty } => int(ty),
+        Opcode::MulWide { ty } | Opcode::MadWide { ty } => matches!(ty, Ty::U32 | Ty::I32),
+        Opcode::Div { ty } => int(ty) || matches!(ty, Ty::F32 | Ty::F64),
+        Opcode::Fma { ty } => ty.is_float() || pair(ty),
+        Opcode::Approx {
             f: Approx::Ex2 | Approx::Tanh,
             ty,
         } => matches!(ty, Ty::F32 | Ty::F16 | Ty::F16x2),
-        Op::Approx { ty, .. } => ty == Ty::F32,
-        Op::SqrtRn { ty } | Op::RcpRn { ty } => matches!(ty, Ty::F32 | Ty::F64),
-        Op::And { ty } | Op::Or { ty } | Op::Xor { ty } | Op::Not { ty } => {
+        Opcode::Approx { ty, .. } => ty == Ty::F32,
+        Opcode::SqrtRn { ty } | Opcode::RcpRn { ty } => matches!(ty, Ty::F32 | Ty::F64),
+        Opcode::And { ty } | Opcode::Or { ty } | Opcode::Xor { ty } | Opcode::Not { ty } => {
             int(ty) || ty == Ty::Pred
         }
-        Op::Shl { ty } | Op::Shr { ty } => int(ty),
-        Op::Bfe { ty } | Op::Bfi { ty } => int(ty) && ty.bits() >= 32,
-        Op::Popc { ty } | Op::Clz { ty } => int(ty) && ty.bits() >= 32,
-        Op::Setp { ty, .. } => int(ty) || ty.is_float(),
-        Op::Selp { ty } => ty != Ty::Pred,
-        Op::CvtPack { ty } => pair(ty),
-        Op::Shfl { ty, .. } => ty.bits() == 32,
-        Op::Redux { f, ty } => {
+        Opcode::Shl { ty } | Opcode::Shr { ty } => int(ty),
+        Opcode::Bfe { ty } | Opcode::Bfi { ty } => int(ty) && ty.bits() >= 32,
+        Opcode::Popc { ty } | Opcode::Clz { ty } => int(ty) && ty.bits() >= 32,
+        Opcode::Setp { ty, .. } => int(ty) || ty.is_float(),
+        Opcode::Selp { ty } => ty != Ty::Pred,
+        Opcode::CvtPack { ty } => pair(ty),
+        Opcode::Shfl { ty, .. } => ty.bits() == 32,
+        Opcode::Redux { f, ty } => {
             matches!(ty, Ty::U32 | Ty::I32) && !matches!(f, Rmw::Exch | Rmw::Cas)
         }
         _ => true,

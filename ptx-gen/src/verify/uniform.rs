@@ -13,7 +13,7 @@
 
 use super::Error;
 use crate::ir::{Address, Base, Imm, Inst, Kernel, Loc, Operand, Reg, Stmt};
-use crate::op::{Cmp, Op, Order, Shfl, Special, Vote};
+use crate::op::{Cmp, Opcode, Order, Shfl, Special, Vote};
 use crate::table::row_of;
 
 /// Who agrees on a value, best first.
@@ -100,7 +100,7 @@ impl Analysis<'_> {
                         self.rendezvous(inst, flow)?;
                     }
                     self.inst(inst, flow);
-                    if inst.op == Op::Exit {
+                    if inst.op == Opcode::Exit {
                         let level = inst
                             .guard
                             .map_or(flow.level, |(r, _)| flow.level.max(self.level(r)));
@@ -138,10 +138,10 @@ impl Analysis<'_> {
     fn inst(&mut self, inst: &Inst, flow: Flow) {
         let guard = inst.guard.map_or(Level::Block, |(r, _)| self.level(r));
         let level = match inst.op {
-            Op::AssumeUniform => Level::Block,
+            Opcode::AssumeUniform => Level::Block,
             _ => self.result(inst).max(flow.level).max(guard),
         };
-        let is_thread_x = inst.op == Op::Special(Special::Tid(0));
+        let is_thread_x = inst.op == Opcode::Special(Special::Tid(0));
         for d in &inst.dst {
             let slot = &mut self.levels[d.0 as usize];
             if level > *slot {
@@ -161,31 +161,31 @@ impl Analysis<'_> {
             .max()
             .unwrap_or(Level::Block);
         match inst.op {
-            Op::Special(s) => match s {
+            Opcode::Special(s) => match s {
                 Special::Tid(_) | Special::Laneid | Special::Clock | Special::GlobalTimer => {
                     Level::Thread
                 }
                 Special::Warpid => Level::Warp,
                 _ => Level::Block,
             },
-            Op::Shr { .. } if self.splits_warps(inst, |n| n >= 5) => Level::Warp,
-            Op::And { .. } if self.splits_warps(inst, |mask| mask % 32 == 0) => Level::Warp,
-            Op::Setp {
+            Opcode::Shr { .. } if self.splits_warps(inst, |n| n >= 5) => Level::Warp,
+            Opcode::And { .. } if self.splits_warps(inst, |mask| mask % 32 == 0) => Level::Warp,
+            Opcode::Setp {
                 cmp: Cmp::Lt | Cmp::Ge,
                 ..
             } if self.splits_warps(inst, |n| n % 32 == 0) => Level::Warp,
-            Op::Setp {
+            Opcode::Setp {
                 cmp: Cmp::Le | Cmp::Gt,
                 ..
             } if self.splits_warps(inst, |n| n % 32 == 31) => Level::Warp,
-            Op::Ld { order, .. } if order != Order::Weak => Level::Thread,
-            Op::Vote {
+            Opcode::Ld { order, .. } if order != Order::Weak => Level::Thread,
+            Opcode::Vote {
                 f: Vote::All | Vote::Any | Vote::Ballot,
             } => match inst.src.first() {
                 Some(o) if self.operand(o) == Level::Block => Level::Block,
                 _ => Level::Warp,
             },
-            Op::Shfl {
+            Opcode::Shfl {
                 mode: Shfl::Idx, ..
             } if inst
                 .src
@@ -194,13 +194,16 @@ impl Analysis<'_> {
             {
                 sources.min(Level::Warp)
             }
-            Op::Redux { .. } => Level::Warp,
-            Op::Atom { .. } | Op::ActiveMask | Op::ElectSync | Op::Mma(_) | Op::Ldmatrix { .. } => {
-                Level::Thread
-            }
-            Op::Movmatrix | Op::MatchAny | Op::MbarrierTryWait | Op::MbarrierTestWait => {
-                Level::Thread
-            }
+            Opcode::Redux { .. } => Level::Warp,
+            Opcode::Atom { .. }
+            | Opcode::ActiveMask
+            | Opcode::ElectSync
+            | Opcode::Mma(_)
+            | Opcode::Ldmatrix { .. } => Level::Thread,
+            Opcode::Movmatrix
+            | Opcode::MatchAny
+            | Opcode::MbarrierTryWait
+            | Opcode::MbarrierTestWait => Level::Thread,
             _ => sources,
         }
     }
@@ -229,19 +232,22 @@ impl Analysis<'_> {
     /// Refuses an instruction that waits for threads which may not come.
     fn rendezvous(&self, inst: &Inst, flow: Flow) -> Result<(), Error> {
         let (group, worst) = match inst.op {
-            Op::BarSync => ("block", Level::Block),
-            Op::BarSyncN { id, threads }
+            Opcode::BarSync => ("block", Level::Block),
+            Opcode::BarSyncN { id, threads }
                 if u32::from(threads) == self.k.threads() && self.split_barriers >> id & 1 == 0 =>
             {
                 ("block", Level::Block)
             }
-            Op::BarSyncN { .. } | Op::BarArrive { .. } | Op::Mma(_) | Op::Movmatrix => {
-                ("warp", Level::Warp)
-            }
-            Op::Ldmatrix { .. } | Op::Stmatrix { .. } => ("warp", Level::Warp),
-            Op::BarWarpSync if whole_warp(inst, 0) => ("warp", Level::Warp),
-            Op::Shfl { .. } if whole_warp(inst, 3) => ("warp", Level::Warp),
-            Op::Vote { .. } | Op::Redux { .. } | Op::MatchAny if whole_warp(inst, 1) => {
+            Opcode::BarSyncN { .. }
+            | Opcode::BarArrive { .. }
+            | Opcode::Mma(_)
+            | Opcode::Movmatrix => ("warp", Level::Warp),
+            Opcode::Ldmatrix { .. } | Opcode::Stmatrix { .. } => ("warp", Level::Warp),
+            Opcode::BarWarpSync if whole_warp(inst, 0) => ("warp", Level::Warp),
+            Opcode::Shfl { .. } if whole_warp(inst, 3) => ("warp", Level::Warp),
+            Opcode::Vote { .. } | Opcode::Redux { .. } | Opcode::MatchAny
+                if whole_warp(inst, 1) =>
+            {
                 ("warp", Level::Warp)
             }
             _ => return Ok(()),
@@ -263,7 +269,7 @@ impl Analysis<'_> {
 fn split_barriers(k: &Kernel) -> u16 {
     let mut ids = 0;
     k.for_each_inst(|inst| {
-        if let Op::BarArrive { id, .. } = inst.op {
+        if let Opcode::BarArrive { id, .. } = inst.op {
             ids |= 1 << (id % 16);
         }
     });
@@ -278,7 +284,7 @@ fn whole_warp(inst: &Inst, i: usize) -> bool {
 /// Whether some thread may end inside.
 fn ends_threads(stmts: &[Stmt]) -> bool {
     stmts.iter().any(|stmt| match stmt {
-        Stmt::Inst(inst) => inst.op == Op::Exit,
+        Stmt::Inst(inst) => inst.op == Opcode::Exit,
         Stmt::If(branch) => ends_threads(&branch.then) || ends_threads(&branch.otherwise),
         Stmt::Loop(l) => ends_threads(&l.body),
         Stmt::Comment(_) => false,

@@ -1,6 +1,6 @@
 //! Attention over a paged cache, against f64 softmaxes over the same rounded keys and values.
 
-use gannet_ptx_gen::interp::Arg;
+use gannet_ptx_gen::interp::LaunchArg;
 use gannet_ptx_gen::kernels::{
     AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionShape, AttentionSpec,
     KvType, RopeKind,
@@ -472,7 +472,7 @@ impl Case {
         let [x, y, z] = spec.grid(self.rows());
         self.launch([x + more, y, z], 64, 64)
             .floats(self.expected(), nmse)
-            .scalar(Arg::U32(self.rows()))
+            .scalar(LaunchArg::U32(self.rows()))
     }
 
     /// Attention and, with several splits, their merge pass.

@@ -1,6 +1,6 @@
 //! Products with packed weights, against f64 over the dequantised weights.
 
-use gannet_ptx_gen::interp::Arg;
+use gannet_ptx_gen::interp::LaunchArg;
 use gannet_ptx_gen::kernels::{
     Arithmetic, EmbedSpec, Epilogue, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, WeightFormat,
 };
@@ -308,7 +308,7 @@ impl Shape {
             if residual {
                 launch = launch.again(2);
             }
-            parts(launch, tokens).scalar(Arg::U32(tokens))
+            parts(launch, tokens).scalar(LaunchArg::U32(tokens))
         };
         tokens.iter().map(launch).collect()
     }
@@ -352,7 +352,7 @@ pub fn gemv_of_outliers(spec: GemvSpec) -> Trial {
     let values = w.times(&rounded(arithmetic, &x, x.len()), spec.rows as usize);
     let launch = Launch::new(spec.grid(1)).input(&w.packed).input(&x);
     let launch = launch.floats(values, nearness(arithmetic));
-    trial.launches = vec![launch.scalar(Arg::U32(1))];
+    trial.launches = vec![launch.scalar(LaunchArg::U32(1))];
     trial
 }
 
@@ -364,7 +364,7 @@ pub fn gemv_of(spec: &GemvSpec, w: &Weights, x: &[f32]) -> Trial {
         .input(&w.packed)
         .input(x)
         .output(4 * (tokens * spec.rows) as usize, End::Unchanged)
-        .scalar(Arg::U32(tokens));
+        .scalar(LaunchArg::U32(tokens));
     Trial {
         kernel: spec.kernel(),
         launches: vec![launch],
@@ -470,7 +470,7 @@ pub fn gemv_glu(spec: GemvGluSpec, tokens: &[u32], part: Part) -> Trial {
             .input(&up.packed)
             .input(&x)
             .output(4 * *n as usize * shape.rows, shape.end(values, looked_at))
-            .scalar(Arg::U32(*n))
+            .scalar(LaunchArg::U32(*n))
     };
     Trial {
         kernel: spec.kernel(),

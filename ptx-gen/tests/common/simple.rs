@@ -1,6 +1,6 @@
 //! Kernels that move or map rows, with their plain meaning.
 
-use gannet_ptx_gen::interp::Arg;
+use gannet_ptx_gen::interp::LaunchArg;
 use gannet_ptx_gen::kernels::{
     Activation, AddSpec, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, GluSpec, KvWriteSpec,
     LayerNormSpec, Map, MapSpec, NormAddNormSpec, RmsNormSpec, RopeKind, RopeSpec, StreamReadSpec,
@@ -24,7 +24,7 @@ pub fn add(target: Target, lengths: &[u32]) -> Trial {
         } else {
             launch.input(&a).input(&b).output(4 * a.len(), end)
         };
-        launch.scalar(Arg::U32(*n))
+        launch.scalar(LaunchArg::U32(*n))
     };
     Trial {
         kernel: spec.kernel(),
@@ -54,7 +54,7 @@ pub fn glu(target: Target, activation: Activation, lengths: &[u32]) -> Trial {
             .input(&g)
             .input(&u)
             .floats(g.iter().zip(&u).map(product).collect(), 1e-12)
-            .scalar(Arg::U32(*n))
+            .scalar(LaunchArg::U32(*n))
     };
     let gate = [-1e30f32, -200.0, -90.0, 90.0, 200.0, 1e30, 0.0, -0.0];
     let end = End::Each {
@@ -66,7 +66,7 @@ pub fn glu(target: Target, activation: Activation, lengths: &[u32]) -> Trial {
         .input(&gate)
         .input(&[1f32; 8])
         .output(32, end)
-        .scalar(Arg::U32(8));
+        .scalar(LaunchArg::U32(8));
     Trial {
         kernel: spec.kernel(),
         launches: lengths.iter().map(launch).chain([extremes]).collect(),
@@ -99,7 +99,7 @@ pub fn map(target: Target, map: Map, lengths: &[u32]) -> Trial {
         } else {
             launch.input(&x).floats(values, 1e-12)
         };
-        launch.scalar(Arg::U32(*n))
+        launch.scalar(LaunchArg::U32(*n))
     };
     let extremes = [-1e30f32, -200.0, 200.0, 1e30, 0.0, -0.0];
     let end = End::Each {
@@ -110,7 +110,7 @@ pub fn map(target: Target, map: Map, lengths: &[u32]) -> Trial {
     let extremes = Launch::new(spec.grid(6))
         .input(&extremes)
         .output(24, end)
-        .scalar(Arg::U32(6));
+        .scalar(LaunchArg::U32(6));
     Trial {
         kernel: spec.kernel(),
         launches: (lengths.iter().enumerate().map(launch))
@@ -530,7 +530,7 @@ pub fn stream_read(target: Target) -> Trial {
         Launch::new([blocks as u32, 1, 1])
             .input(&data)
             .in_out(&[7u32], End::Bytes([sink].bytes()))
-            .scalar(Arg::U64(n16 as u64))
+            .scalar(LaunchArg::U64(n16 as u64))
     };
     // Whole and ragged turns, and none at all.
     let quiet = [0, 1, 2047, 2048, 6144 + 300, 7000];

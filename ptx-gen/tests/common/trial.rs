@@ -1,7 +1,7 @@
 //! A kernel with launches whose results are known. Kernel tests run it as it is; the mutation
 //! test runs the same launches on changed kernels, so that both mean the same by "right".
 
-use gannet_ptx_gen::interp::{Arg, Memory, Options, Prepared, Stats};
+use gannet_ptx_gen::interp::{InterpStats, LaunchArg, Memory, Options, Prepared};
 use gannet_ptx_gen::ir::Kernel;
 
 /// A kernel and what it must do.
@@ -18,7 +18,7 @@ pub struct Launch {
 }
 
 enum Argument {
-    Scalar(Arg),
+    Scalar(LaunchArg),
     Buffer(Buffer),
     /// The buffer of an earlier argument.
     Again(usize),
@@ -109,7 +109,7 @@ impl Launch {
         self
     }
 
-    pub fn scalar(mut self, value: Arg) -> Launch {
+    pub fn scalar(mut self, value: LaunchArg) -> Launch {
         self.arguments.push(Argument::Scalar(value));
         self
     }
@@ -155,9 +155,9 @@ impl Launch {
         &self,
         kernel: &Prepared,
         options: &Options,
-    ) -> Result<(Vec<Vec<u8>>, Stats), String> {
+    ) -> Result<(Vec<Vec<u8>>, InterpStats), String> {
         let mut memory = Memory::new();
-        let mut args: Vec<Arg> = Vec::new();
+        let mut args: Vec<LaunchArg> = Vec::new();
         let mut buffers = Vec::new();
         for argument in &self.arguments {
             args.push(match argument {
@@ -169,11 +169,11 @@ impl Launch {
                         Start::Poisoned(len) => (memory.alloc_poisoned(*len as u64), *len),
                     };
                     buffers.push((at, len));
-                    Arg::U64(at)
+                    LaunchArg::U64(at)
                 }
             });
         }
-        let mut stats = Stats::default();
+        let mut stats = InterpStats::default();
         for _ in 0..self.turns {
             let launched = kernel.launch(self.grid, &args, &memory, options);
             stats = launched.map_err(|fault| fault.to_string())?;
@@ -184,7 +184,7 @@ impl Launch {
     }
 
     /// Runs the kernel and says what is wrong with the outcome.
-    pub fn check(&self, kernel: &Prepared, options: &Options) -> Result<Stats, String> {
+    pub fn check(&self, kernel: &Prepared, options: &Options) -> Result<InterpStats, String> {
         let (contents, stats) = self.run(kernel, options)?;
         let buffers = self.arguments.iter().filter_map(|a| match a {
             Argument::Buffer(buffer) => Some(buffer),

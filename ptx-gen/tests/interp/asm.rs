@@ -1,11 +1,11 @@
 //! A few lines of sugar for writing kernels in the IR.
 
-use gannet_ptx_gen::interp::{Arg, Fault, Memory, Options, Prepared, Stats};
+use gannet_ptx_gen::interp::{Fault, InterpStats, LaunchArg, Memory, Options, Prepared};
 use gannet_ptx_gen::ir::{
     Address, Base, If, Imm, Inst, Kernel, Loc, Loop, Operand, Param, Reg, RegInfo, SharedDecl,
     Stmt, Ty,
 };
-use gannet_ptx_gen::op::{Cache, Op, Order, Space, Special};
+use gannet_ptx_gen::op::{Cache, Opcode, Order, Space, Special};
 use gannet_ptx_gen::target::Target;
 
 /// A kernel being written. Parameters are U64 addresses unless said otherwise.
@@ -42,12 +42,12 @@ impl Asm {
     pub(crate) fn var(&mut self, ty: Ty, value: Imm) -> Reg {
         let reg = self.reg(ty);
         self.kernel.regs[reg.0 as usize].mutable = true;
-        self.emit(Op::Mov { ty }, &[reg], &[value.into()]);
+        self.emit(Opcode::Mov { ty }, &[reg], &[value.into()]);
         reg
     }
 
     #[track_caller]
-    pub(crate) fn emit(&mut self, op: Op, dst: &[Reg], src: &[Operand]) {
+    pub(crate) fn emit(&mut self, op: Opcode, dst: &[Reg], src: &[Operand]) {
         self.emit_if(None, op, dst, src);
     }
 
@@ -55,7 +55,7 @@ impl Asm {
     pub(crate) fn emit_if(
         &mut self,
         guard: Option<(Reg, bool)>,
-        op: Op,
+        op: Opcode,
         dst: &[Reg],
         src: &[Operand],
     ) {
@@ -71,7 +71,7 @@ impl Asm {
 
     /// Emits an instruction with one result.
     #[track_caller]
-    pub(crate) fn get(&mut self, op: Op, ty: Ty, src: &[Operand]) -> Reg {
+    pub(crate) fn get(&mut self, op: Opcode, ty: Ty, src: &[Operand]) -> Reg {
         let d = self.reg(ty);
         self.emit(op, &[d], src);
         d
@@ -135,7 +135,7 @@ impl Asm {
             base: Base::Param(index),
             offset: 0,
         });
-        self.get(Op::LoadParam { ty: Ty::U64 }, Ty::U64, &[at])
+        self.get(Opcode::LoadParam { ty: Ty::U64 }, Ty::U64, &[at])
     }
 
     pub(crate) fn shared(&mut self, bytes: u32) -> u32 {
@@ -151,12 +151,12 @@ impl Asm {
     }
 
     pub(crate) fn tid(&mut self) -> Reg {
-        self.get(Op::Special(Special::Tid(0)), Ty::U32, &[])
+        self.get(Opcode::Special(Special::Tid(0)), Ty::U32, &[])
     }
 
     /// base + 4 * index, in global memory.
     pub(crate) fn element(&mut self, base: Reg, index: Reg) -> Reg {
-        let op = Op::MadWide { ty: Ty::U32 };
+        let op = Opcode::MadWide { ty: Ty::U32 };
         self.get(
             op,
             Ty::U64,
@@ -166,7 +166,7 @@ impl Asm {
 
     #[track_caller]
     pub(crate) fn load(&mut self, ty: Ty, address: Reg) -> Reg {
-        let op = Op::Ld {
+        let op = Opcode::Ld {
             space: Space::Global,
             ty,
             vec: 1,
@@ -178,7 +178,7 @@ impl Asm {
 
     #[track_caller]
     pub(crate) fn store(&mut self, ty: Ty, address: Reg, offset: i32, value: impl Into<Operand>) {
-        let op = Op::St {
+        let op = Opcode::St {
             space: Space::Global,
             ty,
             vec: 1,
@@ -215,16 +215,16 @@ pub(crate) fn imm(ty: Ty, bits: u64) -> Operand {
 /// Runs a kernel on one block, unverified: many here are wrong on purpose.
 pub(crate) fn with_options(
     kernel: &Kernel,
-    args: &[Arg],
+    args: &[LaunchArg],
     memory: &Memory,
     options: &Options,
-) -> Result<Stats, Fault> {
+) -> Result<InterpStats, Fault> {
     Prepared::unverified(kernel)?.launch([1, 1, 1], args, memory, options)
 }
 
 /// Runs a kernel on one block.
-pub(crate) fn run(kernel: &Kernel, args: &[u64], memory: &Memory) -> Result<Stats, Fault> {
-    let args: Vec<Arg> = args.iter().map(|a| Arg::U64(*a)).collect();
+pub(crate) fn run(kernel: &Kernel, args: &[u64], memory: &Memory) -> Result<InterpStats, Fault> {
+    let args: Vec<LaunchArg> = args.iter().map(|a| LaunchArg::U64(*a)).collect();
     with_options(kernel, &args, memory, &Options::default())
 }
 
@@ -238,7 +238,7 @@ fn held(ty: Ty) -> Ty {
 }
 
 /// The results of one instruction on constants, as 64-bit words; predicates as 0 and 1.
-pub(crate) fn eval_all(op: Op, dst: &[Ty], src: &[Operand]) -> Vec<u64> {
+pub(crate) fn eval_all(op: Opcode, dst: &[Ty], src: &[Operand]) -> Vec<u64> {
     let mut a = Asm::new(32);
     let out = a.pointer();
     let results: Vec<Reg> = dst.iter().map(|ty| a.reg(*ty)).collect();
@@ -247,7 +247,7 @@ pub(crate) fn eval_all(op: Op, dst: &[Ty], src: &[Operand]) -> Vec<u64> {
         let value = match ty {
             Ty::Pred => {
                 let pick = [Imm::u32(1).into(), Imm::u32(0).into(), (*d).into()];
-                a.get(Op::Selp { ty: Ty::U32 }, Ty::U32, &pick)
+                a.get(Opcode::Selp { ty: Ty::U32 }, Ty::U32, &pick)
             }
             _ => *d,
         };
@@ -261,6 +261,6 @@ pub(crate) fn eval_all(op: Op, dst: &[Ty], src: &[Operand]) -> Vec<u64> {
 }
 
 /// The single result of one instruction on constants.
-pub(crate) fn eval(op: Op, dst: Ty, src: &[Operand]) -> u64 {
+pub(crate) fn eval(op: Opcode, dst: Ty, src: &[Operand]) -> u64 {
     eval_all(op, &[dst], src)[0]
 }

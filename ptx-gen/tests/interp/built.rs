@@ -1,6 +1,6 @@
 //! Whole kernels written with the builder, against the same computation in Rust.
 
-use gannet_ptx_gen::interp::{Arg, FaultKind, Memory, Options, launch};
+use gannet_ptx_gen::interp::{FaultKind, LaunchArg, Memory, Options, launch};
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::target::Target;
 use half::f16;
@@ -35,7 +35,7 @@ fn softmax_of_rows() {
     launch(
         &kernel,
         [rows, 1, 1],
-        &[Arg::U64(at)],
+        &[LaunchArg::U64(at)],
         &memory,
         &Options::default(),
     )
@@ -128,7 +128,7 @@ fn run_product(waits: bool) -> Result<Vec<f32>, gannet_ptx_gen::interp::Fault> {
     launch(
         &kernel,
         [1, 1, 1],
-        &args.map(Arg::U64),
+        &args.map(LaunchArg::U64),
         &memory,
         &Options::default(),
     )?;
@@ -176,7 +176,7 @@ fn loops_of_a_different_length_in_each_thread() {
     launch(
         &kernel,
         [1, 1, 1],
-        &[Arg::U64(out)],
+        &[LaunchArg::U64(out)],
         &memory,
         &Options::default(),
     )
@@ -216,7 +216,7 @@ fn the_read_only_path_may_not_read_what_the_launch_wrote() {
         launch(
             kernel,
             [1, 1, 1],
-            &[Arg::U64(x), Arg::U64(y)],
+            &[LaunchArg::U64(x), LaunchArg::U64(y)],
             &memory,
             &Options::default(),
         )

@@ -1,8 +1,8 @@
 //! Divergence, loops, exits, barriers and blocks that wait for each other.
 
-use gannet_ptx_gen::interp::{Arg, Memory, Options, launch};
+use gannet_ptx_gen::interp::{LaunchArg, Memory, Options, launch};
 use gannet_ptx_gen::ir::{Imm, Operand, Ty};
-use gannet_ptx_gen::op::{Cache, Cmp, Op, Order, Rmw, Scope, Space, Special};
+use gannet_ptx_gen::op::{Cache, Cmp, Opcode, Order, Rmw, Scope, Space, Special};
 
 use crate::asm::{Asm, at, in_shared, run};
 
@@ -27,24 +27,37 @@ fn nested_branches_in_a_loop_of_uneven_length() {
     let tid = a.tid();
     let acc = a.var(U32, Imm::u32(0));
     let i = a.var(U32, Imm::u32(0));
-    let low = a.get(Op::And { ty: U32 }, U32, &[tid.into(), Imm::u32(1).into()]);
+    let low = a.get(
+        Opcode::And { ty: U32 },
+        U32,
+        &[tid.into(), Imm::u32(1).into()],
+    );
     let odd = a.get(
-        Op::Setp {
+        Opcode::Setp {
             cmp: Cmp::Ne,
             ty: U32,
         },
         Ty::Pred,
         &[low.into(), Imm::u32(0).into()],
     );
-    let add =
-        |a: &mut Asm, to, n| a.emit(Op::Add { ty: U32 }, &[to], &[to.into(), Imm::u32(n).into()]);
+    let add = |a: &mut Asm, to, n| {
+        a.emit(
+            Opcode::Add { ty: U32 },
+            &[to],
+            &[to.into(), Imm::u32(n).into()],
+        )
+    };
     a.repeat(|a| {
         a.if_else(
             odd,
             |a| {
-                let low = a.get(Op::And { ty: U32 }, U32, &[i.into(), Imm::u32(1).into()]);
+                let low = a.get(
+                    Opcode::And { ty: U32 },
+                    U32,
+                    &[i.into(), Imm::u32(1).into()],
+                );
                 let odd = a.get(
-                    Op::Setp {
+                    Opcode::Setp {
                         cmp: Cmp::Ne,
                         ty: U32,
                     },
@@ -57,7 +70,7 @@ fn nested_branches_in_a_loop_of_uneven_length() {
         );
         add(a, i, 1);
         a.get(
-            Op::Setp {
+            Opcode::Setp {
                 cmp: Cmp::Le,
                 ty: U32,
             },
@@ -88,26 +101,30 @@ fn exited_threads_stay_out_and_barriers_do_not_wait_for_them() {
     a.store(U32, address, 0, Imm::u32(1));
     // The last warp leaves whole.
     let gone = a.get(
-        Op::Setp {
+        Opcode::Setp {
             cmp: Cmp::Ge,
             ty: U32,
         },
         Ty::Pred,
         &[tid.into(), Imm::u32(64).into()],
     );
-    a.emit_if(Some((gone, true)), Op::Exit, &[], &[]);
-    a.emit(Op::BarSync, &[], &[]);
+    a.emit_if(Some((gone, true)), Opcode::Exit, &[], &[]);
+    a.emit(Opcode::BarSync, &[], &[]);
     // Odd threads leave inside a branch.
-    let low = a.get(Op::And { ty: U32 }, U32, &[tid.into(), Imm::u32(1).into()]);
+    let low = a.get(
+        Opcode::And { ty: U32 },
+        U32,
+        &[tid.into(), Imm::u32(1).into()],
+    );
     let odd = a.get(
-        Op::Setp {
+        Opcode::Setp {
             cmp: Cmp::Eq,
             ty: U32,
         },
         Ty::Pred,
         &[low.into(), Imm::u32(1).into()],
     );
-    a.if_else(odd, |a| a.emit(Op::Exit, &[], &[]), |_| {});
+    a.if_else(odd, |a| a.emit(Opcode::Exit, &[], &[]), |_| {});
     a.store(U32, address, 0, Imm::u32(2));
     let expected: Vec<u32> = (0..96)
         .map(|t| if t < 64 && t % 2 == 0 { 2 } else { 1 })
@@ -122,19 +139,19 @@ fn block_reduction_through_shared_memory() {
     let out = a.pointer();
     let s = a.shared(1024);
     let tid = a.tid();
-    let base = a.get(Op::SharedAddress, U32, &[in_shared(s, 0)]);
+    let base = a.get(Opcode::SharedAddress, U32, &[in_shared(s, 0)]);
     let mine = a.get(
-        Op::MadLo { ty: U32 },
+        Opcode::MadLo { ty: U32 },
         U32,
         &[tid.into(), Imm::u32(4).into(), base.into()],
     );
-    let st = Op::St {
+    let st = Opcode::St {
         space: Space::Shared,
         ty: U32,
         vec: 1,
         order: Order::Weak,
     };
-    let ld = Op::Ld {
+    let ld = Opcode::Ld {
         space: Space::Shared,
         ty: U32,
         vec: 1,
@@ -144,9 +161,9 @@ fn block_reduction_through_shared_memory() {
     a.emit(st, &[], &[at(mine, 0), tid.into()]);
     let step = a.var(U32, Imm::u32(128));
     a.repeat(|a| {
-        a.emit(Op::BarSync, &[], &[]);
+        a.emit(Opcode::BarSync, &[], &[]);
         let active = a.get(
-            Op::Setp {
+            Opcode::Setp {
                 cmp: Cmp::Lt,
                 ty: U32,
             },
@@ -157,24 +174,24 @@ fn block_reduction_through_shared_memory() {
             active,
             |a| {
                 let other = a.get(
-                    Op::MadLo { ty: U32 },
+                    Opcode::MadLo { ty: U32 },
                     U32,
                     &[step.into(), Imm::u32(4).into(), mine.into()],
                 );
                 let x = a.get(ld, U32, &[at(mine, 0)]);
                 let y = a.get(ld, U32, &[at(other, 0)]);
-                let sum = a.get(Op::Add { ty: U32 }, U32, &[x.into(), y.into()]);
+                let sum = a.get(Opcode::Add { ty: U32 }, U32, &[x.into(), y.into()]);
                 a.emit(st, &[], &[at(mine, 0), sum.into()]);
             },
             |_| {},
         );
         a.emit(
-            Op::Shr { ty: U32 },
+            Opcode::Shr { ty: U32 },
             &[step],
             &[step.into(), Imm::u32(1).into()],
         );
         a.get(
-            Op::Setp {
+            Opcode::Setp {
                 cmp: Cmp::Gt,
                 ty: U32,
             },
@@ -182,7 +199,7 @@ fn block_reduction_through_shared_memory() {
             &[step.into(), Imm::u32(0).into()],
         )
     });
-    a.emit(Op::BarSync, &[], &[]);
+    a.emit(Opcode::BarSync, &[], &[]);
     let total = a.get(ld, U32, &[in_shared(s, 0)]);
     let address = a.element(out, tid);
     a.store(U32, address, 0, total);
@@ -195,15 +212,15 @@ fn producers_arrive_and_consumers_wait_at_a_named_barrier() {
     let out = a.pointer();
     let s = a.shared(128);
     let tid = a.tid();
-    let lane = a.get(Op::Special(Special::Laneid), U32, &[]);
-    let base = a.get(Op::SharedAddress, U32, &[in_shared(s, 0)]);
+    let lane = a.get(Opcode::Special(Special::Laneid), U32, &[]);
+    let base = a.get(Opcode::SharedAddress, U32, &[in_shared(s, 0)]);
     let cell = a.get(
-        Op::MadLo { ty: U32 },
+        Opcode::MadLo { ty: U32 },
         U32,
         &[lane.into(), Imm::u32(4).into(), base.into()],
     );
     let consumer = a.get(
-        Op::Setp {
+        Opcode::Setp {
             cmp: Cmp::Lt,
             ty: U32,
         },
@@ -214,8 +231,8 @@ fn producers_arrive_and_consumers_wait_at_a_named_barrier() {
     a.if_else(
         consumer,
         |a| {
-            a.emit(Op::BarSyncN { id: 1, threads: 64 }, &[], &[]);
-            let ld = Op::Ld {
+            a.emit(Opcode::BarSyncN { id: 1, threads: 64 }, &[], &[]);
+            let ld = Opcode::Ld {
                 space: Space::Shared,
                 ty: U32,
                 vec: 1,
@@ -226,14 +243,14 @@ fn producers_arrive_and_consumers_wait_at_a_named_barrier() {
             a.store(U32, address, 0, x);
         },
         |a| {
-            let st = Op::St {
+            let st = Opcode::St {
                 space: Space::Shared,
                 ty: U32,
                 vec: 1,
                 order: Order::Weak,
             };
             a.emit(st, &[], &[at(cell, 0), tid.into()]);
-            a.emit(Op::BarArrive { id: 1, threads: 64 }, &[], &[]);
+            a.emit(Opcode::BarArrive { id: 1, threads: 64 }, &[], &[]);
             a.store(U32, address, 0, Imm::u32(0));
         },
     );
@@ -247,7 +264,7 @@ fn atomics_count_every_lane_and_blocks_may_wait_for_each_other() {
     let blocks = 20;
     let mut a = Asm::new(64);
     let out = a.pointer();
-    let add = Op::Red {
+    let add = Opcode::Red {
         space: Space::Global,
         f: Rmw::Add,
         ty: U32,
@@ -256,7 +273,7 @@ fn atomics_count_every_lane_and_blocks_may_wait_for_each_other() {
     a.emit(add, &[], &[at(out, 0), Imm::u32(1).into()]);
     a.repeat(|a| {
         let order = Order::Acquire(Scope::Gpu);
-        let ld = Op::Ld {
+        let ld = Opcode::Ld {
             space: Space::Global,
             ty: U32,
             vec: 1,
@@ -265,7 +282,7 @@ fn atomics_count_every_lane_and_blocks_may_wait_for_each_other() {
         };
         let seen = a.get(ld, U32, &[at(out, 0)]);
         a.get(
-            Op::Setp {
+            Opcode::Setp {
                 cmp: Cmp::Lt,
                 ty: U32,
             },
@@ -280,7 +297,7 @@ fn atomics_count_every_lane_and_blocks_may_wait_for_each_other() {
     let stats = launch(
         &kernel,
         [blocks, 1, 1],
-        &[Arg::U64(out)],
+        &[LaunchArg::U64(out)],
         &memory,
         &Options::default(),
     )
@@ -299,16 +316,16 @@ fn a_seed_shuffles_the_warps_and_barriers_still_hold() {
     let out = a.pointer();
     let s = a.shared(4);
     let tid = a.tid();
-    let lane = a.get(Op::Special(Special::Laneid), U32, &[]);
+    let lane = a.get(Opcode::Special(Special::Laneid), U32, &[]);
     let zero = |a: &mut Asm, x| {
-        let test = Op::Setp {
+        let test = Opcode::Setp {
             cmp: Cmp::Eq,
             ty: U32,
         };
         a.get(test, Ty::Pred, &[Operand::Reg(x), Imm::u32(0).into()])
     };
     let (thread_0, lane_0) = (zero(&mut a, tid), zero(&mut a, lane));
-    let st = Op::St {
+    let st = Opcode::St {
         space: Space::Shared,
         ty: U32,
         vec: 1,
@@ -320,9 +337,9 @@ fn a_seed_shuffles_the_warps_and_barriers_still_hold() {
         &[],
         &[in_shared(s, 0), Imm::u32(0).into()],
     );
-    a.emit(Op::BarSync, &[], &[]);
+    a.emit(Opcode::BarSync, &[], &[]);
     let order = Order::Relaxed(Scope::Cta);
-    let take = Op::Atom {
+    let take = Opcode::Atom {
         space: Space::Shared,
         f: Rmw::Add,
         ty: U32,
@@ -335,8 +352,8 @@ fn a_seed_shuffles_the_warps_and_barriers_still_hold() {
         &[ticket],
         &[in_shared(s, 0), Imm::u32(1).into()],
     );
-    a.emit(Op::BarSync, &[], &[]);
-    let ld = Op::Ld {
+    a.emit(Opcode::BarSync, &[], &[]);
+    let ld = Opcode::Ld {
         space: Space::Shared,
         ty: U32,
         vec: 1,
@@ -346,7 +363,7 @@ fn a_seed_shuffles_the_warps_and_barriers_still_hold() {
     let taken = a.get(ld, U32, &[in_shared(s, 0)]);
     let address = a.element(out, tid);
     a.store(U32, address, 0, taken);
-    let store = Op::St {
+    let store = Opcode::St {
         space: Space::Global,
         ty: U32,
         vec: 1,
@@ -366,7 +383,14 @@ fn a_seed_shuffles_the_warps_and_barriers_still_hold() {
             shuffle,
             ..Options::default()
         };
-        launch(&kernel, [1, 1, 1], &[Arg::U64(out)], &memory, &options).expect("no fault");
+        launch(
+            &kernel,
+            [1, 1, 1],
+            &[LaunchArg::U64(out)],
+            &memory,
+            &options,
+        )
+        .expect("no fault");
         let words: Vec<u32> = memory.read(out, 512).expect("in bounds");
         assert_eq!(words[..256], [8; 256]);
         words[256..].iter().copied().step_by(32).collect::<Vec<_>>()
@@ -380,12 +404,12 @@ fn a_seed_shuffles_the_warps_and_barriers_still_hold() {
 fn block_indices_cover_the_grid() {
     let mut a = Asm::new(1);
     let out = a.pointer();
-    let mut index = a.get(Op::Special(Special::Ctaid(2)), U32, &[]);
+    let mut index = a.get(Opcode::Special(Special::Ctaid(2)), U32, &[]);
     for axis in [1, 0] {
-        let n = a.get(Op::Special(Special::Nctaid(axis)), U32, &[]);
-        let at = a.get(Op::Special(Special::Ctaid(axis)), U32, &[]);
+        let n = a.get(Opcode::Special(Special::Nctaid(axis)), U32, &[]);
+        let at = a.get(Opcode::Special(Special::Ctaid(axis)), U32, &[]);
         index = a.get(
-            Op::MadLo { ty: U32 },
+            Opcode::MadLo { ty: U32 },
             U32,
             &[index.into(), n.into(), at.into()],
         );
@@ -398,7 +422,7 @@ fn block_indices_cover_the_grid() {
     launch(
         &kernel,
         [2, 3, 5],
-        &[Arg::U64(out)],
+        &[LaunchArg::U64(out)],
         &memory,
         &Options::default(),
     )

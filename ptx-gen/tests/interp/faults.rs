@@ -1,8 +1,8 @@
 //! Broken kernels and what they are told.
 
-use gannet_ptx_gen::interp::{Arg, Fault, FaultKind, Memory, Options, launch};
+use gannet_ptx_gen::interp::{Fault, FaultKind, LaunchArg, Memory, Options, launch};
 use gannet_ptx_gen::ir::{Imm, Ty};
-use gannet_ptx_gen::op::{Cache, Cmp, Op, Order, Space};
+use gannet_ptx_gen::op::{Cache, Cmp, Opcode, Order, Space};
 
 use crate::asm::{Asm, at, in_shared, run, with_options};
 
@@ -54,7 +54,7 @@ fn null_and_misaligned_addresses() {
         let p = a.pointer();
         let dst: Vec<_> = (0..4).map(|_| a.reg(Ty::U32)).collect();
         let cache = Cache::default();
-        let ld = Op::Ld {
+        let ld = Opcode::Ld {
             space: Space::Global,
             ty: Ty::U32,
             vec: 4,
@@ -107,7 +107,7 @@ fn unwritten_memory_is_noticed_where_it_is_tracked() {
 
     let mut a = Asm::new(4);
     let s = a.shared(16);
-    let ld = Op::Ld {
+    let ld = Opcode::Ld {
         space: Space::Shared,
         ty: Ty::U32,
         vec: 1,
@@ -131,14 +131,14 @@ fn shared_memory_ends_where_it_ends() {
     let mut a = Asm::new(32);
     let s = a.shared(64);
     let tid = a.tid();
-    let base = a.get(Op::SharedAddress, Ty::U32, &[in_shared(s, 0)]);
+    let base = a.get(Opcode::SharedAddress, Ty::U32, &[in_shared(s, 0)]);
     let cell = a.get(
-        Op::MadLo { ty: Ty::U32 },
+        Opcode::MadLo { ty: Ty::U32 },
         Ty::U32,
         &[tid.into(), Imm::u32(4).into(), base.into()],
     );
     a.emit(
-        Op::St {
+        Opcode::St {
             space: Space::Shared,
             ty: Ty::U32,
             vec: 1,
@@ -153,11 +153,11 @@ fn shared_memory_ends_where_it_ends() {
 
 #[test]
 fn divergent_barriers_and_shuffles() {
-    let half = |op: Op, src: fn() -> Vec<gannet_ptx_gen::ir::Operand>| {
+    let half = |op: Opcode, src: fn() -> Vec<gannet_ptx_gen::ir::Operand>| {
         let mut a = Asm::new(32);
         let tid = a.tid();
         let low = a.get(
-            Op::Setp {
+            Opcode::Setp {
                 cmp: Cmp::Lt,
                 ty: Ty::U32,
             },
@@ -167,7 +167,7 @@ fn divergent_barriers_and_shuffles() {
         a.if_else(
             low,
             |a| {
-                let dst: Vec<_> = if op == Op::BarSync {
+                let dst: Vec<_> = if op == Opcode::BarSync {
                     vec![]
                 } else {
                     vec![a.reg(Ty::U32)]
@@ -178,7 +178,7 @@ fn divergent_barriers_and_shuffles() {
         );
         refused(a, &[], &Memory::new())
     };
-    let fault = half(Op::BarSync, Vec::new);
+    let fault = half(Opcode::BarSync, Vec::new);
     assert_eq!(
         *fault.kind,
         FaultKind::Divergent {
@@ -186,7 +186,7 @@ fn divergent_barriers_and_shuffles() {
             needed: u32::MAX
         }
     );
-    let shuffle = Op::Shfl {
+    let shuffle = Opcode::Shfl {
         mode: gannet_ptx_gen::op::Shfl::Bfly,
         ty: Ty::U32,
     };
@@ -204,14 +204,14 @@ fn a_barrier_that_some_warps_never_reach_is_a_deadlock() {
     let mut a = Asm::new(64);
     let tid = a.tid();
     let low = a.get(
-        Op::Setp {
+        Opcode::Setp {
             cmp: Cmp::Lt,
             ty: Ty::U32,
         },
         Ty::Pred,
         &[tid.into(), Imm::u32(32).into()],
     );
-    let wait = |id| move |a: &mut Asm| a.emit(Op::BarSyncN { id, threads: 64 }, &[], &[]);
+    let wait = |id| move |a: &mut Asm| a.emit(Opcode::BarSyncN { id, threads: 64 }, &[], &[]);
     a.if_else(low, wait(1), wait(2));
     let fault = refused(a, &[], &Memory::new());
     let FaultKind::Deadlock { waiting } = &*fault.kind else {
@@ -224,7 +224,7 @@ fn a_barrier_that_some_warps_never_reach_is_a_deadlock() {
 fn an_endless_loop_ends() {
     let mut a = Asm::new(32);
     let yes = a.get(
-        Op::Mov { ty: Ty::Pred },
+        Opcode::Mov { ty: Ty::Pred },
         Ty::Pred,
         &[crate::asm::imm(Ty::Pred, 1)],
     );
@@ -251,14 +251,15 @@ fn arguments_must_fit_the_parameters() {
         a.finish()
     };
     let memory = Memory::new();
-    let with = |grid, args: &[Arg]| launch(&kernel(), grid, args, &memory, &Options::default());
-    assert!(with([1, 1, 1], &[Arg::U64(0)]).is_ok());
+    let with =
+        |grid, args: &[LaunchArg]| launch(&kernel(), grid, args, &memory, &Options::default());
+    assert!(with([1, 1, 1], &[LaunchArg::U64(0)]).is_ok());
     for (grid, args, word) in [
         ([1, 1, 1], vec![], "1 parameters, but 0 arguments"),
-        ([1, 1, 1], vec![Arg::U32(0)], "parameter p0 is u64"),
-        ([1, 1, 1], vec![Arg::F64(0.0)], "parameter p0 is u64"),
-        ([0, 1, 1], vec![Arg::U64(0)], "empty"),
-        ([1, 65536, 1], vec![Arg::U64(0)], "larger than"),
+        ([1, 1, 1], vec![LaunchArg::U32(0)], "parameter p0 is u64"),
+        ([1, 1, 1], vec![LaunchArg::F64(0.0)], "parameter p0 is u64"),
+        ([0, 1, 1], vec![LaunchArg::U64(0)], "empty"),
+        ([1, 65536, 1], vec![LaunchArg::U64(0)], "larger than"),
     ] {
         let fault = with(grid, &args).expect_err("a fault");
         assert!(fault.to_string().contains(word), "{fault}");
@@ -270,14 +271,14 @@ fn a_trap_is_a_fault_of_its_lane() {
     let mut a = Asm::new(32);
     let tid = a.tid();
     let seven = a.get(
-        Op::Setp {
+        Opcode::Setp {
             cmp: Cmp::Eq,
             ty: Ty::U32,
         },
         Ty::Pred,
         &[tid.into(), Imm::u32(7).into()],
     );
-    a.emit_if(Some((seven, true)), Op::Trap, &[], &[]);
+    a.emit_if(Some((seven, true)), Opcode::Trap, &[], &[]);
     let fault = refused(a, &[], &Memory::new());
     assert_eq!(*fault.kind, FaultKind::Trap);
     assert_eq!(fault.site.expect("a site").thread, [7, 0, 0]);

@@ -2,7 +2,7 @@
 
 use gannet_ptx_gen::interp::Memory;
 use gannet_ptx_gen::ir::{Imm, Kernel, Operand, Reg, Ty};
-use gannet_ptx_gen::op::{Cache, Mma, Op, Order, Space};
+use gannet_ptx_gen::op::{Cache, Mma, Opcode, Order, Space};
 use half::{bf16, f16};
 
 use crate::asm::{Asm, at, in_shared, run};
@@ -14,17 +14,17 @@ fn mma_kernel(shape: Mma) -> Kernel {
     let (input, output) = (a.pointer(), a.pointer());
     let tid = a.tid();
     let from = a.get(
-        Op::MadWide { ty: Ty::U32 },
+        Opcode::MadWide { ty: Ty::U32 },
         Ty::U64,
         &[tid.into(), Imm::u32(64).into(), input.into()],
     );
     let to = a.get(
-        Op::MadWide { ty: Ty::U32 },
+        Opcode::MadWide { ty: Ty::U32 },
         Ty::U64,
         &[tid.into(), Imm::u32(16).into(), output.into()],
     );
     let accumulator = shape.accumulator();
-    let ld = |ty| Op::Ld {
+    let ld = |ty| Opcode::Ld {
         space: Space::Global,
         ty,
         vec: 1,
@@ -38,7 +38,7 @@ fn mma_kernel(shape: Mma) -> Kernel {
         })
         .collect();
     let d: Vec<Reg> = (0..nc).map(|_| a.reg(accumulator)).collect();
-    a.emit(Op::Mma(shape), &d, &sources);
+    a.emit(Opcode::Mma(shape), &d, &sources);
     for (n, d) in d.iter().enumerate() {
         a.store(accumulator, to, 4 * n as i32, *d);
     }
@@ -184,19 +184,19 @@ fn ldmatrix_stmatrix_and_movmatrix() {
     let (input, output) = (a.pointer(), a.pointer());
     let s = a.shared(512);
     let tid = a.tid();
-    let base = a.get(Op::SharedAddress, Ty::U32, &[in_shared(s, 0)]);
+    let base = a.get(Opcode::SharedAddress, Ty::U32, &[in_shared(s, 0)]);
     let row = a.get(
-        Op::MadLo { ty: Ty::U32 },
+        Opcode::MadLo { ty: Ty::U32 },
         Ty::U32,
         &[tid.into(), Imm::u32(16).into(), base.into()],
     );
     let from = a.get(
-        Op::MadWide { ty: Ty::U32 },
+        Opcode::MadWide { ty: Ty::U32 },
         Ty::U64,
         &[tid.into(), Imm::u32(16).into(), input.into()],
     );
     for n in 0..4 {
-        let ld = Op::Ld {
+        let ld = Opcode::Ld {
             space: Space::Global,
             ty: Ty::U32,
             vec: 1,
@@ -204,7 +204,7 @@ fn ldmatrix_stmatrix_and_movmatrix() {
             cache: Cache::default(),
         };
         let x = a.get(ld, Ty::U32, &[at(from, 4 * n)]);
-        let st = Op::St {
+        let st = Opcode::St {
             space: Space::Shared,
             ty: Ty::U32,
             vec: 1,
@@ -212,10 +212,10 @@ fn ldmatrix_stmatrix_and_movmatrix() {
         };
         a.emit(st, &[], &[at(row, 4 * n), x.into()]);
     }
-    a.emit(Op::BarSync, &[], &[]);
+    a.emit(Opcode::BarSync, &[], &[]);
     let plain = [a.reg(Ty::U32), a.reg(Ty::U32)];
     a.emit(
-        Op::Ldmatrix {
+        Opcode::Ldmatrix {
             num: 2,
             trans: false,
         },
@@ -224,26 +224,26 @@ fn ldmatrix_stmatrix_and_movmatrix() {
     );
     let turned = [a.reg(Ty::U32), a.reg(Ty::U32)];
     a.emit(
-        Op::Ldmatrix {
+        Opcode::Ldmatrix {
             num: 2,
             trans: true,
         },
         &turned,
         &[at(row, 0)],
     );
-    let moved = a.get(Op::Movmatrix, Ty::U32, &[plain[0].into()]);
+    let moved = a.get(Opcode::Movmatrix, Ty::U32, &[plain[0].into()]);
     // Writing the transposed registers with .trans gives the tile back.
     a.emit(
-        Op::Stmatrix {
+        Opcode::Stmatrix {
             num: 2,
             trans: true,
         },
         &[],
         &[at(row, 0), turned[0].into(), turned[1].into()],
     );
-    a.emit(Op::BarSync, &[], &[]);
+    a.emit(Opcode::BarSync, &[], &[]);
     let again = a.get(
-        Op::Ldmatrix {
+        Opcode::Ldmatrix {
             num: 1,
             trans: false,
         },
@@ -251,7 +251,7 @@ fn ldmatrix_stmatrix_and_movmatrix() {
         &[at(row, 0)],
     );
     let to = a.get(
-        Op::MadWide { ty: Ty::U32 },
+        Opcode::MadWide { ty: Ty::U32 },
         Ty::U64,
         &[tid.into(), Imm::u32(24).into(), output.into()],
     );

@@ -1,16 +1,16 @@
 //! The race detector: what it must report, and correct programs that it must leave alone.
 
-use gannet_ptx_gen::interp::{Arg, Fault, FaultKind, Memory, Options, Stats};
+use gannet_ptx_gen::interp::{Fault, FaultKind, InterpStats, LaunchArg, Memory, Options};
 use gannet_ptx_gen::ir::{Imm, Operand, Reg, Ty};
-use gannet_ptx_gen::op::{Cache, Cmp, Op, Order, Rmw, Scope, Space};
+use gannet_ptx_gen::op::{Cache, Cmp, Opcode, Order, Rmw, Scope, Space};
 
 use crate::asm::{Asm, at, in_shared, with_options};
 
 const U32: Ty = Ty::U32;
 
-fn ld(ty: Ty) -> Op {
+fn ld(ty: Ty) -> Opcode {
     let cache = Cache::default();
-    Op::Ld {
+    Opcode::Ld {
         space: Space::Shared,
         ty,
         vec: 1,
@@ -19,8 +19,8 @@ fn ld(ty: Ty) -> Op {
     }
 }
 
-fn st(ty: Ty) -> Op {
-    Op::St {
+fn st(ty: Ty) -> Opcode {
+    Opcode::St {
         space: Space::Shared,
         ty,
         vec: 1,
@@ -28,12 +28,12 @@ fn st(ty: Ty) -> Op {
     }
 }
 
-fn verdict(a: Asm, args: &[u64], memory: &Memory) -> Result<Stats, Fault> {
-    let args: Vec<Arg> = args.iter().map(|a| Arg::U64(*a)).collect();
+fn verdict(a: Asm, args: &[u64], memory: &Memory) -> Result<InterpStats, Fault> {
+    let args: Vec<LaunchArg> = args.iter().map(|a| LaunchArg::U64(*a)).collect();
     with_options(&a.finish(), &args, memory, &Options::default())
 }
 
-fn raced(outcome: Result<Stats, Fault>) -> bool {
+fn raced(outcome: Result<InterpStats, Fault>) -> bool {
     match outcome {
         Ok(_) => false,
         Err(fault) if matches!(*fault.kind, FaultKind::Race { .. }) => true,
@@ -43,21 +43,21 @@ fn raced(outcome: Result<Stats, Fault>) -> bool {
 
 /// The address of word `tid ^ flip` of a shared array.
 fn cell(a: &mut Asm, array: u32, tid: Reg, flip: u32) -> Reg {
-    let base = a.get(Op::SharedAddress, U32, &[in_shared(array, 0)]);
+    let base = a.get(Opcode::SharedAddress, U32, &[in_shared(array, 0)]);
     let index = a.get(
-        Op::Xor { ty: U32 },
+        Opcode::Xor { ty: U32 },
         U32,
         &[tid.into(), Imm::u32(flip).into()],
     );
     a.get(
-        Op::MadLo { ty: U32 },
+        Opcode::MadLo { ty: U32 },
         U32,
         &[index.into(), Imm::u32(4).into(), base.into()],
     )
 }
 
 /// Every thread stores a word, `sync` happens, every thread loads the word of thread `tid ^ flip`.
-fn exchange(flip: u32, sync: Option<(Op, Vec<Operand>)>) -> bool {
+fn exchange(flip: u32, sync: Option<(Opcode, Vec<Operand>)>) -> bool {
     let mut a = Asm::new(64);
     let s = a.shared(256);
     let tid = a.tid();
@@ -76,10 +76,10 @@ fn exchange(flip: u32, sync: Option<(Op, Vec<Operand>)>) -> bool {
 
 #[test]
 fn only_a_block_barrier_orders_warps() {
-    let warp_sync = || Some((Op::BarWarpSync, vec![Imm::u32(u32::MAX).into()]));
+    let warp_sync = || Some((Opcode::BarWarpSync, vec![Imm::u32(u32::MAX).into()]));
     assert!(exchange(32, None));
     assert!(exchange(32, warp_sync()));
-    assert!(!exchange(32, Some((Op::BarSync, vec![]))));
+    assert!(!exchange(32, Some((Opcode::BarSync, vec![]))));
     // Within a warp, lockstep is no order.
     assert!(exchange(1, None));
     assert!(!exchange(1, warp_sync()));
@@ -110,14 +110,18 @@ fn reuse(second: bool) -> bool {
     let i = a.var(U32, Imm::u32(0));
     a.repeat(|a| {
         a.emit(st(U32), &[], &[at(mine, 0), tid.into()]);
-        a.emit(Op::BarSync, &[], &[]);
+        a.emit(Opcode::BarSync, &[], &[]);
         a.get(ld(U32), U32, &[at(other, 0)]);
         if second {
-            a.emit(Op::BarSync, &[], &[]);
+            a.emit(Opcode::BarSync, &[], &[]);
         }
-        a.emit(Op::Add { ty: U32 }, &[i], &[i.into(), Imm::u32(1).into()]);
+        a.emit(
+            Opcode::Add { ty: U32 },
+            &[i],
+            &[i.into(), Imm::u32(1).into()],
+        );
         a.get(
-            Op::Setp {
+            Opcode::Setp {
                 cmp: Cmp::Lt,
                 ty: U32,
             },
@@ -139,9 +143,9 @@ fn neighbouring_halves_are_not_one_cell() {
     let mut a = Asm::new(64);
     let s = a.shared(128);
     let tid = a.tid();
-    let base = a.get(Op::SharedAddress, U32, &[in_shared(s, 0)]);
+    let base = a.get(Opcode::SharedAddress, U32, &[in_shared(s, 0)]);
     let mine = a.get(
-        Op::MadLo { ty: U32 },
+        Opcode::MadLo { ty: U32 },
         U32,
         &[tid.into(), Imm::u32(2).into(), base.into()],
     );
@@ -160,7 +164,7 @@ fn count(barrier: bool) -> bool {
     let s = a.shared(4);
     let tid = a.tid();
     let first = a.get(
-        Op::Setp {
+        Opcode::Setp {
             cmp: Cmp::Eq,
             ty: U32,
         },
@@ -174,10 +178,10 @@ fn count(barrier: bool) -> bool {
         &[in_shared(s, 0), Imm::u32(0).into()],
     );
     if barrier {
-        a.emit(Op::BarSync, &[], &[]);
+        a.emit(Opcode::BarSync, &[], &[]);
     }
     let order = Order::Relaxed(Scope::Cta);
-    let add = Op::Red {
+    let add = Opcode::Red {
         space: Space::Shared,
         f: Rmw::Add,
         ty: U32,
@@ -203,17 +207,17 @@ fn a_copy_in_flight_may_not_be_read() {
         let tid = a.tid();
         let (mine, other) = (cell(&mut a, s, tid, 0), cell(&mut a, s, tid, 1));
         let from = a.element(input, tid);
-        let copy = Op::CpAsync {
+        let copy = Opcode::CpAsync {
             bytes: 4,
             bypass_l1: false,
         };
         a.emit(copy, &[], &[at(mine, 0), at(from, 0), Imm::u32(4).into()]);
-        a.emit(Op::CpAsyncCommit, &[], &[]);
+        a.emit(Opcode::CpAsyncCommit, &[], &[]);
         if waits {
-            a.emit(Op::CpAsyncWait { pending: 0 }, &[], &[]);
+            a.emit(Opcode::CpAsyncWait { pending: 0 }, &[], &[]);
         }
         if sync {
-            a.emit(Op::BarSync, &[], &[]);
+            a.emit(Opcode::BarSync, &[], &[]);
         }
         a.get(ld(U32), U32, &[at(other, 0)]);
         let mut memory = Memory::new();
@@ -223,7 +227,7 @@ fn a_copy_in_flight_may_not_be_read() {
             track_shared: false,
             ..Options::default()
         };
-        let outcome = with_options(&a.finish(), &[Arg::U64(input)], &memory, &options);
+        let outcome = with_options(&a.finish(), &[LaunchArg::U64(input)], &memory, &options);
         assert_eq!(
             raced(outcome),
             !(waits && sync),
@@ -240,7 +244,7 @@ fn ring(waits_for_empty: bool, init_barrier: bool) -> Result<Vec<u32>, Fault> {
     let (data, full, empty) = (a.shared(128), a.shared(8), a.shared(8));
     let tid = a.tid();
     let first = a.get(
-        Op::Setp {
+        Opcode::Setp {
             cmp: Cmp::Eq,
             ty: U32,
         },
@@ -248,7 +252,7 @@ fn ring(waits_for_empty: bool, init_barrier: bool) -> Result<Vec<u32>, Fault> {
         &[tid.into(), Imm::u32(0).into()],
     );
     let producer = a.get(
-        Op::Setp {
+        Opcode::Setp {
             cmp: Cmp::Lt,
             ty: U32,
         },
@@ -257,36 +261,40 @@ fn ring(waits_for_empty: bool, init_barrier: bool) -> Result<Vec<u32>, Fault> {
     );
     a.emit_if(
         Some((first, true)),
-        Op::MbarrierInit,
+        Opcode::MbarrierInit,
         &[],
         &[in_shared(full, 0), Imm::u32(1).into()],
     );
     a.emit_if(
         Some((first, true)),
-        Op::MbarrierInit,
+        Opcode::MbarrierInit,
         &[],
         &[in_shared(empty, 0), Imm::u32(32).into()],
     );
     if init_barrier {
-        a.emit(Op::BarSync, &[], &[]);
+        a.emit(Opcode::BarSync, &[], &[]);
     }
     let wait = |a: &mut Asm, barrier, parity: Reg| {
         a.repeat(|a| {
             let done = a.get(
-                Op::MbarrierTryWait,
+                Opcode::MbarrierTryWait,
                 Ty::Pred,
                 &[in_shared(barrier, 0), parity.into()],
             );
-            a.get(Op::Not { ty: Ty::Pred }, Ty::Pred, &[done.into()])
+            a.get(Opcode::Not { ty: Ty::Pred }, Ty::Pred, &[done.into()])
         });
     };
     let rounds_of = |a: &mut Asm, body: &dyn Fn(&mut Asm, Reg)| {
         let i = a.var(U32, Imm::u32(0));
         a.repeat(|a| {
             body(a, i);
-            a.emit(Op::Add { ty: U32 }, &[i], &[i.into(), Imm::u32(1).into()]);
+            a.emit(
+                Opcode::Add { ty: U32 },
+                &[i],
+                &[i.into(), Imm::u32(1).into()],
+            );
             a.get(
-                Op::Setp {
+                Opcode::Setp {
                     cmp: Cmp::Lt,
                     ty: U32,
                 },
@@ -301,9 +309,13 @@ fn ring(waits_for_empty: bool, init_barrier: bool) -> Result<Vec<u32>, Fault> {
         producer,
         |a| {
             rounds_of(a, &|a, i| {
-                let flipped = a.get(Op::Xor { ty: U32 }, U32, &[i.into(), Imm::u32(1).into()]);
+                let flipped = a.get(
+                    Opcode::Xor { ty: U32 },
+                    U32,
+                    &[i.into(), Imm::u32(1).into()],
+                );
                 let parity = a.get(
-                    Op::And { ty: U32 },
+                    Opcode::And { ty: U32 },
                     U32,
                     &[flipped.into(), Imm::u32(1).into()],
                 );
@@ -314,26 +326,30 @@ fn ring(waits_for_empty: bool, init_barrier: bool) -> Result<Vec<u32>, Fault> {
                 let bytes: Operand = Imm::u32(128).into();
                 a.emit_if(
                     guard,
-                    Op::MbarrierArriveExpectTx,
+                    Opcode::MbarrierArriveExpectTx,
                     &[],
                     &[in_shared(full, 0), bytes],
                 );
                 let from = a.get(
-                    Op::MadWide { ty: U32 },
+                    Opcode::MadWide { ty: U32 },
                     Ty::U64,
                     &[i.into(), bytes, input.into()],
                 );
                 let copy = [in_shared(data, 0), at(from, 0), bytes, in_shared(full, 0)];
-                a.emit_if(guard, Op::CpAsyncBulk, &[], &copy);
+                a.emit_if(guard, Opcode::CpAsyncBulk, &[], &copy);
             });
         },
         |a| {
             rounds_of(a, &|a, i| {
-                let parity = a.get(Op::And { ty: U32 }, U32, &[i.into(), Imm::u32(1).into()]);
+                let parity = a.get(
+                    Opcode::And { ty: U32 },
+                    U32,
+                    &[i.into(), Imm::u32(1).into()],
+                );
                 wait(a, full, parity);
                 let x = a.get(ld(U32), U32, &[at(mine, 0)]);
-                a.emit(Op::Add { ty: U32 }, &[sum], &[sum.into(), x.into()]);
-                a.emit(Op::MbarrierArrive, &[], &[in_shared(empty, 0)]);
+                a.emit(Opcode::Add { ty: U32 }, &[sum], &[sum.into(), x.into()]);
+                a.emit(Opcode::MbarrierArrive, &[], &[in_shared(empty, 0)]);
             });
             let to = a.element(output, tid);
             a.store(U32, to, -128, sum);

@@ -1,7 +1,7 @@
 //! Every family of scalar instructions, by hand-computed values.
 
 use gannet_ptx_gen::ir::{Operand, Ty};
-use gannet_ptx_gen::op::{Approx, Cmp, Op, Round};
+use gannet_ptx_gen::op::{Approx, Cmp, Opcode, Round};
 
 use crate::asm::{eval, eval_all, imm};
 
@@ -36,42 +36,55 @@ fn as_half(bits: u64) -> f32 {
 #[test]
 fn integer_arithmetic_wraps_and_widens() {
     let word = |op, a, b| eval(op, Ty::U32, &[u(a), u(b)]) as u32;
-    assert_eq!(word(Op::Add { ty: Ty::U32 }, u32::MAX, 2), 1);
-    assert_eq!(word(Op::Sub { ty: Ty::I32 }, 1, 3), -2i32 as u32);
-    assert_eq!(word(Op::Mul { ty: Ty::U32 }, 0x10001, 0x10001), 0x20001);
+    assert_eq!(word(Opcode::Add { ty: Ty::U32 }, u32::MAX, 2), 1);
+    assert_eq!(word(Opcode::Sub { ty: Ty::I32 }, 1, 3), -2i32 as u32);
+    assert_eq!(word(Opcode::Mul { ty: Ty::U32 }, 0x10001, 0x10001), 0x20001);
     assert_eq!(
-        word(Op::MulHi { ty: Ty::U32 }, u32::MAX, u32::MAX),
+        word(Opcode::MulHi { ty: Ty::U32 }, u32::MAX, u32::MAX),
         u32::MAX - 1
     );
-    assert_eq!(word(Op::MulHi { ty: Ty::I32 }, u32::MAX, 5), u32::MAX);
-    assert_eq!(word(Op::Div { ty: Ty::I32 }, -7i32 as u32, 2), -3i32 as u32);
-    assert_eq!(word(Op::Rem { ty: Ty::I32 }, -7i32 as u32, 2), -1i32 as u32);
-    assert_eq!(word(Op::Div { ty: Ty::U32 }, 7, 0), u32::MAX);
-    assert_eq!(word(Op::Min { ty: Ty::I32 }, -1i32 as u32, 1), -1i32 as u32);
-    assert_eq!(word(Op::Max { ty: Ty::U32 }, -1i32 as u32, 1), u32::MAX);
+    assert_eq!(word(Opcode::MulHi { ty: Ty::I32 }, u32::MAX, 5), u32::MAX);
     assert_eq!(
-        eval(Op::MulWide { ty: Ty::I32 }, Ty::I64, &[s(-3), s(5)]) as i64,
+        word(Opcode::Div { ty: Ty::I32 }, -7i32 as u32, 2),
+        -3i32 as u32
+    );
+    assert_eq!(
+        word(Opcode::Rem { ty: Ty::I32 }, -7i32 as u32, 2),
+        -1i32 as u32
+    );
+    assert_eq!(word(Opcode::Div { ty: Ty::U32 }, 7, 0), u32::MAX);
+    assert_eq!(
+        word(Opcode::Min { ty: Ty::I32 }, -1i32 as u32, 1),
+        -1i32 as u32
+    );
+    assert_eq!(word(Opcode::Max { ty: Ty::U32 }, -1i32 as u32, 1), u32::MAX);
+    assert_eq!(
+        eval(Opcode::MulWide { ty: Ty::I32 }, Ty::I64, &[s(-3), s(5)]) as i64,
         -15
     );
     assert_eq!(
-        eval(Op::MulWide { ty: Ty::U32 }, Ty::U64, &[u(u32::MAX), u(2)]),
+        eval(
+            Opcode::MulWide { ty: Ty::U32 },
+            Ty::U64,
+            &[u(u32::MAX), u(2)]
+        ),
         0x1_ffff_fffe
     );
     assert_eq!(
         eval(
-            Op::MadWide { ty: Ty::I32 },
+            Opcode::MadWide { ty: Ty::I32 },
             Ty::I64,
             &[s(-3), s(5), u64s(20)]
         ),
         5
     );
     assert_eq!(
-        eval(Op::MadLo { ty: Ty::U32 }, Ty::U32, &[u(7), u(6), u(5)]),
+        eval(Opcode::MadLo { ty: Ty::U32 }, Ty::U32, &[u(7), u(6), u(5)]),
         47
     );
     assert_eq!(
         eval(
-            Op::Add { ty: Ty::U16 },
+            Opcode::Add { ty: Ty::U16 },
             Ty::U16,
             &[imm(Ty::U16, 0xffff), imm(Ty::U16, 2)]
         ),
@@ -79,20 +92,23 @@ fn integer_arithmetic_wraps_and_widens() {
     );
     assert_eq!(
         eval(
-            Op::Max { ty: Ty::I16 },
+            Opcode::Max { ty: Ty::I16 },
             Ty::I16,
             &[imm(Ty::I16, 0xffff), imm(Ty::I16, 0x8000)]
         ),
         0xffff
     );
-    assert_eq!(eval(Op::Neg { ty: Ty::I32 }, Ty::I32, &[s(5)]) as i32, -5);
     assert_eq!(
-        eval(Op::Abs { ty: Ty::I64 }, Ty::I64, &[u64s(-5i64 as u64)]),
+        eval(Opcode::Neg { ty: Ty::I32 }, Ty::I32, &[s(5)]) as i32,
+        -5
+    );
+    assert_eq!(
+        eval(Opcode::Abs { ty: Ty::I64 }, Ty::I64, &[u64s(-5i64 as u64)]),
         5
     );
     assert_eq!(
         eval(
-            Op::Mul { ty: Ty::U64 },
+            Opcode::Mul { ty: Ty::U64 },
             Ty::U64,
             &[u64s(1 << 40), u64s(1 << 30)]
         ),
@@ -103,21 +119,30 @@ fn integer_arithmetic_wraps_and_widens() {
 #[test]
 fn shifts_clamp() {
     let shift = |op, ty, a: u64, n| eval(op, ty, &[imm(ty, a), u(n)]);
-    assert_eq!(shift(Op::Shl { ty: Ty::U32 }, Ty::U32, 1, 31), 1 << 31);
-    assert_eq!(shift(Op::Shl { ty: Ty::U32 }, Ty::U32, 1, 32), 0);
+    assert_eq!(shift(Opcode::Shl { ty: Ty::U32 }, Ty::U32, 1, 31), 1 << 31);
+    assert_eq!(shift(Opcode::Shl { ty: Ty::U32 }, Ty::U32, 1, 32), 0);
     assert_eq!(
-        shift(Op::Shr { ty: Ty::I32 }, Ty::I32, 0x8000_0000, 99),
+        shift(Opcode::Shr { ty: Ty::I32 }, Ty::I32, 0x8000_0000, 99),
         0xffff_ffff
     );
-    assert_eq!(shift(Op::Shr { ty: Ty::U32 }, Ty::U32, 0x8000_0000, 99), 0);
     assert_eq!(
-        shift(Op::Shr { ty: Ty::I64 }, Ty::I64, 1 << 63, 62),
+        shift(Opcode::Shr { ty: Ty::U32 }, Ty::U32, 0x8000_0000, 99),
+        0
+    );
+    assert_eq!(
+        shift(Opcode::Shr { ty: Ty::I64 }, Ty::I64, 1 << 63, 62),
         u64::MAX - 1
     );
-    assert_eq!(shift(Op::Shl { ty: Ty::U64 }, Ty::U64, 1, 64), 0);
-    assert_eq!(shift(Op::Shl { ty: Ty::U16 }, Ty::U16, 0x00ff, 12), 0xf000);
-    assert_eq!(shift(Op::Shr { ty: Ty::I16 }, Ty::I16, 0x8000, 15), 0xffff);
-    let funnel = |left, a, b, c| eval(Op::Shf { left }, Ty::U32, &[u(a), u(b), u(c)]) as u32;
+    assert_eq!(shift(Opcode::Shl { ty: Ty::U64 }, Ty::U64, 1, 64), 0);
+    assert_eq!(
+        shift(Opcode::Shl { ty: Ty::U16 }, Ty::U16, 0x00ff, 12),
+        0xf000
+    );
+    assert_eq!(
+        shift(Opcode::Shr { ty: Ty::I16 }, Ty::I16, 0x8000, 15),
+        0xffff
+    );
+    let funnel = |left, a, b, c| eval(Opcode::Shf { left }, Ty::U32, &[u(a), u(b), u(c)]) as u32;
     assert_eq!(funnel(true, 0x8000_0001, 0x1234_5678, 4), 0x2345_6788);
     assert_eq!(funnel(false, 0x8000_0001, 0x1234_5678, 4), 0x8800_0000);
     assert_eq!(funnel(true, 7, 9, 32), 9);
@@ -126,7 +151,7 @@ fn shifts_clamp() {
 
 #[test]
 fn bit_fields() {
-    let bfe = |ty, a: u64, pos, len| eval(Op::Bfe { ty }, ty, &[imm(ty, a), u(pos), u(len)]);
+    let bfe = |ty, a: u64, pos, len| eval(Opcode::Bfe { ty }, ty, &[imm(ty, a), u(pos), u(len)]);
     assert_eq!(bfe(Ty::U32, 0xabcd_1234, 8, 8), 0x12);
     assert_eq!(bfe(Ty::I32, 0xabcd_f234, 8, 8), 0xffff_fff2);
     assert_eq!(bfe(Ty::U32, 0xf000_0000, 28, 8), 0xf);
@@ -136,7 +161,7 @@ fn bit_fields() {
     assert_eq!(bfe(Ty::U64, 0xabcd << 40, 40, 12), 0xbcd);
     let bfi = |a, b, pos, len| {
         eval(
-            Op::Bfi { ty: Ty::U32 },
+            Opcode::Bfi { ty: Ty::U32 },
             Ty::U32,
             &[u(a), u(b), u(pos), u(len)],
         ) as u32
@@ -150,26 +175,36 @@ fn bit_fields() {
 #[test]
 fn logic_tables_and_permutes() {
     let (a, b, c) = (0xf0f0_f0f0, 0xcccc_cccc, 0xaaaa_aaaa_u32);
-    let lop = |lut| eval(Op::Lop3 { lut }, Ty::U32, &[u(a), u(b), u(c)]) as u32;
+    let lop = |lut| eval(Opcode::Lop3 { lut }, Ty::U32, &[u(a), u(b), u(c)]) as u32;
     assert_eq!(lop(0xf0 & 0xcc & 0xaa), a & b & c);
     assert_eq!(lop(0xf0 ^ 0xcc ^ 0xaa), a ^ b ^ c);
     assert_eq!(lop((0xf0 & 0xcc) | 0xaa), (a & b) | c);
     assert_eq!(lop(!0xf0), !a);
-    let prmt = |sel| eval(Op::Prmt, Ty::U32, &[u(0x3322_1100), u(0x7766_5584), u(sel)]) as u32;
+    let prmt = |sel| {
+        eval(
+            Opcode::Prmt,
+            Ty::U32,
+            &[u(0x3322_1100), u(0x7766_5584), u(sel)],
+        ) as u32
+    };
     assert_eq!(prmt(0x3210), 0x3322_1100);
     assert_eq!(prmt(0x7654), 0x7766_5584);
     assert_eq!(prmt(0x0123), 0x0011_2233);
     assert_eq!(prmt(0x8c4f), 0x00ff_8400);
-    assert_eq!(eval(Op::Popc { ty: Ty::U32 }, Ty::U32, &[u(0xff01)]), 9);
-    assert_eq!(eval(Op::Clz { ty: Ty::U32 }, Ty::U32, &[u(0)]), 32);
-    assert_eq!(eval(Op::Clz { ty: Ty::U64 }, Ty::U32, &[u64s(1)]), 63);
+    assert_eq!(eval(Opcode::Popc { ty: Ty::U32 }, Ty::U32, &[u(0xff01)]), 9);
+    assert_eq!(eval(Opcode::Clz { ty: Ty::U32 }, Ty::U32, &[u(0)]), 32);
+    assert_eq!(eval(Opcode::Clz { ty: Ty::U64 }, Ty::U32, &[u64s(1)]), 63);
     assert_eq!(
-        eval(Op::Not { ty: Ty::U16 }, Ty::U16, &[imm(Ty::U16, 0x00f0)]),
+        eval(
+            Opcode::Not { ty: Ty::U16 },
+            Ty::U16,
+            &[imm(Ty::U16, 0x00f0)]
+        ),
         0xff0f
     );
     let dot = |a_signed, b_signed, a, b, c| {
         eval(
-            Op::Dp4a { a_signed, b_signed },
+            Opcode::Dp4a { a_signed, b_signed },
             Ty::I32,
             &[u(a), u(b), s(c)],
         ) as i32
@@ -188,25 +223,36 @@ fn logic_tables_and_permutes() {
 fn packing() {
     assert_eq!(
         eval(
-            Op::Pack2x16,
+            Opcode::Pack2x16,
             Ty::U32,
             &[imm(Ty::U16, 0x1234), imm(Ty::U16, 0x5678)]
         ),
         0x5678_1234
     );
     assert_eq!(
-        eval_all(Op::Unpack2x16, &[Ty::U16, Ty::U16], &[u(0x5678_1234)]),
+        eval_all(Opcode::Unpack2x16, &[Ty::U16, Ty::U16], &[u(0x5678_1234)]),
         [0x1234, 0x5678]
     );
-    assert_eq!(eval(Op::Pack2x32, Ty::U64, &[u(1), u(2)]), 0x2_0000_0001);
     assert_eq!(
-        eval_all(Op::Unpack2x32, &[Ty::U32, Ty::U32], &[u64s(0x2_0000_0001)]),
+        eval(Opcode::Pack2x32, Ty::U64, &[u(1), u(2)]),
+        0x2_0000_0001
+    );
+    assert_eq!(
+        eval_all(
+            Opcode::Unpack2x32,
+            &[Ty::U32, Ty::U32],
+            &[u64s(0x2_0000_0001)]
+        ),
         [1, 2]
     );
-    let pair = eval(Op::CvtPack { ty: Ty::F16x2 }, Ty::F16x2, &[f(1.0), f(-2.0)]);
+    let pair = eval(
+        Opcode::CvtPack { ty: Ty::F16x2 },
+        Ty::F16x2,
+        &[f(1.0), f(-2.0)],
+    );
     assert_eq!(pair, 0x3c00_c000, "the first source is the high half");
     assert_eq!(
-        eval(Op::Mov { ty: Ty::F32 }, Ty::F32, &[u(0x3f80_0000)]),
+        eval(Opcode::Mov { ty: Ty::F32 }, Ty::F32, &[u(0x3f80_0000)]),
         0x3f80_0000
     );
 }
@@ -214,22 +260,22 @@ fn packing() {
 #[test]
 fn single_precision() {
     let two = |op, a, b| as_f32(eval(op, Ty::F32, &[f(a), f(b)]));
-    assert_eq!(two(Op::Add { ty: Ty::F32 }, 0.1, 0.2), 0.1 + 0.2);
-    assert_eq!(two(Op::Min { ty: Ty::F32 }, f32::NAN, 2.0), 2.0);
-    assert_eq!(two(Op::Max { ty: Ty::F32 }, 2.0, f32::NAN), 2.0);
-    assert!(two(Op::Min { ty: Ty::F32 }, 0.0, -0.0).is_sign_negative());
-    assert!(two(Op::Max { ty: Ty::F32 }, -0.0, 0.0).is_sign_positive());
-    assert_eq!(two(Op::Div { ty: Ty::F32 }, 1.0, 3.0), 1.0 / 3.0);
+    assert_eq!(two(Opcode::Add { ty: Ty::F32 }, 0.1, 0.2), 0.1 + 0.2);
+    assert_eq!(two(Opcode::Min { ty: Ty::F32 }, f32::NAN, 2.0), 2.0);
+    assert_eq!(two(Opcode::Max { ty: Ty::F32 }, 2.0, f32::NAN), 2.0);
+    assert!(two(Opcode::Min { ty: Ty::F32 }, 0.0, -0.0).is_sign_negative());
+    assert!(two(Opcode::Max { ty: Ty::F32 }, -0.0, 0.0).is_sign_positive());
+    assert_eq!(two(Opcode::Div { ty: Ty::F32 }, 1.0, 3.0), 1.0 / 3.0);
     let e = f32::EPSILON;
     let fused = as_f32(eval(
-        Op::Fma { ty: Ty::F32 },
+        Opcode::Fma { ty: Ty::F32 },
         Ty::F32,
         &[f(1.0 + e), f(1.0 - e), f(-1.0)],
     ));
     assert_eq!(fused, -e * e, "one rounding");
     let approx = |which, x| {
         as_f32(eval(
-            Op::Approx {
+            Opcode::Approx {
                 f: which,
                 ty: Ty::F32,
             },
@@ -248,7 +294,7 @@ fn single_precision() {
     assert_eq!(approx(Approx::Sin, 0.5), (0.5f64.sin()) as f32);
     assert_eq!(approx(Approx::Cos, 0.0), 1.0);
     assert_eq!(
-        eval(Op::Neg { ty: Ty::F32 }, Ty::F32, &[f(0.0)]),
+        eval(Opcode::Neg { ty: Ty::F32 }, Ty::F32, &[f(0.0)]),
         0x8000_0000
     );
 }
@@ -257,20 +303,26 @@ fn single_precision() {
 fn double_precision() {
     let d = |x: f64| imm(Ty::F64, x.to_bits());
     let fused = eval(
-        Op::Fma { ty: Ty::F64 },
+        Opcode::Fma { ty: Ty::F64 },
         Ty::F64,
         &[d(0.1), d(10.0), d(-1.0)],
     );
     assert_eq!(f64::from_bits(fused), 0.1f64.mul_add(10.0, -1.0));
     assert_eq!(
-        f64::from_bits(eval(Op::SqrtRn { ty: Ty::F64 }, Ty::F64, &[d(2.0)])),
+        f64::from_bits(eval(Opcode::SqrtRn { ty: Ty::F64 }, Ty::F64, &[d(2.0)])),
         2f64.sqrt()
     );
 }
 
 #[test]
 fn half_precision_rounds_once() {
-    let fma = |a, b, c| as_half(eval(Op::Fma { ty: Ty::F16 }, Ty::F16, &[h(a), h(b), h(c)]));
+    let fma = |a, b, c| {
+        as_half(eval(
+            Opcode::Fma { ty: Ty::F16 },
+            Ty::F16,
+            &[h(a), h(b), h(c)],
+        ))
+    };
     assert_eq!(fma(1.5, 2.0, 0.25), 3.25);
     // 2048 + 1 is a tie to 2048; any product above 1 must reach 2050.
     let above = 1.0 + 2f32.powi(-10);
@@ -278,7 +330,11 @@ fn half_precision_rounds_once() {
     assert_eq!(fma(above, 1.0, 2048.0), 2050.0);
     assert_eq!(fma(60000.0, 2.0, 0.0), f32::INFINITY);
     assert_eq!(
-        as_half(eval(Op::Add { ty: Ty::F16 }, Ty::F16, &[h(1.0), h(2.0)])),
+        as_half(eval(
+            Opcode::Add { ty: Ty::F16 },
+            Ty::F16,
+            &[h(1.0), h(2.0)]
+        )),
         3.0
     );
     let pair = |lo: f32, hi: f32| {
@@ -286,14 +342,14 @@ fn half_precision_rounds_once() {
         imm(Ty::F16x2, bits(lo) | bits(hi) << 16)
     };
     let sum = eval(
-        Op::Mul { ty: Ty::F16x2 },
+        Opcode::Mul { ty: Ty::F16x2 },
         Ty::F16x2,
         &[pair(3.0, -2.0), pair(0.5, 4.0)],
     );
     assert_eq!((as_half(sum), as_half(sum >> 16)), (1.5, -8.0));
     let b = |x: f32| imm(Ty::Bf16, u64::from(half::bf16::from_f32(x).to_bits()));
     let fused = eval(
-        Op::Fma { ty: Ty::Bf16 },
+        Opcode::Fma { ty: Ty::Bf16 },
         Ty::Bf16,
         &[b(3.0), b(5.0), b(256.0)],
     );
@@ -305,7 +361,7 @@ fn half_precision_rounds_once() {
 fn conversions_round_and_clamp() {
     let cvt = |to, from, round, sat, bits: u64| {
         eval(
-            Op::Cvt {
+            Opcode::Cvt {
                 to,
                 from,
                 round,
@@ -384,7 +440,13 @@ fn conversions_round_and_clamp() {
 
 #[test]
 fn comparisons_and_selection() {
-    let cmp = |cmp, ty, a, b| eval(Op::Setp { cmp, ty }, Ty::Pred, &[imm(ty, a), imm(ty, b)]) == 1;
+    let cmp = |cmp, ty, a, b| {
+        eval(
+            Opcode::Setp { cmp, ty },
+            Ty::Pred,
+            &[imm(ty, a), imm(ty, b)],
+        ) == 1
+    };
     assert!(cmp(Cmp::Lt, Ty::I32, 0xffff_ffff, 0));
     assert!(!cmp(Cmp::Lt, Ty::U32, 0xffff_ffff, 0));
     assert!(cmp(Cmp::Ge, Ty::I64, 0, u64::MAX));
@@ -398,7 +460,7 @@ fn comparisons_and_selection() {
     assert!(cmp(Cmp::Lt, Ty::F16, 0x3c00, 0x4000));
     let pick = |c| {
         eval(
-            Op::Selp { ty: Ty::U64 },
+            Opcode::Selp { ty: Ty::U64 },
             Ty::U64,
             &[u64s(7), u64s(8), imm(Ty::Pred, c)],
         )
@@ -406,7 +468,7 @@ fn comparisons_and_selection() {
     assert_eq!((pick(1), pick(0)), (7, 8));
     let both = |a, b| {
         eval(
-            Op::And { ty: Ty::Pred },
+            Opcode::And { ty: Ty::Pred },
             Ty::Pred,
             &[imm(Ty::Pred, a), imm(Ty::Pred, b)],
         )

@@ -1,12 +1,12 @@
 //! Asynchronous copies: they arrive when they are waited for, and not before.
 
-use gannet_ptx_gen::interp::{Arg, FaultKind, Memory, Options};
+use gannet_ptx_gen::interp::{FaultKind, LaunchArg, Memory, Options};
 use gannet_ptx_gen::ir::{Imm, Ty};
-use gannet_ptx_gen::op::{Cache, Cmp, Op, Order, Space};
+use gannet_ptx_gen::op::{Cache, Cmp, Opcode, Order, Space};
 
 use crate::asm::{Asm, at, in_shared, run, with_options};
 
-const LD_SHARED: Op = Op::Ld {
+const LD_SHARED: Opcode = Opcode::Ld {
     space: Space::Shared,
     ty: Ty::U32,
     vec: 1,
@@ -25,34 +25,34 @@ fn copies_land_group_by_group() {
     let (input, output) = (a.pointer(), a.pointer());
     let s = a.shared(1024);
     let tid = a.tid();
-    let base = a.get(Op::SharedAddress, Ty::U32, &[in_shared(s, 0)]);
+    let base = a.get(Opcode::SharedAddress, Ty::U32, &[in_shared(s, 0)]);
     let cell = a.get(
-        Op::MadLo { ty: Ty::U32 },
+        Opcode::MadLo { ty: Ty::U32 },
         Ty::U32,
         &[tid.into(), Imm::u32(16).into(), base.into()],
     );
     let from = a.get(
-        Op::MadWide { ty: Ty::U32 },
+        Opcode::MadWide { ty: Ty::U32 },
         Ty::U64,
         &[tid.into(), Imm::u32(16).into(), input.into()],
     );
     let to = a.get(
-        Op::MadWide { ty: Ty::U32 },
+        Opcode::MadWide { ty: Ty::U32 },
         Ty::U64,
         &[tid.into(), Imm::u32(16).into(), output.into()],
     );
-    let copy = Op::CpAsync {
+    let copy = Opcode::CpAsync {
         bytes: 16,
         bypass_l1: true,
     };
     a.emit(copy, &[], &[at(cell, 0), at(from, 0), Imm::u32(16).into()]);
-    a.emit(Op::CpAsyncCommit, &[], &[]);
+    a.emit(Opcode::CpAsyncCommit, &[], &[]);
     a.emit(copy, &[], &[at(cell, 512), at(from, 0), Imm::u32(4).into()]);
-    a.emit(Op::CpAsyncCommit, &[], &[]);
-    a.emit(Op::CpAsyncWait { pending: 1 }, &[], &[]);
+    a.emit(Opcode::CpAsyncCommit, &[], &[]);
+    a.emit(Opcode::CpAsyncWait { pending: 1 }, &[], &[]);
     let first = a.get(LD_SHARED, Ty::U32, &[at(cell, 12)]);
     let early = a.get(LD_SHARED, Ty::U32, &[at(cell, 512)]);
-    a.emit(Op::CpAsyncWait { pending: 0 }, &[], &[]);
+    a.emit(Opcode::CpAsyncWait { pending: 0 }, &[], &[]);
     let second = a.get(LD_SHARED, Ty::U32, &[at(cell, 512)]);
     let filled = a.get(LD_SHARED, Ty::U32, &[at(cell, 516)]);
     for (n, x) in [first, early, second, filled].into_iter().enumerate() {
@@ -69,7 +69,7 @@ fn copies_land_group_by_group() {
         track_shared: false,
         ..Options::default()
     };
-    let args = [Arg::U64(input), Arg::U64(output)];
+    let args = [LaunchArg::U64(input), LaunchArg::U64(output)];
     with_options(&a.finish(), &args, &memory, &options).expect("no fault");
     let words: Vec<u32> = memory.read(output, 128).expect("in bounds");
     for lane in 0..32u32 {
@@ -89,7 +89,7 @@ fn bulk(announced: u32) -> Asm {
     let (data, barrier) = (a.shared(256), a.shared(8));
     let tid = a.tid();
     let leader = a.get(
-        Op::Setp {
+        Opcode::Setp {
             cmp: Cmp::Eq,
             ty: Ty::U32,
         },
@@ -100,25 +100,25 @@ fn bulk(announced: u32) -> Asm {
         leader,
         |a| {
             a.emit(
-                Op::MbarrierInit,
+                Opcode::MbarrierInit,
                 &[],
                 &[in_shared(barrier, 0), Imm::u32(1).into()],
             )
         },
         |_| {},
     );
-    a.emit(Op::BarSync, &[], &[]);
+    a.emit(Opcode::BarSync, &[], &[]);
     a.if_else(
         leader,
         |a| {
             a.emit(
-                Op::MbarrierArriveExpectTx,
+                Opcode::MbarrierArriveExpectTx,
                 &[],
                 &[in_shared(barrier, 0), Imm::u32(announced).into()],
             );
             let bytes = Imm::u32(256).into();
             a.emit(
-                Op::CpAsyncBulk,
+                Opcode::CpAsyncBulk,
                 &[],
                 &[
                     in_shared(data, 0),
@@ -132,15 +132,15 @@ fn bulk(announced: u32) -> Asm {
     );
     a.repeat(|a| {
         let done = a.get(
-            Op::MbarrierTryWait,
+            Opcode::MbarrierTryWait,
             Ty::Pred,
             &[in_shared(barrier, 0), Imm::u32(0).into()],
         );
-        a.get(Op::Not { ty: Ty::Pred }, Ty::Pred, &[done.into()])
+        a.get(Opcode::Not { ty: Ty::Pred }, Ty::Pred, &[done.into()])
     });
-    let base = a.get(Op::SharedAddress, Ty::U32, &[in_shared(data, 0)]);
+    let base = a.get(Opcode::SharedAddress, Ty::U32, &[in_shared(data, 0)]);
     let cell = a.get(
-        Op::MadLo { ty: Ty::U32 },
+        Opcode::MadLo { ty: Ty::U32 },
         Ty::U32,
         &[tid.into(), Imm::u32(4).into(), base.into()],
     );
@@ -171,7 +171,7 @@ fn announcing_the_wrong_number_of_bytes_never_completes() {
 fn an_mbarrier_must_be_initialised() {
     let mut a = Asm::new(1);
     let barrier = a.shared(8);
-    a.emit(Op::MbarrierArrive, &[], &[in_shared(barrier, 0)]);
+    a.emit(Opcode::MbarrierArrive, &[], &[in_shared(barrier, 0)]);
     let fault = run(&a.finish(), &[], &Memory::new()).expect_err("a fault");
     assert!(matches!(*fault.kind, FaultKind::Protocol(_)), "{fault}");
 }

@@ -1,7 +1,7 @@
 //! Lanes that look at each other: shuffles, votes and reductions.
 
 use gannet_ptx_gen::ir::{Imm, Operand, Ty};
-use gannet_ptx_gen::op::{Cmp, Op, Order, Rmw, Shfl, Space, Vote};
+use gannet_ptx_gen::op::{Cmp, Opcode, Order, Rmw, Shfl, Space, Vote};
 
 use crate::asm::{Asm, at, imm};
 use crate::control::outputs;
@@ -13,14 +13,18 @@ fn shuffle(mode: Shfl, b: u32, c: u32) -> Vec<u32> {
     let mut a = Asm::new(32);
     let out = a.pointer();
     let tid = a.tid();
-    let value = a.get(Op::Mul { ty: U32 }, U32, &[tid.into(), Imm::u32(10).into()]);
+    let value = a.get(
+        Opcode::Mul { ty: U32 },
+        U32,
+        &[tid.into(), Imm::u32(10).into()],
+    );
     let operands: [Operand; 4] = [
         value.into(),
         Imm::u32(b).into(),
         Imm::u32(c).into(),
         Imm::u32(u32::MAX).into(),
     ];
-    let x = a.get(Op::Shfl { mode, ty: U32 }, U32, &operands);
+    let x = a.get(Opcode::Shfl { mode, ty: U32 }, U32, &operands);
     let address = a.element(out, tid);
     a.store(U32, address, 0, x);
     outputs(a, &[], 32)
@@ -57,20 +61,24 @@ fn votes_and_reductions() {
     let out = a.pointer();
     let tid = a.tid();
     let all = || imm(U32, 0xffff_ffff);
-    let third = a.get(Op::Rem { ty: U32 }, U32, &[tid.into(), Imm::u32(3).into()]);
+    let third = a.get(
+        Opcode::Rem { ty: U32 },
+        U32,
+        &[tid.into(), Imm::u32(3).into()],
+    );
     let p = a.get(
-        Op::Setp {
+        Opcode::Setp {
             cmp: Cmp::Eq,
             ty: U32,
         },
         Ty::Pred,
         &[third.into(), Imm::u32(0).into()],
     );
-    let ballot = a.get(Op::Vote { f: Vote::Ballot }, U32, &[p.into(), all()]);
-    let any = a.get(Op::Vote { f: Vote::Any }, Ty::Pred, &[p.into(), all()]);
-    let every = a.get(Op::Vote { f: Vote::All }, Ty::Pred, &[p.into(), all()]);
+    let ballot = a.get(Opcode::Vote { f: Vote::Ballot }, U32, &[p.into(), all()]);
+    let any = a.get(Opcode::Vote { f: Vote::Any }, Ty::Pred, &[p.into(), all()]);
+    let every = a.get(Opcode::Vote { f: Vote::All }, Ty::Pred, &[p.into(), all()]);
     let sum = a.get(
-        Op::Redux {
+        Opcode::Redux {
             f: Rmw::Add,
             ty: U32,
         },
@@ -78,19 +86,19 @@ fn votes_and_reductions() {
         &[tid.into(), all()],
     );
     let least = a.get(
-        Op::Redux {
+        Opcode::Redux {
             f: Rmw::Min,
             ty: Ty::I32,
         },
         Ty::I32,
         &[tid.into(), all()],
     );
-    let same = a.get(Op::MatchAny, U32, &[third.into(), all()]);
+    let same = a.get(Opcode::MatchAny, U32, &[third.into(), all()]);
     let (leader, elected) = (a.reg(U32), a.reg(Ty::Pred));
-    a.emit(Op::ElectSync, &[leader, elected], &[all()]);
+    a.emit(Opcode::ElectSync, &[leader, elected], &[all()]);
     let bit = |a: &mut Asm, p| {
         a.get(
-            Op::Selp { ty: U32 },
+            Opcode::Selp { ty: U32 },
             U32,
             &[Imm::u32(1).into(), Imm::u32(0).into(), Operand::Reg(p)],
         )
@@ -102,7 +110,7 @@ fn votes_and_reductions() {
     {
         a.emit_if(
             Some((elected, true)),
-            Op::St {
+            Opcode::St {
                 space: Space::Global,
                 ty: U32,
                 vec: 1,

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 
 use gannet_ptx_gen::ir::{Base, If, Inst, Kernel, Loop, Operand, Reg, Stmt};
-use gannet_ptx_gen::op::Op;
+use gannet_ptx_gen::op::Opcode;
 
 use super::rules::{Node, Nodes};
 use super::values::{Bit, ONE, Value, ZERO};
@@ -18,7 +18,7 @@ use super::values::{Bit, ONE, Value, ZERO};
 /// What a step of a trace is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Inst(Op),
+    Inst(Opcode),
     If,
     Else,
     Join,
@@ -176,7 +176,7 @@ impl Walk<'_> {
         let widths: Vec<u32> = (inst.dst.iter())
             .map(|reg| self.kernel.reg(*reg).ty.bits())
             .collect();
-        if guard == ONE && inst.op.is_pure() && inst.op != Op::AssumeUniform {
+        if guard == ONE && inst.op.is_pure() && inst.op != Opcode::AssumeUniform {
             let results = self
                 .nodes
                 .compute(self.kernel, inst.op, &sources, &numbers, &widths);

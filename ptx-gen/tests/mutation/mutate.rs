@@ -4,7 +4,7 @@
 //! that mostly still verifies, since a mistake that the verifier refuses is an easy one.
 
 use gannet_ptx_gen::ir::{Imm, Inst, Kernel, Loc, Operand, RegInfo, Stmt, Ty};
-use gannet_ptx_gen::op::Op;
+use gannet_ptx_gen::op::Opcode;
 
 use super::siblings::{opposite, sibling};
 
@@ -172,7 +172,7 @@ fn rewrite(
                     Change::Negate if here => {
                         let again = new_register(kernel, Ty::Pred);
                         let not = Inst {
-                            op: Op::Not { ty: Ty::Pred },
+                            op: Opcode::Not { ty: Ty::Pred },
                             dst: vec![again],
                             src: vec![l.again.into()],
                             guard: None,
@@ -205,40 +205,40 @@ fn new_register(kernel: &mut Kernel, ty: Ty) -> gannet_ptx_gen::ir::Reg {
 /// are left out: hints of caches, and the order of operands that commute.
 fn changes(kernel: &Kernel, inst: &Inst) -> Vec<Change> {
     let mut changes = vec![Change::Delete];
-    if matches!(inst.op, Op::AssumeUniform) {
+    if matches!(inst.op, Opcode::AssumeUniform) {
         return vec![Change::Sibling];
     }
     // A generic address of global memory is the same number in the global window.
-    let copies = matches!(inst.op, Op::Mov { .. } | Op::CvtaToGlobal);
+    let copies = matches!(inst.op, Opcode::Mov { .. } | Opcode::CvtaToGlobal);
     if first_of_type(kernel, inst).is_some() && !copies {
         changes.push(Change::PassOn);
     }
     let reg = |i: usize| inst.src.get(i).filter(|s| !matches!(s, Operand::Addr(_)));
     let ordered = matches!(
         inst.op,
-        Op::Sub { .. }
-            | Op::Div { .. }
-            | Op::DivFull
-            | Op::Rem { .. }
-            | Op::Selp { .. }
-            | Op::Pack2x16
-            | Op::Pack2x32
-            | Op::CvtPack { .. }
+        Opcode::Sub { .. }
+            | Opcode::Div { .. }
+            | Opcode::DivFull
+            | Opcode::Rem { .. }
+            | Opcode::Selp { .. }
+            | Opcode::Pack2x16
+            | Opcode::Pack2x32
+            | Opcode::CvtPack { .. }
     );
     if ordered && reg(0) != reg(1) && reg(0).is_some() {
         changes.push(Change::Swap(0, 1));
     }
     // The addend for a factor.
-    let added = matches!(inst.op, Op::Fma { .. } | Op::MadLo { .. });
+    let added = matches!(inst.op, Opcode::Fma { .. } | Opcode::MadLo { .. });
     if added && inst.src[1] != inst.src[2] {
         changes.push(Change::Swap(1, 2));
     }
-    if let Op::Mma(m) = inst.op {
+    if let Opcode::Mma(m) = inst.op {
         let (a, b, _) = m.fragments();
         changes.extend([Change::Swap(a, a + b - 1), Change::Swap(0, a - 1)]);
         changes.retain(|c| !matches!(c, Change::Swap(i, j) if inst.src[*i] == inst.src[*j]));
     }
-    if let Op::St { vec, .. } = inst.op
+    if let Opcode::St { vec, .. } = inst.op
         && vec > 1
         && inst.src[1] != inst.src[2]
     {
@@ -248,7 +248,7 @@ fn changes(kernel: &Kernel, inst: &Inst) -> Vec<Change> {
         match operand {
             Operand::Imm(imm) if imm.ty != Ty::Pred => {
                 // The clamp of a shuffle has no more bits.
-                if !(matches!(inst.op, Op::Shfl { .. }) && i == 2) {
+                if !(matches!(inst.op, Opcode::Shfl { .. }) && i == 2) {
                     changes.push(Change::Grow(i));
                 }
                 // Zero has nothing to halve, and infinity becomes the same either way.
@@ -257,7 +257,7 @@ fn changes(kernel: &Kernel, inst: &Inst) -> Vec<Change> {
                     changes.push(Change::Shrink(i));
                 }
             }
-            Operand::Addr(_) if !matches!(inst.op, Op::LoadParam { .. }) => {
+            Operand::Addr(_) if !matches!(inst.op, Opcode::LoadParam { .. }) => {
                 changes.push(Change::Move(i));
             }
             _ => {}
@@ -266,7 +266,7 @@ fn changes(kernel: &Kernel, inst: &Inst) -> Vec<Change> {
     if sibling(inst).is_some() {
         changes.push(Change::Sibling);
     }
-    if matches!(inst.op, Op::Setp { .. }) {
+    if matches!(inst.op, Opcode::Setp { .. }) {
         changes.push(Change::Flip);
     }
     if inst.guard.is_some() {
@@ -294,12 +294,14 @@ fn spoilt(kernel: &mut Kernel, inst: &Inst, change: Change) -> Vec<Inst> {
         Change::PassOn => {
             let ty = kernel.reg(inst.dst[0]).ty;
             new.src = first_of_type(kernel, inst).into_iter().collect();
-            new.op = Op::Mov { ty };
+            new.op = Opcode::Mov { ty };
         }
         Change::Swap(a, b) => new.src.swap(a, b),
         Change::Grow(i) => new.src[i] = moved(inst.op, new.src[i], 1),
         // The clamp of a shuffle is forgotten: a smaller one would do for the lower lanes.
-        Change::Shrink(2) if matches!(inst.op, Op::Shfl { .. }) => new.src[2] = Imm::u32(0).into(),
+        Change::Shrink(2) if matches!(inst.op, Opcode::Shfl { .. }) => {
+            new.src[2] = Imm::u32(0).into()
+        }
         Change::Shrink(i) => new.src[i] = moved(inst.op, new.src[i], -1),
         Change::Move(i) => {
             if let Operand::Addr(address) = &mut new.src[i] {
@@ -312,7 +314,7 @@ fn spoilt(kernel: &mut Kernel, inst: &Inst, change: Change) -> Vec<Inst> {
             }
         }
         Change::Flip => {
-            if let Op::Setp { cmp, .. } = &mut new.op {
+            if let Opcode::Setp { cmp, .. } = &mut new.op {
                 *cmp = opposite(*cmp);
             }
         }
@@ -333,14 +335,14 @@ fn without(kernel: &Kernel, inst: &Inst) -> Vec<Inst> {
             let ty = kernel.reg(*reg).ty;
             let zero = Operand::Imm(Imm { ty, bits: 0 });
             let value = match inst.op {
-                Op::Mma(m) => {
+                Opcode::Mma(m) => {
                     let (a, b, _) = m.fragments();
                     inst.src[a + b + i]
                 }
                 _ => zero,
             };
             Inst {
-                op: Op::Mov { ty },
+                op: Opcode::Mov { ty },
                 dst: vec![*reg],
                 src: vec![value],
                 guard: None,
@@ -352,14 +354,18 @@ fn without(kernel: &Kernel, inst: &Inst) -> Vec<Inst> {
 
 /// The constant one further. A float becomes twice or half as large, zero and infinity become one;
 /// masks and distances of shuffles turn into their neighbours by a bit.
-fn moved(op: Op, operand: Operand, by: i64) -> Operand {
+fn moved(op: Opcode, operand: Operand, by: i64) -> Operand {
     let Operand::Imm(imm) = operand else {
         return operand;
     };
     let scale = if by > 0 { 2.0f64 } else { 0.5 };
     let by_bits = matches!(
         op,
-        Op::And { .. } | Op::Or { .. } | Op::Xor { .. } | Op::Lop3 { .. } | Op::Shfl { .. }
+        Opcode::And { .. }
+            | Opcode::Or { .. }
+            | Opcode::Xor { .. }
+            | Opcode::Lop3 { .. }
+            | Opcode::Shfl { .. }
     );
     let bits = match imm.ty {
         Ty::F32 => {
@@ -383,12 +389,14 @@ fn moved(op: Op, operand: Operand, by: i64) -> Operand {
 }
 
 /// Bytes by which an access is moved.
-fn element(op: Op) -> i32 {
+fn element(op: Opcode) -> i32 {
     match op {
-        Op::Ld { ty, vec, .. } | Op::St { ty, vec, .. } => ty.bytes() as i32 * i32::from(vec),
-        Op::Atom { ty, .. } | Op::Red { ty, .. } => ty.bytes() as i32,
-        Op::CpAsync { bytes, .. } => i32::from(bytes),
-        Op::Ldmatrix { .. } | Op::Stmatrix { .. } => 16,
+        Opcode::Ld { ty, vec, .. } | Opcode::St { ty, vec, .. } => {
+            ty.bytes() as i32 * i32::from(vec)
+        }
+        Opcode::Atom { ty, .. } | Opcode::Red { ty, .. } => ty.bytes() as i32,
+        Opcode::CpAsync { bytes, .. } => i32::from(bytes),
+        Opcode::Ldmatrix { .. } | Opcode::Stmatrix { .. } => 16,
         _ => 4,
     }
 }

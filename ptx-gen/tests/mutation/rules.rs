@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use gannet_ptx_gen::ir::{Kernel, Reg, Ty};
-use gannet_ptx_gen::op::{Cmp, Op, Special};
+use gannet_ptx_gen::op::{Cmp, Opcode, Special};
 
 use super::values::{Bit, ONE, Value, ZERO, ones};
 
@@ -19,7 +19,7 @@ pub(crate) enum Node {
     /// What a variable holds after so many effects.
     Variable(usize, Reg),
     /// The n-th result of a pure operation.
-    Pure(Op, Vec<i64>, Vec<Vec<Bit>>, usize),
+    Pure(Opcode, Vec<i64>, Vec<Vec<Bit>>, usize),
     /// A function of three bits, by its truth table.
     Bits(u8, [Bit; 3]),
 }
@@ -111,7 +111,7 @@ impl Nodes {
     pub(crate) fn compute(
         &mut self,
         kernel: &Kernel,
-        op: Op,
+        op: Opcode,
         sources: &[Value],
         numbers: &[i64],
         widths: &[u32],
@@ -119,7 +119,7 @@ impl Nodes {
         if let Some(value) = self.known(kernel, op, sources, numbers, widths) {
             return vec![value];
         }
-        if let (Op::Unpack2x16 | Op::Unpack2x32, [a]) = (op, sources) {
+        if let (Opcode::Unpack2x16 | Opcode::Unpack2x32, [a]) = (op, sources) {
             let half = a.bits.len() / 2;
             return a
                 .bits
@@ -134,7 +134,7 @@ impl Nodes {
 
     fn unknown(
         &mut self,
-        op: Op,
+        op: Opcode,
         sources: &[Value],
         numbers: &[i64],
         i: usize,
@@ -142,8 +142,10 @@ impl Nodes {
     ) -> Value {
         let mut bits: Vec<Vec<Bit>> = sources.iter().map(|v| v.bits.clone()).collect();
         let commutes = match op {
-            Op::Add { ty } | Op::Mul { ty } | Op::Min { ty } | Op::Max { ty } => ty.is_int(),
-            Op::MulWide { .. } | Op::MulHi { .. } => true,
+            Opcode::Add { ty } | Opcode::Mul { ty } | Opcode::Min { ty } | Opcode::Max { ty } => {
+                ty.is_int()
+            }
+            Opcode::MulWide { .. } | Opcode::MulHi { .. } => true,
             _ => false,
         };
         if commutes {
@@ -156,7 +158,7 @@ impl Nodes {
     fn known(
         &mut self,
         kernel: &Kernel,
-        op: Op,
+        op: Opcode,
         sources: &[Value],
         numbers: &[i64],
         widths: &[u32],
@@ -165,8 +167,8 @@ impl Nodes {
         let zero = Value::constant(0, width);
         let float = |ty: Ty| ty.is_float() || matches!(ty, Ty::F16x2 | Ty::Bf16x2);
         Some(match (op, sources) {
-            (Op::Mov { .. }, [a]) => a.clone(),
-            (Op::Special(special), _) => {
+            (Opcode::Mov { .. }, [a]) => a.clone(),
+            (Opcode::Special(special), _) => {
                 let bound = match special {
                     Special::Tid(axis) => kernel.block_size[usize::from(axis)] - 1,
                     Special::Laneid => 31,
@@ -175,7 +177,7 @@ impl Nodes {
                 let value = self.unknown(op, sources, numbers, 0, width);
                 Value::within(value.bits, 0, u64::from(bound))
             }
-            (Op::SharedAddress, _) => {
+            (Opcode::SharedAddress, _) => {
                 let &[offset, array] = numbers else {
                     return None;
                 };
@@ -186,22 +188,24 @@ impl Nodes {
                 }
                 value
             }
-            (Op::Add { ty } | Op::Sub { ty } | Op::Mul { ty }, _) if float(ty) => return None,
-            (Op::Add { .. }, [a, b]) => self.sum(op, a, b),
-            (Op::Sub { .. }, [a, b]) => self.difference(op, a, b),
-            (Op::Mul { .. }, [a, b]) => self.product(op, a, b, width),
-            (Op::MulWide { ty }, [a, b]) if positive(ty, a) && positive(ty, b) => {
+            (Opcode::Add { ty } | Opcode::Sub { ty } | Opcode::Mul { ty }, _) if float(ty) => {
+                return None;
+            }
+            (Opcode::Add { .. }, [a, b]) => self.sum(op, a, b),
+            (Opcode::Sub { .. }, [a, b]) => self.difference(op, a, b),
+            (Opcode::Mul { .. }, [a, b]) => self.product(op, a, b, width),
+            (Opcode::MulWide { ty }, [a, b]) if positive(ty, a) && positive(ty, b) => {
                 self.product(op, a, b, width)
             }
-            (Op::MadLo { ty }, [a, b, c]) => {
-                let product = self.product(Op::Mul { ty }, a, b, width);
-                self.sum(Op::Add { ty }, &product, c)
+            (Opcode::MadLo { ty }, [a, b, c]) => {
+                let product = self.product(Opcode::Mul { ty }, a, b, width);
+                self.sum(Opcode::Add { ty }, &product, c)
             }
-            (Op::MadWide { ty }, [a, b, c]) if positive(ty, a) && positive(ty, b) => {
-                let product = self.product(Op::MulWide { ty }, a, b, width);
-                self.sum(Op::Add { ty: Ty::U64 }, &product, c)
+            (Opcode::MadWide { ty }, [a, b, c]) if positive(ty, a) && positive(ty, b) => {
+                let product = self.product(Opcode::MulWide { ty }, a, b, width);
+                self.sum(Opcode::Add { ty: Ty::U64 }, &product, c)
             }
-            (Op::Div { ty }, [a, b]) if ty.is_int() && positive(ty, a) && positive(ty, b) => {
+            (Opcode::Div { ty }, [a, b]) if ty.is_int() && positive(ty, a) && positive(ty, b) => {
                 match b.known()? {
                     n if n.is_power_of_two() => a.shifted_right(n.trailing_zeros(), ZERO),
                     0 => return None,
@@ -211,7 +215,7 @@ impl Nodes {
                     }
                 }
             }
-            (Op::Rem { ty }, [a, b]) if ty.is_int() && positive(ty, a) && positive(ty, b) => {
+            (Opcode::Rem { ty }, [a, b]) if ty.is_int() && positive(ty, a) && positive(ty, b) => {
                 match b.known()? {
                     n if a.high < n => a.clone(),
                     n if n.is_power_of_two() => {
@@ -225,10 +229,10 @@ impl Nodes {
                     }
                 }
             }
-            (Op::Min { ty } | Op::Max { ty }, [a, b])
+            (Opcode::Min { ty } | Opcode::Max { ty }, [a, b])
                 if ty.is_int() && positive(ty, a) && positive(ty, b) =>
             {
-                let least = matches!(op, Op::Min { .. });
+                let least = matches!(op, Opcode::Min { .. });
                 if a.bits == b.bits
                     || (if least {
                         a.high <= b.low
@@ -253,17 +257,17 @@ impl Nodes {
                 };
                 Value::within(value.bits, low, high)
             }
-            (Op::And { .. }, [a, b]) => {
+            (Opcode::And { .. }, [a, b]) => {
                 let both = self.bitwise(0xC0, a, b, &zero);
                 let high = a.high.min(b.high);
                 Value::within(both.bits, both.low, both.high.min(high))
             }
-            (Op::Or { .. }, [a, b]) => self.bitwise(0xFC, a, b, &zero),
-            (Op::Xor { .. }, [a, b]) => self.bitwise(0x3C, a, b, &zero),
-            (Op::Not { .. }, [a]) => self.bitwise(0x0F, a, &zero, &zero),
-            (Op::Lop3 { lut }, [a, b, c]) => self.bitwise(lut, a, b, c),
-            (Op::Shl { .. }, [a, by]) => a.shifted_left(by.known()?.min(64) as u32),
-            (Op::Shr { ty }, [a, by]) => {
+            (Opcode::Or { .. }, [a, b]) => self.bitwise(0xFC, a, b, &zero),
+            (Opcode::Xor { .. }, [a, b]) => self.bitwise(0x3C, a, b, &zero),
+            (Opcode::Not { .. }, [a]) => self.bitwise(0x0F, a, &zero, &zero),
+            (Opcode::Lop3 { lut }, [a, b, c]) => self.bitwise(lut, a, b, c),
+            (Opcode::Shl { .. }, [a, by]) => a.shifted_left(by.known()?.min(64) as u32),
+            (Opcode::Shr { ty }, [a, by]) => {
                 let fill = if ty.is_signed() {
                     *a.bits.last()?
                 } else {
@@ -271,13 +275,13 @@ impl Nodes {
                 };
                 a.shifted_right(by.known()?.min(64) as u32, fill)
             }
-            (Op::Shf { left }, [a, b, by]) => {
+            (Opcode::Shf { left }, [a, b, by]) => {
                 let by = (by.known()? & 31) as usize;
                 let both = [a.bits.as_slice(), b.bits.as_slice()].concat();
                 let first = if left { 32 - by } else { by };
                 Value::new(both[first..first + 32].to_vec())
             }
-            (Op::Bfe { ty }, [a, first, count]) => {
+            (Opcode::Bfe { ty }, [a, first, count]) => {
                 let (first, count) = (first.known()? as usize, count.known()? as usize);
                 let bits = a.bits.get(first..first + count)?;
                 let fill = if ty.is_signed() { *bits.last()? } else { ZERO };
@@ -285,14 +289,14 @@ impl Nodes {
                 bits.resize(width as usize, fill);
                 Value::new(bits)
             }
-            (Op::Bfi { .. }, [a, b, first, count]) => {
+            (Opcode::Bfi { .. }, [a, b, first, count]) => {
                 let (first, count) = (first.known()? as usize, count.known()? as usize);
                 let mut bits = b.bits.clone();
                 bits.get_mut(first..first + count)?
                     .copy_from_slice(a.bits.get(..count)?);
                 Value::new(bits)
             }
-            (Op::Prmt, [a, b, selector]) => {
+            (Opcode::Prmt, [a, b, selector]) => {
                 let selector = selector.known()?;
                 let both = [a.bits.as_slice(), b.bits.as_slice()].concat();
                 let byte = |i: u32| {
@@ -306,28 +310,28 @@ impl Nodes {
                 };
                 Value::new((0..4).flat_map(byte).collect())
             }
-            (Op::Pack2x16 | Op::Pack2x32, [a, b]) => {
+            (Opcode::Pack2x16 | Opcode::Pack2x32, [a, b]) => {
                 Value::new([a.bits.as_slice(), b.bits.as_slice()].concat())
             }
-            (Op::Selp { .. }, [a, b, p]) => {
+            (Opcode::Selp { .. }, [a, b, p]) => {
                 let p = Value::new(vec![p.bits[0]; width as usize]);
                 let value = self.bitwise(0xE4, a, b, &p);
                 let (low, high) = (a.low.min(b.low), a.high.max(b.high));
                 Value::within(value.bits, low.max(value.low), high.min(value.high))
             }
-            (Op::Cvt { to, from, .. }, [a]) if to.is_int() && from.is_int() => {
+            (Opcode::Cvt { to, from, .. }, [a]) if to.is_int() && from.is_int() => {
                 let a = a.resized(from.bits().min(a.width()));
                 if from.is_signed() && to.bits() > from.bits() {
                     let mut bits = a.bits.clone();
                     bits.resize(width as usize, *a.bits.last()?);
                     return Some(Value::new(bits));
                 }
-                if matches!(op, Op::Cvt { sat: true, .. }) {
+                if matches!(op, Opcode::Cvt { sat: true, .. }) {
                     return None;
                 }
                 a.resized(to.bits()).resized(width)
             }
-            (Op::Setp { cmp, ty }, [a, b]) => {
+            (Opcode::Setp { cmp, ty }, [a, b]) => {
                 if !ty.is_int() || !positive(ty, a) || !positive(ty, b) {
                     return None;
                 }
@@ -354,7 +358,7 @@ impl Nodes {
         })
     }
 
-    fn sum(&mut self, op: Op, a: &Value, b: &Value) -> Value {
+    fn sum(&mut self, op: Opcode, a: &Value, b: &Value) -> Value {
         let width = a.bits.len();
         // Up to here at most one of the two has a one, so that nothing is carried.
         let plain = (0..width).take_while(|i| a.bits[*i] == ZERO || b.bits[*i] == ZERO);
@@ -370,7 +374,7 @@ impl Nodes {
         }
     }
 
-    fn difference(&mut self, op: Op, a: &Value, b: &Value) -> Value {
+    fn difference(&mut self, op: Opcode, a: &Value, b: &Value) -> Value {
         let width = a.bits.len();
         let plain = b.alignment() as usize;
         let mut bits = a.bits[..plain].to_vec();
@@ -384,7 +388,7 @@ impl Nodes {
         Value::new(bits)
     }
 
-    fn product(&mut self, op: Op, a: &Value, b: &Value, width: u32) -> Value {
+    fn product(&mut self, op: Opcode, a: &Value, b: &Value, width: u32) -> Value {
         for (a, b) in [(a, b), (b, a)] {
             match a.known() {
                 Some(0) => return Value::constant(0, width),
@@ -438,7 +442,7 @@ impl Nodes {
                 b = Value::constant(c, a.width());
             }
         }
-        let op = Op::Setp {
+        let op = Opcode::Setp {
             cmp: Cmp::Lt,
             ty: Ty::U64,
         };
@@ -454,7 +458,7 @@ impl Nodes {
             return ZERO;
         }
         let (a, b) = if a.bits <= b.bits { (a, b) } else { (b, a) };
-        let op = Op::Setp {
+        let op = Opcode::Setp {
             cmp: Cmp::Eq,
             ty: Ty::U64,
         };

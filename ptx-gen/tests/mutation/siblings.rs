@@ -4,7 +4,7 @@
 //! another takes its place.
 
 use gannet_ptx_gen::ir::{Inst, Operand, Ty};
-use gannet_ptx_gen::op::{Approx, Cmp, Op, Round, Shfl};
+use gannet_ptx_gen::op::{Approx, Cmp, Opcode, Round, Shfl};
 
 /// The comparison that holds where this one does not.
 pub(crate) fn opposite(cmp: Cmp) -> Cmp {
@@ -19,36 +19,36 @@ pub(crate) fn opposite(cmp: Cmp) -> Cmp {
 }
 
 /// The operation that one writes by mistake.
-pub(crate) fn sibling(inst: &Inst) -> Option<Op> {
+pub(crate) fn sibling(inst: &Inst) -> Option<Opcode> {
     let zero = |i: usize| matches!(inst.src[i], Operand::Imm(imm) if imm.bits == 0);
     Some(match inst.op {
-        Op::Add { ty } => Op::Sub { ty },
-        Op::Sub { ty } => Op::Add { ty },
-        Op::Mul { ty } => Op::Add { ty },
-        Op::Min { ty } => Op::Max { ty },
-        Op::Max { ty } => Op::Min { ty },
-        Op::Div { ty } if ty.is_int() => Op::Rem { ty },
-        Op::Rem { ty } => Op::Div { ty },
-        Op::Neg { ty } => Op::Abs { ty },
-        Op::Abs { ty } => Op::Neg { ty },
-        Op::And { ty } => Op::Or { ty },
-        Op::Or { ty } => Op::And { ty },
-        Op::Xor { ty } => Op::Or { ty },
-        Op::Shl { ty } => Op::Shr { ty },
-        Op::Shr { ty: Ty::U32 } => Op::Shl { ty: Ty::U32 },
-        Op::Shr { ty: Ty::I32 } => Op::Shr { ty: Ty::U32 },
-        Op::Bfe { ty: Ty::U32 } => Op::Bfe { ty: Ty::I32 },
-        Op::Bfe { ty: Ty::I32 } => Op::Bfe { ty: Ty::U32 },
-        Op::Lop3 { lut } => Op::Lop3 { lut: lut ^ 0x40 },
-        Op::Dp4a { a_signed, b_signed } => Op::Dp4a {
+        Opcode::Add { ty } => Opcode::Sub { ty },
+        Opcode::Sub { ty } => Opcode::Add { ty },
+        Opcode::Mul { ty } => Opcode::Add { ty },
+        Opcode::Min { ty } => Opcode::Max { ty },
+        Opcode::Max { ty } => Opcode::Min { ty },
+        Opcode::Div { ty } if ty.is_int() => Opcode::Rem { ty },
+        Opcode::Rem { ty } => Opcode::Div { ty },
+        Opcode::Neg { ty } => Opcode::Abs { ty },
+        Opcode::Abs { ty } => Opcode::Neg { ty },
+        Opcode::And { ty } => Opcode::Or { ty },
+        Opcode::Or { ty } => Opcode::And { ty },
+        Opcode::Xor { ty } => Opcode::Or { ty },
+        Opcode::Shl { ty } => Opcode::Shr { ty },
+        Opcode::Shr { ty: Ty::U32 } => Opcode::Shl { ty: Ty::U32 },
+        Opcode::Shr { ty: Ty::I32 } => Opcode::Shr { ty: Ty::U32 },
+        Opcode::Bfe { ty: Ty::U32 } => Opcode::Bfe { ty: Ty::I32 },
+        Opcode::Bfe { ty: Ty::I32 } => Opcode::Bfe { ty: Ty::U32 },
+        Opcode::Lop3 { lut } => Opcode::Lop3 { lut: lut ^ 0x40 },
+        Opcode::Dp4a { a_signed, b_signed } => Opcode::Dp4a {
             a_signed: !a_signed,
             b_signed,
         },
         // Unsigned, `x <= 0` would be the same.
-        Op::Setp { cmp: Cmp::Eq, ty } if zero(1) && ty.is_int() && !ty.is_signed() => {
-            Op::Setp { cmp: Cmp::Ge, ty }
+        Opcode::Setp { cmp: Cmp::Eq, ty } if zero(1) && ty.is_int() && !ty.is_signed() => {
+            Opcode::Setp { cmp: Cmp::Ge, ty }
         }
-        Op::Setp { cmp, ty } => Op::Setp {
+        Opcode::Setp { cmp, ty } => Opcode::Setp {
             cmp: match cmp {
                 Cmp::Lt => Cmp::Le,
                 Cmp::Le => Cmp::Lt,
@@ -59,25 +59,25 @@ pub(crate) fn sibling(inst: &Inst) -> Option<Op> {
             },
             ty,
         },
-        Op::Cvt {
+        Opcode::Cvt {
             to,
             from,
             round,
             sat,
         } => match (to, from) {
-            (Ty::F32, Ty::I32) => Op::Cvt {
+            (Ty::F32, Ty::I32) => Opcode::Cvt {
                 to,
                 from: Ty::U32,
                 round,
                 sat,
             },
-            (Ty::F32, Ty::I8) => Op::Cvt {
+            (Ty::F32, Ty::I8) => Opcode::Cvt {
                 to,
                 from: Ty::U8,
                 round,
                 sat,
             },
-            (Ty::F32, Ty::U8) => Op::Cvt {
+            (Ty::F32, Ty::U8) => Opcode::Cvt {
                 to,
                 from: Ty::I8,
                 round,
@@ -89,7 +89,7 @@ pub(crate) fn sibling(inst: &Inst) -> Option<Op> {
                 } else {
                     Round::Rmi
                 };
-                Op::Cvt {
+                Opcode::Cvt {
                     to,
                     from,
                     round,
@@ -98,7 +98,7 @@ pub(crate) fn sibling(inst: &Inst) -> Option<Op> {
             }
             _ => return None,
         },
-        Op::Approx { f, ty } => Op::Approx {
+        Opcode::Approx { f, ty } => Opcode::Approx {
             f: match f {
                 Approx::Rcp => Approx::Rsqrt,
                 Approx::Rsqrt => Approx::Rcp,
@@ -115,7 +115,7 @@ pub(crate) fn sibling(inst: &Inst) -> Option<Op> {
             },
         },
         // For lane 0, and for a reduction all that matters is often lane 0, `Down` would be as good.
-        Op::Shfl { mode, ty } => Op::Shfl {
+        Opcode::Shfl { mode, ty } => Opcode::Shfl {
             mode: match mode {
                 Shfl::Bfly => Shfl::Idx,
                 Shfl::Down => Shfl::Up,
@@ -124,12 +124,12 @@ pub(crate) fn sibling(inst: &Inst) -> Option<Op> {
             },
             ty,
         },
-        Op::Ldmatrix { num, trans } => Op::Ldmatrix { num, trans: !trans },
-        Op::Stmatrix { num, trans } => Op::Stmatrix { num, trans: !trans },
-        Op::CpAsyncWait { pending } => Op::CpAsyncWait {
+        Opcode::Ldmatrix { num, trans } => Opcode::Ldmatrix { num, trans: !trans },
+        Opcode::Stmatrix { num, trans } => Opcode::Stmatrix { num, trans: !trans },
+        Opcode::CpAsyncWait { pending } => Opcode::CpAsyncWait {
             pending: pending + 1,
         },
-        Op::AssumeUniform => Op::Not { ty: Ty::Pred },
+        Opcode::AssumeUniform => Opcode::Not { ty: Ty::Pred },
         _ => return None,
     })
 }

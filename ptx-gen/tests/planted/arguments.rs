@@ -1,6 +1,6 @@
 //! Arguments that do not fit the signature.
 
-use gannet_ptx_gen::interp::{Arg, FaultKind, Memory, launch};
+use gannet_ptx_gen::interp::{FaultKind, LaunchArg, Memory, launch};
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::target::Target;
 
@@ -30,7 +30,12 @@ fn arguments_that_do_not_fit() {
     let (kernel, line) = axpy();
     let mut memory = Memory::new();
     let (x, y) = (memory.alloc_from(&numbers(32)), memory.alloc_zeroed(128));
-    let (x, y, a, n) = (Arg::U64(x), Arg::U64(y), Arg::F32(2.0), Arg::U32(32));
+    let (x, y, a, n) = (
+        LaunchArg::U64(x),
+        LaunchArg::U64(y),
+        LaunchArg::F32(2.0),
+        LaunchArg::U32(32),
+    );
     for (args, word) in [
         // Too few and too many.
         (vec![x, y, a], "4 parameters, but 3 arguments"),
@@ -41,7 +46,7 @@ fn arguments_that_do_not_fit() {
         // An integer where a float belongs, the reverse, and a float of the wrong width.
         (vec![x, y, n, n], "parameter a is f32"),
         (vec![x, y, a, a], "parameter n is u32"),
-        (vec![x, y, Arg::F64(2.0), n], "parameter a is f32"),
+        (vec![x, y, LaunchArg::F64(2.0), n], "parameter a is f32"),
     ] {
         let fault = launch(&kernel, [1, 1, 1], &args, &memory, &options()).unwrap_err();
         match &*fault.kind {
@@ -53,14 +58,14 @@ fn arguments_that_do_not_fit() {
         }
     }
     // A 64-bit number is no pointer either; the first use of it says so.
-    let args = [Arg::U64(32), y, a, n];
+    let args = [LaunchArg::U64(32), y, a, n];
     let kind = finding(&kernel, [1, 1, 1], &args, &memory, thread((FILE, line), 0));
     assert!(
         matches!(kind, FaultKind::OutOfBounds { address: 32, .. }),
         "{kind}"
     );
     quiet(&kernel, [1, 1, 1], &[x, y, a, n], &memory);
-    let Arg::U64(y) = y else { unreachable!() };
+    let LaunchArg::U64(y) = y else { unreachable!() };
     // Three runs add three times.
     let expected: Vec<f32> = numbers(32).iter().map(|v| 6.0 * v).collect();
     assert_eq!(memory.read::<f32>(y, 32).unwrap(), expected);

@@ -1,9 +1,9 @@
 //! Barriers that part of a block reaches, and waits that never end.
 
 use gannet_ptx_gen::build::BulkCopy;
-use gannet_ptx_gen::interp::{Arg, FaultKind, Memory, Prepared};
+use gannet_ptx_gen::interp::{FaultKind, LaunchArg, Memory, Prepared};
 use gannet_ptx_gen::ir::Kernel;
-use gannet_ptx_gen::op::Op;
+use gannet_ptx_gen::op::Opcode;
 use gannet_ptx_gen::target::Target;
 use gannet_ptx_gen::verify::Error;
 
@@ -61,7 +61,7 @@ fn a_barrier_inside_a_bounds_check() {
     // What the verifier keeps from happening: 16 lanes of warp 1 wait for the other 16.
     let mut memory = Memory::new();
     let x = memory.alloc_from(&numbers(64));
-    let args = [Arg::U64(x), Arg::U32(48)];
+    let args = [LaunchArg::U64(x), LaunchArg::U32(48)];
     let prepared = Prepared::unverified(&kernel).unwrap();
     let place = thread((FILE, barrier), 32);
     let kind = found(&prepared, &kernel, ([1, 1, 1], &args), &memory, place);
@@ -100,13 +100,13 @@ fn a_false_claim_of_uniformity() {
     let x = memory.alloc_from(&input);
     let (kernel, line) = halve(true);
     let place = thread((FILE, line), 5);
-    let kind = finding(&kernel, [1, 1, 1], &[Arg::U64(x)], &memory, place);
+    let kind = finding(&kernel, [1, 1, 1], &[LaunchArg::U64(x)], &memory, place);
     assert!(
         matches!(&kind, FaultKind::Protocol(what) if what.contains("true in lanes 0x00000020")),
         "{kind}"
     );
     memory.write(x, &input).unwrap();
-    quiet(&halve(false).0, [1, 1, 1], &[Arg::U64(x)], &memory);
+    quiet(&halve(false).0, [1, 1, 1], &[LaunchArg::U64(x)], &memory);
     // Four halvings in the first run and one in each of the others.
     let expected: Vec<f32> = input.iter().map(|v| v / 64.0).collect();
     assert_eq!(memory.read::<f32>(x, 32).unwrap(), expected);
@@ -122,7 +122,7 @@ fn named(planted: bool) -> (Kernel, u32) {
         let (x, out) = (k.input::<f32>("x"), k.output::<f32>("out"));
         let tile = k.shared::<f32>("tile", 32);
         let arrive = |id| {
-            k.inst(Op::BarArrive { id, threads }, &[], &[]);
+            k.inst(Opcode::BarArrive { id, threads }, &[], &[]);
         };
         let produce = || {
             k.for_each(0, 4, 1, |n| {
@@ -148,7 +148,7 @@ fn named(planted: bool) -> (Kernel, u32) {
 fn a_named_barrier_that_nobody_completes() {
     let mut memory = Memory::new();
     let (x, out) = (memory.alloc_from(&numbers(128)), memory.alloc(512));
-    let args = [Arg::U64(x), Arg::U64(out)];
+    let args = [LaunchArg::U64(x), LaunchArg::U64(out)];
     let (kernel, line) = named(true);
     // A barrier of all threads at which half of them never arrive: the verifier refuses it.
     match kernel.verify() {
@@ -203,7 +203,7 @@ fn announced(planted: bool) -> (Kernel, u32) {
 fn an_mbarrier_that_waits_for_bytes_nobody_sends() {
     let mut memory = Memory::new();
     let (x, out) = (memory.alloc_from(&numbers(64)), memory.alloc(4));
-    let args = [Arg::U64(x), Arg::U64(out)];
+    let args = [LaunchArg::U64(x), LaunchArg::U64(out)];
     let (kernel, line) = announced(true);
     let place = thread((FILE, line), 0);
     let kind = finding(&kernel, [1, 1, 1], &args, &memory, place);

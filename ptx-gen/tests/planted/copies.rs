@@ -1,7 +1,7 @@
 //! Asynchronous copies whose data is used, or overwritten, too early.
 
 use gannet_ptx_gen::build::BulkCopy;
-use gannet_ptx_gen::interp::{Arg, FaultKind, Memory};
+use gannet_ptx_gen::interp::{FaultKind, LaunchArg, Memory};
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::target::Target;
 
@@ -52,7 +52,7 @@ fn a_tile_read_before_it_was_waited_for() {
         memory.alloc_from(&numbers(16)),
     );
     let out = memory.alloc(128);
-    let args = [Arg::U64(w), Arg::U64(x), Arg::U64(out)];
+    let args = [LaunchArg::U64(w), LaunchArg::U64(x), LaunchArg::U64(out)];
     let (kernel, line) = gemv(true);
     let place = thread((FILE, line), 0);
     let kind = finding(&kernel, [1, 1, 1], &args, &memory, place);
@@ -123,7 +123,7 @@ fn ring(planted: bool) -> (Kernel, u32) {
 fn a_stage_filled_again_before_it_is_empty() {
     let mut memory = Memory::new();
     let (x, out) = (memory.alloc_from(&numbers(192)), memory.alloc(128));
-    let args = [Arg::U64(x), Arg::U64(out)];
+    let args = [LaunchArg::U64(x), LaunchArg::U64(out)];
     let (kernel, line) = ring(true);
     let place = thread((FILE, line), 0);
     let kind = finding(&kernel, [1, 1, 1], &args, &memory, place);

@@ -1,7 +1,7 @@
 //! Loads that overlap with the launch in front of what that launch writes.
 
 use gannet_ptx_gen::build::{Builder, Val};
-use gannet_ptx_gen::interp::{Arg, FaultKind, Memory, launch};
+use gannet_ptx_gen::interp::{FaultKind, LaunchArg, Memory, launch};
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::target::Target;
 
@@ -32,11 +32,11 @@ fn sum(target: Target, early: bool) -> (Kernel, u32) {
 }
 
 /// Two launches, of which the second reads what the first one wrote.
-fn chain(memory: &mut Memory) -> [[Arg; 3]; 2] {
+fn chain(memory: &mut Memory) -> [[LaunchArg; 3]; 2] {
     let x = memory.alloc_from(&numbers(64));
     let weight = memory.alloc_from(&numbers(64));
     let (between, out) = (memory.alloc_poisoned(256), memory.alloc_poisoned(256));
-    let args = |x, out| [x, weight, out].map(Arg::U64);
+    let args = |x, out| [x, weight, out].map(LaunchArg::U64);
     [args(x, between), args(between, out)]
 }
 
@@ -92,8 +92,8 @@ fn activations_loaded_before_the_last_but_one_has_written_them() {
     for hands_over in [true, false] {
         let mut memory = Memory::new();
         let [first, second] = chain(&mut memory);
-        let between = [memory.alloc_from(&numbers(64)), memory.alloc(256)].map(Arg::U64);
-        let run = |kernel: &Kernel, args: &[Arg]| {
+        let between = [memory.alloc_from(&numbers(64)), memory.alloc(256)].map(LaunchArg::U64);
+        let run = |kernel: &Kernel, args: &[LaunchArg]| {
             let done = launch(kernel, [1, 1, 1], args, &memory, &options());
             done.unwrap_or_else(|fault| panic!("{fault}"));
         };

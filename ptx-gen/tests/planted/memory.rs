@@ -1,6 +1,6 @@
 //! Accesses outside an allocation, misaligned ones, and reads of what nothing wrote.
 
-use gannet_ptx_gen::interp::{Arg, FaultKind, Memory, Space};
+use gannet_ptx_gen::interp::{FaultKind, FaultSpace, LaunchArg, Memory};
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::target::Target;
 use gannet_ptx_gen::verify::Error;
@@ -30,7 +30,7 @@ fn one_element_past_a_ragged_tail() {
     let input = numbers(150);
     let mut memory = Memory::new();
     let x = memory.alloc_from(&input);
-    let args = [Arg::U64(x), Arg::U32(150)];
+    let args = [LaunchArg::U64(x), LaunchArg::U32(150)];
     let (kernel, line) = ragged_tail(true);
     let place = Place {
         block: [2, 0, 0],
@@ -38,7 +38,7 @@ fn one_element_past_a_ragged_tail() {
     };
     let kind = finding(&kernel, [3, 1, 1], &args, &memory, place);
     assert!(
-        matches!(kind, FaultKind::OutOfBounds { space: Space::Global, address, bytes: 4, .. } if address == x + 600),
+        matches!(kind, FaultKind::OutOfBounds { space: FaultSpace::Global, address, bytes: 4, .. } if address == x + 600),
         "{kind}"
     );
     memory.write(x, &input).unwrap();
@@ -76,10 +76,10 @@ fn a_key_written_past_its_page() {
     let mut memory = Memory::new();
     let cache = memory.alloc_zeroed(3 * 4 * 32 * 4);
     let args = [
-        Arg::U64(memory.alloc_from(&keys)),
-        Arg::U64(cache),
-        Arg::U64(memory.alloc_from(&[2u32, 0, 1])),
-        Arg::U64(memory.alloc_from(&[3u32, 5, 9])),
+        LaunchArg::U64(memory.alloc_from(&keys)),
+        LaunchArg::U64(cache),
+        LaunchArg::U64(memory.alloc_from(&[2u32, 0, 1])),
+        LaunchArg::U64(memory.alloc_from(&[3u32, 5, 9])),
     ];
     // Block 1 writes page 0, slot 5, which is inside; block 2 page 1, slot 9, which is not.
     let (kernel, line) = paged_write(true);
@@ -118,16 +118,18 @@ fn short_tile(planted: bool) -> (Kernel, u32) {
 #[test]
 fn a_tile_too_small() {
     let mut memory = Memory::new();
-    let args = [Arg::U64(memory.alloc_from(&numbers(128)))];
+    let args = [LaunchArg::U64(memory.alloc_from(&numbers(128)))];
     let (kernel, line) = short_tile(true);
     let place = thread((FILE, line), 120);
     let kind = finding(&kernel, [1, 1, 1], &args, &memory, place);
     assert!(
-        matches!(kind, FaultKind::OutOfBounds { space: Space::Shared, address, .. } if address == SHARED + 480),
+        matches!(kind, FaultKind::OutOfBounds { space: FaultSpace::Shared, address, .. } if address == SHARED + 480),
         "{kind}"
     );
     quiet(&short_tile(false).0, [1, 1, 1], &args, &memory);
-    let Arg::U64(x) = args[0] else { unreachable!() };
+    let LaunchArg::U64(x) = args[0] else {
+        unreachable!()
+    };
     let reversed: Vec<f32> = numbers(128).into_iter().rev().collect();
     assert_eq!(memory.read::<f32>(x, 128).unwrap(), reversed);
 }
@@ -152,7 +154,7 @@ fn vector_rows(planted: bool) -> (Kernel, u32) {
 fn a_vector_across_its_alignment() {
     let mut memory = Memory::new();
     let (w, out) = (memory.alloc_from(&numbers(256)), memory.alloc(128));
-    let args = [Arg::U64(w), Arg::U64(out)];
+    let args = [LaunchArg::U64(w), LaunchArg::U64(out)];
     let (kernel, line) = vector_rows(true);
     let place = thread((FILE, line), 1);
     let kind = finding(&kernel, [1, 1, 1], &args, &memory, place);
@@ -191,12 +193,16 @@ fn a_partial_sum_that_no_block_wrote() {
     let parts = memory.alloc_poisoned(4 * 128);
     memory.write(parts, &numbers(96)).unwrap();
     let out = memory.alloc(128);
-    let args = [Arg::U64(parts), Arg::U64(out), Arg::U32(3)];
+    let args = [
+        LaunchArg::U64(parts),
+        LaunchArg::U64(out),
+        LaunchArg::U32(3),
+    ];
     let (kernel, line) = merge(true);
     let place = thread((FILE, line), 0);
     let kind = finding(&kernel, [1, 1, 1], &args, &memory, place);
     let address = parts + 3 * 128;
-    let (space, bytes) = (Space::Global, 4);
+    let (space, bytes) = (FaultSpace::Global, 4);
     assert_eq!(
         kind,
         FaultKind::Uninitialised {
@@ -240,11 +246,14 @@ fn block_sum(planted: bool) -> (Kernel, u32) {
 fn a_partial_sum_of_a_warp_that_is_not_there() {
     let mut memory = Memory::new();
     let out = memory.alloc(4);
-    let args = [Arg::U64(memory.alloc_from(&numbers(128))), Arg::U64(out)];
+    let args = [
+        LaunchArg::U64(memory.alloc_from(&numbers(128))),
+        LaunchArg::U64(out),
+    ];
     let (kernel, line) = block_sum(true);
     let place = thread((FILE, line), 4);
     let kind = finding(&kernel, [1, 1, 1], &args, &memory, place);
-    let (space, address, bytes) = (Space::Shared, SHARED + 16, 4);
+    let (space, address, bytes) = (FaultSpace::Shared, SHARED + 16, 4);
     assert_eq!(
         kind,
         FaultKind::Uninitialised {
@@ -291,7 +300,7 @@ fn a_register_that_one_path_leaves_unwritten() {
     }
     let mut memory = Memory::new();
     let (x, out) = (memory.alloc_from(&numbers(32)), memory.alloc(128));
-    let args = [Arg::U64(x), Arg::U32(0xff), Arg::U64(out)];
+    let args = [LaunchArg::U64(x), LaunchArg::U32(0xff), LaunchArg::U64(out)];
     quiet(&masked(false).0, [1, 1, 1], &args, &memory);
     let mut expected = numbers(32);
     expected[8..].fill(0.0);
@@ -322,13 +331,13 @@ fn a_read_only_load_of_what_the_kernel_wrote() {
     let x = memory.alloc_from(&numbers(64));
     let (kernel, line) = in_place(true);
     let place = thread((FILE, line), 0);
-    let kind = finding(&kernel, [1, 1, 1], &[Arg::U64(x)], &memory, place);
+    let kind = finding(&kernel, [1, 1, 1], &[LaunchArg::U64(x)], &memory, place);
     assert!(
         matches!(kind, FaultKind::ReadOnly { address, bytes: 4 } if address == x + 128),
         "{kind}"
     );
     memory.write(x, &numbers(64)).unwrap();
-    quiet(&in_place(false).0, [1, 1, 1], &[Arg::U64(x)], &memory);
+    quiet(&in_place(false).0, [1, 1, 1], &[LaunchArg::U64(x)], &memory);
     // An odd number of turns: the halves end up exchanged, and the largest is 0.
     let expected: Vec<f32> = (0..64).map(|i| numbers(64)[i ^ 32] - 30.0).collect();
     assert_eq!(memory.read::<f32>(x, 64).unwrap(), expected);

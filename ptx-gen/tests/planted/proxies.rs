@@ -1,7 +1,7 @@
 //! Bulk copies, which go through the async proxy, of bytes that ordinary instructions wrote.
 
 use gannet_ptx_gen::build::{Builder, BulkCopy};
-use gannet_ptx_gen::interp::{Arg, FaultKind, Memory, Space};
+use gannet_ptx_gen::interp::{FaultKind, FaultSpace, LaunchArg, Memory};
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::op::Fence;
 use gannet_ptx_gen::target::Target;
@@ -11,7 +11,7 @@ use crate::{SHARED, finding, numbers, quiet, thread};
 const FILE: &str = "planted/proxies.rs";
 
 /// Asserts a missing fence at an address, after the write that a line emitted.
-fn assert_unfenced(kind: &FaultKind, in_space: Space, expected: u64, write: u32) {
+fn assert_unfenced(kind: &FaultKind, in_space: FaultSpace, expected: u64, write: u32) {
     let FaultKind::Proxy {
         space,
         address,
@@ -79,12 +79,12 @@ fn scaled(mistake: Mistake) -> (Kernel, u32, u32) {
 fn stores_that_a_bulk_copy_does_not_see() {
     let mut memory = Memory::new();
     let (x, out) = (memory.alloc_from(&numbers(128)), memory.alloc(512));
-    let args = [Arg::U64(x), Arg::U64(out)];
+    let args = [LaunchArg::U64(x), LaunchArg::U64(out)];
     for mistake in [Mistake::NoFence, Mistake::EarlyFence] {
         let (kernel, store, copy) = scaled(mistake);
         let place = thread((FILE, copy), 0);
         let kind = finding(&kernel, [1, 1, 1], &args, &memory, place);
-        assert_unfenced(&kind, Space::Shared, SHARED, store);
+        assert_unfenced(&kind, FaultSpace::Shared, SHARED, store);
     }
     quiet(&scaled(Mistake::None).0, [1, 1, 1], &args, &memory);
     let expected: Vec<f32> = numbers(128).iter().map(|v| v * 2.0).collect();
@@ -95,7 +95,7 @@ fn stores_that_a_bulk_copy_does_not_see() {
 fn a_tile_overwritten_while_a_bulk_copy_reads_it() {
     let mut memory = Memory::new();
     let (x, out) = (memory.alloc_from(&numbers(128)), memory.alloc(512));
-    let args = [Arg::U64(x), Arg::U64(out)];
+    let args = [LaunchArg::U64(x), LaunchArg::U64(out)];
     let (kernel, store, copy) = scaled(Mistake::NoWait);
     let place = thread((FILE, store), 0);
     let kind = finding(&kernel, [1, 1, 1], &args, &memory, place);
@@ -110,7 +110,7 @@ fn a_tile_overwritten_while_a_bulk_copy_reads_it() {
 fn a_thread_that_ends_before_its_bulk_copy_has_read() {
     let mut memory = Memory::new();
     let (x, out) = (memory.alloc_from(&numbers(128)), memory.alloc(512));
-    let args = [Arg::U64(x), Arg::U64(out)];
+    let args = [LaunchArg::U64(x), LaunchArg::U64(out)];
     let (kernel, _, copy) = scaled(Mistake::NoEnd);
     let place = thread((FILE, copy), 0);
     let kind = finding(&kernel, [1, 1, 1], &args, &memory, place);
@@ -167,11 +167,11 @@ fn round_trip(row_fence: bool, array_fence: bool) -> (Kernel, [u32; 3]) {
 fn a_row_of_device_memory_that_a_bulk_copy_does_not_see() {
     let mut memory = Memory::new();
     let (row, out) = (memory.alloc(256), memory.alloc(256));
-    let args = [Arg::U64(row), Arg::U64(out)];
+    let args = [LaunchArg::U64(row), LaunchArg::U64(out)];
     let (kernel, [_, write, copy]) = round_trip(false, true);
     let place = thread((FILE, copy), 0);
     let kind = finding(&kernel, [1, 1, 1], &args, &memory, place);
-    assert_unfenced(&kind, Space::Global, row, write);
+    assert_unfenced(&kind, FaultSpace::Global, row, write);
     quiet(&round_trip(true, true).0, [1, 1, 1], &args, &memory);
     let expected: Vec<f32> = (0..64).rev().map(|i| i as f32).collect();
     assert_eq!(memory.read::<f32>(out, 64).unwrap(), expected);
@@ -181,11 +181,11 @@ fn a_row_of_device_memory_that_a_bulk_copy_does_not_see() {
 fn an_array_cleared_under_a_bulk_copy() {
     let mut memory = Memory::new();
     let (row, out) = (memory.alloc(256), memory.alloc(256));
-    let args = [Arg::U64(row), Arg::U64(out)];
+    let args = [LaunchArg::U64(row), LaunchArg::U64(out)];
     let (kernel, [clear, _, copy]) = round_trip(false, false);
     let place = thread((FILE, copy), 0);
     let kind = finding(&kernel, [1, 1, 1], &args, &memory, place);
-    assert_unfenced(&kind, Space::Shared, SHARED, clear);
+    assert_unfenced(&kind, FaultSpace::Shared, SHARED, clear);
     // The later of the two fences serves both.
     quiet(&round_trip(true, false).0, [1, 1, 1], &args, &memory);
 }

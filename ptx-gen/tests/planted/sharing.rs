@@ -1,6 +1,6 @@
 //! Threads of a block that touch the same shared bytes with nothing between them.
 
-use gannet_ptx_gen::interp::{Arg, FaultKind, Memory};
+use gannet_ptx_gen::interp::{FaultKind, LaunchArg, Memory};
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::target::Target;
 
@@ -48,7 +48,7 @@ fn transpose(planted: bool) -> (Kernel, u32, u32) {
 fn a_tile_overwritten_while_other_warps_read_it() {
     let mut memory = Memory::new();
     let (x, out) = (memory.alloc_from(&numbers(256)), memory.alloc(1024));
-    let args = [Arg::U64(x), Arg::U64(out)];
+    let args = [LaunchArg::U64(x), LaunchArg::U64(out)];
     let (kernel, store, load) = transpose(true);
     // Warp 0 is a tile ahead when warp 1 reads row 4 of columns 0 to 3, which warp 0 writes.
     let place = thread((FILE, load), 32);
@@ -88,10 +88,15 @@ fn lanes_that_trust_in_lockstep() {
     let x = memory.alloc_from(&numbers(32));
     let (kernel, store, load) = neighbours(true);
     let place = thread((FILE, load), 0);
-    let kind = finding(&kernel, [1, 1, 1], &[Arg::U64(x)], &memory, place);
+    let kind = finding(&kernel, [1, 1, 1], &[LaunchArg::U64(x)], &memory, place);
     assert_race(&kind, SHARED + 4, store);
     memory.write(x, &numbers(32)).unwrap();
-    quiet(&neighbours(false).0, [1, 1, 1], &[Arg::U64(x)], &memory);
+    quiet(
+        &neighbours(false).0,
+        [1, 1, 1],
+        &[LaunchArg::U64(x)],
+        &memory,
+    );
     let expected: Vec<f32> = (0..32).map(|i| numbers(32)[i ^ 1]).collect();
     assert_eq!(memory.read::<f32>(x, 32).unwrap(), expected);
 }
@@ -126,7 +131,7 @@ fn counting_in_buckets_that_are_being_cleared() {
     let mut memory = Memory::new();
     let values: Vec<u32> = (0..64).map(|i| i / 8 + 1).collect();
     let (x, out) = (memory.alloc_from(&values), memory.alloc(32));
-    let args = [Arg::U64(x), Arg::U64(out)];
+    let args = [LaunchArg::U64(x), LaunchArg::U64(out)];
     let (kernel, clear, add) = histogram(true);
     // Thread 0 counts a 1 in the bucket that thread 1 clears.
     let place = thread((FILE, add), 0);

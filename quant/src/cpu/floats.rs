@@ -49,13 +49,13 @@ impl MulAdd for Separate {
 ///
 /// # Panics
 /// When a slice is shorter than its shape says.
-pub fn accumulate(a: Rows<'_>, b: Rows<'_>, n: usize, c: RowsMut<'_>) {
+pub fn accumulate(a: StridedRows<'_>, b: StridedRows<'_>, n: usize, c: StridedRowsMut<'_>) {
     small_gemm::accumulate(Isa::detect(), a, b, n, c);
 }
 
 /// Rows of f32 at a distance.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows<'a> {
+pub struct StridedRows<'a> {
     /// The first row starts here.
     pub values: &'a [f32],
     /// From the start of one row to the next.
@@ -64,7 +64,7 @@ pub struct Rows<'a> {
 
 /// Rows of f32 at a distance, to be written.
 #[derive(Debug)]
-pub struct RowsMut<'a> {
+pub struct StridedRowsMut<'a> {
     /// The first row starts here.
     pub values: &'a mut [f32],
     /// From the start of one row to the next.
@@ -187,7 +187,7 @@ pub(super) fn silu_mul_body<M: MulAdd>(gate: &[f32], up: &[f32], out: &mut [f32]
 #[inline(always)]
 pub(super) fn gelu_mul_body<M: MulAdd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     // (1 + tanh(u)) / 2 = 1 / (1 + e^-2u), with 2 sqrt(2 / pi) here.
-    const SLOPE: f32 = 1.595_769_1;
+    const SLOPE: f32 = 1.595_769;
     for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
         let inner = SLOPE * (g + 0.044_715 * g * g * g);
         *o = g / (1.0 + exp::<M>(-inner)) * u;

@@ -41,7 +41,9 @@ mod unpack;
 use crate::{Format, Matrix};
 use isa::Isa;
 
-pub use floats::{Rows, RowsMut, accumulate, gelu_mul, silu_mul, softmax, sum_squares};
+pub use floats::{
+    StridedRows, StridedRowsMut, accumulate, gelu_mul, silu_mul, softmax, sum_squares,
+};
 
 /// `out = x * wᵀ` with `w` `[rows, cols]` expanded to f32, `x` `[n, cols]` and `out` `[n, rows]`,
 /// all row-major.

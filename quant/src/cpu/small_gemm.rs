@@ -14,11 +14,17 @@ use std::arch::x86_64::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::floats::Fused;
-use super::floats::{MulAdd, Rows, RowsMut, Separate};
+use super::floats::{MulAdd, Separate, StridedRows, StridedRowsMut};
 use super::isa::Isa;
 
 /// `c += a * b`.
-pub(super) fn accumulate(isa: Isa, a: Rows<'_>, b: Rows<'_>, n: usize, c: RowsMut<'_>) {
+pub(super) fn accumulate(
+    isa: Isa,
+    a: StridedRows<'_>,
+    b: StridedRows<'_>,
+    n: usize,
+    c: StridedRowsMut<'_>,
+) {
     if c.rows == 0 || c.cols == 0 || n == 0 {
         return;
     }
@@ -50,7 +56,13 @@ fn holds(values: &[f32], stride: usize, rows: usize, cols: usize) -> bool {
 
 /// Columns from `first` on, in plain Rust: 16 at a time, then one by one.
 #[inline(always)]
-fn by_lines<M: MulAdd>(a: Rows<'_>, b: Rows<'_>, n: usize, c: RowsMut<'_>, first: usize) {
+fn by_lines<M: MulAdd>(
+    a: StridedRows<'_>,
+    b: StridedRows<'_>,
+    n: usize,
+    c: StridedRowsMut<'_>,
+    first: usize,
+) {
     const LINE: usize = 16;
     for r in 0..c.rows {
         let a = &a.values[r * a.stride..][..n];
@@ -78,7 +90,7 @@ fn by_lines<M: MulAdd>(a: Rows<'_>, b: Rows<'_>, n: usize, c: RowsMut<'_>, first
 /// The body again with AVX2's vectors.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn avx2(a: Rows<'_>, b: Rows<'_>, n: usize, c: RowsMut<'_>) {
+fn avx2(a: StridedRows<'_>, b: StridedRows<'_>, n: usize, c: StridedRowsMut<'_>) {
     by_lines::<Fused>(a, b, n, c, 0);
 }
 
@@ -88,7 +100,7 @@ fn avx2(a: Rows<'_>, b: Rows<'_>, n: usize, c: RowsMut<'_>) {
 /// The rows lie within their slices.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn avx512(a: Rows<'_>, b: Rows<'_>, n: usize, c: RowsMut<'_>) {
+unsafe fn avx512(a: StridedRows<'_>, b: StridedRows<'_>, n: usize, c: StridedRowsMut<'_>) {
     let whole = c.cols - c.cols % 16;
     let mut r = 0;
     while r < c.rows {
@@ -199,16 +211,16 @@ mod tests {
                     for (from, to) in [(0, n / 2), (n / 2, n)] {
                         accumulate(
                             isa,
-                            Rows {
+                            StridedRows {
                                 values: &a[row * a_stride + from..],
                                 stride: a_stride,
                             },
-                            Rows {
+                            StridedRows {
                                 values: &b[from * b_stride..],
                                 stride: b_stride,
                             },
                             to - from,
-                            RowsMut {
+                            StridedRowsMut {
                                 values: &mut c,
                                 stride: c_stride,
                                 rows,

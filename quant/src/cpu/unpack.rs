@@ -9,6 +9,7 @@
 //! are single-rounded f32 products of the numbers in the block.
 
 use crate::Format;
+use crate::formats::{MXFP4_VALUES, half_scale};
 
 /// What the common form of a format looks like.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +38,7 @@ impl Shape {
             Format::Q3_K => (16, 4, false, 256),
             Format::Q4_K | Format::Q5_K => (32, 0, true, 256),
             Format::Q6_K => (16, 32, false, 256),
+            Format::MXFP4 => (32, 12, false, 32),
             Format::Q8_K | Format::IQ4_XS => (32, 128, false, 256),
             Format::F32 | Format::F16 | Format::BF16 => return None,
         };
@@ -62,6 +64,17 @@ pub(super) struct Unpacked<'a> {
 pub(super) const IQ4_BYTES: [u8; 16] = [
     1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241,
 ];
+
+/// The values that the codes of MXFP4 stand for, plus 12.
+const MXFP4_BYTES: [u8; 16] = {
+    let mut bytes = [0; 16];
+    let mut code = 0;
+    while code < 16 {
+        bytes[code] = (MXFP4_VALUES[code] + 12) as u8;
+        code += 1;
+    }
+    bytes
+};
 
 /// f16 bits to f32, exact, by selection instead of branches, so that loops can be vectorised.
 ///
@@ -137,6 +150,7 @@ pub(super) fn unpack_row(format: Format, row: &[u8], out: Unpacked<'_>) {
         Format::Q8_1 => each_block(row, out, 1, q8_1),
         Format::IQ4_NL => each_block(row, out, 1, iq4_nl),
         Format::IQ4_XS => each_block(row, out, 8, iq4_xs),
+        Format::MXFP4 => each_block(row, out, 1, mxfp4),
         Format::Q8_K => each_block(row, out, 8, q8_k),
         Format::Q2_K => each_block(row, out, 16, q2_k),
         Format::Q3_K => each_block(row, out, 16, q3_k),
@@ -222,7 +236,7 @@ fn q8_1(b: &[u8; 36], q: &mut [u8; 32], g: &mut Groups<'_>) {
 fn iq4_nl(b: &[u8; 18], q: &mut [u8; 32], g: &mut Groups<'_>) {
     g.scale(0, half_at(b, 0));
     nibbles::<16>(part(b, 2), q);
-    iq4(q);
+    look_up(&IQ4_BYTES, q);
 }
 
 /// A block of IQ4_XS.
@@ -234,8 +248,16 @@ fn iq4_xs(b: &[u8; 136], q: &mut [u8; 256], g: &mut Groups<'_>) {
         let scale = i32::from(low) | (i32::from((high >> (2 * i)) & 3) << 4);
         g.scale(i, d * (scale - 32) as f32);
         nibbles::<16>(part(b, 8 + 16 * i), q);
-        iq4(q);
+        look_up(&IQ4_BYTES, q);
     }
+}
+
+/// A block of MXFP4.
+#[inline(always)]
+fn mxfp4(b: &[u8; 17], q: &mut [u8; 32], g: &mut Groups<'_>) {
+    g.scale(0, half_scale(b[0]));
+    nibbles::<16>(part(b, 1), q);
+    look_up(&MXFP4_BYTES, q);
 }
 
 /// A block of Q8_K.
@@ -317,11 +339,11 @@ fn nibbles<const LEN: usize>(src: &[u8; LEN], dst: &mut [u8]) {
     dst[LEN..2 * LEN].copy_from_slice(&high);
 }
 
-/// Codes to the values of the IQ4 table.
+/// Codes to the values of a table.
 #[inline(always)]
-fn iq4(q: &mut [u8; 32]) {
+fn look_up(table: &[u8; 16], q: &mut [u8; 32]) {
     for q in q {
-        *q = IQ4_BYTES[usize::from(*q & 15)];
+        *q = table[usize::from(*q & 15)];
     }
 }
 

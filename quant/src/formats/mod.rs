@@ -6,6 +6,7 @@
 
 mod float;
 mod iq4;
+mod mxfp4;
 mod q2_k;
 mod q3_k;
 mod q4;
@@ -18,6 +19,8 @@ mod scale_search;
 
 pub use float::{BlockBF16, BlockF16, BlockF32};
 pub use iq4::{BlockIq4Nl, BlockIq4Xs, IQ4_VALUES};
+pub(crate) use mxfp4::half_scale;
+pub use mxfp4::{BlockMxfp4, MXFP4_VALUES};
 pub use q2_k::BlockQ2K;
 pub use q3_k::BlockQ3K;
 pub use q4::{BlockQ4_0, BlockQ4_1};

@@ -5,10 +5,11 @@
 //! Elsewhere the weights are rounded to f16.
 
 use crate::formats::{
-    BlockF16, BlockIq4Nl, BlockQ3K, BlockQ5_0, BlockQ6K, BlockQ8_0, BlockQ8_1, blocks, blocks_mut,
+    BlockBF16, BlockF16, BlockIq4Nl, BlockMxfp4, BlockQ3K, BlockQ5_0, BlockQ6K, BlockQ8_0,
+    BlockQ8_1, blocks, blocks_mut,
 };
 use crate::matrix::matrix_bytes;
-use crate::scalar::LeF16;
+use crate::scalar::{LeBf16, LeF16};
 use crate::{Error, Format, Matrix};
 use half::{f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
@@ -18,7 +19,7 @@ pub const fn gpu_format(format: Format) -> Format {
     match format {
         Format::F32 => Format::F32,
         Format::F16 => Format::F16,
-        Format::BF16 => Format::BF16,
+        Format::BF16 | Format::MXFP4 => Format::BF16,
         Format::Q4_0 => Format::Q4_0,
         Format::Q4_K => Format::Q4_K,
         Format::Q5_K => Format::Q5_K,
@@ -81,6 +82,15 @@ pub(super) fn convert_rows(
         (Format::Q3_K, Format::Q6_K) => each(m.data, out, |b: &BlockQ3K| {
             BlockQ6K::from_parts(b.d, b.group_scales(), &b.codes())
         }),
+        (Format::MXFP4, Format::BF16) => {
+            // Two bits of mantissa and the exponents of f32: rounding changes nothing.
+            let weights = blocks::<BlockMxfp4>(m.data)
+                .iter()
+                .flat_map(BlockMxfp4::weights);
+            for (weight, out) in weights.zip(blocks_mut(out)) {
+                *out = BlockBF16(LeBf16::new(weight));
+            }
+        }
         (_, Format::F16) => return round_to_f16(m, first_row, out),
         (from, _) => {
             return Err(Error::NoLayout {

@@ -9,7 +9,7 @@
 //! positions lie in.
 
 use bytemuck::allocation::try_zeroed_vec;
-use gannet_quant::cpu::{Rows, RowsMut, accumulate, softmax};
+use gannet_quant::cpu::{StridedRows, StridedRowsMut, accumulate, softmax};
 use rayon::prelude::*;
 
 use crate::Error;
@@ -150,16 +150,16 @@ impl LayerCache {
         scores.resize(heads * stride, 0.0);
         for (i, block) in blocks.clone().enumerate() {
             accumulate(
-                Rows {
+                StridedRows {
                     values: q,
                     stride: dim,
                 },
-                Rows {
+                StridedRows {
                     values: &self.k[start_of(block)..],
                     stride: BLOCK_TOKENS,
                 },
                 dim,
-                RowsMut {
+                StridedRowsMut {
                     values: &mut scores[i * BLOCK_TOKENS..],
                     stride,
                     rows: heads,
@@ -179,16 +179,16 @@ impl LayerCache {
             let from = seen.start.saturating_sub(i * BLOCK_TOKENS);
             let to = BLOCK_TOKENS.min(seen.end - i * BLOCK_TOKENS);
             accumulate(
-                Rows {
+                StridedRows {
                     values: &scores[i * BLOCK_TOKENS + from..],
                     stride,
                 },
-                Rows {
+                StridedRows {
                     values: &self.v[start_of(block) + from * dim..],
                     stride: dim,
                 },
                 to - from,
-                RowsMut {
+                StridedRowsMut {
                     values: &mut *out,
                     stride: dim,
                     rows: heads,

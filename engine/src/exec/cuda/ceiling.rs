@@ -1,6 +1,6 @@
 //! The ceiling that speeds are reported against: how fast this device reads its memory, measured.
 
-use gannet_cuda_runtime::{Args, Buffer, Event, Launch, Stream};
+use gannet_cuda_runtime::{Args, Buffer, DeviceEvent, Launch, Stream};
 use gannet_ptx_gen::kernels::StreamReadSpec;
 
 use super::open::Gpu;
@@ -42,8 +42,8 @@ pub fn measure_read_ceiling(index: usize, disk_cache: &DiskCache) -> Result<f64,
     let grid = [gpu.properties.multiprocessors * BLOCKS, 1, 1];
     let launch = Launch::new(&kernel, grid, args);
     let (start, end) = (
-        Event::new(&gpu.context, true)?,
-        Event::new(&gpu.context, true)?,
+        DeviceEvent::new(&gpu.context, true)?,
+        DeviceEvent::new(&gpu.context, true)?,
     );
     let mut best = f32::INFINITY;
     for _ in 0..PASSES {
@@ -51,7 +51,7 @@ pub fn measure_read_ceiling(index: usize, disk_cache: &DiskCache) -> Result<f64,
         stream.launch(&launch)?;
         end.record(&stream)?;
         end.synchronize()?;
-        best = best.min(Event::elapsed_ms(&start, &end)?);
+        best = best.min(DeviceEvent::elapsed_ms(&start, &end)?);
     }
     Ok(bytes as f64 / (f64::from(best) / 1e3))
 }

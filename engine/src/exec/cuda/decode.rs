@@ -17,6 +17,7 @@ use super::rank::{DecodeParts, Rank};
 use super::record::Issue;
 use crate::Error;
 use crate::exec::DecodeStart;
+use crate::exec::addresses::Inputs;
 use crate::lower::{Advance, KernelSpec, Named};
 use crate::plan::{Buf, Column, Plan};
 
@@ -66,6 +67,25 @@ pub(super) fn advance(target: Target, rows: usize, context: usize, positions: bo
         context: context as u32,
         positions,
     })
+}
+
+/// What the kernel that ends a step takes, by the names of its parameters.
+fn given_to_advance<'a, B>(
+    next: &'a B,
+    inputs: &'a Inputs<B>,
+    steps: &'a B,
+    ring: &'a B,
+    positions: bool,
+) -> Named<&'a B> {
+    let positions = positions.then(|| ("positions", inputs.column(Column::Position)));
+    let given = [
+        ("next", next),
+        ("tokens", inputs.column(Column::Token)),
+        ("lengths", inputs.column(Column::Length)),
+        ("steps", steps),
+        ("ring", ring),
+    ];
+    Named::new(given.into_iter().chain(positions))
 }
 
 /// A launch of a step, and what it is for.
@@ -155,16 +175,8 @@ impl Replay {
         let kernel = kernels.get(&spec)?;
         let counter = Buffer::new(&gpu.context, 4)?;
         let ring = PinnedBuffer::new(&gpu.context, (RING as usize * rows + 1) * 4)?;
-        let (inputs, host_ring) = (&state.inputs, ring.as_buffer());
-        let positions = positions.then(|| ("positions", inputs.column(Column::Position)));
-        let given = [
-            ("next", &next),
-            ("tokens", inputs.column(Column::Token)),
-            ("lengths", inputs.column(Column::Length)),
-            ("steps", &counter),
-            ("ring", &host_ring),
-        ];
-        let given = Named::new(given.into_iter().chain(positions));
+        let host_ring = ring.as_buffer();
+        let given = given_to_advance(&next, &state.inputs, &counter, &host_ring, positions);
         let args = args_by_name(&spec, kernel, &given)?;
         let launch = launch_of(gpu, kernel, spec.grid(rows as u32), args);
         list.push(Listed::after("advance", spec, rows, launch));
@@ -272,4 +284,27 @@ pub(super) fn run(
     // Steps still queued only write positions that nobody reads, but must not outlive this.
     ranks.iter().try_for_each(Rank::synchronize)?;
     Ok(queued as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_step_takes_what_it_is_given() {
+        let inputs = Inputs {
+            columns: (0..Column::COUNT).collect(),
+            block_table: 99,
+        };
+        let (tokens, lengths) = (Column::Token as usize, Column::Length as usize);
+        let places = Column::Position as usize;
+        let all = [&10, &tokens, &lengths, &11, &12, &places];
+        for (positions, expected) in [(false, &all[..5]), (true, &all[..])] {
+            let spec = KernelSpec::from(advance(Target::Sm80, 2, 64, positions));
+            let args = given_to_advance(&10, &inputs, &11, &12, positions)
+                .bind(&spec)
+                .unwrap();
+            assert_eq!(args, expected);
+        }
+    }
 }

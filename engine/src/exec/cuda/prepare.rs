@@ -1,7 +1,7 @@
 //! From a lowered step to launches with addresses: kernels compiled, arguments packed.
 
 use gannet_cuda_runtime::{
-    Args, Buffer, Kernel, KernelSpec as RuntimeKernel, Launch, Module, ModuleSource, PackedArgs,
+    Args, Buffer, KernelSignature, Launch, LoadedKernel, Module, ModuleSource, PackedArgs,
     ParamSpec,
 };
 use gannet_ptx_gen::ir::Kernel as PtxKernel;
@@ -39,7 +39,7 @@ pub(super) struct Memory {
 /// Compiled kernels, each once.
 #[derive(Default)]
 pub(super) struct Kernels {
-    compiled: Vec<(KernelSpec, Kernel)>,
+    compiled: Vec<(KernelSpec, LoadedKernel)>,
 }
 
 impl Kernels {
@@ -58,7 +58,7 @@ impl Kernels {
     }
 
     /// The compiled kernel of a spec.
-    pub(super) fn get(&self, spec: &KernelSpec) -> Result<&Kernel, Error> {
+    pub(super) fn get(&self, spec: &KernelSpec) -> Result<&LoadedKernel, Error> {
         let found = self.compiled.iter().find(|(known, _)| known == spec);
         found
             .map(|(_, kernel)| kernel)
@@ -67,7 +67,7 @@ impl Kernels {
 }
 
 /// Compiles one kernel.
-pub(super) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<Kernel, Error> {
+pub(super) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<LoadedKernel, Error> {
     let ptx = kernel
         .ptx()
         .map_err(|e| Error::internal(format!("kernel {}: {e}", kernel.name.as_str())))?;
@@ -91,7 +91,7 @@ pub(super) fn compile(gpu: &Gpu, kernel: &PtxKernel) -> Result<Kernel, Error> {
         .iter()
         .map(|p| ParamSpec::scalar(p.name.clone(), p.bytes() as usize))
         .collect();
-    Ok(module.kernel(&RuntimeKernel {
+    Ok(module.kernel(&KernelSignature {
         name: kernel.name.clone(),
         params,
         block: kernel.block_size,
@@ -126,7 +126,7 @@ pub(super) fn prepare(
     lowered: Lowered,
 ) -> Result<Prepared, Error> {
     kernels.compile(gpu, &lowered.kernels)?;
-    let compiled: Vec<&Kernel> = lowered
+    let compiled: Vec<&LoadedKernel> = lowered
         .kernels
         .iter()
         .map(|k| kernels.get(k))
@@ -173,7 +173,7 @@ pub(super) fn prepare(
 /// The arguments of a kernel that follows a step, by the names of its parameters.
 pub(super) fn args_by_name(
     spec: &KernelSpec,
-    kernel: &Kernel,
+    kernel: &LoadedKernel,
     given: &Named<&Buffer>,
 ) -> Result<PackedArgs, Error> {
     let args = given.bind(spec)?.into_iter();
@@ -183,7 +183,12 @@ pub(super) fn args_by_name(
 
 /// A launch of a kernel of ours. Where launches may overlap, it starts before the one in front of it
 /// has finished: every kernel written for such a GPU waits by itself.
-pub(super) fn launch_of(gpu: &Gpu, kernel: &Kernel, grid: [u32; 3], args: PackedArgs) -> Launch {
+pub(super) fn launch_of(
+    gpu: &Gpu,
+    kernel: &LoadedKernel,
+    grid: [u32; 3],
+    args: PackedArgs,
+) -> Launch {
     let launch = Launch::new(kernel, grid, args);
     match gpu.target.has_hopper() {
         true => launch.programmatic(),

@@ -4,7 +4,7 @@
 //! The kernels keep both up to date, so that any number of steps can be queued.
 
 use bytemuck::cast_slice;
-use gannet_cuda_runtime::{Buffer, Kernel, Stream};
+use gannet_cuda_runtime::{Buffer, LoadedKernel, Stream};
 use gannet_ptx_gen::kernels::{SampleParams, SampleSpec};
 use gannet_ptx_gen::target::Target;
 
@@ -14,6 +14,7 @@ use super::prepare::{Kernels, args_by_name, launch_of};
 use super::state::StepState;
 use crate::Error;
 use crate::exec::DecodeStart;
+use crate::exec::addresses::Inputs;
 use crate::exec::sample::MAX_WINDOW;
 use crate::lower::{KernelSpec, Named, SampleDraw, SampleFilter};
 use crate::plan::Column;
@@ -39,19 +40,41 @@ pub(super) fn kernels(target: Target, vocab_size: usize) -> [KernelSpec; 2] {
 /// The sampling state of all slots, and the kernels that choose.
 pub(super) struct SlotSamplers {
     spec: SampleSpec,
-    filter: Kernel,
-    draw: Kernel,
+    filter: LoadedKernel,
+    draw: LoadedKernel,
+    memory: SlotMemory<Buffer>,
+}
+
+/// The memory that the kernels share.
+struct SlotMemory<B> {
     /// `u32[num_slots, SampleParams::WORDS]`.
-    params: Buffer,
+    settings: B,
     /// `u32[num_slots, MAX_WINDOW]`: the latest tokens of each slot, a ring.
-    history: Buffer,
+    history: B,
     /// `u32[rows, 4]`: what the first kernel tells the second.
-    found: Buffer,
+    found: B,
     /// `f32` and `u32`, [`SampleSpec::scratch`] of each: the best of each block.
-    best_values: Buffer,
-    best_indices: Buffer,
+    best_values: B,
+    best_indices: B,
     /// `u32[rows]`, zero between launches.
-    arrived: Buffer,
+    counters: B,
+}
+
+impl<B> SlotMemory<B> {
+    /// What both kernels take, by the names of their parameters.
+    fn given<'a>(&'a self, logits: &'a B, inputs: &'a Inputs<B>) -> [(&'static str, &'a B); 9] {
+        [
+            ("logits", logits),
+            ("lengths", inputs.column(Column::Length)),
+            ("slots", inputs.column(Column::Slot)),
+            ("settings", &self.settings),
+            ("history", &self.history),
+            ("best_values", &self.best_values),
+            ("best_indices", &self.best_indices),
+            ("counters", &self.counters),
+            ("found", &self.found),
+        ]
+    }
 }
 
 impl SlotSamplers {
@@ -82,14 +105,16 @@ impl SlotSamplers {
             spec,
             filter: filter?,
             draw: draw?,
-            params: Buffer::new(&gpu.context, num_slots * PARAMS)?,
-            history: Buffer::new(&gpu.context, num_slots * MAX_WINDOW * 4)?,
-            // Not what was there: a first kernel that did not run must not name tokens that do not
-            // exist.
-            found: zeroed(rows * 4)?,
-            best_values: words(spec.scratch(rows))?,
-            best_indices: words(spec.scratch(rows))?,
-            arrived: zeroed(rows)?,
+            memory: SlotMemory {
+                settings: Buffer::new(&gpu.context, num_slots * PARAMS)?,
+                history: Buffer::new(&gpu.context, num_slots * MAX_WINDOW * 4)?,
+                // Not what was there: a first kernel that did not run must not name tokens that do not
+                // exist.
+                found: zeroed(rows * 4)?,
+                best_values: words(spec.scratch(rows))?,
+                best_indices: words(spec.scratch(rows))?,
+                counters: zeroed(rows)?,
+            },
         })
     }
 
@@ -98,8 +123,16 @@ impl SlotSamplers {
         for s in sequences {
             let (params, ring) = s.sampling.slot(s.history, s.draws);
             let slot = s.slot as usize;
-            stream.copy_to_device(&self.params, slot * PARAMS, cast_slice(&params.words()))?;
-            stream.copy_to_device(&self.history, slot * MAX_WINDOW * 4, cast_slice(&ring))?;
+            stream.copy_to_device(
+                &self.memory.settings,
+                slot * PARAMS,
+                cast_slice(&params.words()),
+            )?;
+            stream.copy_to_device(
+                &self.memory.history,
+                slot * MAX_WINDOW * 4,
+                cast_slice(&ring),
+            )?;
         }
         Ok(())
     }
@@ -113,17 +146,7 @@ impl SlotSamplers {
         next: &Buffer,
         rows: usize,
     ) -> Result<[Listed; 2], Error> {
-        let both = [
-            ("logits", logits),
-            ("lengths", state.inputs.column(Column::Length)),
-            ("slots", state.inputs.column(Column::Slot)),
-            ("settings", &self.params),
-            ("history", &self.history),
-            ("best_values", &self.best_values),
-            ("best_indices", &self.best_indices),
-            ("counters", &self.arrived),
-            ("found", &self.found),
-        ];
+        let both = self.memory.given(logits, &state.inputs);
         let all = both.into_iter().chain([("out", next)]);
         let [filters, draws] = kernels(self.spec.target, self.spec.vocab_size as usize);
         let listed = |unit, spec: KernelSpec, kernel, given| -> Result<Listed, Error> {
@@ -135,5 +158,41 @@ impl SlotSamplers {
             listed("filter", filters, &self.filter, Named::new(both))?,
             listed("draw", draws, &self.draw, Named::new(all))?,
         ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kernels_take_what_they_are_given() {
+        let memory = SlotMemory {
+            settings: 20,
+            history: 21,
+            found: 22,
+            best_values: 23,
+            best_indices: 24,
+            counters: 25,
+        };
+        let inputs = Inputs {
+            columns: (0..Column::COUNT).collect(),
+            block_table: 99,
+        };
+        let (lengths, slots) = (Column::Length as usize, Column::Slot as usize);
+        let [filter, draw] = kernels(Target::Sm80, 1000);
+        let both = memory.given(&10, &inputs);
+        let args = Named::new(both).bind(&filter).unwrap();
+        let shared = [&10, &lengths, &slots, &20, &21];
+        assert_eq!(args[..5], shared);
+        assert_eq!(args[5..], [&23, &24, &25, &22]);
+        let all = both.into_iter().chain([("out", &11)]);
+        let args = Named::new(all).bind(&draw).unwrap();
+        assert_eq!(args[..5], shared);
+        assert_eq!(args[5..], [&22, &23, &24, &25, &11]);
+        // One too many, and one too few.
+        assert!(Named::new(both).bind(&draw).is_err());
+        let all = both.into_iter().chain([("out", &11)]);
+        assert!(Named::new(all).bind(&filter).is_err());
     }
 }

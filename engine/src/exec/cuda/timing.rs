@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gannet_cuda_runtime::{Context, Event, Stream};
+use gannet_cuda_runtime::{Context, DeviceEvent, Stream};
 
 use super::decode::Replay;
 use crate::Error;
@@ -21,7 +21,10 @@ pub(super) fn time(
     count: usize,
     issue: impl Fn() -> Result<(), Error>,
 ) -> Result<f64, Error> {
-    let (start, end) = (Event::new(context, true)?, Event::new(context, true)?);
+    let (start, end) = (
+        DeviceEvent::new(context, true)?,
+        DeviceEvent::new(context, true)?,
+    );
     issue()?;
     start.record(stream)?;
     for _ in 0..count.max(1) {
@@ -29,12 +32,12 @@ pub(super) fn time(
     }
     end.record(stream)?;
     end.synchronize()?;
-    Ok(f64::from(Event::elapsed_ms(&start, &end)?) / 1e3 / count.max(1) as f64)
+    Ok(f64::from(DeviceEvent::elapsed_ms(&start, &end)?) / 1e3 / count.max(1) as f64)
 }
 
 /// What each launch of a replayed step takes; what an empty pair of events takes is off.
 pub(super) struct Profiler {
-    events: Vec<Event>,
+    events: Vec<DeviceEvent>,
     times: Vec<LaunchTime>,
 }
 
@@ -45,7 +48,7 @@ impl Profiler {
         replay: &Replay,
         lengths: &[u32],
     ) -> Result<Profiler, Error> {
-        let event = |_| Event::new(context, true);
+        let event = |_| DeviceEvent::new(context, true);
         let events = 0..=replay.list().len() + EMPTY;
         Ok(Profiler {
             events: events.map(event).collect::<Result<_, _>>()?,
@@ -76,7 +79,7 @@ impl Profiler {
         }
         stream.synchronize()?;
         let between = |i: usize| -> Result<f64, Error> {
-            Ok(f64::from(Event::elapsed_ms(&events[i], &events[i + 1])?) / 1e3)
+            Ok(f64::from(DeviceEvent::elapsed_ms(&events[i], &events[i + 1])?) / 1e3)
         };
         let mut nothing = (0..EMPTY).map(between).collect::<Result<Vec<_>, _>>()?;
         nothing.sort_by(f64::total_cmp);

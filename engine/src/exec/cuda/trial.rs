@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use gannet_cuda_runtime::{Buffer, Event, GraphBuilder, GraphExec, Kernel, Launch};
+use gannet_cuda_runtime::{Buffer, DeviceEvent, GraphBuilder, GraphExec, Launch, LoadedKernel};
 
 use super::prepare::{Prepared, compile, launch_of};
 use super::rank::Rank;
@@ -65,7 +65,7 @@ impl<'r> Trials<'r> {
     /// A kernel that cannot be written or compiled.
     pub(crate) fn compile(&self, members: &[(usize, KernelSpec)]) -> Result<Trial, Error> {
         let gpu = self.rank.gpu();
-        let mut kernels: Vec<(&KernelSpec, Kernel)> = Vec::new();
+        let mut kernels: Vec<(&KernelSpec, LoadedKernel)> = Vec::new();
         let mut launches = Vec::with_capacity(members.len());
         for (index, spec) in members {
             let kernel = match kernels.iter().find(|(known, _)| *known == spec) {
@@ -143,7 +143,7 @@ impl<'r> Trials<'r> {
             }
         };
         let graph = trial.graph.insert(graph);
-        let event = || Event::new(context, true);
+        let event = || DeviceEvent::new(context, true);
         let (start, end) = (event()?, event()?);
         let mut seconds = Vec::with_capacity(repeats);
         for _ in 0..=repeats {
@@ -152,7 +152,7 @@ impl<'r> Trials<'r> {
             graph.launch(stream)?;
             end.record(stream)?;
             end.synchronize()?;
-            seconds.push(f64::from(Event::elapsed_ms(&start, &end)?) / 1e3);
+            seconds.push(f64::from(DeviceEvent::elapsed_ms(&start, &end)?) / 1e3);
         }
         // The first warms up.
         seconds.remove(0);

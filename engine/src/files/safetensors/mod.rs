@@ -2,7 +2,7 @@
 //!
 //! [`SafeTensors::open`] reads the header of one file, or of every file that a
 //! `model.safetensors.index.json` names, checks all that it claims, and keeps a list of
-//! [`TensorInfo`]. Tensor data is read when [`SafeTensors::data`] asks for it, one tensor at a time.
+//! [`SafeTensorInfo`]. Tensor data is read when [`SafeTensors::data`] asks for it, one tensor at a time.
 //!
 //! ```no_run
 //! use gannet_engine::internals::files::safetensors::SafeTensors;
@@ -47,7 +47,7 @@ const INDEX_EXTENSION: &str = ".safetensors.index.json";
 
 /// A tensor: what it is and where it lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorInfo {
+pub struct SafeTensorInfo {
     /// The name.
     pub name: String,
     /// How an element is stored.
@@ -67,7 +67,7 @@ pub struct SafeTensors {
     files: Vec<PathBuf>,
     metadata: Vec<(String, String)>,
     /// In the order of the files, and of the data in them.
-    tensors: Vec<TensorInfo>,
+    tensors: Vec<SafeTensorInfo>,
     /// Indices of `tensors` in the order of their names.
     by_name: Vec<u32>,
 }
@@ -124,7 +124,7 @@ impl SafeTensors {
         self.files.push(path.to_owned());
         self.metadata.extend(header.metadata);
         self.tensors
-            .extend(entries.into_iter().map(|entry| TensorInfo {
+            .extend(entries.into_iter().map(|entry| SafeTensorInfo {
                 name: entry.name,
                 dtype: entry.dtype,
                 shape: entry.shape,
@@ -164,13 +164,13 @@ impl SafeTensors {
 
     /// Every tensor, in the order of the data.
     #[must_use]
-    pub fn tensors(&self) -> &[TensorInfo] {
+    pub fn tensors(&self) -> &[SafeTensorInfo] {
         &self.tensors
     }
 
     /// The tensor of a name.
     #[must_use]
-    pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
+    pub fn tensor(&self, name: &str) -> Option<&SafeTensorInfo> {
         let by_name = |&i: &u32| self.tensors[i as usize].name.as_str().cmp(name);
         let found = self.by_name.binary_search_by(by_name).ok()?;
         Some(&self.tensors[self.by_name[found] as usize])

@@ -11,7 +11,7 @@ use super::bpe::{Bpe, NO_TOKEN};
 use super::special::Specials;
 use super::spm::Spm;
 use super::vocab::{Index, TokenKind, Vocab};
-use super::{Error, Kind, Model, Tokenizer, TokenizerOptions, pre};
+use super::{Algorithm, Error, Model, Tokenizer, TokenizerOptions, pre};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
@@ -64,8 +64,8 @@ impl Tokenizer {
     pub(super) fn read(meta: &Metadata, options: &TokenizerOptions) -> Result<Tokenizer, Error> {
         let mut warnings = Vec::new();
         let kind = match meta.str(MODEL)? {
-            "gpt2" => Kind::ByteLevelBpe,
-            "llama" => Kind::SentencePiece,
+            "gpt2" => Algorithm::ByteLevelBpe,
+            "llama" => Algorithm::SentencePiece,
             other => {
                 return Err(Error::UnsupportedModel {
                     model: shown(other),
@@ -79,7 +79,7 @@ impl Tokenizer {
             (Some(name), _) => name.clone(),
             (None, Some(name)) => name.to_owned(),
             (None, None) => {
-                if kind == Kind::ByteLevelBpe {
+                if kind == Algorithm::ByteLevelBpe {
                     warnings.push(format!(
                         "{PRE} is missing: words are split by the rule 'default', which may not \
                          be this model's"
@@ -93,9 +93,9 @@ impl Tokenizer {
         let eos = special_id(meta, EOS, default_id(kind, 2), &vocab, &mut warnings);
         let unknown = special_id(meta, UNKNOWN, default_id(kind, 0), &vocab, &mut warnings);
 
-        let mut add_bos_default = kind == Kind::SentencePiece;
+        let mut add_bos_default = kind == Algorithm::SentencePiece;
         let model = match kind {
-            Kind::ByteLevelBpe => {
+            Algorithm::ByteLevelBpe => {
                 let family =
                     pre::find(&pre).ok_or_else(|| Error::UnknownPre { pre: shown(&pre) })?;
                 add_bos_default = family.add_bos;
@@ -110,7 +110,7 @@ impl Tokenizer {
                 warn_of_missing_bytes(bpe.missing_bytes(), &mut warnings);
                 Model::Bpe(bpe)
             }
-            Kind::SentencePiece => {
+            Algorithm::SentencePiece => {
                 let scores = read_scores(meta, vocab.len())?;
                 let spm = Spm::new(&vocab, &index, scores, byte_tokens(&vocab), unknown);
                 warn_of_missing_bytes(spm.missing_bytes(), &mut warnings);
@@ -131,8 +131,8 @@ impl Tokenizer {
         let mut tokenizer = Tokenizer {
             kind,
             pre,
-            add_space_prefix: flag(ADD_SPACE_PREFIX, kind == Kind::SentencePiece)?
-                && kind == Kind::SentencePiece,
+            add_space_prefix: flag(ADD_SPACE_PREFIX, kind == Algorithm::SentencePiece)?
+                && kind == Algorithm::SentencePiece,
             add_bos: flag(ADD_BOS, add_bos_default)?,
             add_eos: flag(ADD_EOS, false)?,
             specials: Specials::new(&vocab, strips),
@@ -189,8 +189,8 @@ fn shown(text: &str) -> String {
 }
 
 /// The id that SentencePiece gives a special token unless told otherwise.
-fn default_id(kind: Kind, id: u32) -> Option<u32> {
-    (kind == Kind::SentencePiece).then_some(id)
+fn default_id(kind: Algorithm, id: u32) -> Option<u32> {
+    (kind == Algorithm::SentencePiece).then_some(id)
 }
 
 fn warn_of_missing_bytes(missing: usize, warnings: &mut Vec<String>) {
@@ -204,7 +204,7 @@ fn warn_of_missing_bytes(missing: usize, warnings: &mut Vec<String>) {
 /// The tokens, and the index of those that merging can give.
 fn read_vocab(
     meta: &Metadata,
-    kind: Kind,
+    kind: Algorithm,
     warnings: &mut Vec<String>,
 ) -> Result<(Vocab, Index), Error> {
     let texts = meta.strings(TOKENS)?;

@@ -54,7 +54,7 @@ use vocab::{Index, TokenKind, VISIBLE_SPACE, Vocab, parse_byte};
 /// The kinds of tokenizer, by `tokenizer.ggml.model`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum Algorithm {
     /// `gpt2`: words are cut by rules, then their bytes merged by rank.
     ByteLevelBpe,
     /// `llama`: characters are merged by the score of the result, bytes being the fallback.
@@ -87,7 +87,7 @@ pub struct DecodeOptions {
 
 /// The tokenizer of one model file.
 pub struct Tokenizer {
-    kind: Kind,
+    kind: Algorithm,
     pre: String,
     vocab: Vocab,
     /// What merging can give.
@@ -201,14 +201,14 @@ impl Tokenizer {
             return Some(id);
         }
         let found = match self.kind {
-            Kind::ByteLevelBpe => {
+            Algorithm::ByteLevelBpe => {
                 let mut raw = Vec::with_capacity(text.len());
                 if !bytes::push_bytes(text, &mut raw) {
                     raw.extend_from_slice(text.as_bytes());
                 }
                 self.index.get(&self.vocab, &raw)
             }
-            Kind::SentencePiece => {
+            Algorithm::SentencePiece => {
                 let raw = text.replace(VISIBLE_SPACE, " ");
                 self.index.get(&self.vocab, raw.as_bytes())
             }
@@ -265,7 +265,7 @@ impl Tokenizer {
     }
 
     /// The kind of tokenizer.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Algorithm {
         self.kind
     }
 

@@ -145,10 +145,10 @@ fn cut_at<'a>(text: &'a str, token: &str, id: u32, strips: bool, out: &mut Vec<F
 mod tests {
     use super::Fragment::{Text, Token};
     use super::*;
-    use crate::text::tokenizer::Kind;
+    use crate::text::tokenizer::Algorithm;
 
     fn vocab(tokens: &[(&str, TokenKind)]) -> Vocab {
-        let mut vocab = Vocab::with_capacity(Kind::ByteLevelBpe, tokens.len());
+        let mut vocab = Vocab::with_capacity(Algorithm::ByteLevelBpe, tokens.len());
         for &(text, kind) in tokens {
             vocab.push(text, kind);
         }

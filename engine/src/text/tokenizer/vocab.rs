@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 
-use super::Kind;
+use super::Algorithm;
 use super::bytes;
 
 /// SentencePiece's visible space.
@@ -108,7 +108,7 @@ impl Index {
 
 /// What each id stands for.
 pub(crate) struct Vocab {
-    kind: Kind,
+    kind: Algorithm,
     arena: Vec<u8>,
     /// Where each token's bytes end; they begin where the former's end.
     ends: Vec<usize>,
@@ -120,7 +120,7 @@ pub(crate) struct Vocab {
 
 impl Vocab {
     /// An empty vocabulary with room for `len` tokens.
-    pub(crate) fn with_capacity(kind: Kind, len: usize) -> Vocab {
+    pub(crate) fn with_capacity(kind: Algorithm, len: usize) -> Vocab {
         Vocab {
             kind,
             arena: Vec::with_capacity(len.saturating_mul(8)),
@@ -145,13 +145,13 @@ impl Vocab {
         };
         match (kind, self.kind) {
             (TokenKind::Byte, _) => self.arena.extend(byte),
-            (TokenKind::Normal | TokenKind::Unused, Kind::ByteLevelBpe) => {
+            (TokenKind::Normal | TokenKind::Unused, Algorithm::ByteLevelBpe) => {
                 if !bytes::push_bytes(text, &mut self.arena) {
                     self.foreign.push(self.len() as u32);
                     self.arena.extend_from_slice(text.as_bytes());
                 }
             }
-            (TokenKind::Normal | TokenKind::Unused, Kind::SentencePiece) => {
+            (TokenKind::Normal | TokenKind::Unused, Algorithm::SentencePiece) => {
                 let mut parts = text.split(VISIBLE_SPACE);
                 self.arena
                     .extend_from_slice(parts.next().unwrap_or_default().as_bytes());
@@ -211,14 +211,14 @@ impl Vocab {
             (TokenKind::Byte, _) => {
                 Cow::Owned(format!("<0x{:02X}>", bytes.first().copied().unwrap_or(0)))
             }
-            (TokenKind::Normal | TokenKind::Unused, Kind::ByteLevelBpe) => {
+            (TokenKind::Normal | TokenKind::Unused, Algorithm::ByteLevelBpe) => {
                 if self.foreign.binary_search(&id).is_ok() {
                     as_written
                 } else {
                     Cow::Owned(bytes::to_text(bytes))
                 }
             }
-            (TokenKind::Normal | TokenKind::Unused, Kind::SentencePiece)
+            (TokenKind::Normal | TokenKind::Unused, Algorithm::SentencePiece)
                 if bytes.contains(&b' ') =>
             {
                 Cow::Owned(as_written.replace(' ', VISIBLE_SPACE.encode_utf8(&mut [0; 4])))
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn tokens_are_kept_as_what_they_mean() {
-        let mut v = Vocab::with_capacity(Kind::SentencePiece, 4);
+        let mut v = Vocab::with_capacity(Algorithm::SentencePiece, 4);
         assert!(v.push("\u{2581}a\u{2581}", TokenKind::Normal));
         assert!(v.push("<0x0a>", TokenKind::Byte));
         assert!(!v.push("<0xZZ>", TokenKind::Byte));
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn the_first_of_two_equal_tokens_has_the_bytes() {
-        let mut v = Vocab::with_capacity(Kind::ByteLevelBpe, 2);
+        let mut v = Vocab::with_capacity(Algorithm::ByteLevelBpe, 2);
         let mut index = Index::default();
         for text in ["\u{120}a", "b", "\u{120}a"] {
             v.push(text, TokenKind::Normal);

@@ -19,7 +19,7 @@ use crate::exec::{DecodeStart, Inspect, Step, StepRows};
 use crate::kv::BlockTable;
 use crate::plan::Op;
 use crate::tools::parity::{
-    ALONE_LIMIT, Report, Row, alone_limit, bit_equal, compare_tokens, error, is_idle,
+    ALONE_LIMIT, BufferRow, Report, alone_limit, bit_equal, compare_tokens, error, is_idle,
 };
 
 /// Runs what the sizes of the executor allow; a report of each step.
@@ -209,9 +209,9 @@ fn report(device: &dyn Inspect, left: &str, step: &Step<'_>) -> Report {
     }
 }
 
-fn same_bits(left: &[f32], right: &[f32]) -> Row {
+fn same_bits(left: &[f32], right: &[f32]) -> BufferRow {
     let (nmse, max_abs) = error(left, right);
-    Row {
+    BufferRow {
         unit: "decode".to_owned(),
         buffer: "logits".to_owned(),
         nmse,
@@ -228,10 +228,10 @@ struct Place<'a> {
 }
 
 /// Results of other kernels: within the limit with slack, as everything here.
-fn near(place: &Place<'_>, left: &[f32], right: &[f32], limit: f64) -> Row {
+fn near(place: &Place<'_>, left: &[f32], right: &[f32], limit: f64) -> BufferRow {
     let (nmse, max_abs) = error(left, right);
     let limit = limit * SLACK;
-    Row {
+    BufferRow {
         unit: place.unit.to_owned(),
         buffer: place.buffer.to_owned(),
         nmse,

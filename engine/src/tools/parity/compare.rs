@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::report::{bit_equal, compare_tokens, error};
-use super::{Mode, Report, Row, Side, Tolerance, diff, diff_chunks};
+use super::{BufferRow, Mode, Report, Side, Tolerance, diff, diff_chunks};
 use crate::Error;
 use crate::exec::sample::{Sampling, argmax};
 use crate::exec::{DecodeStart, Executor, Inspect, StepRows};
@@ -326,13 +326,13 @@ impl<'a> Sequences<'a> {
 
 /// What a slot's logits in a batch are, against those that it has alone. Where other kernels ran,
 /// they may differ a little, and their order only where the margin is small.
-fn alone_row(slot: usize, alone: &[f32], together: &[f32], limit: f64) -> Row {
+fn alone_row(slot: usize, alone: &[f32], together: &[f32], limit: f64) -> BufferRow {
     let (nmse, max_abs) = error(alone, together);
     let (best, chosen) = (argmax(alone), argmax(together));
     let margin = alone[best as usize] - alone[chosen as usize];
     let most = MARGIN * (limit / ALONE_LIMIT).sqrt() as f32;
     let chosen_alike = best == chosen || margin < most;
-    Row {
+    BufferRow {
         unit: "logits".to_owned(),
         buffer: format!("logits of slot {slot}"),
         nmse,

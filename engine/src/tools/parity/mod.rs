@@ -22,8 +22,8 @@ use std::ops::Range;
 
 pub(crate) use compare::alone_limit;
 pub use compare::{ALONE_INT8_LIMIT, ALONE_LIMIT, MARGIN, ParityOptions, compare, prompts};
+pub use report::{BufferRow, Numbers, Report, Tolerance, limit};
 pub(crate) use report::{Made, Written, bit_equal, compare_tokens, error};
-pub use report::{Numbers, Report, Row, Tolerance, limit};
 pub use side::Side;
 
 use crate::Error;

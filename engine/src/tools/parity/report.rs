@@ -25,7 +25,7 @@ pub enum Tolerance {
 
 /// One buffer's comparison.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
+pub struct BufferRow {
     /// The unit that wrote it.
     pub unit: String,
     /// The buffer's name.
@@ -55,7 +55,7 @@ pub struct Report {
     /// Tokens of the step, those of dead rows included.
     pub rows: usize,
     /// The buffers.
-    pub buffers: Vec<Row>,
+    pub buffers: Vec<BufferRow>,
 }
 
 impl Report {
@@ -67,14 +67,14 @@ impl Report {
 
     /// The first buffer that is not within its limit.
     #[must_use]
-    pub fn first_failure(&self) -> Option<&Row> {
+    pub fn first_failure(&self) -> Option<&BufferRow> {
         self.buffers.iter().find(|r| !r.pass)
     }
 
     /// The buffer with the largest error against its limit.
     #[must_use]
-    pub fn worst(&self) -> Option<&Row> {
-        let share = |r: &Row| {
+    pub fn worst(&self) -> Option<&BufferRow> {
+        let share = |r: &BufferRow| {
             if r.nmse.is_nan() {
                 f64::INFINITY
             } else {
@@ -177,7 +177,7 @@ pub(crate) struct Written<'a> {
 
 impl Written<'_> {
     /// Compares what two sides have in it.
-    pub(crate) fn compare(&self, plan: &Plan, left: &[f32], right: &[f32]) -> Row {
+    pub(crate) fn compare(&self, plan: &Plan, left: &[f32], right: &[f32]) -> BufferRow {
         let limit = match self.tolerance {
             Tolerance::BitEqual => 0.0,
             Tolerance::PerOperation => self.made.limit(plan),
@@ -187,7 +187,7 @@ impl Written<'_> {
         let (nmse, max_abs) = error(left, right);
         let ids_differ = info.element == Element::U32 && max_abs > 0.0;
         let bits_differ = self.tolerance == Tolerance::BitEqual && !bit_equal(left, right);
-        Row {
+        BufferRow {
             unit: self.unit.to_owned(),
             buffer: info.name.clone(),
             nmse,
@@ -199,10 +199,10 @@ impl Written<'_> {
 }
 
 /// Compares the tokens that two sides chose for a slot: they are equal or not.
-pub(crate) fn compare_tokens(unit: &str, slot: usize, left: &[u32], right: &[u32]) -> Row {
+pub(crate) fn compare_tokens(unit: &str, slot: usize, left: &[u32], right: &[u32]) -> BufferRow {
     let equal = left.iter().zip(right).take_while(|(l, r)| l == r).count();
     let longer = left.len().max(right.len());
-    Row {
+    BufferRow {
         unit: unit.to_owned(),
         buffer: if equal == longer {
             format!("tokens of slot {slot}")

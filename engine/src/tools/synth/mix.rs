@@ -12,7 +12,10 @@
 //! | `q5_k_m` | Q5_K | Q6_K | Q6_K in *important* layers | | Q6_K in *important* layers |
 //! | `q3_k_m` | Q3_K | Q6_K | Q5_K in the first two layers, else Q4_K | Q4_K | Q5_K in the first sixteenth, else Q4_K |
 //! | `q2_k` | Q2_K | Q6_K | Q4_K (Q3_K with fewer than 4 query heads for a kv head) | Q3_K | Q3_K |
+//! | `mxfp4` | the type | Q8_0 | | | |
 //! | `iq4_nl`, `iq4_xs` | the type | Q6_K | Q5_K (from 4 query heads for a kv head) | | Q5_K in the first eighth |
+//!
+//! Real files give MXFP4 to experts alone, and Q8_0 to all else; `mxfp4` gives it to every matrix.
 //!
 //! Where Q, K and V are one tensor it is Q4_K in `q3_k_m`, Q5_K in `q4_k_m` and Q6_K in `q5_k_m`.
 //!
@@ -91,6 +94,8 @@ mixes! {
     IQ4_NL = "iq4_nl", IQ4_NL, 25;
     /// The same in super-blocks.
     IQ4_XS = "iq4_xs", IQ4_XS, 30;
+    /// 4-bit floats.
+    MXFP4 = "mxfp4", MXFP4, 38;
 }
 
 impl fmt::Display for TypeMix {
@@ -128,6 +133,7 @@ impl TypeMix {
     fn head(self) -> Format {
         match self.base() {
             base @ (Format::F32 | Format::F16 | Format::BF16 | Format::Q8_0) => base,
+            Format::MXFP4 => Format::Q8_0,
             _ => Format::Q6_K,
         }
     }

@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 
+use gannet_ptx_gen::ir::Access;
 use gannet_ptx_gen::kernels::GemvVariant;
 use rayon::prelude::*;
 
@@ -259,22 +260,21 @@ impl GroupBench<'_> {
         self.trials.compile(&members)
     }
 
-    /// Buffers that a launch of the group names, in the order of its arguments; the second is what
-    /// it writes.
-    fn buffers(&self, launch: usize) -> Vec<Buf> {
-        let args = &self.trials.lowered().launches[launch].args;
-        args.iter()
-            .filter_map(|arg| match arg {
-                Arg::Buffer(b) => Some(*b),
-                _ => None,
-            })
-            .collect()
+    /// Buffers that a launch of the group names, and what it does with them.
+    fn buffers(&self, launch: usize) -> Vec<(Buf, Access)> {
+        let lowered = self.trials.lowered();
+        let accesses = lowered.accesses(&lowered.launches[launch]).into_iter();
+        let buffers = accesses.filter_map(|(arg, access)| match arg {
+            Arg::Buffer(b) => Some((b, access)),
+            _ => None,
+        });
+        buffers.collect()
     }
 
     /// Random activations with outliers, as models have them, in everything that is read.
     fn fill_inputs(&self, members: &[(usize, KernelSpec)]) -> Result<(), Error> {
         for (i, _) in members {
-            for (which, b) in self.buffers(*i).into_iter().enumerate() {
+            for (which, (b, _)) in self.buffers(*i).into_iter().enumerate() {
                 let mut state = 0x9E37_79B9_7F4A_7C15u64 ^ which as u64;
                 let elements = self.trials.len(b).unwrap_or(0);
                 let values: Vec<f32> = (0..elements).map(|at| normal(&mut state, at)).collect();
@@ -298,8 +298,9 @@ impl GroupBench<'_> {
             let members = &self.group.members[member..=member];
             self.fill_inputs(members)?;
             let missing = || Error::internal("a product without an output");
-            let out = self.buffers(members[0].0).get(1).copied();
-            let out = out.ok_or_else(missing)?;
+            let mut buffers = self.buffers(members[0].0).into_iter();
+            let out = buffers.find(|(_, access)| *access != Access::Read);
+            let (out, _) = out.ok_or_else(missing)?;
             let elements = self.trials.len(out).ok_or_else(missing)?;
             self.trials.write(out, &vec![f32::NAN; elements])?;
             self.trials.launch(trial, member)?;

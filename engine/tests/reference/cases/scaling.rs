@@ -40,7 +40,7 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     case(
-        "llama, YaRN, its own turns and share",
+        "llama, YaRN, its keys that nobody reads",
         MicroModel {
             keys: &[
                 ("rope.scaling.type", Key::Text("yarn")),

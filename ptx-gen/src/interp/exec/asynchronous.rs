@@ -11,7 +11,7 @@ use crate::interp::fault::FaultKind;
 use crate::interp::memory::Region;
 use crate::interp::races::{By, Clock, Kind};
 use crate::interp::warp::{Warp, lanes};
-use crate::op::{Op, Space};
+use crate::op::{Opcode, Space};
 
 /// A `cp.async` of one lane, not yet waited for.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +88,7 @@ pub(super) fn copy(bytes: u32, i: &Inst, m: u32, w: &mut Warp, cx: &mut Context)
         if read == bytes {
             global.read(l, from[l])?;
         } else if from[l] & u64::from(bytes - 1) != 0 {
-            let space = crate::interp::fault::Space::Global;
+            let space = crate::interp::fault::FaultSpace::Global;
             return fault(
                 l,
                 FaultKind::Misaligned {
@@ -184,7 +184,7 @@ pub(super) fn mbarrier(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec
     for l in lanes(m) {
         let offset = Cursor::new(cx, Space::Shared, 8).at(l, at[l])?.1 as u32;
         match i.op {
-            Op::MbarrierInit => {
+            Opcode::MbarrierInit => {
                 cx.mbarriers.retain(|(other, _)| *other != offset);
                 if operand[l] == 0 {
                     return protocol(l, "an mbarrier needs a count of at least 1".to_owned());
@@ -200,11 +200,11 @@ pub(super) fn mbarrier(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec
                     races.init(w.index, offset);
                 }
             }
-            Op::MbarrierInval => {
+            Opcode::MbarrierInval => {
                 let index = find(cx, l, offset)?;
                 cx.mbarriers.remove(index);
             }
-            Op::MbarrierArrive | Op::MbarrierArriveExpectTx => {
+            Opcode::MbarrierArrive | Opcode::MbarrierArriveExpectTx => {
                 let index = find(cx, l, offset)?;
                 if let Some(races) = &mut cx.races {
                     races
@@ -213,7 +213,7 @@ pub(super) fn mbarrier(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec
                     races.arrive_at(w.index, offset);
                 }
                 let barrier = &mut cx.mbarriers[index].1;
-                if i.op == Op::MbarrierArriveExpectTx {
+                if i.op == Opcode::MbarrierArriveExpectTx {
                     barrier.transactions += i64::from(operand[l]);
                 }
                 if barrier.pending == 0 {

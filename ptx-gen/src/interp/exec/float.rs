@@ -10,7 +10,7 @@ use super::{Exec, int::compare, unsupported};
 use crate::interp::decode::Inst;
 use crate::interp::warp::Warp;
 use crate::ir::Ty;
-use crate::op::{Approx, Cmp, Op};
+use crate::op::{Approx, Cmp, Opcode};
 
 #[inline(always)]
 fn f(x: u32) -> f32 {
@@ -60,7 +60,7 @@ fn max64(a: f64, b: f64) -> f64 {
 }
 
 /// Arithmetic on a float type.
-pub(super) fn arithmetic(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
+pub(super) fn arithmetic(op: Opcode, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     match ty {
         Ty::F32 => single(op, i, m, w),
         Ty::F64 => double(op, i, m, w),
@@ -69,37 +69,37 @@ pub(super) fn arithmetic(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec
     }
 }
 
-fn single(op: Op, i: &Inst, m: u32, w: &mut Warp) -> Exec {
+fn single(op: Opcode, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     match op {
-        Op::Add { .. } => w.map2(i, m, |a, b| (f(a) + f(b)).to_bits()),
-        Op::Sub { .. } => w.map2(i, m, |a, b| (f(a) - f(b)).to_bits()),
-        Op::Mul { .. } => w.map2(i, m, |a, b| (f(a) * f(b)).to_bits()),
-        Op::Div { .. } | Op::DivFull => w.map2(i, m, |a, b| (f(a) / f(b)).to_bits()),
-        Op::Fma { .. } => w.map3(i, m, |a, b, c| f(a).mul_add(f(b), f(c)).to_bits()),
-        Op::Min { .. } => w.map2(i, m, |a, b| min32(f(a), f(b)).to_bits()),
-        Op::Max { .. } => w.map2(i, m, |a, b| max32(f(a), f(b)).to_bits()),
-        Op::Neg { .. } => w.map1(i, m, |a| a ^ 1 << 31),
-        Op::Abs { .. } => w.map1(i, m, |a| a & !(1 << 31)),
-        Op::SqrtRn { .. } => w.map1(i, m, |a| f(a).sqrt().to_bits()),
-        Op::RcpRn { .. } => w.map1(i, m, |a| (1.0 / f(a)).to_bits()),
+        Opcode::Add { .. } => w.map2(i, m, |a, b| (f(a) + f(b)).to_bits()),
+        Opcode::Sub { .. } => w.map2(i, m, |a, b| (f(a) - f(b)).to_bits()),
+        Opcode::Mul { .. } => w.map2(i, m, |a, b| (f(a) * f(b)).to_bits()),
+        Opcode::Div { .. } | Opcode::DivFull => w.map2(i, m, |a, b| (f(a) / f(b)).to_bits()),
+        Opcode::Fma { .. } => w.map3(i, m, |a, b, c| f(a).mul_add(f(b), f(c)).to_bits()),
+        Opcode::Min { .. } => w.map2(i, m, |a, b| min32(f(a), f(b)).to_bits()),
+        Opcode::Max { .. } => w.map2(i, m, |a, b| max32(f(a), f(b)).to_bits()),
+        Opcode::Neg { .. } => w.map1(i, m, |a| a ^ 1 << 31),
+        Opcode::Abs { .. } => w.map1(i, m, |a| a & !(1 << 31)),
+        Opcode::SqrtRn { .. } => w.map1(i, m, |a| f(a).sqrt().to_bits()),
+        Opcode::RcpRn { .. } => w.map1(i, m, |a| (1.0 / f(a)).to_bits()),
         _ => return unsupported(op),
     }
     Ok(())
 }
 
-fn double(op: Op, i: &Inst, m: u32, w: &mut Warp) -> Exec {
+fn double(op: Opcode, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     match op {
-        Op::Add { .. } => w.long2(i, m, |a, b| (d(a) + d(b)).to_bits()),
-        Op::Sub { .. } => w.long2(i, m, |a, b| (d(a) - d(b)).to_bits()),
-        Op::Mul { .. } => w.long2(i, m, |a, b| (d(a) * d(b)).to_bits()),
-        Op::Div { .. } => w.long2(i, m, |a, b| (d(a) / d(b)).to_bits()),
-        Op::Fma { .. } => w.long3(i, m, |a, b, c| d(a).mul_add(d(b), d(c)).to_bits()),
-        Op::Min { .. } => w.long2(i, m, |a, b| min64(d(a), d(b)).to_bits()),
-        Op::Max { .. } => w.long2(i, m, |a, b| max64(d(a), d(b)).to_bits()),
-        Op::Neg { .. } => w.long1(i, m, |a| a ^ 1 << 63),
-        Op::Abs { .. } => w.long1(i, m, |a| a & !(1 << 63)),
-        Op::SqrtRn { .. } => w.long1(i, m, |a| d(a).sqrt().to_bits()),
-        Op::RcpRn { .. } => w.long1(i, m, |a| (1.0 / d(a)).to_bits()),
+        Opcode::Add { .. } => w.long2(i, m, |a, b| (d(a) + d(b)).to_bits()),
+        Opcode::Sub { .. } => w.long2(i, m, |a, b| (d(a) - d(b)).to_bits()),
+        Opcode::Mul { .. } => w.long2(i, m, |a, b| (d(a) * d(b)).to_bits()),
+        Opcode::Div { .. } => w.long2(i, m, |a, b| (d(a) / d(b)).to_bits()),
+        Opcode::Fma { .. } => w.long3(i, m, |a, b, c| d(a).mul_add(d(b), d(c)).to_bits()),
+        Opcode::Min { .. } => w.long2(i, m, |a, b| min64(d(a), d(b)).to_bits()),
+        Opcode::Max { .. } => w.long2(i, m, |a, b| max64(d(a), d(b)).to_bits()),
+        Opcode::Neg { .. } => w.long1(i, m, |a| a ^ 1 << 63),
+        Opcode::Abs { .. } => w.long1(i, m, |a| a & !(1 << 63)),
+        Opcode::SqrtRn { .. } => w.long1(i, m, |a| d(a).sqrt().to_bits()),
+        Opcode::RcpRn { .. } => w.long1(i, m, |a| (1.0 / d(a)).to_bits()),
         _ => return unsupported(op),
     }
     Ok(())
@@ -156,7 +156,7 @@ fn halves(pair: bool, i: &Inst, m: u32, w: &mut Warp, g: impl Fn(u32, u32, u32) 
     w.put(i.dst[0], &out, m);
 }
 
-fn narrow(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
+fn narrow(op: Opcode, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     let pair = matches!(ty, Ty::F16x2 | Ty::Bf16x2);
     let h = if matches!(ty, Ty::F16 | Ty::F16x2) {
         Half::F16
@@ -167,20 +167,20 @@ fn narrow(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     // gives what one rounding would; a product and a fused product are rounded from f64.
     let wide = |a: u32| f64::from(h.value(a));
     match op {
-        Op::Add { .. } => halves(pair, i, m, w, |a, b, _| h.narrow(h.value(a) + h.value(b))),
-        Op::Sub { .. } => halves(pair, i, m, w, |a, b, _| h.narrow(h.value(a) - h.value(b))),
-        Op::Mul { .. } => halves(pair, i, m, w, |a, b, _| h.round(wide(a) * wide(b))),
-        Op::Fma { .. } => halves(pair, i, m, w, |a, b, c| {
+        Opcode::Add { .. } => halves(pair, i, m, w, |a, b, _| h.narrow(h.value(a) + h.value(b))),
+        Opcode::Sub { .. } => halves(pair, i, m, w, |a, b, _| h.narrow(h.value(a) - h.value(b))),
+        Opcode::Mul { .. } => halves(pair, i, m, w, |a, b, _| h.round(wide(a) * wide(b))),
+        Opcode::Fma { .. } => halves(pair, i, m, w, |a, b, c| {
             h.round(num::fma_odd(wide(a), wide(b), wide(c)))
         }),
-        Op::Min { .. } => halves(pair, i, m, w, |a, b, _| {
+        Opcode::Min { .. } => halves(pair, i, m, w, |a, b, _| {
             h.narrow(min32(h.value(a), h.value(b)))
         }),
-        Op::Max { .. } => halves(pair, i, m, w, |a, b, _| {
+        Opcode::Max { .. } => halves(pair, i, m, w, |a, b, _| {
             h.narrow(max32(h.value(a), h.value(b)))
         }),
-        Op::Neg { .. } => halves(pair, i, m, w, |a, _, _| a ^ 0x8000),
-        Op::Abs { .. } => halves(pair, i, m, w, |a, _, _| a & 0x7fff),
+        Opcode::Neg { .. } => halves(pair, i, m, w, |a, _, _| a ^ 0x8000),
+        Opcode::Abs { .. } => halves(pair, i, m, w, |a, _, _| a & 0x7fff),
         _ => return unsupported(op),
     }
     Ok(())
@@ -201,7 +201,7 @@ fn function(which: Approx, x: f64) -> f64 {
 }
 
 /// Rcp, Rsqrt, Sqrt, Ex2, Lg2, Sin, Cos, Tanh.
-pub(super) fn approx(op: Op, which: Approx, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
+pub(super) fn approx(op: Opcode, which: Approx, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     match ty {
         Ty::F32 if which == Approx::Tanh => w.map1(i, m, |a| {
             (function(which, f64::from(f(a))) as f32).to_bits()
@@ -227,7 +227,7 @@ pub(super) fn approx(op: Op, which: Approx, ty: Ty, i: &Inst, m: u32, w: &mut Wa
 }
 
 /// Setp on a float type: ordered, except that `Ne` holds for NaN.
-pub(super) fn setp(op: Op, cmp: Cmp, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
+pub(super) fn setp(op: Opcode, cmp: Cmp, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     match ty {
         Ty::F32 => compare!(w.test2, i, m, cmp, f),
         Ty::F64 => compare!(w.test2_long, i, m, cmp, d),

@@ -7,7 +7,7 @@ use super::{Exec, unsupported};
 use crate::interp::decode::Inst;
 use crate::interp::warp::Warp;
 use crate::ir::Ty;
-use crate::op::{Cmp, Op};
+use crate::op::{Cmp, Opcode};
 
 /// Sign-extends the low 16 bits.
 #[inline(always)]
@@ -16,7 +16,7 @@ fn s16(x: u32) -> i32 {
 }
 
 /// Add, Sub, Mul, MadLo, Min, Max, Neg, Abs, Div, Rem, MulHi on an integer type.
-pub(super) fn arithmetic(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
+pub(super) fn arithmetic(op: Opcode, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     match ty {
         Ty::U16 | Ty::I16 => narrow(op, ty, i, m, w),
         Ty::U32 | Ty::I32 => word(op, ty, i, m, w),
@@ -25,47 +25,47 @@ pub(super) fn arithmetic(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec
     }
 }
 
-fn narrow(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
+fn narrow(op: Opcode, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     let signed = ty == Ty::I16;
     let v = move |x: u32| if signed { s16(x) } else { (x & 0xffff) as i32 };
     let cut = |x: i32| x as u32 & 0xffff;
     match op {
-        Op::Add { .. } => w.map2(i, m, |a, b| cut(v(a).wrapping_add(v(b)))),
-        Op::Sub { .. } => w.map2(i, m, |a, b| cut(v(a).wrapping_sub(v(b)))),
-        Op::Mul { .. } => w.map2(i, m, |a, b| cut(v(a).wrapping_mul(v(b)))),
-        Op::MulHi { .. } => w.map2(i, m, |a, b| {
+        Opcode::Add { .. } => w.map2(i, m, |a, b| cut(v(a).wrapping_add(v(b)))),
+        Opcode::Sub { .. } => w.map2(i, m, |a, b| cut(v(a).wrapping_sub(v(b)))),
+        Opcode::Mul { .. } => w.map2(i, m, |a, b| cut(v(a).wrapping_mul(v(b)))),
+        Opcode::MulHi { .. } => w.map2(i, m, |a, b| {
             cut(((i64::from(v(a)) * i64::from(v(b))) >> 16) as i32)
         }),
-        Op::MadLo { .. } => w.map3(i, m, |a, b, c| {
+        Opcode::MadLo { .. } => w.map3(i, m, |a, b, c| {
             cut(v(a).wrapping_mul(v(b)).wrapping_add(v(c)))
         }),
-        Op::Div { .. } => w.map2(i, m, |a, b| cut(v(a).checked_div(v(b)).unwrap_or(-1))),
-        Op::Rem { .. } => w.map2(i, m, |a, b| cut(v(a).checked_rem(v(b)).unwrap_or(v(a)))),
-        Op::Min { .. } => w.map2(i, m, |a, b| cut(v(a).min(v(b)))),
-        Op::Max { .. } => w.map2(i, m, |a, b| cut(v(a).max(v(b)))),
-        Op::Neg { .. } => w.map1(i, m, |a| cut(-v(a))),
+        Opcode::Div { .. } => w.map2(i, m, |a, b| cut(v(a).checked_div(v(b)).unwrap_or(-1))),
+        Opcode::Rem { .. } => w.map2(i, m, |a, b| cut(v(a).checked_rem(v(b)).unwrap_or(v(a)))),
+        Opcode::Min { .. } => w.map2(i, m, |a, b| cut(v(a).min(v(b)))),
+        Opcode::Max { .. } => w.map2(i, m, |a, b| cut(v(a).max(v(b)))),
+        Opcode::Neg { .. } => w.map1(i, m, |a| cut(-v(a))),
         // PTX has the signed form only.
-        Op::Abs { .. } => w.map1(i, m, |a| cut(s16(a).abs())),
+        Opcode::Abs { .. } => w.map1(i, m, |a| cut(s16(a).abs())),
         _ => return unsupported(op),
     }
     Ok(())
 }
 
-fn word(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
+fn word(op: Opcode, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     let signed = ty == Ty::I32;
     match op {
-        Op::Add { .. } => w.map2(i, m, u32::wrapping_add),
-        Op::Sub { .. } => w.map2(i, m, u32::wrapping_sub),
-        Op::Mul { .. } => w.map2(i, m, u32::wrapping_mul),
-        Op::MadLo { .. } => w.map3(i, m, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
-        Op::MulHi { .. } if signed => {
+        Opcode::Add { .. } => w.map2(i, m, u32::wrapping_add),
+        Opcode::Sub { .. } => w.map2(i, m, u32::wrapping_sub),
+        Opcode::Mul { .. } => w.map2(i, m, u32::wrapping_mul),
+        Opcode::MadLo { .. } => w.map3(i, m, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
+        Opcode::MulHi { .. } if signed => {
             w.map2(i, m, |a, b| {
                 ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32
             });
         }
-        Op::MulHi { .. } => w.map2(i, m, |a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32),
+        Opcode::MulHi { .. } => w.map2(i, m, |a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32),
         // Division by zero has no defined result; all ones is what hardware gives.
-        Op::Div { .. } if signed => {
+        Opcode::Div { .. } if signed => {
             w.map2(i, m, |a, b| {
                 if b == 0 {
                     u32::MAX
@@ -74,8 +74,8 @@ fn word(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
                 }
             });
         }
-        Op::Div { .. } => w.map2(i, m, |a, b| a.checked_div(b).unwrap_or(u32::MAX)),
-        Op::Rem { .. } if signed => {
+        Opcode::Div { .. } => w.map2(i, m, |a, b| a.checked_div(b).unwrap_or(u32::MAX)),
+        Opcode::Rem { .. } if signed => {
             w.map2(i, m, |a, b| {
                 if b == 0 {
                     a
@@ -84,32 +84,34 @@ fn word(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
                 }
             });
         }
-        Op::Rem { .. } => w.map2(i, m, |a, b| a.checked_rem(b).unwrap_or(a)),
-        Op::Min { .. } if signed => w.map2(i, m, |a, b| (a as i32).min(b as i32) as u32),
-        Op::Min { .. } => w.map2(i, m, u32::min),
-        Op::Max { .. } if signed => w.map2(i, m, |a, b| (a as i32).max(b as i32) as u32),
-        Op::Max { .. } => w.map2(i, m, u32::max),
-        Op::Neg { .. } => w.map1(i, m, u32::wrapping_neg),
-        Op::Abs { .. } => w.map1(i, m, |a| (a as i32).wrapping_abs() as u32),
+        Opcode::Rem { .. } => w.map2(i, m, |a, b| a.checked_rem(b).unwrap_or(a)),
+        Opcode::Min { .. } if signed => w.map2(i, m, |a, b| (a as i32).min(b as i32) as u32),
+        Opcode::Min { .. } => w.map2(i, m, u32::min),
+        Opcode::Max { .. } if signed => w.map2(i, m, |a, b| (a as i32).max(b as i32) as u32),
+        Opcode::Max { .. } => w.map2(i, m, u32::max),
+        Opcode::Neg { .. } => w.map1(i, m, u32::wrapping_neg),
+        Opcode::Abs { .. } => w.map1(i, m, |a| (a as i32).wrapping_abs() as u32),
         _ => return unsupported(op),
     }
     Ok(())
 }
 
-fn long(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
+fn long(op: Opcode, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     let signed = ty == Ty::I64;
     match op {
-        Op::Add { .. } => w.long2(i, m, u64::wrapping_add),
-        Op::Sub { .. } => w.long2(i, m, u64::wrapping_sub),
-        Op::Mul { .. } => w.long2(i, m, u64::wrapping_mul),
-        Op::MadLo { .. } => w.long3(i, m, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
-        Op::MulHi { .. } if signed => {
+        Opcode::Add { .. } => w.long2(i, m, u64::wrapping_add),
+        Opcode::Sub { .. } => w.long2(i, m, u64::wrapping_sub),
+        Opcode::Mul { .. } => w.long2(i, m, u64::wrapping_mul),
+        Opcode::MadLo { .. } => w.long3(i, m, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
+        Opcode::MulHi { .. } if signed => {
             w.long2(i, m, |a, b| {
                 ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64
             });
         }
-        Op::MulHi { .. } => w.long2(i, m, |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64),
-        Op::Div { .. } if signed => {
+        Opcode::MulHi { .. } => {
+            w.long2(i, m, |a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64)
+        }
+        Opcode::Div { .. } if signed => {
             w.long2(i, m, |a, b| {
                 if b == 0 {
                     u64::MAX
@@ -118,8 +120,8 @@ fn long(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
                 }
             });
         }
-        Op::Div { .. } => w.long2(i, m, |a, b| a.checked_div(b).unwrap_or(u64::MAX)),
-        Op::Rem { .. } if signed => {
+        Opcode::Div { .. } => w.long2(i, m, |a, b| a.checked_div(b).unwrap_or(u64::MAX)),
+        Opcode::Rem { .. } if signed => {
             w.long2(i, m, |a, b| {
                 if b == 0 {
                     a
@@ -128,13 +130,13 @@ fn long(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
                 }
             });
         }
-        Op::Rem { .. } => w.long2(i, m, |a, b| a.checked_rem(b).unwrap_or(a)),
-        Op::Min { .. } if signed => w.long2(i, m, |a, b| (a as i64).min(b as i64) as u64),
-        Op::Min { .. } => w.long2(i, m, u64::min),
-        Op::Max { .. } if signed => w.long2(i, m, |a, b| (a as i64).max(b as i64) as u64),
-        Op::Max { .. } => w.long2(i, m, u64::max),
-        Op::Neg { .. } => w.long1(i, m, u64::wrapping_neg),
-        Op::Abs { .. } => w.long1(i, m, |a| (a as i64).wrapping_abs() as u64),
+        Opcode::Rem { .. } => w.long2(i, m, |a, b| a.checked_rem(b).unwrap_or(a)),
+        Opcode::Min { .. } if signed => w.long2(i, m, |a, b| (a as i64).min(b as i64) as u64),
+        Opcode::Min { .. } => w.long2(i, m, u64::min),
+        Opcode::Max { .. } if signed => w.long2(i, m, |a, b| (a as i64).max(b as i64) as u64),
+        Opcode::Max { .. } => w.long2(i, m, u64::max),
+        Opcode::Neg { .. } => w.long1(i, m, u64::wrapping_neg),
+        Opcode::Abs { .. } => w.long1(i, m, |a| (a as i64).wrapping_abs() as u64),
         _ => return unsupported(op),
     }
     Ok(())
@@ -161,35 +163,35 @@ pub(super) fn wide(signed: bool, add: bool, i: &Inst, m: u32, w: &mut Warp) {
 }
 
 /// And, Or, Xor, Not on any width.
-pub(super) fn logic(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
+pub(super) fn logic(op: Opcode, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     match (ty.bits(), op) {
-        (1, Op::Not { .. }) => w.put_pred(i.dst[0], !w.pred(i.src[0]), m),
+        (1, Opcode::Not { .. }) => w.put_pred(i.dst[0], !w.pred(i.src[0]), m),
         (1, _) => {
             let (a, b) = (w.pred(i.src[0]), w.pred(i.src[1]));
             let value = match op {
-                Op::And { .. } => a & b,
-                Op::Or { .. } => a | b,
+                Opcode::And { .. } => a & b,
+                Opcode::Or { .. } => a | b,
                 _ => a ^ b,
             };
             w.put_pred(i.dst[0], value, m);
         }
-        (64, Op::And { .. }) => w.long2(i, m, |a, b| a & b),
-        (64, Op::Or { .. }) => w.long2(i, m, |a, b| a | b),
-        (64, Op::Xor { .. }) => w.long2(i, m, |a, b| a ^ b),
-        (64, Op::Not { .. }) => w.long1(i, m, |a| !a),
-        (_, Op::And { .. }) => w.map2(i, m, |a, b| a & b),
-        (_, Op::Or { .. }) => w.map2(i, m, |a, b| a | b),
-        (_, Op::Xor { .. }) => w.map2(i, m, |a, b| a ^ b),
-        (32, Op::Not { .. }) => w.map1(i, m, |a| !a),
-        (_, Op::Not { .. }) => w.map1(i, m, |a| !a & 0xffff),
+        (64, Opcode::And { .. }) => w.long2(i, m, |a, b| a & b),
+        (64, Opcode::Or { .. }) => w.long2(i, m, |a, b| a | b),
+        (64, Opcode::Xor { .. }) => w.long2(i, m, |a, b| a ^ b),
+        (64, Opcode::Not { .. }) => w.long1(i, m, |a| !a),
+        (_, Opcode::And { .. }) => w.map2(i, m, |a, b| a & b),
+        (_, Opcode::Or { .. }) => w.map2(i, m, |a, b| a | b),
+        (_, Opcode::Xor { .. }) => w.map2(i, m, |a, b| a ^ b),
+        (32, Opcode::Not { .. }) => w.map1(i, m, |a| !a),
+        (_, Opcode::Not { .. }) => w.map1(i, m, |a| !a & 0xffff),
         _ => return unsupported(op),
     }
     Ok(())
 }
 
 /// Shl and Shr: the amount is a u32 and clamps at the width.
-pub(super) fn shift(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
-    let left = matches!(op, Op::Shl { .. });
+pub(super) fn shift(op: Opcode, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
+    let left = matches!(op, Opcode::Shl { .. });
     match (ty, left) {
         (Ty::U16 | Ty::I16, true) => {
             w.map2(i, m, |a, b| if b > 15 { 0 } else { (a << b) & 0xffff })
@@ -244,9 +246,9 @@ fn insert(a: u64, b: u64, pos: u32, len: u32) -> u64 {
 }
 
 /// Bfe and Bfi.
-pub(super) fn fields(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) {
+pub(super) fn fields(op: Opcode, ty: Ty, i: &Inst, m: u32, w: &mut Warp) {
     let signed = ty.is_signed();
-    let bfi = matches!(op, Op::Bfi { .. });
+    let bfi = matches!(op, Opcode::Bfi { .. });
     let (pos, len) = if bfi {
         (i.src[2], i.src[3])
     } else {
@@ -329,8 +331,8 @@ pub(super) fn dp4a(a: u32, b: u32, c: u32, a_signed: bool, b_signed: bool) -> u3
 }
 
 /// Popc and Clz.
-pub(super) fn count(op: Op, ty: Ty, i: &Inst, m: u32, w: &mut Warp) {
-    let popc = matches!(op, Op::Popc { .. });
+pub(super) fn count(op: Opcode, ty: Ty, i: &Inst, m: u32, w: &mut Warp) {
+    let popc = matches!(op, Opcode::Popc { .. });
     if ty.bits() == 64 {
         let a = *w.long(i.src[0]);
         let out = a.map(|x| {
@@ -367,7 +369,7 @@ macro_rules! compare {
 pub(super) use compare;
 
 /// Setp on an integer type.
-pub(super) fn setp(op: Op, cmp: Cmp, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
+pub(super) fn setp(op: Opcode, cmp: Cmp, ty: Ty, i: &Inst, m: u32, w: &mut Warp) -> Exec {
     match ty {
         Ty::U16 | Ty::U32 => compare!(w.test2, i, m, cmp, |x: u32| x),
         Ty::I16 => compare!(w.test2, i, m, cmp, s16),

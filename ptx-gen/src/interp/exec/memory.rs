@@ -18,10 +18,10 @@ fn kind(order: Order, weak: Kind) -> Kind {
     }
 }
 
-fn named(space: Space) -> fault::Space {
+fn named(space: Space) -> fault::FaultSpace {
     match space {
-        Space::Global => fault::Space::Global,
-        Space::Shared => fault::Space::Shared,
+        Space::Global => fault::FaultSpace::Global,
+        Space::Shared => fault::FaultSpace::Shared,
     }
 }
 

@@ -19,7 +19,7 @@ use super::memory::{Memory, Number, Region};
 use super::races::{By, Kind, Races};
 use super::warp::{Longs, Warp, lanes};
 use crate::ir::Ty;
-use crate::op::{Fence, Op, Special};
+use crate::op::{Fence, Opcode, Special};
 
 pub(crate) use asynchronous::{Mbarrier, PendingBulk, PendingCopy};
 pub(crate) use bulk_store::{PendingStore, end_lanes};
@@ -44,7 +44,7 @@ pub(crate) fn first(mask: u32) -> usize {
     (mask.trailing_zeros() as usize).min(31)
 }
 
-fn unsupported<T>(op: Op) -> Exec<T> {
+fn unsupported<T>(op: Opcode) -> Exec<T> {
     fault(0, FaultKind::Unsupported(format!("{op:?}")))
 }
 
@@ -115,58 +115,62 @@ impl Context<'_> {
 /// Executes an instruction in the lanes of `m`, which is not empty.
 pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec {
     match i.op {
-        Op::Fma { ty } => return float::arithmetic(i.op, ty, i, m, w),
-        Op::Add { ty }
-        | Op::Sub { ty }
-        | Op::Mul { ty }
-        | Op::Div { ty }
-        | Op::Min { ty }
-        | Op::Max { ty }
-        | Op::Neg { ty }
-        | Op::Abs { ty } => {
+        Opcode::Fma { ty } => return float::arithmetic(i.op, ty, i, m, w),
+        Opcode::Add { ty }
+        | Opcode::Sub { ty }
+        | Opcode::Mul { ty }
+        | Opcode::Div { ty }
+        | Opcode::Min { ty }
+        | Opcode::Max { ty }
+        | Opcode::Neg { ty }
+        | Opcode::Abs { ty } => {
             return if ty.is_int() {
                 int::arithmetic(i.op, ty, i, m, w)
             } else {
                 float::arithmetic(i.op, ty, i, m, w)
             };
         }
-        Op::MadLo { ty } | Op::MulHi { ty } | Op::Rem { ty } => {
+        Opcode::MadLo { ty } | Opcode::MulHi { ty } | Opcode::Rem { ty } => {
             return int::arithmetic(i.op, ty, i, m, w);
         }
-        Op::MulWide { ty } => int::wide(ty.is_signed(), false, i, m, w),
-        Op::MadWide { ty } => int::wide(ty.is_signed(), true, i, m, w),
-        Op::DivFull => return float::arithmetic(i.op, Ty::F32, i, m, w),
-        Op::SqrtRn { ty } | Op::RcpRn { ty } => return float::arithmetic(i.op, ty, i, m, w),
-        Op::Approx { f, ty } => return float::approx(i.op, f, ty, i, m, w),
+        Opcode::MulWide { ty } => int::wide(ty.is_signed(), false, i, m, w),
+        Opcode::MadWide { ty } => int::wide(ty.is_signed(), true, i, m, w),
+        Opcode::DivFull => return float::arithmetic(i.op, Ty::F32, i, m, w),
+        Opcode::SqrtRn { ty } | Opcode::RcpRn { ty } => {
+            return float::arithmetic(i.op, ty, i, m, w);
+        }
+        Opcode::Approx { f, ty } => return float::approx(i.op, f, ty, i, m, w),
 
-        Op::And { ty } | Op::Or { ty } | Op::Xor { ty } | Op::Not { ty } => {
+        Opcode::And { ty } | Opcode::Or { ty } | Opcode::Xor { ty } | Opcode::Not { ty } => {
             return int::logic(i.op, ty, i, m, w);
         }
-        Op::Shl { ty } | Op::Shr { ty } => return int::shift(i.op, ty, i, m, w),
-        Op::Bfe { ty } | Op::Bfi { ty } => int::fields(i.op, ty, i, m, w),
-        Op::Lop3 { lut } => int::lop3(lut, i, m, w),
-        Op::Prmt => w.map3(i, m, int::prmt),
-        Op::Shf { left: true } => w.map3(i, m, |a, b, c| ((joined(a, b) << (c & 31)) >> 32) as u32),
-        Op::Shf { left: false } => w.map3(i, m, |a, b, c| (joined(a, b) >> (c & 31)) as u32),
-        Op::Popc { ty } | Op::Clz { ty } => int::count(i.op, ty, i, m, w),
-        Op::Dp4a {
+        Opcode::Shl { ty } | Opcode::Shr { ty } => return int::shift(i.op, ty, i, m, w),
+        Opcode::Bfe { ty } | Opcode::Bfi { ty } => int::fields(i.op, ty, i, m, w),
+        Opcode::Lop3 { lut } => int::lop3(lut, i, m, w),
+        Opcode::Prmt => w.map3(i, m, int::prmt),
+        Opcode::Shf { left: true } => {
+            w.map3(i, m, |a, b, c| ((joined(a, b) << (c & 31)) >> 32) as u32)
+        }
+        Opcode::Shf { left: false } => w.map3(i, m, |a, b, c| (joined(a, b) >> (c & 31)) as u32),
+        Opcode::Popc { ty } | Opcode::Clz { ty } => int::count(i.op, ty, i, m, w),
+        Opcode::Dp4a {
             a_signed: true,
             b_signed: true,
         } => w.map3(i, m, |a, b, c| int::dp4a(a, b, c, true, true)),
-        Op::Dp4a { a_signed, b_signed } => {
+        Opcode::Dp4a { a_signed, b_signed } => {
             w.map3(i, m, |a, b, c| int::dp4a(a, b, c, a_signed, b_signed))
         }
 
-        Op::Setp { cmp, ty } if ty.is_int() => return int::setp(i.op, cmp, ty, i, m, w),
-        Op::Setp { cmp, ty } => return float::setp(i.op, cmp, ty, i, m, w),
-        Op::Selp { ty } => select(ty, i, m, w),
-        Op::Cvt {
+        Opcode::Setp { cmp, ty } if ty.is_int() => return int::setp(i.op, cmp, ty, i, m, w),
+        Opcode::Setp { cmp, ty } => return float::setp(i.op, cmp, ty, i, m, w),
+        Opcode::Selp { ty } => select(ty, i, m, w),
+        Opcode::Cvt {
             to,
             from,
             round,
             sat,
         } => convert::execute(to, from, round, sat, i, m, w),
-        Op::CvtPack { ty } => {
+        Opcode::CvtPack { ty } => {
             let h = if ty == Ty::F16x2 {
                 float::Half::F16
             } else {
@@ -176,13 +180,13 @@ pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec 
             w.map2(i, m, |a, b| narrow(a) << 16 | narrow(b));
         }
 
-        Op::Mov { ty } => copy(ty, i, m, w),
-        Op::Special(which) => special(which, i, m, w, cx),
-        Op::SharedAddress => {
+        Opcode::Mov { ty } => copy(ty, i, m, w),
+        Opcode::Special(which) => special(which, i, m, w, cx),
+        Opcode::SharedAddress => {
             let offset = i.offset[0] as u32;
             w.map1(i, m, |a| a.wrapping_add(offset));
         }
-        Op::LoadParam { ty } => {
+        Opcode::LoadParam { ty } => {
             let bits = cx.args.get(i.offset[0] as usize).copied().unwrap_or(0);
             if ty.bits() == 64 {
                 w.put64(i.dst[0], &[bits; 32], m)
@@ -191,25 +195,25 @@ pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec 
             }
         }
         // Generic and global addresses coincide.
-        Op::CvtaToGlobal => w.long1(i, m, |a| a),
-        Op::Pack2x16 => w.map2(i, m, |a, b| a & 0xffff | b << 16),
-        Op::Unpack2x16 => {
+        Opcode::CvtaToGlobal => w.long1(i, m, |a| a),
+        Opcode::Pack2x16 => w.map2(i, m, |a, b| a & 0xffff | b << 16),
+        Opcode::Unpack2x16 => {
             let a = *w.word(i.src[0]);
             w.put(i.dst[0], &a.map(|x| x & 0xffff), m);
             w.put(i.dst[1], &a.map(|x| x >> 16), m);
         }
-        Op::Pack2x32 => {
+        Opcode::Pack2x32 => {
             let (a, b) = (w.word(i.src[0]), w.word(i.src[1]));
             let out = std::array::from_fn(|l| joined(a[l], b[l]));
             w.put64(i.dst[0], &out, m);
         }
-        Op::Unpack2x32 => {
+        Opcode::Unpack2x32 => {
             let a = *w.long(i.src[0]);
             w.put(i.dst[0], &a.map(|x| x as u32), m);
             w.put(i.dst[1], &a.map(|x| (x >> 32) as u32), m);
         }
 
-        Op::Ld {
+        Opcode::Ld {
             space,
             ty,
             vec,
@@ -221,19 +225,19 @@ pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec 
             }
             return memory::load(space, ty, vec, order, i, m, w, cx);
         }
-        Op::St {
+        Opcode::St {
             space,
             ty,
             vec,
             order,
         } => return memory::store(space, ty, vec, order, i, m, w, cx),
-        Op::Atom {
+        Opcode::Atom {
             space,
             f,
             ty,
             order,
         }
-        | Op::Red {
+        | Opcode::Red {
             space,
             f,
             ty,
@@ -242,52 +246,52 @@ pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec 
             return memory::atomic(space, f, ty, order, i, m, w, cx);
         }
         // One warp runs at a time and sees all that others did: memory is sequentially consistent.
-        Op::Fence(Fence::ProxyAsync) => {
+        Opcode::Fence(Fence::ProxyAsync) => {
             if let Some(races) = &mut cx.races {
                 races.proxy_fence(w.index);
             }
         }
-        Op::Fence(_) => {
+        Opcode::Fence(_) => {
             if let Some(races) = &mut cx.races {
                 races.fence(w.index);
             }
         }
-        Op::GridDepWait => w.waited = true,
-        Op::PrefetchL2 | Op::GridDepLaunch => {}
-        Op::Nanosleep => w.polled = true,
+        Opcode::GridDepWait => w.waited = true,
+        Opcode::PrefetchL2 | Opcode::GridDepLaunch => {}
+        Opcode::Nanosleep => w.polled = true,
 
-        Op::Shfl { mode, .. } => return warpwide::shuffle(mode, i, m, w),
-        Op::Vote { f } => return warpwide::vote(f, i, m, w),
-        Op::MatchAny => return warpwide::match_any(i, m, w),
-        Op::Redux { f, ty } => return warpwide::reduce(f, ty, i, m, w),
-        Op::BarWarpSync => return warpwide::sync(i, m, w, cx),
-        Op::ActiveMask => w.put(i.dst[0], &[m; 32], m),
-        Op::ElectSync => return warpwide::elect(i, m, w),
-        Op::AssumeUniform => return warpwide::assume_uniform(i, m, w),
+        Opcode::Shfl { mode, .. } => return warpwide::shuffle(mode, i, m, w),
+        Opcode::Vote { f } => return warpwide::vote(f, i, m, w),
+        Opcode::MatchAny => return warpwide::match_any(i, m, w),
+        Opcode::Redux { f, ty } => return warpwide::reduce(f, ty, i, m, w),
+        Opcode::BarWarpSync => return warpwide::sync(i, m, w, cx),
+        Opcode::ActiveMask => w.put(i.dst[0], &[m; 32], m),
+        Opcode::ElectSync => return warpwide::elect(i, m, w),
+        Opcode::AssumeUniform => return warpwide::assume_uniform(i, m, w),
 
-        Op::Mma(shape) => return matrix::mma(shape, i, m, w),
-        Op::Ldmatrix { num, trans } => return matrix::load(num, trans, i, m, w, cx),
-        Op::Stmatrix { num, trans } => return matrix::store(num, trans, i, m, w, cx),
-        Op::Movmatrix => return matrix::transpose(i, m, w),
+        Opcode::Mma(shape) => return matrix::mma(shape, i, m, w),
+        Opcode::Ldmatrix { num, trans } => return matrix::load(num, trans, i, m, w, cx),
+        Opcode::Stmatrix { num, trans } => return matrix::store(num, trans, i, m, w, cx),
+        Opcode::Movmatrix => return matrix::transpose(i, m, w),
 
-        Op::CpAsync { bytes, .. } => return asynchronous::copy(u32::from(bytes), i, m, w, cx),
-        Op::CpAsyncCommit => lanes(m).for_each(|l| w.groups[l] += 1),
-        Op::CpAsyncWait { pending } => asynchronous::wait(u32::from(pending), m, w, cx),
-        Op::MbarrierInit
-        | Op::MbarrierInval
-        | Op::MbarrierArrive
-        | Op::MbarrierArriveExpectTx
-        | Op::MbarrierTryWait
-        | Op::MbarrierTestWait => return asynchronous::mbarrier(i, m, w, cx),
-        Op::CpAsyncBulk => return asynchronous::bulk(i, m, w, cx),
-        Op::CpAsyncBulkStore => return bulk_store::issue(i, m, w, cx),
-        Op::CpAsyncBulkCommit => lanes(m).for_each(|l| w.bulk_groups[l] += 1),
-        Op::CpAsyncBulkWait { pending, read } => {
+        Opcode::CpAsync { bytes, .. } => return asynchronous::copy(u32::from(bytes), i, m, w, cx),
+        Opcode::CpAsyncCommit => lanes(m).for_each(|l| w.groups[l] += 1),
+        Opcode::CpAsyncWait { pending } => asynchronous::wait(u32::from(pending), m, w, cx),
+        Opcode::MbarrierInit
+        | Opcode::MbarrierInval
+        | Opcode::MbarrierArrive
+        | Opcode::MbarrierArriveExpectTx
+        | Opcode::MbarrierTryWait
+        | Opcode::MbarrierTestWait => return asynchronous::mbarrier(i, m, w, cx),
+        Opcode::CpAsyncBulk => return asynchronous::bulk(i, m, w, cx),
+        Opcode::CpAsyncBulkStore => return bulk_store::issue(i, m, w, cx),
+        Opcode::CpAsyncBulkCommit => lanes(m).for_each(|l| w.bulk_groups[l] += 1),
+        Opcode::CpAsyncBulkWait { pending, read } => {
             bulk_store::wait(u32::from(pending), read, m, w, cx);
         }
 
-        Op::Trap => return fault(first(m), FaultKind::Trap),
-        Op::BarSync | Op::BarSyncN { .. } | Op::BarArrive { .. } | Op::Exit => {
+        Opcode::Trap => return fault(first(m), FaultKind::Trap),
+        Opcode::BarSync | Opcode::BarSyncN { .. } | Opcode::BarArrive { .. } | Opcode::Exit => {
             return unsupported(i.op);
         }
     }

@@ -170,9 +170,9 @@ impl AttentionFlashSpec {
                  {softcap:?}, window {window:?}. Grid [ceil(n / {QUERIES}), {num_heads}, 1]."
             ));
             k.block_size(32 * WARPS);
-            // Of such short heads ptxas would spill scores to fit more blocks than four.
-            if head_dim < 48 && !head_dim.is_multiple_of(16) {
-                k.min_blocks(4);
+            // To fit more blocks ptxas would spill scores.
+            if !head_dim.is_multiple_of(16) {
+                k.min_blocks(if head_dim < 48 { 4 } else { 2 });
             }
             k.declare(self.params());
             let q = k.bind::<f32>("q");

@@ -19,7 +19,7 @@ use super::dot::{Dot, InFlight, Running, STAGE_BATCH, Tiling};
 use super::variant::Arithmetic;
 use crate::build::{Builder, F16x2, Shared, Val};
 use crate::kernels::WeightFormat;
-use crate::kernels::weights::codes::{Codes, Meeting, Run, runs};
+use crate::kernels::weights::codes::{Codes, Meeting, PackedRun, runs};
 
 /// Columns that share a scale of integers, in units of four.
 const SCALE_UNITS: u32 = 8;
@@ -298,7 +298,7 @@ pub(super) fn step<'k>(running: &Running<'k, '_>, step: Val<'k, u32>, buffer: u3
     let (k, tiling) = (dot.k, &dot.tiling);
     let layout = Layout::new(tiling);
     let packets = running.packets[buffer as usize].iter().map(InFlight::get);
-    let rows: Vec<Vec<Run>> = packets
+    let rows: Vec<Vec<PackedRun>> = packets
         .map(|packet| runs(k, &tiling.geometry, tiling.arithmetic, lane, &packet))
         .collect();
     let index = k.thread_x() % layout.lanes;

@@ -10,7 +10,7 @@ use half::f16;
 
 use super::{GemmBatchSpec, gemm_batch::THREADS};
 use crate::build::{Builder, F16x2, Pred, Ptr, Shared, Val};
-use crate::kernels::weights::fragments::{half_columns, owner, permuted};
+use crate::kernels::weights::fragments::half_columns;
 
 /// Words that a token's row in shared memory is longer than its columns.
 const PAD: u32 = 8;
@@ -66,7 +66,7 @@ fn column<'k>(spec: &GemmBatchSpec, unit: Val<'k, u32>) -> Val<'k, u32> {
 /// the others are.
 fn word<'k>(spec: &GemmBatchSpec, unit: Val<'k, u32>) -> Val<'k, u32> {
     let units = half_columns(spec.format) / 4;
-    let (lane, nth) = owner(spec.format, unit % units);
+    let (lane, nth) = spec.format.layout().owner(unit % units);
     (unit / units) * group_words(spec) + (nth * 4 + lane) * 2
 }
 
@@ -147,7 +147,7 @@ impl<'k> Stage<'k> {
     ) {
         let k = self.k;
         let [a, b, c, d] = loaded;
-        let mut words = match permuted(self.spec.format) {
+        let mut words = match self.spec.format.layout().permuted() {
             true => [pack(k, a, c), pack(k, b, d)],
             false => [pack(k, a, b), pack(k, c, d)],
         };

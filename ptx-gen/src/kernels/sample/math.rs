@@ -8,7 +8,7 @@
 
 use crate::build::{Builder, Float, Type, Val};
 use crate::ir::Ty;
-use crate::op::Op;
+use crate::op::Opcode;
 
 /// `(ln(1 + f) - f) / f^2` for `1 + f` from `sqrt(1/2)` to `sqrt(2)`, lowest power first.
 const LN_1P: [f32; 8] = [
@@ -175,9 +175,9 @@ pub(super) mod emit {
     use super::*;
 
     fn halves<'k>(k: &'k Builder, a: Val<'k, u32>, by: u32) -> [Val<'k, u32>; 2] {
-        let wide = Op::MulWide { ty: Ty::U32 };
+        let wide = Opcode::MulWide { ty: Ty::U32 };
         let product = k.inst(wide, &[Ty::U64], &[a.operand(), by.imm().into()]);
-        let words = k.inst(Op::Unpack2x32, &[Ty::U32; 2], &[product[0].into()]);
+        let words = k.inst(Opcode::Unpack2x32, &[Ty::U32; 2], &[product[0].into()]);
         [k.from_reg(words[0]), k.from_reg(words[1])]
     }
 

@@ -36,37 +36,22 @@ pub(in crate::kernels) struct Geometry {
 impl Geometry {
     /// Bytes of the widest group: 16, but 8 where rows of halves are odd multiples of 8 bytes.
     pub(in crate::kernels) fn widest(format: WeightFormat, cols: u32) -> u32 {
-        match format {
-            WeightFormat::F16 | WeightFormat::BF16 if !cols.is_multiple_of(8) => 8,
-            _ => 16,
-        }
+        format.layout().widest(cols)
     }
 
     /// Weights of a group.
     pub(in crate::kernels) fn group(&self) -> u32 {
-        match self.format {
-            WeightFormat::F32 => self.width / 4,
-            WeightFormat::F16 | WeightFormat::BF16 => self.width / 2,
-            WeightFormat::Q8_0 => self.width,
-            _ => 2 * self.width,
-        }
+        self.format.layout().group(self.width)
     }
 
     /// Groups in 16 bytes of a format with scales.
     pub(in crate::kernels) fn parts(&self) -> u32 {
-        match self.format {
-            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => 1,
-            _ => 16 / self.width,
-        }
+        self.format.layout().parts(self.width)
     }
 
     /// Groups that are loaded together with one set of scales.
     pub(in crate::kernels) fn groups_per_block(&self) -> u32 {
-        match self.format {
-            WeightFormat::Q8_0 => 2 * self.parts(),
-            WeightFormat::Q4K | WeightFormat::Q5K | WeightFormat::Q6K => 8 * self.parts(),
-            _ => self.parts(),
-        }
+        self.format.layout().sharing() * self.parts()
     }
 
     /// Columns of a step: one group a lane.
@@ -86,17 +71,12 @@ impl Geometry {
 
     /// Whether runs have minima, which multiply sums of activations.
     pub(in crate::kernels) fn has_minima(&self) -> bool {
-        matches!(self.format, WeightFormat::Q4K | WeightFormat::Q5K)
+        self.format.layout().has_minima()
     }
 
     /// First unit, from the group's own, and units of every run of a group; all have as many.
     pub(in crate::kernels) fn runs(&self) -> Vec<(u32, u32)> {
-        let firsts: &[u32] = match self.format {
-            WeightFormat::Q4_0 if self.parts() > 1 => &[0, 4],
-            WeightFormat::Q4K | WeightFormat::Q5K => &[0, 8],
-            WeightFormat::Q6K => &[0, 16],
-            _ => &[0],
-        };
+        let firsts = self.format.layout().runs(self.parts());
         let units = self.group() / 4 / firsts.len() as u32;
         firsts.iter().map(|first| (*first, units)).collect()
     }
@@ -114,23 +94,15 @@ impl Geometry {
         u: Val<'k, u32>,
         below: u32,
     ) -> Val<'k, u32> {
-        let masked = |shift: u32, mask: u32| match (below - 1) >> shift <= mask {
-            false => (u >> shift) & mask,
-            true => u >> shift,
-        };
-        match (self.format, self.parts()) {
-            (WeightFormat::F16 | WeightFormat::BF16, _) if self.group() == 8 => masked(3, 1),
-            (WeightFormat::Q8_0, 1) => masked(3, 3),
-            (WeightFormat::Q8_0 | WeightFormat::Q6K, 2) => masked(3, 1),
-            (WeightFormat::Q4_0, 1) => masked(3, 7),
-            // The units of its two runs differ in bit 2.
-            (WeightFormat::Q4_0, 2) => ((u >> 3u32) & 1) | ((u >> 2u32) & 4),
-            (WeightFormat::Q4_0, _) => (u >> 1u32) & 4,
-            (WeightFormat::Q4K | WeightFormat::Q5K, 1) => masked(4, 3),
-            (WeightFormat::Q4K | WeightFormat::Q5K, 2) => masked(4, 1),
-            (WeightFormat::Q6K, 1) => ((u >> 3u32) & 1) | ((u >> 4u32) & 2),
-            _ => k.constant(0),
-        }
+        self.format.layout().swizzle(k, self, u, below)
+    }
+}
+
+/// Bits `shift ..` of a unit that is below `below`, as many as `mask` has.
+pub(super) fn masked(u: Val<'_, u32>, below: u32, shift: u32, mask: u32) -> Val<'_, u32> {
+    match (below - 1) >> shift <= mask {
+        false => (u >> shift) & mask,
+        true => u >> shift,
     }
 }
 
@@ -143,7 +115,7 @@ pub(in crate::kernels) struct Lane<'k> {
     /// What `within` is below.
     below: u32,
     /// Groups in 16 bytes.
-    parts: u32,
+    pub(super) parts: u32,
     /// First unit of its group in step 0.
     pub(in crate::kernels) unit: Val<'k, u32>,
 }
@@ -170,16 +142,7 @@ impl<'k> Lane<'k> {
             parts: geometry.parts(),
             unit: index * (geometry.group() / 4),
         };
-        lane.unit = match geometry.format {
-            WeightFormat::Q4_0 if lane.parts > 1 => block * 8 + lane.word(1),
-            WeightFormat::Q4K | WeightFormat::Q5K => {
-                block * 64 + lane.part(2, 4) * 16 + lane.word(2)
-            }
-            WeightFormat::Q6K => {
-                block * 64 + lane.part(4, 2) * 32 + lane.part(2, 2) * 8 + lane.word(2)
-            }
-            _ => lane.unit,
-        };
+        lane.unit = geometry.format.layout().unit(&lane, lane.unit);
         lane
     }
 

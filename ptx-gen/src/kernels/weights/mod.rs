@@ -14,11 +14,30 @@
 //! | Q6_K | `l` 128: per 128 weights 64 bytes, first 64 low, next 64 high; `h` 64: per 128 weights 32 bytes, two bits per quarter; `s` 16 signed scales; `d` 2: scale f16 |
 //!
 //! The offsets are constants of a kernel's text: a matrix is passed as one pointer.
+//!
+//! A format is a file that answers a trait of this folder (`format.rs`); a new one is that file, a
+//! variant of [`WeightFormat`] and its lines in the two tables of its methods.
 
 pub(super) mod codes;
+mod float;
+mod format;
 pub(super) mod fragments;
 pub(super) mod geometry;
+mod k_scales;
+mod q4_0;
+mod q4_k;
+mod q5_k;
+mod q6_k;
+mod q8_0;
 pub(super) mod unpack;
+
+use float::{BF16, F16, F32};
+use format::{Format, Storage};
+use q4_0::Q4_0;
+use q4_k::Q4K;
+use q5_k::Q5K;
+use q6_k::Q6K;
+use q8_0::Q8_0;
 
 /// Bytes that the start of every plane is a multiple of.
 pub(in crate::kernels) const PLANE_ALIGN: u64 = 256;
@@ -46,7 +65,7 @@ pub enum WeightFormat {
 
 /// One plane of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Plane {
+pub struct WeightPlane {
     /// Name of the part: `w`, `q`, `l`, `h`, `s` or `d`.
     pub name: &'static str,
     /// First byte, from the start of the matrix.
@@ -68,45 +87,47 @@ impl WeightFormat {
         WeightFormat::Q6K,
     ];
 
+    /// How it is stored.
+    const fn storage(self) -> &'static Storage {
+        match self {
+            WeightFormat::F32 => &F32::STORAGE,
+            WeightFormat::F16 => &F16::STORAGE,
+            WeightFormat::BF16 => &BF16::STORAGE,
+            WeightFormat::Q4_0 => &Q4_0::STORAGE,
+            WeightFormat::Q8_0 => &Q8_0::STORAGE,
+            WeightFormat::Q4K => &Q4K::STORAGE,
+            WeightFormat::Q5K => &Q5K::STORAGE,
+            WeightFormat::Q6K => &Q6K::STORAGE,
+        }
+    }
+
+    /// How kernels read it.
+    pub(in crate::kernels) fn layout(self) -> &'static dyn Format {
+        match self {
+            WeightFormat::F32 => &F32,
+            WeightFormat::F16 => &F16,
+            WeightFormat::BF16 => &BF16,
+            WeightFormat::Q4_0 => &Q4_0,
+            WeightFormat::Q8_0 => &Q8_0,
+            WeightFormat::Q4K => &Q4K,
+            WeightFormat::Q5K => &Q5K,
+            WeightFormat::Q6K => &Q6K,
+        }
+    }
+
     /// Lower-case name, as in kernel names.
     pub const fn name(self) -> &'static str {
-        match self {
-            WeightFormat::F32 => "f32",
-            WeightFormat::F16 => "f16",
-            WeightFormat::BF16 => "bf16",
-            WeightFormat::Q4_0 => "q4_0",
-            WeightFormat::Q8_0 => "q8_0",
-            WeightFormat::Q4K => "q4_k",
-            WeightFormat::Q5K => "q5_k",
-            WeightFormat::Q6K => "q6_k",
-        }
+        self.storage().name
     }
 
     /// Weights of a block: columns are a multiple of it.
     pub const fn block_len(self) -> u32 {
-        match self {
-            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => 1,
-            WeightFormat::Q4_0 | WeightFormat::Q8_0 => 32,
-            WeightFormat::Q4K | WeightFormat::Q5K | WeightFormat::Q6K => 256,
-        }
+        self.storage().block_len
     }
 
     /// Bytes of a block over all planes.
     pub fn block_bytes(self) -> u32 {
-        self.parts().iter().map(|(_, bytes)| bytes).sum()
-    }
-
-    /// Name of each plane and the bytes it holds of a block.
-    const fn parts(self) -> &'static [(&'static str, u32)] {
-        match self {
-            WeightFormat::F32 => &[("w", 4)],
-            WeightFormat::F16 | WeightFormat::BF16 => &[("w", 2)],
-            WeightFormat::Q4_0 => &[("q", 16), ("d", 2)],
-            WeightFormat::Q8_0 => &[("q", 32), ("d", 2)],
-            WeightFormat::Q4K => &[("q", 128), ("s", 16)],
-            WeightFormat::Q5K => &[("q", 128), ("h", 32), ("s", 16)],
-            WeightFormat::Q6K => &[("l", 128), ("h", 64), ("s", 16), ("d", 2)],
-        }
+        self.storage().parts.iter().map(|(_, bytes)| bytes).sum()
     }
 
     /// Weight bytes of a `[rows, cols]` matrix, without the gaps between planes.
@@ -147,17 +168,17 @@ pub(in crate::kernels) struct WeightShape {
 }
 
 /// The planes of a `[rows, cols]` matrix, in the order of the module's table.
-pub fn planes(format: WeightFormat, rows: u32, cols: u32) -> Vec<Plane> {
+pub fn planes(format: WeightFormat, rows: u32, cols: u32) -> Vec<WeightPlane> {
     let mut end = 0u64;
     let blocks = cols / format.block_len();
     let plane = |&(name, bytes): &(&'static str, u32)| {
         let (offset, row_bytes) = (end.next_multiple_of(PLANE_ALIGN), blocks * bytes);
         end = offset + u64::from(rows) * u64::from(row_bytes);
-        Plane {
+        WeightPlane {
             name,
             offset,
             row_bytes,
         }
     };
-    format.parts().iter().map(plane).collect()
+    format.storage().parts.iter().map(plane).collect()
 }

@@ -5,6 +5,8 @@
 //! and every repeat starts from the same cache, so that repeats are comparable. Sampling and
 //! detokenisation are not part of it: tokens are the most likely ones and nobody reads them.
 
+mod row;
+
 use std::hint::black_box;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -13,12 +15,15 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde::Serialize;
 
+pub use row::{BenchKind, BenchRow};
+
 use super::make_executor_on;
 use crate::Error;
 use crate::exec::LoadReport;
 use crate::exec::sample::Sampling;
-use crate::exec::{DecodeStart, Executor, ExecutorKind, LaunchTime, Opening, StepRows};
+use crate::exec::{DecodeStart, Executor, ExecutorKind, Opening, StepRows};
 use crate::kv::{BlockTable, KvType};
+use crate::lower::rule_names;
 use crate::model::Model;
 use crate::plan::{CacheInfo, Plan};
 use crate::settings::Settings;
@@ -53,90 +58,8 @@ impl Default for BenchOptions {
     }
 }
 
-/// What a row measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Kind {
-    /// The wait for the first token after a prompt of [`FIRST_TOKEN_PROMPT`] tokens.
-    FirstToken,
-    /// A prompt from an empty cache.
-    Prompt,
-    /// Tokens one after the other.
-    Generate,
-}
-
 /// Length of the prompt whose first token is waited for.
 pub const FIRST_TOKEN_PROMPT: usize = 32;
-
-/// One test's result.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
-    /// What was measured.
-    pub kind: Kind,
-    /// Tokens of each sequence computed in each repeat.
-    pub tokens: usize,
-    /// Tokens in the cache before.
-    pub depth: usize,
-    /// Sequences at once.
-    pub batch: usize,
-    /// Time of each repeat in seconds, in the order they ran.
-    pub seconds: Vec<f64>,
-    /// Of all sequences together, by the median repeat.
-    pub tokens_per_second: f64,
-    /// Slowest minus fastest repeat, over the median.
-    pub spread: f64,
-    /// Bytes that a step must read: weights as stored in the file, and the keys and values of the
-    /// average position of each sequence. Only for generation, where it is what bounds the speed.
-    pub bytes_per_step: Option<u64>,
-    /// `bytes_per_step / step_seconds / 1e9`.
-    pub gb_per_second: Option<f64>,
-    /// `gb_per_second` over the measured ceiling; above 1 where the weights stay in a cache.
-    pub share_of_ceiling: Option<f64>,
-    /// Seconds that the device itself needs for a step, its launches back to back; the rest of a
-    /// step's time is the host's doing.
-    pub device_step_seconds: Option<f64>,
-    /// Times that the host waited for the device between two tokens.
-    pub synchronizations_per_token: Option<f64>,
-    /// What each launch of a step took, where that was asked for.
-    #[serde(skip)]
-    pub launches: Vec<LaunchTime>,
-}
-
-impl Row {
-    /// Short name: `pp512`, `tg128`, `tg128@d4096`, `tg128x32`, `ttft32`.
-    #[must_use]
-    pub fn name(&self) -> String {
-        let kind = match self.kind {
-            Kind::FirstToken => "ttft",
-            Kind::Prompt => "pp",
-            Kind::Generate => "tg",
-        };
-        let batch = if self.batch > 1 {
-            format!("x{}", self.batch)
-        } else {
-            String::new()
-        };
-        let depth = if self.depth > 0 {
-            format!("@d{}", self.depth)
-        } else {
-            String::new()
-        };
-        format!("{kind}{}{batch}{depth}", self.tokens)
-    }
-
-    /// Time of a step as the caller sees it, in seconds.
-    #[must_use]
-    pub fn step_seconds(&self) -> f64 {
-        self.median() / self.tokens.max(1) as f64
-    }
-
-    /// The median repeat in seconds.
-    #[must_use]
-    pub fn median(&self) -> f64 {
-        median(&self.seconds)
-    }
-}
 
 /// Everything a run of [`run`] found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -146,6 +69,8 @@ pub struct BenchReport {
     /// What the user should know about the choice of device, or what only running could show, such
     /// as a graph that could not be built.
     pub notice: Option<String>,
+    /// Rules of lowering that were left out, by their names.
+    pub without: Vec<&'static str>,
     /// Steps that were to run as a graph and did not, because none could be built.
     pub fallbacks: u64,
     /// Bytes of the weights in the file.
@@ -160,7 +85,7 @@ pub struct BenchReport {
     /// Speed of reading memory in this run, `1e9` bytes a second.
     pub ceiling_gb_per_second: f64,
     /// The tests.
-    pub rows: Vec<Row>,
+    pub rows: Vec<BenchRow>,
 }
 
 /// Measures a model. `on_row` gets each result as it is there.
@@ -172,7 +97,7 @@ pub fn run(
     model: &Arc<Model>,
     settings: &Settings,
     bench: &BenchOptions,
-    on_row: &mut dyn FnMut(&Row),
+    on_row: &mut dyn FnMut(&BenchRow),
 ) -> Result<BenchReport, Error> {
     run_on(model, settings, &Opening::default(), bench, on_row)
 }
@@ -186,7 +111,7 @@ pub fn run_on(
     settings: &Settings,
     opening: &Opening,
     bench: &BenchOptions,
-    on_row: &mut dyn FnMut(&Row),
+    on_row: &mut dyn FnMut(&BenchRow),
 ) -> Result<BenchReport, Error> {
     check(bench)?;
     let settings = Settings {
@@ -210,13 +135,13 @@ pub fn run_on(
     let ceiling = read_ceiling(subject.executor.kind(), &settings)? / 1e9;
 
     let mut rows = Vec::new();
-    let mut done = |row: Row| {
+    let mut done = |row: BenchRow| {
         on_row(&row);
         rows.push(row);
     };
-    done(subject.measure_prompt(Kind::FirstToken, FIRST_TOKEN_PROMPT, bench.repeats)?);
+    done(subject.measure_prompt(BenchKind::FirstToken, FIRST_TOKEN_PROMPT, bench.repeats)?);
     for &tokens in &bench.prompts {
-        done(subject.measure_prompt(Kind::Prompt, tokens, bench.repeats)?);
+        done(subject.measure_prompt(BenchKind::Prompt, tokens, bench.repeats)?);
     }
     if bench.generate > 0 {
         for (&batch, &depth) in bench
@@ -230,6 +155,7 @@ pub fn run_on(
     Ok(BenchReport {
         executor: subject.executor.kind(),
         notice: made.notice.or_else(|| subject.executor.notice()),
+        without: rule_names(settings.overrides.without),
         fallbacks: subject.executor.stats().fallbacks,
         weight_bytes: model.weight_total(),
         load_seconds,
@@ -315,9 +241,14 @@ impl Subject {
         Ok(())
     }
 
-    fn measure_prompt(&mut self, kind: Kind, len: usize, repeats: usize) -> Result<Row, Error> {
+    fn measure_prompt(
+        &mut self,
+        kind: BenchKind,
+        len: usize,
+        repeats: usize,
+    ) -> Result<BenchRow, Error> {
         let seconds = timed(repeats, || self.prompt(len))?;
-        Ok(row(kind, len, 0, seconds))
+        Ok(BenchRow::new(kind, len, 0, seconds))
     }
 
     fn measure_decode(
@@ -326,7 +257,7 @@ impl Subject {
         batch: usize,
         depth: usize,
         ceiling: f64,
-    ) -> Result<Row, Error> {
+    ) -> Result<BenchRow, Error> {
         if depth > 0 {
             (0..batch).try_for_each(|slot| self.fill(slot, depth))?;
         }
@@ -345,7 +276,7 @@ impl Subject {
             .collect();
         let tokens = bench.generate;
         let seconds = timed(bench.repeats, || self.decode(&starts, tokens))?;
-        let mut row = row(Kind::Generate, tokens, depth, seconds);
+        let mut row = BenchRow::new(BenchKind::Generate, tokens, depth, seconds);
         row.batch = batch;
         row.tokens_per_second *= batch as f64;
         let plan = self.executor.plan();
@@ -426,39 +357,6 @@ fn timed(repeats: usize, mut body: impl FnMut() -> Result<(), Error>) -> Result<
         .collect()
 }
 
-fn row(kind: Kind, tokens: usize, depth: usize, seconds: Vec<f64>) -> Row {
-    let middle = median(&seconds).max(1e-12);
-    let slowest = seconds.iter().copied().fold(0.0, f64::max);
-    let fastest = seconds.iter().copied().fold(f64::INFINITY, f64::min);
-    Row {
-        kind,
-        tokens,
-        depth,
-        batch: 1,
-        tokens_per_second: tokens as f64 / middle,
-        spread: (slowest - fastest) / middle,
-        seconds,
-        bytes_per_step: None,
-        gb_per_second: None,
-        share_of_ceiling: None,
-        device_step_seconds: None,
-        synchronizations_per_token: None,
-        launches: Vec::new(),
-    }
-}
-
-/// The middle value; the mean of the middle two of an even number; 0 of none.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match (sorted.len(), sorted.len() % 2) {
-        (0, _) => 0.0,
-        (_, 1) => sorted[middle],
-        _ => (sorted[middle - 1] + sorted[middle]) / 2.0,
-    }
-}
-
 /// Tokens spread over the vocabulary, always the same: a real text would favour some embedding rows
 /// and no speed depends on which.
 fn arbitrary_tokens(len: usize, vocab_size: usize) -> Vec<u32> {
@@ -503,14 +401,6 @@ pub fn cpu_read_ceiling() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rows_give_the_median_and_the_spread() {
-        let r = row(Kind::Generate, 100, 4096, vec![1.0, 4.0, 2.0]);
-        assert_eq!((r.tokens_per_second, r.spread), (50.0, 1.5));
-        assert_eq!(r.name(), "tg100@d4096");
-        assert_eq!(row(Kind::Prompt, 512, 0, vec![1.0, 3.0]).median(), 2.0);
-    }
 
     #[test]
     fn the_context_holds_the_largest_test() {

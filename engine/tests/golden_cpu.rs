@@ -8,8 +8,8 @@
 mod common;
 
 use common::{
-    Divergence, MICRO_MODELS, check_greedy, divergence, floats, json, model, options, perplexity,
-    shared, tokens, trained,
+    Divergence, MICRO_MODELS, check_greedy, divergence, floats, json, micro_file, model, options,
+    perplexity, shared, tokens, trained,
 };
 use gannet_engine::settings::Precision;
 use gannet_engine::tools::eval;
@@ -85,15 +85,14 @@ fn text_perplexity(file: &str) {
 
 #[test]
 fn logits_of_a_micro_model_of_each_family() {
-    let Some(arch) = shared("micro-models on the CPU", "golden/arch") else {
-        return;
-    };
     for name in MICRO_MODELS {
-        let folder = arch.join(name);
-        let model = model(&folder.join(format!("{name}.gguf")));
+        let Some(path) = shared("micro-models on the CPU", &micro_file(name)) else {
+            continue;
+        };
+        let (folder, model) = (path.parent().unwrap(), model(&path));
         let options = options(DeviceChoice::Cpu, Precision::Exact, 64);
         let options = Settings {
-            context: Some(256),
+            context: Some(model.hparams().context_length.min(256)),
             ..options
         };
         let mut executor = make_executor(&model, &options).unwrap().executor;
@@ -119,12 +118,39 @@ fn logits_of_a_micro_model_of_each_family() {
     }
 }
 
+/// A table of positions ends where it ends, whoever asks for more.
+#[test]
+fn a_context_beyond_learned_positions_is_refused() {
+    let test = "a context beyond learned positions";
+    let Some(path) = shared(test, &micro_file("golden/arch2/gpt2")) else {
+        return;
+    };
+    let model = model(&path);
+    let made = |context| {
+        let settings = Settings {
+            context,
+            ..options(DeviceChoice::Cpu, Precision::Exact, 1)
+        };
+        make_executor(&model, &settings)
+    };
+    let rows = model.plan().max_positions().unwrap();
+    assert_eq!(rows, model.hparams().context_length);
+    for context in [None, Some(rows)] {
+        assert_eq!(made(context).unwrap().executor.limits().context, rows);
+    }
+    let line = made(Some(rows + 1)).err().expect("refused").to_string();
+    assert!(
+        line.contains("positions of context") && line.contains(&rows.to_string()),
+        "{line}"
+    );
+}
+
 #[test]
 fn other_families_are_refused_by_name() {
     let Some(path) = shared("refused families", "golden/arch/qwen3moe/qwen3moe.gguf") else {
         return;
     };
     let line = Model::open(path).err().expect("refused").to_string();
-    let list = "supported: llama, qwen2, qwen3, gemma2, gemma3, phi3";
+    let list = "supported: llama, qwen2, qwen3, gemma2, gemma3, phi3, gpt2";
     assert!(line.contains("qwen3moe") && line.contains(list), "{line}");
 }

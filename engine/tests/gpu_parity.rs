@@ -108,6 +108,7 @@ files! {
     micro_llama3_scaled: "golden/arch/llama3-scaled/llama3-scaled.gguf",
     micro_qwen2: "golden/arch/qwen2/qwen2.gguf",
     micro_qwen3: "golden/arch/qwen3/qwen3.gguf",
+    micro_gpt2: "golden/arch2/gpt2/gpt2.gguf",
     f16: "models/rustdoc-tiny-F16.gguf",
     q8_0: "models/rustdoc-tiny-Q8_0.gguf",
     q6_k: "models/rustdoc-tiny-Q6_K.gguf",

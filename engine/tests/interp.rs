@@ -6,10 +6,12 @@ mod reference;
 
 use std::path::Path;
 
-use common::{MICRO_MODELS, model, shared};
+use common::{Divergence, MICRO_MODELS, floats, json, micro_file, model, shared, tokens};
+use gannet_engine::DeviceChoice;
 use gannet_engine::internals::kv::KvType;
 use gannet_engine::settings::{Precision, Settings};
 use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
+use gannet_engine::tools::{eval, make_executor};
 use reference::cases::LLAMA;
 use reference::micro::MicroModel;
 
@@ -59,9 +61,8 @@ fn check_with(path: &Path, options: ParityOptions, prompt: u32) {
 
 #[test]
 fn micro_models_of_every_family() {
-    for name in MICRO_MODELS {
-        let part = format!("golden/arch/{name}/{name}.gguf");
-        let Some(path) = shared("interpreted micro-models", &part) else {
+    for folder in MICRO_MODELS {
+        let Some(path) = shared("interpreted micro-models", &micro_file(folder)) else {
             continue;
         };
         for precision in [Precision::Exact, Precision::Fast] {
@@ -95,6 +96,44 @@ fn heads_of_many_sizes() {
         for precision in [Precision::Exact, Precision::Fast] {
             check(file.path(), precision, 21);
         }
+    }
+}
+
+/// Rows by position are those of the tokens' places in their sequence, fed in pieces or one by one.
+#[test]
+fn learned_positions_give_the_logits_of_the_reference() {
+    let folder = "golden/arch2/gpt2";
+    let Some(path) = shared("interpreted positions", &micro_file(folder)) else {
+        return;
+    };
+    let (model, folder) = (model(&path), path.parent().unwrap());
+    let vocab = model.plan().vocab_size;
+    let ids = tokens(&json(&folder.join("s33.tokens.json")));
+    let reference = floats(&folder.join("s33.ref64.f32"));
+    for (precision, rows) in [
+        (Precision::Exact, 16),
+        (Precision::Fast, 16),
+        (Precision::Fast, 1),
+    ] {
+        let settings = Settings {
+            device: DeviceChoice::Interp,
+            precision,
+            max_rows: Some(rows),
+            max_outputs: Some(rows),
+            ..Settings::default()
+        };
+        let mut executor = make_executor(&model, &settings).unwrap().executor;
+        let mut d = Divergence::default();
+        eval::logits(executor.as_mut(), &ids, 0, |position, row| {
+            d.add(&reference[position * vocab..][..vocab], row);
+            Ok(())
+        })
+        .unwrap();
+        println!("{precision:?}, {rows} rows: {d:?}");
+        assert!(
+            d.positions == ids.len() && d.max <= 3e-5,
+            "{precision:?}: {d:?}"
+        );
     }
 }
 

@@ -4,8 +4,8 @@ mod common;
 
 use common::simple;
 use gannet_ptx_gen::kernels::{
-    Activation, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, KvType, KvWriteSpec, Map, NormAddNormSpec,
-    RmsNormSpec, RopeKind, RopeSpec,
+    Activation, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, KvType, KvWriteSpec, LayerNormSpec, Map,
+    NormAddNormSpec, RmsNormSpec, RopeKind, RopeSpec,
 };
 use gannet_ptx_gen::target::Target;
 
@@ -36,6 +36,32 @@ fn rms_norm_of_rows_and_heads() {
         simple::rms_norm(spec, rows).pass();
         let residual = true;
         simple::rms_norm(RmsNormSpec { residual, ..spec }, rows).pass();
+    }
+}
+
+#[test]
+fn layer_norm_of_rows() {
+    for (rows, dim) in [
+        (1, 64),
+        (3, 99),
+        (4, 768),
+        (2, 1600),
+        (3, 4100),
+        (2, 4099),
+        (2, 5001),
+        (2, 16_384),
+        (2, 20_480),
+        (7, 1),
+    ] {
+        for bias in [false, true] {
+            let spec = LayerNormSpec {
+                target: TARGET,
+                dim,
+                eps: 1e-5,
+                bias,
+            };
+            simple::layer_norm(spec, rows).pass();
+        }
     }
 }
 
@@ -83,6 +109,8 @@ fn functions_of_vectors_of_any_length() {
         Map::Scale(-0.25),
         Map::Softcap(30.0),
         Map::Softcap(1.5),
+        Map::Activate(Activation::Silu),
+        Map::Activate(Activation::Gelu),
     ] {
         simple::map(TARGET, map, &LENGTHS).pass();
     }
@@ -173,13 +201,16 @@ fn gather_copies_the_rows_named() {
 #[test]
 fn advance_feeds_tokens_back_and_fills_the_ring() {
     for (num_slots, ring_len) in [(1, 4), (3, 4), (32, 256), (33, 1), (1024, 2)] {
-        let spec = AdvanceSpec {
-            target: TARGET,
-            num_slots,
-            ring_len,
-            context: 10,
-        };
-        simple::advance(spec).pass();
+        for positions in [false, true] {
+            let spec = AdvanceSpec {
+                target: TARGET,
+                num_slots,
+                ring_len,
+                context: 10,
+                positions,
+            };
+            simple::advance(spec).pass();
+        }
     }
 }
 

@@ -115,14 +115,13 @@ pub(super) fn check_sequences(
             limits.num_slots
         )));
     }
+    let positions = executor.plan().max_positions();
+    let context = positions.map_or(limits.context, |most| most.min(limits.context));
     for (i, s) in sequences.iter().enumerate() {
         s.sampling.check().map_err(Error::Request)?;
         let tokens = s.length as usize + steps.saturating_sub(1);
-        if tokens > limits.context {
-            return Err(Error::ContextFull {
-                tokens,
-                context: limits.context,
-            });
+        if tokens > context {
+            return Err(Error::ContextFull { tokens, context });
         }
         if sequences[..i].iter().any(|other| other.slot == s.slot) || s.length == 0 {
             return Err(Error::Request(format!(

@@ -330,7 +330,7 @@ impl Inspect for InterpExecutor {
     }
 
     fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
-        step.check(self.limits, self.plan().vocab_size)?;
+        step.check(self.limits, self.plan())?;
         let columns = self.inputs.columns.iter().zip(Column::ALL);
         let columns = columns.map(|(&address, &column)| (address, step.column(column)));
         let table = (self.inputs.block_table, step.table.entries());

@@ -54,7 +54,8 @@ impl Default for Limits {
 /// The sizes that the settings ask for, with a device's default for the rows of a step.
 ///
 /// # Errors
-/// More than [`MAX_CONTEXT`] positions or [`MAX_SLOTS`] sequences.
+/// More than [`MAX_CONTEXT`] positions, or more than the model's tables have rows for, or more than
+/// [`MAX_SLOTS`] sequences.
 pub(crate) fn limits(model: &Model, settings: &Settings, rows: usize) -> Result<Limits, Error> {
     let context = settings
         .context
@@ -64,7 +65,8 @@ pub(crate) fn limits(model: &Model, settings: &Settings, rows: usize) -> Result<
         let too_large = Error::TooLarge { what, found, most };
         (found <= most).then_some(()).ok_or(too_large)
     };
-    within("positions of context", context, MAX_CONTEXT)?;
+    let positions = model.plan().max_positions().unwrap_or(MAX_CONTEXT);
+    within("positions of context", context, positions.min(MAX_CONTEXT))?;
     within("sequences at once", num_slots, MAX_SLOTS)?;
     // A batch has a power of two of rows, each with its logits.
     let batch = num_slots.next_power_of_two();

@@ -8,7 +8,7 @@ use super::Limits;
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{Shape, StepKind};
-use crate::plan::{Column, Rows, StepRow};
+use crate::plan::{Column, Plan, Rows, StepRow};
 
 /// The columns of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -196,16 +196,20 @@ impl<'a> Step<'a> {
     /// Refuses a step that would make a kernel leave its buffers.
     ///
     /// # Errors
-    /// More rows, outputs or positions than the limits, or a token, slot or row outside.
-    pub fn check(&self, limits: Limits, vocab_size: usize) -> Result<(), Error> {
+    /// More rows, outputs or positions than the limits, or a token, slot, position or row outside.
+    pub fn check(&self, limits: Limits, plan: &Plan) -> Result<(), Error> {
         let (rows, outputs) = (self.rows(), self.outputs().len());
+        let positions = plan
+            .max_positions()
+            .map_or(limits.context, |most| most.min(limits.context));
         let in_range = |&column: &Column| {
             let numbers = self.column(column);
             let below = |most: usize| numbers.iter().all(|&n| (n as usize) < most);
             match column {
-                Column::Token => below(vocab_size),
+                Column::Token => below(plan.vocab_size),
                 Column::Length => below(limits.context + 1),
                 Column::Slot => below(limits.num_slots),
+                Column::Position => below(positions),
                 Column::Output => below(rows),
             }
         };
@@ -221,14 +225,17 @@ impl<'a> Step<'a> {
         Err(Error::Request(format!(
             "a step of {rows} rows and {outputs} outputs does not fit an executor of {} rows, {} \
              outputs, {} slots and {} positions, or names a token, slot, row or position outside",
-            limits.max_rows, limits.max_outputs, limits.num_slots, limits.context
+            limits.max_rows, limits.max_outputs, limits.num_slots, positions
         )))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use gannet_quant::Format;
+
     use super::*;
+    use crate::plan::{PlanBuilder, WeightInfo, WeightView};
 
     /// Its columns in the order of the table.
     fn columns(rows: &StepRows) -> Vec<&[u32]> {
@@ -238,30 +245,56 @@ mod tests {
     #[test]
     fn a_batch_has_dead_rows_up_to_a_power_of_two() {
         let rows = StepRows::last_of_each(&[vec![5, 6], vec![7], vec![8, 9, 1]]);
-        let expected = [[6, 7, 1, 0], [2, 1, 3, 0], [0, 1, 2, 0], [0, 1, 2, 3]];
+        let expected = [
+            [6, 7, 1, 0],
+            [2, 1, 3, 0],
+            [0, 1, 2, 0],
+            [1, 0, 2, 0],
+            [0, 1, 2, 3],
+        ];
         assert_eq!(columns(&rows), expected);
     }
 
     #[test]
     fn a_part_of_a_prompt_keeps_its_positions() {
         let rows = StepRows::of_slot(&[5, 6, 7, 8], 2, 1..4);
-        let expected: [&[u32]; 4] = [&[6, 7, 8], &[2, 3, 4], &[2, 2, 2], &[2]];
+        let expected: [&[u32]; 5] = [&[6, 7, 8], &[2, 3, 4], &[2, 2, 2], &[1, 2, 3], &[2]];
         assert_eq!(columns(&rows), expected);
-        let expected: [&[u32]; 4] = [&[7, 8], &[3, 4], &[2, 2], &[]];
+        let expected: [&[u32]; 5] = [&[7, 8], &[3, 4], &[2, 2], &[2, 3], &[]];
         assert_eq!(columns(&rows.part(1..3)), expected);
+    }
+
+    /// Rows by token and by position, and their sum as logits.
+    fn plan(vocab_size: usize, positions: usize) -> Plan {
+        let mut p = PlanBuilder::new();
+        let mut table = |name: &str, rows| {
+            p.weight(WeightInfo {
+                name: name.to_owned(),
+                format: Format::F32,
+                rows,
+                cols: vocab_size,
+                view: WeightView::whole(0, 0, rows, vocab_size),
+            })
+        };
+        let (tokens, places) = (table("tokens", vocab_size), table("places", positions));
+        let (x, at) = (p.embed(tokens), p.embed_positions(places));
+        let sum = p.add(x, at);
+        p.finish(sum)
     }
 
     #[test]
     fn a_step_outside_of_the_limits_is_refused() {
         let limits = Limits::new(2, 32);
         let table = BlockTable::new(2, 32, limits.cache_blocks);
-        let fits = |rows: &StepRows| rows.step(&table).check(limits, 10).is_ok();
+        let plan = plan(10, 20);
+        let fits = |rows: &StepRows| rows.step(&table).check(limits, &plan).is_ok();
         let rows = StepRows::of_slot(&[9, 0], 1, 0..2);
         assert!(fits(&rows));
         for (column, outside) in [
             (Column::Token, 10),
             (Column::Length, 33),
             (Column::Slot, 2),
+            (Column::Position, 20),
             (Column::Output, 2),
         ] {
             let mut wrong = rows.clone();

@@ -2,7 +2,8 @@
 //!
 //! A kernel declares its parameters; a unit gives arguments by name, and so does every step (its
 //! inputs, the block table, scratch). A launch takes what its kernel declares. A parameter that nobody
-//! gives is an error, and so is what a unit gives and none of its kernels takes. What a launch reads
+//! gives is an error, and so is what a unit gives and none of its kernels takes; what a unit gives
+//! stands before what the step does. What a launch reads
 //! and writes is what the kernel declares of each pointer, and nothing else says it again.
 
 use gannet_ptx_gen::ir::{Access, Param};
@@ -11,7 +12,7 @@ use super::node::{Node, NodeKind};
 use super::select::{Chosen, Selected};
 use super::{Activations, Arg, KernelSpec, Lowered, Unit};
 use crate::Error;
-use crate::plan::{Buf, Column, Op, Plan};
+use crate::plan::{Buf, Column, Op, Plan, Weight};
 
 /// Arguments by the names of parameters.
 #[derive(Debug, Clone)]
@@ -215,9 +216,10 @@ fn given(kind: &NodeKind) -> Named<Arg> {
         ]),
         NodeKind::ScaledEmbed {
             table,
+            by,
             factor: _,
             out,
-        } => Named::new([("w", Arg::Weight(table)), ("out", buffer(out))]),
+        } => looked_up(table, by, out),
         NodeKind::GatedMatMul {
             act: _,
             x,
@@ -253,10 +255,19 @@ fn given(kind: &NodeKind) -> Named<Arg> {
     }
 }
 
+/// Rows of a table. Its kernel calls what it looks up tokens, whatever they are here.
+fn looked_up(table: Weight, by: Column, out: Buf) -> Named<Arg> {
+    Named::new([
+        ("w", Arg::Weight(table)),
+        ("tokens", Arg::Input(by)),
+        ("out", Arg::Buffer(out)),
+    ])
+}
+
 fn given_by_op(op: &Op) -> Named<Arg> {
     let buffer = Arg::Buffer;
     match *op {
-        Op::Embed { table, out } => Named::new([("w", Arg::Weight(table)), ("out", buffer(out))]),
+        Op::Embed { table, by, out } => looked_up(table, by, out),
         Op::RmsNorm {
             x,
             weight,
@@ -272,14 +283,21 @@ fn given_by_op(op: &Op) -> Named<Arg> {
             weight,
             bias,
             out,
+        }
+        | Op::LayerNorm {
+            x,
+            weight,
+            bias,
+            eps: _,
+            out,
         } => {
             let bias = bias.map(|bias| ("bias", Arg::Weight(bias)));
-            let product = [
+            let given = [
                 ("w", Arg::Weight(weight)),
                 ("x", buffer(x)),
                 ("out", buffer(out)),
             ];
-            Named::new(product.into_iter().chain(bias))
+            Named::new(given.into_iter().chain(bias))
         }
         Op::Rope {
             x,
@@ -324,9 +342,9 @@ fn given_by_op(op: &Op) -> Named<Arg> {
             ("residual", buffer(b)),
             ("out", buffer(out)),
         ]),
-        Op::Scale { x, factor: _, out } | Op::Softcap { x, cap: _, out } => {
-            Named::new([("x", buffer(x)), ("out", buffer(out))])
-        }
+        Op::Activate { act: _, x, out }
+        | Op::Scale { x, factor: _, out }
+        | Op::Softcap { x, cap: _, out } => Named::new([("x", buffer(x)), ("out", buffer(out))]),
         Op::GatherOutputs { x, out } => Named::new([("x", buffer(x)), ("out", buffer(out))]),
         Op::ArgMax { logits, out } => {
             Named::new([("logits", buffer(logits)), ("out", buffer(out))])

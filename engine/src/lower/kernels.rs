@@ -7,7 +7,8 @@ use gannet_ptx_gen::ir::{Kernel, Param};
 use gannet_ptx_gen::kernels::{
     AddSpec, AdvanceSpec, ArgmaxSpec, AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec,
     AttentionSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec,
-    GluSpec, KvWriteSpec, MapSpec, NormAddNormSpec, RmsNormSpec, RopeSpec, SampleSpec,
+    GluSpec, KvWriteSpec, LayerNormSpec, MapSpec, NormAddNormSpec, RmsNormSpec, RopeSpec,
+    SampleSpec,
 };
 
 use super::Activations;
@@ -114,6 +115,7 @@ kernel_specs! {
     GemvGlu(GemvGluSpec): by_rows, of_gemv_glu, alone;
     Glu(GluSpec): by_rows, rounds_nothing, alone;
     KvWrite(KvWriteSpec): appended, rounds_nothing, alone;
+    LayerNorm(LayerNormSpec): by_rows, rounds_nothing, alone;
     Map(MapSpec): by_rows, rounds_nothing, alone;
     NormAddNorm(NormAddNormSpec): by_rows, rounds_nothing, alone;
     RmsNorm(RmsNormSpec): by_rows, rounds_nothing, alone;

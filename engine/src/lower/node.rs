@@ -1,7 +1,7 @@
 //! What a unit is before it has kernels: the operations that it covers, and what they are together.
 
 use super::pattern::FusionRule;
-use crate::plan::{Activation, AttentionConfig, Buf, CacheId, Op, Plan, Rope, Weight};
+use crate::plan::{Activation, AttentionConfig, Buf, CacheId, Column, Op, Plan, Rope, Weight};
 
 /// What a unit computes: an operation, or several that share a launch.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,10 +51,12 @@ pub enum NodeKind {
         /// The norm of the sum.
         out: Buf,
     },
-    /// `out[t] = table[token[t]] * factor`.
+    /// `out[t] = table[by[t]] * factor`.
     ScaledEmbed {
         /// Matrix.
         table: Weight,
+        /// What rows are looked up by.
+        by: Column,
         /// Factor.
         factor: f32,
         /// Output.

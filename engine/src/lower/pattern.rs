@@ -315,11 +315,16 @@ fn scaled_embed(ops: &Operations<'_>, last: &Op) -> Option<Found> {
         return None;
     };
     let (at, op) = ops.private(x)?;
-    let &Op::Embed { table, .. } = op else {
+    let &Op::Embed { table, by, .. } = op else {
         return None;
     };
     Some(Found {
-        kind: NodeKind::ScaledEmbed { table, factor, out },
+        kind: NodeKind::ScaledEmbed {
+            table,
+            by,
+            factor,
+            out,
+        },
         inner: vec![at],
     })
 }

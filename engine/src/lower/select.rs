@@ -5,7 +5,7 @@
 
 use gannet_ptx_gen::kernels::{
     AddSpec, ArgmaxSpec, EmbedSpec, Epilogue, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec,
-    GemvSpec, GluSpec, KvWriteSpec, Map, MapSpec, NormAddNormSpec, RmsNormSpec,
+    GemvSpec, GluSpec, KvWriteSpec, LayerNormSpec, Map, MapSpec, NormAddNormSpec, RmsNormSpec,
     RopeSpec as RopeKernel, WeightFormat,
 };
 use gannet_quant::{Format, repack};
@@ -116,7 +116,12 @@ impl Selector<'_> {
                 let dim = self.plan.weight(weight).cols;
                 one(self.norm_add_norm(dim, eps), self.rows(out))
             }
-            NodeKind::ScaledEmbed { table, factor, out } => self.embed(table, Some(factor), out),
+            NodeKind::ScaledEmbed {
+                table,
+                by: _,
+                factor,
+                out,
+            } => self.embed(table, Some(factor), out),
             NodeKind::GatedMatMul {
                 act,
                 x: _,
@@ -148,13 +153,29 @@ impl Selector<'_> {
     fn op(&self, op: &Op) -> Result<Choice, Error> {
         let target = self.options.target;
         Ok(match *op {
-            Op::Embed { table, out } => self.embed(table, None, out),
+            Op::Embed { table, by: _, out } => self.embed(table, None, out),
             Op::RmsNorm {
                 x: _,
                 weight,
                 eps,
                 out,
             } => self.norm(weight, eps, false, out),
+            Op::LayerNorm {
+                x: _,
+                weight,
+                bias,
+                eps,
+                out,
+            } => {
+                let (dim, groups) = self.groups(weight, out);
+                let spec = LayerNormSpec {
+                    target,
+                    dim,
+                    eps,
+                    bias: bias.is_some(),
+                };
+                one(spec, groups)
+            }
             Op::MatMul {
                 x: _,
                 weight,
@@ -204,6 +225,7 @@ impl Selector<'_> {
                 };
                 one(spec, self.elements(out))
             }
+            Op::Activate { act, x: _, out } => self.map(Map::Activate(act), out),
             Op::Add { a: _, b: _, out } => one(AddSpec { target }, self.elements(out)),
             Op::Scale { x: _, factor, out } => self.map(Map::Scale(factor), out),
             Op::Softcap { x: _, cap, out } => self.map(Map::Softcap(cap), out),
@@ -235,15 +257,20 @@ impl Selector<'_> {
 
     /// A norm of groups as long as its weight, with a sum behind it or without.
     fn norm(&self, weight: Weight, eps: f32, residual: bool, out: Buf) -> Choice {
-        let dim = self.plan.weight(weight).cols;
-        let groups = self.rows(out) * (self.plan.buffer(out).cols / dim) as u32;
+        let (dim, groups) = self.groups(weight, out);
         let spec = RmsNormSpec {
             target: self.options.target,
-            dim: dim as u32,
+            dim,
             eps,
             residual,
         };
         one(spec, groups)
+    }
+
+    /// Elements of a group as long as a norm's weight, and how many groups there are.
+    fn groups(&self, weight: Weight, out: Buf) -> (u32, u32) {
+        let dim = self.plan.weight(weight).cols as u32;
+        (dim, self.elements(out) / dim)
     }
 
     fn norm_add_norm(&self, dim: usize, eps: f32) -> NormAddNormSpec {

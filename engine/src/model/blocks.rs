@@ -1,4 +1,5 @@
-//! What the layers of most families are made of: grouped attention and a gated feed-forward.
+//! What the layers of most families are made of: grouped attention and a feed-forward, with a gate
+//! or without.
 //!
 //! A family says what stands around them: which norms, where sums go, what a layer sees.
 
@@ -29,13 +30,13 @@ pub(super) struct HeadNorms {
 pub(super) struct Attends {
     /// Heads, scale, window.
     pub(super) config: AttentionConfig,
-    /// Rotation of queries and keys.
-    pub(super) rope: Rope,
+    /// Rotation of queries and keys, where they are rotated.
+    pub(super) rope: Option<Rope>,
 }
 
 impl Attends {
     /// To all before it, with the usual scale `1 / sqrt(head_dim)`.
-    pub(super) fn plainly(b: &Binder<'_>, rope: Rope) -> Attends {
+    pub(super) fn plainly(b: &Binder<'_>, rope: impl Into<Option<Rope>>) -> Attends {
         let h = b.hparams;
         Attends {
             config: AttentionConfig {
@@ -46,7 +47,15 @@ impl Attends {
                 softcap: None,
                 window: None,
             },
-            rope,
+            rope: rope.into(),
+        }
+    }
+
+    /// Heads as they are, or rotated.
+    fn rotated(&self, p: &mut PlanBuilder, x: Buf, num_heads: usize) -> Buf {
+        match self.rope {
+            Some(rope) => p.rope(x, rope, num_heads, self.config.head_dim),
+            None => x,
         }
     }
 }
@@ -109,7 +118,7 @@ impl Attention {
         let norms = HeadNorms {
             q: norm("attn_q_norm")?,
             k: norm("attn_k_norm")?,
-            eps: b.hparams.rms_eps,
+            eps: b.hparams.norm_eps,
         };
         Ok(Attention {
             head_norms: Some(norms),
@@ -126,13 +135,13 @@ impl Attention {
         if let Some(norms) = self.head_norms {
             k = p.rms_norm(k, norms.k, norms.eps);
         }
-        let k = p.rope(k, how.rope, a.num_kv_heads, a.head_dim);
+        let k = how.rotated(p, k, a.num_kv_heads);
         p.kv_write(cache, k, v);
         let mut q = p.matmul(h, self.q);
         if let Some(norms) = self.head_norms {
             q = p.rms_norm(q, norms.q, norms.eps);
         }
-        let q = p.rope(q, how.rope, a.num_heads, a.head_dim);
+        let q = how.rotated(p, q, a.num_heads);
         let attended = p.attention(index, q, cache, a);
         p.matmul(attended, self.o)
     }
@@ -190,6 +199,65 @@ impl FeedForward {
     }
 }
 
+/// Weights of a feed-forward without a gate.
+pub(super) struct PlainFeedForward {
+    up: Linear,
+    down: Linear,
+}
+
+impl PlainFeedForward {
+    /// Two matrices with the biases that the file has.
+    pub(super) fn bind(
+        p: &mut PlanBuilder,
+        b: &Binder<'_>,
+        index: usize,
+    ) -> Result<PlainFeedForward, Error> {
+        let (hidden, ffn) = (b.hparams.hidden_size, b.hparams.ffn_size);
+        let name = |part: &str| format!("blk.{index}.{part}");
+        Ok(PlainFeedForward {
+            up: b.linear(p, &name("ffn_up"), ffn, hidden)?,
+            down: b.linear(p, &name("ffn_down"), hidden, ffn)?,
+        })
+    }
+
+    /// Writes `down(act(up h))`.
+    pub(super) fn write(&self, p: &mut PlanBuilder, act: Activation, h: Buf) -> Buf {
+        let up = p.matmul(h, self.up);
+        let hidden = p.activate(act, up);
+        p.matmul(hidden, self.down)
+    }
+}
+
+/// Weights of a layer norm over the whole stream.
+pub(super) struct LayerNorm {
+    weight: Weight,
+    bias: Option<Weight>,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// `NAME.weight`, and `NAME.bias` where the file has it.
+    pub(super) fn bind(
+        p: &mut PlanBuilder,
+        b: &Binder<'_>,
+        name: &str,
+    ) -> Result<LayerNorm, Error> {
+        let (hidden, bias) = (b.hparams.hidden_size, format!("{name}.bias"));
+        let weight = b.vector(p, &format!("{name}.weight"), hidden)?;
+        let bias = match b.has(&bias) {
+            true => Some(b.vector(p, &bias, hidden)?),
+            false => None,
+        };
+        let eps = b.hparams.norm_eps;
+        Ok(LayerNorm { weight, bias, eps })
+    }
+
+    /// Writes the norm of `x`.
+    pub(super) fn write(&self, p: &mut PlanBuilder, x: Buf) -> Buf {
+        p.layer_norm(x, self.weight, self.bias, self.eps)
+    }
+}
+
 /// The embedding table of a vocabulary.
 pub(super) fn embedding(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Weight, Error> {
     b.matrix(p, "token_embd.weight", b.vocab_size, b.hparams.hidden_size)
@@ -202,7 +270,7 @@ pub(super) fn head(
     embedding: Weight,
     x: Buf,
 ) -> Result<Buf, Error> {
-    let (hidden, eps) = (b.hparams.hidden_size, b.hparams.rms_eps);
+    let (hidden, eps) = (b.hparams.hidden_size, b.hparams.norm_eps);
     let norm = b.vector(p, "output_norm.weight", hidden)?;
     let output = b.head(p, embedding)?;
     let x = p.gather_outputs(x);

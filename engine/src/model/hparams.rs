@@ -30,7 +30,7 @@ pub struct HyperParams {
     /// The rope of queries and keys.
     pub rope: RopeParams,
     /// Epsilon of the norms.
-    pub rms_eps: f32,
+    pub norm_eps: f32,
 }
 
 /// The limits that keep a hostile file from sizing anything absurd.
@@ -77,9 +77,19 @@ impl HyperParams {
             num_kv_heads,
             head_dim,
             rope: RopeParams::read(keys, rope_dim, context_length)?,
-            rms_eps: keys.non_negative("attention.layer_norm_rms_epsilon")?,
+            norm_eps: norm_eps(keys)?,
         })
     }
+}
+
+/// Of root-mean-square norms, or of layer norms where the file has theirs.
+fn norm_eps(keys: &Keys<'_>) -> Result<f32, Error> {
+    let (layer, rms) = (
+        "attention.layer_norm_epsilon",
+        "attention.layer_norm_rms_epsilon",
+    );
+    let has_layer_norms = keys.opt_finite(layer)?.is_some();
+    keys.non_negative(if has_layer_norms { layer } else { rms })
 }
 
 fn head_dim(keys: &Keys<'_>, hidden_size: usize, num_heads: usize) -> Result<usize, Error> {

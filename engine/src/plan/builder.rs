@@ -4,8 +4,8 @@
 //! reads like the model file.
 
 use super::{
-    Activation, AttentionConfig, Buf, BufferInfo, CacheId, CacheInfo, Element, Op, Plan, Rope,
-    RopeTable, Rows, Weight, WeightInfo,
+    Activation, AttentionConfig, Buf, BufferInfo, CacheId, CacheInfo, Column, Element, Op, Plan,
+    Rope, RopeTable, Rows, Weight, WeightInfo,
 };
 
 /// A matrix with its optional bias.
@@ -48,9 +48,18 @@ impl PlanBuilder {
 
     /// Embedding rows of the step's tokens: `[tokens, hidden_size]`.
     pub fn embed(&mut self, table: Weight) -> Buf {
+        self.look_up("embd".to_owned(), table, Column::Token)
+    }
+
+    /// Rows of a table by the positions of the step's tokens: `[tokens, hidden_size]`.
+    pub fn embed_positions(&mut self, table: Weight) -> Buf {
+        self.look_up(self.weight_name(table), table, Column::Position)
+    }
+
+    fn look_up(&mut self, name: String, table: Weight, by: Column) -> Buf {
         let cols = self.info(table).cols;
-        let out = self.buffer("embd".to_owned(), Rows::Tokens, cols, Element::F32);
-        self.ops.push(Op::Embed { table, out });
+        let out = self.buffer(name, by.rows(), cols, Element::F32);
+        self.ops.push(Op::Embed { table, by, out });
         out
     }
 
@@ -66,6 +75,24 @@ impl PlanBuilder {
         self.ops.push(Op::RmsNorm {
             x,
             weight,
+            eps,
+            out,
+        });
+        out
+    }
+
+    /// Layer norm over groups as long as the weight, with an optional bias as long.
+    pub fn layer_norm(&mut self, x: Buf, weight: Weight, bias: Option<Weight>, eps: f32) -> Buf {
+        let (rows, cols) = self.shape(x);
+        let dim = self.info(weight).cols;
+        assert_eq!(cols % dim, 0, "a norm's groups fill the row");
+        let is_as_long = bias.is_none_or(|bias| self.info(bias).cols == dim);
+        assert!(is_as_long, "a norm's weight and bias have one length");
+        let out = self.buffer(self.weight_name(weight), rows, cols, Element::F32);
+        self.ops.push(Op::LayerNorm {
+            x,
+            weight,
+            bias,
             eps,
             out,
         });
@@ -151,6 +178,15 @@ impl PlanBuilder {
         assert_eq!((rows, cols), self.shape(up), "gate and up have one shape");
         let out = self.buffer(format!("{}.glu", self.name(gate)), rows, cols, Element::F32);
         self.ops.push(Op::Glu { act, gate, up, out });
+        out
+    }
+
+    /// An activation of every element.
+    pub fn activate(&mut self, act: Activation, x: Buf) -> Buf {
+        let (rows, cols) = self.shape(x);
+        let name = format!("{}.act", self.name(x));
+        let out = self.buffer(name, rows, cols, Element::F32);
+        self.ops.push(Op::Activate { act, x, out });
         out
     }
 

@@ -1,31 +1,39 @@
 //! The inputs of a step: a table of columns, each a number for every row that the step has of its kind.
 //!
 //! Whatever holds a step's inputs (the step itself, the state of an executor, the arguments of a
-//! launch) goes through this table, so that another input is a row here and its use.
+//! launch) goes through this table, so that another input is a row here and its use. What follows
+//! from other numbers of a row is derived here and nowhere given.
 
 use super::Rows;
 
 macro_rules! columns {
     (
         tokens { $($(#[$doc:meta])* $column:ident $field:ident $name:literal,)* }
+        derived { $($(#[$derived_doc:meta])* $derived:ident $derived_name:literal = $of:expr,)* }
         outputs { $($(#[$output_doc:meta])* $output:ident $output_name:literal,)* }
     ) => {
         /// An input of a step: `u32` for each token, or for each output.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum Column {
             $($(#[$doc])* $column,)*
+            $($(#[$derived_doc])* $derived,)*
             $($(#[$output_doc])* $output,)*
         }
 
         impl Column {
             /// Every column, in order.
-            pub const ALL: &'static [Column] = &[$(Column::$column,)* $(Column::$output,)*];
+            pub const ALL: &'static [Column] = &[
+                $(Column::$column,)*
+                $(Column::$derived,)*
+                $(Column::$output,)*
+            ];
 
             /// The parameter of kernels that read it.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Column::$column => $name,)*
+                    $(Column::$derived => $derived_name,)*
                     $(Column::$output => $output_name,)*
                 }
             }
@@ -35,6 +43,7 @@ macro_rules! columns {
             pub const fn rows(self) -> Rows {
                 match self {
                     $(Column::$column => Rows::Tokens,)*
+                    $(Column::$derived => Rows::Tokens,)*
                     $(Column::$output => Rows::Outputs,)*
                 }
             }
@@ -49,7 +58,12 @@ macro_rules! columns {
         impl StepRow {
             /// Its number in each column of tokens.
             pub(crate) fn values(self) -> impl Iterator<Item = (Column, u32)> {
-                [$((Column::$column, self.$field),)*].into_iter()
+                let derived = |of: fn(StepRow) -> u32| of(self);
+                [
+                    $((Column::$column, self.$field),)*
+                    $((Column::$derived, derived($of)),)*
+                ]
+                .into_iter()
             }
         }
     };
@@ -63,6 +77,10 @@ columns! {
         Length length "lengths",
         /// Slot: row of the block table.
         Slot slot "slots",
+    }
+    derived {
+        /// Index of the token in its sequence, from 0; a dead row has 0.
+        Position "positions" = |row| row.length.saturating_sub(1),
     }
     outputs {
         /// Row of a token whose logits are wanted.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Element, Op, Plan, Rows, Weight};
+use super::{Column, Element, Op, Plan, Rows, Weight};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,8 +45,20 @@ impl Plan {
             format!("{} {}[{}, {}]", w.name, w.format.name(), w.rows, w.cols)
         };
         match op {
-            Op::Embed { table, .. } => format!(" {}", weight(*table)),
+            Op::Embed { table, by, .. } => match by {
+                Column::Token => format!(" {}", weight(*table)),
+                by => format!(" {} by {}", weight(*table), by.name()),
+            },
             Op::RmsNorm { weight: w, eps, .. } => format!(" {} eps {eps:e}", weight(*w)),
+            Op::LayerNorm {
+                weight: w,
+                bias,
+                eps,
+                ..
+            } => {
+                let bias = bias.map_or(String::new(), |b| format!(" + {}", self.weight(b).name));
+                format!(" {}{bias} eps {eps:e}", weight(*w))
+            }
             Op::MatMul {
                 weight: w, bias, ..
             } => {
@@ -70,7 +82,7 @@ impl Plan {
                 spec.head_dim,
                 spec.scale
             ),
-            Op::Glu { act, .. } => format!(" {act:?}"),
+            Op::Glu { act, .. } | Op::Activate { act, .. } => format!(" {act:?}"),
             Op::Scale { factor, .. } => format!(" {factor}"),
             Op::Softcap { cap, .. } => format!(" {cap}"),
             Op::Add { .. }

@@ -173,6 +173,20 @@ impl Plan {
             .map(|i| Buf(i as u32))
     }
 
+    /// Positions for which every table that is looked up by them has a row; `None`: for any.
+    #[must_use]
+    pub fn max_positions(&self) -> Option<usize> {
+        let tables = self.ops.iter().filter_map(|op| match *op {
+            Op::Embed {
+                table,
+                by: Column::Position,
+                ..
+            } => Some(self.weight(table).rows),
+            _ => None,
+        });
+        tables.min()
+    }
+
     /// Bytes of weights that a step of one token reads: every matrix once, one embedding row.
     #[must_use]
     pub fn weight_bytes_per_token(&self) -> u64 {

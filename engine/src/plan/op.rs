@@ -6,7 +6,7 @@
 //! computes them (`exec::cpu`, `lower`, the dump) matches every variant, so that a new row does not
 //! compile until all of them have it.
 
-use super::{Activation, AttentionConfig, Buf, CacheId, Rope, Weight};
+use super::{Activation, AttentionConfig, Buf, CacheId, Column, Rope, Weight};
 
 /// How far the results of two executors may differ: a class, of which parity knows the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -155,10 +155,12 @@ macro_rules! operations {
 }
 
 operations! {
-    /// `out[t] = table[token[t]]`.
+    /// `out[t] = table[by[t]]`.
     Embed = "embed" {
-        /// `[vocab_size, hidden_size]`.
+        /// A row for each number that `by` may have: `[_, hidden_size]`.
         table: Weight,
+        /// What rows are looked up by.
+        by: Column,
         /// `[tokens, hidden_size]`.
         out: Buf,
     }
@@ -178,6 +180,23 @@ operations! {
         out: Buf,
     }
     reads [x], writes [out], weights [weight], looks_up [], reads_cache [], writes_cache [],
+    Float, Whole;
+
+    /// `out[g] = (x[g] - mean(x[g])) * weight / sqrt(mean((x[g] - mean(x[g]))^2) + eps) (+ bias)` for
+    /// each group `g` of `dim` elements, where `dim` is the weight's length.
+    LayerNorm = "layer_norm" {
+        /// Input.
+        x: Buf,
+        /// `[dim]`.
+        weight: Weight,
+        /// `[dim]`.
+        bias: Option<Weight>,
+        /// Added to the variance.
+        eps: f32,
+        /// Same shape as `x`.
+        out: Buf,
+    }
+    reads [x], writes [out], weights [weight, bias], looks_up [], reads_cache [], writes_cache [],
     Float, Whole;
 
     /// `out[t, r] = sum_c weight[r, c] * x[t, c] (+ bias[r])`.
@@ -248,6 +267,18 @@ operations! {
         out: Buf,
     }
     reads [gate, up], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
+    Approximate, Columns;
+
+    /// `out = act(x)`.
+    Activate = "activate" {
+        /// Activation.
+        act: Activation,
+        /// Input.
+        x: Buf,
+        /// Same shape as `x`.
+        out: Buf,
+    }
+    reads [x], writes [out], weights [], looks_up [], reads_cache [], writes_cache [],
     Approximate, Columns;
 
     /// `out = a + b`.

@@ -40,11 +40,13 @@ impl Op {
             Op::AllGather { x, out } => Some((Collective::Concatenate, x, out)),
             Op::Embed { .. }
             | Op::RmsNorm { .. }
+            | Op::LayerNorm { .. }
             | Op::MatMul { .. }
             | Op::Rope { .. }
             | Op::KvWrite { .. }
             | Op::Attention { .. }
             | Op::Glu { .. }
+            | Op::Activate { .. }
             | Op::Add { .. }
             | Op::Scale { .. }
             | Op::Softcap { .. }
@@ -194,9 +196,9 @@ impl<'a> Share<'a> {
                 bias,
                 out,
             } => return self.product(x, weight, bias, out),
-            Op::Embed { table, out } => {
+            Op::Embed { table, by, out } => {
                 let table = self.weight(self.whole.weight(table).clone());
-                self.plan.ops.push(Op::Embed { table, out });
+                self.plan.ops.push(Op::Embed { table, by, out });
             }
             Op::RmsNorm {
                 x,
@@ -208,6 +210,23 @@ impl<'a> Share<'a> {
                 self.plan.ops.push(Op::RmsNorm {
                     x,
                     weight,
+                    eps,
+                    out,
+                });
+            }
+            Op::LayerNorm {
+                x,
+                weight,
+                bias,
+                eps,
+                out,
+            } => {
+                let weight = self.weight(self.whole.weight(weight).clone());
+                let bias = bias.map(|bias| self.weight(self.whole.weight(bias).clone()));
+                self.plan.ops.push(Op::LayerNorm {
+                    x,
+                    weight,
+                    bias,
                     eps,
                     out,
                 });
@@ -245,6 +264,7 @@ impl<'a> Share<'a> {
             }
             Op::KvWrite { .. }
             | Op::Glu { .. }
+            | Op::Activate { .. }
             | Op::Add { .. }
             | Op::Scale { .. }
             | Op::Softcap { .. }

@@ -10,16 +10,23 @@ use gannet_engine::settings::Settings;
 use gannet_engine::{DeviceChoice, Model};
 use serde_json::Value;
 
-/// The micro-models of `golden/arch` whose families run.
+/// The micro-models whose families run: their folders in the reference data.
 pub const MICRO_MODELS: &[&str] = &[
-    "llama",
-    "llama3-scaled",
-    "qwen2",
-    "qwen3",
-    "gemma2",
-    "gemma3",
-    "phi3",
+    "golden/arch/llama",
+    "golden/arch/llama3-scaled",
+    "golden/arch/qwen2",
+    "golden/arch/qwen3",
+    "golden/arch/gemma2",
+    "golden/arch/gemma3",
+    "golden/arch/phi3",
+    "golden/arch2/gpt2",
 ];
+
+/// The file of a micro-model, by its folder.
+pub fn micro_file(folder: &str) -> String {
+    let name = folder.rsplit('/').next().unwrap_or(folder);
+    format!("{folder}/{name}.gguf")
+}
 
 /// A part of the reference data: beside the repository (or where `GANNET_SHARED` says), else the
 /// share of it that the repository ships. `None`, and a line that says *skipped*, where neither has

@@ -24,6 +24,9 @@ pub(super) struct Family {
     pub(super) factors: FactorTensors,
     /// The keys `rope.scaling.yarn_*`; other families take the defaults whatever a file says.
     pub(super) reads_yarn_keys: bool,
+    /// GPT-2: rows of a table are added by position, nothing turns, norms take the mean away, and the
+    /// feed-forward layer has no gate.
+    pub(super) is_gpt2: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,7 @@ const LLAMA: Family = Family {
     layers_of_wide_scale: None,
     factors: FactorTensors::ByScalingType,
     reads_yarn_keys: false,
+    is_gpt2: false,
 };
 
 const QWEN2: Family = Family {
@@ -99,6 +103,13 @@ pub(super) const FAMILIES: &[Family] = &[
         reads_yarn_keys: true,
         ..LLAMA
     },
+    Family {
+        arch: "gpt2",
+        activation: Activation::Gelu,
+        factors: FactorTensors::None,
+        is_gpt2: true,
+        ..LLAMA
+    },
 ];
 
 /// A model's dimensions and constants.
@@ -110,6 +121,8 @@ pub(super) struct Config {
     pub(super) num_kv_heads: usize,
     pub(super) head_dim: usize,
     pub(super) eps: f64,
+    /// Positions that the model was trained for.
+    pub(super) context_length: usize,
     pub(super) attention_scale: f64,
     pub(super) attention_softcap: Option<f64>,
     pub(super) final_softcap: Option<f64>,
@@ -167,6 +180,10 @@ impl Keys<'_> {
             _ => None,
         };
         let (attention_softcap, final_softcap) = self.softcaps()?;
+        let eps_key = match self.family.is_gpt2 {
+            true => "attention.layer_norm_epsilon",
+            false => "attention.layer_norm_rms_epsilon",
+        };
         Ok(Config {
             family: self.family,
             hidden_size,
@@ -175,8 +192,9 @@ impl Keys<'_> {
             num_kv_heads,
             head_dim,
             eps: self
-                .float("attention.layer_norm_rms_epsilon")?
-                .ok_or("no attention.layer_norm_rms_epsilon")?,
+                .float(eps_key)?
+                .ok_or_else(|| format!("no {eps_key}"))?,
+            context_length: self.need_int("context_length")?,
             attention_scale: 1.0 / (scale_dim as f64).sqrt(),
             attention_softcap,
             final_softcap,
@@ -290,7 +308,10 @@ impl Keys<'_> {
         });
         Ok(RopeSpec {
             pairing: self.family.pairing,
-            dim: self.int("rope.dimension_count")?.unwrap_or(head_dim),
+            dim: match self.family.is_gpt2 {
+                true => 0,
+                false => self.int("rope.dimension_count")?.unwrap_or(head_dim),
+            },
             base: self.float("rope.freq_base")?.unwrap_or(10_000.0),
             scale,
             yarn,

@@ -5,7 +5,7 @@ use std::f64::consts::PI;
 use super::config::{Activation, Config, LayerConfig};
 use super::rope::Rope;
 use super::softmax64;
-use super::tensors::{Layer, Weights, dot};
+use super::tensors::{Layer, Norm, Weights, dot};
 
 /// A value for each position.
 type Rows = Vec<Vec<f64>>;
@@ -21,6 +21,11 @@ pub(super) fn logits(c: &Config, w: &Weights, tokens: &[u32], context: usize) ->
         row.map(|v| v * embedding_scale).collect()
     };
     let mut x: Rows = tokens.iter().map(embed).collect();
+    if let Some(positions) = &w.positions {
+        for (position, x) in x.iter_mut().enumerate() {
+            add(x, positions.row(position));
+        }
+    }
     for (layer, config) in w.layers.iter().zip(&c.layers) {
         let factors = config.rope.factors.tensor(context);
         let factors = factors.and_then(|name| w.rope_factors.get(name));
@@ -34,7 +39,7 @@ pub(super) fn logits(c: &Config, w: &Weights, tokens: &[u32], context: usize) ->
         }
     }
     let head = |x: &Vec<f64>| {
-        let h = rms_norm(x, &w.output_norm, c.eps);
+        let h = norm(c, x, &w.output_norm);
         let logits = match &w.output {
             Some(output) => output.apply(&h),
             None => w.embedding.apply(&h),
@@ -48,7 +53,7 @@ pub(super) fn logits(c: &Config, w: &Weights, tokens: &[u32], context: usize) ->
 fn attention(c: &Config, config: &LayerConfig, layer: &Layer, rope: &Rope, x: &Rows) -> Rows {
     let (mut queries, mut keys, mut values) = (Rows::new(), Rows::new(), Rows::new());
     for (position, x) in x.iter().enumerate() {
-        let h = rms_norm(x, &layer.attn_norm, c.eps);
+        let h = norm(c, x, &layer.attn_norm);
         let heads = |mut all: Vec<f64>, norm: Option<&Vec<f64>>| {
             for head in all.chunks_exact_mut(c.head_dim) {
                 if let Some(norm) = norm {
@@ -92,17 +97,18 @@ fn attention(c: &Config, config: &LayerConfig, layer: &Layer, rope: &Rope, x: &R
     queries.iter().enumerate().map(attend).collect()
 }
 
-/// `down(act(gate(norm x)) * up(norm x))`.
+/// `down(act(gate(norm x)) * up(norm x))`, or `down(act(up(norm x)))` without a gate.
 fn feed_forward(c: &Config, layer: &Layer, x: &[f64]) -> Vec<f64> {
-    let h = rms_norm(x, &layer.ffn_norm, c.eps);
-    let mut hidden = layer.gate.apply(&h);
-    for (gate, up) in hidden.iter_mut().zip(layer.up.apply(&h)) {
-        *gate = up
-            * match c.family.activation {
-                Activation::Silu => *gate / (1.0 + (-*gate).exp()),
-                Activation::Gelu => gelu(*gate),
-            };
-    }
+    let h = norm(c, x, &layer.ffn_norm);
+    let act = |x: f64| match c.family.activation {
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Gelu => gelu(x),
+    };
+    let up = layer.up.apply(&h).into_iter();
+    let hidden: Vec<f64> = match &layer.gate {
+        Some(gate) => up.zip(gate.apply(&h)).map(|(u, g)| act(g) * u).collect(),
+        None => up.map(act).collect(),
+    };
     layer.down.apply(&hidden)
 }
 
@@ -115,6 +121,20 @@ fn gelu(x: f64) -> f64 {
 /// `cap * tanh(x / cap)`.
 fn softcap(x: f64, cap: Option<f64>) -> f64 {
     cap.map_or(x, |cap| cap * (x / cap).tanh())
+}
+
+/// A norm of the family over a whole row.
+fn norm(c: &Config, x: &[f64], norm: &Norm) -> Vec<f64> {
+    let mean = match c.family.is_gpt2 {
+        true => x.iter().sum::<f64>() / x.len() as f64,
+        false => 0.0,
+    };
+    let centred: Vec<f64> = x.iter().map(|x| x - mean).collect();
+    let mut y = rms_norm(&centred, &norm.weight, c.eps);
+    if let Some(bias) = &norm.bias {
+        add(&mut y, bias);
+    }
+    y
 }
 
 fn rms_norm(x: &[f64], weight: &[f64], eps: f64) -> Vec<f64> {

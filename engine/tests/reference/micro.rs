@@ -66,6 +66,8 @@ pub const ALL_LINEARS: &[&str] = &[
     "output",
 ];
 
+/// Positions of every model.
+const CONTEXT_LENGTH: usize = 256;
 /// Standard deviation of the logits.
 const LOGIT_STD: f64 = 2.5;
 /// Standard deviations of norm weights around 1 and of biases around 0.
@@ -127,7 +129,7 @@ impl MicroModel {
         writer.set("general.architecture", self.arch)?;
         let ints = [
             ("block_count", self.num_layers),
-            ("context_length", 256),
+            ("context_length", CONTEXT_LENGTH),
             ("embedding_length", self.hidden_size),
             ("feed_forward_length", self.ffn_size),
             ("attention.head_count", self.num_heads),
@@ -137,7 +139,11 @@ impl MicroModel {
             ("rope.dimension_count", self.rope_dim),
         ];
         let ints = ints.map(|(name, value)| (name, Key::Int(value as u32)));
-        let eps = ("attention.layer_norm_rms_epsilon", Key::Float(1e-5));
+        let eps = match self.arch {
+            "gpt2" => "attention.layer_norm_epsilon",
+            _ => "attention.layer_norm_rms_epsilon",
+        };
+        let eps = (eps, Key::Float(1e-5));
         for (name, value) in ints.iter().chain([&eps]).chain(self.keys) {
             let key = format!("{}.{name}", self.arch);
             match *value {
@@ -175,12 +181,22 @@ impl MicroModel {
             (vocab_size, hidden),
             Kind::Centred(embedding_std),
         );
-        if self.has_head {
+        let is_gpt2 = self.arch == "gpt2";
+        if is_gpt2 {
+            let (table, kind) = ("position_embd.weight", Kind::Centred(1.0));
+            list.add(table, (CONTEXT_LENGTH, hidden), kind);
+        }
+        let (gain, output_norm) = if self.has_head {
             list.linear("", "output", vocab_size, hidden, LOGIT_STD);
-            list.add("output_norm.weight", (1, hidden), Kind::Norm);
+            (1.0, Kind::Norm)
         } else {
             let gain = LOGIT_STD / (embedding_std * (hidden as f64).sqrt());
-            list.add("output_norm.weight", (1, hidden), Kind::SignedNorm(gain));
+            (gain, Kind::SignedNorm(gain))
+        };
+        list.add("output_norm.weight", (1, hidden), output_norm);
+        if is_gpt2 {
+            let bias = Kind::Centred(gain * BIAS_STD);
+            list.add("output_norm.bias", (1, hidden), bias);
         }
         let pairs = (1, self.rope_dim / 2);
         match self.factors {
@@ -195,6 +211,10 @@ impl MicroModel {
             let blk = format!("blk.{layer}.");
             let mut norm = |name: &str, len| {
                 list.add(&format!("{blk}{name}.weight"), (1, len), Kind::Norm);
+                if is_gpt2 {
+                    let bias = Kind::Centred(BIAS_STD);
+                    list.add(&format!("{blk}{name}.bias"), (1, len), bias);
+                }
             };
             norm("attn_norm", hidden);
             norm("ffn_norm", hidden);
@@ -206,7 +226,10 @@ impl MicroModel {
                 norm("post_attention_norm", hidden);
                 norm("post_ffw_norm", hidden);
             }
-            if self.arch == "phi3" {
+            if is_gpt2 {
+                list.linear(&blk, "attn_qkv", q + 2 * kv, hidden, 1.0);
+                list.linear(&blk, "ffn_up", ffn, hidden, 1.0);
+            } else if self.arch == "phi3" {
                 list.linear(&blk, "attn_qkv", q + 2 * kv, hidden, 1.0);
                 list.linear(&blk, "ffn_up", 2 * ffn, hidden, 1.0);
             } else {

@@ -67,9 +67,15 @@ impl Linear {
     }
 }
 
+/// A norm's weight, and its bias where it has one.
+pub(super) struct Norm {
+    pub(super) weight: Vec<f64>,
+    pub(super) bias: Option<Vec<f64>>,
+}
+
 /// Weights of a layer; norms that only some families have are optional.
 pub(super) struct Layer {
-    pub(super) attn_norm: Vec<f64>,
+    pub(super) attn_norm: Norm,
     pub(super) q: Linear,
     pub(super) k: Linear,
     pub(super) v: Linear,
@@ -77,8 +83,9 @@ pub(super) struct Layer {
     pub(super) k_norm: Option<Vec<f64>>,
     pub(super) o: Linear,
     pub(super) attn_post_norm: Option<Vec<f64>>,
-    pub(super) ffn_norm: Vec<f64>,
-    pub(super) gate: Linear,
+    pub(super) ffn_norm: Norm,
+    /// What the activation is of, in place of `up`.
+    pub(super) gate: Option<Linear>,
     pub(super) up: Linear,
     pub(super) down: Linear,
     pub(super) ffn_post_norm: Option<Vec<f64>>,
@@ -86,8 +93,10 @@ pub(super) struct Layer {
 
 pub(super) struct Weights {
     pub(super) embedding: Matrix,
+    /// Rows that are added by position.
+    pub(super) positions: Option<Matrix>,
     pub(super) layers: Vec<Layer>,
-    pub(super) output_norm: Vec<f64>,
+    pub(super) output_norm: Norm,
     /// The embedding is the head without it.
     pub(super) output: Option<Linear>,
     /// Frequency factors by the names of their tensors.
@@ -107,9 +116,18 @@ impl Weights {
             true => Some(file.linear("output", embedding.rows, hidden)?),
             false => None,
         };
+        let positions = match config.family.is_gpt2 {
+            true => Some(file.any_matrix("position_embd.weight", hidden)?),
+            false => None,
+        };
+        let rows = positions.as_ref().map(|p| p.rows);
+        if rows.is_some_and(|rows| rows != config.context_length) {
+            return Err(format!("position_embd.weight has {rows:?} rows"));
+        }
         let weights = Weights {
             layers: layers.collect::<Result<_, _>>()?,
-            output_norm: file.vector("output_norm.weight", hidden)?,
+            output_norm: file.norm("output_norm", hidden)?,
+            positions,
             output,
             rope_factors: rope_factors(&file, config)?,
             embedding,
@@ -167,18 +185,20 @@ fn layer(file: &File<'_>, config: &Config, index: usize) -> Result<Layer, String
             file.linear(&name("attn_v"), kv_size, hidden)?,
         )
     };
-    let (gate, up) = if file.has(&name("ffn_gate.weight")) {
+    let (gate, up) = if c.family.is_gpt2 {
+        (None, file.linear(&name("ffn_up"), ffn, hidden)?)
+    } else if file.has(&name("ffn_gate.weight")) {
         (
-            file.linear(&name("ffn_gate"), ffn, hidden)?,
+            Some(file.linear(&name("ffn_gate"), ffn, hidden)?),
             file.linear(&name("ffn_up"), ffn, hidden)?,
         )
     } else {
         let mut both = file.linear(&name("ffn_up"), 2 * ffn, hidden)?;
-        (both.split_rows(ffn), both)
+        (Some(both.split_rows(ffn)), both)
     };
     let (head_norms, post_norms) = (c.family.has_head_norms, c.family.has_post_norms);
     Ok(Layer {
-        attn_norm: file.vector(&name("attn_norm.weight"), hidden)?,
+        attn_norm: file.norm(&name("attn_norm"), hidden)?,
         q,
         k,
         v,
@@ -186,7 +206,7 @@ fn layer(file: &File<'_>, config: &Config, index: usize) -> Result<Layer, String
         k_norm: optional(head_norms, "attn_k_norm.weight", c.head_dim)?,
         o: file.linear(&name("attn_output"), hidden, q_size)?,
         attn_post_norm: optional(post_norms, "post_attention_norm.weight", hidden)?,
-        ffn_norm: file.vector(&name("ffn_norm.weight"), hidden)?,
+        ffn_norm: file.norm(&name("ffn_norm"), hidden)?,
         gate,
         up,
         down: file.linear(&name("ffn_down"), hidden, ffn)?,
@@ -226,6 +246,17 @@ impl File<'_> {
             true => Ok(data),
             false => Err(format!("{name} is {dims:?}, not [{len}]")),
         }
+    }
+
+    fn norm(&self, name: &str, len: usize) -> Result<Norm, String> {
+        let bias = format!("{name}.bias");
+        Ok(Norm {
+            weight: self.vector(&format!("{name}.weight"), len)?,
+            bias: match self.has(&bias) {
+                true => Some(self.vector(&bias, len)?),
+                false => None,
+            },
+        })
     }
 
     /// A matrix of as many rows as the file has.

@@ -24,7 +24,7 @@
 //! | `gate`, `up` | rows of a gated unit |
 //! | `q`, `k`, `v` | queries, keys and values of the step |
 //! | `keys`, `values`, `table` | the cache's pools, and the blocks of each slot in them |
-//! | `tokens`, `lengths`, `slots`, `indices` | the step's rows: token, position plus one, slot; rows picked |
+//! | `tokens`, `lengths`, `slots`, `positions`, `indices` | the step's rows: token, position plus one, slot, position; rows picked |
 //! | `angles` | cosines and sines of every position |
 //! | `partials`, `counters`, `best_values`, `best_indices` | scratch; counters are zero before and after |
 //! | `logits`, `settings`, `history`, `found` | what a sampler looks at, and what its first kernel leaves |
@@ -49,8 +49,8 @@ pub use attention::{
 };
 pub use cache::{KvType, KvWriteSpec};
 pub use elementwise::{
-    Activation, AddSpec, EmbedSpec, GatherRowsSpec, GluSpec, Map, MapSpec, NormAddNormSpec,
-    RmsNormSpec, RopeKind, RopeSpec,
+    Activation, AddSpec, EmbedSpec, GatherRowsSpec, GluSpec, LayerNormSpec, Map, MapSpec,
+    NormAddNormSpec, RmsNormSpec, RopeKind, RopeSpec,
 };
 pub use product::{
     Arithmetic, Epilogue, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, GemvVariant,
@@ -89,6 +89,7 @@ macro_rules! representatives {
 representatives! {
     elementwise::add: kernel(params);
     elementwise::rms_norm: kernel(params);
+    elementwise::layer_norm: kernel(params);
     sample::advance: kernel(params);
     sample::argmax: kernel(params);
     elementwise::gather_rows: kernel(params);

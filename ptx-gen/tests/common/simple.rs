@@ -2,8 +2,8 @@
 
 use gannet_ptx_gen::interp::LaunchArg;
 use gannet_ptx_gen::kernels::{
-    Activation, AddSpec, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, GluSpec, KvWriteSpec, Map,
-    MapSpec, NormAddNormSpec, RmsNormSpec, RopeKind, RopeSpec, StreamReadSpec,
+    Activation, AddSpec, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, GluSpec, KvWriteSpec,
+    LayerNormSpec, Map, MapSpec, NormAddNormSpec, RmsNormSpec, RopeKind, RopeSpec, StreamReadSpec,
 };
 use gannet_ptx_gen::target::Target;
 
@@ -78,6 +78,7 @@ fn mapped(map: Map, x: f64) -> f64 {
     match map {
         Map::Scale(factor) => x * f64::from(factor),
         Map::Softcap(cap) => f64::from(cap) * (x / f64::from(cap)).tanh(),
+        Map::Activate(activation) => plain(activation, x),
     }
 }
 
@@ -163,6 +164,48 @@ pub fn rms_norm(spec: RmsNormSpec, rows: u32) -> Trial {
     Trial {
         kernel: spec.kernel(),
         launches,
+    }
+}
+
+/// A layer norm of rows of different size, the last so small that `eps` decides, around means that
+/// are far from zero: of rows apart, then in place.
+pub fn layer_norm(spec: LayerNormSpec, rows: u32) -> Trial {
+    let dim = spec.dim as usize;
+    let mut random = Random::new(u64::from(spec.dim));
+    let row = |r: u32, values: Vec<f32>| {
+        let size = 10f32.powi(-(r as i32));
+        values.into_iter().map(move |v| (v + 3.0 * r as f32) * size)
+    };
+    let x: Vec<f32> = (0..rows)
+        .flat_map(|r| row(r, random.gaussians(dim)))
+        .collect();
+    let (w, bias) = (random.gaussians(dim), random.gaussians(dim));
+    let added = |i: usize| if spec.bias { f64::from(bias[i]) } else { 0.0 };
+    let mut expected = Vec::new();
+    for row in x.chunks_exact(dim) {
+        let row: Vec<f64> = row.iter().map(|&v| v.into()).collect();
+        let mean = row.iter().sum::<f64>() / dim as f64;
+        let squares = row.iter().map(|v| (v - mean).powi(2));
+        let variance = squares.sum::<f64>() / dim as f64;
+        let scale = 1.0 / (variance + f64::from(spec.eps)).sqrt();
+        let normed = row.iter().enumerate();
+        expected.extend(normed.map(|(i, v)| (v - mean) * scale * f64::from(w[i]) + added(i)));
+    }
+    let nmse = 1e-12;
+    let end = End::Near {
+        values: expected.clone(),
+        nmse,
+    };
+    let apart = Launch::new(spec.grid(rows)).input(&x).input(&w);
+    let apart = apart.floats(expected, nmse);
+    let in_place = Launch::new(spec.grid(rows)).in_out(&x, end).input(&w);
+    let launches = [apart, in_place.again(0)].map(|launch| match spec.bias {
+        true => launch.input(&bias),
+        false => launch,
+    });
+    Trial {
+        kernel: spec.kernel(),
+        launches: launches.into(),
     }
 }
 
@@ -434,14 +477,21 @@ pub fn advance(spec: AdvanceSpec) -> Trial {
     let mut tokens: Vec<u32> = (0..slots as u32).map(|s| s + 1).collect();
     let length = |s: u32| [1, 0, spec.context - 1, spec.context, 5][s as usize % 5];
     let mut lengths: Vec<u32> = (0..slots as u32).map(length).collect();
+    let mut positions: Vec<u32> = lengths.iter().map(|l| l.saturating_sub(1)).collect();
     let done = spec.ring_len * 7 - 1;
     let mut ring = vec![0u32; slots * ring_len + 1];
     let launch = Launch::new(spec.grid()).turns(2).input(&next);
-    let before = (tokens.clone(), lengths.clone(), ring.clone());
+    let before = (
+        tokens.clone(),
+        lengths.clone(),
+        ring.clone(),
+        positions.clone(),
+    );
     for turn in 0..2 {
         for s in (0..slots).filter(|s| before.1[*s] > 0) {
             tokens[s] = next[s];
             lengths[s] = (lengths[s] + 1).min(spec.context);
+            positions[s] = lengths[s] - 1;
             ring[(done as usize + turn) % ring_len * slots + s] = next[s];
         }
     }
@@ -451,6 +501,10 @@ pub fn advance(spec: AdvanceSpec) -> Trial {
         .in_out(&before.1, End::Bytes(lengths.bytes()))
         .in_out(&[done], End::Bytes([done + 2].bytes()))
         .in_out(&before.2, End::Bytes(ring.bytes()));
+    let launch = match spec.positions {
+        true => launch.in_out(&before.3, End::Bytes(positions.bytes())),
+        false => launch,
+    };
     Trial {
         kernel: spec.kernel(),
         launches: vec![launch],

@@ -2,8 +2,8 @@
 
 use gannet_ptx_gen::kernels::{
     Activation, AdvanceSpec, ArgmaxSpec, EmbedSpec, Epilogue, GatherRowsSpec, GemmBatchSpec,
-    GemmSpec, GemvGluSpec, GemvSpec, KvType, KvWriteSpec, Map, NormAddNormSpec, RmsNormSpec,
-    RopeKind, RopeSpec, SampleSpec, WeightFormat,
+    GemmSpec, GemvGluSpec, GemvSpec, KvType, KvWriteSpec, LayerNormSpec, Map, NormAddNormSpec,
+    RmsNormSpec, RopeKind, RopeSpec, SampleSpec, WeightFormat,
 };
 use gannet_ptx_gen::target::Target;
 
@@ -35,7 +35,11 @@ fn rows() -> Vec<Trial> {
     let mut trials = vec![simple::add(target, &lengths), simple::stream_read(target)];
     let activations = [Activation::Silu, Activation::Gelu];
     trials.extend(activations.map(|activation| simple::glu(target, activation, &lengths)));
-    let maps = [Map::Scale(50.596_443), Map::Softcap(30.0)];
+    let maps = [
+        Map::Scale(50.596_443),
+        Map::Softcap(30.0),
+        Map::Activate(Activation::Gelu),
+    ];
     trials.extend(maps.map(|map| simple::map(target, map, &lengths)));
     let norms = [(99, 3, false), (4100, 2, false), (300, 2, true)];
     trials.extend(norms.map(|(dim, rows, residual)| {
@@ -46,6 +50,16 @@ fn rows() -> Vec<Trial> {
             target,
         };
         simple::rms_norm(spec, rows)
+    }));
+    let norms = [(99, 3, false), (4100, 2, true), (5001, 2, true)];
+    trials.extend(norms.map(|(dim, rows, bias)| {
+        let spec = LayerNormSpec {
+            dim,
+            eps: 1e-5,
+            bias,
+            target,
+        };
+        simple::layer_norm(spec, rows)
     }));
     trials.extend([(300, 2), (4100, 2)].map(|(dim, rows)| {
         let eps = 1e-5;
@@ -90,14 +104,17 @@ fn rows() -> Vec<Trial> {
         [331, 2051, 36_000].map(|vocab_size| simple::argmax(ArgmaxSpec { target, vocab_size })),
     );
     trials.push(simple::gather_rows(GatherRowsSpec { target, dim: 300 }));
-    trials.extend([(3, 4), (70, 3)].map(|(num_slots, ring_len)| {
-        simple::advance(AdvanceSpec {
-            target,
-            num_slots,
-            ring_len,
-            context: 10,
-        })
-    }));
+    trials.extend(
+        [(3, 4, true), (70, 3, false)].map(|(num_slots, ring_len, positions)| {
+            simple::advance(AdvanceSpec {
+                target,
+                num_slots,
+                ring_len,
+                context: 10,
+                positions,
+            })
+        }),
+    );
     trials
 }
 

@@ -231,8 +231,10 @@ impl CpuExecutor {
             Op::AllReduce { .. } | Op::AllGather { .. } => {}
             Op::Embed { out, .. }
             | Op::RmsNorm { out, .. }
+            | Op::LayerNorm { out, .. }
             | Op::Rope { out, .. }
             | Op::Glu { out, .. }
+            | Op::Activate { out, .. }
             | Op::Add { out, .. }
             | Op::Scale { out, .. }
             | Op::Softcap { out, .. }
@@ -255,10 +257,17 @@ impl CpuExecutor {
         // The same rows of an input as wide as the output.
         let rows = |b: Buf| &self.get(b)[first * plan.buffer(b).cols..][..out.len()];
         match *op {
-            Op::Embed { table, .. } => self.embed(&step.tokens()[first..], table, out),
+            Op::Embed { table, by, .. } => self.embed(&step.column(by)[first..], table, out),
             Op::RmsNorm { x, weight, eps, .. } => {
                 ops::rms_norm(rows(x), vector(weight), eps, out);
             }
+            Op::LayerNorm {
+                x,
+                weight,
+                bias,
+                eps,
+                ..
+            } => ops::layer_norm(rows(x), vector(weight), bias.map(vector), eps, out),
             Op::Rope {
                 x,
                 rope,
@@ -272,6 +281,7 @@ impl CpuExecutor {
                 ops::rope(lengths, x, spec, table, (num_heads, head_dim), out);
             }
             Op::Glu { act, gate, up, .. } => ops::glu(act, rows(gate), rows(up), out),
+            Op::Activate { act, x, .. } => ops::activate(act, rows(x), out),
             Op::Add { a, b, .. } => ops::add(rows(a), rows(b), out),
             Op::Scale { x, factor, .. } => ops::map(rows(x), out, |x| x * factor),
             Op::Softcap { x, cap, .. } => ops::map(rows(x), out, |x| cap * (x / cap).tanh()),
@@ -292,13 +302,13 @@ impl CpuExecutor {
         }
     }
 
-    fn embed(&self, tokens: &[u32], table: Weight, out: &mut [f32]) {
+    fn embed(&self, indices: &[u32], table: Weight, out: &mut [f32]) {
         let info = self.model.plan().weight(table);
         let bytes = self.bytes(table);
         let stride = bytes.len() / info.rows;
-        for (row, &token) in out.chunks_exact_mut(info.cols).zip(tokens) {
+        for (row, &index) in out.chunks_exact_mut(info.cols).zip(indices) {
             info.format
-                .dequantize(&bytes[token as usize * stride..][..stride], row)
+                .dequantize(&bytes[index as usize * stride..][..stride], row)
                 .expect("a row of a checked tensor");
         }
     }
@@ -425,7 +435,7 @@ impl Inspect for CpuExecutor {
     }
 
     fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
-        step.check(self.limits, self.model.plan().vocab_size)?;
+        step.check(self.limits, self.model.plan())?;
         self.shape = (step.rows(), step.outputs().len());
         for i in 0..self.slots.len() {
             let (rows, cols) = self.storage.sizes[i];

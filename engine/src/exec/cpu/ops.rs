@@ -24,6 +24,30 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     }
 }
 
+/// `out[g] = (x[g] - mean(x[g])) * weight / sqrt(variance(x[g]) + eps) (+ bias)` for each group as
+/// long as the weight.
+pub(super) fn layer_norm(
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    eps: f32,
+    out: &mut [f32],
+) {
+    let dim = weight.len();
+    for (x, out) in x.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
+        let mean = x.iter().map(|&x| f64::from(x)).sum::<f64>() / dim as f64;
+        let centred = |x: f32| f64::from(x) - mean;
+        let squares = x.iter().map(|&x| centred(x) * centred(x));
+        let scale = 1.0 / (squares.sum::<f64>() / dim as f64 + f64::from(eps)).sqrt();
+        for ((o, &x), w) in out.iter_mut().zip(x).zip(weight) {
+            *o = (centred(x) * scale) as f32 * w;
+        }
+    }
+    if let Some(bias) = bias {
+        add_bias(bias, out);
+    }
+}
+
 /// Rotates every head of every row by the angles of its position. A dead row is copied.
 pub(super) fn rope(
     lengths: &[u32],
@@ -60,6 +84,14 @@ pub(super) fn glu(act: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) {
     match act {
         Activation::Silu => silu_mul(gate, up, out),
         Activation::Gelu => gelu_mul(gate, up, out),
+    }
+}
+
+/// `out = act(x)`, the bits of a gated unit whose other half is one.
+pub(super) fn activate(act: Activation, x: &[f32], out: &mut [f32]) {
+    const ONES: [f32; 64] = [1.0; 64];
+    for (x, out) in x.chunks(ONES.len()).zip(out.chunks_mut(ONES.len())) {
+        glu(act, x, &ONES[..x.len()], out);
     }
 }
 
@@ -106,6 +138,30 @@ mod tests {
         rms_norm(&[3.0, 4.0, 0.0, 0.0], &[1.0, 2.0], 1e-6, &mut out);
         let scale = 1.0 / (12.5f32 + 1e-6).sqrt();
         assert_eq!(out, [3.0 * scale, 8.0 * scale, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn layer_norm_takes_the_mean_away_before_it_squares() {
+        let (x, weight, bias) = ([10_001.0, 9_999.0, 5.0, 5.0], [1.0, 2.0], [0.5, 0.25]);
+        let mut out = [0.0; 4];
+        layer_norm(&x, &weight, None, 1e-5, &mut out);
+        let scale = (1.0 / (1.0 + f64::from(1e-5f32)).sqrt()) as f32;
+        assert_eq!(out, [scale, -2.0 * scale, 0.0, 0.0]);
+        layer_norm(&x, &weight, Some(&bias), 1e-5, &mut out);
+        assert_eq!(out, [scale + 0.5, -2.0 * scale + 0.25, 0.5, 0.25]);
+    }
+
+    #[test]
+    fn an_activation_alone_is_that_of_a_gate() {
+        let x: Vec<f32> = (0..150).map(|i| i as f32 / 16.0 - 5.0).collect();
+        let (mut alone, mut gated) = (vec![0.0; 150], vec![0.0; 150]);
+        for act in [Activation::Silu, Activation::Gelu] {
+            activate(act, &x, &mut alone);
+            glu(act, &x, &[1.0; 150], &mut gated);
+            assert_eq!(alone, gated, "{act:?}");
+        }
+        // Gelu last: `gelu(1)` (x = 96 / 16 - 5).
+        assert!((alone[96] - 0.841_192).abs() < 1e-6, "{}", alone[96]);
     }
 
     #[test]

@@ -58,13 +58,14 @@ pub(super) struct Extent {
     pub(super) steps: usize,
 }
 
-/// The end of a step of `rows` rows.
-pub(super) fn advance(target: Target, rows: usize, context: usize) -> Advance {
+/// The end of a step of `rows` rows, which also counts positions where the plan looks them up.
+pub(super) fn advance(target: Target, rows: usize, context: usize, positions: bool) -> Advance {
     Advance(AdvanceSpec {
         target,
         num_slots: rows as u32,
         ring_len: RING,
         context: context as u32,
+        positions,
     })
 }
 
@@ -74,14 +75,17 @@ fn given_to_advance<'a, B>(
     inputs: &'a Inputs<B>,
     steps: &'a B,
     ring: &'a B,
+    positions: bool,
 ) -> Named<&'a B> {
-    Named::new([
+    let positions = positions.then(|| ("positions", inputs.column(Column::Position)));
+    let given = [
         ("next", next),
         ("tokens", inputs.column(Column::Token)),
         ("lengths", inputs.column(Column::Length)),
         ("steps", steps),
         ("ring", ring),
-    ])
+    ];
+    Named::new(given.into_iter().chain(positions))
 }
 
 /// A launch of a step, and what it is for.
@@ -164,14 +168,15 @@ impl Replay {
             let logits = made(prepared, plan.logits)?;
             list.extend(samplers.launches(gpu, &logits, state, &next, rows)?);
         }
-        let advance = advance(gpu.target, rows, limits.context);
+        let positions = plan.max_positions().is_some();
+        let advance = advance(gpu.target, rows, limits.context, positions);
         let spec = KernelSpec::from(advance);
         kernels.compile(gpu, std::slice::from_ref(&spec))?;
         let kernel = kernels.get(&spec)?;
         let counter = Buffer::new(&gpu.context, 4)?;
         let ring = PinnedBuffer::new(&gpu.context, (RING as usize * rows + 1) * 4)?;
         let host_ring = ring.as_buffer();
-        let given = given_to_advance(&next, &state.inputs, &counter, &host_ring);
+        let given = given_to_advance(&next, &state.inputs, &counter, &host_ring, positions);
         let args = args_by_name(&spec, kernel, &given)?;
         let launch = launch_of(gpu, kernel, spec.grid(rows as u32), args);
         list.push(Listed::after("advance", spec, rows, launch));
@@ -291,11 +296,15 @@ mod tests {
             columns: (0..Column::COUNT).collect(),
             block_table: 99,
         };
-        let spec = KernelSpec::from(advance(Target::Sm80, 2, 64));
-        let args = given_to_advance(&10, &inputs, &11, &12)
-            .bind(&spec)
-            .unwrap();
         let (tokens, lengths) = (Column::Token as usize, Column::Length as usize);
-        assert_eq!(args, [&10, &tokens, &lengths, &11, &12]);
+        let places = Column::Position as usize;
+        let all = [&10, &tokens, &lengths, &11, &12, &places];
+        for (positions, expected) in [(false, &all[..5]), (true, &all[..])] {
+            let spec = KernelSpec::from(advance(Target::Sm80, 2, 64, positions));
+            let args = given_to_advance(&10, &inputs, &11, &12, positions)
+                .bind(&spec)
+                .unwrap();
+            assert_eq!(args, expected);
+        }
     }
 }

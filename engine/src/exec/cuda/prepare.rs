@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_kernel_that_was_not_compiled_is_a_broken_invariant() {
-        let spec = KernelSpec::from(super::super::decode::advance(Target::Sm80, 1, 16));
+        let spec = KernelSpec::from(super::super::decode::advance(Target::Sm80, 1, 16, true));
         let error = Kernels::default().get(&spec).err().unwrap();
         assert!(matches!(error, Error::Internal { .. }), "{error}");
         assert!(error.to_string().contains("was not compiled"), "{error}");

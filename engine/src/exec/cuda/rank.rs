@@ -89,7 +89,8 @@ impl Rank {
         let mut choosing: Vec<KernelSpec> = Vec::new();
         if session.sampler_on == SamplerOn::Device {
             choosing.extend(sampler::kernels(gpu.target, plan.vocab_size));
-            let ends = buckets.map(|rows| advance(gpu.target, rows, limits.context).into());
+            let (context, counts) = (limits.context, plan.max_positions().is_some());
+            let ends = buckets.map(|rows| advance(gpu.target, rows, context, counts).into());
             choosing.extend(ends);
         }
         let lowered: Vec<Lowered> = (shapes.iter())
@@ -199,7 +200,7 @@ impl Rank {
 
     /// Sets the inputs of a step.
     pub(super) fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
-        step.check(self.limits, self.plan().vocab_size)?;
+        step.check(self.limits, self.plan())?;
         self.state.upload(&self.stream, step)?;
         self.current = Some(self.prepared(step.shape())?);
         Ok(())
@@ -252,7 +253,7 @@ impl Rank {
     ) -> Result<(), Error> {
         let inputs = StepRows::padded_batch(sequences.iter().map(DecodeStart::row));
         let first = inputs.step(table);
-        first.check(self.limits, self.plan().vocab_size)?;
+        first.check(self.limits, self.plan())?;
         self.state.upload(&self.stream, &first)?;
         let prepared = self.prepared(batch_shape(shape.rows))?;
         if shape.draws {

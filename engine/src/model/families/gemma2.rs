@@ -90,9 +90,9 @@ fn build(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Buf, Error> {
     let mut x = embed(p, b, embedding);
     for (index, &window) in windows.iter().enumerate() {
         how.config.window = window;
-        how.rope = if window.is_some() { near } else { far };
+        how.rope = Some(if window.is_some() { near } else { far });
         let layer = Layer::bind(p, b, index)?;
-        x = layer.write(p, index, &how, b.hparams.rms_eps, x);
+        x = layer.write(p, index, &how, b.hparams.norm_eps, x);
     }
     let logits = blocks::head(p, b, embedding, x)?;
     let cap = b

@@ -42,10 +42,10 @@ fn build(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Buf, Error> {
     let mut x = gemma2::embed(p, b, embedding);
     for (index, &window) in windows.iter().enumerate() {
         how.config.window = window;
-        how.rope = if window.is_some() { near } else { far };
+        how.rope = Some(if window.is_some() { near } else { far });
         let mut layer = gemma2::Layer::bind(p, b, index)?;
         layer.attention = layer.attention.with_head_norms(p, b, index)?;
-        x = layer.write(p, index, &how, b.hparams.rms_eps, x);
+        x = layer.write(p, index, &how, b.hparams.norm_eps, x);
     }
     let logits = blocks::head(p, b, embedding, x)?;
     Ok(match b.keys.opt_positive("final_logit_softcapping")? {

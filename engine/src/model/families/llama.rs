@@ -71,7 +71,7 @@ pub(super) fn decoder(p: &mut PlanBuilder, b: &Binder<'_>, kind: RopeKind) -> Re
     let mut x = p.embed(embedding);
     for index in 0..b.hparams.num_layers {
         let layer = Layer::bind(p, b, index)?;
-        x = layer.write(p, index, &how, b.hparams.rms_eps, x);
+        x = layer.write(p, index, &how, b.hparams.norm_eps, x);
     }
     blocks::head(p, b, embedding, x)
 }

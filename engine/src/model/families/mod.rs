@@ -2,6 +2,7 @@
 
 mod gemma2;
 mod gemma3;
+mod gpt2;
 mod llama;
 mod phi3;
 mod qwen2;
@@ -37,6 +38,7 @@ pub const FAMILIES: &[Family] = &[
     gemma2::FAMILY,
     gemma3::FAMILY,
     phi3::FAMILY,
+    gpt2::FAMILY,
 ];
 
 #[cfg(test)]

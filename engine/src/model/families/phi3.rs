@@ -26,7 +26,7 @@ fn build(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Buf, Error> {
             ffn_norm: llama::norm(p, b, index, "ffn_norm")?,
             ffn: FeedForward::bind_fused(p, b, index)?,
         };
-        x = layer.write(p, index, &how, b.hparams.rms_eps, x);
+        x = layer.write(p, index, &how, b.hparams.norm_eps, x);
     }
     blocks::head(p, b, embedding, x)
 }

@@ -20,7 +20,7 @@ fn build(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Buf, Error> {
     for index in 0..b.hparams.num_layers {
         let mut layer = llama::Layer::bind(p, b, index)?;
         layer.attention = layer.attention.with_head_norms(p, b, index)?;
-        x = layer.write(p, index, &how, b.hparams.rms_eps, x);
+        x = layer.write(p, index, &how, b.hparams.norm_eps, x);
     }
     blocks::head(p, b, embedding, x)
 }

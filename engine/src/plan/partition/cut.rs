@@ -1,7 +1,7 @@
 //! Which columns of which buffers ranks hold apart, found from the end of a plan to its beginning.
 //!
 //! Attention says that queries are cut by heads and its keys and values by the heads that those
-//! need, a gated unit that its features are cut by blocks of the matrix that reads them; operations
+//! need, a feed-forward unit that its features are cut by blocks of the matrix that reads them; operations
 //! that keep columns apart pass that on to what they read. Where it meets a product, the product makes
 //! the columns, and where the columns meet a product, its terms are added.
 
@@ -102,12 +102,14 @@ impl Cut {
                     self.hold(plan, v, columns)?;
                 }
             }
-            Op::Glu { gate, up, out, .. } => {
-                if self.held(out).is_none()
-                    && let Some(columns) = self.features(plan, out)?
-                {
-                    self.hold(plan, out, columns)?;
+            Op::Activate { x, out, .. } => {
+                self.hold_features(plan, out)?;
+                if let Some(columns) = self.held(out).cloned() {
+                    self.hold(plan, x, columns)?;
                 }
+            }
+            Op::Glu { gate, up, out, .. } => {
+                self.hold_features(plan, out)?;
                 if let Some(columns) = self.held(out).cloned() {
                     self.hold(plan, gate, columns.clone())?;
                     self.hold(plan, up, columns)?;
@@ -115,6 +117,7 @@ impl Cut {
             }
             Op::Rope { x, out, .. }
             | Op::RmsNorm { x, out, .. }
+            | Op::LayerNorm { x, out, .. }
             | Op::Scale { x, out, .. }
             | Op::Softcap { x, out, .. }
             | Op::GatherOutputs { x, out } => {
@@ -137,7 +140,17 @@ impl Cut {
         Ok(())
     }
 
-    /// The features of a gated unit that each rank makes, in whole blocks of the matrices that read
+    /// Cuts the features of a feed-forward unit, unless they are.
+    fn hold_features(&mut self, plan: &Plan, out: Buf) -> Result<(), String> {
+        if self.held(out).is_none()
+            && let Some(columns) = self.features(plan, out)?
+        {
+            self.hold(plan, out, columns)?;
+        }
+        Ok(())
+    }
+
+    /// The features of a feed-forward unit that each rank makes, in whole blocks of the matrices that read
     /// them; `None` where something else reads them.
     fn features(&self, plan: &Plan, out: Buf) -> Result<Option<Ranges>, String> {
         let mut multiple = ELEMENTS;
@@ -201,7 +214,7 @@ impl Cut {
                     )),
                 }
             }
-            Op::RmsNorm { x, weight, out, .. } => {
+            Op::RmsNorm { x, weight, out, .. } | Op::LayerNorm { x, weight, out, .. } => {
                 let group = plan.weight(weight).cols;
                 let within =
                     |c: &Range<usize>| c.start.is_multiple_of(group) && c.end.is_multiple_of(group);
@@ -211,6 +224,7 @@ impl Cut {
                 }
             }
             Op::Rope { x, out, .. }
+            | Op::Activate { x, out, .. }
             | Op::Scale { x, out, .. }
             | Op::Softcap { x, out, .. }
             | Op::GatherOutputs { x, out } => alike(&[x, out]),

@@ -165,10 +165,13 @@ impl Reference {
             Op::Glu { act, gate, up, .. } => {
                 let (gate, up) = (of(gate)?, of(up)?);
                 let mut out = vec![0.0; gate.len()];
-                match act {
-                    Activation::Silu => silu_mul(&gate, &up, &mut out),
-                    Activation::Gelu => gelu_mul(&gate, &up, &mut out),
-                }
+                activation(act)(&gate, &up, &mut out);
+                Some(out)
+            }
+            Op::Activate { act, x, .. } => {
+                let x = of(x)?;
+                let mut out = vec![0.0; x.len()];
+                activation(act)(&x, &vec![1.0; x.len()], &mut out);
                 Some(out)
             }
             Op::Scale { x, factor, .. } => Some(of(x)?.iter().map(|x| x * factor).collect()),
@@ -178,6 +181,7 @@ impl Reference {
             Op::MatMul { .. }
             | Op::Embed { .. }
             | Op::RmsNorm { .. }
+            | Op::LayerNorm { .. }
             | Op::Rope { .. }
             | Op::KvWrite { .. }
             | Op::Attention { .. }
@@ -205,6 +209,14 @@ impl Reference {
     fn unread(&self, unit: &Unit, b: Buf) -> Error {
         let name = &self.model.plan().buffer(b).name;
         Error::Request(format!("{} reads {name} before it is written", unit.name))
+    }
+}
+
+/// The function that multiplies an activation with the other half of a gated unit.
+fn activation(act: Activation) -> fn(&[f32], &[f32], &mut [f32]) {
+    match act {
+        Activation::Silu => silu_mul,
+        Activation::Gelu => gelu_mul,
     }
 }
 

@@ -5,6 +5,7 @@
 //! `every_case_differs_from_its_family` checks: a switch that is overlooked is felt.
 
 mod gemma;
+mod gpt2;
 mod llama;
 mod phi3;
 mod scaling;
@@ -32,9 +33,15 @@ pub const SEEDS: [u64; 3] = [1, 2, 3];
 
 /// Every case.
 pub fn all() -> impl Iterator<Item = &'static Case> {
-    [gemma::CASES, llama::CASES, phi3::CASES, scaling::CASES]
-        .into_iter()
-        .flatten()
+    [
+        gemma::CASES,
+        gpt2::CASES,
+        llama::CASES,
+        phi3::CASES,
+        scaling::CASES,
+    ]
+    .into_iter()
+    .flatten()
 }
 
 const fn case(name: &'static str, model: MicroModel) -> Case {

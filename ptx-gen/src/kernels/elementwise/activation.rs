@@ -2,7 +2,7 @@
 
 use crate::build::{Builder, Val};
 
-/// Activation of a gated linear unit.
+/// Activation of a feed-forward unit, of its gate where it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// `x / (1 + exp(-x))`.

@@ -8,6 +8,7 @@
 //!
 //! Grid `[ceil(n / 1024), 1, 1]`; four neighbouring elements a thread. Moves 8n bytes.
 
+use super::activation::Activation;
 use crate::build::{Builder, Val};
 use crate::ir::{Kernel, Param};
 use crate::target::Target;
@@ -19,14 +20,17 @@ pub enum Map {
     Scale(f32),
     /// `cap * tanh(x / cap)`.
     Softcap(f32),
+    /// `activation(x)`.
+    Activate(Activation),
 }
 
 impl Map {
-    /// Its name with its constant's bits.
+    /// Its name, with the bits of its constant if it has one.
     fn name(self) -> String {
         match self {
             Map::Scale(factor) => format!("scale_{:08x}", factor.to_bits()),
             Map::Softcap(cap) => format!("softcap_{:08x}", cap.to_bits()),
+            Map::Activate(activation) => activation.name().to_owned(),
         }
     }
 
@@ -34,6 +38,7 @@ impl Map {
         match self {
             Map::Scale(factor) => format!("x[i] * {factor:e}"),
             Map::Softcap(cap) => format!("{cap:e} * tanh(x[i] / {cap:e})"),
+            Map::Activate(activation) => format!("{}(x[i])", activation.name()),
         }
     }
 
@@ -47,6 +52,7 @@ impl Map {
                 let one = k.constant(1f32);
                 (one + power.ex2()).rcp().fma(-2.0 * cap, cap)
             }
+            Map::Activate(activation) => activation.apply(k, x),
         }
     }
 }
@@ -115,8 +121,13 @@ impl MapSpec {
 }
 
 pub(in crate::kernels) fn representative(target: Target) -> Vec<MapSpec> {
-    // Gemma's embedding and logits.
-    [Map::Scale(50.596_443), Map::Softcap(30.0)]
-        .map(|map| MapSpec { target, map })
-        .to_vec()
+    // Gemma's embedding and logits, and units without a gate.
+    [
+        Map::Scale(50.596_443),
+        Map::Softcap(30.0),
+        Map::Activate(Activation::Silu),
+        Map::Activate(Activation::Gelu),
+    ]
+    .map(|map| MapSpec { target, map })
+    .to_vec()
 }

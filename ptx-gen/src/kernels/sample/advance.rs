@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | next | u32 | `[num_slots]`, tokens just chosen |
 //! | tokens, lengths | u32 | `[num_slots]`, the step state |
+//! | positions, if the spec says so | u32 | `[num_slots]`, the step state |
 //! | steps | u32 | `[1]`, steps done |
 //! | ring | u32, host-mapped | `[ring_len, num_slots]`, then one word: steps done |
 //!
@@ -26,6 +27,8 @@ pub struct AdvanceSpec {
     pub ring_len: u32,
     /// Positions of a sequence.
     pub context: u32,
+    /// Whether the step state has positions: each is its length less one.
+    pub positions: bool,
 }
 
 impl AdvanceSpec {
@@ -36,18 +39,20 @@ impl AdvanceSpec {
 
     /// Bytes moved.
     pub fn bytes(&self) -> u64 {
-        24 * u64::from(self.num_slots)
+        (24 + 4 * u64::from(self.positions)) * u64::from(self.num_slots)
     }
 
     /// The parameters in launch order.
     pub fn params(&self) -> Vec<Param> {
-        vec![
+        let mut params = vec![
             Param::input::<u32>("next"),
             Param::output::<u32>("tokens"),
             Param::in_out::<u32>("lengths"),
             Param::in_out::<u32>("steps"),
             Param::output::<u32>("ring"),
-        ]
+        ];
+        params.extend(self.positions.then(|| Param::output::<u32>("positions")));
+        params
     }
 
     /// The kernel.
@@ -57,11 +62,16 @@ impl AdvanceSpec {
             num_slots,
             ring_len,
             context,
+            positions,
         } = *self;
-        let name = format!("advance_{num_slots}_r{ring_len}_c{context}");
+        let (suffix, extra) = match positions {
+            true => ("_positions", "positions[s] = lengths[s] - 1; "),
+            false => ("", ""),
+        };
+        let name = format!("advance_{num_slots}_r{ring_len}_c{context}{suffix}");
         Kernel::new(name, target, |k| {
             k.doc(format!(
-                "tokens[s] = next[s]; lengths[s] += 1, at most {context}; ring[steps % \
+                "tokens[s] = next[s]; lengths[s] += 1, at most {context}; {extra}ring[steps % \
                  {ring_len}, s] = next[s];\nthen steps += 1, in the ring's last word too. One \
                  block."
             ));
@@ -70,6 +80,7 @@ impl AdvanceSpec {
             let next = k.bind::<u32>("next");
             let (tokens, lengths) = (k.bind::<u32>("tokens"), k.bind::<u32>("lengths"));
             let (steps, ring) = (k.bind::<u32>("steps"), k.bind::<u32>("ring"));
+            let positions = k.bind_if::<u32>("positions");
             let slot = k.thread_x();
             let done = steps.load(0);
             k.if_(slot.lt(num_slots), || {
@@ -77,7 +88,11 @@ impl AdvanceSpec {
                 k.if_(length.gt(0), || {
                     let token = next.load(slot);
                     tokens.store(slot, token);
-                    lengths.store(slot, (length + 1).min(context));
+                    let grown = (length + 1).min(context);
+                    lengths.store(slot, grown);
+                    if let Some(positions) = positions {
+                        positions.store(slot, grown - 1);
+                    }
                     ring.store((done % ring_len) * num_slots + slot, token);
                 });
             });
@@ -92,12 +107,13 @@ impl AdvanceSpec {
 }
 
 pub(in crate::kernels) fn representative(target: Target) -> Vec<AdvanceSpec> {
-    [1, 32]
-        .map(|num_slots| AdvanceSpec {
+    [(1, false), (32, false), (32, true)]
+        .map(|(num_slots, positions)| AdvanceSpec {
             target,
             num_slots,
             ring_len: 256,
             context: 4096,
+            positions,
         })
         .to_vec()
 }

@@ -168,13 +168,15 @@ struct Operations<'a> {
     kernels: &'a dyn Kernels,
     /// Operations that read each buffer.
     readers: Vec<usize>,
+    /// The operation that writes each buffer.
+    writers: Vec<Option<usize>>,
 }
 
 impl Operations<'_> {
     /// The operation that makes a buffer which one other reads, and nobody besides.
     fn private(&self, b: Buf) -> Option<(usize, &Op)> {
         let is_private = self.readers[b.0 as usize] == 1 && b != self.plan.logits;
-        let at = self.plan.writer(b).filter(|_| is_private)?;
+        let at = self.writers[b.0 as usize].filter(|_| is_private)?;
         Some((at, &self.plan.ops[at]))
     }
 
@@ -292,7 +294,7 @@ fn norm_add_norm(ops: &Operations<'_>, last: &Op) -> Option<Found> {
     else {
         return None;
     };
-    let at = ops.plan.writer(sum)?;
+    let at = ops.writers[sum.0 as usize]?;
     let (norm, residual, _) = ops.normed_sum(&ops.plan.ops[at])?;
     let is_pair = norm.eps.to_bits() == eps.to_bits() && ops.norms_rows(sum, next_weight);
     let dim = ops.plan.buffer(sum).cols;
@@ -394,6 +396,7 @@ pub fn group(plan: &Plan, shape: Shape, kernels: &dyn Kernels, without: RuleSet)
         plan,
         kernels,
         readers: count_readers(plan),
+        writers: writers(plan),
     };
     let find = |op: &Op| {
         let tried = PATTERNS.iter().filter(|p| !p.rule.is_in(without));
@@ -419,6 +422,16 @@ pub fn group(plan: &Plan, shape: Shape, kernels: &dyn Kernels, without: RuleSet)
     };
     nodes.retain(|node| last(node) && !idle(node));
     nodes
+}
+
+fn writers(plan: &Plan) -> Vec<Option<usize>> {
+    let mut writers = vec![None; plan.buffers.len()];
+    for (i, op) in plan.ops.iter().enumerate() {
+        for b in op.writes() {
+            writers[b.0 as usize] = Some(i);
+        }
+    }
+    writers
 }
 
 fn count_readers(plan: &Plan) -> Vec<usize> {

@@ -3,7 +3,7 @@
 //! A rank runs the plan that it was given and knows of no other rank. Every pointer in a prepared
 //! step stays where it is for the life of the rank.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -38,6 +38,8 @@ pub(crate) struct Rank {
     memory: Memory,
     state: StepState,
     prepared: HashMap<Shape, Arc<Prepared>>,
+    /// Steps of the latest lengths of prompts, at most [`RECENT`], the last used behind.
+    recent: VecDeque<(Shape, Arc<Prepared>)>,
     recorded: HashMap<Shape, Arc<Issue>>,
     replays: HashMap<DecodeShape, Replay>,
     /// Made when tokens are first drawn.
@@ -115,6 +117,7 @@ impl Rank {
             memory,
             state,
             prepared: HashMap::new(),
+            recent: VecDeque::new(),
             recorded: HashMap::new(),
             replays: HashMap::new(),
             samplers: None,
@@ -180,6 +183,13 @@ impl Rank {
         if let Some(found) = self.prepared.get(&shape) {
             return Ok(Arc::clone(found));
         }
+        if let Some(at) = self.recent.iter().position(|(known, _)| *known == shape)
+            && let Some(found) = self.recent.remove(at)
+        {
+            let made = Arc::clone(&found.1);
+            self.recent.push_back(found);
+            return Ok(made);
+        }
         let plan = self.model.plan();
         let lowered = lower(plan, shape, &self.options)?;
         let (kernels, memory) = (&mut self.kernels, &self.memory);
@@ -191,9 +201,14 @@ impl Rank {
             &self.state,
             lowered,
         )?);
-        // Prompts come in many lengths; keeping the launches of each would only grow.
         if comes_again(shape) || shape.rows == self.limits.max_rows {
             self.prepared.insert(shape, Arc::clone(&made));
+        } else {
+            // Prompts come in many lengths; keeping the launches of each would only grow.
+            self.recent.push_back((shape, Arc::clone(&made)));
+            if self.recent.len() > RECENT {
+                self.recent.pop_front();
+            }
         }
         Ok(made)
     }
@@ -408,6 +423,9 @@ fn prompt_shape(rows: usize, outputs: usize) -> Shape {
         kind: StepKind::Prompt,
     }
 }
+
+/// Lengths of prompts whose launches are kept.
+const RECENT: usize = 8;
 
 /// Whether steps of a shape come again and again: decodes do; prompts have many lengths.
 fn comes_again(shape: Shape) -> bool {

@@ -8,7 +8,7 @@ use super::source::Tree;
 use super::tokens::{Token, after_group};
 
 /// How many such parameters are left. It only goes down.
-const LEFT: usize = 10;
+const LEFT: usize = 9;
 
 /// All findings about parameters.
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {

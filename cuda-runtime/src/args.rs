@@ -17,9 +17,9 @@ use crate::memory::Buffer;
 /// be chained.
 ///
 /// ```
-/// use gannet_cuda_runtime::{Args, KernelSpec, ParamSpec};
+/// use gannet_cuda_runtime::{Args, KernelSignature, ParamSpec};
 ///
-/// let spec = KernelSpec {
+/// let spec = KernelSignature {
 ///     name: "scale".into(),
 ///     params: vec![ParamSpec::scalar("n", 4), ParamSpec::scalar("factor", 8)],
 ///     block: [256, 1, 1],

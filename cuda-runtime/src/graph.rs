@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::context::Context;
 use crate::copy::{check_words, refuse_overlap};
 use crate::error::Error;
-use crate::ffi::{Handle, sys};
+use crate::ffi::{Handle, RawCopy, RawFill, sys};
 use crate::launch::Launch;
 use crate::memory::Buffer;
 use crate::stream::Stream;
@@ -138,7 +138,11 @@ impl GraphBuilder {
         self.usable(dst)?;
         let deps = self.handles(deps)?;
         let context = Arc::clone(&self.graph.context);
-        let fill = (dst.ptr(), value, 4, dst.len() / 4);
+        let fill = RawFill {
+            dst: dst.ptr(),
+            word: value,
+            words: dst.len() / 4,
+        };
         let node = context.call(|api| {
             // SAFETY: graph, nodes and context are live and belong together; the range is the
             // whole buffer, kept below.
@@ -167,12 +171,12 @@ impl GraphBuilder {
     ) -> Result<GraphNode, Error> {
         self.usable(dst)?;
         self.usable(src)?;
-        let copy = (
-            dst.address("graph copy", 0, src.len())?,
-            src.ptr(),
-            src.len(),
-        );
-        refuse_overlap(copy.0, copy.1, copy.2)?;
+        let copy = RawCopy {
+            dst: dst.address("graph copy", 0, src.len())?,
+            src: src.ptr(),
+            bytes: src.len(),
+        };
+        refuse_overlap(copy.dst, copy.src, copy.bytes)?;
         let deps = self.handles(deps)?;
         let context = Arc::clone(&self.graph.context);
         let node = context.call(|api| {

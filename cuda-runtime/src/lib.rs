@@ -29,7 +29,7 @@
 //! let stream = Stream::new(&context)?;
 //! let source = ModuleSource { name: "add", ptx, target: "sm_80" };
 //! let module = Module::load(&context, source, &CubinCache::disabled())?;
-//! let kernel = module.kernel(&KernelSpec {
+//! let kernel = module.kernel(&KernelSignature {
 //!     name: "add".into(),
 //!     params: vec![ParamSpec::pointer("x"), ParamSpec::pointer("y"), ParamSpec::scalar("n", 4)],
 //!     block: [256, 1, 1],

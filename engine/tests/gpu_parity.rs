@@ -9,19 +9,22 @@ use common::{gpu, model, shared};
 use gannet_engine::internals::kv::KvType;
 use gannet_engine::settings::{Precision, Settings};
 use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
-use reference::cases::LLAMA;
-use reference::micro::MicroModel;
+use reference::cases::heads_of;
 
 /// Parity on tokens of the model's vocabulary, with what `options` say besides.
 fn parity(path: &Path, left: Side, right: Side, options: ParityOptions) -> Vec<Report> {
     let model = model(path);
     let vocab = model.plan().vocab_size as u32;
+    // A model of learned positions has no more than those: as many tokens as they leave room for,
+    // which are generated twice, after the prompt and the rows behind it.
+    let most = model.plan().max_positions().map(|all| (all - 50) / 2);
     let options = ParityOptions {
         left,
         right,
         tokens: (0..45u32)
             .map(|i| (i * i * 7 + 3 * i + 11) % vocab)
             .collect(),
+        generate: most.map_or(options.generate, |most| options.generate.min(most)),
         ..options
     };
     compare(&model, &options).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -254,20 +257,6 @@ fn sequences_agree_alone_and_in_a_batch(part: &str) {
     }
 }
 
-/// A micro-model of heads of `dim` elements, of which queries rotate all or, in every other size,
-/// half.
-fn heads_of(dim: usize, vocab: &Path) -> tempfile::NamedTempFile {
-    let micro = MicroModel {
-        head_dim: dim,
-        rope_dim: if dim.is_multiple_of(16) { dim } else { dim / 2 },
-        num_heads: 4,
-        num_kv_heads: 2,
-        num_layers: 1,
-        ..LLAMA
-    };
-    micro.file(vocab)
-}
-
 #[test]
 fn gpu_heads_of_every_multiple_of_8() {
     let part = "golden/arch/llama/llama.gguf";
@@ -275,7 +264,7 @@ fn gpu_heads_of_every_multiple_of_8() {
         return;
     };
     for dim in (8..=256).step_by(8) {
-        let file = heads_of(dim, &vocab);
+        let file = heads_of(dim).file(&vocab);
         for precision in [Precision::Exact, Precision::Fast] {
             let options = with(precision, 2);
             let reports = parity(file.path(), Side::Cpu, Side::CudaEager, options);

@@ -12,8 +12,7 @@ use gannet_engine::internals::kv::KvType;
 use gannet_engine::settings::{Precision, Settings};
 use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
 use gannet_engine::tools::{eval, make_executor};
-use reference::cases::LLAMA;
-use reference::micro::MicroModel;
+use reference::cases::heads_of;
 
 fn check(path: &Path, precision: Precision, prompt: u32) {
     let options = ParityOptions {
@@ -71,20 +70,6 @@ fn micro_models_of_every_family() {
     }
 }
 
-/// A micro-model of heads of `dim` elements, of which queries rotate all or, in every other size,
-/// half.
-fn heads_of(dim: usize, vocab: &Path) -> tempfile::NamedTempFile {
-    let micro = MicroModel {
-        head_dim: dim,
-        rope_dim: if dim.is_multiple_of(16) { dim } else { dim / 2 },
-        num_heads: 4,
-        num_kv_heads: 2,
-        num_layers: 1,
-        ..LLAMA
-    };
-    micro.file(vocab)
-}
-
 #[test]
 fn heads_of_many_sizes() {
     let part = "golden/arch/llama/llama.gguf";
@@ -92,7 +77,7 @@ fn heads_of_many_sizes() {
         return;
     };
     for dim in [8, 24, 40, 72, 96, 104, 136, 200, 248, 256] {
-        let file = heads_of(dim, &vocab);
+        let file = heads_of(dim).file(&vocab);
         for precision in [Precision::Exact, Precision::Fast] {
             check(file.path(), precision, 21);
         }

@@ -9,4 +9,4 @@ mod result;
 mod result_graph;
 
 pub(crate) use raw::{Api, Handle, sys};
-pub(crate) use result_graph::RawLaunch;
+pub(crate) use result_graph::{RawCopy, RawFill, RawLaunch};

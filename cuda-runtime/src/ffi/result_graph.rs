@@ -25,6 +25,20 @@ pub(crate) struct RawLaunch<'a> {
     pub(crate) programmatic: bool,
 }
 
+/// A fill of a graph: `words` 32-bit words from the address `dst`.
+pub(crate) struct RawFill {
+    pub(crate) dst: u64,
+    pub(crate) word: u32,
+    pub(crate) words: usize,
+}
+
+/// A copy of a graph, between addresses of the device or of pinned memory.
+pub(crate) struct RawCopy {
+    pub(crate) dst: u64,
+    pub(crate) src: u64,
+    pub(crate) bytes: usize,
+}
+
 /// Runs `body` with the `extra` array that describes `args` as one packed parameter buffer.
 fn with_packed<T>(args: &[u8], body: impl FnOnce(*mut *mut c_void) -> T) -> T {
     let mut size = args.len();
@@ -216,15 +230,15 @@ impl Api {
         &self,
         graph: Handle<sys::CUgraph_st>,
         dependencies: &[sys::CUgraphNode],
-        (dst, value, element_size, count): (u64, u32, u32, usize),
+        fill: RawFill,
         context: Handle<sys::CUctx_st>,
     ) -> R<Handle<sys::CUgraphNode_st>> {
         let params = sys::CUDA_MEMSET_NODE_PARAMS_v1 {
-            dst,
+            dst: fill.dst,
             pitch: 0,
-            value,
-            elementSize: element_size,
-            width: count,
+            value: fill.word,
+            elementSize: 4,
+            width: fill.words,
             height: 1,
         };
         let mut node = ptr::null_mut();
@@ -245,7 +259,7 @@ impl Api {
         &self,
         graph: Handle<sys::CUgraph_st>,
         dependencies: &[sys::CUgraphNode],
-        (dst, src, bytes): (u64, u64, usize),
+        copy: RawCopy,
         context: Handle<sys::CUctx_st>,
     ) -> R<Handle<sys::CUgraphNode_st>> {
         // Unified: the address says whether it is device or mapped host memory.
@@ -257,10 +271,10 @@ impl Api {
             srcLOD: 0,
             srcMemoryType: kind,
             srcHost: ptr::null(),
-            srcDevice: src,
+            srcDevice: copy.src,
             srcArray: ptr::null_mut(),
             reserved0: ptr::null_mut(),
-            srcPitch: bytes,
+            srcPitch: copy.bytes,
             srcHeight: 1,
             dstXInBytes: 0,
             dstY: 0,
@@ -268,12 +282,12 @@ impl Api {
             dstLOD: 0,
             dstMemoryType: kind,
             dstHost: ptr::null_mut(),
-            dstDevice: dst,
+            dstDevice: copy.dst,
             dstArray: ptr::null_mut(),
             reserved1: ptr::null_mut(),
-            dstPitch: bytes,
+            dstPitch: copy.bytes,
             dstHeight: 1,
-            WidthInBytes: bytes,
+            WidthInBytes: copy.bytes,
             Height: 1,
             Depth: 1,
         };

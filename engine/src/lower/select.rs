@@ -128,7 +128,7 @@ impl Selector<'_> {
                 gate,
                 up,
                 out,
-            } => self.gated(act, (gate, up), out)?,
+            } => self.gated(act, gate, up, out)?,
             NodeKind::RotatedKvWrite {
                 cache,
                 rope,
@@ -377,12 +377,7 @@ impl Selector<'_> {
         (few && spec.check().is_ok() && spec.counters(tokens) <= COUNTERS).then_some(spec)
     }
 
-    fn gated(
-        &self,
-        act: Activation,
-        (gate, up): (Weight, Weight),
-        out: Buf,
-    ) -> Result<Choice, Error> {
+    fn gated(&self, act: Activation, gate: Weight, up: Weight, out: Buf) -> Result<Choice, Error> {
         let info = self.plan.weight(gate);
         let tokens = self.rows(out);
         let spec = GemvGluSpec {

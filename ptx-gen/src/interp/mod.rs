@@ -6,7 +6,7 @@
 //! thread.
 //!
 //! ```
-//! use gannet_ptx_gen::interp::{Arg, Memory, Options, launch};
+//! use gannet_ptx_gen::interp::{LaunchArg, Memory, Options, launch};
 //! use gannet_ptx_gen::{ir::Kernel, target::Target};
 //!
 //! let kernel = Kernel::new("double", Target::Sm80, |k| {
@@ -16,11 +16,11 @@
 //! });
 //! let mut memory = Memory::new();
 //! let x = memory.alloc_from(&[1.5f32; 32]);
-//! launch(&kernel, [1, 1, 1], &[Arg::U64(x)], &memory, &Options::default()).unwrap();
+//! launch(&kernel, [1, 1, 1], &[LaunchArg::U64(x)], &memory, &Options::default()).unwrap();
 //! assert_eq!(memory.read::<f32>(x, 32).unwrap(), [3.0; 32]);
 //! // One element too few: the fault names thread 31 and the line of the store.
 //! let short = memory.alloc_from(&[1.5f32; 31]);
-//! let fault = launch(&kernel, [1, 1, 1], &[Arg::U64(short)], &memory, &Options::default());
+//! let fault = launch(&kernel, [1, 1, 1], &[LaunchArg::U64(short)], &memory, &Options::default());
 //! assert_eq!(fault.unwrap_err().site.unwrap().thread, [31, 0, 0]);
 //! ```
 //!

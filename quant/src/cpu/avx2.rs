@@ -80,7 +80,8 @@ pub(super) unsafe fn tile(
     w: &[f32],
     x: &[f32],
     cols: usize,
-    (rows, tokens): (usize, usize),
+    rows: usize,
+    tokens: usize,
     values: &mut [f32; TILE_ROWS * MAX_TILE_TOKENS],
 ) {
     let mut r = 0;

@@ -35,7 +35,7 @@ fn rows_of(isa: Isa, w: &Matrix<'_>, x: &[f32], n: usize, rows: Range<usize>, ou
         for t in (0..n).step_by(tokens) {
             let tokens = tokens.min(n - t);
             let x = &x[t * w.cols..(t + tokens) * w.cols];
-            tile_product(isa, tile, x, w.cols, (count, tokens), &mut values);
+            tile_product(isa, tile, x, w.cols, count, tokens, &mut values);
             for r in 0..count {
                 for i in 0..tokens {
                     // SAFETY: rows of this range belong to this call alone.
@@ -65,7 +65,8 @@ fn tile_product(
     w: &[f32],
     x: &[f32],
     cols: usize,
-    (rows, tokens): (usize, usize),
+    rows: usize,
+    tokens: usize,
     values: &mut [f32; TILE_ROWS * MAX_TILE_TOKENS],
 ) {
     assert!(
@@ -75,10 +76,10 @@ fn tile_product(
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has the features of its `Isa`; the lengths are checked above.
-        Isa::Avx512 => unsafe { super::avx512::tile(w, x, cols, (rows, tokens), values) },
+        Isa::Avx512 => unsafe { super::avx512::tile(w, x, cols, rows, tokens, values) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { super::avx2::tile(w, x, cols, (rows, tokens), values) },
+        Isa::Avx2 => unsafe { super::avx2::tile(w, x, cols, rows, tokens, values) },
         Isa::Portable => {
             for r in 0..rows {
                 for t in 0..tokens {

@@ -30,7 +30,7 @@ struct Case {
 }
 
 impl Case {
-    fn new(format: Format, (rows, blocks, n): (usize, usize, usize)) -> Case {
+    fn new(format: Format, rows: usize, blocks: usize, n: usize) -> Case {
         // Float formats get a length that no vector width divides.
         let cols = if format.block_len() == 1 {
             blocks * 37
@@ -112,8 +112,8 @@ fn wide(x: &[f32]) -> Vec<f64> {
 /// Calls `check` for every format, shape and instruction set.
 fn for_all(check: impl Fn(&Case, Isa)) {
     for &format in Format::ALL {
-        for shape in SHAPES {
-            let case = Case::new(format, shape);
+        for (rows, blocks, n) in SHAPES {
+            let case = Case::new(format, rows, blocks, n);
             Isa::available()
                 .into_iter()
                 .for_each(|isa| check(&case, isa));
@@ -171,7 +171,7 @@ fn fast_matches_f64_with_the_same_quantised_activations() {
 #[test]
 fn long_prompts_pass_in_parts() {
     // 8192 columns and 130 tokens are more than stays in the cache at once.
-    let case = Case::new(Format::Q4_K, (17, 32, 130));
+    let case = Case::new(Format::Q4_K, 17, 32, 130);
     for isa in Isa::available() {
         let together = case.run(isa, fast::matmul);
         let tokens = case
@@ -230,7 +230,7 @@ fn products_together_are_the_products_alone() {
 #[test]
 fn fast_is_close_to_f64() {
     for &format in Format::ALL {
-        let case = Case::new(format, (64, 4, 5));
+        let case = Case::new(format, 64, 4, 5);
         for isa in Isa::available() {
             let error = nmse(
                 &case.run(isa, fast::matmul),
@@ -281,7 +281,7 @@ fn quantised_activations_are_the_same_bits_everywhere() {
 
 #[test]
 fn threads_do_not_change_results() {
-    let case = Case::new(Format::Q4_K, (1000, 2, 7));
+    let case = Case::new(Format::Q4_K, 1000, 2, 7);
     for product in [exact::matmul as Product, fast::matmul] {
         let want = case.run(Isa::detect(), product);
         for threads in [1, 2, 3, 5] {
@@ -298,7 +298,7 @@ fn threads_do_not_change_results() {
 fn expanded_rows_are_bit_exact() {
     // A unit vector picks one column out of the weights.
     for &format in Format::ALL {
-        let case = Case::new(format, (3, 2, 1));
+        let case = Case::new(format, 3, 2, 1);
         for isa in Isa::available() {
             for col in [0, 1, case.cols / 2, case.cols - 1] {
                 let mut unit = vec![0.0; case.cols];
@@ -320,7 +320,7 @@ fn expanded_rows_are_bit_exact() {
 #[test]
 fn a_nan_poisons_its_own_row_only() {
     for &format in Format::ALL {
-        let mut case = Case::new(format, (17, 2, 6));
+        let mut case = Case::new(format, 17, 2, 6);
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             case.x = gaussian(case.n * case.cols);
             case.x[2 * case.cols + 3] = bad;
@@ -343,7 +343,7 @@ fn a_nan_poisons_its_own_row_only() {
 #[test]
 fn zeros_and_extremes_stay_finite() {
     for &format in Format::ALL {
-        let mut case = Case::new(format, (17, 1, 5));
+        let mut case = Case::new(format, 17, 1, 5);
         for value in [0.0, 1e-40, -1e-36, 1e30] {
             case.x.fill(value);
             for isa in Isa::available() {
@@ -371,7 +371,7 @@ fn extreme_codes_do_not_overflow() {
         (Format::IQ4_XS, 8..136, 0xff),
     ];
     for (format, bytes, value) in extremes {
-        let mut case = Case::new(format, (17, 4, 5));
+        let mut case = Case::new(format, 17, 4, 5);
         for block in case.data.chunks_exact_mut(format.block_bytes()) {
             block[bytes.clone()].fill(value);
         }
@@ -407,7 +407,7 @@ fn empty_shapes_are_fine() {
     let empty = Matrix::new(Format::Q4_K, 0, 256, &[]).unwrap();
     matmul_fast(&empty, &[1.0; 256], 1, &mut []);
     matmul_exact(&empty, &[1.0; 256], 1, &mut []);
-    let case = Case::new(Format::Q8_0, (4, 1, 0));
+    let case = Case::new(Format::Q8_0, 4, 1, 0);
     matmul_fast(&case.matrix(), &[], 0, &mut []);
     matmul_exact(&case.matrix(), &[], 0, &mut []);
     let mut out = [1.0; 2];

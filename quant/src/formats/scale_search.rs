@@ -80,7 +80,7 @@ pub(super) fn affine(x: &[f32], hi: i32) -> (f32, f32) {
         let inverse = (hi + step as f32 * STEP_SIZE) / span;
         let fitted = fit_line(x, |v| ((v - least) * inverse).round().clamp(0.0, hi));
         // The fit moved the line, which moves the codes: one more round settles most groups.
-        for (scale, min) in [fitted, refit(x, fitted, hi)] {
+        for (scale, min) in [fitted, refit(x, fitted.0, fitted.1, hi)] {
             let error = affine_error(x, scale, min, hi);
             if error < best.0 {
                 best = (error, (scale, min));
@@ -90,7 +90,7 @@ pub(super) fn affine(x: &[f32], hi: i32) -> (f32, f32) {
     best.1
 }
 
-fn refit(x: &[f32], (scale, min): (f32, f32), hi: f32) -> (f32, f32) {
+fn refit(x: &[f32], scale: f32, min: f32, hi: f32) -> (f32, f32) {
     let inverse = if scale < TINY { 0.0 } else { 1.0 / scale };
     fit_line(x, |v| ((v + min) * inverse).round().clamp(0.0, hi))
 }

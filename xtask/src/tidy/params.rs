@@ -7,16 +7,8 @@ use super::Finding;
 use super::source::Tree;
 use super::tokens::{Token, after_group};
 
-/// How many such parameters are left. It only goes down.
-const LEFT: usize = 9;
-
-/// All findings about parameters.
-pub(super) fn check(tree: &Tree) -> Vec<Finding> {
-    judge(hidden(tree), LEFT)
-}
-
 /// Every parameter of a function whose pattern is a tuple.
-fn hidden(tree: &Tree) -> Vec<Finding> {
+pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (file, code) in tree.rust(|path| path.contains("/src/")) {
         let tokens = code.shipped();
@@ -91,28 +83,13 @@ fn list(tokens: &[Token<'_>], mut at: usize) -> Option<usize> {
     None
 }
 
-fn judge(found: Vec<Finding>, left: usize) -> Vec<Finding> {
-    if found.len() >= left {
-        return if found.len() == left {
-            Vec::new()
-        } else {
-            found
-        };
-    }
-    let what = format!(
-        "{} tuples as parameters are left: lower LEFT from {left}",
-        found.len()
-    );
-    vec![Finding::new("xtask/src/tidy/params.rs", 0, what)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn lines(code: &str) -> Vec<usize> {
         let tree = Tree::of(&[("engine/src/a.rs", code)]);
-        hidden(&tree).iter().map(|f| f.line).collect()
+        check(&tree).iter().map(|f| f.line).collect()
     }
 
     #[test]
@@ -145,7 +122,7 @@ mod tests {
             assert_eq!(lines(code), [0; 0], "{code}");
         }
         let tree = Tree::of(&[("engine/tests/a.rs", "fn f((a, b): C) {}")]);
-        assert_eq!(hidden(&tree), []);
+        assert_eq!(check(&tree), []);
     }
 
     #[test]
@@ -155,15 +132,5 @@ mod tests {
         ] {
             lines(code);
         }
-    }
-
-    #[test]
-    fn the_number_only_goes_down() {
-        let found = || vec![Finding::new("a.rs", 1, "x"), Finding::new("a.rs", 2, "x")];
-        assert_eq!(judge(found(), 2), []);
-        assert_eq!(judge(found(), 1).len(), 2);
-        let lower = judge(found(), 3);
-        assert_eq!(lower.len(), 1);
-        assert!(lower[0].what.contains("2 tuples"), "{lower:?}");
     }
 }

@@ -99,15 +99,7 @@ impl LayerCache {
         // The heads of a row that share keys lie next to each other.
         let width = spec.num_heads / spec.num_kv_heads * spec.head_dim;
         let one = |scores: &mut Vec<f32>, (i, out): (usize, &mut [f32])| {
-            let (t, kv_head) = (i / spec.num_kv_heads, i % spec.num_kv_heads);
-            self.attend_group(
-                step,
-                spec,
-                (t, kv_head),
-                &q[i * width..][..width],
-                scores,
-                out,
-            );
+            self.attend_group(step, spec, i, &q[i * width..][..width], scores, out);
         };
         let keys: usize = step.lengths().iter().map(|&l| l as usize).sum();
         if keys * spec.num_heads * spec.head_dim < PARALLEL_WORK {
@@ -120,16 +112,18 @@ impl LayerCache {
         }
     }
 
-    /// The query heads of row `t` that share `kv_head`: `q` and `out` are `[heads, head_dim]`.
+    /// The query heads that share keys, group `group` of `[rows, num_kv_heads]`: `q` and `out` are
+    /// `[heads, head_dim]`.
     fn attend_group(
         &self,
         step: &Step<'_>,
         spec: &AttentionConfig,
-        (t, kv_head): (usize, usize),
+        group: usize,
         q: &[f32],
         scores: &mut Vec<f32>,
         out: &mut [f32],
     ) {
+        let (t, kv_head) = (group / spec.num_kv_heads, group % spec.num_kv_heads);
         let (dim, heads) = (spec.head_dim, q.len() / spec.head_dim);
         let length = step.lengths()[t] as usize;
         let first = spec.window.map_or(0, |w| length.saturating_sub(w as usize));

@@ -278,7 +278,7 @@ impl CpuExecutor {
                 let (lengths, x) = (&step.lengths()[first..], rows(x));
                 let table = &self.ropes[rope.0 as usize];
                 let spec = &plan.ropes[rope.0 as usize];
-                ops::rope(lengths, x, spec, table, (num_heads, head_dim), out);
+                ops::rope(lengths, x, spec, table, num_heads, head_dim, out);
             }
             Op::Glu { act, gate, up, .. } => ops::glu(act, rows(gate), rows(up), out),
             Op::Activate { act, x, .. } => ops::activate(act, rows(x), out),

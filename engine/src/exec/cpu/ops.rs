@@ -54,7 +54,8 @@ pub(super) fn rope(
     x: &[f32],
     spec: &RopeTable,
     table: &[f32],
-    (num_heads, head_dim): (usize, usize),
+    num_heads: usize,
+    head_dim: usize,
     out: &mut [f32],
 ) {
     out.copy_from_slice(x);
@@ -184,11 +185,12 @@ mod tests {
             &x,
             &spec(RopeKind::Interleaved),
             &table,
-            (1, 5),
+            1,
+            5,
             &mut out,
         );
         assert_eq!(out, [-2.0, 1.0, 3.0, 4.0, 9.0]);
-        rope(&[2], &x, &spec(RopeKind::Neox), &table, (1, 5), &mut out);
+        rope(&[2], &x, &spec(RopeKind::Neox), &table, 1, 5, &mut out);
         assert_eq!(out, [-3.0, 2.0, 1.0, 4.0, 9.0]);
     }
 }

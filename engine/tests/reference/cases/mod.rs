@@ -60,3 +60,15 @@ const fn plain(name: &'static str, model: MicroModel) -> Case {
         ..case(name, model)
     }
 }
+
+/// A llama of heads of `dim` elements, of which queries rotate all or, in every other size, half.
+pub fn heads_of(dim: usize) -> MicroModel {
+    MicroModel {
+        head_dim: dim,
+        rope_dim: if dim.is_multiple_of(16) { dim } else { dim / 2 },
+        num_heads: 4,
+        num_kv_heads: 2,
+        num_layers: 1,
+        ..LLAMA
+    }
+}

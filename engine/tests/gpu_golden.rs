@@ -1,5 +1,5 @@
 //! The CUDA executors against float64 references: logits, greedy text and perplexity of the trained
-//! model in five formats.
+//! model in five formats, and logits of a micro-model of every family.
 
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
@@ -7,9 +7,12 @@
 #[macro_use]
 mod common;
 
-use common::{check_greedy, divergence, gpu, json, model, options, perplexity, shared, trained};
+use common::{
+    Divergence, MICRO_MODELS, check_greedy, divergence, floats, gpu, json, micro_file, model,
+    options, perplexity, shared, tokens, trained,
+};
 use gannet_engine::settings::Precision;
-use gannet_engine::tools::make_executor;
+use gannet_engine::tools::{eval, make_executor};
 use gannet_engine::{DeviceChoice, ExecutorChoice, Session, Settings};
 
 const DEVICE: DeviceChoice = DeviceChoice::Cuda(0);
@@ -93,4 +96,52 @@ fn text_perplexity(file: &str) {
     let error = (found / reference - 1.0).abs();
     println!("{file}: {found} against {reference}: {error:e}");
     assert!(error <= 2e-3, "{file}: {error}");
+}
+
+/// Logits of a micro-model of every family, whose random weights feel the rounding of a cache of
+/// f16 (and, where not exact, of what prompts multiply) more than trained ones do.
+#[test]
+fn gpu_logits_of_micro_models() {
+    let test = "logits of micro-models on the GPU";
+    if !gpu(test) {
+        return;
+    }
+    let mut beyond = Vec::new();
+    for folder in MICRO_MODELS {
+        let Some(path) = shared(test, &micro_file(folder)) else {
+            continue;
+        };
+        let (model, folder) = (model(&path), path.parent().unwrap());
+        let vocab = model.plan().vocab_size;
+        for precision in [Precision::Exact, Precision::Fast] {
+            let settings = Settings {
+                context: Some(128),
+                ..options(DEVICE, precision, 16)
+            };
+            let mut executor = make_executor(&model, &settings).unwrap().executor;
+            let mut d = Divergence::default();
+            for (_, sequence) in json(&folder.join("index.json"))["sequences"]
+                .as_object()
+                .unwrap()
+            {
+                let file = |key: &str| folder.join(sequence[key].as_str().unwrap());
+                let (ids, reference) = (tokens(&json(&file("tokens"))), floats(&file("ref64")));
+                eval::logits(executor.as_mut(), &ids, 0, |position, row| {
+                    d.add(&reference[position * vocab..][..vocab], row);
+                    Ok(())
+                })
+                .unwrap();
+            }
+            println!("{} {precision:?}: {d:?}", path.display());
+            let felt = match precision {
+                Precision::Exact => d.max,
+                Precision::Fast => d.mean(),
+            };
+            if d.positions < 30 || felt > 3e-5 {
+                beyond.push(format!("{} {precision:?}: {d:?}", path.display()));
+            }
+        }
+    }
+    // All of them, so that one family does not hide the next.
+    assert!(beyond.is_empty(), "{}", beyond.join("\n"));
 }

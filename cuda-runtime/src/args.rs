@@ -189,6 +189,27 @@ impl PackedArgs {
         &self.buffers
     }
 
+    /// Sets an argument that was packed as a 32-bit number.
+    ///
+    /// # Errors
+    /// [`Error::Args`] when there is no such argument, or it has another size.
+    pub fn set_u32(&mut self, index: usize, value: u32) -> Result<(), Error> {
+        let Layout {
+            params, offsets, ..
+        } = &*self.layout;
+        let place = params.get(index).zip(offsets.get(index));
+        match place.filter(|(param, _)| param.size == 4) {
+            Some((_, &offset)) => {
+                self.bytes[offset..offset + 4].copy_from_slice(&value.to_ne_bytes());
+                Ok(())
+            }
+            None => Err(Error::Args {
+                kernel: self.layout.kernel.clone(),
+                reason: format!("argument {index} is no number of 4 bytes"),
+            }),
+        }
+    }
+
     /// Whether they were packed for these parameters.
     pub(crate) fn fits(&self, layout: &Arc<Layout>) -> bool {
         Arc::ptr_eq(&self.layout, layout) || self.layout.params == layout.params
@@ -241,6 +262,18 @@ mod tests {
         assert!(text(many).contains("5 given, 3 parameters"));
         assert!(text(args().u64(1).u32(2).u16(3)).contains("argument 0 (a) has 8 bytes"));
         assert!(text(args().bytes(&[])).contains("argument 0 (a) has 0 bytes"));
+    }
+
+    #[test]
+    fn a_number_can_be_set_again() {
+        let mut packed = args().u32(1).u64(2).u16(3).finish().unwrap();
+        packed.set_u32(0, 9).unwrap();
+        let expected = args().u32(9).u64(2).u16(3).finish().unwrap();
+        assert_eq!(packed.bytes(), expected.bytes());
+        for other in [1, 2, 3] {
+            assert!(packed.set_u32(other, 7).is_err(), "{other}");
+        }
+        assert_eq!(packed.bytes(), expected.bytes());
     }
 
     #[test]

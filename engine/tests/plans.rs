@@ -63,7 +63,8 @@ fn launches(name: &str, rows: usize, kind: StepKind) -> String {
     for launch in &lowered.launches {
         let kernel = lowered.kernels[launch.kernel].kernel().name;
         let unit = &lowered.units[launch.unit].name;
-        writeln!(text, "{unit}: {kernel} {:?}", launch.grid).unwrap();
+        let grid = lowered.grid(launch, lowered.shape);
+        writeln!(text, "{unit}: {kernel} {grid:?}").unwrap();
     }
     text
 }
@@ -239,6 +240,45 @@ fn a_rule_that_is_left_out_leaves_its_operations_apart() {
 fn many_slots_do_not_take_the_kernel_of_one_prompt() {
     let text = launches("qwen2", 40, StepKind::Batch);
     assert!(!text.contains("attention_flash"), "{text}");
+}
+
+/// Whoever runs prompts lowers a class of lengths once.
+#[test]
+fn lengths_of_one_class_lower_alike() {
+    const MAX_ROWS: usize = 200;
+    for name in ["qwen2", "gemma3", "phi3"] {
+        let model = micro(name);
+        for (precision, kv_type) in [
+            (Precision::Fast, KvType::F16),
+            (Precision::Fast, KvType::F32),
+            (Precision::Exact, KvType::F16),
+        ] {
+            let options = LowerOptions {
+                precision,
+                kv_type,
+                ..options(Buffers::Shared)
+            };
+            for outputs in [0, 1] {
+                let shape = |rows| Shape {
+                    rows,
+                    outputs,
+                    kind: StepKind::Prompt,
+                };
+                for rows in 9..=MAX_ROWS {
+                    let class = shape(rows).class(MAX_ROWS);
+                    let of_class = lower(model.plan(), class, &options).unwrap();
+                    let own = lower(model.plan(), shape(rows), &options).unwrap();
+                    assert!(own.scratch_bytes <= of_class.scratch_bytes, "{name} {rows}");
+                    let same = Lowered {
+                        shape: own.shape,
+                        scratch_bytes: own.scratch_bytes,
+                        ..of_class
+                    };
+                    assert!(same == own, "{name}, {precision:?}, {rows} rows");
+                }
+            }
+        }
+    }
 }
 
 #[test]

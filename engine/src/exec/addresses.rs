@@ -2,7 +2,7 @@
 //! are.
 
 use crate::Error;
-use crate::lower::Arg;
+use crate::lower::{Arg, Shape};
 use crate::plan::{Column, Plan};
 
 /// The inputs of a step in the memory of an executor.
@@ -23,6 +23,8 @@ impl<P> Inputs<P> {
 /// What launches name, by the places of the plan and of lowering.
 pub(crate) struct Addresses<'a, P> {
     pub(crate) plan: &'a Plan,
+    /// Of the step.
+    pub(crate) shape: Shape,
     pub(crate) inputs: &'a Inputs<P>,
     pub(crate) weights: &'a [P],
     pub(crate) ropes: &'a [P],
@@ -47,7 +49,7 @@ impl<'a, P> Addresses<'a, P> {
     /// A buffer that nothing writes.
     pub(crate) fn of(&self, arg: Arg) -> Result<Passed<'a, P>, Error> {
         Ok(Passed::Pointer(match arg {
-            Arg::U32(n) => return Ok(Passed::Number(n)),
+            Arg::Count(count) => return Ok(Passed::Number(count.of(self.shape))),
             Arg::Buffer(b) => self.buffers[b.0 as usize].as_ref().ok_or_else(|| {
                 let name = &self.plan.buffer(b).name;
                 Error::internal(format!("buffer {name} is read and never written"))

@@ -191,8 +191,9 @@ impl InterpExecutor {
                 })
             });
             let args: Vec<LaunchArg> = args.collect::<Result<_, Error>>()?;
+            let grid = prepared.lowered.grid(launch, prepared.lowered.shape);
             prepared.kernels[launch.kernel]
-                .launch(launch.grid, &args, &self.memory, &Options::default())
+                .launch(grid, &args, &self.memory, &Options::default())
                 .map_err(fault)?;
             self.launches += 1;
         }
@@ -202,6 +203,7 @@ impl InterpExecutor {
     fn addresses<'a>(&'a self, prepared: &'a Prepared) -> Addresses<'a, u64> {
         Addresses {
             plan: self.model.plan(),
+            shape: prepared.lowered.shape,
             inputs: &self.inputs,
             weights: &self.weights,
             ropes: &self.ropes,

@@ -8,7 +8,7 @@ use crate::kv::{BLOCK_TOKENS, KvType};
 use crate::lower::Lowered;
 #[cfg(any(test, feature = "interp"))]
 use crate::model::Model;
-use crate::plan::{CacheInfo, Plan, Rows, Weight};
+use crate::plan::{CacheInfo, Plan, Weight};
 
 /// Alignment of every buffer: what the widest loads and bulk copies want.
 pub(crate) const ALIGN: usize = 256;
@@ -62,10 +62,7 @@ pub(crate) fn failed(plan: &Plan, w: Weight, e: &gannet_quant::Error) -> Error {
 /// Offset and bytes of every buffer of a lowered step in one piece of memory, and its size. `None`
 /// where fusion never makes the buffer.
 pub(crate) fn place(plan: &Plan, lowered: &Lowered) -> (Vec<Option<(usize, usize)>>, usize) {
-    let rows_of = |rows: Rows| match rows {
-        Rows::Tokens => lowered.shape.rows,
-        Rows::Outputs => lowered.shape.outputs,
-    };
+    let rows_of = |rows| lowered.shape.rows_of(rows);
     let mut starts = Vec::with_capacity(lowered.storage.sizes.len());
     let mut total = 0;
     for &(rows, cols) in &lowered.storage.sizes {

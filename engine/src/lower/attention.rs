@@ -6,7 +6,7 @@
 //! | other | fast, sm_80 on | `attention_decode`, tensor cores, then `attention_merge` |
 //! | other | exact, or sm_75 | `attention` in f32, then `attention_merge` |
 //!
-//! The number of splits depends on the shape of the step and on the context, never on a length: a
+//! The number of splits depends on the class of the step's shape and on the context, never on a length: a
 //! graph replays one grid. Splits past a row's keys end at once.
 
 use gannet_ptx_gen::kernels::{
@@ -34,21 +34,21 @@ impl Selector<'_> {
         rope: Option<Rope>,
         out: Buf,
     ) -> Result<Choice, Error> {
-        let tokens = self.rows(out);
+        let (rows, tokens) = (self.each_row(out), self.rows(out));
         if let Some(flash) = self.flash(a) {
-            return Ok(one(flash, tokens));
+            return Ok(one(flash, rows));
         }
         let splits = self.splits(a, tokens);
         let plain = self.plain(a, splits);
         let (mut kernels, _) = if let Some(decode) = self.decode(&plain) {
             let rope = rope.map(|rope| self.rope_kind(rope));
-            one(AttentionDecodeSpec { rope, ..decode }, tokens)
+            one(AttentionDecodeSpec { rope, ..decode }, rows)
         } else {
             plain.check().map_err(|why| Error::Unsupported {
                 what: format!("attention over {}", self.plan.cache(cache).name),
                 why,
             })?;
-            one(plain, tokens)
+            one(plain, rows)
         };
         if splits == 1 {
             return Ok((kernels, 0));
@@ -60,7 +60,7 @@ impl Selector<'_> {
         };
         kernels.push(Chosen {
             spec: merge.into(),
-            n: tokens,
+            count: rows,
         });
         let partials = tokens as usize * a.num_heads * splits as usize * (a.head_dim + 2);
         Ok((kernels, partials * 4))
@@ -125,8 +125,12 @@ impl Selector<'_> {
     }
 
     /// Enough splits to give every multiprocessor two blocks, of which three fit one, within the
-    /// bounds above.
+    /// bounds above. What prompts of a class get is enough for the shortest of them.
     fn splits(&self, a: &AttentionConfig, tokens: u32) -> u32 {
+        let tokens = match self.shape.comes_again() {
+            true => tokens,
+            false => tokens.next_power_of_two() / 2,
+        };
         let blocks = tokens as usize * a.num_kv_heads;
         let wanted = (2 * self.options.multiprocessors).div_ceil(blocks);
         let context = self.options.max_blocks * BLOCK_TOKENS;

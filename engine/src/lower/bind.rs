@@ -10,7 +10,7 @@ use gannet_ptx_gen::ir::{Access, Param};
 
 use super::node::{Node, NodeKind};
 use super::select::{Chosen, Selected};
-use super::{Activations, Arg, KernelSpec, Lowered, Unit};
+use super::{Activations, Arg, Count, KernelSpec, Lowered, Shape, Unit};
 use crate::Error;
 use crate::plan::{Buf, Column, Op, Plan, Weight};
 
@@ -81,7 +81,7 @@ pub(super) fn bind(plan: &Plan, selected: Selected, lowered: &mut Lowered) -> Re
     }
     let mut activations = Activations::default();
     for (chosen, params) in selected.kernels.iter().zip(&params) {
-        let args = arguments(plan, chosen, params, &given)?;
+        let args = arguments(plan, lowered.shape, chosen, params, &given)?;
         let add = |to: &mut Vec<Buf>, b: Buf| {
             if !to.contains(&b) {
                 to.push(b);
@@ -134,17 +134,18 @@ pub(super) fn accesses<'a>(
 
 fn arguments(
     plan: &Plan,
+    shape: Shape,
     chosen: &Chosen,
     params: &[Param],
     given: &Named<Arg>,
 ) -> Result<Vec<Arg>, Error> {
-    let of_step = of_step(chosen.n);
+    let of_step = of_step(chosen.count);
     let args = params.iter().map(|param| {
         let arg = given.get(&param.name).or_else(|| of_step.get(&param.name));
         let arg = arg.ok_or_else(|| unbound(&chosen.spec, param))?;
-        if matches!(arg, Arg::U32(_)) != param.pointee.is_none() {
+        if matches!(arg, Arg::Count(_)) != param.pointee.is_none() {
             let (kernel, param) = (chosen.spec.name(), &param.name);
-            let what = arg.describe(plan);
+            let what = arg.describe(plan, shape);
             return Err(Error::internal(format!("{what} is no {param} of {kernel}")));
         }
         Ok(arg)
@@ -153,7 +154,7 @@ fn arguments(
 }
 
 /// What every launch may name: the inputs of the step, and memory that units share.
-fn of_step(n: u32) -> Named<Arg> {
+fn of_step(count: Count) -> Named<Arg> {
     let inputs = Column::ALL.iter().map(|&c| (c.name(), Arg::Input(c)));
     Named::new(inputs.chain([
         ("table", Arg::BlockTable),
@@ -161,7 +162,7 @@ fn of_step(n: u32) -> Named<Arg> {
         ("partials", Arg::Scratch),
         ("counters", Arg::Counters),
         // Rows of a launch, or elements.
-        ("n", Arg::U32(n)),
+        ("n", Arg::Count(count)),
     ]))
 }
 

@@ -63,7 +63,8 @@ impl fmt::Display for Listing<'_> {
 impl Listing<'_> {
     fn launch(&self, f: &mut fmt::Formatter<'_>, launch: &LoweredLaunch) -> fmt::Result {
         let spec = &self.lowered.kernels[launch.kernel];
-        let [x, y, z] = launch.grid;
+        let shape = self.lowered.shape;
+        let [x, y, z] = self.lowered.grid(launch, shape);
         writeln!(f, "    {} [{x}, {y}, {z}]", spec.kernel().name)?;
         let params = spec.params();
         let bound = params.iter().zip(&launch.args).map(|(param, arg)| {
@@ -73,7 +74,7 @@ impl Listing<'_> {
                 Some(Access::Write) => ">",
                 Some(Access::ReadWrite) => "<>",
             };
-            format!("{} {how} {}", param.name, arg.describe(self.plan))
+            format!("{} {how} {}", param.name, arg.describe(self.plan, shape))
         });
         writeln!(f, "        {}", bound.collect::<Vec<_>>().join(", "))
     }

@@ -21,12 +21,14 @@ pub mod pattern;
 pub mod profile;
 mod schedule;
 mod select;
+mod shape;
 
 pub use activations::Activations;
 pub use kernels::{Advance, KernelSpec, SampleDraw, SampleFilter};
 pub use listing::Listing;
 pub use pattern::{FusionRule, PATTERNS, rule_names};
 pub use profile::DeviceProfile;
+pub use shape::{Count, Shape, StepKind};
 
 pub(crate) use bind::Named;
 pub(crate) use select::weight_format;
@@ -54,26 +56,6 @@ pub const BATCH_MAX_ROWS: usize = 64;
 
 /// Elements of [`Arg::Counters`].
 pub const COUNTERS: usize = 1024;
-
-/// What the rows of a step are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum StepKind {
-    /// Consecutive positions of one slot.
-    Prompt,
-    /// One position of each of several slots.
-    Batch,
-}
-
-/// The shape of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Shape {
-    /// Tokens.
-    pub rows: usize,
-    /// Rows whose logits are wanted.
-    pub outputs: usize,
-    /// What the rows are.
-    pub kind: StepKind,
-}
 
 /// What lowering may assume of the device and the cache.
 #[derive(Debug, Clone, PartialEq)]
@@ -128,8 +110,8 @@ pub enum Arg {
     Scratch,
     /// `u32[COUNTERS]`, zero between launches.
     Counters,
-    /// A number.
-    U32(u32),
+    /// How many rows (elements, for kernels without rows) the launch is over.
+    Count(Count),
 }
 
 /// One kernel launch.
@@ -137,20 +119,18 @@ pub enum Arg {
 pub struct LoweredLaunch {
     /// Index into [`Lowered::kernels`].
     pub kernel: usize,
-    /// Blocks.
-    pub grid: [u32; 3],
+    /// What it is over: rows, or elements for kernels without rows.
+    pub count: Count,
     /// Arguments in the order of the kernel's parameters.
     pub args: Vec<Arg>,
     /// The unit it belongs to, an index into [`Lowered::units`].
     pub unit: usize,
-    /// Bytes it must move.
-    pub bytes: u64,
 }
 
 impl Arg {
-    /// What it is called in listings and messages.
+    /// What it is called in listings and messages of a step of that shape.
     #[must_use]
-    pub fn describe(self, plan: &Plan) -> String {
+    pub fn describe(self, plan: &Plan, shape: Shape) -> String {
         match self {
             Arg::Buffer(b) => plan.buffer(b).name.clone(),
             Arg::Weight(w) => plan.weight(w).name.clone(),
@@ -161,7 +141,7 @@ impl Arg {
             Arg::RopeTable(Rope(rope)) => format!("rope.{rope}"),
             Arg::Scratch => "scratch".to_owned(),
             Arg::Counters => "counters".to_owned(),
-            Arg::U32(n) => n.to_string(),
+            Arg::Count(count) => count.of(shape).to_string(),
         }
     }
 }
@@ -182,10 +162,10 @@ pub struct Unit {
     pub activations: Activations,
 }
 
-/// A step as launches.
+/// A step as launches: those of every shape of its class ([`Shape::class`]).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lowered {
-    /// The shape it is for.
+    /// The shape it was lowered for: of the shapes of its class that it runs, the largest.
     pub shape: Shape,
     /// The kernels, each once.
     pub kernels: Vec<KernelSpec>,
@@ -244,7 +224,7 @@ pub fn lower(plan: &Plan, shape: Shape, options: &LowerOptions) -> Result<Lowere
 impl Lowered {
     /// Appends a launch of the unit that comes next.
     fn push(&mut self, chosen: &select::Chosen, args: Vec<Arg>) {
-        let select::Chosen { spec, n } = chosen;
+        let select::Chosen { spec, count } = chosen;
         let kernel = self.kernels.iter().position(|k| k == spec);
         let kernel = kernel.unwrap_or_else(|| {
             self.kernels.push(spec.clone());
@@ -252,10 +232,9 @@ impl Lowered {
         });
         self.launches.push(LoweredLaunch {
             kernel,
-            grid: spec.grid(*n),
+            count: *count,
             args,
             unit: self.units.len(),
-            bytes: spec.bytes(*n),
         });
     }
 
@@ -266,9 +245,21 @@ impl Lowered {
         bind::accesses(&launch.args, &params).collect()
     }
 
+    /// Blocks of a launch in a step of a shape of the same class.
+    #[must_use]
+    pub fn grid(&self, launch: &LoweredLaunch, shape: Shape) -> [u32; 3] {
+        self.kernels[launch.kernel].grid(launch.count.of(shape))
+    }
+
+    /// Bytes that a launch must move.
+    #[must_use]
+    pub fn launch_bytes(&self, launch: &LoweredLaunch) -> u64 {
+        self.kernels[launch.kernel].bytes(launch.count.of(self.shape))
+    }
+
     /// Bytes that all launches must move.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.launches.iter().map(|l| l.bytes).sum()
+        self.launches.iter().map(|l| self.launch_bytes(l)).sum()
     }
 }

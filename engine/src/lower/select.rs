@@ -12,19 +12,17 @@ use gannet_quant::{Format, repack};
 
 use super::node::{Node, NodeKind};
 use super::pattern::Kernels;
-use super::{BATCH_MAX_ROWS, COUNTERS, GEMV_MAX_ROWS, KernelSpec, LowerOptions, Shape};
+use super::{BATCH_MAX_ROWS, COUNTERS, Count, GEMV_MAX_ROWS, KernelSpec, LowerOptions, Shape};
 use crate::Error;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{
-    Activation, AttentionConfig, Buf, CacheId, Op, Plan, Rope, RopeKind, Rows, Weight,
-};
+use crate::plan::{Activation, AttentionConfig, Buf, CacheId, Op, Plan, Rope, RopeKind, Weight};
 use crate::settings::Precision;
 
-/// A kernel of a unit, and how many rows (elements, for kernels without rows) a launch of it is over.
+/// A kernel of a unit, and what a launch of it is over.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Chosen {
     pub(super) spec: KernelSpec,
-    pub(super) n: u32,
+    pub(super) count: Count,
 }
 
 /// A unit and the kernels that compute it, in order.
@@ -72,10 +70,10 @@ impl Kernels for Selector<'_> {
     }
 }
 
-/// One kernel over `n` rows or elements, without scratch.
-pub(super) fn one(spec: impl Into<KernelSpec>, n: u32) -> Choice {
+/// One kernel over so many rows or elements, without scratch.
+pub(super) fn one(spec: impl Into<KernelSpec>, count: Count) -> Choice {
     let spec = spec.into();
-    (vec![Chosen { spec, n }], 0)
+    (vec![Chosen { spec, count }], 0)
 }
 
 impl Selector<'_> {
@@ -114,7 +112,7 @@ impl Selector<'_> {
                 out,
             } => {
                 let dim = self.plan.weight(weight).cols;
-                one(self.norm_add_norm(dim, eps), self.rows(out))
+                one(self.norm_add_norm(dim, eps), self.each_row(out))
             }
             NodeKind::ScaledEmbed {
                 table,
@@ -204,7 +202,7 @@ impl Selector<'_> {
                     rot_dim: info.rot_dim as u32,
                     kind: self.rope_kind(rope),
                 };
-                one(spec, self.rows(out))
+                one(spec, self.each_row(out))
             }
             Op::KvWrite { cache, k, v: _ } => self.kv_write(cache, k, None)?,
             Op::Attention {
@@ -231,11 +229,11 @@ impl Selector<'_> {
             Op::Softcap { x: _, cap, out } => self.map(Map::Softcap(cap), out),
             Op::GatherOutputs { x: _, out } => {
                 let dim = self.plan.buffer(out).cols as u32;
-                one(GatherRowsSpec { target, dim }, self.rows(out))
+                one(GatherRowsSpec { target, dim }, self.each_row(out))
             }
             Op::ArgMax { logits: _, out } => {
                 let vocab_size = self.plan.vocab_size as u32;
-                one(ArgmaxSpec { target, vocab_size }, self.rows(out))
+                one(ArgmaxSpec { target, vocab_size }, self.each_row(out))
             }
             // Whoever holds the ranks does this: a unit without launches.
             Op::AllReduce { .. } | Op::AllGather { .. } => (Vec::new(), 0),
@@ -252,7 +250,7 @@ impl Selector<'_> {
             hidden_size: info.cols as u32,
             scale,
         };
-        one(spec, self.rows(out))
+        one(spec, self.each_row(out))
     }
 
     /// A norm of groups as long as its weight, with a sum behind it or without.
@@ -268,9 +266,11 @@ impl Selector<'_> {
     }
 
     /// Elements of a group as long as a norm's weight, and how many groups there are.
-    fn groups(&self, weight: Weight, out: Buf) -> (u32, u32) {
+    fn groups(&self, weight: Weight, out: Buf) -> (u32, Count) {
         let dim = self.plan.weight(weight).cols as u32;
-        (dim, self.elements(out) / dim)
+        let mut groups = self.elements(out);
+        groups.each /= dim;
+        (dim, groups)
     }
 
     fn norm_add_norm(&self, dim: usize, eps: f32) -> NormAddNormSpec {
@@ -294,7 +294,7 @@ impl Selector<'_> {
             what: self.plan.cache(cache).name.clone(),
             why,
         })?;
-        Ok(one(spec, self.rows(k)))
+        Ok(one(spec, self.each_row(k)))
     }
 
     fn kv_write_spec(&self, cache: CacheId, rope: Option<Rope>) -> KvWriteSpec {
@@ -321,7 +321,7 @@ impl Selector<'_> {
 
     fn product(&self, p: &Product) -> Result<Choice, Error> {
         let info = self.plan.weight(p.weight);
-        let tokens = self.rows(p.out);
+        let (rows, tokens) = (self.each_row(p.out), self.rows(p.out));
         let gemm = GemmSpec {
             target: self.options.target,
             format: self.format(p.weight),
@@ -347,16 +347,16 @@ impl Selector<'_> {
                 Precision::Exact => spec,
                 Precision::Fast => self.options.profile.gemv(spec),
             };
-            return Ok(one(spec, tokens));
+            return Ok(one(spec, rows));
         }
         let Some(batch) = self.batch(&gemm, tokens) else {
-            return Ok(one(gemm, tokens));
+            return Ok(one(gemm, rows));
         };
         let scratch_bytes = match batch.splits {
             1 => 0,
             _ => batch.scratch_bytes(tokens),
         };
-        let (kernels, _) = one(batch, tokens);
+        let (kernels, _) = one(batch, rows);
         Ok((kernels, scratch_bytes))
     }
 
@@ -395,19 +395,27 @@ impl Selector<'_> {
             Precision::Exact => spec,
             Precision::Fast => self.options.profile.gated(spec),
         };
-        Ok(one(spec, tokens))
+        Ok(one(spec, self.each_row(out)))
     }
 
+    /// The rows of a buffer, in number.
     pub(super) fn rows(&self, b: Buf) -> u32 {
-        let rows = match self.plan.buffer(b).rows {
-            Rows::Tokens => self.shape.rows,
-            Rows::Outputs => self.shape.outputs,
-        };
-        rows as u32
+        self.each_row(b).of(self.shape)
     }
 
-    fn elements(&self, b: Buf) -> u32 {
-        self.rows(b) * self.plan.buffer(b).cols as u32
+    /// The rows of a buffer.
+    pub(super) fn each_row(&self, b: Buf) -> Count {
+        let rows = self.plan.buffer(b).rows;
+        Count { rows, each: 1 }
+    }
+
+    /// The elements of a buffer.
+    fn elements(&self, b: Buf) -> Count {
+        let info = self.plan.buffer(b);
+        Count {
+            rows: info.rows,
+            each: info.cols as u32,
+        }
     }
 
     fn format(&self, w: Weight) -> WeightFormat {

@@ -123,7 +123,7 @@ impl Listed {
                 unit: lowered.units[planned.unit].name.clone(),
                 launch: launch.clone(),
                 spec: lowered.kernels[planned.kernel].clone(),
-                bytes: planned.bytes,
+                bytes: lowered.launch_bytes(planned),
             })
             .collect()
     }

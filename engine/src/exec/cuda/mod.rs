@@ -1,6 +1,6 @@
 //! The CUDA executors: a plan lowered to kernel launches, issued one by one or replayed as a graph.
 //!
-//! Launches are prepared once for a shape of step: every pointer in them stays where it is for the
+//! Launches are prepared once for a class of shapes: every pointer in them stays where it is for the
 //! life of the executor, and every value that changes between steps is read from the step state, a
 //! fixed device buffer. Nothing here computes on the CPU.
 

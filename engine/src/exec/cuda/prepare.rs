@@ -1,5 +1,7 @@
 //! From a lowered step to launches with addresses: kernels compiled, arguments packed.
 
+use std::borrow::Cow;
+
 use gannet_cuda_runtime::{
     Args, Buffer, KernelSignature, Launch, LoadedKernel, Module, ModuleSource, PackedArgs,
     ParamSpec,
@@ -12,15 +14,35 @@ use super::state::StepState;
 use crate::error::{CudaError, Error, NoDevice};
 use crate::exec::addresses::{Addresses, Passed};
 use crate::exec::packed::place;
-use crate::lower::{KernelSpec, Lowered, Named};
+use crate::lower::{Arg, KernelSpec, Lowered, Named, Shape};
 use crate::plan::Plan;
 
-/// A step of one shape, ready to issue.
+/// The step of a class of shapes, ready to issue.
 pub(super) struct Prepared {
     pub(super) lowered: Lowered,
+    /// Those of the shape that it was lowered for.
     pub(super) launches: Vec<Launch>,
-    /// Memory of each buffer of the plan; `None` where fusion never makes it.
+    /// Memory of each buffer of the plan in that shape; `None` where fusion never makes it.
     pub(super) buffers: Vec<Option<Buffer>>,
+}
+
+impl Prepared {
+    /// A launch in a step of a shape of the class: of the same memory, over that step's rows.
+    pub(super) fn launch(&self, index: usize, shape: Shape) -> Result<Cow<'_, Launch>, Error> {
+        let launch = &self.launches[index];
+        if shape == self.lowered.shape {
+            return Ok(Cow::Borrowed(launch));
+        }
+        let planned = &self.lowered.launches[index];
+        let mut launch = launch.clone();
+        launch.grid = self.lowered.grid(planned, shape);
+        for (i, arg) in planned.args.iter().enumerate() {
+            if let Arg::Count(count) = arg {
+                launch.args.set_u32(i, count.of(shape))?;
+            }
+        }
+        Ok(Cow::Owned(launch))
+    }
 }
 
 /// Device memory that launches name besides the step's buffers.
@@ -139,6 +161,7 @@ pub(super) fn prepare(
     };
     let addresses = Addresses {
         plan,
+        shape: lowered.shape,
         inputs: &state.inputs,
         weights: &memory.weights,
         ropes: &memory.ropes,
@@ -160,7 +183,8 @@ pub(super) fn prepare(
                     Passed::Number(n) => args.u32(n),
                 };
             }
-            Ok(launch_of(gpu, kernel, launch.grid, args.finish()?))
+            let grid = lowered.grid(launch, lowered.shape);
+            Ok(launch_of(gpu, kernel, grid, args.finish()?))
         })
         .collect::<Result<Vec<_>, Error>>()?;
     Ok(Prepared {

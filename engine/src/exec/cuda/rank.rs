@@ -3,7 +3,7 @@
 //! A rank runs the plan that it was given and knows of no other rank. Every pointer in a prepared
 //! step stays where it is for the life of the rank.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytemuck::{cast_slice, cast_slice_mut};
@@ -21,7 +21,7 @@ use crate::Error;
 use crate::exec::packed::block_bytes;
 use crate::exec::{DecodeStart, Limits, Load, Step, StepRows};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
-use crate::lower::{GEMV_MAX_ROWS, KernelSpec, LowerOptions, Lowered, Shape, StepKind, lower};
+use crate::lower::{KernelSpec, LowerOptions, Lowered, LoweredLaunch, Shape, StepKind, lower};
 use crate::model::{Model, Span};
 use crate::plan::{Buf, Column, Element, Plan};
 use crate::settings::{SamplerOn, Settings};
@@ -37,19 +37,25 @@ pub(crate) struct Rank {
     kernels: Kernels,
     memory: Memory,
     state: StepState,
+    /// By class of shapes.
     prepared: HashMap<Shape, Arc<Prepared>>,
-    /// Steps of the latest lengths of prompts, at most [`RECENT`], the last used behind.
-    recent: VecDeque<(Shape, Arc<Prepared>)>,
     recorded: HashMap<Shape, Arc<Issue>>,
     replays: HashMap<DecodeShape, Replay>,
     /// Made when tokens are first drawn.
     samplers: Option<SlotSamplers>,
-    current: Option<Arc<Prepared>>,
+    current: Option<Current>,
     /// Steps that were to run as a graph and did not.
     fallbacks: u64,
     /// The context's counters when this was made.
     before: Statistics,
     load: Load,
+}
+
+/// The last step: its shape, and the launches of its class.
+#[derive(Clone)]
+struct Current {
+    shape: Shape,
+    prepared: Arc<Prepared>,
 }
 
 /// What a rank needs for the launches of a decoding step besides the prepared step.
@@ -117,7 +123,6 @@ impl Rank {
             memory,
             state,
             prepared: HashMap::new(),
-            recent: VecDeque::new(),
             recorded: HashMap::new(),
             replays: HashMap::new(),
             samplers: None,
@@ -178,20 +183,14 @@ impl Rank {
         self.fallbacks
     }
 
-    /// The launches of a shape, lowered and packed at its first use.
+    /// The launches of a shape's class, lowered and packed at its first use.
     pub(super) fn prepared(&mut self, shape: Shape) -> Result<Arc<Prepared>, Error> {
-        if let Some(found) = self.prepared.get(&shape) {
+        let class = shape.class(self.limits.max_rows);
+        if let Some(found) = self.prepared.get(&class) {
             return Ok(Arc::clone(found));
         }
-        if let Some(at) = self.recent.iter().position(|(known, _)| *known == shape)
-            && let Some(found) = self.recent.remove(at)
-        {
-            let made = Arc::clone(&found.1);
-            self.recent.push_back(found);
-            return Ok(made);
-        }
         let plan = self.model.plan();
-        let lowered = lower(plan, shape, &self.options)?;
+        let lowered = lower(plan, class, &self.options)?;
         let (kernels, memory) = (&mut self.kernels, &self.memory);
         let made = Arc::new(prepare(
             &self.gpu,
@@ -201,15 +200,7 @@ impl Rank {
             &self.state,
             lowered,
         )?);
-        if comes_again(shape) || shape.rows == self.limits.max_rows {
-            self.prepared.insert(shape, Arc::clone(&made));
-        } else {
-            // Prompts come in many lengths; keeping the launches of each would only grow.
-            self.recent.push_back((shape, Arc::clone(&made)));
-            if self.recent.len() > RECENT {
-                self.recent.pop_front();
-            }
-        }
+        self.prepared.insert(class, Arc::clone(&made));
         Ok(made)
     }
 
@@ -217,18 +208,26 @@ impl Rank {
     pub(super) fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
         step.check(self.limits, self.plan())?;
         self.state.upload(&self.stream, step)?;
-        self.current = Some(self.prepared(step.shape())?);
+        self.set_current(step.shape())?;
         Ok(())
+    }
+
+    fn set_current(&mut self, shape: Shape) -> Result<Arc<Prepared>, Error> {
+        let prepared = self.prepared(shape)?;
+        self.current = Some(Current {
+            shape,
+            prepared: Arc::clone(&prepared),
+        });
+        Ok(prepared)
     }
 
     /// Sets the inputs of a step and queues its launches: as a graph where they will be queued again.
     pub(super) fn run(&mut self, step: &Step<'_>) -> Result<(), Error> {
         self.begin(step)?;
-        let Some(prepared) = self.current.clone() else {
+        let Some(Current { shape, prepared }) = self.current.clone() else {
             return Ok(());
         };
-        let shape = step.shape();
-        if comes_again(shape) && self.recorder.replays() {
+        if shape.comes_again() && self.recorder.replays() {
             if !self.recorded.contains_key(&shape) {
                 let launches = self.recorder.listed(&prepared.launches);
                 let made = self.recorder.record(&self.gpu.context, launches)?;
@@ -238,22 +237,32 @@ impl Rank {
             recorded.issue(&self.stream)?;
             self.fallbacks += u64::from(recorded.is_fallback());
         } else {
-            for launch in self.recorder.listed(&prepared.launches) {
-                self.stream.launch(&launch)?;
-            }
+            self.launch_where(&prepared, shape, |_| true)?;
         }
         Ok(())
     }
 
     /// Queues the launches of one unit of the step that was begun.
     pub(super) fn run_unit(&mut self, unit: usize) -> Result<(), Error> {
-        let Some(current) = &self.current else {
-            return Ok(());
-        };
-        let launches = current.lowered.launches.iter().zip(&current.launches);
-        for (i, (planned, launch)) in launches.enumerate() {
-            if planned.unit == unit && !self.recorder.omits(i) {
-                self.stream.launch(launch)?;
+        match &self.current {
+            Some(Current { shape, prepared }) => {
+                self.launch_where(prepared, *shape, |launch| launch.unit == unit)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Queues those launches of a step that `is_wanted`, one by one, but for a planted fault.
+    fn launch_where(
+        &self,
+        prepared: &Prepared,
+        shape: Shape,
+        is_wanted: impl Fn(&LoweredLaunch) -> bool,
+    ) -> Result<(), Error> {
+        for (i, planned) in prepared.lowered.launches.iter().enumerate() {
+            if is_wanted(planned) && !self.recorder.omits(i) {
+                let launch = prepared.launch(i, shape)?;
+                self.stream.launch(&launch)?;
             }
         }
         Ok(())
@@ -270,7 +279,7 @@ impl Rank {
         let first = inputs.step(table);
         first.check(self.limits, self.plan())?;
         self.state.upload(&self.stream, &first)?;
-        let prepared = self.prepared(batch_shape(shape.rows))?;
+        let prepared = self.set_current(batch_shape(shape.rows))?;
         if shape.draws {
             if self.samplers.is_none() {
                 let (slots, vocab_size) = (self.limits.num_slots, self.plan().vocab_size);
@@ -294,7 +303,6 @@ impl Rank {
             let made = Replay::new(parts, self.model.plan(), &prepared, shape)?;
             self.replays.insert(shape, made);
         }
-        self.current = Some(prepared);
         Ok(())
     }
 
@@ -333,33 +341,39 @@ impl Rank {
 
     /// Output rows of the last step.
     pub(super) fn outputs(&self) -> usize {
-        self.current.as_ref().map_or(0, |p| p.lowered.shape.outputs)
+        self.current.as_ref().map_or(0, |step| step.shape.outputs)
     }
 
-    fn memory_of(&self, b: Buf) -> Option<&Buffer> {
-        let current = self.current.as_ref()?;
-        current.buffers[b.0 as usize].as_ref()
+    /// A buffer of the last step, its rows alone; `None` where fusion never makes it.
+    fn memory_of(&self, b: Buf) -> Result<Option<Buffer>, Error> {
+        let Some(Current { shape, prepared }) = &self.current else {
+            return Ok(None);
+        };
+        let info = self.plan().buffer(b);
+        let bytes = shape.rows_of(info.rows) * info.cols * 4;
+        let memory = prepared.buffers[b.0 as usize].as_ref();
+        Ok(memory.map(|memory| memory.slice(..bytes)).transpose()?)
     }
 
     /// Copies the start of a buffer of the last step to the host.
     pub(super) fn download(&self, b: Buf, out: &mut [u8]) -> Result<(), Error> {
-        let memory = self.memory_of(b).ok_or_else(|| {
+        let memory = self.memory_of(b)?.ok_or_else(|| {
             Error::Request(format!(
                 "no step has written {} yet",
                 self.plan().buffer(b).name
             ))
         })?;
-        Ok(self.stream.copy_from_device(memory, 0, out)?)
+        Ok(self.stream.copy_from_device(&memory, 0, out)?)
     }
 
     /// A buffer of the last step, ids as floats; `None` where fusion never makes it.
     pub(super) fn read(&self, b: Buf) -> Result<Option<Vec<f32>>, Error> {
-        let Some(memory) = self.memory_of(b) else {
+        let Some(memory) = self.memory_of(b)? else {
             return Ok(None);
         };
         let mut words = vec![0u32; memory.len() / 4];
         self.stream
-            .copy_from_device(memory, 0, cast_slice_mut(&mut words))?;
+            .copy_from_device(&memory, 0, cast_slice_mut(&mut words))?;
         let value = |w: u32| match self.plan().buffer(b).element {
             Element::F32 => f32::from_bits(w),
             Element::U32 => w as f32,
@@ -369,8 +383,8 @@ impl Rank {
 
     /// Overwrites a buffer of the step that was begun.
     pub(super) fn write(&self, b: Buf, data: &[f32]) -> Result<(), Error> {
-        match self.memory_of(b) {
-            Some(memory) => Ok(self.stream.copy_to_device(memory, 0, cast_slice(data))?),
+        match self.memory_of(b)? {
+            Some(memory) => Ok(self.stream.copy_to_device(&memory, 0, cast_slice(data))?),
             None => Ok(()),
         }
     }
@@ -380,7 +394,7 @@ impl Rank {
         self.stream.memset_d32(&self.memory.workspace, u32::MAX)?;
         self.stream.memset_d32(&self.memory.scratch, u32::MAX)?;
         if let Some(current) = &self.current {
-            for buffer in current.buffers.iter().flatten() {
+            for buffer in current.prepared.buffers.iter().flatten() {
                 self.stream.memset_d32(buffer, u32::MAX)?;
             }
         }
@@ -422,12 +436,4 @@ fn prompt_shape(rows: usize, outputs: usize) -> Shape {
         outputs,
         kind: StepKind::Prompt,
     }
-}
-
-/// Lengths of prompts whose launches are kept.
-const RECENT: usize = 8;
-
-/// Whether steps of a shape come again and again: decodes do; prompts have many lengths.
-fn comes_again(shape: Shape) -> bool {
-    shape.kind == StepKind::Batch || shape.rows <= GEMV_MAX_ROWS
 }

@@ -58,8 +58,12 @@ impl Default for BenchOptions {
     }
 }
 
-/// Length of the prompt whose first token is waited for.
+/// Length of the longest prompt whose first token is waited for. Each repeat has a prompt a token shorter
+/// than the one before: what a user asks has seldom the length of what was asked last.
 pub const FIRST_TOKEN_PROMPT: usize = 32;
+
+/// Lengths of prompts whose first token is waited for.
+const FIRST_TOKEN_LENGTHS: usize = 16;
 
 /// Everything a run of [`run`] found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -247,7 +251,11 @@ impl Subject {
         len: usize,
         repeats: usize,
     ) -> Result<BenchRow, Error> {
-        let seconds = timed(repeats, || self.prompt(len))?;
+        let shorter = |repeat: usize| match kind {
+            BenchKind::FirstToken => repeat % FIRST_TOKEN_LENGTHS,
+            BenchKind::Prompt | BenchKind::Generate => 0,
+        };
+        let seconds = timed(repeats, |repeat| self.prompt(len - shorter(repeat)))?;
         Ok(BenchRow::new(kind, len, 0, seconds))
     }
 
@@ -275,7 +283,7 @@ impl Subject {
             })
             .collect();
         let tokens = bench.generate;
-        let seconds = timed(bench.repeats, || self.decode(&starts, tokens))?;
+        let seconds = timed(bench.repeats, |_| self.decode(&starts, tokens))?;
         let mut row = BenchRow::new(BenchKind::Generate, tokens, depth, seconds);
         row.batch = batch;
         row.tokens_per_second *= batch as f64;
@@ -345,13 +353,16 @@ fn kv_bytes(plan: &Plan, executor: ExecutorKind, kv_type: KvType) -> u64 {
     plan.caches.iter().map(bytes).sum()
 }
 
-/// Runs once to warm up, then `repeats` times with a clock.
-fn timed(repeats: usize, mut body: impl FnMut() -> Result<(), Error>) -> Result<Vec<f64>, Error> {
-    body()?;
-    (0..repeats)
-        .map(|_| {
+/// Runs once to warm up, then `repeats` times with a clock; the body gets the number of runs before.
+fn timed(
+    repeats: usize,
+    mut body: impl FnMut(usize) -> Result<(), Error>,
+) -> Result<Vec<f64>, Error> {
+    body(0)?;
+    (1..=repeats)
+        .map(|repeat| {
             let start = Instant::now();
-            body()?;
+            body(repeat)?;
             Ok(start.elapsed().as_secs_f64())
         })
         .collect()

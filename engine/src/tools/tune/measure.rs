@@ -240,11 +240,12 @@ impl GroupBench<'_> {
             }
         }
         times.sort_by(|a, b| a.seconds.total_cmp(&b.seconds));
-        let launch = &self.trials.lowered().launches[self.group.members[0].0];
+        let lowered = self.trials.lowered();
+        let launch = &lowered.launches[self.group.members[0].0];
         Ok(TunedShape {
             shape: self.group.shape,
             launches: self.group.members.len(),
-            bytes: launch.bytes,
+            bytes: lowered.launch_bytes(launch),
             chosen,
             built_in,
             over_best,

@@ -80,11 +80,7 @@ fn slots_in_one_step_give_what_each_gives_alone() {
             }
             let next = [7u32, 8, 9];
             let lengths: Vec<u32> = PROMPTS.iter().map(|p| p.len() as u32 + 1).collect();
-            let row = |slot: usize| StepRow {
-                token: next[slot],
-                length: lengths[slot],
-                slot: slot as u32,
-            };
+            let row = |slot: usize| StepRow::new(next[slot], lengths[slot], slot as u32);
             let mut alone = Vec::new();
             for slot in 0..3 {
                 let rows = StepRows::batch([row(slot)]);

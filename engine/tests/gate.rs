@@ -245,7 +245,7 @@ impl Executor for Served {
         let mut sequences = sequences.to_vec();
         let rows = sequences.len();
         for s in &mut sequences {
-            s.slot = self.slot(s.slot, rows);
+            s.row.slot = self.slot(s.row.slot, rows);
         }
         self.without(launch, |s| {
             s.inner.decode(&sequences, steps, table, on_token)

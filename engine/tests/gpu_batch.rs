@@ -115,11 +115,7 @@ fn gpu_sequences_that_run_out_of_blocks_give_the_same_text_later() {
 
 /// The logits of one token of a slot behind `length - 1` others.
 fn logits(executor: &mut dyn Executor, table: &BlockTable, slot: u32, length: u32) -> Vec<u32> {
-    let rows = StepRows::batch([StepRow {
-        token: 7,
-        length,
-        slot,
-    }]);
+    let rows = StepRows::batch([StepRow::new(7, length, slot)]);
     executor.run(&rows.step(table)).unwrap();
     let logits = executor.logits().unwrap().iter();
     logits.map(|l| l.to_bits()).collect()

@@ -111,9 +111,7 @@ impl Rig {
         mut keep: impl FnMut(usize, &[u32]) -> bool,
     ) -> Result<Vec<Vec<u32>>, Error> {
         let start = |&slot: &usize| DecodeStart {
-            token: *self.sequences[slot].last().unwrap(),
-            length: self.sequences[slot].len() as u32,
-            slot: slot as u32,
+            row: StepRow::last(&self.sequences[slot], slot),
             sampling: &sampling[slot],
             history: &self.sequences[slot],
             draws: 0,
@@ -143,11 +141,7 @@ impl Rig {
         (first..)
             .take(steps)
             .map(|length| {
-                let rows = StepRows::batch([StepRow {
-                    token,
-                    length,
-                    slot: slot as u32,
-                }]);
+                let rows = StepRows::batch([StepRow::new(token, length, slot as u32)]);
                 self.executor.run(&rows.step(&self.table)).unwrap();
                 let logits = self.executor.logits().unwrap();
                 token = argmax(logits);
@@ -233,10 +227,9 @@ fn rows_of_a_batch_may_change_places(part: &str) {
         let mut rig = Rig::new(&model, &options(ExecutorChoice::Graph, slots as usize));
         let mut logits = |order: Vec<u32>| -> Vec<f32> {
             let of = |slot: u32| rig.sequences[slot as usize].as_slice();
-            let rows = StepRows::batch(order.into_iter().map(|slot| StepRow {
-                token: of(slot)[0],
-                length: of(slot).len() as u32,
-                slot,
+            let rows = StepRows::batch(order.into_iter().map(|slot| {
+                let length = of(slot).len() as u32;
+                StepRow::new(of(slot)[0], length, slot)
             }));
             rig.executor.run(&rows.step(&rig.table)).unwrap();
             rig.executor.logits().unwrap().to_vec()

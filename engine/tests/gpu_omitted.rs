@@ -114,10 +114,9 @@ fn scan_batch(choice: ExecutorChoice, kind: ExecutorKind) {
     let make = |choice, omit| executor(&model, TOGETHER, choice, omit, cache.path());
     let table = table(make(ExecutorChoice::Eager, None).as_ref());
     // The last two rows are dead.
-    let rows = StepRows::batch((0..TOGETHER as u32).map(|slot| StepRow {
-        token: 11 + 7 * slot,
-        length: u32::from((slot as usize) < TOGETHER - 2),
-        slot,
+    let rows = StepRows::batch((0..TOGETHER as u32).map(|slot| {
+        let length = u32::from((slot as usize) < TOGETHER - 2);
+        StepRow::new(11 + 7 * slot, length, slot)
     }));
     scan_step(&make, (choice, kind), &rows.step(&table));
 }
@@ -125,9 +124,7 @@ fn scan_batch(choice: ExecutorChoice, kind: ExecutorKind) {
 /// Sequences of one token each, all different.
 fn starts(sampling: &Sampling) -> Vec<DecodeStart<'_>> {
     let start = |slot: u32| DecodeStart {
-        token: 11 + 7 * slot,
-        length: 1,
-        slot,
+        row: StepRow::new(11 + 7 * slot, 1, slot),
         sampling,
         history: &[],
         draws: 0,

@@ -43,9 +43,7 @@ fn options(slots: usize, disk_cache: DiskCache) -> Settings {
 /// Sequences of one token each, `length - 1` of a zeroed cache before it.
 fn starts(count: usize, length: u32, sampling: &Sampling) -> Vec<DecodeStart<'_>> {
     let start = |slot: u32| DecodeStart {
-        token: 11 + slot,
-        length,
-        slot,
+        row: StepRow::new(11 + slot, length, slot),
         sampling,
         history: &[],
         draws: 0,
@@ -163,11 +161,7 @@ fn gpu_profiles_are_of_every_launch_that_is_served() {
             .executor;
         let table = table(executor.as_ref());
         let (greedy, drawn) = (Sampling::default(), drawn());
-        let rows = StepRows::batch((0..slots as u32).map(|slot| StepRow {
-            token: 11,
-            length: 1,
-            slot,
-        }));
+        let rows = StepRows::batch((0..slots as u32).map(|slot| StepRow::new(11, 1, slot)));
         let planned = omitted::places(executor.inspect(), &rows.step(&table)).unwrap();
         let cases = [
             (&greedy, vec!["advance"]),

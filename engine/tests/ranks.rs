@@ -108,11 +108,7 @@ fn logits_and_tokens(executor: &mut dyn Executor) -> (Vec<f32>, Vec<Vec<u32>>) {
         executor.run(&step.step(&table)).unwrap();
         logits.extend_from_slice(executor.logits().unwrap());
     }
-    let row = |token, length, slot| StepRow {
-        token,
-        length,
-        slot,
-    };
+    let row = StepRow::new;
     let rows = [
         row(5, 22, 2),
         StepRow::default(),

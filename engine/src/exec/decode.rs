@@ -46,7 +46,7 @@ pub fn decode_on_host(
     let mut live: Vec<Live> = (sequences.iter().enumerate())
         .map(|(index, s)| Live {
             index,
-            row: s.row(),
+            row: s.row,
             sampler: (!s.sampling.is_greedy())
                 .then(|| Sampler::with_draws(s.sampling.clone(), s.draws)),
             history: s.history.to_vec(),
@@ -119,14 +119,18 @@ pub(super) fn check_sequences(
     let context = positions.map_or(limits.context, |most| most.min(limits.context));
     for (i, s) in sequences.iter().enumerate() {
         s.sampling.check().map_err(Error::Request)?;
-        let tokens = s.length as usize + steps.saturating_sub(1);
+        let tokens = s.row.length as usize + steps.saturating_sub(1);
         if tokens > context {
             return Err(Error::ContextFull { tokens, context });
         }
-        if sequences[..i].iter().any(|other| other.slot == s.slot) || s.length == 0 {
+        if sequences[..i]
+            .iter()
+            .any(|other| other.row.slot == s.row.slot)
+            || s.row.length == 0
+        {
             return Err(Error::Request(format!(
                 "sequence {i} has no token yet, or shares slot {} with another",
-                s.slot
+                s.row.slot
             )));
         }
     }

@@ -36,15 +36,11 @@ pub use step::{Step, StepRows};
 /// Where a sequence's decode starts, and how its tokens are chosen.
 #[derive(Debug, Clone, Copy)]
 pub struct DecodeStart<'a> {
-    /// The token to feed first.
-    pub token: u32,
-    /// Keys it may see: its position plus one.
-    pub length: u32,
-    /// Its slot.
-    pub slot: u32,
+    /// What is fed first.
+    pub row: StepRow,
     /// How its tokens are chosen.
     pub sampling: &'a Sampling,
-    /// Tokens before and including `token`, for the penalties.
+    /// Tokens before and including the one that is fed first, for the penalties.
     pub history: &'a [u32],
     /// Draws that the sequence has made: its place in the random sequence of its seed.
     pub draws: u64,
@@ -56,21 +52,10 @@ impl<'a> DecodeStart<'a> {
     #[must_use]
     pub fn after(slot: usize, tokens: &'a [u32], sampling: &'a Sampling) -> DecodeStart<'a> {
         DecodeStart {
-            token: tokens.last().copied().unwrap_or(0),
-            length: tokens.len() as u32,
-            slot: slot as u32,
+            row: StepRow::last(tokens, slot),
             sampling,
             history: tokens,
             draws: 0,
-        }
-    }
-
-    /// Its row of the first step.
-    pub(crate) fn row(&self) -> StepRow {
-        StepRow {
-            token: self.token,
-            length: self.length,
-            slot: self.slot,
         }
     }
 }

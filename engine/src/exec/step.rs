@@ -33,11 +33,8 @@ impl StepRows {
     #[must_use]
     pub fn prompt(tokens: &[u32], slot: usize, position: usize) -> StepRows {
         let lengths = position as u32 + 1..;
-        StepRows::new(lengths.zip(tokens).map(|(length, &token)| StepRow {
-            token,
-            length,
-            slot: slot as u32,
-        }))
+        let rows = lengths.zip(tokens);
+        StepRows::new(rows.map(|(length, &token)| StepRow::new(token, length, slot as u32)))
     }
 
     /// Some of the tokens of a slot, at their positions; the last one's logits are wanted.
@@ -69,11 +66,7 @@ impl StepRows {
     #[must_use]
     pub fn last_of_each(sequences: &[Vec<u32>]) -> StepRows {
         let rows = sequences.iter().enumerate();
-        StepRows::padded_batch(rows.map(|(slot, tokens)| StepRow {
-            token: tokens.last().copied().unwrap_or(0),
-            length: tokens.len() as u32,
-            slot: slot as u32,
-        }))
+        StepRows::padded_batch(rows.map(|(slot, tokens)| StepRow::last(tokens, slot)))
     }
 
     /// The same rows, the logits of these wanted, ascending.

@@ -88,6 +88,25 @@ columns! {
     }
 }
 
+impl StepRow {
+    /// A token of a slot that sees `length` keys, its own among them.
+    #[must_use]
+    pub fn new(token: u32, length: u32, slot: u32) -> StepRow {
+        StepRow {
+            token,
+            length,
+            slot,
+        }
+    }
+
+    /// The last of a slot's tokens, which sees all of them.
+    #[must_use]
+    pub fn last(tokens: &[u32], slot: usize) -> StepRow {
+        let token = tokens.last().copied().unwrap_or(0);
+        StepRow::new(token, tokens.len() as u32, slot as u32)
+    }
+}
+
 impl Column {
     /// How many there are.
     pub const COUNT: usize = Column::ALL.len();

@@ -12,6 +12,7 @@ use crate::exec::sample::{Sampler, Sampling, argmax};
 use crate::exec::{DecodeStart, Executor, LoadReport, Opening, StepRows};
 use crate::kv::BlockTable;
 use crate::model::Model;
+use crate::plan::StepRow;
 use crate::serve::output::{OnEvent, Output};
 use crate::serve::times::{GenerationTimes, Times};
 use crate::settings::{SamplerOn, Settings};
@@ -363,9 +364,7 @@ impl Session {
         self.table.reserve(0, self.cached.len() + steps)?;
         let history = [&self.cached[..], &[first]].concat();
         let start = DecodeStart {
-            token: first,
-            length: self.cached.len() as u32 + 1,
-            slot: 0,
+            row: StepRow::last(&history, 0),
             sampling: &options.sampling,
             history: &history,
             draws: sampler.draws(),

@@ -241,7 +241,7 @@ impl Measure for CudaExecutor {
                 Some(made) => made,
                 None => {
                     let longest = rank.limits().context as u32;
-                    let seen = |s: &DecodeStart<'_>| (s.length + AHEAD as u32).min(longest);
+                    let seen = |s: &DecodeStart<'_>| (s.row.length + AHEAD as u32).min(longest);
                     let lengths: Vec<u32> = sequences.iter().map(seen).collect();
                     Profiler::new(&rank.gpu().context, replay, &lengths)?
                 }

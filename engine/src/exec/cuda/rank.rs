@@ -275,7 +275,7 @@ impl Rank {
         sequences: &[DecodeStart<'_>],
         table: &BlockTable,
     ) -> Result<(), Error> {
-        let inputs = StepRows::padded_batch(sequences.iter().map(DecodeStart::row));
+        let inputs = StepRows::padded_batch(sequences.iter().map(|s| s.row));
         let first = inputs.step(table);
         first.check(self.limits, self.plan())?;
         self.state.upload(&self.stream, &first)?;

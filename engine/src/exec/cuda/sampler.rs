@@ -122,7 +122,7 @@ impl SlotSamplers {
     pub(super) fn set(&self, stream: &Stream, sequences: &[DecodeStart<'_>]) -> Result<(), Error> {
         for s in sequences {
             let (params, ring) = s.sampling.slot(s.history, s.draws);
-            let slot = s.slot as usize;
+            let slot = s.row.slot as usize;
             stream.copy_to_device(
                 &self.memory.settings,
                 slot * PARAMS,

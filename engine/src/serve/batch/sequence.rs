@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::SeqId;
 use crate::exec::DecodeStart;
 use crate::exec::sample::{Sampler, Sampling, argmax};
+use crate::plan::StepRow;
 use crate::serve::output::Output;
 use crate::serve::session::GenerateOptions;
 
@@ -79,9 +80,7 @@ impl Live {
     pub(super) fn start<'a>(&self, sampling: &'a Sampling, recent: &'a [u32]) -> DecodeStart<'a> {
         let history = self.sequence.output.history();
         DecodeStart {
-            token: history[self.cached],
-            length: self.cached as u32 + 1,
-            slot: self.slot as u32,
+            row: StepRow::last(&history[..=self.cached], self.slot),
             sampling,
             history: recent,
             draws: self.sequence.draws(),

@@ -25,7 +25,7 @@ use crate::exec::{DecodeStart, Executor, ExecutorKind, Opening, StepRows};
 use crate::kv::{BlockTable, KvType};
 use crate::lower::rule_names;
 use crate::model::Model;
-use crate::plan::{CacheInfo, Plan};
+use crate::plan::{CacheInfo, Plan, StepRow};
 use crate::settings::Settings;
 
 /// What to measure.
@@ -274,9 +274,7 @@ impl Subject {
         let sampling = Sampling::default();
         let starts: Vec<DecodeStart<'_>> = (0..batch as u32)
             .map(|slot| DecodeStart {
-                token: 1 + slot % 64,
-                length: depth as u32 + 1,
-                slot,
+                row: StepRow::new(1 + slot % 64, depth as u32 + 1, slot),
                 sampling: &sampling,
                 history: &[],
                 draws: 0,
@@ -299,7 +297,10 @@ impl Subject {
         // Half way through, so that it compares with the mean over all steps.
         let middle: Vec<DecodeStart<'_>> = (starts.iter())
             .map(|s| DecodeStart {
-                length: s.length + tokens as u32 / 2,
+                row: StepRow {
+                    length: s.row.length + tokens as u32 / 2,
+                    ..s.row
+                },
                 ..*s
             })
             .collect();

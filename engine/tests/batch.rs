@@ -5,13 +5,15 @@
 
 mod common;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use common::{model, shared};
 use gannet_engine::Model;
 use gannet_engine::internals::exec::cpu::CpuExecutor;
 use gannet_engine::internals::exec::interp::InterpExecutor;
-use gannet_engine::internals::exec::{Executor, Limits, StepRows};
+use gannet_engine::internals::exec::sample::Sampling;
+use gannet_engine::internals::exec::{DecodeStart, Executor, Limits, StepRows};
 use gannet_engine::internals::kv::{BlockTable, KvType};
 use gannet_engine::internals::plan::StepRow;
 use gannet_engine::settings::{Buffers, Precision};
@@ -19,7 +21,7 @@ use gannet_ptx_gen::target::Target;
 
 const LIMITS: Limits = Limits {
     max_rows: 16,
-    max_outputs: 3,
+    max_outputs: 4,
     context: 70,
     num_slots: 3,
     cache_blocks: 9,
@@ -101,5 +103,63 @@ fn slots_in_one_step_give_what_each_gives_alone() {
                 );
             }
         }
+    }
+}
+
+/// Sequences that end before others do leave them what they give alone.
+#[test]
+fn sequences_end_at_their_limits() {
+    const STEPS: usize = 6;
+    let Some(path) = shared("limits", "golden/arch/llama/llama.gguf") else {
+        return;
+    };
+    let model = model(&path);
+    let sampling = Sampling::default();
+    for mut executor in executors(&model) {
+        let executor = executor.as_mut();
+        let table = table();
+        for (slot, prompt) in (0..).zip(PROMPTS) {
+            feed(executor, &table, slot, &prompt[..prompt.len() - 1]);
+        }
+        let mut decode = |own: [u32; 3]| {
+            let start = |slot: usize| {
+                let mut start = DecodeStart::after(slot, PROMPTS[slot], &sampling);
+                start.row.limit = match own[slot] {
+                    0 => 0,
+                    own => PROMPTS[slot].len() as u32 + own - 1,
+                };
+                start
+            };
+            let starts = [0, 1, 2].map(start);
+            let mut found = vec![Vec::new(); 3];
+            let ended = executor.decode(&starts, STEPS, &table, &mut |i, token| {
+                found[i].push(token);
+                ControlFlow::Continue(())
+            });
+            ended.map(|()| found)
+        };
+        let free = decode([0, 0, 0]).unwrap();
+        let limited = decode([2, 0, 5]).unwrap();
+        for (slot, own) in [(0, 2), (1, STEPS), (2, 5)] {
+            assert_eq!(limited[slot], free[slot][..own], "slot {slot}");
+        }
+        let all = decode([1, 1, 1]).unwrap();
+        assert!(all.iter().zip(&free).all(|(one, free)| *one == free[..1]));
+    }
+}
+
+#[test]
+fn a_sequence_at_its_limit_is_refused() {
+    let Some(path) = shared("limits", "golden/arch/llama/llama.gguf") else {
+        return;
+    };
+    let sampling = Sampling::default();
+    let mut start = DecodeStart::after(0, PROMPTS[0], &sampling);
+    start.row.limit = PROMPTS[0].len() as u32 - 1;
+    for mut executor in executors(&model(&path)) {
+        let on_token = &mut |_, _| ControlFlow::Continue(());
+        let refused = executor.decode(&[start], 3, &table(), on_token);
+        let why = refused.unwrap_err().to_string();
+        assert!(why.contains("at its limit"), "{why}");
     }
 }

@@ -27,6 +27,7 @@ macro_rules! files {
                 gpu_tokens_do_not_depend_on_the_executor: the_same_tokens_from_every_executor,
                 gpu_slots_give_what_each_gives_alone: slots_give_what_each_gives_alone,
                 gpu_rows_of_a_batch_may_change_places: rows_of_a_batch_may_change_places,
+                gpu_sequences_end_at_their_limits: sequences_end_at_their_limits,
                 gpu_sampled_text_is_that_of_the_cpu: sampled_text_is_that_of_the_cpu,
                 gpu_sampled_text_is_that_of_a_batch: sampled_text_is_that_of_a_batch,
             }
@@ -129,6 +130,27 @@ impl Rig {
         Ok(found)
     }
 
+    /// Decodes every slot greedily, each for so many steps of its own.
+    fn decode_own(&mut self, own: &[usize]) -> Vec<Vec<u32>> {
+        let sampling = Sampling::default();
+        let start = |(slot, own): (usize, &usize)| {
+            let mut start = DecodeStart::after(slot, &self.sequences[slot], &sampling);
+            start.row.limit = (self.sequences[slot].len() + own - 1) as u32;
+            start
+        };
+        let starts: Vec<DecodeStart<'_>> = own.iter().enumerate().map(start).collect();
+        let mut found = vec![Vec::new(); own.len()];
+        let mut on_token = |i: usize, token: u32| {
+            found[i].push(token);
+            ControlFlow::Continue(())
+        };
+        let steps = own.iter().copied().max().unwrap();
+        (self.executor)
+            .decode(&starts, steps, &self.table, &mut on_token)
+            .unwrap();
+        found
+    }
+
     fn decode(&mut self, slots: &[usize], sampling: &[Sampling], steps: usize) -> Vec<Vec<u32>> {
         self.decode_while(slots, sampling, steps, |_, _| true)
             .unwrap()
@@ -214,6 +236,22 @@ fn slots_give_what_each_gives_alone(part: &str) {
             report.first_failure()
         );
         println!("{}: worst {:?}", report.step, report.worst());
+    }
+}
+
+/// A sequence whose limit is reached does nothing more on the device; the others go on as without it.
+fn sequences_end_at_their_limits(part: &str) {
+    let Some(model) = on_gpu("limits of sequences", part) else {
+        return;
+    };
+    for choice in [ExecutorChoice::Eager, ExecutorChoice::Graph] {
+        let mut rig = Rig::new(&model, &options(choice, 4));
+        let free = rig.decode_own(&[48; 4]);
+        let own = [1, 48, 9, 30];
+        let limited = rig.decode_own(&own);
+        for (slot, own) in own.into_iter().enumerate() {
+            assert_eq!(limited[slot], free[slot][..own], "slot {slot}");
+        }
     }
 }
 

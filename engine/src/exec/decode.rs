@@ -28,6 +28,8 @@ struct Live {
     /// `None` takes the most likely token.
     sampler: Option<Sampler>,
     history: Vec<u32>,
+    /// Steps that it still has.
+    left: usize,
 }
 
 /// [`Executor::decode`] over [`Executor::run`], tokens chosen on the CPU, the most likely ones where
@@ -50,6 +52,7 @@ pub fn decode_on_host(
             sampler: (!s.sampling.is_greedy())
                 .then(|| Sampler::with_draws(s.sampling.clone(), s.draws)),
             history: s.history.to_vec(),
+            left: s.own_steps(steps),
         })
         .collect();
     let vocab_size = executor.plan().vocab_size;
@@ -83,7 +86,8 @@ pub fn decode_on_host(
             s.row.token = token;
             s.row.length += 1;
             s.history.push(token);
-            on_token(s.index, token).is_continue()
+            s.left -= 1;
+            on_token(s.index, token).is_continue() && s.left > 0
         });
     }
     Ok(())
@@ -119,7 +123,7 @@ pub(super) fn check_sequences(
     let context = positions.map_or(limits.context, |most| most.min(limits.context));
     for (i, s) in sequences.iter().enumerate() {
         s.sampling.check().map_err(Error::Request)?;
-        let tokens = s.row.length as usize + steps.saturating_sub(1);
+        let tokens = s.row.length as usize + s.own_steps(steps).saturating_sub(1);
         if tokens > context {
             return Err(Error::ContextFull { tokens, context });
         }
@@ -127,9 +131,10 @@ pub(super) fn check_sequences(
             .iter()
             .any(|other| other.row.slot == s.row.slot)
             || s.row.length == 0
+            || (steps > 0 && s.own_steps(steps) == 0)
         {
             return Err(Error::Request(format!(
-                "sequence {i} has no token yet, or shares slot {} with another",
+                "sequence {i} has no token yet, or is at its limit, or shares slot {} with another",
                 s.row.slot
             )));
         }

@@ -139,10 +139,11 @@ pub trait Executor: Send {
     /// The device failed.
     fn next(&mut self) -> Result<&[u32], Error>;
 
-    /// Feeds each sequence its token, then each token that is chosen, for `steps` steps.
+    /// Feeds each sequence its token, then each token that is chosen, for `steps` steps, or as many as
+    /// its limit leaves it.
     /// `on_token(i, token)` gets what sequence `i` chose and ends that sequence by breaking; nothing
     /// of it is given out afterwards. Ends when all sequences have. The table must hold blocks that
-    /// each sequence may write for all of its steps.
+    /// each sequence may write for all of its own steps.
     ///
     /// # Errors
     /// More sequences or positions than the limits, two sequences of one slot, or the device failed.

@@ -47,6 +47,14 @@ pub struct DecodeStart<'a> {
 }
 
 impl<'a> DecodeStart<'a> {
+    /// How many of `steps` steps are its own: it does nothing more behind its limit.
+    pub(crate) fn own_steps(&self, steps: usize) -> usize {
+        match self.row.limit {
+            0 => steps,
+            limit => steps.min((limit + 1).saturating_sub(self.row.length) as usize),
+        }
+    }
+
     /// Goes on behind all of `tokens`, of which the cache of the slot lacks the last. Nothing has been
     /// drawn yet.
     #[must_use]

@@ -200,7 +200,7 @@ impl<'a> Step<'a> {
             let below = |most: usize| numbers.iter().all(|&n| (n as usize) < most);
             match column {
                 Column::Token => below(plan.vocab_size),
-                Column::Length => below(limits.context + 1),
+                Column::Length | Column::Limit => below(limits.context + 1),
                 Column::Slot => below(limits.num_slots),
                 Column::Position => below(positions),
                 Column::Output => below(rows),
@@ -242,6 +242,7 @@ mod tests {
             [6, 7, 1, 0],
             [2, 1, 3, 0],
             [0, 1, 2, 0],
+            [0, 0, 0, 0],
             [1, 0, 2, 0],
             [0, 1, 2, 3],
         ];
@@ -251,9 +252,16 @@ mod tests {
     #[test]
     fn a_part_of_a_prompt_keeps_its_positions() {
         let rows = StepRows::of_slot(&[5, 6, 7, 8], 2, 1..4);
-        let expected: [&[u32]; 5] = [&[6, 7, 8], &[2, 3, 4], &[2, 2, 2], &[1, 2, 3], &[2]];
+        let expected: [&[u32]; 6] = [
+            &[6, 7, 8],
+            &[2, 3, 4],
+            &[2, 2, 2],
+            &[0, 0, 0],
+            &[1, 2, 3],
+            &[2],
+        ];
         assert_eq!(columns(&rows), expected);
-        let expected: [&[u32]; 5] = [&[7, 8], &[3, 4], &[2, 2], &[2, 3], &[]];
+        let expected: [&[u32]; 6] = [&[7, 8], &[3, 4], &[2, 2], &[0, 0], &[2, 3], &[]];
         assert_eq!(columns(&rows.part(1..3)), expected);
     }
 
@@ -287,6 +295,7 @@ mod tests {
             (Column::Token, 10),
             (Column::Length, 33),
             (Column::Slot, 2),
+            (Column::Limit, 33),
             (Column::Position, 20),
             (Column::Output, 2),
         ] {

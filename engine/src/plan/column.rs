@@ -77,6 +77,8 @@ columns! {
         Length length "lengths",
         /// Slot: row of the block table.
         Slot slot "slots",
+        /// Keys after which a decode does nothing more of the row; 0: it has no limit of its own.
+        Limit limit "limits",
     }
     derived {
         /// Index of the token in its sequence, from 0; a dead row has 0.
@@ -96,6 +98,7 @@ impl StepRow {
             token,
             length,
             slot,
+            ..StepRow::default()
         }
     }
 

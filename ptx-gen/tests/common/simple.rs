@@ -470,13 +470,18 @@ pub fn gather_rows(spec: GatherRowsSpec) -> Trial {
     }
 }
 
-/// Two steps across the end of the ring: slots that go on, that are dead and that are full.
+/// Two steps across the end of the ring: slots that go on, that are dead and that are full, without a
+/// limit, in front of one and at one.
 pub fn advance(spec: AdvanceSpec) -> Trial {
     let (slots, ring_len) = (spec.num_slots as usize, spec.ring_len as usize);
     let next: Vec<u32> = (0..slots as u32).map(|s| 100 + s).collect();
     let mut tokens: Vec<u32> = (0..slots as u32).map(|s| s + 1).collect();
     let length = |s: u32| [1, 0, spec.context - 1, spec.context, 5][s as usize % 5];
     let mut lengths: Vec<u32> = (0..slots as u32).map(length).collect();
+    // The last that a slot sees, or one more, or two.
+    let beyond = |s: u32| [None, Some(0), Some(1), Some(2)][s as usize / 5 % 4];
+    let limit = |s: u32| beyond(s).map_or(0, |more| length(s) + more);
+    let limits: Vec<u32> = (0..slots as u32).map(limit).collect();
     let mut positions: Vec<u32> = lengths.iter().map(|l| l.saturating_sub(1)).collect();
     let done = spec.ring_len * 7 - 1;
     let mut ring = vec![0u32; slots * ring_len + 1];
@@ -488,10 +493,17 @@ pub fn advance(spec: AdvanceSpec) -> Trial {
         positions.clone(),
     );
     for turn in 0..2 {
-        for s in (0..slots).filter(|s| before.1[*s] > 0) {
+        for s in 0..slots {
+            if lengths[s] == 0 {
+                continue;
+            }
             tokens[s] = next[s];
-            lengths[s] = (lengths[s] + 1).min(spec.context);
-            positions[s] = lengths[s] - 1;
+            let is_last = limits[s] > 0 && lengths[s] >= limits[s];
+            lengths[s] = match is_last {
+                true => 0,
+                false => (lengths[s] + 1).min(spec.context),
+            };
+            positions[s] = lengths[s].saturating_sub(1);
             ring[(done as usize + turn) % ring_len * slots + s] = next[s];
         }
     }
@@ -499,6 +511,7 @@ pub fn advance(spec: AdvanceSpec) -> Trial {
     let launch = launch
         .in_out(&before.0, End::Bytes(tokens.bytes()))
         .in_out(&before.1, End::Bytes(lengths.bytes()))
+        .input(&limits)
         .in_out(&[done], End::Bytes([done + 2].bytes()))
         .in_out(&before.2, End::Bytes(ring.bytes()));
     let launch = match spec.positions {

@@ -105,7 +105,7 @@ fn rows() -> Vec<Trial> {
     );
     trials.push(simple::gather_rows(GatherRowsSpec { target, dim: 300 }));
     trials.extend(
-        [(3, 4, true), (70, 3, false)].map(|(num_slots, ring_len, positions)| {
+        [(23, 4, true), (70, 3, false)].map(|(num_slots, ring_len, positions)| {
             simple::advance(AdvanceSpec {
                 target,
                 num_slots,

@@ -49,15 +49,6 @@ impl DecodeShape {
     }
 }
 
-/// How much to decode.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Extent {
-    /// Sequences: the first rows of each step.
-    pub(super) sequences: usize,
-    /// The most steps.
-    pub(super) steps: usize,
-}
-
 /// The end of a step of `rows` rows, which also counts positions where the plan looks them up.
 pub(super) fn advance(target: Target, rows: usize, context: usize, positions: bool) -> Advance {
     Advance(AdvanceSpec {
@@ -82,6 +73,7 @@ fn given_to_advance<'a, B>(
         ("next", next),
         ("tokens", inputs.column(Column::Token)),
         ("lengths", inputs.column(Column::Length)),
+        ("limits", inputs.column(Column::Limit)),
         ("steps", steps),
         ("ring", ring),
     ];
@@ -247,20 +239,21 @@ fn made(prepared: &Prepared, b: Buf) -> Result<Buffer, Error> {
     buffer.ok_or_else(|| Error::internal("the step chooses no token"))
 }
 
-/// Runs the decode that all ranks have started until `on_token` has ended all of its sequences or its
-/// steps are over, and returns how many steps were issued. Tokens are those of the first rank.
-/// Everything issued is done when it returns.
+/// Runs the decode that all ranks have started, `steps` of each sequence, until `on_token` has ended all
+/// of them or their steps are over, and returns how many steps were issued. Tokens are those of the
+/// first rank. Everything issued is done when it returns.
 pub(super) fn run(
     ranks: &mut [Rank],
     shape: DecodeShape,
-    extent: Extent,
+    steps: &[usize],
     on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<u64, Error> {
     ranks.iter_mut().try_for_each(|rank| rank.rewind(shape))?;
-    let mut live: Vec<usize> = (0..extent.sequences).collect();
+    let most = steps.iter().copied().max().unwrap_or(0);
+    let mut live: Vec<usize> = (0..steps.len()).filter(|&i| steps[i] > 0).collect();
     let (mut queued, mut read) = (0, 0);
-    while read < extent.steps && !live.is_empty() {
-        while queued < extent.steps && queued - read < AHEAD {
+    while read < most && !live.is_empty() {
+        while queued < most && queued - read < AHEAD {
             ranks.iter_mut().try_for_each(|rank| rank.issue(shape))?;
             queued += 1;
         }
@@ -273,8 +266,9 @@ pub(super) fn run(
                 }
             }
             read += 1;
-            live.retain(|i| !ended.contains(i));
-            if !live.is_empty() && read < extent.steps {
+            // Those whose limit is reached end by themselves.
+            live.retain(|&i| !ended.contains(&i) && read < steps[i]);
+            if !live.is_empty() && read < most {
                 for i in ended {
                     ranks.iter().try_for_each(|rank| rank.end_row(i))?;
                 }
@@ -297,9 +291,9 @@ mod tests {
             block_table: 99,
         };
         let (tokens, lengths) = (Column::Token as usize, Column::Length as usize);
-        let places = Column::Position as usize;
-        let all = [&10, &tokens, &lengths, &11, &12, &places];
-        for (positions, expected) in [(false, &all[..5]), (true, &all[..])] {
+        let (limits, places) = (Column::Limit as usize, Column::Position as usize);
+        let all = [&10, &tokens, &lengths, &limits, &11, &12, &places];
+        for (positions, expected) in [(false, &all[..6]), (true, &all[..])] {
             let spec = KernelSpec::from(advance(Target::Sm80, 2, 64, positions));
             let args = given_to_advance(&10, &inputs, &11, &12, positions)
                 .bind(&spec)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytemuck::cast_slice_mut;
 
-use super::decode::{self, DecodeShape, Extent};
+use super::decode::{self, DecodeShape};
 use super::open::Gpu;
 use super::rank::{Rank, batch_shape};
 use super::timing::{self, AHEAD, Profiler};
@@ -138,15 +138,12 @@ impl Executor for CudaExecutor {
             };
             return decode_on_host(self, sequences, steps, table, how, on_token);
         }
-        let extent = Extent {
-            sequences: sequences.len(),
-            steps,
-        };
+        let steps: Vec<usize> = sequences.iter().map(|s| s.own_steps(steps)).collect();
         let shape = DecodeShape::of(sequences);
         for rank in &mut self.ranks {
             rank.start_decode(shape, sequences, table)?;
         }
-        self.steps += decode::run(&mut self.ranks, shape, extent, on_token)?;
+        self.steps += decode::run(&mut self.ranks, shape, &steps, on_token)?;
         Ok(())
     }
 

@@ -4,12 +4,13 @@
 //! |---|---|---|
 //! | next | u32 | `[num_slots]`, tokens just chosen |
 //! | tokens, lengths | u32 | `[num_slots]`, the step state |
+//! | limits | u32 | `[num_slots]`, the step state |
 //! | positions, if the spec says so | u32 | `[num_slots]`, the step state |
 //! | steps | u32 | `[1]`, steps done |
 //! | ring | u32, host-mapped | `[ring_len, num_slots]`, then one word: steps done |
 //!
 //! A slot of length 0 stays as it is; others get their token and one more position, up to
-//! `context`. One block. The last word of the ring is written after everything before it is visible
+//! `context`, but length 0 where that is more than their limit, if they have one. One block. The last word of the ring is written after everything before it is visible
 //! to the host (PTX memory model, `fence.acq_rel.sys`).
 
 use crate::ir::{Kernel, Param};
@@ -27,7 +28,7 @@ pub struct AdvanceSpec {
     pub ring_len: u32,
     /// Positions of a sequence.
     pub context: u32,
-    /// Whether the step state has positions: each is its length less one.
+    /// Whether the step state has positions: each is its length less one, 0 where that is 0.
     pub positions: bool,
 }
 
@@ -39,7 +40,7 @@ impl AdvanceSpec {
 
     /// Bytes moved.
     pub fn bytes(&self) -> u64 {
-        (24 + 4 * u64::from(self.positions)) * u64::from(self.num_slots)
+        (28 + 4 * u64::from(self.positions)) * u64::from(self.num_slots)
     }
 
     /// The parameters in launch order.
@@ -48,6 +49,7 @@ impl AdvanceSpec {
             Param::input::<u32>("next"),
             Param::output::<u32>("tokens"),
             Param::in_out::<u32>("lengths"),
+            Param::input::<u32>("limits"),
             Param::in_out::<u32>("steps"),
             Param::output::<u32>("ring"),
         ];
@@ -65,20 +67,21 @@ impl AdvanceSpec {
             positions,
         } = *self;
         let (suffix, extra) = match positions {
-            true => ("_positions", "positions[s] = lengths[s] - 1; "),
+            true => ("_positions", "positions[s] = max(lengths[s], 1) - 1; "),
             false => ("", ""),
         };
         let name = format!("advance_{num_slots}_r{ring_len}_c{context}{suffix}");
         Kernel::new(name, target, |k| {
             k.doc(format!(
-                "tokens[s] = next[s]; lengths[s] += 1, at most {context}; {extra}ring[steps % \
-                 {ring_len}, s] = next[s];\nthen steps += 1, in the ring's last word too. One \
+                "tokens[s] = next[s]; lengths[s] += 1, at most {context}, 0 beyond limits[s] unless \
+                 that is 0; {extra}\nring[steps % {ring_len}, s] = next[s]; then steps += 1, in the ring's last word too. One \
                  block."
             ));
             k.block_size(num_slots.next_multiple_of(32).clamp(32, 1024));
             k.declare(self.params());
             let next = k.bind::<u32>("next");
             let (tokens, lengths) = (k.bind::<u32>("tokens"), k.bind::<u32>("lengths"));
+            let limits = k.bind::<u32>("limits");
             let (steps, ring) = (k.bind::<u32>("steps"), k.bind::<u32>("ring"));
             let positions = k.bind_if::<u32>("positions");
             let slot = k.thread_x();
@@ -88,10 +91,12 @@ impl AdvanceSpec {
                 k.if_(length.gt(0), || {
                     let token = next.load(slot);
                     tokens.store(slot, token);
-                    let grown = (length + 1).min(context);
+                    // No limit, which is 0, wraps to the largest.
+                    let is_last = length.gt(limits.load(slot) - 1);
+                    let grown = k.select(is_last, 0, (length + 1).min(context));
                     lengths.store(slot, grown);
                     if let Some(positions) = positions {
-                        positions.store(slot, grown - 1);
+                        positions.store(slot, grown.max(1) - 1);
                     }
                     ring.store((done % ring_len) * num_slots + slot, token);
                 });

@@ -280,8 +280,9 @@ impl Batch {
         self.make_writable(steps)?;
         // Copies, since the sequences grow while the executor reads where they started.
         let starts: Vec<(Sampling, Vec<u32>)> = self.live.iter().map(Live::choice).collect();
+        let context = self.context();
         let starts: Vec<DecodeStart<'_>> = (self.live.iter().zip(&starts))
-            .map(|(live, (sampling, recent))| live.start(sampling, recent))
+            .map(|(live, (sampling, recent))| live.start(context, sampling, recent))
             .collect();
         let (live, tokenizer) = (&mut self.live, self.model.tokenizer());
         let take = &mut |i: usize, token| {
@@ -294,7 +295,6 @@ impl Batch {
         };
         self.stats.decodes += 1;
         self.executor.decode(&starts, steps, &self.table, take)?;
-        let context = self.context();
         let mut i = 0;
         while i < self.live.len() {
             let live = &mut self.live[i];

@@ -131,10 +131,9 @@ impl Batch {
         loop {
             let others_wait = self.filling.is_some() || !self.waiting.is_empty();
             let most = if others_wait { STEPS_TO_JOIN } else { STEPS };
-            let useful = self.live.iter().map(Live::remaining).max().unwrap_or(0);
-            // The executor may notice late that a sequence is over: all have room for all steps.
-            let left = self.live.iter().map(|l| self.context() - l.cached).min();
-            let mut steps = most.min(useful).min(left.unwrap_or(0));
+            let context = self.context();
+            let useful = self.live.iter().map(|l| l.remaining(context)).max();
+            let mut steps = most.min(useful.unwrap_or(0));
             while steps > 1 && !self.has_room(steps) {
                 steps /= 2;
             }
@@ -147,15 +146,23 @@ impl Batch {
     }
 
     fn has_room(&self, steps: usize) -> bool {
-        let needed = |l: &Live| (self.table).blocks_to_write(l.slot, l.cached, l.cached + steps);
+        let needed = |l: &Live| {
+            let to = self.written(l, steps);
+            self.table.blocks_to_write(l.slot, l.cached, to)
+        };
         self.live.iter().map(needed).sum::<usize>() <= self.table.free_blocks()
+    }
+
+    /// Positions that a sequence has behind so many steps, or behind the last of its own.
+    fn written(&self, live: &Live, steps: usize) -> usize {
+        live.cached + steps.min(live.remaining(self.context()))
     }
 
     /// Gives every live sequence blocks of its own for its next positions.
     pub(super) fn make_writable(&mut self, steps: usize) -> Result<(), Error> {
         let mut copies = Vec::new();
         for live in &self.live {
-            let (from, to) = (live.cached, live.cached + steps);
+            let (from, to) = (live.cached, self.written(live, steps));
             self.table.reserve(live.slot, to)?;
             copies.extend(self.table.make_writable(live.slot, from, to)?);
         }

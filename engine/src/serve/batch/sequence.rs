@@ -76,19 +76,29 @@ impl Live {
         (sampling.clone(), history[start..].to_vec())
     }
 
-    /// Where decoding goes on.
-    pub(super) fn start<'a>(&self, sampling: &'a Sampling, recent: &'a [u32]) -> DecodeStart<'a> {
+    /// Where decoding goes on, in a context of that many positions: it ends with its last token.
+    pub(super) fn start<'a>(
+        &self,
+        context: usize,
+        sampling: &'a Sampling,
+        recent: &'a [u32],
+    ) -> DecodeStart<'a> {
         let history = self.sequence.output.history();
+        let row = StepRow::last(&history[..=self.cached], self.slot);
         DecodeStart {
-            row: StepRow::last(&history[..=self.cached], self.slot),
+            row: StepRow {
+                limit: (self.cached + self.remaining(context)) as u32,
+                ..row
+            },
             sampling,
             history: recent,
             draws: self.sequence.draws(),
         }
     }
 
-    /// Steps that it can still use.
-    pub(super) fn remaining(&self) -> usize {
-        self.sequence.output.remaining()
+    /// Steps that it can still use in a context of that many positions.
+    pub(super) fn remaining(&self, context: usize) -> usize {
+        let output = &self.sequence.output;
+        output.remaining().min(context - self.cached)
     }
 }

@@ -7,6 +7,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use gannet_cuda_runtime::{Buffer, Launch, PinnedBuffer, Stream};
 use gannet_ptx_gen::kernels::AdvanceSpec;
@@ -131,8 +132,10 @@ pub(super) struct Replay {
     step: Issue,
     list: Vec<Listed>,
     rows: usize,
-    counter: Buffer,
-    /// `u32[RING * rows + 1]`: the tokens of each step, then how many steps were written.
+    /// Steps queued since it was made.
+    issued: AtomicU32,
+    /// `u32[RING * rows + 1]`: the tokens of each step, then how many steps were written since it was
+    /// made.
     ring: PinnedBuffer,
 }
 
@@ -147,6 +150,7 @@ impl Replay {
     ) -> Result<Replay, Error> {
         let DecodeParts {
             gpu,
+            stream,
             state,
             limits,
             kernels,
@@ -166,6 +170,7 @@ impl Replay {
         kernels.compile(gpu, std::slice::from_ref(&spec))?;
         let kernel = kernels.get(&spec)?;
         let counter = Buffer::new(&gpu.context, 4)?;
+        stream.memset_d32(&counter, 0)?;
         let ring = PinnedBuffer::new(&gpu.context, (RING as usize * rows + 1) * 4)?;
         let host_ring = ring.as_buffer();
         let given = given_to_advance(&next, &state.inputs, &counter, &host_ring, positions);
@@ -179,7 +184,7 @@ impl Replay {
             step: recorder.record(&gpu.context, launches)?,
             list,
             rows,
-            counter,
+            issued: AtomicU32::new(0),
             ring,
         })
     }
@@ -196,34 +201,44 @@ impl Replay {
 
     /// Queues one step.
     pub(super) fn issue(&self, stream: &Stream) -> Result<(), Error> {
-        self.step.issue(stream)
+        self.step.issue(stream)?;
+        self.count();
+        Ok(())
     }
 
-    /// Forgets the tokens in the ring.
-    pub(super) fn rewind(&mut self, stream: &Stream) -> Result<(), Error> {
-        stream.memset_d32(&self.counter, 0)?;
-        Ok(self.ring.write_u32(RING as usize * self.rows, 0)?)
+    /// Counts a step that was queued launch by launch.
+    pub(super) fn count(&self) {
+        self.issued.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The token that a row chose in a step that the ring still holds.
-    fn token(&self, step: usize, row: usize) -> Result<u32, Error> {
-        Ok(self.ring.read_u32(step % RING as usize * self.rows + row)?)
+    fn token(&self, step: u32, row: usize) -> Result<u32, Error> {
+        Ok(self
+            .ring
+            .read_u32((step % RING) as usize * self.rows + row)?)
     }
 
-    /// Polls until more than `read` steps are in the ring; returns how many.
-    fn wait(&self, stream: &Stream, read: usize) -> Result<usize, Error> {
+    /// Polls until steps from `first` on are in the ring, more than `read`; returns how many.
+    fn wait(&self, stream: &Stream, first: u32, read: usize) -> Result<usize, Error> {
         let count = RING as usize * self.rows;
+        // Steps of before count as none.
+        let written = || -> Result<usize, Error> {
+            let since = self.ring.read_u32(count)?.wrapping_sub(first) as i32;
+            Ok(since.max(0) as usize)
+        };
         let mut polls = 0;
         loop {
-            let written = self.ring.read_u32(count)? as usize;
-            if written > read {
-                return Ok(written);
+            let written_now = written()?;
+            if written_now > read {
+                return Ok(written_now);
             }
             polls += 1;
             if polls == POLLS {
                 polls = 0;
                 let idle = stream.query()?;
-                if idle && self.ring.read_u32(count)? as usize <= read {
+                if idle && written()? <= read {
+                    let counted = self.ring.read_u32(count)?;
+                    self.issued.store(counted, Ordering::Relaxed);
                     let why = "the device finished its steps without writing a token";
                     return Err(Error::internal(why));
                 }
@@ -241,14 +256,15 @@ fn made(prepared: &Prepared, b: Buf) -> Result<Buffer, Error> {
 
 /// Runs the decode that all ranks have started, `steps` of each sequence, until `on_token` has ended all
 /// of them or their steps are over, and returns how many steps were issued. Tokens are those of the
-/// first rank. Everything issued is done when it returns.
+/// first rank. Steps that are still queued when it returns only write positions that nobody reads, in
+/// front of whatever is queued behind them.
 pub(super) fn run(
     ranks: &mut [Rank],
     shape: DecodeShape,
     steps: &[usize],
     on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<u64, Error> {
-    ranks.iter_mut().try_for_each(|rank| rank.rewind(shape))?;
+    let first = ranks[0].replay(shape).issued.load(Ordering::Relaxed);
     let most = steps.iter().copied().max().unwrap_or(0);
     let mut live: Vec<usize> = (0..steps.len()).filter(|&i| steps[i] > 0).collect();
     let (mut queued, mut read) = (0, 0);
@@ -257,11 +273,20 @@ pub(super) fn run(
             ranks.iter_mut().try_for_each(|rank| rank.issue(shape))?;
             queued += 1;
         }
-        let written = ranks[0].replay(shape).wait(ranks[0].stream(), read)?;
+        let written = ranks[0]
+            .replay(shape)
+            .wait(ranks[0].stream(), first, read)?;
         while read < written && !live.is_empty() {
             let mut ended = Vec::new();
             for &i in &live {
-                if on_token(i, ranks[0].replay(shape).token(read, i)?).is_break() {
+                if on_token(
+                    i,
+                    ranks[0]
+                        .replay(shape)
+                        .token(first.wrapping_add(read as u32), i)?,
+                )
+                .is_break()
+                {
                     ended.push(i);
                 }
             }
@@ -275,8 +300,6 @@ pub(super) fn run(
             }
         }
     }
-    // Steps still queued only write positions that nobody reads, but must not outlive this.
-    ranks.iter().try_for_each(Rank::synchronize)?;
     Ok(queued as u64)
 }
 

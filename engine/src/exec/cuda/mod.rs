@@ -15,6 +15,7 @@ mod prepare;
 mod rank;
 mod record;
 mod sampler;
+mod staging;
 mod state;
 mod timing;
 mod trial;

@@ -61,6 +61,7 @@ struct Current {
 /// What a rank needs for the launches of a decoding step besides the prepared step.
 pub(super) struct DecodeParts<'r> {
     pub(super) gpu: &'r Arc<Gpu>,
+    pub(super) stream: &'r Stream,
     pub(super) state: &'r StepState,
     pub(super) limits: Limits,
     pub(super) kernels: &'r mut Kernels,
@@ -288,12 +289,13 @@ impl Rank {
                 self.samplers = Some(made);
             }
             if let Some(samplers) = &self.samplers {
-                samplers.set(&self.stream, sequences)?;
+                samplers.set(&self.stream, self.state.staging(), sequences)?;
             }
         }
         if !self.replays.contains_key(&shape) {
             let parts = DecodeParts {
                 gpu: &self.gpu,
+                stream: &self.stream,
                 state: &self.state,
                 limits: self.limits,
                 kernels: &mut self.kernels,
@@ -309,14 +311,6 @@ impl Rank {
     /// The step of a decode that [`Rank::start_decode`] made.
     pub(super) fn replay(&self, shape: DecodeShape) -> &Replay {
         &self.replays[&shape]
-    }
-
-    /// Forgets the tokens that a decode has written.
-    pub(super) fn rewind(&mut self, shape: DecodeShape) -> Result<(), Error> {
-        match self.replays.get_mut(&shape) {
-            Some(replay) => replay.rewind(&self.stream),
-            None => Ok(()),
-        }
     }
 
     /// Queues one step of a decode.

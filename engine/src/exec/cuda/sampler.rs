@@ -11,6 +11,7 @@ use gannet_ptx_gen::target::Target;
 use super::decode::Listed;
 use super::open::Gpu;
 use super::prepare::{Kernels, args_by_name, launch_of};
+use super::staging::Staging;
 use super::state::StepState;
 use crate::Error;
 use crate::exec::DecodeStart;
@@ -119,16 +120,23 @@ impl SlotSamplers {
     }
 
     /// Sets the slots of sequences that start.
-    pub(super) fn set(&self, stream: &Stream, sequences: &[DecodeStart<'_>]) -> Result<(), Error> {
+    pub(super) fn set(
+        &self,
+        stream: &Stream,
+        staging: &mut Staging,
+        sequences: &[DecodeStart<'_>],
+    ) -> Result<(), Error> {
         for s in sequences {
             let (params, ring) = s.sampling.slot(s.history, s.draws);
             let slot = s.row.slot as usize;
-            stream.copy_to_device(
+            staging.copy(
+                stream,
                 &self.memory.settings,
                 slot * PARAMS,
                 cast_slice(&params.words()),
             )?;
-            stream.copy_to_device(
+            staging.copy(
+                stream,
                 &self.memory.history,
                 slot * MAX_WINDOW * 4,
                 cast_slice(&ring),

@@ -1,10 +1,13 @@
 //! The step state: every value that changes between steps, at fixed device addresses.
+//!
+//! It is set by copies that the stream orders and the host does not wait for: steps queue ahead.
 
 use std::sync::Arc;
 
 use bytemuck::cast_slice;
 use gannet_cuda_runtime::{Buffer, Context, Stream};
 
+use super::staging::Staging;
 use crate::Error;
 use crate::exec::addresses::Inputs;
 use crate::exec::{Limits, Step};
@@ -17,8 +20,9 @@ pub(super) struct StepState {
     /// The columns, one after the other, so that one copy sets them.
     rows: Buffer,
     max_rows: usize,
-    staged: Vec<u32>,
+    filled: Vec<u32>,
     uploaded_table: Vec<u32>,
+    staging: Staging,
 }
 
 impl StepState {
@@ -35,26 +39,35 @@ impl StepState {
             },
             rows,
             max_rows,
-            staged: vec![0; Column::COUNT * max_rows],
+            filled: vec![0; Column::COUNT * max_rows],
             uploaded_table: Vec::new(),
+            staging: Staging::new(context)?,
         })
     }
 
-    /// Copies a step's inputs to the device; rows past its own become dead.
+    /// Other small data that has to be on the device before what is queued next.
+    pub(super) fn staging(&mut self) -> &mut Staging {
+        &mut self.staging
+    }
+
+    /// Queues the copy of a step's inputs to the device; rows past its own become dead.
     pub(super) fn upload(&mut self, stream: &Stream, step: &Step<'_>) -> Result<(), Error> {
-        self.staged.fill(0);
-        let columns = self.staged.chunks_exact_mut(self.max_rows);
+        self.filled.fill(0);
+        let columns = self.filled.chunks_exact_mut(self.max_rows);
         for (to, &column) in columns.zip(Column::ALL) {
             let from = step.column(column);
             to[..from.len()].copy_from_slice(from);
         }
-        stream.copy_to_device(&self.rows, 0, cast_slice(&self.staged))?;
+        let filled = cast_slice(&self.filled);
+        self.staging.copy(stream, &self.rows, 0, filled)?;
         self.upload_table(stream, step.table)
     }
 
     fn upload_table(&mut self, stream: &Stream, table: &BlockTable) -> Result<(), Error> {
         if self.uploaded_table != table.entries() {
-            stream.copy_to_device(&self.inputs.block_table, 0, cast_slice(table.entries()))?;
+            let entries = cast_slice(table.entries());
+            self.staging
+                .copy(stream, &self.inputs.block_table, 0, entries)?;
             self.uploaded_table = table.entries().to_vec();
         }
         Ok(())

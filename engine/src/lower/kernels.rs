@@ -296,7 +296,11 @@ mod tests {
     fn a_prompt_reads_its_cache_once() {
         let flash = |window| {
             let AttentionSpec { target, shape, .. } = few(window);
-            KernelSpec::from(AttentionFlashSpec { target, shape })
+            KernelSpec::from(AttentionFlashSpec {
+                target,
+                shape,
+                split_queries: false,
+            })
         };
         let lengths = |from: u32| (from + 1..=from + 100).collect::<Vec<_>>();
         let whole = flash(None);

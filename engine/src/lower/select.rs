@@ -410,7 +410,7 @@ impl Selector<'_> {
         self.rows(b) * self.plan.buffer(b).cols as u32
     }
 
-    fn format(&self, w: Weight) -> WeightFormat {
+    pub(super) fn format(&self, w: Weight) -> WeightFormat {
         weight_format(self.plan.weight(w).format)
     }
 

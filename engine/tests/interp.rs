@@ -6,7 +6,9 @@ mod reference;
 
 use std::path::Path;
 
-use common::{Divergence, MICRO_MODELS, floats, json, micro_file, model, shared, tokens};
+use common::{
+    Divergence, MICRO_MODELS, floats, json, micro_divergence, micro_file, model, shared, tokens,
+};
 use gannet_engine::DeviceChoice;
 use gannet_engine::internals::kv::KvType;
 use gannet_engine::settings::{Precision, Settings};
@@ -66,6 +68,36 @@ fn micro_models_of_every_family() {
         };
         for precision in [Precision::Exact, Precision::Fast] {
             check(&path, precision, 21);
+        }
+    }
+}
+
+/// Prompts through the kernels of batches and, by 80 rows, of long ones. The random weights of f32
+/// feel rounding more than trained ones do; what is left here is that of the cache of f16.
+#[test]
+fn prompts_of_micro_models_give_the_logits_of_the_reference() {
+    for folder in MICRO_MODELS {
+        let Some(path) = shared("interpreted logits", &micro_file(folder)) else {
+            continue;
+        };
+        let (model, folder) = (model(&path), path.parent().unwrap());
+        for rows in [16, 80] {
+            let settings = Settings {
+                device: DeviceChoice::Interp,
+                precision: Precision::Fast,
+                context: Some(128),
+                max_rows: Some(rows),
+                max_outputs: Some(rows),
+                ..Settings::default()
+            };
+            let mut executor = make_executor(&model, &settings).unwrap().executor;
+            let d = micro_divergence(folder, executor.as_mut());
+            println!("{} by {rows}: mean {:e}, {d:?}", folder.display(), d.mean());
+            assert!(
+                d.positions > 30 && d.max <= 2e-5,
+                "{} by {rows}: {d:?}",
+                folder.display()
+            );
         }
     }
 }

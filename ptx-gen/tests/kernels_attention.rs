@@ -214,6 +214,33 @@ fn prompts_of_long_heads() {
     }
 }
 
+/// Scores of tens, which of queries rounded once are off by hundredths: an NMSE of 1e-6.
+#[test]
+fn prompts_of_large_queries_in_two_terms() {
+    for target in [Target::Sm75, Target::Sm80, Target::Sm86] {
+        for (dim, kv_type) in [
+            (24, KvType::F16),
+            (64, KvType::F16),
+            (128, KvType::F16),
+            (128, KvType::BF16),
+            (256, KvType::F16),
+        ] {
+            let spec = Attention {
+                target,
+                kv_type,
+                split_queries: true,
+                ..spec(2, 1, dim)
+            };
+            if spec.flash().check().is_err() {
+                assert!(!target.has_ampere(), "{target} {dim}");
+                continue;
+            }
+            let case = Case::prompt(spec, 30, 70);
+            case.with_queries_times(30.0).pass_flash();
+        }
+    }
+}
+
 #[test]
 fn prompts_with_windows_and_caps() {
     for target in [Target::Sm75, Target::Sm80] {

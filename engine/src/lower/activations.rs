@@ -3,7 +3,7 @@
 //! It is known before anything runs: on a GPU from the variants of a unit's launches, on the CPU
 //! from the weights' format. Whoever holds a unit against another takes its limit from here.
 
-use gannet_ptx_gen::kernels::{Arithmetic, GemvVariant};
+use gannet_ptx_gen::kernels::{Arithmetic, GemvVariant, WeightFormat};
 use gannet_quant::Format;
 
 use crate::settings::Precision;
@@ -11,9 +11,11 @@ use crate::settings::Precision;
 /// What matrix products round activations to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Activations {
-    /// Nothing, or f16.
+    /// Nothing, or sums of two terms of 16 bits, which come to nearly the same.
     #[default]
     Float,
+    /// Numbers of f16.
+    Half,
     /// Bytes, with a scale for each few columns.
     Int8,
 }
@@ -23,7 +25,8 @@ impl Activations {
     #[must_use]
     pub const fn limit(self) -> f64 {
         match self {
-            Activations::Float => Arithmetic::F16x2.limit(),
+            Activations::Float => Arithmetic::F32.limit(),
+            Activations::Half => Arithmetic::F16x2.limit(),
             Activations::Int8 => Arithmetic::Dp4a.limit(),
         }
     }
@@ -31,8 +34,17 @@ impl Activations {
     /// Those of a variant of products.
     pub(super) fn of(variant: GemvVariant) -> Activations {
         match variant.arithmetic {
-            Arithmetic::F32 | Arithmetic::F16x2 => Activations::Float,
+            Arithmetic::F32 => Activations::Float,
+            Arithmetic::F16x2 => Activations::Half,
             Arithmetic::Dp4a => Activations::Int8,
+        }
+    }
+
+    /// Those of a product on tensor cores.
+    pub(super) fn on_tensor_cores(weights: WeightFormat) -> Activations {
+        match weights {
+            WeightFormat::F32 => Activations::Float,
+            _ => Activations::Half,
         }
     }
 
@@ -48,9 +60,7 @@ impl Activations {
 
 #[cfg(test)]
 mod tests {
-    use gannet_ptx_gen::kernels::{
-        Activation, AddSpec, Epilogue, GemvGluSpec, GemvSpec, WeightFormat,
-    };
+    use gannet_ptx_gen::kernels::{Activation, AddSpec, Epilogue, GemmSpec, GemvGluSpec, GemvSpec};
     use gannet_ptx_gen::target::Target;
 
     use super::*;
@@ -88,7 +98,22 @@ mod tests {
             assert_eq!(found.limit(), variant.limit(), "{variant}");
             seen.push(found);
         }
-        assert!(seen.contains(&Activations::Int8) && seen.contains(&Activations::Float));
+        let each = [Activations::Float, Activations::Half, Activations::Int8];
+        assert!(each.iter().all(|one| seen.contains(one)));
+        let gemm = |format| GemmSpec {
+            target: Target::Sm80,
+            format,
+            rows: 256,
+            cols: 512,
+            epilogue: Epilogue::default(),
+        };
+        for (format, rounded) in [
+            (WeightFormat::F32, Activations::Float),
+            (WeightFormat::F16, Activations::Half),
+            (WeightFormat::Q8_0, Activations::Half),
+        ] {
+            assert_eq!(KernelSpec::from(gemm(format)).activations(), rounded);
+        }
         let target = Target::Sm80;
         for other in [
             KernelSpec::from(product(None)),

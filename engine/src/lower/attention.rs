@@ -2,7 +2,7 @@
 //!
 //! | step | precision | kernel |
 //! |---|---|---|
-//! | prompt of more than [`GEMV_MAX_ROWS`] rows | fast | `attention_flash`, one block for 64 queries |
+//! | prompt of more than [`GEMV_MAX_ROWS`] rows | fast | `attention_flash`, one block for 64 queries; of a model of f32, queries in two terms where that fits |
 //! | other | fast, sm_80 on | `attention_decode`, tensor cores, then `attention_merge` |
 //! | other | exact, or sm_75 | `attention` in f32, then `attention_merge` |
 //!
@@ -11,14 +11,14 @@
 
 use gannet_ptx_gen::kernels::{
     AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec, AttentionShape,
-    AttentionSpec as AttentionKernel,
+    AttentionSpec as AttentionKernel, WeightFormat,
 };
 
 use super::select::{Choice, Chosen, Selector, one};
 use super::{GEMV_MAX_ROWS, StepKind};
 use crate::Error;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{AttentionConfig, Buf, CacheId, Rope};
+use crate::plan::{AttentionConfig, Buf, CacheId, Op, Rope};
 use crate::settings::Precision;
 
 /// Keys that a split has at least, by the kernels' own rule: more splits would be without any.
@@ -94,8 +94,25 @@ impl Selector<'_> {
         let flash = AttentionFlashSpec {
             target: self.options.target,
             shape: self.attention_shape(a),
+            split_queries: self.keeps_f32(),
         };
-        (many && self.is_fast() && flash.check().is_ok()).then_some(flash)
+        let rounded = AttentionFlashSpec {
+            split_queries: false,
+            ..flash
+        };
+        let mut covered = [flash, rounded].into_iter().filter(|f| f.check().is_ok());
+        covered.next().filter(|_| many && self.is_fast())
+    }
+
+    /// Whether every product is of weights of f32: queries are then more exact than an f16.
+    fn keeps_f32(&self) -> bool {
+        let weights = self.plan.ops.iter().filter_map(|op| match *op {
+            Op::MatMul { weight, .. } => Some(self.format(weight)),
+            _ => None,
+        });
+        weights
+            .into_iter()
+            .all(|format| format == WeightFormat::F32)
     }
 
     /// The same attention on tensor cores, for few queries, where there is one.

@@ -109,8 +109,8 @@ kernel_specs! {
     AttentionMerge(AttentionMergeSpec): by_rows, rounds_nothing, alone;
     Embed(EmbedSpec): by_rows, rounds_nothing, alone;
     GatherRows(GatherRowsSpec): by_rows, rounds_nothing, alone;
-    Gemm(GemmSpec): by_rows, rounds_nothing, alone;
-    GemmBatch(GemmBatchSpec): by_rows, rounds_nothing, alone;
+    Gemm(GemmSpec): by_rows, of_gemm, alone;
+    GemmBatch(GemmBatchSpec): by_rows, of_gemm_batch, alone;
     Gemv(GemvSpec): by_rows, of_gemv, hands_over;
     GemvGlu(GemvGluSpec): by_rows, of_gemv_glu, alone;
     Glu(GluSpec): by_rows, rounds_nothing, alone;
@@ -172,6 +172,14 @@ fn of_gemv(spec: &GemvSpec) -> Activations {
 
 fn of_gemv_glu(spec: &GemvGluSpec) -> Activations {
     Activations::of(spec.variant.unwrap_or(spec.default_variant()))
+}
+
+fn of_gemm(spec: &GemmSpec) -> Activations {
+    Activations::on_tensor_cores(spec.format)
+}
+
+fn of_gemm_batch(spec: &GemmBatchSpec) -> Activations {
+    Activations::on_tensor_cores(spec.format)
 }
 
 fn alone<T>(_: &mut T, _: Overlap) {}
@@ -296,7 +304,11 @@ mod tests {
     fn a_prompt_reads_its_cache_once() {
         let flash = |window| {
             let AttentionSpec { target, shape, .. } = few(window);
-            KernelSpec::from(AttentionFlashSpec { target, shape })
+            KernelSpec::from(AttentionFlashSpec {
+                target,
+                shape,
+                split_queries: false,
+            })
         };
         let lengths = |from: u32| (from + 1..=from + 100).collect::<Vec<_>>();
         let whole = flash(None);

@@ -418,7 +418,7 @@ impl Selector<'_> {
         }
     }
 
-    fn format(&self, w: Weight) -> WeightFormat {
+    pub(super) fn format(&self, w: Weight) -> WeightFormat {
         weight_format(self.plan.weight(w).format)
     }
 

@@ -135,6 +135,26 @@ pub fn gpu(test: &str) -> bool {
     true
 }
 
+/// Logits of the sequences of a micro-model's folder, against float64.
+pub fn micro_divergence(
+    folder: &Path,
+    executor: &mut dyn gannet_engine::internals::exec::Executor,
+) -> Divergence {
+    let vocab = executor.plan().vocab_size;
+    let index = json(&folder.join("index.json"));
+    let mut result = Divergence::default();
+    for (_, sequence) in index["sequences"].as_object().expect("sequences") {
+        let file = |key: &str| folder.join(sequence[key].as_str().expect("a file name"));
+        let (ids, reference) = (tokens(&json(&file("tokens"))), floats(&file("ref64")));
+        gannet_engine::tools::eval::logits(executor, &ids, 0, |position, row| {
+            result.add(&reference[position * vocab..][..vocab], row);
+            Ok(())
+        })
+        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    }
+    result
+}
+
 /// Logits of the reference sequences that a folder's `index.json` lists, against an executor.
 pub fn divergence(
     folder: &Path,

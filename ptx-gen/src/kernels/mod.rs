@@ -36,6 +36,7 @@ mod cache;
 mod elementwise;
 mod product;
 mod sample;
+mod split;
 mod stream_read;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@ use gannet_ptx_gen::interp::LaunchArg;
 use gannet_ptx_gen::kernels::{
     Arithmetic, EmbedSpec, Epilogue, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, WeightFormat,
 };
+use gannet_ptx_gen::target::Target;
 use gannet_quant::{Format, Matrix, repack};
 
 use super::Random;
@@ -78,6 +79,11 @@ impl Weights {
         self.with_values(halves(&self.values))
     }
 
+    /// The weights within f16.
+    fn clamped(&self) -> Weights {
+        self.with_values(clamped(&self.values))
+    }
+
     /// The weights as products of batches have them: scale and offset are rounded before.
     fn scaled_in_halves(&self, format: WeightFormat) -> Weights {
         let runs = match format {
@@ -126,8 +132,13 @@ impl Weights {
 
 /// Rounded to f16; what exceeds it becomes its largest value.
 fn halves(x: &[f32]) -> Vec<f32> {
-    let half = |x: &f32| half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_f32();
-    x.iter().map(half).collect()
+    let half = |x: f32| half::f16::from_f32(x).to_f32();
+    clamped(x).into_iter().map(half).collect()
+}
+
+/// What exceeds f16 as its largest value.
+fn clamped(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|x| x.clamp(-65504.0, 65504.0)).collect()
 }
 
 /// Activations as a matrix-vector product of this arithmetic rounds them: 32 columns of a row
@@ -205,6 +216,14 @@ enum Rounding {
     Groups(Arithmetic),
     /// Activations and weights to f16, and before that the weights' scales and offsets in this format.
     Scaled(WeightFormat),
+    /// Activations and weights to sums of two terms, which differ from them by less than is looked at;
+    /// terms of f16 stay within it.
+    Terms(Target),
+}
+
+/// How products of weights of f32 on tensor cores round, and how near their results come to that.
+fn of_terms(target: Target) -> (Rounding, f64) {
+    (Rounding::Terms(target), 4e-11)
 }
 
 /// The shape of a product and how near its results must be.
@@ -285,6 +304,8 @@ impl Shape {
                 Rounding::Groups(arithmetic) => w.times(&rounded(arithmetic, x, cols), looked_at),
                 Rounding::Halves => w.halves().times(&halves(x), looked_at),
                 Rounding::Scaled(format) => w.scaled_in_halves(format).times(&halves(x), looked_at),
+                Rounding::Terms(target) if target.has_ampere() => w.times(x, looked_at),
+                Rounding::Terms(_) => w.clamped().times(&clamped(x), looked_at),
             };
             for (i, v) in values.iter_mut().enumerate() {
                 let (t, r) = (i / looked_at, i % looked_at);
@@ -387,13 +408,17 @@ fn on_tensor_cores(spec: GemmSpec, tokens: &[u32], part: Part, outliers: bool) -
     let large = matches!(spec.format, WeightFormat::F32 | WeightFormat::BF16) && outliers;
     let size = if large { 1e6 } else { 1.0 };
     let w = Weights::of_size(size, spec.format, spec.rows, spec.cols, 1);
+    let (rounding, nmse) = match spec.format {
+        WeightFormat::F32 => of_terms(spec.target),
+        _ => (Rounding::Halves, 1e-9),
+    };
     let shape = Shape {
         rows: spec.rows as usize,
         cols: spec.cols as usize,
-        nmse: 1e-9,
+        nmse,
         part,
         outliers,
-        rounding: Rounding::Halves,
+        rounding,
     };
     let more = spec.epilogue;
     Trial {
@@ -418,13 +443,17 @@ fn of_batch(spec: GemmBatchSpec, tokens: &[u32], part: Part, outliers: bool) -> 
     let large = matches!(spec.format, WeightFormat::F32 | WeightFormat::BF16) && outliers;
     let size = if large { 1e6 } else { 1.0 };
     let w = Weights::of_size(size, spec.format, spec.rows, spec.cols, 1);
+    let (rounding, nmse) = match spec.format {
+        WeightFormat::F32 => of_terms(spec.target),
+        format => (Rounding::Scaled(format), 1e-10),
+    };
     let shape = Shape {
         rows: spec.rows as usize,
         cols: spec.cols as usize,
-        nmse: 1e-10,
+        nmse,
         part,
         outliers,
-        rounding: Rounding::Scaled(spec.format),
+        rounding,
     };
     let more = spec.epilogue;
     let parts = |launch: Launch, n: u32| {

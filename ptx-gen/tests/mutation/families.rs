@@ -194,6 +194,7 @@ fn matrix_products() -> Vec<Trial> {
     // Two blocks of rows and of tokens or more, and three steps of columns or more.
     let shapes = [
         (TARGET, WeightFormat::F32, 127, 96, true),
+        (Target::Sm75, WeightFormat::F32, 128, 96, false),
         (TARGET, WeightFormat::F16, 126, 96, true),
         (TARGET, WeightFormat::BF16, 128, 192, false),
         (TARGET, WeightFormat::Q4_0, 128, 192, false),
@@ -394,6 +395,10 @@ fn packed_queries() -> Vec<Trial> {
 
 /// Attention of prompts.
 fn prompts_of_some() -> Vec<Trial> {
+    let split = Attention {
+        split_queries: true,
+        ..spec(4, 2, 40)
+    };
     let flashes = [
         (Target::Sm75, spec(4, 2, 64)),
         (TARGET, spec(4, 2, 32)),
@@ -406,6 +411,7 @@ fn prompts_of_some() -> Vec<Trial> {
             },
         ),
         (TARGET, spec(2, 2, 144)),
+        (TARGET, split),
         (
             TARGET,
             Attention {
@@ -453,6 +459,9 @@ fn prompts_of_some() -> Vec<Trial> {
             Case::new(spec, &lengths, &[0; 76]),
             Case::new(spec, &consecutive, &slots),
         ]);
+        if spec.split_queries {
+            cases.push(Case::prompt(spec, 0, 64).with_queries_times(30.0));
+        }
         // Operands of bf16 hold them as they are.
         if spec.kv_type != KvType::BF16 {
             cases.push(Case::prompt(spec, 0, 33).with_outliers());

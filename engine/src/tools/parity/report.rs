@@ -146,7 +146,7 @@ impl Made {
 }
 
 /// Largest NMSE of an operation whose sides may use different arithmetic: matrix products with
-/// inputs in f16 or in bytes, attention over a cache of a type against one of f32, everything else
+/// inputs in f32, f16 or bytes, attention over a cache of a type against one of f32, everything else
 /// in f32.
 ///
 /// What a type of the cache costs was measured on Gaussian keys and values, where rounding does

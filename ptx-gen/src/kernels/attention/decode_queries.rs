@@ -6,6 +6,7 @@ use super::decode_block::{Block, WARPS, operands};
 use super::decode_tiles::steps;
 use crate::build::{Ptr, Shared, Val};
 use crate::kernels::elementwise::rope::{turn_halves, turn_pairs};
+use crate::kernels::split::{split_bf16, split_f16};
 use crate::kernels::{KvType, RopeKind};
 
 /// Exponent of the power of two below or at a head's largest query element, once scaled.
@@ -94,15 +95,10 @@ impl<'k> Block<'k, '_> {
 
     /// A pair of values as the sum of two pairs of 16 bits: rounded, and the rounded rests.
     pub(super) fn two(&self, a: Val<'k, f32>, b: Val<'k, f32>) -> [Val<'k, u32>; 2] {
-        let k = self.k;
-        if self.spec.shape.kv_type == KvType::BF16 {
-            let high = k.pack_bf16(a, b).bitcast::<u32>();
-            let [x, y] = [high << 16, high & 0xFFFF_0000u32].map(|v| v.bitcast::<f32>());
-            return [high, k.pack_bf16(a - x, b - y).bitcast()];
+        match self.spec.shape.kv_type {
+            KvType::BF16 => split_bf16(self.k, [a, b]),
+            _ => split_f16(self.k, [a, b]),
         }
-        let high = k.pack_f16(a, b);
-        let [x, y] = high.unpack().map(|v| v.cast::<f32>());
-        [high, k.pack_f16(a - x, b - y)].map(|v| v.bitcast())
     }
 
     /// Leaves the queries as left operands in shared memory, and gives what the products of each of

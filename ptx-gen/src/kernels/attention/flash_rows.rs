@@ -22,8 +22,8 @@ pub(super) struct Rows<'k> {
     row: [Val<'k, u32>; 2],
     pub(super) lengths: [Val<'k, u32>; 2],
     pub(super) softmax: [Softmax<'k>; 2],
-    /// Queries as left operands, one for each 16 elements.
-    q: Vec<[Val<'k, u32>; 4]>,
+    /// Queries as left operands: one or two terms of each 16 elements.
+    q: Vec<Vec<[Val<'k, u32>; 4]>>,
     /// Where each lane left its own operands, if not in registers.
     parked: Option<Shared<'k, u32>>,
     /// Outputs as accumulators, one for each 8 elements.
@@ -78,13 +78,16 @@ impl<'k> Rows<'k> {
                 } else {
                     F16_MAX
                 };
-                let [a, b] = pair.map(|v| (v * factor).min(largest).max(-largest));
-                spec.pack(k, a, b)
+                spec.terms(k, pair.map(|v| (v * factor).min(largest).max(-largest)))
             };
-            if 16 * step + 8 == dim {
-                return [pair(0, 0), pair(1, 0), zero, zero];
-            }
-            [pair(0, 0), pair(1, 0), pair(0, 8), pair(1, 8)]
+            let low = [pair(0, 0), pair(1, 0)];
+            let high = match 16 * step + 8 == dim {
+                true => [0, 1].map(|_| vec![zero; low[0].len()]),
+                false => [pair(0, 8), pair(1, 8)],
+            };
+            let [[a, b], [c, d]] = [&low, &high];
+            let term = |i: usize| [a[i], b[i], c[i], d[i]];
+            (0..a.len()).map(term).collect()
         });
         Rows {
             row,
@@ -106,18 +109,21 @@ impl<'k> Rows<'k> {
 
     /// Leaves the queries in shared memory. Each lane reads back only its own words.
     pub(super) fn park(&mut self, k: &'k Builder, to: Shared<'k, u32>) {
-        for (step, q) in (0..).zip(&self.q) {
+        for (step, q) in (0..).zip(self.q.iter().flatten()) {
             to.store_vec((k.thread_x() + step * k.threads()) * 4, *q);
         }
         self.parked = Some(to);
     }
 
-    /// Elements `16 * step ..` of the queries.
-    pub(super) fn query(&self, k: &'k Builder, step: u32) -> [Val<'k, u32>; 4] {
-        match self.parked {
-            Some(parked) => parked.load_vec((k.thread_x() + step * k.threads()) * 4),
-            None => self.q[step as usize],
-        }
+    /// Elements `16 * step ..` of the queries, by term.
+    pub(super) fn query(&self, k: &'k Builder, step: u32) -> Vec<[Val<'k, u32>; 4]> {
+        let own = &self.q[step as usize];
+        let Some(parked) = self.parked else {
+            return own.clone();
+        };
+        let terms = own.len() as u32;
+        let at = |term: u32| (k.thread_x() + (step * terms + term) * k.threads()) * 4;
+        (0..terms).map(|term| parked.load_vec(at(term))).collect()
     }
 
     /// Divides by the sums and stores the rows that exist.

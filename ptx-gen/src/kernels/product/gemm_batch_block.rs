@@ -12,6 +12,7 @@ use super::epilogue::Outputs;
 use super::gemm_batch::{THREADS, TILE_ROWS, WARPS};
 use super::gemm_batch_stage::{Chunk, Stage};
 use crate::build::{Builder, Ptr, Shared, Val, Var};
+use crate::kernels::split::{multiply, products};
 use crate::kernels::weights::WeightShape;
 use crate::kernels::weights::fragments::{Half, Held, Loaded, Matrix, half_columns};
 use crate::op::{Order, Rmw, Scope};
@@ -191,6 +192,7 @@ impl<'k> Block<'k> {
         let half = rows[0].half;
         let runs: Vec<_> = rows.iter().map(|row| self.matrix.runs(row)).collect();
         let units = half_columns(self.spec.format) / 16;
+        let terms = self.spec.format.terms();
         let pieces = if fill.is_some() {
             self.stage.pieces()
         } else {
@@ -212,16 +214,21 @@ impl<'k> Block<'k> {
                     in_flight.pop_front();
                 }
             }
-            let words: Vec<[Val<'k, u32>; 2]> = (rows.iter().zip(&runs))
+            // By row, then by term.
+            let words: Vec<Vec<[Val<'k, u32>; 2]>> = (rows.iter().zip(&runs))
                 .map(|(row, runs)| self.matrix.unit(row, runs, unit))
                 .collect();
             for tile in 0..self.spec.tokens / 8 {
                 let b = self.stage.fragment(half, unit, tile);
                 for (sums, rows) in sums.iter().zip(words.chunks_exact(2)) {
-                    let a = [rows[0][0], rows[1][0], rows[0][1], rows[1][1]];
                     let sum = &sums[tile as usize];
-                    let next = self.k.mma_f16(a, b, std::array::from_fn(|e| sum[e].get()));
-                    sum.iter().zip(next).for_each(|(sum, v)| sum.set(v));
+                    for &(of_a, of_b) in products(terms) {
+                        let [first, second] = [rows[0][of_a], rows[1][of_a]];
+                        let a = [first[0], second[0], first[1], second[1]];
+                        let now = std::array::from_fn(|e| sum[e].get());
+                        let next = multiply(self.k, terms, a, b[of_b], now);
+                        sum.iter().zip(next).for_each(|(sum, v)| sum.set(v));
+                    }
                 }
             }
         }

@@ -1,15 +1,17 @@
-//! Activations as the B fragments of tensor cores: rounded to f16 and laid out in shared memory.
+//! Activations as the B fragments of tensor cores: rounded to f16, or split into the terms of
+//! [`crate::kernels::split`], and laid out in shared memory.
 //!
 //! Two buffers, one for each half of a turn ([`crate::kernels::weights::fragments`]). A buffer holds, for each
 //! token of the tile, the columns that each group of warps multiplies in that half, unit by unit:
 //! a lane's unit is 8 bytes, its fragment of one product. Units lie in the order of the products,
-//! then of the lanes, so that a lane's address is one register and constants; rows of tokens are
-//! padded, which lets eight tokens' units be read without bank conflicts.
+//! then of the lanes, so that a lane's address is one register and constants; second terms follow
+//! all of a token's first ones. Rows of tokens are padded, which lets eight tokens' units be read without bank conflicts.
 
 use half::f16;
 
 use super::{GemmBatchSpec, gemm_batch::THREADS};
 use crate::build::{Builder, F16x2, Pred, Ptr, Shared, Val};
+use crate::kernels::split::split;
 use crate::kernels::weights::fragments::half_columns;
 
 /// Words that a token's row in shared memory is longer than its columns.
@@ -43,7 +45,12 @@ pub(in crate::kernels) struct Stage<'k> {
 
 /// Words of a token in a buffer.
 fn stride(spec: &GemmBatchSpec) -> u32 {
-    spec.groups() * group_words(spec) + PAD
+    spec.format.terms() * term_words(spec) + PAD
+}
+
+/// Words of a token's terms of one kind.
+fn term_words(spec: &GemmBatchSpec) -> u32 {
+    spec.groups() * group_words(spec)
 }
 
 /// Words of a group's columns in it.
@@ -147,30 +154,46 @@ impl<'k> Stage<'k> {
     ) {
         let k = self.k;
         let [a, b, c, d] = loaded;
-        let mut words = match self.spec.format.layout().permuted() {
-            true => [pack(k, a, c), pack(k, b, d)],
-            false => [pack(k, a, b), pack(k, c, d)],
+        let layout = self.spec.format.layout();
+        let mut terms = match (layout.terms(), layout.permuted()) {
+            (1, true) => vec![[pack(k, a, c), pack(k, b, d)]],
+            (1, false) => vec![[pack(k, a, b), pack(k, c, d)]],
+            _ => {
+                let (first, second) = (split(k, [a, b]), split(k, [c, d]));
+                [0, 1].map(|term| [first[term], second[term]]).to_vec()
+            }
         };
         if let (_, Some(exists)) = self.at(chunk, piece) {
-            words = words.map(|w| k.select(exists, w, 0u32));
+            for words in &mut terms {
+                *words = words.map(|w| k.select(exists, w, 0u32));
+            }
         }
         let first = word(&self.spec, self.first_unit(piece)) + chunk.half * buffer(&self.spec);
-        let write = || self.buffers.store_vec(self.to + first, words);
+        let write = || {
+            for (term, words) in (0u32..).zip(&terms) {
+                let at = self.to + first + term * term_words(&self.spec);
+                self.buffers.store_vec(at, *words);
+            }
+        };
         match self.few {
             Some(threads) => k.if_(k.thread_x().lt(threads), write),
             None => write(),
         }
     }
 
-    /// The lane's fragment of product `unit` of half `half` for the `tile`-th eight tokens.
+    /// The lane's fragments of product `unit` of half `half` for the `tile`-th eight tokens, by term.
     pub(in crate::kernels) fn fragment(
         &self,
         half: u32,
         unit: u32,
         tile: u32,
-    ) -> [Val<'k, u32>; 2] {
+    ) -> Vec<[Val<'k, u32>; 2]> {
         let at = half * buffer(&self.spec) + tile * 8 * stride(&self.spec) + unit * 8;
-        self.buffers.load_vec(self.fragment + at)
+        let load = |term: u32| {
+            let at = at + term * term_words(&self.spec);
+            self.buffers.load_vec(self.fragment + at)
+        };
+        (0..self.spec.format.terms()).map(load).collect()
     }
 }
 

@@ -1,8 +1,9 @@
-//! How a step of weights and of activations comes to shared memory as f16, for [`super::GemmSpec`].
+//! How a step of weights and of activations comes to shared memory in 16 bits, for [`super::GemmSpec`].
 
-use super::gemm::{GemmSpec, PAD};
+use super::gemm::GemmSpec;
 use crate::build::{Builder, Ptr, Shared, Val};
 use crate::kernels::WeightFormat;
+use crate::kernels::split::split;
 use crate::kernels::weights::geometry::{Geometry, Lane};
 use crate::kernels::weights::unpack::{Packet, Row};
 
@@ -27,6 +28,8 @@ pub(super) struct WeightTile<'k> {
     /// Words from the buffer's start to the thread's first row, and from one row to the next.
     first: Val<'k, u32>,
     stride: u32,
+    /// And from a term to the next.
+    term: u32,
     /// Present where there are fewer groups than threads: how many.
     few: Option<u32>,
 }
@@ -63,7 +66,7 @@ impl<'k> WeightTile<'k> {
             };
             Row::new(k, geometry, w, row)
         };
-        let words = (spec.step() + PAD) / 2;
+        let words = spec.stride() / 2;
         WeightTile {
             k,
             geometry,
@@ -72,6 +75,7 @@ impl<'k> WeightTile<'k> {
             parts,
             first: (slot / parts) * words,
             stride: row_step * words,
+            term: spec.step() / 2,
             few,
         }
     }
@@ -100,13 +104,16 @@ impl<'k> WeightTile<'k> {
                     // Two runs of 16 columns go to the two halves of the step.
                     let own = self.part * (units * 2);
                     let at = start + own + run as u32 * 16;
-                    let words = self.unpack(row, lane, packet, run);
-                    if let [a, b] = words[..] {
-                        buffers.store_vec(at, [a, b]);
-                        continue;
-                    }
-                    for (j, four) in (0u32..).zip(words.chunks_exact(4)) {
-                        buffers.store_vec(at + 4 * j, [four[0], four[1], four[2], four[3]]);
+                    let terms = self.unpack(row, lane, packet, run);
+                    for (term, words) in (0u32..).zip(&terms) {
+                        let at = at + term * self.term;
+                        if let [a, b] = words[..] {
+                            buffers.store_vec(at, [a, b]);
+                            continue;
+                        }
+                        for (j, four) in (0u32..).zip(words.chunks_exact(4)) {
+                            buffers.store_vec(at + 4 * j, [four[0], four[1], four[2], four[3]]);
+                        }
                     }
                 }
             }
@@ -117,19 +124,18 @@ impl<'k> WeightTile<'k> {
         }
     }
 
-    /// A run's weights as pairs of f16.
+    /// A run's weights as pairs, by term.
     fn unpack(
         &self,
         row: &Row<'k>,
         lane: &Lane<'k>,
         packet: &Packet<'k>,
         run: usize,
-    ) -> Vec<Val<'k, u32>> {
+    ) -> Vec<Vec<Val<'k, u32>>> {
         let format = self.geometry.format;
         if format == WeightFormat::F16 {
-            return packet.words.clone();
+            return vec![packet.words.clone()];
         }
-        let wide = matches!(format, WeightFormat::F32 | WeightFormat::BF16);
         let run = row.run(lane, packet, run);
         let weight = |code: Val<'k, f32>| match (run.scale, run.offset) {
             (Some(scale), Some(offset)) => code.fma(scale, offset),
@@ -138,17 +144,16 @@ impl<'k> WeightTile<'k> {
         };
         let pairs = run.units.iter().flat_map(|unit| {
             let [a, b, c, d] = unit.map(weight);
-            [(a, b), (c, d)]
+            [[a, b], [c, d]]
         });
-        pairs
-            .map(|(a, b)| {
-                if wide {
-                    pack_clamped(self.k, a, b)
-                } else {
-                    self.k.pack_f16(a, b).bitcast()
-                }
-            })
-            .collect()
+        match format {
+            WeightFormat::F32 => terms(self.k, pairs),
+            WeightFormat::BF16 => vec![pairs.map(|[a, b]| pack_clamped(self.k, a, b)).collect()],
+            _ => {
+                let pack = |[a, b]: [Val<'k, f32>; 2]| self.k.pack_f16(a, b).bitcast();
+                vec![pairs.map(pack).collect()]
+            }
+        }
     }
 }
 
@@ -184,7 +189,7 @@ impl<'k> TokenTile<'k> {
             WeightFormat::Q6K => chunk * CHUNK + (chunk / 4) * 32,
             _ => chunk * CHUNK,
         };
-        let words = (step + PAD) / 2;
+        let words = spec.stride() / 2;
         let start = |i: u32| {
             // Tokens past the end are the last one again; nothing stores what becomes of them.
             let t = k.block_y() * tile.tokens + token + i * token_step;
@@ -216,11 +221,27 @@ impl<'k> TokenTile<'k> {
         to: Val<'k, u32>,
     ) {
         for (i, halves) in (0u32..).zip(loaded.chunks_exact(2)) {
-            let pair = |h: usize, e: usize| pack_clamped(self.k, halves[h][e], halves[h][e + 1]);
-            let words = [pair(0, 0), pair(0, 2), pair(1, 0), pair(1, 2)];
-            buffers.store_vec(to + self.first + i * self.stride, words);
+            let pairs = halves.iter().flat_map(|v| [[v[0], v[1]], [v[2], v[3]]]);
+            let terms = match self.format.terms() {
+                1 => vec![pairs.map(|[a, b]| pack_clamped(self.k, a, b)).collect()],
+                _ => terms(self.k, pairs),
+            };
+            let at = to + self.first + i * self.stride;
+            for (term, words) in (0u32..).zip(terms) {
+                let words: [Val<'k, u32>; 4] = std::array::from_fn(|w| words[w]);
+                buffers.store_vec(at + term * (self.step / 2), words);
+            }
         }
     }
+}
+
+/// Pairs of numbers as their terms: all of the high ones, then all of the low ones.
+fn terms<'k>(
+    k: &'k Builder,
+    pairs: impl Iterator<Item = [Val<'k, f32>; 2]>,
+) -> Vec<Vec<Val<'k, u32>>> {
+    let (high, low) = pairs.map(|pair| split(k, pair)).map(<_>::from).unzip();
+    vec![high, low]
 }
 
 /// Two f32 rounded to f16, with the largest f16 in place of infinity; the first in the low half.

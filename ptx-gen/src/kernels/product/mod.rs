@@ -5,6 +5,9 @@
 //! | [`GemvSpec`], [`GemvGluSpec`] | up to 8 | f32, or what a [`GemvVariant`] says |
 //! | [`GemmBatchSpec`] | up to 64 | tensor cores, weights unpacked in registers |
 //! | [`GemmSpec`] | many | tensor cores, weights unpacked to shared memory |
+//!
+//! Tensor cores multiply numbers of 16 bits: one in place of a weight or an activation, or the terms
+//! of [`crate::kernels::split`] where weights are f32.
 
 mod dot;
 mod dot_packed;

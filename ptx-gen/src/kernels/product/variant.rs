@@ -44,7 +44,8 @@ impl Arithmetic {
     /// same weights with unrounded activations.
     pub const fn limit(self) -> f64 {
         match self {
-            Arithmetic::F32 | Arithmetic::F16x2 => 1e-6,
+            Arithmetic::F32 => 1e-9,
+            Arithmetic::F16x2 => 1e-6,
             Arithmetic::Dp4a => 1e-3,
         }
     }

@@ -8,6 +8,7 @@ use super::unpack::{Group, Run, bf16_unit, f16_unit};
 use crate::build::{Builder, F16x2, Val};
 use crate::kernels::product::gemm_batch_stage::pack;
 use crate::kernels::product::variant::Arithmetic;
+use crate::kernels::split::{TERMS, split};
 
 pub(super) struct F32;
 pub(super) struct F16;
@@ -62,6 +63,10 @@ impl Format for F32 {
         halves(group)
     }
 
+    fn terms(&self) -> u32 {
+        TERMS
+    }
+
     fn half_columns(&self) -> u32 {
         32
     }
@@ -80,7 +85,7 @@ impl Format for F32 {
 
     fn pairs<'k>(&self, matrix: &Matrix<'k>, of: &Half<'k, '_>, unit: usize, _: u32) -> Pairs<'k> {
         let v = |e: usize| of.own.words[4 * unit + e].bitcast::<f32>();
-        Pairs::Weights([pack(matrix.k, v(0), v(1)), pack(matrix.k, v(2), v(3))])
+        Pairs::Split([[0, 1], [2, 3]].map(|pair| split(matrix.k, pair.map(v))))
     }
 }
 

@@ -82,6 +82,12 @@ pub(in crate::kernels) trait Format {
         false
     }
 
+    /// Terms of 16 bits that tensor cores multiply in place of a weight or of an activation: two
+    /// where one would lose what the weights have ([`crate::kernels::split`]).
+    fn terms(&self) -> u32 {
+        1
+    }
+
     /// By what sums of activations over a run are multiplied when they are made, for products in an
     /// arithmetic; absent where nobody wants them.
     fn sums(&self, _arithmetic: Arithmetic) -> Option<f32> {

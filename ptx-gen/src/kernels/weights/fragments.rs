@@ -126,6 +126,8 @@ impl<'k> FragmentRun<'k> {
 pub(in crate::kernels) enum Pairs<'k> {
     /// Weights as they are.
     Weights([Val<'k, u32>; 2]),
+    /// The terms of each pair.
+    Split([[Val<'k, u32>; 2]; 2]),
     /// Codes, which have yet to meet their scale.
     Codes([Val<'k, F16x2>; 2]),
 }
@@ -273,13 +275,13 @@ impl<'k> Matrix<'k> {
         self.k.from_reg(r[0])
     }
 
-    /// A unit of a row's half: two pairs of weights.
+    /// A unit of a row's half: two pairs of weights, by term.
     pub(in crate::kernels) fn unit(
         &self,
         of: &Half<'k, '_>,
         runs: &[FragmentRun<'k>],
         unit: u32,
-    ) -> [Val<'k, u32>; 2] {
+    ) -> Vec<[Val<'k, u32>; 2]> {
         let layout = self.format.layout();
         // Both runs of a word before the next one: then the word is done with.
         let (i, run) = match layout.permuted() {
@@ -287,18 +289,20 @@ impl<'k> Matrix<'k> {
             false => (unit as usize, 0),
         };
         let codes = match layout.pairs(self, of, i, run) {
-            Pairs::Weights(weights) => return weights,
+            Pairs::Weights(weights) => return vec![weights],
+            Pairs::Split([a, b]) => return vec![[a[0], b[0]], [a[1], b[1]]],
             Pairs::Codes(codes) => codes,
         };
         let run = &runs[(run as usize).min(runs.len() - 1)];
-        codes.map(|code| {
+        let weights = codes.map(|code| {
             let weight = match (run.scale, run.offset) {
                 (Some(scale), Some(offset)) => code.fma(scale, offset),
                 (Some(scale), None) => code * scale,
                 _ => code,
             };
             weight.bitcast()
-        })
+        });
+        vec![weights]
     }
 
     /// The low or high nibbles of a word's bytes 0, 2 and 1, 3, less `bias`.

@@ -115,6 +115,11 @@ impl WeightFormat {
         }
     }
 
+    /// Terms of 16 bits that tensor cores multiply in place of a number.
+    pub(in crate::kernels) fn terms(self) -> u32 {
+        self.layout().terms()
+    }
+
     /// Lower-case name, as in kernel names.
     pub const fn name(self) -> &'static str {
         self.storage().name

@@ -109,6 +109,24 @@ impl BlockTable {
         assert_eq!(self.blocks_in_use(), held);
         assert_eq!(self.free_blocks(), self.pool.len() - held);
     }
+
+    /// Whether all whole blocks of tokens are known.
+    pub(crate) fn knows(&self, key: PrefixKey, tokens: &[u32]) -> bool {
+        self.prefixes.clone().find(key, tokens).len() == tokens.len() / BLOCK_TOKENS
+    }
+
+    /// Whether a block is that of a known prefix.
+    pub(crate) fn is_known(&self, block: u32) -> bool {
+        self.prefixes.contains(block)
+    }
+
+    /// Gives a slot's blocks back, and then once more: what no caller may do.
+    pub(crate) fn release_twice(&mut self, slot: usize) {
+        let held = self.held[slot];
+        self.release(slot);
+        self.held[slot] = held;
+        self.release(slot);
+    }
 }
 
 #[test]

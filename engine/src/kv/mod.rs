@@ -10,8 +10,8 @@
 //! writes into one with several, [`BlockTable::make_writable`] gives the slot a block of its own and
 //! says what the executor has to copy: no write of a slot is ever seen by another.
 //!
-//! Nothing here touches a device, and no block moves while a step runs: a table changes between
-//! steps only.
+//! Nothing here touches a device, and no block moves while a step runs: an executor reads the table of
+//! a step when the step is queued, and steps run in that order.
 
 mod pool;
 mod prefix;
@@ -26,9 +26,20 @@ use prefix::PrefixCache;
 use crate::Error;
 
 pub use gannet_ptx_gen::kernels::KvType;
+pub use prefix::PrefixKey;
 
 /// Positions in a block. A block of one head is `BLOCK_TOKENS * head_dim` elements, contiguous.
 pub const BLOCK_TOKENS: usize = 32;
+
+/// A block from when it is handed out until nobody owns it. What stands in a block means one thing in
+/// one life, and another in the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BlockLife {
+    /// The block.
+    pub block: u32,
+    /// Which of its lives.
+    pub life: u32,
+}
 
 /// Block table of all slots, `[num_slots, max_blocks]`, the owners of every block, and the prefixes
 /// whose keys and values are still there.
@@ -91,6 +102,31 @@ impl BlockTable {
     #[must_use]
     pub fn blocks_in_use(&self) -> usize {
         self.pool.len() - self.free_blocks()
+    }
+
+    /// Blocks that nobody owns.
+    #[must_use]
+    pub fn unowned_blocks(&self) -> usize {
+        self.pool.free()
+    }
+
+    /// Blocks of known prefixes, whether slots hold them or not.
+    #[must_use]
+    pub fn known_blocks(&self) -> usize {
+        self.prefixes.len()
+    }
+
+    /// The blocks of a slot, in the order of its positions.
+    #[must_use]
+    pub fn blocks(&self, slot: usize) -> &[u32] {
+        &self.entries[self.range(slot, 0, self.held[slot])]
+    }
+
+    /// A block as it is now.
+    #[must_use]
+    pub fn life(&self, block: u32) -> BlockLife {
+        let life = self.pool.life(block);
+        BlockLife { block, life }
     }
 
     /// The block and the token in it of a position.
@@ -206,24 +242,44 @@ impl BlockTable {
         Ok(copies)
     }
 
+    /// [`BlockTable::publish_under`] the default key.
+    pub fn publish(&mut self, slot: usize, tokens: &[u32]) {
+        self.publish_under(PrefixKey::default(), slot, tokens);
+    }
+
     /// Remembers the keys and values of a slot's whole blocks: `tokens` are those of its positions,
     /// from the first on. They stay known after the slot is released, until blocks run out.
     ///
     /// The slot must not write into those blocks again without [`BlockTable::make_writable`].
-    pub fn publish(&mut self, slot: usize, tokens: &[u32]) {
+    pub fn publish_under(&mut self, key: PrefixKey, slot: usize, tokens: &[u32]) {
         let range = self.range(slot, 0, self.held[slot]);
-        for block in self.prefixes.insert(tokens, &self.entries[range]) {
+        for block in self.prefixes.insert(key, tokens, &self.entries[range]) {
             self.pool.retain(block);
         }
     }
 
+    /// [`BlockTable::attach_under`] the default key.
+    pub fn attach(&mut self, slot: usize, tokens: &[u32]) -> usize {
+        self.attach_under(PrefixKey::default(), slot, tokens)
+    }
+
     /// Gives a slot the longest known prefix of `tokens`, in whole blocks; what it had is given
     /// back. Returns how many positions that is.
-    pub fn attach(&mut self, slot: usize, tokens: &[u32]) -> usize {
-        let known = self.prefixes.find(tokens);
+    pub fn attach_under(&mut self, key: PrefixKey, slot: usize, tokens: &[u32]) -> usize {
+        let known = self.prefixes.find(key, tokens);
         let known = &known[..known.len().min(self.max_blocks)];
         self.replace(slot, known);
         known.len() * BLOCK_TOKENS
+    }
+
+    /// Makes the prefix that ends with a block unknown, and all that go on from it; without effect
+    /// in another life of the block. Slots keep what they have.
+    pub fn forget(&mut self, of: BlockLife) {
+        if self.life(of.block) == of {
+            for block in self.prefixes.remove(of.block) {
+                self.pool.release(block);
+            }
+        }
     }
 
     /// Entries `first..last` of a slot's row.

@@ -1,12 +1,15 @@
 //! Cache blocks and how many owners each has.
 //!
 //! An owner is an entry of the block table or a node of the prefix cache. Always holds: a block is
-//! in the list of free blocks, once, exactly when nobody owns it.
+//! in the list of free blocks, once, exactly when nobody owns it; and it begins a new life each time
+//! that it leaves the list.
 
 /// Reference counts of blocks, and those that are free.
 #[derive(Debug, Clone)]
 pub(super) struct BlockPool {
     owners: Vec<u32>,
+    /// Times that each block was handed out.
+    lives: Vec<u32>,
     free: Vec<u32>,
 }
 
@@ -15,6 +18,7 @@ impl BlockPool {
     pub(super) fn new(num_blocks: usize) -> BlockPool {
         BlockPool {
             owners: vec![0; num_blocks],
+            lives: vec![0; num_blocks],
             free: (0..num_blocks as u32).rev().collect(),
         }
     }
@@ -34,10 +38,17 @@ impl BlockPool {
         self.owners[block as usize]
     }
 
+    /// Times that a block was handed out, modulo 2^32.
+    pub(super) fn life(&self, block: u32) -> u32 {
+        self.lives[block as usize]
+    }
+
     /// A free block, which now has one owner.
     pub(super) fn take(&mut self) -> Option<u32> {
         let block = self.free.pop()?;
         self.owners[block as usize] = 1;
+        let life = &mut self.lives[block as usize];
+        *life = life.wrapping_add(1);
         Some(block)
     }
 

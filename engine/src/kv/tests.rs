@@ -1,8 +1,6 @@
 //! The table against a model of what it must mean: a memory that slots write through it, and for
 //! each slot the tokens that it must read back.
 
-use std::collections::HashMap;
-
 use super::*;
 
 /// A small generator of the tests' own: the same operations every time.
@@ -75,34 +73,59 @@ impl World {
         self.tokens[slot].clear();
     }
 
-    /// Every slot reads what it wrote; every block has the owners that are there, and is free or
-    /// owned.
+    /// Every slot reads what it wrote, and every block has the owners that are there.
     fn check(&self) {
-        let (table, mut owners) = (&self.table, HashMap::<u32, u32>::new());
         for (slot, tokens) in self.tokens.iter().enumerate() {
-            assert!(tokens.len() <= table.held(slot) * BLOCK_TOKENS);
+            assert!(tokens.len() <= self.table.held(slot) * BLOCK_TOKENS);
             for p in 0..tokens.len() {
-                let (block, at) = table.locate(slot, p);
+                let (block, at) = self.table.locate(slot, p);
                 let expected = content(&tokens[..=p]);
                 assert_eq!(self.memory[block][at], expected, "slot {slot}, {p}");
             }
-            for &block in &table.entries[table.range(slot, 0, table.held(slot))] {
-                *owners.entry(block).or_default() += 1;
+        }
+        self.table.check();
+    }
+}
+
+impl BlockTable {
+    /// Panics unless every block has as many owners as there are entries and prefixes that name it,
+    /// and is free or owned.
+    pub(crate) fn check(&self) {
+        let mut owners = vec![0; self.pool.len()];
+        for slot in 0..self.held.len() {
+            for &block in self.blocks(slot) {
+                owners[block as usize] += 1;
             }
         }
-        let held = owners.len();
-        let cached = (0..table.pool.len() as u32).filter(|&b| table.prefixes.contains(b));
-        for block in cached {
-            *owners.entry(block).or_default() += 1;
+        let held = owners.iter().filter(|&&owners| owners > 0).count();
+        let known = (0..self.pool.len() as u32).filter(|&b| self.prefixes.contains(b));
+        known.for_each(|block| owners[block as usize] += 1);
+        for (block, &expected) in (0..).zip(&owners) {
+            assert_eq!(self.pool.owners(block), expected, "owners of {block}");
         }
-        for block in 0..table.pool.len() as u32 {
-            let expected = owners.get(&block).copied().unwrap_or(0);
-            assert_eq!(table.pool.owners(block), expected, "block {block}");
-        }
-        assert!(table.prefixes.is_consistent());
-        assert_eq!(table.pool.free() + owners.len(), table.pool.len());
-        assert_eq!(table.blocks_in_use(), held);
-        assert_eq!(table.free_blocks(), table.pool.len() - held);
+        assert!(self.prefixes.is_consistent());
+        let owned = owners.iter().filter(|&&owners| owners > 0).count();
+        assert_eq!(self.pool.free() + owned, self.pool.len());
+        assert_eq!(self.blocks_in_use(), held);
+        assert_eq!(self.free_blocks(), self.pool.len() - held);
+    }
+
+    /// Whether all whole blocks of tokens are known.
+    pub(crate) fn knows(&self, key: PrefixKey, tokens: &[u32]) -> bool {
+        self.prefixes.clone().find(key, tokens).len() == tokens.len() / BLOCK_TOKENS
+    }
+
+    /// Whether a block is that of a known prefix.
+    pub(crate) fn is_known(&self, block: u32) -> bool {
+        self.prefixes.contains(block)
+    }
+
+    /// Gives a slot's blocks back, and then once more: what no caller may do.
+    pub(crate) fn release_twice(&mut self, slot: usize) {
+        let held = self.held[slot];
+        self.release(slot);
+        self.held[slot] = held;
+        self.release(slot);
     }
 }
 
@@ -117,8 +140,14 @@ fn any_operations_keep_every_slots_tokens() {
         let mut reused = 0;
         for _ in 0..600 {
             let (slot, other) = (random.below(slots), random.below(slots));
-            match random.below(12) {
+            match random.below(13) {
                 0 => world.release(slot),
+                12 if world.table.held(slot) > 0 => {
+                    let blocks = world.table.blocks(slot);
+                    let life = world.table.life(blocks[random.below(blocks.len())]);
+                    world.table.forget(life);
+                    assert!(!world.table.prefixes.contains(life.block));
+                }
                 1 => {
                     let length = world.tokens[slot].len();
                     let positions = random.below(length + 1);
@@ -287,4 +316,42 @@ fn no_prefix_stays_known_without_its_start() {
     table.release(1);
     assert_eq!(table.attach(1, &tokens), 0);
     assert_eq!((table.free_blocks(), table.pool.free()), (2, 2));
+}
+
+#[test]
+fn prefixes_of_different_keys_do_not_meet() {
+    let tokens: Vec<u32> = (0..2 * BLOCK_TOKENS as u32).collect();
+    let mut table = BlockTable::new(2, 2 * BLOCK_TOKENS, 4);
+    let adapted = PrefixKey {
+        adapter: 1,
+        salt: 0,
+    };
+    table.reserve(0, tokens.len()).unwrap();
+    table.publish_under(adapted, 0, &tokens);
+    assert_eq!(table.attach(1, &tokens), 0);
+    assert_eq!(table.attach_under(adapted, 1, &tokens), 2 * BLOCK_TOKENS);
+    assert_eq!(table.known_blocks(), 2);
+}
+
+#[test]
+fn a_forgotten_prefix_stays_with_those_who_have_it() {
+    let tokens: Vec<u32> = (0..2 * BLOCK_TOKENS as u32).collect();
+    let mut table = BlockTable::new(2, 2 * BLOCK_TOKENS, 4);
+    table.reserve(0, tokens.len()).unwrap();
+    table.publish(0, &tokens);
+    assert_eq!(table.attach(1, &tokens), 2 * BLOCK_TOKENS);
+    let first = table.life(table.blocks(0)[0]);
+    let other = BlockLife {
+        life: first.life + 1,
+        ..first
+    };
+    table.forget(other);
+    assert_eq!(table.known_blocks(), 2, "another life of the block");
+    table.forget(first);
+    assert_eq!(table.known_blocks(), 0, "and what goes on from it");
+    assert_eq!((table.held(0), table.held(1)), (2, 2));
+    table.release(0);
+    table.release(1);
+    assert_eq!(table.unowned_blocks(), 4);
+    table.check();
 }

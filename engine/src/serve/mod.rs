@@ -1,7 +1,10 @@
 //! Sequences: one on an executor of its own ([`Session`]), or many on one ([`Batch`]).
+//!
+//! [`scheduler`] decides what many requests compute next, without an executor.
 
 mod batch;
 mod output;
+pub mod scheduler;
 mod session;
 mod stop;
 mod times;

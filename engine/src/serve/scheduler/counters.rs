@@ -1,0 +1,62 @@
+//! How a scheduler is doing, as numbers.
+
+use super::Scheduler;
+use super::request::{Place, Request};
+
+/// Numbers of a scheduler: how things are now, and what happened since it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SchedulerCounters {
+    /// Requests without a slot that have rows to come.
+    pub waiting: usize,
+    /// Requests in a slot.
+    pub running: usize,
+    /// Requests that only await their last tokens.
+    pub leaving: usize,
+    /// Steps whose results are not known.
+    pub steps_in_flight: usize,
+    /// Blocks that nobody owns.
+    pub blocks_free: usize,
+    /// Blocks that running requests hold, each counted once.
+    pub blocks_held: usize,
+    /// Blocks that nobody holds, of prefixes that are known until somebody needs the room.
+    pub blocks_cached: usize,
+    /// Tokens that were there already when a request joined.
+    pub prefix_hits: u64,
+    /// Rows of prompts, and of what was computed again after a request was sent back.
+    pub prompt_rows: u64,
+    /// Rows of single tokens on the way to the next.
+    pub decode_rows: u64,
+    /// Blocks copied because several had them and one was to write.
+    pub copied_blocks: u64,
+    /// Times that a request gave its blocks back to others.
+    pub preemptions: u64,
+    /// Times that a request was sent back because it stood on what a failed step was to compute.
+    pub restarts: u64,
+    /// Requests that were cancelled.
+    pub cancellations: u64,
+    /// Steps that failed.
+    pub failed_steps: u64,
+    /// Requests that failed with them.
+    pub failed_requests: u64,
+}
+
+impl Scheduler {
+    /// How things are, and what happened so far.
+    #[must_use]
+    pub fn counters(&self) -> SchedulerCounters {
+        let leaves = |request: &&Request| match request.place {
+            Place::Leaving => true,
+            Place::Waiting { .. } | Place::Running(_) => false,
+        };
+        SchedulerCounters {
+            waiting: self.waiting.len(),
+            running: self.running.len(),
+            leaving: self.requests.values().filter(leaves).count(),
+            steps_in_flight: self.in_flight.len(),
+            blocks_free: self.table.unowned_blocks(),
+            blocks_held: self.table.blocks_in_use(),
+            blocks_cached: self.table.free_blocks() - self.table.unowned_blocks(),
+            ..self.totals
+        }
+    }
+}

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use common::{model, shared};
 use gannet_engine::internals::exec::interp::InterpExecutor;
 use gannet_engine::internals::exec::{
-    DecodeStart, Executor, ExecutorKind, Inspect, Limits, Stats, Step,
+    DecodeStart, Executor, ExecutorKind, HostQueue, Inspect, Limits, Stats, Step,
 };
 use gannet_engine::internals::kv::BlockTable;
 use gannet_engine::internals::lower::Shape;
@@ -250,6 +250,10 @@ impl Executor for Served {
         self.without(launch, |s| {
             s.inner.decode(&sequences, steps, table, on_token)
         })
+    }
+
+    fn host_queue(&mut self) -> &mut HostQueue {
+        self.inner.host_queue()
     }
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {

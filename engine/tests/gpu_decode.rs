@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "common/queue.rs"]
+mod queue;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ macro_rules! files {
                 gpu_slots_give_what_each_gives_alone: slots_give_what_each_gives_alone,
                 gpu_rows_of_a_batch_may_change_places: rows_of_a_batch_may_change_places,
                 gpu_sequences_end_at_their_limits: sequences_end_at_their_limits,
+                gpu_queued_steps_mix: queued_steps_mix,
                 gpu_sampled_text_is_that_of_the_cpu: sampled_text_is_that_of_the_cpu,
                 gpu_sampled_text_is_that_of_a_batch: sampled_text_is_that_of_a_batch,
             }
@@ -251,6 +254,39 @@ fn sequences_end_at_their_limits(part: &str) {
         let limited = rig.decode_own(&own);
         for (slot, own) in own.into_iter().enumerate() {
             assert_eq!(limited[slot], free[slot][..own], "slot {slot}");
+        }
+    }
+}
+
+/// Sequences that share steps which queue, against each alone; in f32 throughout, so that no choice is
+/// close enough to depend on which kernels a step of so many rows takes.
+fn queued_steps_mix(part: &str) {
+    let Some(model) = on_gpu("queued steps", part) else {
+        return;
+    };
+    let vocab_size = model.plan().vocab_size;
+    for choice in [ExecutorChoice::Eager, ExecutorChoice::Graph] {
+        let options = Settings {
+            precision: Precision::Exact,
+            kv_type: KvType::F32,
+            ..options(choice, 4)
+        };
+        let mut executor = make_executor(&model, &options).unwrap().executor;
+        for drawn in [false, true] {
+            let all = queue::sequences(vocab_size, drawn);
+            let alone = all.iter().map(|s| {
+                let one = std::slice::from_ref(s);
+                queue::together(executor.as_mut(), one, 24, 0).remove(0)
+            });
+            let alone: Vec<_> = alone.collect();
+            for ahead in [0, 5] {
+                let found = queue::together(executor.as_mut(), &all, 24, ahead);
+                assert_eq!(found, alone, "{choice:?}, drawn {drawn}, {ahead} ahead");
+            }
+            // Nothing waits but for tokens.
+            let before = executor.stats();
+            queue::together(executor.as_mut(), &all, 24, 5);
+            assert_eq!(executor.stats().synchronizations, before.synchronizations);
         }
     }
 }

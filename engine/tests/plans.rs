@@ -258,14 +258,19 @@ fn lengths_of_one_class_lower_alike() {
                 kv_type,
                 ..options(Buffers::Shared)
             };
-            for outputs in [0, 1] {
-                let shape = |rows| Shape {
+            for (outputs, kind) in [
+                (0, StepKind::Prompt),
+                (1, StepKind::Prompt),
+                (5, StepKind::Batch),
+                (21, StepKind::Batch),
+            ] {
+                let shape = |rows: usize| Shape {
                     rows,
-                    outputs,
-                    kind: StepKind::Prompt,
+                    outputs: rows.min(outputs),
+                    kind,
                 };
-                for rows in 9..=MAX_ROWS {
-                    let class = shape(rows).class(MAX_ROWS);
+                for rows in (9..=MAX_ROWS).step_by(3) {
+                    let class = shape(rows).class(MAX_ROWS, 64);
                     let of_class = lower(model.plan(), class, &options).unwrap();
                     let own = lower(model.plan(), shape(rows), &options).unwrap();
                     assert!(own.scratch_bytes <= of_class.scratch_bytes, "{name} {rows}");
@@ -274,7 +279,7 @@ fn lengths_of_one_class_lower_alike() {
                         scratch_bytes: own.scratch_bytes,
                         ..of_class
                     };
-                    assert!(same == own, "{name}, {precision:?}, {rows} rows");
+                    assert!(same == own, "{name}, {precision:?}, {kind:?}, {rows} rows");
                 }
             }
         }

@@ -199,15 +199,21 @@ fn gather_copies_the_rows_named() {
 }
 
 #[test]
+fn chosen_tokens_are_fed() {
+    simple::feed(TARGET, &LENGTHS).pass();
+}
+
+#[test]
 fn advance_feeds_tokens_back_and_fills_the_ring() {
     for (num_slots, ring_len) in [(1, 4), (3, 4), (32, 256), (33, 1), (1024, 2)] {
-        for positions in [false, true] {
+        for (positions, gathers) in [(false, false), (true, false), (false, true), (true, true)] {
             let spec = AdvanceSpec {
                 target: TARGET,
                 num_slots,
                 ring_len,
                 context: 10,
                 positions,
+                gathers,
             };
             simple::advance(spec).pass();
         }

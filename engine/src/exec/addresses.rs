@@ -37,6 +37,7 @@ pub(crate) struct Addresses<'a, P> {
 }
 
 /// An argument as a launch passes it.
+#[derive(Clone)]
 pub(crate) enum Passed<'a, P> {
     Pointer(&'a P),
     Number(u32),

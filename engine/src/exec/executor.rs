@@ -6,10 +6,11 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::{DecodeStart, Limits, Load, Step};
+use super::{DecodeStart, HostQueue, Limits, Load, SlotChoice, Step};
 use crate::Error;
 use crate::kv::BlockTable;
 use crate::lower::{Shape, Unit};
@@ -154,6 +155,49 @@ pub trait Executor: Send {
         table: &BlockTable,
         on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
     ) -> Result<(), Error>;
+
+    /// The queue of an executor that has none of its own.
+    fn host_queue(&mut self) -> &mut HostQueue;
+
+    /// Says how the tokens of a slot are chosen in the steps that are queued from now on.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn set_slot(&mut self, choice: &SlotChoice<'_>) -> Result<(), Error> {
+        self.host_queue().set(choice);
+        Ok(())
+    }
+
+    /// Queues a step behind all that was queued before; see [`SlotChoice`]. Its outputs are of
+    /// different slots.
+    ///
+    /// # Errors
+    /// The step is outside of the limits, or the device failed.
+    fn queue(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        let mut queue = std::mem::take(self.host_queue());
+        let queued = queue.run(self, step);
+        *self.host_queue() = queue;
+        queued
+    }
+
+    /// What was chosen in the oldest step that was queued and not taken: a token for each of its
+    /// outputs. `None` while it is not known, after at most `patience`, or where nothing is queued.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn take(&mut self, patience: Duration) -> Result<Option<Vec<u32>>, Error> {
+        let _ = patience;
+        Ok(self.host_queue().take())
+    }
+
+    /// Forgets the steps that are queued, which may have run or not.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn abandon(&mut self) -> Result<(), Error> {
+        self.host_queue().clear();
+        Ok(())
+    }
 
     /// Copies cache blocks, all layers and keys and values of each: `(from, to)`.
     ///

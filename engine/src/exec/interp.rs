@@ -13,7 +13,7 @@ use gannet_ptx_gen::target::Target;
 use super::addresses::{Addresses, Inputs, Passed};
 use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
 use super::packed::{block_bytes, pack_weight, place};
-use super::{DecodeStart, Executor, ExecutorKind, Inspect, Limits, Stats, Step};
+use super::{DecodeStart, Executor, ExecutorKind, HostQueue, Inspect, Limits, Stats, Step};
 use crate::Error;
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{COUNTERS, DeviceProfile, LowerOptions, Lowered, Shape, Unit, lower};
@@ -42,6 +42,7 @@ pub struct InterpExecutor {
     logits: Vec<f32>,
     next: Vec<u32>,
     steps: u64,
+    queue: HostQueue,
     launches: u64,
 }
 
@@ -119,6 +120,7 @@ impl InterpExecutor {
             logits: Vec::new(),
             next: Vec::new(),
             steps: 0,
+            queue: HostQueue::default(),
             launches: 0,
             model,
         })
@@ -281,6 +283,10 @@ impl Executor for InterpExecutor {
             sampler_on: self.sampler_on,
         };
         decode_on_host(self, sequences, steps, table, how, on_token)
+    }
+
+    fn host_queue(&mut self) -> &mut HostQueue {
+        &mut self.queue
     }
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {

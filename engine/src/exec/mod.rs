@@ -17,6 +17,7 @@ mod limits;
 pub mod load_report;
 mod opening;
 pub(crate) mod packed;
+mod queue;
 mod ranks;
 pub mod sample;
 mod step;
@@ -30,6 +31,7 @@ pub use limits::Limits;
 pub(crate) use limits::limits;
 pub use load_report::{Load, LoadReport};
 pub use opening::Opening;
+pub use queue::{HostQueue, SlotChoice};
 pub use ranks::RankedExecutor;
 pub use step::{Step, StepRows};
 
@@ -52,6 +54,16 @@ impl<'a> DecodeStart<'a> {
         match self.row.limit {
             0 => steps,
             limit => steps.min((limit + 1).saturating_sub(self.row.length) as usize),
+        }
+    }
+
+    /// How its tokens are chosen.
+    pub(crate) fn choice(&self) -> SlotChoice<'a> {
+        SlotChoice {
+            slot: self.row.slot,
+            sampling: self.sampling,
+            history: self.history,
+            draws: self.draws,
         }
     }
 

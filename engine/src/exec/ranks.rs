@@ -12,7 +12,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use super::decode::{HostDecode, check_sequences, decode_on_host};
-use super::{DecodeStart, Executor, ExecutorKind, Inspect, Limits, Stats, Step};
+use super::{DecodeStart, Executor, ExecutorKind, HostQueue, Inspect, Limits, Stats, Step};
 use crate::Error;
 use crate::kv::BlockTable;
 use crate::lower::{Shape, Unit};
@@ -28,6 +28,7 @@ pub struct RankedExecutor {
     ranks: Vec<Box<dyn Executor>>,
     units: HashMap<Shape, Arc<Vec<Joint>>>,
     steps: u64,
+    queue: HostQueue,
 }
 
 /// A unit of the whole plan: units of the ranks, and what they do together behind them.
@@ -61,6 +62,7 @@ impl RankedExecutor {
             ranks,
             units: HashMap::new(),
             steps: 0,
+            queue: HostQueue::default(),
         })
     }
 
@@ -228,6 +230,10 @@ impl Executor for RankedExecutor {
             sampler_on: SamplerOn::Device,
         };
         decode_on_host(self, sequences, steps, table, how, on_token)
+    }
+
+    fn host_queue(&mut self) -> &mut HostQueue {
+        &mut self.queue
     }
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {

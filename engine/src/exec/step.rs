@@ -72,7 +72,19 @@ impl StepRows {
     /// The same rows, the logits of these wanted, ascending.
     #[must_use]
     pub fn with_outputs(mut self, outputs: impl IntoIterator<Item = u32>) -> StepRows {
-        self.columns[Column::Output as usize] = outputs.into_iter().collect();
+        let outputs: Vec<u32> = outputs.into_iter().collect();
+        for (column, _) in StepRow::default().of_output() {
+            self.columns[column as usize].clear();
+        }
+        for &output in &outputs {
+            // A row that there is not is refused with the step.
+            let number = |column| self.column(column).get(output as usize);
+            let row = StepRow::of(|column| number(column).copied().unwrap_or(0));
+            for (column, value) in row.of_output() {
+                self.columns[column as usize].push(value);
+            }
+        }
+        self.columns[Column::Output as usize] = outputs;
         self
     }
 
@@ -191,6 +203,20 @@ impl<'a> Step<'a> {
     /// # Errors
     /// More rows, outputs or positions than the limits, or a token, slot, position or row outside.
     pub fn check(&self, limits: Limits, plan: &Plan) -> Result<(), Error> {
+        self.check_tokens(limits, plan, |_| false)
+    }
+
+    /// As [`Step::check`] of a step that is queued: tokens may be [`StepRow::CHOSEN`].
+    pub(crate) fn check_queued(&self, limits: Limits, plan: &Plan) -> Result<(), Error> {
+        self.check_tokens(limits, plan, |token| token == StepRow::CHOSEN)
+    }
+
+    fn check_tokens(
+        &self,
+        limits: Limits,
+        plan: &Plan,
+        is_known_later: impl Fn(u32) -> bool,
+    ) -> Result<(), Error> {
         let (rows, outputs) = (self.rows(), self.outputs().len());
         let positions = plan
             .max_positions()
@@ -199,9 +225,12 @@ impl<'a> Step<'a> {
             let numbers = self.column(column);
             let below = |most: usize| numbers.iter().all(|&n| (n as usize) < most);
             match column {
-                Column::Token => below(plan.vocab_size),
-                Column::Length | Column::Limit => below(limits.context + 1),
-                Column::Slot => below(limits.num_slots),
+                Column::Token => {
+                    let mut known = numbers.iter().filter(|&&token| !is_known_later(token));
+                    known.all(|&token| (token as usize) < plan.vocab_size)
+                }
+                Column::Length | Column::Limit | Column::OutputLength => below(limits.context + 1),
+                Column::Slot | Column::OutputSlot => below(limits.num_slots),
                 Column::Position => below(positions),
                 Column::Output => below(rows),
             }
@@ -245,6 +274,8 @@ mod tests {
             [0, 0, 0, 0],
             [1, 0, 2, 0],
             [0, 1, 2, 3],
+            [0, 1, 2, 0],
+            [2, 1, 3, 0],
         ];
         assert_eq!(columns(&rows), expected);
     }
@@ -252,16 +283,18 @@ mod tests {
     #[test]
     fn a_part_of_a_prompt_keeps_its_positions() {
         let rows = StepRows::of_slot(&[5, 6, 7, 8], 2, 1..4);
-        let expected: [&[u32]; 6] = [
+        let expected: [&[u32]; 8] = [
             &[6, 7, 8],
             &[2, 3, 4],
             &[2, 2, 2],
             &[0, 0, 0],
             &[1, 2, 3],
             &[2],
+            &[2],
+            &[4],
         ];
         assert_eq!(columns(&rows), expected);
-        let expected: [&[u32]; 6] = [&[7, 8], &[3, 4], &[2, 2], &[0, 0], &[2, 3], &[]];
+        let expected: [&[u32]; 8] = [&[7, 8], &[3, 4], &[2, 2], &[0, 0], &[2, 3], &[], &[], &[]];
         assert_eq!(columns(&rows.part(1..3)), expected);
     }
 
@@ -298,6 +331,8 @@ mod tests {
             (Column::Limit, 33),
             (Column::Position, 20),
             (Column::Output, 2),
+            (Column::OutputSlot, 2),
+            (Column::OutputLength, 33),
         ] {
             let mut wrong = rows.clone();
             wrong.column_mut(column)[0] = outside;

@@ -24,6 +24,18 @@ impl<T: Clone> Named<T> {
         Named(given.into_iter().collect())
     }
 
+    /// The same names with what a function makes of their arguments.
+    pub(crate) fn map<U>(self, f: impl Fn(T) -> U) -> Named<U> {
+        let mapped = self.0.into_iter().map(|(name, arg)| (name, f(arg)));
+        Named(mapped.collect())
+    }
+
+    /// These and one more.
+    pub(crate) fn with(mut self, name: &'static str, arg: T) -> Named<T> {
+        self.0.push((name, arg));
+        self
+    }
+
     fn get(&self, name: &str) -> Option<T> {
         let found = self.0.iter().find(|(known, _)| *known == name);
         found.map(|(_, arg)| arg.clone())

@@ -6,8 +6,8 @@
 use gannet_ptx_gen::ir::{Kernel, Param};
 use gannet_ptx_gen::kernels::{
     AddSpec, AdvanceSpec, ArgmaxSpec, AttentionDecodeSpec, AttentionFlashSpec, AttentionMergeSpec,
-    AttentionSpec, EmbedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec,
-    GluSpec, KvWriteSpec, LayerNormSpec, MapSpec, NormAddNormSpec, RmsNormSpec, RopeSpec,
+    AttentionSpec, EmbedSpec, FeedSpec, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec,
+    GemvSpec, GluSpec, KvWriteSpec, LayerNormSpec, MapSpec, NormAddNormSpec, RmsNormSpec, RopeSpec,
     SampleSpec,
 };
 
@@ -108,6 +108,7 @@ kernel_specs! {
     AttentionFlash(AttentionFlashSpec): seen_by_all, rounds_nothing, alone;
     AttentionMerge(AttentionMergeSpec): by_rows, rounds_nothing, alone;
     Embed(EmbedSpec): by_rows, rounds_nothing, alone;
+    Feed(FeedSpec): by_rows, rounds_nothing, alone;
     GatherRows(GatherRowsSpec): by_rows, rounds_nothing, alone;
     Gemm(GemmSpec): by_rows, of_gemm, alone;
     GemmBatch(GemmBatchSpec): by_rows, of_gemm_batch, alone;

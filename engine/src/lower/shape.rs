@@ -1,8 +1,9 @@
 //! The shape of a step, and which shapes share their launches.
 //!
-//! Decodes come in few shapes and again and again; prompts come in as many as there are lengths. No
-//! choice of lowering tells two lengths of one [`Shape::class`] apart: their launches differ in nothing
-//! but how many rows they are over, which is a [`Count`]. Whoever runs prompts lowers a class once.
+//! Decodes come in few shapes and again and again; prompts come in as many as there are lengths, and
+//! steps that mix several of them with decodes in more. No choice of lowering tells two shapes of one
+//! [`Shape::class`] apart: their launches differ in nothing but how many rows they are over, which is a
+//! [`Count`]. Whoever runs such steps lowers a class once.
 
 use super::GEMV_MAX_ROWS;
 use crate::plan::Rows;
@@ -12,7 +13,7 @@ use crate::plan::Rows;
 pub enum StepKind {
     /// Consecutive positions of one slot.
     Prompt,
-    /// One position of each of several slots.
+    /// Positions of several slots.
     Batch,
 }
 
@@ -28,21 +29,28 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Whether it is one of the few that come again and again: that of a decode, or of as few rows.
+    /// Whether it is one of the few that come again and again: that of a decode, whose rows are a power
+    /// of two, or of as few rows.
     #[must_use]
     pub fn comes_again(self) -> bool {
-        self.kind == StepKind::Batch || self.rows <= GEMV_MAX_ROWS
+        let decodes = self.kind == StepKind::Batch && self.rows.is_power_of_two();
+        decodes && self.outputs == self.rows || self.rows <= GEMV_MAX_ROWS
     }
 
-    /// The largest shape, of at most `max_rows` rows, whose launches are those of this one but for how
-    /// many rows they are over.
+    /// The largest shape, of at most so many rows and outputs, whose launches are those of this one but
+    /// for how many rows they are over.
     #[must_use]
-    pub fn class(self, max_rows: usize) -> Shape {
-        if self.comes_again() || self.rows > max_rows {
+    pub fn class(self, max_rows: usize, max_outputs: usize) -> Shape {
+        if self.comes_again() {
             return self;
         }
+        let up_to = |rows: usize, most: usize| match rows {
+            0 => 0,
+            _ => rows.next_power_of_two().min(most).max(rows),
+        };
         Shape {
-            rows: self.rows.next_power_of_two().min(max_rows),
+            rows: up_to(self.rows, max_rows),
+            outputs: up_to(self.outputs, max_outputs),
             ..self
         }
     }
@@ -79,28 +87,32 @@ impl Count {
 mod tests {
     use super::*;
 
-    fn shape(rows: usize, kind: StepKind) -> Shape {
-        Shape {
-            rows,
-            outputs: 1,
-            kind,
-        }
-    }
-
     #[test]
     fn classes_hold_their_shapes_and_are_their_own() {
         for kind in [StepKind::Prompt, StepKind::Batch] {
-            for rows in 1..=300 {
-                let shape = shape(rows, kind);
-                let class = shape.class(200);
-                assert!(class.rows >= rows && class.class(200) == class, "{shape:?}");
-                assert_eq!(class == shape, shape.comes_again() || class.rows == rows);
+            for (rows, outputs) in (1..=300).flat_map(|rows| [0, 1, 3, rows].map(|o| (rows, o))) {
+                let shape = Shape {
+                    rows,
+                    outputs: outputs.min(rows),
+                    kind,
+                };
+                let class = shape.class(200, 50);
+                let holds = class.rows >= rows && class.outputs >= shape.outputs;
+                assert!(holds && class.class(200, 50) == class, "{shape:?}");
+                assert!(!shape.comes_again() || class == shape, "{shape:?}");
             }
         }
-        let of = |rows| shape(rows, StepKind::Prompt).class(200).rows;
-        assert_eq!(
-            [9, 16, 17, 129, 200, 201].map(of),
-            [16, 16, 32, 200, 200, 201]
-        );
+        let of = |rows| {
+            let shape = Shape {
+                rows,
+                outputs: 3,
+                kind: StepKind::Prompt,
+            };
+            let class = shape.class(200, 50);
+            [class.rows, class.outputs]
+        };
+        let found = [9, 16, 17, 129, 200, 201].map(of);
+        let rows = [16, 16, 32, 200, 200, 201];
+        assert_eq!(found, rows.map(|rows| [rows, 4]));
     }
 }

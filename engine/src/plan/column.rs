@@ -4,6 +4,8 @@
 //! launch) goes through this table, so that another input is a row here and its use. What follows
 //! from other numbers of a row is derived here and nowhere given.
 
+use gannet_ptx_gen::kernels::FeedSpec;
+
 use super::Rows;
 
 macro_rules! columns {
@@ -11,6 +13,7 @@ macro_rules! columns {
         tokens { $($(#[$doc:meta])* $column:ident $field:ident $name:literal,)* }
         derived { $($(#[$derived_doc:meta])* $derived:ident $derived_name:literal = $of:expr,)* }
         outputs { $($(#[$output_doc:meta])* $output:ident $output_name:literal,)* }
+        of_outputs { $($(#[$of_doc:meta])* $of_output:ident $of_name:literal = $of_row:expr,)* }
     ) => {
         /// An input of a step: `u32` for each token, or for each output.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,6 +21,7 @@ macro_rules! columns {
             $($(#[$doc])* $column,)*
             $($(#[$derived_doc])* $derived,)*
             $($(#[$output_doc])* $output,)*
+            $($(#[$of_doc])* $of_output,)*
         }
 
         impl Column {
@@ -26,6 +30,7 @@ macro_rules! columns {
                 $(Column::$column,)*
                 $(Column::$derived,)*
                 $(Column::$output,)*
+                $(Column::$of_output,)*
             ];
 
             /// The parameter of kernels that read it.
@@ -35,6 +40,7 @@ macro_rules! columns {
                     $(Column::$column => $name,)*
                     $(Column::$derived => $derived_name,)*
                     $(Column::$output => $output_name,)*
+                    $(Column::$of_output => $of_name,)*
                 }
             }
 
@@ -45,6 +51,7 @@ macro_rules! columns {
                     $(Column::$column => Rows::Tokens,)*
                     $(Column::$derived => Rows::Tokens,)*
                     $(Column::$output => Rows::Outputs,)*
+                    $(Column::$of_output => Rows::Outputs,)*
                 }
             }
         }
@@ -65,13 +72,26 @@ macro_rules! columns {
                 ]
                 .into_iter()
             }
+
+            /// The row that has these numbers.
+            pub(crate) fn of(number: impl Fn(Column) -> u32) -> StepRow {
+                StepRow {
+                    $($field: number(Column::$column),)*
+                }
+            }
+
+            /// What is known of an output of the row.
+            pub(crate) fn of_output(self) -> impl Iterator<Item = (Column, u32)> {
+                let derived = |of: fn(StepRow) -> u32| of(self);
+                [$((Column::$of_output, derived($of_row)),)*].into_iter()
+            }
         }
     };
 }
 
 columns! {
     tokens {
-        /// Token id.
+        /// Token id, or [`StepRow::CHOSEN`].
         Token token "tokens",
         /// Keys that the row may see: its position plus one. 0 marks a row that does nothing.
         Length length "lengths",
@@ -88,9 +108,18 @@ columns! {
         /// Row of a token whose logits are wanted.
         Output "indices",
     }
+    of_outputs {
+        /// Slot of that row.
+        OutputSlot "output_slots" = |row| row.slot,
+        /// Keys that it sees.
+        OutputLength "output_lengths" = |row| row.length,
+    }
 }
 
 impl StepRow {
+    /// In the place of a token: the one that the latest step in front chose for the slot.
+    pub const CHOSEN: u32 = FeedSpec::CHOSEN;
+
     /// A token of a slot that sees `length` keys, its own among them.
     #[must_use]
     pub fn new(token: u32, length: u32, slot: u32) -> StepRow {

@@ -58,7 +58,7 @@ pub use product::{
     ParseVariantError,
 };
 pub use sample::math as sample_math;
-pub use sample::{AdvanceSpec, ArgmaxSpec, SampleParams, SampleSpec};
+pub use sample::{AdvanceSpec, ArgmaxSpec, FeedSpec, SampleParams, SampleSpec};
 pub use stream_read::StreamReadSpec;
 pub use weights::{WeightFormat, WeightPlane, planes};
 
@@ -93,6 +93,7 @@ representatives! {
     elementwise::layer_norm: kernel(params);
     sample::advance: kernel(params);
     sample::argmax: kernel(params);
+    sample::feed: kernel(params);
     elementwise::gather_rows: kernel(params);
     elementwise::glu: kernel(params);
     elementwise::map: kernel(params);

@@ -105,16 +105,23 @@ fn rows() -> Vec<Trial> {
     );
     trials.push(simple::gather_rows(GatherRowsSpec { target, dim: 300 }));
     trials.extend(
-        [(23, 4, true), (70, 3, false)].map(|(num_slots, ring_len, positions)| {
+        [
+            (23, 4, true, false),
+            (70, 3, false, false),
+            (35, 3, false, true),
+        ]
+        .map(|(num_slots, ring_len, positions, gathers)| {
             simple::advance(AdvanceSpec {
                 target,
                 num_slots,
                 ring_len,
                 context: 10,
                 positions,
+                gathers,
             })
         }),
     );
+    trials.push(simple::feed(target, &lengths));
     trials
 }
 

@@ -16,7 +16,7 @@ use gannet_quant::cpu::{Product, matmul_exact, matmul_fast_each};
 use attention::LayerCache;
 
 use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
-use super::{DecodeStart, Executor, ExecutorKind, Inspect, Limits, Stats, Step};
+use super::{DecodeStart, Executor, ExecutorKind, HostQueue, Inspect, Limits, Stats, Step};
 use crate::Error;
 use crate::exec::sample::argmax;
 use crate::kv::BlockTable;
@@ -44,6 +44,7 @@ pub struct CpuExecutor {
     copies: Vec<Option<Vec<u8>>>,
     shape: (usize, usize),
     stats: Stats,
+    queue: HostQueue,
 }
 
 impl CpuExecutor {
@@ -103,6 +104,7 @@ impl CpuExecutor {
             copies,
             shape: (0, 0),
             stats: Stats::default(),
+            queue: HostQueue::default(),
             model,
         })
     }
@@ -382,6 +384,10 @@ impl Executor for CpuExecutor {
         check_sequences(self, sequences, steps)?;
         let how = HostDecode::default();
         decode_on_host(self, sequences, steps, table, how, on_token)
+    }
+
+    fn host_queue(&mut self) -> &mut HostQueue {
+        &mut self.queue
     }
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {

@@ -7,30 +7,26 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use gannet_cuda_runtime::{Buffer, Launch, PinnedBuffer, Stream};
+use gannet_cuda_runtime::{Buffer, Launch, Stream};
 use gannet_ptx_gen::kernels::AdvanceSpec;
 use gannet_ptx_gen::target::Target;
 
 use super::prepare::{Prepared, args_by_name, launch_of};
-use super::rank::{DecodeParts, Rank};
+use super::rank::Rank;
 use super::record::Issue;
+use super::replays::DecodeParts;
+use super::ring::{RING, Ring};
+use super::sampler::Rows;
 use crate::Error;
 use crate::exec::DecodeStart;
 use crate::exec::addresses::Inputs;
 use crate::lower::{Advance, KernelSpec, Named};
 use crate::plan::{Buf, Column, Plan};
 
-/// Steps that the ring holds.
-const RING: u32 = 256;
-
 /// Steps queued ahead of the token that the host waits for. Enough to hide the host, few enough
 /// that a stop wastes little.
 const AHEAD: usize = 8;
-
-/// Polls between checks that the device still lives.
-const POLLS: u32 = 1 << 14;
 
 /// What decoding steps are made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,27 +54,34 @@ pub(super) fn advance(target: Target, rows: usize, context: usize, positions: bo
         ring_len: RING,
         context: context as u32,
         positions,
+        gathers: false,
     })
 }
 
-/// What the kernel that ends a step takes, by the names of its parameters.
-fn given_to_advance<'a, B>(
-    next: &'a B,
-    inputs: &'a Inputs<B>,
-    steps: &'a B,
-    ring: &'a B,
-    positions: bool,
-) -> Named<&'a B> {
-    let positions = positions.then(|| ("positions", inputs.column(Column::Position)));
-    let given = [
-        ("next", next),
-        ("tokens", inputs.column(Column::Token)),
-        ("lengths", inputs.column(Column::Length)),
-        ("limits", inputs.column(Column::Limit)),
-        ("steps", steps),
-        ("ring", ring),
-    ];
-    Named::new(given.into_iter().chain(positions))
+/// What the kernel that ends a step writes to, and the tokens that it finds.
+pub(super) struct End<'a, B> {
+    pub(super) next: &'a B,
+    pub(super) latest: &'a B,
+    pub(super) counter: &'a B,
+    pub(super) ring: &'a B,
+}
+
+impl<'a, B> End<'a, B> {
+    /// What it takes, by the names of its parameters.
+    pub(super) fn given(&self, inputs: &'a Inputs<B>, positions: bool) -> Named<&'a B> {
+        let positions = positions.then(|| ("positions", inputs.column(Column::Position)));
+        let given = [
+            ("next", self.next),
+            ("tokens", inputs.column(Column::Token)),
+            ("lengths", inputs.column(Column::Length)),
+            ("limits", inputs.column(Column::Limit)),
+            ("slots", inputs.column(Column::Slot)),
+            ("latest", self.latest),
+            ("steps", self.counter),
+            ("ring", self.ring),
+        ];
+        Named::new(given.into_iter().chain(positions))
+    }
 }
 
 /// A launch of a step, and what it is for.
@@ -131,12 +134,7 @@ impl Listed {
 pub(super) struct Replay {
     step: Issue,
     list: Vec<Listed>,
-    rows: usize,
-    /// Steps queued since it was made.
-    issued: AtomicU32,
-    /// `u32[RING * rows + 1]`: the tokens of each step, then how many steps were written since it was
-    /// made.
-    ring: PinnedBuffer,
+    ring: Ring,
 }
 
 impl Replay {
@@ -162,19 +160,23 @@ impl Replay {
         let mut list = Listed::of_plan(prepared);
         if let Some(samplers) = samplers.filter(|_| shape.draws) {
             let logits = made(prepared, plan.logits)?;
-            list.extend(samplers.launches(gpu, &logits, state, &next, rows)?);
+            list.extend(samplers.launches(gpu, &logits, state, &next, Rows::all(rows))?);
         }
         let positions = plan.max_positions().is_some();
         let advance = advance(gpu.target, rows, limits.context, positions);
         let spec = KernelSpec::from(advance);
         kernels.compile(gpu, std::slice::from_ref(&spec))?;
         let kernel = kernels.get(&spec)?;
-        let counter = Buffer::new(&gpu.context, 4)?;
-        stream.memset_d32(&counter, 0)?;
-        let ring = PinnedBuffer::new(&gpu.context, (RING as usize * rows + 1) * 4)?;
-        let host_ring = ring.as_buffer();
-        let given = given_to_advance(&next, &state.inputs, &counter, &host_ring, positions);
-        let args = args_by_name(&spec, kernel, &given)?;
+        let ring = Ring::new(&gpu.context, stream, rows)?;
+        let memory = ring.memory();
+        let end = End {
+            next: &next,
+            latest: &state.latest,
+            counter: ring.counter(),
+            ring: &memory,
+        };
+        let given = end.given(&state.inputs, positions);
+        let args = args_by_name(&spec, kernel, &given, None)?;
         let launch = launch_of(gpu, kernel, spec.grid(rows as u32), args);
         list.push(Listed::after("advance", spec, rows, launch));
         let mut at = 0..;
@@ -183,8 +185,6 @@ impl Replay {
         Ok(Replay {
             step: recorder.record(&gpu.context, launches)?,
             list,
-            rows,
-            issued: AtomicU32::new(0),
             ring,
         })
     }
@@ -199,52 +199,15 @@ impl Replay {
         self.step.is_fallback()
     }
 
-    /// Queues one step.
-    pub(super) fn issue(&self, stream: &Stream) -> Result<(), Error> {
+    /// Queues one step, and returns its number.
+    pub(super) fn issue(&self, stream: &Stream) -> Result<u32, Error> {
         self.step.issue(stream)?;
-        self.count();
-        Ok(())
+        Ok(self.ring.count())
     }
 
-    /// Counts a step that was queued launch by launch.
-    pub(super) fn count(&self) {
-        self.issued.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The token that a row chose in a step that the ring still holds.
-    fn token(&self, step: u32, row: usize) -> Result<u32, Error> {
-        Ok(self
-            .ring
-            .read_u32((step % RING) as usize * self.rows + row)?)
-    }
-
-    /// Polls until steps from `first` on are in the ring, more than `read`; returns how many.
-    fn wait(&self, stream: &Stream, first: u32, read: usize) -> Result<usize, Error> {
-        let count = RING as usize * self.rows;
-        // Steps of before count as none.
-        let written = || -> Result<usize, Error> {
-            let since = self.ring.read_u32(count)?.wrapping_sub(first) as i32;
-            Ok(since.max(0) as usize)
-        };
-        let mut polls = 0;
-        loop {
-            let written_now = written()?;
-            if written_now > read {
-                return Ok(written_now);
-            }
-            polls += 1;
-            if polls == POLLS {
-                polls = 0;
-                let idle = stream.query()?;
-                if idle && written()? <= read {
-                    let counted = self.ring.read_u32(count)?;
-                    self.issued.store(counted, Ordering::Relaxed);
-                    let why = "the device finished its steps without writing a token";
-                    return Err(Error::internal(why));
-                }
-            }
-            std::hint::spin_loop();
-        }
+    /// Where its tokens go.
+    pub(super) fn ring(&self) -> &Ring {
+        &self.ring
     }
 }
 
@@ -264,29 +227,25 @@ pub(super) fn run(
     steps: &[usize],
     on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
 ) -> Result<u64, Error> {
-    let first = ranks[0].replay(shape).issued.load(Ordering::Relaxed);
+    let first = ranks[0].replay(shape).ring().issued();
     let most = steps.iter().copied().max().unwrap_or(0);
     let mut live: Vec<usize> = (0..steps.len()).filter(|&i| steps[i] > 0).collect();
     let (mut queued, mut read) = (0, 0);
     while read < most && !live.is_empty() {
         while queued < most && queued - read < AHEAD {
-            ranks.iter_mut().try_for_each(|rank| rank.issue(shape))?;
+            for rank in ranks.iter_mut() {
+                rank.issue(shape)?;
+            }
             queued += 1;
         }
-        let written = ranks[0]
-            .replay(shape)
-            .wait(ranks[0].stream(), first, read)?;
+        let ring = ranks[0].replay(shape).ring();
+        let written = ring.wait(ranks[0].stream(), first, read, None)?;
         while read < written && !live.is_empty() {
             let mut ended = Vec::new();
             for &i in &live {
-                if on_token(
-                    i,
-                    ranks[0]
-                        .replay(shape)
-                        .token(first.wrapping_add(read as u32), i)?,
-                )
-                .is_break()
-                {
+                let ring = ranks[0].replay(shape).ring();
+                let token = ring.token(first.wrapping_add(read as u32), i)?;
+                if on_token(i, token).is_break() {
                     ended.push(i);
                 }
             }
@@ -315,12 +274,19 @@ mod tests {
         };
         let (tokens, lengths) = (Column::Token as usize, Column::Length as usize);
         let (limits, places) = (Column::Limit as usize, Column::Position as usize);
-        let all = [&10, &tokens, &lengths, &limits, &11, &12, &places];
-        for (positions, expected) in [(false, &all[..6]), (true, &all[..])] {
+        let slots = Column::Slot as usize;
+        let end = End {
+            next: &10,
+            latest: &13,
+            counter: &11,
+            ring: &12,
+        };
+        let all = [
+            &10, &tokens, &lengths, &limits, &slots, &13, &11, &12, &places,
+        ];
+        for (positions, expected) in [(false, &all[..8]), (true, &all[..])] {
             let spec = KernelSpec::from(advance(Target::Sm80, 2, 64, positions));
-            let args = given_to_advance(&10, &inputs, &11, &12, positions)
-                .bind(&spec)
-                .unwrap();
+            let args = end.given(&inputs, positions).bind(&spec).unwrap();
             assert_eq!(args, expected);
         }
     }

@@ -5,6 +5,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytemuck::cast_slice_mut;
 
@@ -15,8 +16,8 @@ use super::timing::{self, AHEAD, Profiler};
 use super::trial::Trials;
 use crate::Error;
 use crate::exec::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
-use crate::exec::{DecodeStart, Executor, ExecutorKind, Inspect, LaunchTime, Limits, Load};
-use crate::exec::{Measure, Stats, Step};
+use crate::exec::{DecodeStart, Executor, ExecutorKind, HostQueue, Inspect, LaunchTime, Limits};
+use crate::exec::{Load, Measure, SlotChoice, Stats, Step};
 use crate::kv::BlockTable;
 use crate::lower::{Shape, Unit};
 use crate::model::{Model, Span};
@@ -28,6 +29,8 @@ pub struct CudaExecutor {
     /// At least one.
     ranks: Vec<Rank>,
     sampler_on: SamplerOn,
+    /// Where tokens are chosen on the CPU.
+    host_queue: HostQueue,
     logits: Vec<f32>,
     next: Vec<u32>,
     steps: u64,
@@ -46,6 +49,7 @@ impl CudaExecutor {
         Ok(CudaExecutor {
             ranks: vec![Rank::new(gpu, model, session)?],
             sampler_on: session.sampler_on,
+            host_queue: HostQueue::default(),
             logits: Vec::new(),
             next: Vec::new(),
             steps: 0,
@@ -147,6 +151,52 @@ impl Executor for CudaExecutor {
         Ok(())
     }
 
+    fn host_queue(&mut self) -> &mut HostQueue {
+        &mut self.host_queue
+    }
+
+    fn set_slot(&mut self, choice: &SlotChoice<'_>) -> Result<(), Error> {
+        match self.sampler_on {
+            SamplerOn::Cpu => {
+                self.host_queue.set(choice);
+                Ok(())
+            }
+            SamplerOn::Device => {
+                let mut ranks = self.ranks.iter_mut();
+                ranks.try_for_each(|rank| rank.set_slot(choice))
+            }
+        }
+    }
+
+    fn queue(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        if self.sampler_on == SamplerOn::Cpu {
+            let mut queue = std::mem::take(&mut self.host_queue);
+            let queued = queue.run(self, step);
+            self.host_queue = queue;
+            return queued;
+        }
+        self.steps += 1;
+        self.ranks.iter_mut().try_for_each(|rank| rank.queue(step))
+    }
+
+    fn take(&mut self, patience: Duration) -> Result<Option<Vec<u32>>, Error> {
+        if self.sampler_on == SamplerOn::Cpu {
+            return Ok(self.host_queue.take());
+        }
+        let taken = self.ranks[0].take(patience)?;
+        if taken.is_some() {
+            for rank in &mut self.ranks[1..] {
+                rank.take(Duration::MAX)?;
+            }
+        }
+        Ok(taken)
+    }
+
+    fn abandon(&mut self) -> Result<(), Error> {
+        self.host_queue.clear();
+        self.ranks.iter_mut().try_for_each(Rank::abandon)
+    }
+
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
         check_blocks(self.limits(), pairs)?;
         self.ranks
@@ -219,7 +269,9 @@ impl Measure for CudaExecutor {
         let (rank, shape) = (&mut self.ranks[0], DecodeShape::of(sequences));
         rank.start_decode(shape, sequences, table)?;
         let (replay, stream) = (rank.replay(shape), rank.stream());
-        timing::time(&rank.gpu().context, stream, steps, || replay.issue(stream))
+        timing::time(&rank.gpu().context, stream, steps, || {
+            replay.issue(stream).map(drop)
+        })
     }
 
     fn launch_times(

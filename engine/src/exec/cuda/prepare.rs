@@ -194,14 +194,24 @@ pub(super) fn prepare(
     })
 }
 
-/// The arguments of a kernel that follows a step, by the names of its parameters.
+/// The arguments of a kernel that is no part of a plan, by the names of its parameters; `n` is what it is
+/// over, if it takes that.
 pub(super) fn args_by_name(
     spec: &KernelSpec,
     kernel: &LoadedKernel,
     given: &Named<&Buffer>,
+    n: Option<u32>,
 ) -> Result<PackedArgs, Error> {
+    let buffers = given.clone().map(Passed::Pointer);
+    let given = match n {
+        Some(n) => buffers.with("n", Passed::Number(n)),
+        None => buffers,
+    };
     let args = given.bind(spec)?.into_iter();
-    let args = args.fold(Args::for_kernel(kernel), Args::ptr);
+    let args = args.fold(Args::for_kernel(kernel), |args, passed| match passed {
+        Passed::Pointer(buffer) => args.ptr(buffer),
+        Passed::Number(n) => args.u32(n),
+    });
     Ok(args.finish()?)
 }
 

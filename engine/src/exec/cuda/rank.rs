@@ -7,45 +7,47 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytemuck::{cast_slice, cast_slice_mut};
-use gannet_cuda_runtime::{Buffer, Statistics, Stream};
+use gannet_cuda_runtime::{Buffer, LoadedKernel, Statistics, Stream};
 
 use super::decode::{DecodeShape, Replay, advance};
 use super::load;
 use super::memory::fit;
 use super::open::Gpu;
 use super::prepare::{Kernels, Memory, Prepared, prepare};
+use super::queue::{self, Queue};
 use super::record::{Issue, Recorder};
 use super::sampler::{self, SlotSamplers};
 use super::state::StepState;
 use crate::Error;
 use crate::exec::packed::block_bytes;
-use crate::exec::{DecodeStart, Limits, Load, Step, StepRows};
+use crate::exec::{Limits, Load, Step};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{KernelSpec, LowerOptions, Lowered, LoweredLaunch, Shape, StepKind, lower};
 use crate::model::{Model, Span};
-use crate::plan::{Buf, Column, Element, Plan};
+use crate::plan::{Buf, Element, Plan};
 use crate::settings::{SamplerOn, Settings};
 
 /// One GPU, ready to run the steps of a plan.
 pub(crate) struct Rank {
-    gpu: Arc<Gpu>,
-    model: Arc<Model>,
-    stream: Stream,
-    recorder: Recorder,
+    pub(super) gpu: Arc<Gpu>,
+    pub(super) model: Arc<Model>,
+    pub(super) stream: Stream,
+    pub(super) recorder: Recorder,
     options: LowerOptions,
-    limits: Limits,
-    kernels: Kernels,
+    pub(super) limits: Limits,
+    pub(super) kernels: Kernels,
     memory: Memory,
-    state: StepState,
+    pub(super) state: StepState,
     /// By class of shapes.
     prepared: HashMap<Shape, Arc<Prepared>>,
     recorded: HashMap<Shape, Arc<Issue>>,
-    replays: HashMap<DecodeShape, Replay>,
+    pub(super) replays: HashMap<DecodeShape, Replay>,
+    pub(super) queue: Queue,
     /// Made when tokens are first drawn.
-    samplers: Option<SlotSamplers>,
+    pub(super) samplers: Option<SlotSamplers>,
     current: Option<Current>,
     /// Steps that were to run as a graph and did not.
-    fallbacks: u64,
+    pub(super) fallbacks: u64,
     /// The context's counters when this was made.
     before: Statistics,
     load: Load,
@@ -56,17 +58,6 @@ pub(crate) struct Rank {
 struct Current {
     shape: Shape,
     prepared: Arc<Prepared>,
-}
-
-/// What a rank needs for the launches of a decoding step besides the prepared step.
-pub(super) struct DecodeParts<'r> {
-    pub(super) gpu: &'r Arc<Gpu>,
-    pub(super) stream: &'r Stream,
-    pub(super) state: &'r StepState,
-    pub(super) limits: Limits,
-    pub(super) kernels: &'r mut Kernels,
-    pub(super) recorder: &'r mut Recorder,
-    pub(super) samplers: Option<&'r SlotSamplers>,
 }
 
 impl Rank {
@@ -101,6 +92,7 @@ impl Rank {
             let (context, counts) = (limits.context, plan.max_positions().is_some());
             let ends = buckets.map(|rows| advance(gpu.target, rows, context, counts).into());
             choosing.extend(ends);
+            choosing.extend(queue::kernels(gpu.target, limits, counts));
         }
         let lowered: Vec<Lowered> = (shapes.iter())
             .map(|&shape| lower(plan, shape, &options))
@@ -113,6 +105,10 @@ impl Rank {
         let (kernels, memory, load) = load::load(gpu, model, limits, &steps, &stream)
             .map_err(|error| estimate.explain(error, limits))?;
         let state = StepState::new(&gpu.context, limits)?;
+        let queue = match session.sampler_on {
+            SamplerOn::Device => Queue::new(&gpu.context, &stream, limits)?,
+            SamplerOn::Cpu => Queue::default(),
+        };
         Ok(Rank {
             model: Arc::clone(model),
             gpu: Arc::clone(gpu),
@@ -126,6 +122,7 @@ impl Rank {
             prepared: HashMap::new(),
             recorded: HashMap::new(),
             replays: HashMap::new(),
+            queue,
             samplers: None,
             current: None,
             fallbacks: 0,
@@ -184,9 +181,14 @@ impl Rank {
         self.fallbacks
     }
 
+    /// The class of a shape here.
+    pub(super) fn class(&self, shape: Shape) -> Shape {
+        shape.class(self.limits.max_rows, self.limits.max_outputs)
+    }
+
     /// The launches of a shape's class, lowered and packed at its first use.
     pub(super) fn prepared(&mut self, shape: Shape) -> Result<Arc<Prepared>, Error> {
-        let class = shape.class(self.limits.max_rows);
+        let class = self.class(shape);
         if let Some(found) = self.prepared.get(&class) {
             return Ok(Arc::clone(found));
         }
@@ -208,12 +210,36 @@ impl Rank {
     /// Sets the inputs of a step.
     pub(super) fn begin(&mut self, step: &Step<'_>) -> Result<(), Error> {
         step.check(self.limits, self.plan())?;
-        self.state.upload(&self.stream, step)?;
+        self.upload(step)?;
         self.set_current(step.shape())?;
         Ok(())
     }
 
-    fn set_current(&mut self, shape: Shape) -> Result<Arc<Prepared>, Error> {
+    /// Queues the copy of a step's inputs.
+    pub(super) fn upload(&mut self, step: &Step<'_>) -> Result<(), Error> {
+        self.queue.forget_rows();
+        self.state.upload(&self.stream, step)
+    }
+
+    /// Queues the copy of what has changed in the table.
+    pub(super) fn upload_table(&mut self, table: &BlockTable) -> Result<(), Error> {
+        self.state.upload_table(&self.stream, table)
+    }
+
+    /// What changes between steps.
+    pub(super) fn state(&self) -> &StepState {
+        &self.state
+    }
+
+    /// A compiled kernel.
+    pub(super) fn kernel(&mut self, spec: &KernelSpec) -> Result<LoadedKernel, Error> {
+        self.kernels
+            .compile(&self.gpu, std::slice::from_ref(spec))?;
+        self.kernels.get(spec).cloned()
+    }
+
+    /// Makes a shape the current one.
+    pub(super) fn set_current(&mut self, shape: Shape) -> Result<Arc<Prepared>, Error> {
         let prepared = self.prepared(shape)?;
         self.current = Some(Current {
             shape,
@@ -224,10 +250,14 @@ impl Rank {
 
     /// Sets the inputs of a step and queues its launches: as a graph where they will be queued again.
     pub(super) fn run(&mut self, step: &Step<'_>) -> Result<(), Error> {
-        self.begin(step)?;
-        let Some(Current { shape, prepared }) = self.current.clone() else {
-            return Ok(());
-        };
+        step.check(self.limits, self.plan())?;
+        self.upload(step)?;
+        self.run_current(step.shape())
+    }
+
+    /// Queues the launches of a shape on what is in the step state.
+    pub(super) fn run_current(&mut self, shape: Shape) -> Result<(), Error> {
+        let prepared = self.set_current(shape)?;
         if shape.comes_again() && self.recorder.replays() {
             if !self.recorded.contains_key(&shape) {
                 let launches = self.recorder.listed(&prepared.launches);
@@ -267,65 +297,6 @@ impl Rank {
             }
         }
         Ok(())
-    }
-
-    /// Sets the step state to the first step of a decode, and makes what repeats it.
-    pub(super) fn start_decode(
-        &mut self,
-        shape: DecodeShape,
-        sequences: &[DecodeStart<'_>],
-        table: &BlockTable,
-    ) -> Result<(), Error> {
-        let inputs = StepRows::padded_batch(sequences.iter().map(|s| s.row));
-        let first = inputs.step(table);
-        first.check(self.limits, self.plan())?;
-        self.state.upload(&self.stream, &first)?;
-        let prepared = self.set_current(batch_shape(shape.rows))?;
-        if shape.draws {
-            if self.samplers.is_none() {
-                let (slots, vocab_size) = (self.limits.num_slots, self.plan().vocab_size);
-                let (gpu, kernels) = (&self.gpu, &mut self.kernels);
-                let made = SlotSamplers::new(gpu, &self.stream, kernels, slots, vocab_size)?;
-                self.samplers = Some(made);
-            }
-            if let Some(samplers) = &self.samplers {
-                samplers.set(&self.stream, self.state.staging(), sequences)?;
-            }
-        }
-        if !self.replays.contains_key(&shape) {
-            let parts = DecodeParts {
-                gpu: &self.gpu,
-                stream: &self.stream,
-                state: &self.state,
-                limits: self.limits,
-                kernels: &mut self.kernels,
-                recorder: &mut self.recorder,
-                samplers: self.samplers.as_ref(),
-            };
-            let made = Replay::new(parts, self.model.plan(), &prepared, shape)?;
-            self.replays.insert(shape, made);
-        }
-        Ok(())
-    }
-
-    /// The step of a decode that [`Rank::start_decode`] made.
-    pub(super) fn replay(&self, shape: DecodeShape) -> &Replay {
-        &self.replays[&shape]
-    }
-
-    /// Queues one step of a decode.
-    pub(super) fn issue(&mut self, shape: DecodeShape) -> Result<(), Error> {
-        let replay = &self.replays[&shape];
-        replay.issue(&self.stream)?;
-        self.fallbacks += u64::from(replay.is_fallback());
-        Ok(())
-    }
-
-    /// Makes a row of a decode do nothing from the next step on.
-    pub(super) fn end_row(&self, row: usize) -> Result<(), Error> {
-        let lengths = self.state.inputs.column(Column::Length);
-        let length = lengths.slice(4 * row..4 * row + 4)?;
-        Ok(self.stream.memset_d32(&length, 0)?)
     }
 
     /// Waits until all that was queued is done.

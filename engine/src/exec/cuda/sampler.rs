@@ -14,7 +14,7 @@ use super::prepare::{Kernels, args_by_name, launch_of};
 use super::staging::Staging;
 use super::state::StepState;
 use crate::Error;
-use crate::exec::DecodeStart;
+use crate::exec::SlotChoice;
 use crate::exec::addresses::Inputs;
 use crate::exec::sample::MAX_WINDOW;
 use crate::lower::{KernelSpec, Named, SampleDraw, SampleFilter};
@@ -36,6 +36,34 @@ fn chooser(target: Target, vocab_size: usize) -> SampleSpec {
 pub(super) fn kernels(target: Target, vocab_size: usize) -> [KernelSpec; 2] {
     let spec = chooser(target, vocab_size);
     [SampleFilter(spec).into(), SampleDraw(spec).into()]
+}
+
+/// The rows of logits from which tokens are chosen, and where it says whose they are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rows {
+    count: usize,
+    lengths: Column,
+    slots: Column,
+}
+
+impl Rows {
+    /// Every row of a step.
+    pub(super) fn all(count: usize) -> Rows {
+        Rows {
+            count,
+            lengths: Column::Length,
+            slots: Column::Slot,
+        }
+    }
+
+    /// The outputs of a step.
+    pub(super) fn outputs(count: usize) -> Rows {
+        Rows {
+            count,
+            lengths: Column::OutputLength,
+            slots: Column::OutputSlot,
+        }
+    }
 }
 
 /// The sampling state of all slots, and the kernels that choose.
@@ -63,11 +91,16 @@ struct SlotMemory<B> {
 
 impl<B> SlotMemory<B> {
     /// What both kernels take, by the names of their parameters.
-    fn given<'a>(&'a self, logits: &'a B, inputs: &'a Inputs<B>) -> [(&'static str, &'a B); 9] {
+    fn given<'a>(
+        &'a self,
+        logits: &'a B,
+        inputs: &'a Inputs<B>,
+        rows: Rows,
+    ) -> [(&'static str, &'a B); 9] {
         [
             ("logits", logits),
-            ("lengths", inputs.column(Column::Length)),
-            ("slots", inputs.column(Column::Slot)),
+            ("lengths", inputs.column(rows.lengths)),
+            ("slots", inputs.column(rows.slots)),
             ("settings", &self.settings),
             ("history", &self.history),
             ("best_values", &self.best_values),
@@ -119,46 +152,36 @@ impl SlotSamplers {
         })
     }
 
-    /// Sets the slots of sequences that start.
+    /// Sets how the tokens of a slot are chosen from now on.
     pub(super) fn set(
         &self,
         stream: &Stream,
         staging: &mut Staging,
-        sequences: &[DecodeStart<'_>],
+        choice: &SlotChoice<'_>,
     ) -> Result<(), Error> {
-        for s in sequences {
-            let (params, ring) = s.sampling.slot(s.history, s.draws);
-            let slot = s.row.slot as usize;
-            staging.copy(
-                stream,
-                &self.memory.settings,
-                slot * PARAMS,
-                cast_slice(&params.words()),
-            )?;
-            staging.copy(
-                stream,
-                &self.memory.history,
-                slot * MAX_WINDOW * 4,
-                cast_slice(&ring),
-            )?;
-        }
-        Ok(())
+        let (params, ring) = choice.sampling.slot(choice.history, choice.draws);
+        let (params, slot) = (params.words(), choice.slot as usize);
+        let settings = &self.memory.settings;
+        staging.copy(stream, settings, slot * PARAMS, cast_slice(&params))?;
+        let history = &self.memory.history;
+        staging.copy(stream, history, slot * MAX_WINDOW * 4, cast_slice(&ring))
     }
 
-    /// What chooses the tokens of `rows` rows of logits, in order.
+    /// What chooses the tokens of rows of logits, in order.
     pub(super) fn launches(
         &self,
         gpu: &Gpu,
         logits: &Buffer,
         state: &StepState,
         next: &Buffer,
-        rows: usize,
+        rows: Rows,
     ) -> Result<[Listed; 2], Error> {
-        let both = self.memory.given(logits, &state.inputs);
+        let both = self.memory.given(logits, &state.inputs, rows);
+        let rows = rows.count;
         let all = both.into_iter().chain([("out", next)]);
         let [filters, draws] = kernels(self.spec.target, self.spec.vocab_size as usize);
         let listed = |unit, spec: KernelSpec, kernel, given| -> Result<Listed, Error> {
-            let args = args_by_name(&spec, kernel, &given)?;
+            let args = args_by_name(&spec, kernel, &given, None)?;
             let launch = launch_of(gpu, kernel, spec.grid(rows as u32), args);
             Ok(Listed::after(unit, spec, rows, launch))
         };
@@ -189,7 +212,7 @@ mod tests {
         };
         let (lengths, slots) = (Column::Length as usize, Column::Slot as usize);
         let [filter, draw] = kernels(Target::Sm80, 1000);
-        let both = memory.given(&10, &inputs);
+        let both = memory.given(&10, &inputs, Rows::all(1));
         let args = Named::new(both).bind(&filter).unwrap();
         let shared = [&10, &lengths, &slots, &20, &21];
         assert_eq!(args[..5], shared);

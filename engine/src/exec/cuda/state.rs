@@ -17,6 +17,8 @@ use crate::plan::Column;
 /// Device arrays of the step's inputs.
 pub(super) struct StepState {
     pub(super) inputs: Inputs<Buffer>,
+    /// `u32[num_slots]`: the token that was chosen last for each slot.
+    pub(super) latest: Buffer,
     /// The columns, one after the other, so that one copy sets them.
     rows: Buffer,
     max_rows: usize,
@@ -37,6 +39,7 @@ impl StepState {
                 columns: columns.collect::<Result<_, _>>()?,
                 block_table: Buffer::new(context, limits.num_slots * max_blocks * 4)?,
             },
+            latest: Buffer::new(context, limits.num_slots * 4)?,
             rows,
             max_rows,
             filled: vec![0; Column::COUNT * max_rows],
@@ -63,13 +66,27 @@ impl StepState {
         self.upload_table(stream, step.table)
     }
 
-    fn upload_table(&mut self, stream: &Stream, table: &BlockTable) -> Result<(), Error> {
-        if self.uploaded_table != table.entries() {
-            let entries = cast_slice(table.entries());
-            self.staging
-                .copy(stream, &self.inputs.block_table, 0, entries)?;
-            self.uploaded_table = table.entries().to_vec();
+    /// Queues the copy of what has changed in the table.
+    pub(super) fn upload_table(
+        &mut self,
+        stream: &Stream,
+        table: &BlockTable,
+    ) -> Result<(), Error> {
+        let (old, new) = (&mut self.uploaded_table, table.entries());
+        if old.len() != new.len() {
+            // What no block has is different from everything.
+            *old = vec![u32::MAX; new.len()];
         }
+        let differs = |i: &usize| old[*i] != new[*i];
+        let Some(first) = (0..new.len()).find(differs) else {
+            return Ok(());
+        };
+        let last = (first..new.len()).rfind(differs).unwrap_or(first);
+        let changed = &new[first..=last];
+        let to = &self.inputs.block_table;
+        self.staging
+            .copy(stream, to, first * 4, cast_slice(changed))?;
+        old[first..=last].copy_from_slice(changed);
         Ok(())
     }
 }

@@ -77,7 +77,7 @@ impl Profiler {
             stream.launch(&listed.launch)?;
             after.record(stream)?;
         }
-        replay.count();
+        replay.ring().count();
         stream.synchronize()?;
         let between = |i: usize| -> Result<f64, Error> {
             Ok(f64::from(DeviceEvent::elapsed_ms(&events[i], &events[i + 1])?) / 1e3)

@@ -3,6 +3,7 @@
 pub(super) mod advance;
 pub(super) mod argmax;
 mod draw;
+pub(super) mod feed;
 mod filter;
 pub mod math;
 mod penalties;
@@ -11,4 +12,5 @@ pub(super) mod sampler;
 
 pub use advance::AdvanceSpec;
 pub use argmax::ArgmaxSpec;
+pub use feed::FeedSpec;
 pub use sampler::{SampleParams, SampleSpec};

@@ -11,6 +11,7 @@
 )]
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
 use super::bodies::portable_bodies;
 use super::exact::{MAX_TILE_TOKENS, TILE_ROWS};
@@ -25,24 +26,25 @@ portable_bodies!("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni");
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn expand(shape: Shape, row: Unpacked<'_>, out: &mut [f32]) {
     let offset = _mm512_set1_epi32(shape.offset);
-    let per_group = shape.group / 16;
-    let lines = row
-        .q
-        .as_chunks::<16>()
-        .0
-        .iter()
-        .zip(out.as_chunks_mut::<16>().0);
-    for (i, (q, y)) in lines.enumerate() {
-        let at = i / per_group * row.stride;
-        // SAFETY: `q` holds 16 bytes.
-        let q = unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(q.as_ptr().cast())) };
-        let q = _mm512_cvtepi32_ps(_mm512_sub_epi32(q, offset));
-        let mut v = _mm512_mul_ps(q, _mm512_set1_ps(row.scales[at]));
-        if shape.mins {
-            v = _mm512_sub_ps(v, _mm512_set1_ps(row.mins[at]));
+    let groups = row.q.chunks_exact(shape.group);
+    for (g, (q, y)) in groups.zip(out.chunks_exact_mut(shape.group)).enumerate() {
+        let scale = _mm512_set1_ps(row.scales[g * row.stride]);
+        let min = _mm512_set1_ps(if shape.mins {
+            row.mins[g * row.stride]
+        } else {
+            0.0
+        });
+        for (q, y) in q.as_chunks().0.iter().zip(y.as_chunks_mut().0) {
+            // SAFETY: a vector is 16 bytes, and every pattern of bits is one.
+            let q = _mm512_cvtepu8_epi32(unsafe { transmute::<[u8; 16], __m128i>(*q) });
+            let q = _mm512_cvtepi32_ps(_mm512_sub_epi32(q, offset));
+            let mut v = _mm512_mul_ps(q, scale);
+            if shape.mins {
+                v = _mm512_sub_ps(v, min);
+            }
+            // SAFETY: a vector is 16 f32.
+            *y = unsafe { transmute::<__m512, [f32; 16]>(v) };
         }
-        // SAFETY: `y` holds 16 f32.
-        unsafe { _mm512_storeu_ps(y.as_mut_ptr(), v) };
     }
 }
 
@@ -60,6 +62,21 @@ fn expand_halves(row: &[u8], out: &mut [f32]) {
         }
     }
     unpack::expand_floats(Format::F16, rest, tail);
+}
+
+/// The vector of 16 values. By value: a load through a pointer is tested in builds with assertions,
+/// and its vector goes through memory there.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn load(line: &[f32; 16]) -> __m512 {
+    // SAFETY: a vector is 16 f32, and every pattern of bits is one.
+    unsafe { transmute(*line) }
+}
+
+/// The first `count` times 16 values. Slices that say one length are indexed below it unchecked.
+#[inline(always)]
+fn lines(values: &[f32], count: usize) -> &[[f32; 16]] {
+    &values.as_chunks().0[..count]
 }
 
 /// The tile of [`super::exact`] for up to four rows and six tokens.
@@ -126,18 +143,23 @@ unsafe fn sub_tile<const R: usize, const T: usize>(
     let mut acc = [[_mm512_setzero_ps(); T]; R];
     let whole = cols - cols % 16;
     let (wp, xp) = (w.as_ptr(), x.as_ptr());
-    for k in (0..whole).step_by(16) {
-        // SAFETY: `k + 16 <= cols`, and rows up to `R` and `T` exist.
-        unsafe {
-            let mut xs = [_mm512_setzero_ps(); T];
+    let mut w_lines: [&[_]; R] = [&[]; R];
+    for r in 0..R {
+        w_lines[r] = lines(&w[r * cols..], whole / 16);
+    }
+    let mut x_lines: [&[_]; T] = [&[]; T];
+    for t in 0..T {
+        x_lines[t] = lines(&x[t * cols..], whole / 16);
+    }
+    for k in 0..whole / 16 {
+        let mut xs = [_mm512_setzero_ps(); T];
+        for t in 0..T {
+            xs[t] = load(&x_lines[t][k]);
+        }
+        for r in 0..R {
+            let w = load(&w_lines[r][k]);
             for t in 0..T {
-                xs[t] = _mm512_loadu_ps(xp.add(t * cols + k));
-            }
-            for r in 0..R {
-                let w = _mm512_loadu_ps(wp.add(r * cols + k));
-                for t in 0..T {
-                    acc[r][t] = _mm512_fmadd_ps(w, xs[t], acc[r][t]);
-                }
+                acc[r][t] = _mm512_fmadd_ps(w, xs[t], acc[r][t]);
             }
         }
     }

@@ -137,8 +137,10 @@ fn kernel<const T: usize, const S: usize, const MINS: bool>(
                 let k = g * S + s;
                 let w = _mm512_load_si512(w.add(k).cast());
                 for t in 0..T {
-                    let x = xq.add(t * cols + 4 * k).cast::<i32>().read_unaligned();
-                    dot[t] = _mm512_dpbusd_epi32(dot[t], w, _mm512_set1_epi32(x));
+                    // By value, as `load`: `read_unaligned` is tested in builds with assertions.
+                    let x: [i8; 4] = *xq.add(t * cols + 4 * k).cast();
+                    let x = _mm512_set1_epi32(bytemuck::cast(x));
+                    dot[t] = _mm512_dpbusd_epi32(dot[t], w, x);
                 }
             }
             let scale = _mm512_loadu_ps(scales.add(g * PANEL_ROWS));

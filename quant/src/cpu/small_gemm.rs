@@ -13,6 +13,8 @@
 use std::arch::x86_64::*;
 
 #[cfg(target_arch = "x86_64")]
+use super::avx512::load;
+#[cfg(target_arch = "x86_64")]
 use super::floats::Fused;
 use super::floats::{MulAdd, Separate, StridedRows, StridedRowsMut};
 use super::isa::Isa;
@@ -169,17 +171,24 @@ impl Tile {
                     acc[r][v] = _mm512_loadu_ps(self.c.add(r * self.c_stride + 16 * v));
                 }
             }
+            // Sums of addresses wrap in the loop: a build with assertions tests each of the others.
+            let mut a_rows = [self.a; R];
+            for r in 0..R {
+                a_rows[r] = self.a.add(r * self.a_stride);
+            }
+            let mut b_row = self.b;
             for k in 0..self.n {
                 let mut b = [_mm512_setzero_ps(); V];
                 for v in 0..V {
-                    b[v] = _mm512_loadu_ps(self.b.add(k * self.b_stride + 16 * v));
+                    b[v] = load(&*b_row.wrapping_add(16 * v).cast());
                 }
                 for r in 0..R {
-                    let a = _mm512_set1_ps(*self.a.add(r * self.a_stride + k));
+                    let a = _mm512_set1_ps(*a_rows[r].wrapping_add(k));
                     for v in 0..V {
                         acc[r][v] = _mm512_fmadd_ps(a, b[v], acc[r][v]);
                     }
                 }
+                b_row = b_row.wrapping_add(self.b_stride);
             }
             for r in 0..R {
                 for v in 0..V {

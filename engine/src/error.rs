@@ -154,6 +154,12 @@ pub enum Error {
         #[from]
         source: CudaError,
     },
+    /// The step failed in which a request had rows; other requests go on.
+    #[error("a step failed: {0}; ask again")]
+    Step(String),
+    /// The engine can compute nothing any more.
+    #[error("the engine is lost: {0}; make another one")]
+    Lost(String),
     /// No kernel computes what a model has.
     #[error("{what}: {why}; no kernel computes that: choose --device cpu")]
     Unsupported {

@@ -21,7 +21,7 @@
 //! ```
 //!
 //! A model family writes a plan; an executor runs it; a [`Session`] feeds it tokens, a [`Batch`]
-//! those of many; [`tools`] compare, measure and make models. The crate prints nothing, speaks no
+//! those of many, an [`Engine`] those of many callers; [`tools`] compare, measure and make models. The crate prints nothing, speaks no
 //! HTTP and starts no runtime.
 //!
 //! What is listed here needs no import from another crate; [`internals`] is for the curious.
@@ -43,7 +43,8 @@ pub use exec::sample::Sampling;
 pub use exec::{ExecutorKind, Opening};
 pub use model::{Model, ModelOptions};
 pub use serve::{
-    Batch, BatchStats, Event, Finish, Finished, GenerateOptions, Generation, SeqId, Session,
+    Batch, BatchStats, Engine, Event, Finish, Finished, GenerateOptions, Generation, Handle,
+    Request, SeqId, Session, Update,
 };
 pub use settings::{DeviceChoice, ExecutorChoice, SamplerOn, Settings};
 
@@ -53,6 +54,12 @@ pub mod tokenizer {
         Algorithm, DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer, TokenizerOptions,
         pre_tokenizers,
     };
+}
+
+/// What requests to an [`Engine`] are made of, and what it counts.
+pub mod requests {
+    pub use crate::serve::scheduler::SchedulerCounters;
+    pub use crate::serve::{EngineCounters, Histogram, LogProbs, LogitHook, Prompt};
 }
 
 /// Where the time went: of a load, of a generation.

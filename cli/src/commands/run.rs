@@ -373,6 +373,7 @@ fn finish_name(finish: Finish) -> &'static str {
         Finish::Length => "length",
         Finish::EndOfText | Finish::StopString => "stop",
         Finish::Stopped => "cancelled",
+        Finish::Deadline => "out of time",
     }
 }
 

@@ -93,8 +93,10 @@ pub enum Finish {
     EndOfText,
     /// A stop string came.
     StopString,
-    /// The callback broke.
+    /// The callback broke, or the request was cancelled.
     Stopped,
+    /// Its time was over.
+    Deadline,
 }
 
 /// What a generation produced and how long it took.

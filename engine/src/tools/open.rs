@@ -97,6 +97,8 @@ fn falls_back(error: &Error) -> bool {
         | Error::Variable { .. }
         | Error::Idle { .. }
         | Error::ExecutorNeedsGpu { .. }
+        | Error::Step(_)
+        | Error::Lost(_)
         | Error::Gate(_)
         | Error::Driver { .. }
         | Error::Unsupported { .. }

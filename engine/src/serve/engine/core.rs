@@ -1,0 +1,379 @@
+//! The work of an engine without its thread: requests in, steps queued, results handed out.
+//!
+//! [`Core::turn`] does what can be done and comes back; whoever drives it reads mail in between.
+//!
+//! # When a step fails
+//!
+//! It ends the requests that have rows in it, and nobody else: their error is the step's. A step that
+//! could not be queued fails alone; steps in front of it are taken first, and none is queued behind it
+//! until it is told to the scheduler. Where the results of steps that are queued cannot be had any more,
+//! all of these steps fail. An executor that cannot even be emptied is lost: every request ends with its
+//! error, and so does every later one.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use super::counters::EngineCounters;
+use super::live::Live;
+use super::request::{Prompt, Request, Update};
+use crate::Error;
+use crate::exec::{Executor, SlotChoice, StepRows};
+use crate::kv::PrefixKey;
+use crate::model::Model;
+use crate::plan::StepRow;
+use crate::serve::scheduler::{
+    Choice, ChosenBy, EndReason, Entry, Refusal, RequestId, Scheduler, SchedulerConfig, Ticket,
+    TokenSource, Wanted, Work,
+};
+use crate::serve::session::Finish;
+use crate::text::tokenizer::EncodeOptions;
+
+/// Steps queued ahead on a device: enough to hide the host.
+const STEPS_AHEAD: usize = 4;
+
+/// Requests submitted later that may join before one, for each class that it is less urgent.
+const OVERTAKES: u64 = 32;
+
+/// A request as it comes.
+pub(super) struct Submitted {
+    pub(super) key: u64,
+    pub(super) request: Request,
+    pub(super) updates: Sender<Update>,
+    pub(super) at: Instant,
+}
+
+/// A step that was handed to the executor.
+struct Flight {
+    ticket: Ticket,
+    /// Positions of prompts that are done with it.
+    prompts: Vec<(RequestId, usize)>,
+    /// Whether a row of it is chosen on the host.
+    has_host_rows: bool,
+    /// Why it was not queued.
+    failed: Option<Error>,
+}
+
+/// Requests on an executor.
+pub(super) struct Core {
+    model: Arc<Model>,
+    executor: Box<dyn Executor>,
+    scheduler: Scheduler,
+    live: HashMap<RequestId, Live>,
+    by_key: HashMap<u64, RequestId>,
+    in_flight: VecDeque<Flight>,
+    counters: EngineCounters,
+    /// Why the executor is lost.
+    lost: Option<String>,
+}
+
+impl Core {
+    pub(super) fn new(model: &Arc<Model>, executor: Box<dyn Executor>) -> Core {
+        let limits = executor.limits();
+        let steps_ahead = match executor.kind().is_gpu() {
+            true => STEPS_AHEAD,
+            // It computes while it queues: more would only wait.
+            false => 1,
+        };
+        let scheduler = Scheduler::new(&SchedulerConfig {
+            limits,
+            rows: limits.max_rows,
+            steps_ahead,
+            overtakes: OVERTAKES,
+        });
+        Core {
+            model: Arc::clone(model),
+            executor,
+            scheduler,
+            live: HashMap::new(),
+            by_key: HashMap::new(),
+            in_flight: VecDeque::new(),
+            counters: EngineCounters::default(),
+            lost: None,
+        }
+    }
+
+    /// Takes a request, or refuses it.
+    pub(super) fn submit(&mut self, submitted: Submitted) {
+        let updates = submitted.updates.clone();
+        if let Err(error) = self.take(submitted) {
+            self.counters.refused += 1;
+            // Whoever is gone wants to hear nothing.
+            let _ = updates.send(Update::Ended(Err(error)));
+        }
+    }
+
+    fn take(&mut self, submitted: Submitted) -> Result<(), Error> {
+        let Submitted {
+            key,
+            request,
+            updates,
+            at,
+        } = submitted;
+        if let Some(why) = &self.lost {
+            return Err(Error::Lost(why.clone()));
+        }
+        request.options.check()?;
+        let prompt = match &request.prompt {
+            Prompt::Tokens(tokens) => tokens.clone(),
+            Prompt::Text(text) => {
+                let encode = EncodeOptions {
+                    add_special: true,
+                    parse_special: request.options.parse_special,
+                };
+                self.model.tokenizer().encode(text, encode)
+            }
+        };
+        self.model.check_tokens(&prompt)?;
+        let biased: Vec<u32> = request.logit_bias.iter().map(|b| b.0).collect();
+        self.model.check_tokens(&biased)?;
+        let entry = Entry {
+            max_tokens: request.options.max_tokens,
+            priority: request.priority,
+            key: PrefixKey {
+                salt: request.salt,
+                ..PrefixKey::default()
+            },
+            chosen_by: match request.needs_logits() {
+                true => ChosenBy::Host,
+                false => ChosenBy::Device,
+            },
+            prompt: prompt.clone(),
+        };
+        let nothing_to_choose = request.options.max_tokens == 0 && !prompt.is_empty();
+        let live = Live::new(key, &prompt, request, updates, at);
+        if nothing_to_choose {
+            self.counters.requests += 1;
+            live.end(Finish::Length);
+            return Ok(());
+        }
+        let id = self.scheduler.submit(entry).map_err(|why| match why {
+            Refusal::TooLong { tokens, context } => Error::ContextFull { tokens, context },
+            Refusal::EmptyPrompt | Refusal::NoTokens => Error::Request(why.to_string()),
+        })?;
+        self.counters.requests += 1;
+        self.by_key.insert(key, id);
+        self.live.insert(id, live);
+        Ok(())
+    }
+
+    /// Ends a request, if it has not ended.
+    pub(super) fn cancel(&mut self, key: u64) {
+        if let Some(&id) = self.by_key.get(&key) {
+            self.scheduler.cancel(id);
+            self.end(id, Finish::Stopped);
+        }
+    }
+
+    /// How it is doing.
+    pub(super) fn counters(&self) -> EngineCounters {
+        EngineCounters {
+            scheduler: self.scheduler.counters(),
+            executor: self.executor.stats(),
+            ..self.counters
+        }
+    }
+
+    /// Whether there is nothing to do.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.live.is_empty()
+    }
+
+    /// Queues the steps that can be, and hands out the results of the oldest, if they come within
+    /// `patience`.
+    pub(super) fn turn(&mut self, patience: Duration) {
+        self.end_late();
+        self.queue_steps();
+        let Some(flight) = self.in_flight.front_mut() else {
+            return;
+        };
+        if let Some(error) = flight.failed.take() {
+            self.fail_oldest(&error);
+            return;
+        }
+        match self.executor.take(patience) {
+            Ok(None) => {}
+            Ok(Some(tokens)) => {
+                if let Err(error) = self.complete_oldest(&tokens) {
+                    self.fail_all(&error);
+                }
+            }
+            Err(error) => self.fail_all(&error),
+        }
+    }
+
+    /// Ends requests whose time is over.
+    fn end_late(&mut self) {
+        let now = Instant::now();
+        let late = |live: &Live| live.deadline.is_some_and(|deadline| deadline <= now);
+        let late: Vec<RequestId> = (self.live.iter())
+            .filter(|(_, live)| late(live))
+            .map(|(&id, _)| id)
+            .collect();
+        for id in late {
+            self.counters.late += 1;
+            self.scheduler.cancel(id);
+            self.end(id, Finish::Deadline);
+        }
+    }
+
+    fn queue_steps(&mut self) {
+        loop {
+            // Behind a step whose logits come to the host there is none, and none behind one that
+            // failed.
+            let holds_back = |f: &Flight| f.has_host_rows || f.failed.is_some();
+            if self.lost.is_some() || self.in_flight.back().is_some_and(holds_back) {
+                return;
+            }
+            let Some(work) = self.scheduler.next() else {
+                return;
+            };
+            let queued = self.queue(&work);
+            let rows = work.rows.iter();
+            let host = |id| self.live.get(id).is_some_and(Live::is_chosen_by_host);
+            self.in_flight.push_back(Flight {
+                ticket: work.ticket,
+                has_host_rows: rows.clone().any(|row| row.wanted && host(&row.request)),
+                prompts: rows.map(|row| (row.request, row.position + 1)).collect(),
+                failed: queued.err(),
+            });
+        }
+    }
+
+    /// Hands a step to the executor.
+    fn queue(&mut self, work: &Work) -> Result<(), Error> {
+        for id in &work.joined {
+            let row = work.rows.iter().find(|row| row.request == *id);
+            let (Some(live), Some(row), Some(tokens)) =
+                (self.live.get(id), row, self.scheduler.tokens(*id))
+            else {
+                continue;
+            };
+            self.executor.set_slot(&SlotChoice {
+                slot: row.slot as u32,
+                sampling: &live.sampling,
+                history: tokens,
+                draws: live.draws(tokens.len()),
+            })?;
+        }
+        if !work.copies.is_empty() {
+            self.executor.copy_blocks(&work.copies)?;
+        }
+        let rows = work.rows.iter().map(|row| {
+            let token = match row.source {
+                TokenSource::Known(token) => token,
+                TokenSource::Chosen => StepRow::CHOSEN,
+            };
+            StepRow::new(token, row.position as u32 + 1, row.slot as u32)
+        });
+        let rows = match work.rows.iter().all(|row| row.wanted) {
+            true => StepRows::padded_batch(rows),
+            false => {
+                let wanted = (0..).zip(&work.rows).filter(|(_, row)| row.wanted);
+                StepRows::new(rows).with_outputs(wanted.map(|(i, _)| i))
+            }
+        };
+        self.executor.queue(&rows.step(self.scheduler.table()))
+    }
+
+    /// Hands out what the oldest step gave.
+    fn complete_oldest(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        let Some(flight) = self.in_flight.pop_front() else {
+            return Ok(());
+        };
+        let vocab_size = self.model.plan().vocab_size;
+        let logits: &[f32] = match flight.has_host_rows {
+            true => match self.executor.logits() {
+                Ok(logits) => logits,
+                Err(error) => {
+                    self.in_flight.push_front(flight);
+                    return Err(error);
+                }
+            },
+            false => &[],
+        };
+        let tokenizer = self.model.tokenizer();
+        let (live, counters) = (&mut self.live, &mut self.counters);
+        let mut gone = Vec::new();
+        for &(id, done) in &flight.prompts {
+            if live.get_mut(&id).is_some_and(|live| !live.announce(done)) {
+                gone.push(id);
+            }
+        }
+        let now = Instant::now();
+        let mut choose = |wanted: Wanted| {
+            let on_device = tokens.get(wanted.output).copied().unwrap_or(0);
+            let Some(live) = live.get_mut(&wanted.request) else {
+                return Choice {
+                    token: on_device,
+                    ends: true,
+                };
+            };
+            let token = match live.is_chosen_by_host() {
+                true => live.choose(&logits[wanted.output * vocab_size..][..vocab_size]),
+                false => on_device,
+            };
+            counters.tokens += 1;
+            match live.latest.replace(now) {
+                None => counters.first_token.add(now - live.submitted),
+                Some(before) => counters.inter_token.add(now - before),
+            }
+            Choice {
+                token,
+                ends: live.push(tokenizer, token),
+            }
+        };
+        let ended = self.scheduler.complete(flight.ticket, &mut choose);
+        for ended in ended {
+            let finish = match ended.reason {
+                // The output knows why.
+                EndReason::Stopped => Finish::Stopped,
+                EndReason::MaxTokens | EndReason::ContextFull => Finish::Length,
+            };
+            self.end(ended.request, finish);
+        }
+        for id in gone {
+            self.scheduler.cancel(id);
+            self.end(id, Finish::Stopped);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, id: RequestId, finish: Finish) {
+        if let Some(live) = self.live.remove(&id) {
+            self.by_key.remove(&live.key);
+            live.end(finish);
+        }
+    }
+
+    /// Ends the requests of the oldest step with its error.
+    fn fail_oldest(&mut self, error: &Error) {
+        let Some(flight) = self.in_flight.pop_front() else {
+            return;
+        };
+        for id in self.scheduler.fail(flight.ticket) {
+            if let Some(live) = self.live.remove(&id) {
+                self.by_key.remove(&live.key);
+                live.fail(Error::Step(error.to_string()));
+            }
+        }
+    }
+
+    /// Ends the requests of all steps that are queued; all there are if the executor is lost.
+    fn fail_all(&mut self, error: &Error) {
+        let emptied = self.executor.abandon();
+        while !self.in_flight.is_empty() {
+            self.fail_oldest(error);
+        }
+        if let Err(lost) = emptied {
+            let why = lost.to_string();
+            for (id, live) in std::mem::take(&mut self.live) {
+                self.scheduler.cancel(id);
+                live.fail(Error::Lost(why.clone()));
+            }
+            self.by_key.clear();
+            self.lost = Some(why);
+        }
+    }
+}

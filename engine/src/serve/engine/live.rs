@@ -1,0 +1,200 @@
+//! A request under way: its output, and how its tokens are chosen where the host does.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use super::request::{LogProbs, LogitHook, Request, Update};
+use crate::exec::sample::{Sampler, Sampling, argmax};
+use crate::serve::output::Output;
+use crate::serve::session::{Event, Finish};
+use crate::text::tokenizer::Tokenizer;
+
+/// A request under way.
+pub(super) struct Live {
+    /// The handle's number.
+    pub(super) key: u64,
+    pub(super) sampling: Sampling,
+    output: Output,
+    updates: Sender<Update>,
+    /// Log-probabilities of tokens that have had no event.
+    log_probs: VecDeque<LogProbs>,
+    host: Option<HostChoice>,
+    /// Tokens of the prompt that the caller knows to be done.
+    announced: usize,
+    pub(super) submitted: Instant,
+    pub(super) latest: Option<Instant>,
+    pub(super) deadline: Option<Instant>,
+}
+
+/// How the host chooses.
+struct HostChoice {
+    sampler: Option<Sampler>,
+    bias: Vec<(u32, f32)>,
+    hook: Option<Box<dyn LogitHook>>,
+    log_probs: Option<usize>,
+    /// Logits as they are changed.
+    changed: Vec<f32>,
+}
+
+impl Live {
+    pub(super) fn new(
+        key: u64,
+        prompt: &[u32],
+        request: Request,
+        updates: Sender<Update>,
+        submitted: Instant,
+    ) -> Live {
+        let host = request.needs_logits().then(|| HostChoice {
+            sampler: (!request.options.sampling.is_greedy())
+                .then(|| Sampler::new(request.options.sampling.clone())),
+            bias: request.logit_bias,
+            hook: request.logit_hook,
+            log_probs: request.log_probs,
+            changed: Vec::new(),
+        });
+        Live {
+            key,
+            output: Output::new(prompt, &request.options),
+            sampling: request.options.sampling,
+            updates,
+            log_probs: VecDeque::new(),
+            host,
+            announced: 0,
+            submitted,
+            latest: None,
+            deadline: request.deadline.map(|after| submitted + after),
+        }
+    }
+
+    /// Draws that it has made where it has that many tokens: one for each behind its prompt.
+    pub(super) fn draws(&self, tokens: usize) -> u64 {
+        (tokens - self.output.prompt().len()) as u64
+    }
+
+    /// Whether the host chooses its tokens.
+    pub(super) fn is_chosen_by_host(&self) -> bool {
+        self.host.is_some()
+    }
+
+    /// Says how much of the prompt is done, where the caller does not know. False where it is gone.
+    pub(super) fn announce(&mut self, done: usize) -> bool {
+        let total = self.output.prompt().len();
+        let done = done.min(total);
+        if done <= self.announced {
+            return true;
+        }
+        self.announced = done;
+        self.updates.send(Update::Prompt { done, total }).is_ok()
+    }
+
+    /// Chooses a token from logits.
+    pub(super) fn choose(&mut self, logits: &[f32]) -> u32 {
+        let history = self.output.history();
+        let Some(host) = &mut self.host else {
+            return argmax(logits);
+        };
+        host.changed.clear();
+        host.changed.extend_from_slice(logits);
+        for &(token, bias) in &host.bias {
+            if let Some(logit) = host.changed.get_mut(token as usize) {
+                *logit += bias;
+            }
+        }
+        if let Some(hook) = &mut host.hook {
+            hook.change(history, &mut host.changed);
+        }
+        let token = match &mut host.sampler {
+            Some(sampler) => sampler.sample(&host.changed, history),
+            None => argmax(&host.changed),
+        };
+        if let Some(most) = host.log_probs {
+            self.log_probs.push_back(log_probs(logits, token, most));
+        }
+        token
+    }
+
+    /// Takes a token that was chosen. True where the sequence is over with it.
+    pub(super) fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> bool {
+        let (updates, log_probs) = (&self.updates, &mut self.log_probs);
+        let flow = self.output.push(tokenizer, token, &mut |event| {
+            send(updates, log_probs, event)
+        });
+        flow.is_break()
+    }
+
+    /// Ends it, with what it has given.
+    pub(super) fn end(mut self, finish: Finish) {
+        self.output.end(finish);
+        let (updates, log_probs) = (&self.updates, &mut self.log_probs);
+        let generation =
+            (self.output).into_generation(&mut |event| send(updates, log_probs, event));
+        // Whoever is gone wants to hear nothing.
+        let _ = self.updates.send(Update::Ended(Ok(generation)));
+    }
+
+    /// Ends it with an error.
+    pub(super) fn fail(self, error: crate::Error) {
+        let _ = self.updates.send(Update::Ended(Err(error)));
+    }
+}
+
+/// Hands an event on; breaks where the caller is gone.
+fn send(
+    updates: &Sender<Update>,
+    log_probs: &mut VecDeque<LogProbs>,
+    event: Event<'_>,
+) -> ControlFlow<()> {
+    let update = match event {
+        Event::Prompt { done, total } => Update::Prompt { done, total },
+        Event::Token { id, text } => Update::Token {
+            id,
+            text: text.to_owned(),
+            log_probs: log_probs.pop_front(),
+        },
+    };
+    match updates.send(update) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    }
+}
+
+/// Log-probabilities of a token, and of the most likely ones: `logit - log(sum(exp(logits)))`, in f64.
+fn log_probs(logits: &[f32], token: u32, most: usize) -> LogProbs {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|l| f64::from(l - max).exp()).sum();
+    let norm = f64::from(max) + sum.ln();
+    let of = |logit: f32| (f64::from(logit) - norm) as f32;
+    let mut top: Vec<(u32, f32)> = (0..).zip(logits).map(|(i, &l)| (i, of(l))).collect();
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let most = most.min(top.len());
+    if most < top.len() {
+        top.select_nth_unstable_by(most, order);
+        top.truncate(most);
+    }
+    top.sort_unstable_by(order);
+    LogProbs {
+        chosen: logits.get(token as usize).copied().map_or(f32::NAN, of),
+        top,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_are_of_all_tokens() {
+        let logits = [1.0f32, 3.0, 2.0, 3.0];
+        let found = log_probs(&logits, 2, 3);
+        let sum: f64 = logits.iter().map(|&l| f64::from(l).exp()).sum();
+        let expected = |l: f32| (f64::from(l) - sum.ln()) as f32;
+        assert!((found.chosen - expected(2.0)).abs() < 1e-6);
+        let ids: Vec<u32> = found.top.iter().map(|t| t.0).collect();
+        assert_eq!(ids, [1, 3, 2]);
+        let all = log_probs(&logits, 0, 9);
+        let total: f64 = all.top.iter().map(|t| f64::from(t.1).exp()).sum();
+        assert!((total - 1.0).abs() < 1e-6 && all.top.len() == 4);
+    }
+}

@@ -1,0 +1,217 @@
+//! Many callers, one model on one device.
+//!
+//! An [`Engine`] owns a thread; any number of others submit [`Request`]s to it and hear of them through
+//! a [`Handle`] each: blocking, or by looking. Dropping a handle cancels what it stands for.
+//!
+//! Prompts of several requests and the next tokens of all others share steps; steps are queued ahead on
+//! the device, and mail is read between them. What a request gives does not depend on what else runs,
+//! as far as the executor's arithmetic does not depend on the rows of a step.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use gannet_engine::{DeviceChoice, Engine, Model, Request, Settings};
+//!
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/models/rustdoc-tiny-Q4_K_M.gguf");
+//! let model = Arc::new(Model::open(path)?);
+//! let settings = Settings { device: DeviceChoice::Cpu, slots: Some(4), ..Settings::default() };
+//! let engine = Engine::new(&model, &settings)?;
+//! std::thread::scope(|threads| {
+//!     for prompt in ["Ownership is", "A trait", "fn main() {", "The borrow checker"] {
+//!         let engine = &engine;
+//!         threads.spawn(move || {
+//!             let handle = engine.submit(Request::new(prompt));
+//!             if prompt == "A trait" {
+//!                 return handle.cancel();
+//!             }
+//!             let generation = handle.wait().expect("the CPU computes");
+//!             assert_eq!(generation.tokens.len(), 128);
+//!         });
+//!     }
+//! });
+//! # Ok::<(), gannet_engine::Error>(())
+//! ```
+
+mod core;
+mod counters;
+mod handle;
+mod live;
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use self::core::{Core, Submitted};
+use crate::Error;
+use crate::exec::{Executor, ExecutorKind, LoadReport, Opening};
+use crate::model::Model;
+use crate::settings::Settings;
+use crate::tools::make_executor_on;
+
+pub use counters::{EngineCounters, Histogram};
+pub use handle::Handle;
+pub use request::{LogProbs, LogitHook, Prompt, Request, Update};
+
+/// How long a turn waits for a result before mail is read again.
+const PATIENCE: Duration = Duration::from_micros(200);
+
+/// What comes to the thread.
+enum Mail {
+    Submit(Box<Submitted>),
+    Cancel(u64),
+    Counters(Sender<EngineCounters>),
+    Stop,
+}
+
+/// A model on a device, for any number of callers.
+pub struct Engine {
+    mail: Sender<Mail>,
+    thread: Option<JoinHandle<()>>,
+    next_key: AtomicU64,
+    model: Arc<Model>,
+    kind: ExecutorKind,
+    context: usize,
+    notice: Option<String>,
+    load: LoadReport,
+}
+
+impl Engine {
+    /// Puts a model on a device, with room for `settings.slots` sequences at once (`None`: one), which
+    /// together have `settings.cache_blocks` blocks of the cache (`None`: a whole context each).
+    ///
+    /// # Errors
+    /// The device was asked for by name and cannot be used, or the model does not fit on it.
+    pub fn new(model: &Arc<Model>, settings: &Settings) -> Result<Engine, Error> {
+        Engine::on(model, settings, &Opening::default())
+    }
+
+    /// As [`Engine::new`], on a device that has been opening meanwhile.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub fn on(model: &Arc<Model>, settings: &Settings, opening: &Opening) -> Result<Engine, Error> {
+        let made = make_executor_on(model, settings, opening)?;
+        Engine::of(model, made.executor, made.notice)
+    }
+
+    /// An engine on an executor of its own.
+    fn of(
+        model: &Arc<Model>,
+        executor: Box<dyn Executor>,
+        notice: Option<String>,
+    ) -> Result<Engine, Error> {
+        let (mail, inbox) = channel();
+        let limits = executor.limits();
+        let mut engine = Engine {
+            mail,
+            thread: None,
+            next_key: AtomicU64::new(0),
+            model: Arc::clone(model),
+            kind: executor.kind(),
+            context: limits.context,
+            notice: notice.or_else(|| executor.notice()),
+            load: LoadReport::new(model, executor.as_ref()),
+        };
+        let core = Core::new(model, executor);
+        let thread = std::thread::Builder::new().name("gannet-engine".to_owned());
+        let thread = thread.spawn(move || run(core, &inbox));
+        let thread =
+            thread.map_err(|e| Error::internal(format!("no thread for an engine: {e}")))?;
+        engine.thread = Some(thread);
+        Ok(engine)
+    }
+
+    /// Hands a request over. Whatever becomes of it, refusal included, comes through the handle.
+    pub fn submit(&self, request: Request) -> Handle {
+        let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        let (updates, heard) = channel();
+        let submitted = Submitted {
+            key,
+            request,
+            updates,
+            at: Instant::now(),
+        };
+        // The thread lives as long as this; if it panicked, the handle hears that nobody answers.
+        let _ = self.mail.send(Mail::Submit(Box::new(submitted)));
+        Handle::new(key, self.mail.clone(), heard)
+    }
+
+    /// How it is doing.
+    ///
+    /// # Errors
+    /// The engine's thread is gone.
+    pub fn counters(&self) -> Result<EngineCounters, Error> {
+        let (answer, heard) = channel();
+        let _ = self.mail.send(Mail::Counters(answer));
+        heard.recv().map_err(|_| gone())
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// What runs it.
+    #[must_use]
+    pub fn kind(&self) -> ExecutorKind {
+        self.kind
+    }
+
+    /// Positions of a sequence.
+    #[must_use]
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// What a user should know about the choice of device, such as a fallback to the CPU.
+    #[must_use]
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
+    }
+
+    /// Where the time went that it took to open the model and to put it on the device.
+    #[must_use]
+    pub fn load_report(&self) -> &LoadReport {
+        &self.load
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = self.mail.send(Mail::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was said when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The error of an engine whose thread is gone.
+fn gone() -> Error {
+    Error::Lost("the engine has ended".to_owned())
+}
+
+/// The thread: reads what mail there is, then does a turn of work; waits for mail while there is none.
+fn run(mut core: Core, inbox: &Receiver<Mail>) {
+    loop {
+        let mail = match core.is_idle() {
+            true => inbox.recv().map_err(|_| TryRecvError::Disconnected),
+            false => inbox.try_recv(),
+        };
+        match mail {
+            Ok(Mail::Submit(submitted)) => core.submit(*submitted),
+            Ok(Mail::Cancel(key)) => core.cancel(key),
+            Ok(Mail::Counters(answer)) => {
+                // Whoever asked may be gone.
+                let _ = answer.send(core.counters());
+            }
+            Ok(Mail::Stop) | Err(TryRecvError::Disconnected) => return,
+            Err(TryRecvError::Empty) => core.turn(PATIENCE),
+        }
+    }
+}

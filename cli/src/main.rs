@@ -13,6 +13,7 @@ mod figures;
 mod flags;
 mod launches;
 mod progress;
+mod requests;
 mod table;
 mod times;
 

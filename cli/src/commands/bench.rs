@@ -14,6 +14,7 @@ use crate::figures;
 use crate::flags::{DeviceFlags, ModelFlag, WithoutFlag, at_most, resolve};
 use crate::launches;
 use crate::progress::Progress;
+use crate::requests;
 use crate::table::Table;
 use crate::times;
 
@@ -57,6 +58,9 @@ pub(crate) struct Bench {
         default_value = "1"
     )]
     batch: Vec<usize>,
+    /// Also time that many requests of 128 + 128 tokens which arrive at once
+    #[arg(long, value_name = "N")]
+    requests: Option<usize>,
     /// Show what every kernel of a generating step takes
     #[arg(long)]
     profile: bool,
@@ -84,6 +88,7 @@ impl Bench {
             ("-n", &[self.generate], MAX_CONTEXT),
             ("-d", &self.depth, MAX_CONTEXT),
             ("-b", &self.batch, MAX_SLOTS),
+            ("--requests", self.requests.as_slice(), MAX_SLOTS),
         ] {
             sizes
                 .iter()
@@ -112,6 +117,11 @@ impl Bench {
         if let Some(notice) = &report.notice {
             console.note(notice.as_str());
         }
+        let requests = self.requests.filter(|&n| n > 0).map(|n| {
+            let _progress = Progress::spinner("requests");
+            requests::measure(&model, &settings, n, options.repeats, &report)
+        });
+        let requests = requests.transpose()?;
         let file = model.path().display().to_string();
         if let Some(path) = &self.trace {
             let trace = serde_json::to_vec(&launches::chrome_trace(&report)).map_err(|e| {
@@ -120,9 +130,14 @@ impl Bench {
             std::fs::write(path, trace).map_err(|e| Failure::file(path, "write", &e))?;
         }
         if self.json {
-            console.json(&as_json(&report, &file))
+            let mut json = as_json(&report, &file);
+            json["requests"] = json!(requests.as_ref().map(requests::RequestsReport::as_json));
+            console.json(&json)
         } else {
             console.print(&as_text(&report, &file))?;
+            if let Some(requests) = &requests {
+                console.print(&requests::as_text(requests))?;
+            }
             console.print(&launches::as_text(&report))
         }
     }

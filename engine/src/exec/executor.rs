@@ -97,6 +97,8 @@ pub struct Stats {
     pub graph_launches: u64,
     /// Host waits for the device.
     pub synchronizations: u64,
+    /// Kernels loaded, compiled or from a cache.
+    pub modules: u64,
     /// Steps that were to run as a graph and ran eagerly, because the graph could not be built.
     pub fallbacks: u64,
 }

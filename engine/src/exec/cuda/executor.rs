@@ -215,6 +215,7 @@ impl Executor for CudaExecutor {
                 launches: sum.launches + counted.launches,
                 graph_launches: sum.graph_launches + counted.graph_launches,
                 synchronizations: sum.synchronizations + counted.synchronizations,
+                modules: sum.modules + counted.modules,
                 fallbacks: sum.fallbacks + rank.fallbacks(),
                 ..sum
             }

@@ -1,7 +1,7 @@
 //! Requests that arrive at once on an engine, for `gannet bench --requests`.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gannet_engine::requests::Prompt;
 use gannet_engine::settings::Settings;
@@ -13,6 +13,9 @@ use crate::figures;
 
 /// Tokens of each request's prompt, and tokens that it asks for.
 pub(crate) const TOKENS: usize = 128;
+
+/// In how long requests arrive that do not arrive at once.
+const SPREAD: Duration = Duration::from_secs(2);
 
 /// What requests that arrived at once took.
 #[derive(Debug)]
@@ -26,10 +29,17 @@ pub(crate) struct RequestsReport {
     /// The same prompts one after the other and the same generation together, by the other rows, where
     /// both were measured.
     apart_seconds: Option<f64>,
+    /// The same requests where they arrive at random in two seconds.
+    spread_seconds: f64,
+    /// Of the time that steps take then and the device waits for the next, the share of the latter; `None`
+    /// where nothing times that.
+    idle_share: Option<f64>,
     /// Host waits for the device in all repeats.
     synchronizations: u64,
     /// Kernels loaded in all repeats.
     modules: u64,
+    /// Graphs built in all repeats.
+    graphs: u64,
 }
 
 impl RequestsReport {
@@ -41,6 +51,9 @@ impl RequestsReport {
             "apart_seconds": self.apart_seconds,
             "synchronizations": self.synchronizations,
             "modules": self.modules,
+            "graphs": self.graphs,
+            "spread_seconds": self.spread_seconds,
+            "idle_share": self.idle_share,
         })
     }
 }
@@ -61,21 +74,34 @@ pub(crate) fn measure(
     let engine = Engine::new(model, &settings)?;
     let vocab_size = model.tokenizer().vocab_size();
     let mut round = 0;
-    let mut run = || -> Result<f64, Error> {
+    let mut run = |window: Duration| -> Result<f64, Error> {
         round += 1;
         let start = Instant::now();
-        let handles: Vec<Handle> = (0..requests)
-            .map(|i| engine.submit(request(vocab_size, round * requests + i)))
+        // Spread evenly in a random order is what a multiplier without a common factor gives.
+        let mut times: Vec<f64> = (0..requests)
+            .map(|i| ((i * 2_654_435_761 + 12_345) % 10_007) as f64 / 10_007.0)
             .collect();
+        times.sort_by(f64::total_cmp);
+        let submit = |(i, time): (usize, &f64)| {
+            let at = window.mul_f64(*time);
+            std::thread::sleep(at.saturating_sub(start.elapsed()));
+            engine.submit(request(vocab_size, round * requests + i))
+        };
+        let handles: Vec<Handle> = times.iter().enumerate().map(submit).collect();
         for handle in handles {
             handle.wait()?;
         }
         Ok(start.elapsed().as_secs_f64())
     };
-    run()?;
+    run(Duration::ZERO)?;
     let before = engine.counters()?.executor;
-    let mut seconds = (0..repeats).map(|_| run()).collect::<Result<Vec<_>, _>>()?;
+    let seconds = (0..repeats).map(|_| run(Duration::ZERO));
+    let mut seconds = seconds.collect::<Result<Vec<_>, _>>()?;
     let after = engine.counters()?.executor;
+    engine.time_steps(true);
+    let spread_seconds = run(SPREAD)?;
+    let timed = engine.counters()?.executor.timed;
+    let all = (timed.busy + timed.idle).as_secs_f64();
     seconds.sort_by(f64::total_cmp);
     let seconds = seconds[seconds.len() / 2];
     let row = |kind, batch| {
@@ -95,6 +121,9 @@ pub(crate) fn measure(
         apart_seconds: apart.map(|(p, g)| requests as f64 * p.median() + g.median()),
         synchronizations: after.synchronizations - before.synchronizations,
         modules: after.modules - before.modules,
+        graphs: after.graphs - before.graphs,
+        spread_seconds,
+        idle_share: (all > 0.0).then(|| timed.idle.as_secs_f64() / all),
     })
 }
 
@@ -117,13 +146,18 @@ pub(crate) fn as_text(report: &RequestsReport) -> String {
             figures::percent(report.seconds / apart)
         )
     });
+    let idle = report.idle_share.map_or(String::new(), |share| {
+        format!(", the device idle for {}", figures::percent(share))
+    });
     format!(
         "\n{} requests of {TOKENS} + {TOKENS} tokens at once: {}, {} tok/s{apart}; {} waits, {} \
-         kernels loaded\n",
+         kernels loaded, {} graphs built\nthe same over 2 s: {}{idle}\n",
         report.requests,
         figures::seconds(report.seconds),
         figures::rate(report.tokens_per_second),
         report.synchronizations,
         report.modules,
+        report.graphs,
+        figures::seconds(report.spread_seconds),
     )
 }

@@ -99,8 +99,21 @@ pub struct Stats {
     pub synchronizations: u64,
     /// Kernels loaded, compiled or from a cache.
     pub modules: u64,
+    /// Graphs built.
+    pub graphs: u64,
+    /// Queued steps that were timed, where that is on.
+    pub timed: StepTimes,
     /// Steps that were to run as a graph and ran eagerly, because the graph could not be built.
     pub fallbacks: u64,
+}
+
+/// What timed steps took on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StepTimes {
+    /// From the start of each to its end.
+    pub busy: Duration,
+    /// From the end of each to the start of the next, but for pauses ([`Executor::pause`]).
+    pub idle: Duration,
 }
 
 /// Runs a plan.
@@ -191,6 +204,23 @@ pub trait Executor: Send {
         let _ = patience;
         Ok(self.host_queue().take())
     }
+
+    /// Makes ready whatever any step needs that can be queued, so that nothing is compiled or built while
+    /// steps are.
+    ///
+    /// # Errors
+    /// The device failed, or has too little memory.
+    fn warm_up(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Times the steps that are queued from now on, or does not; [`Stats::timed`] has the sums.
+    fn time_steps(&mut self, on: bool) {
+        let _ = on;
+    }
+
+    /// Says that there is nothing to queue: the device is not idle for lack of steps until there is.
+    fn pause(&mut self) {}
 
     /// Forgets the steps that are queued, which may have run or not.
     ///

@@ -26,7 +26,7 @@ use crate::plan::StepRow;
 use sample::Sampling;
 
 pub use decode::{HostDecode, decode_on_host};
-pub use executor::{Executor, ExecutorKind, Inspect, LaunchTime, Measure, Stats};
+pub use executor::{Executor, ExecutorKind, Inspect, LaunchTime, Measure, Stats, StepTimes};
 pub use limits::Limits;
 pub(crate) use limits::limits;
 pub use load_report::{Load, LoadReport};

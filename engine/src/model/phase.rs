@@ -34,6 +34,8 @@ pub enum Phase {
     Cache,
     /// The device held against the CPU; next to nothing where that was done before.
     Gate,
+    /// Every step that an engine can queue lowered, its kernels loaded and its graphs built.
+    WarmUp,
 }
 
 impl fmt::Display for Phase {
@@ -50,6 +52,7 @@ impl fmt::Display for Phase {
             Phase::Weights => "weights",
             Phase::Cache => "cache",
             Phase::Gate => "gate",
+            Phase::WarmUp => "warm-up",
         })
     }
 }

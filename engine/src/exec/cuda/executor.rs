@@ -20,7 +20,7 @@ use crate::exec::{DecodeStart, Executor, ExecutorKind, HostQueue, Inspect, Launc
 use crate::exec::{Load, Measure, SlotChoice, Stats, Step};
 use crate::kv::BlockTable;
 use crate::lower::{Shape, Unit};
-use crate::model::{Model, Span};
+use crate::model::{Model, Phase, Span};
 use crate::plan::{Buf, Plan};
 use crate::settings::{SamplerOn, Settings};
 
@@ -192,6 +192,25 @@ impl Executor for CudaExecutor {
         Ok(taken)
     }
 
+    fn warm_up(&mut self) -> Result<(), Error> {
+        if self.sampler_on == SamplerOn::Cpu {
+            return Ok(());
+        }
+        let (ready, span) = Span::time(Phase::WarmUp, || {
+            self.ranks.iter_mut().try_for_each(Rank::warm_up)
+        });
+        self.add_span(span);
+        ready
+    }
+
+    fn time_steps(&mut self, on: bool) {
+        self.ranks.iter_mut().for_each(|rank| rank.queue.time(on));
+    }
+
+    fn pause(&mut self) {
+        self.ranks.iter_mut().for_each(|rank| rank.queue.pause());
+    }
+
     fn abandon(&mut self) -> Result<(), Error> {
         self.host_queue.clear();
         self.ranks.iter_mut().try_for_each(Rank::abandon)
@@ -216,6 +235,8 @@ impl Executor for CudaExecutor {
                 graph_launches: sum.graph_launches + counted.graph_launches,
                 synchronizations: sum.synchronizations + counted.synchronizations,
                 modules: sum.modules + counted.modules,
+                graphs: sum.graphs + rank.recorder().built(),
+                timed: rank.queue.timed(),
                 fallbacks: sum.fallbacks + rank.fallbacks(),
                 ..sum
             }

@@ -13,7 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gannet_cuda_runtime::{Context, Launch, Stream};
+use gannet_cuda_runtime::{Context, DeviceEvent, Launch, Stream};
 use gannet_ptx_gen::kernels::{AdvanceSpec, FeedSpec};
 use gannet_ptx_gen::target::Target;
 
@@ -23,8 +23,8 @@ use super::rank::{Rank, batch_shape};
 use super::ring::{RING, Ring};
 use super::sampler::Rows;
 use crate::Error;
-use crate::exec::{Limits, SlotChoice, Step, StepRows};
-use crate::lower::{Advance, KernelSpec, Named, Shape, StepKind};
+use crate::exec::{Limits, SlotChoice, Step, StepRows, StepTimes};
+use crate::lower::{Advance, GEMV_MAX_ROWS, KernelSpec, Named, Shape, StepKind};
 use crate::plan::{Column, StepRow};
 
 /// What is under way.
@@ -39,6 +39,9 @@ pub(super) struct Queue {
     gathered: Option<Ring>,
     /// Ends of steps: by class, outputs and whether some are drawn.
     ends: HashMap<(Shape, usize, bool), Vec<Launch>>,
+    /// Where steps are timed.
+    clock: Option<Clock>,
+    timed: StepTimes,
 }
 
 impl Queue {
@@ -54,6 +57,26 @@ impl Queue {
         })
     }
 
+    /// What timed steps took.
+    pub(super) fn timed(&self) -> StepTimes {
+        self.timed
+    }
+
+    /// Times steps from now on, or does not.
+    pub(super) fn time(&mut self, on: bool) {
+        self.clock = on.then(|| Clock {
+            spare: Vec::new(),
+            latest: None,
+        });
+    }
+
+    /// What comes next comes after a pause.
+    pub(super) fn pause(&mut self) {
+        if let Some(clock) = &mut self.clock {
+            clock.latest = None;
+        }
+    }
+
     /// The step state holds other rows than the latest decode left.
     pub(super) fn forget_rows(&mut self) {
         self.follows = None;
@@ -66,6 +89,49 @@ struct InFlight {
     decode: Option<DecodeShape>,
     number: u32,
     outputs: usize,
+    /// In front of it and behind it, where it is timed.
+    events: Option<[DeviceEvent; 2]>,
+}
+
+/// The events of steps.
+struct Clock {
+    /// Events that no step in flight has.
+    spare: Vec<DeviceEvent>,
+    /// Behind the latest step that was taken, unless there was a pause since.
+    latest: Option<DeviceEvent>,
+}
+
+impl Clock {
+    /// An event of a point that the stream has reached.
+    fn record(&mut self, stream: &Stream) -> Result<DeviceEvent, Error> {
+        let event = match self.spare.pop() {
+            Some(event) => event,
+            None => DeviceEvent::new(stream.context(), true)?,
+        };
+        event.record(stream)?;
+        Ok(event)
+    }
+
+    /// Adds the times of a step that has ended.
+    fn add(&mut self, events: [DeviceEvent; 2], to: &mut StepTimes) -> Result<(), Error> {
+        let between = |from: &DeviceEvent, to: &DeviceEvent| -> Result<Duration, Error> {
+            let milliseconds = DeviceEvent::elapsed_ms(from, to)?;
+            Ok(Duration::from_secs_f64(
+                f64::from(milliseconds.max(0.0)) / 1e3,
+            ))
+        };
+        let [start, end] = events;
+        // It told the host before the event behind it.
+        end.synchronize()?;
+        to.busy += between(&start, &end)?;
+        if let Some(latest) = self.latest.take() {
+            to.idle += between(&latest, &start)?;
+            self.spare.push(latest);
+        }
+        self.spare.push(start);
+        self.latest = Some(end);
+        Ok(())
+    }
 }
 
 /// The kernels that steps need which queue, besides those of their shapes.
@@ -145,11 +211,63 @@ impl Rank {
             let known = self.queue.draws.get(slot as usize);
             known.copied().unwrap_or(false)
         });
+        let start = self.mark()?;
         let in_flight = match decode_rows(step, limits) {
             Some(rows) => self.queue_decode(step, DecodeShape { rows, draws })?,
             None => self.queue_gathered(step, draws)?,
         };
-        self.queue.in_flight.push_back(in_flight);
+        let events = start.zip(self.mark()?).map(|(start, end)| [start, end]);
+        self.queue.in_flight.push_back(InFlight {
+            events,
+            ..in_flight
+        });
+        Ok(())
+    }
+
+    /// An event here, where steps are timed.
+    fn mark(&mut self) -> Result<Option<DeviceEvent>, Error> {
+        let Some(mut clock) = self.queue.clock.take() else {
+            return Ok(None);
+        };
+        let event = clock.record(self.stream());
+        self.queue.clock = Some(clock);
+        event.map(Some)
+    }
+
+    /// Lowers every class of steps that can be queued, loads their kernels and builds their graphs.
+    pub(super) fn warm_up(&mut self) -> Result<(), Error> {
+        let limits = self.limits();
+        let up_to = |most: usize| {
+            let powers = std::iter::successors(Some(1), |n| Some(2 * n));
+            powers.take_while(move |n| *n < most).chain([most])
+        };
+        // Few rows are classes of their own.
+        let rows = (1..=GEMV_MAX_ROWS).chain(up_to(limits.max_rows));
+        let rows: Vec<usize> = rows.filter(|&n| n <= limits.max_rows).collect();
+        for &rows in &rows {
+            for outputs in [0]
+                .into_iter()
+                .chain(1..=GEMV_MAX_ROWS)
+                .chain(up_to(width(limits)))
+            {
+                let shape = |kind| Shape {
+                    rows,
+                    outputs,
+                    kind,
+                };
+                if outputs <= 1 {
+                    self.prepared(shape(StepKind::Prompt))?;
+                }
+                if rows > 1 && outputs <= rows.min(width(limits)) {
+                    self.prepared(shape(StepKind::Batch))?;
+                }
+            }
+        }
+        for rows in up_to(width(limits)) {
+            for draws in [false, true] {
+                self.make_replay(DecodeShape { rows, draws })?;
+            }
+        }
         Ok(())
     }
 
@@ -171,13 +289,15 @@ impl Rank {
             decode: Some(shape),
             number,
             outputs: shape.rows,
+            events: None,
         })
     }
 
     fn queue_gathered(&mut self, step: &Step<'_>, draws: bool) -> Result<InFlight, Error> {
         self.upload(step)?;
         self.feed(step)?;
-        self.run_current(step.shape())?;
+        let prepared = self.set_current(step.shape())?;
+        self.launch_where(&prepared, step.shape(), |_| true)?;
         let (shape, outputs) = (step.shape(), step.outputs().len());
         let key = (self.class(shape), outputs, draws);
         if !self.queue.ends.contains_key(&key) {
@@ -192,6 +312,7 @@ impl Rank {
             decode: None,
             number,
             outputs,
+            events: None,
         })
     }
 
@@ -274,7 +395,11 @@ impl Rank {
         }
         let tokens = (0..step.outputs).map(|output| ring.token(step.number, output));
         let tokens = tokens.collect::<Result<_, _>>()?;
-        self.queue.in_flight.pop_front();
+        let taken = self.queue.in_flight.pop_front();
+        let Queue { clock, timed, .. } = &mut self.queue;
+        if let (Some(clock), Some(events)) = (clock, taken.and_then(|step| step.events)) {
+            clock.add(events, timed)?;
+        }
         Ok(Some(tokens))
     }
 

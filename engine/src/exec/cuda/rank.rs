@@ -284,7 +284,7 @@ impl Rank {
     }
 
     /// Queues those launches of a step that `is_wanted`, one by one, but for a planted fault.
-    fn launch_where(
+    pub(super) fn launch_where(
         &self,
         prepared: &Prepared,
         shape: Shape,

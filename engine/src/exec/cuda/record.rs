@@ -56,6 +56,8 @@ pub(super) struct Recorder {
     faults: Faults,
     /// Why graphs can't be built here; once one could not, no other is tried.
     broken: Option<String>,
+    /// Graphs that were built.
+    built: u64,
 }
 
 impl Recorder {
@@ -64,6 +66,7 @@ impl Recorder {
             choice,
             faults,
             broken: None,
+            built: 0,
         }
     }
 
@@ -79,6 +82,11 @@ impl Recorder {
     /// Whether steps that repeat are replayed.
     pub(super) fn replays(&self) -> bool {
         self.choice != ExecutorChoice::Eager
+    }
+
+    /// Graphs that were built.
+    pub(super) fn built(&self) -> u64 {
+        self.built
     }
 
     /// Why graphs could not be built.
@@ -112,7 +120,10 @@ impl Recorder {
             return eagerly(launches, true);
         }
         match self.graph(context, &launches) {
-            Ok(graph) => Ok(Issue::Graph(graph)),
+            Ok(graph) => {
+                self.built += 1;
+                Ok(Issue::Graph(graph))
+            }
             Err(why) if self.choice == ExecutorChoice::Auto => {
                 self.broken = Some(why.to_string());
                 eagerly(launches, true)

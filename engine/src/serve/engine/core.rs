@@ -175,6 +175,16 @@ impl Core {
         }
     }
 
+    /// Times steps on the device from now on, or does not.
+    pub(super) fn time_steps(&mut self, on: bool) {
+        self.executor.time_steps(on);
+    }
+
+    /// Says that nothing comes until there is mail.
+    pub(super) fn pause(&mut self) {
+        self.executor.pause();
+    }
+
     /// Whether there is nothing to do.
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.live.is_empty()

@@ -4,7 +4,8 @@
 //! a [`Handle`] each: blocking, or by looking. Dropping a handle cancels what it stands for.
 //!
 //! Prompts of several requests and the next tokens of all others share steps; steps are queued ahead on
-//! the device, and mail is read between them. What a request gives does not depend on what else runs,
+//! the device, and mail is read between them. Whatever steps need is compiled and built before the first
+//! request ([`Phase::WarmUp`](crate::times::Phase)). What a request gives does not depend on what else runs,
 //! as far as the executor's arithmetic does not depend on the rows of a step.
 //!
 //! ```
@@ -64,6 +65,7 @@ enum Mail {
     Submit(Box<Submitted>),
     Cancel(u64),
     Counters(Sender<EngineCounters>),
+    TimeSteps(bool),
     Stop,
 }
 
@@ -101,9 +103,10 @@ impl Engine {
     /// An engine on an executor of its own.
     fn of(
         model: &Arc<Model>,
-        executor: Box<dyn Executor>,
+        mut executor: Box<dyn Executor>,
         notice: Option<String>,
     ) -> Result<Engine, Error> {
+        executor.warm_up()?;
         let (mail, inbox) = channel();
         let limits = executor.limits();
         let mut engine = Engine {
@@ -148,6 +151,13 @@ impl Engine {
         let (answer, heard) = channel();
         let _ = self.mail.send(Mail::Counters(answer));
         heard.recv().map_err(|_| gone())
+    }
+
+    /// Times steps on the device from now on, or does not: [`EngineCounters::executor`] has the sums, of
+    /// which the idle time is that between steps while requests were under way.
+    pub fn time_steps(&self, on: bool) {
+        // An engine that is gone has no steps.
+        let _ = self.mail.send(Mail::TimeSteps(on));
     }
 
     /// The model.
@@ -200,7 +210,10 @@ fn gone() -> Error {
 fn run(mut core: Core, inbox: &Receiver<Mail>) {
     loop {
         let mail = match core.is_idle() {
-            true => inbox.recv().map_err(|_| TryRecvError::Disconnected),
+            true => {
+                core.pause();
+                inbox.recv().map_err(|_| TryRecvError::Disconnected)
+            }
             false => inbox.try_recv(),
         };
         match mail {
@@ -210,6 +223,7 @@ fn run(mut core: Core, inbox: &Receiver<Mail>) {
                 // Whoever asked may be gone.
                 let _ = answer.send(core.counters());
             }
+            Ok(Mail::TimeSteps(on)) => core.time_steps(on),
             Ok(Mail::Stop) | Err(TryRecvError::Disconnected) => return,
             Err(TryRecvError::Empty) => core.turn(PATIENCE),
         }

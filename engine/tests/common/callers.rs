@@ -2,7 +2,7 @@
 
 #![allow(unreachable_pub)]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use gannet_engine::requests::Prompt;
 use gannet_engine::{
@@ -43,6 +43,13 @@ pub fn request(vocab_size: usize, kind: usize) -> Request {
     request.with_options(options)
 }
 
+/// Bytes of memory that the process has, where the system tells.
+fn resident() -> Option<usize> {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: usize = pages.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
+
 /// Submits from many threads, some of which cancel or let go, and hands each generation to `check` with
 /// its kind and whether it was cancelled. Every handle ends.
 pub fn submit_from_many(
@@ -53,11 +60,15 @@ pub fn submit_from_many(
 ) {
     let engine = Engine::new(model, settings).unwrap();
     let vocab_size = model.plan().vocab_size;
+    let early = Mutex::new(None);
     std::thread::scope(|threads| {
         for thread in 0..THREADS {
-            let (engine, check) = (&engine, &check);
+            let (engine, check, early) = (&engine, &check, &early);
             threads.spawn(move || {
                 for i in (thread..requests).step_by(THREADS) {
+                    if i == requests / 2 {
+                        *early.lock().unwrap() = resident();
+                    }
                     let kind = (i * 5 + thread) % KINDS;
                     let mut handle = engine.submit(request(vocab_size, kind));
                     let cancels = i % 11 == 7;
@@ -95,6 +106,11 @@ pub fn submit_from_many(
         }
     };
     assert_eq!(counters.scheduler.blocks_held, 0);
+    // What there is after half of them is all that they take.
+    if let (Some(early), Some(now)) = (early.into_inner().unwrap(), resident()) {
+        let grown = now.saturating_sub(early);
+        assert!(grown < 16 << 20, "{grown} bytes more than half way through");
+    }
     assert_eq!(counters.requests, requests as u64);
     assert!(counters.first_token.count() > 0 && counters.inter_token.count() > 0);
 }

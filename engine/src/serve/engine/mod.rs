@@ -7,30 +7,6 @@
 //! the device, and mail is read between them. Whatever steps need is compiled and built before the first
 //! request ([`Phase::WarmUp`](crate::times::Phase)). What a request gives does not depend on what else runs,
 //! as far as the executor's arithmetic does not depend on the rows of a step.
-//!
-//! ```
-//! use std::sync::Arc;
-//! use gannet_engine::{DeviceChoice, Engine, Model, Request, Settings};
-//!
-//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/models/rustdoc-tiny-Q4_K_M.gguf");
-//! let model = Arc::new(Model::open(path)?);
-//! let settings = Settings { device: DeviceChoice::Cpu, slots: Some(4), ..Settings::default() };
-//! let engine = Engine::new(&model, &settings)?;
-//! std::thread::scope(|threads| {
-//!     for prompt in ["Ownership is", "A trait", "fn main() {", "The borrow checker"] {
-//!         let engine = &engine;
-//!         threads.spawn(move || {
-//!             let handle = engine.submit(Request::new(prompt));
-//!             if prompt == "A trait" {
-//!                 return handle.cancel();
-//!             }
-//!             let generation = handle.wait().expect("the CPU computes");
-//!             assert_eq!(generation.tokens.len(), 128);
-//!         });
-//!     }
-//! });
-//! # Ok::<(), gannet_engine::Error>(())
-//! ```
 
 mod core;
 mod counters;
@@ -70,6 +46,30 @@ enum Mail {
 }
 
 /// A model on a device, for any number of callers.
+///
+/// ```
+/// use std::sync::Arc;
+/// use gannet_engine::{DeviceChoice, Engine, Model, Request, Settings};
+///
+/// # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../cli/models/rustdoc-tiny-Q4_K_M.gguf");
+/// let model = Arc::new(Model::open(path)?);
+/// let settings = Settings { device: DeviceChoice::Cpu, slots: Some(4), ..Settings::default() };
+/// let engine = Engine::new(&model, &settings)?;
+/// std::thread::scope(|threads| {
+///     for prompt in ["Ownership is", "A trait", "fn main() {", "The borrow checker"] {
+///         let engine = &engine;
+///         threads.spawn(move || {
+///             let handle = engine.submit(Request::new(prompt));
+///             if prompt == "A trait" {
+///                 return handle.cancel();
+///             }
+///             let generation = handle.wait().expect("the CPU computes");
+///             assert_eq!(generation.tokens.len(), 128);
+///         });
+///     }
+/// });
+/// # Ok::<(), gannet_engine::Error>(())
+/// ```
 pub struct Engine {
     mail: Sender<Mail>,
     thread: Option<JoinHandle<()>>,
@@ -129,7 +129,9 @@ impl Engine {
     }
 
     /// Hands a request over. Whatever becomes of it, refusal included, comes through the handle.
-    pub fn submit(&self, request: Request) -> Handle {
+    pub fn submit(&self, mut request: Request) -> Handle {
+        // Here, so that the engine's thread has nothing to do with text that comes.
+        request.prompt = Prompt::Tokens(request.tokens(&self.model));
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
         let (updates, heard) = channel();
         let submitted = Submitted {

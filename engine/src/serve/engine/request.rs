@@ -3,7 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::model::Model;
 use crate::serve::session::{GenerateOptions, Generation};
+use crate::text::tokenizer::EncodeOptions;
 
 /// The text to continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +92,20 @@ impl Request {
     #[must_use]
     pub fn with_options(self, options: GenerateOptions) -> Request {
         Request { options, ..self }
+    }
+
+    /// The tokens of its prompt.
+    pub(super) fn tokens(&self, model: &Model) -> Vec<u32> {
+        match &self.prompt {
+            Prompt::Tokens(tokens) => tokens.clone(),
+            Prompt::Text(text) => {
+                let encode = EncodeOptions {
+                    add_special: true,
+                    parse_special: self.options.parse_special,
+                };
+                model.tokenizer().encode(text, encode)
+            }
+        }
     }
 
     /// Whether its tokens are chosen on the host.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::simple;
+use common::{simple, steps};
 use gannet_ptx_gen::kernels::{
     Activation, AdvanceSpec, ArgmaxSpec, GatherRowsSpec, KvType, KvWriteSpec, LayerNormSpec, Map,
     NormAddNormSpec, RmsNormSpec, RopeKind, RopeSpec,
@@ -200,7 +200,7 @@ fn gather_copies_the_rows_named() {
 
 #[test]
 fn chosen_tokens_are_fed() {
-    simple::feed(TARGET, &LENGTHS).pass();
+    steps::feed(TARGET, &LENGTHS).pass();
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn advance_feeds_tokens_back_and_fills_the_ring() {
                 positions,
                 gathers,
             };
-            simple::advance(spec).pass();
+            steps::advance(spec).pass();
         }
     }
 }

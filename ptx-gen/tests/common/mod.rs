@@ -12,6 +12,7 @@ pub mod sample;
 pub mod sample_hair;
 pub mod sample_model;
 pub mod simple;
+pub mod steps;
 pub mod trial;
 
 /// A small counter-based generator; the same numbers on every machine.

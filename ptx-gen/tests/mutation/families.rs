@@ -13,8 +13,8 @@ use crate::common::products::{
 };
 use crate::common::sample;
 use crate::common::sample_hair;
-use crate::common::simple;
 use crate::common::trial::Trial;
+use crate::common::{simple, steps};
 
 const TARGET: Target = Target::Sm80;
 
@@ -111,7 +111,7 @@ fn rows() -> Vec<Trial> {
             (35, 3, false, true),
         ]
         .map(|(num_slots, ring_len, positions, gathers)| {
-            simple::advance(AdvanceSpec {
+            steps::advance(AdvanceSpec {
                 target,
                 num_slots,
                 ring_len,
@@ -121,7 +121,7 @@ fn rows() -> Vec<Trial> {
             })
         }),
     );
-    trials.push(simple::feed(target, &lengths));
+    trials.push(steps::feed(target, &lengths));
     trials
 }
 

@@ -11,13 +11,18 @@ use std::sync::Arc;
 
 use callers::{KINDS, request, requests, submit_from_many};
 use common::{gpu, model, shared};
-use gannet_engine::internals::kv::KvType;
-use gannet_engine::settings::Precision;
+use gannet_engine::internals::exec::DecodeStart;
+use gannet_engine::internals::kv::{BlockTable, KvType};
+use gannet_engine::settings::{Faults, Precision};
 use gannet_engine::times::Phase;
-use gannet_engine::{DeviceChoice, Engine, Model, Request, Settings};
+use gannet_engine::tools::make_executor;
+use gannet_engine::{DeviceChoice, Engine, Error, Model, Request, Sampling, Settings};
 
 fn tiny(what: &str) -> Option<Arc<Model>> {
-    let part = "models/rustdoc-tiny-Q4_K_M.gguf";
+    file(what, "models/rustdoc-tiny-Q4_K_M.gguf")
+}
+
+fn file(what: &str, part: &str) -> Option<Arc<Model>> {
     let path = shared(what, part)?;
     gpu(what).then(|| model(&path))
 }
@@ -35,9 +40,8 @@ fn exact(slots: usize) -> Settings {
     }
 }
 
-#[test]
-fn gpu_callers_get_what_they_get_alone() {
-    let Some(model) = tiny("many callers") else {
+fn callers_get_what_they_get_alone(part: &str) {
+    let Some(model) = file("many callers", part) else {
         return;
     };
     let engine = Engine::new(&model, &exact(1)).unwrap();
@@ -54,6 +58,16 @@ fn gpu_callers_get_what_they_get_alone() {
             assert!(cancelled || found.len() == text.len(), "kind {kind}");
         },
     );
+}
+
+#[test]
+fn gpu_callers_get_what_they_get_alone_f16() {
+    callers_get_what_they_get_alone("models/rustdoc-tiny-F16.gguf");
+}
+
+#[test]
+fn gpu_callers_get_what_they_get_alone_q4_k_m() {
+    callers_get_what_they_get_alone("models/rustdoc-tiny-Q4_K_M.gguf");
 }
 
 /// After the warm-up, requests of all lengths compile no kernel, build no graph and wait for nothing but
@@ -93,4 +107,53 @@ fn gpu_nothing_is_made_while_requests_run() {
     assert_eq!(after.graphs, before.graphs);
     assert_eq!(after.synchronizations, before.synchronizations);
     assert_eq!(after.fallbacks, 0);
+}
+
+/// A step that leaves no token fails its own requests, and the engine goes on.
+#[test]
+fn gpu_a_failed_step_ends_its_requests_alone() {
+    let Some(model) = tiny("a step that fails") else {
+        return;
+    };
+    let settings = Settings {
+        device: DeviceChoice::Cuda(0),
+        context: Some(128),
+        slots: Some(4),
+        gate: false,
+        ..Settings::default()
+    };
+    // The last launch of a decode is what hands its tokens out.
+    let mut executor = make_executor(&model, &settings).unwrap().executor;
+    let mut table = BlockTable::new(4, 128, BlockTable::blocks_for(4, 128));
+    table.reserve(0, 64).unwrap();
+    let sampling = Sampling::default();
+    let start = DecodeStart::after(0, &[1], &sampling);
+    let device = executor.measure().unwrap();
+    let launches = device.launch_times(&[start], 1, &table).unwrap().len();
+    drop(executor);
+    let faults = Faults {
+        omit_launch: Some(launches - 1),
+        ..Faults::default()
+    };
+    let engine = Engine::new(&model, &Settings { faults, ..settings }).unwrap();
+    let ask = |max_tokens| {
+        let mut request = Request::new(vec![1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        request.options.max_tokens = max_tokens;
+        request.options.ignore_eog = true;
+        engine.submit(request)
+    };
+    for _ in 0..3 {
+        let handles = [ask(8), ask(8), ask(1), ask(8)];
+        let ended = handles.map(|handle| handle.wait());
+        for (i, ended) in ended.into_iter().enumerate() {
+            match ended {
+                Ok(generation) => assert!(i == 2 && generation.tokens.len() == 1),
+                Err(Error::Step(why)) => assert!(why.contains("without writing a token"), "{why}"),
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+    let counters = engine.counters().unwrap().scheduler;
+    assert_eq!((counters.running, counters.blocks_held), (0, 0));
+    assert!(counters.failed_requests >= 9, "{counters:?}");
 }

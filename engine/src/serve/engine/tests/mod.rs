@@ -472,3 +472,27 @@ fn hooks_and_biases_forbid_tokens() {
     assert_eq!(late.finish, Finish::Deadline);
     assert!(late.tokens.is_empty());
 }
+
+#[test]
+fn a_cancelled_request_frees_its_slot_within_a_step() {
+    let model = micro();
+    let mut core = Core::new(&model, Box::new(cpu(&model, Limits::new(1, 160))));
+    let first = submit(&mut core, 11, 0);
+    let has_token = |caller: &Caller| {
+        let mut updates = caller.updates.try_iter();
+        updates.any(|update| matches!(update, Update::Token { .. }))
+    };
+    while !has_token(&first) {
+        core.turn(Duration::ZERO);
+    }
+    let second = submit(&mut core, 1, 1);
+    core.turn(Duration::ZERO);
+    assert!(!has_token(&second), "there is one slot");
+    core.cancel(0);
+    let steps = core.counters().executor.steps;
+    while !has_token(&second) {
+        core.turn(Duration::ZERO);
+    }
+    // The step of its prompt, which has its first token.
+    assert_eq!(core.counters().executor.steps, steps + 1);
+}

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use gannet_engine::requests::Prompt;
 use gannet_engine::settings::Settings;
+use gannet_engine::times::Phase;
 use gannet_engine::tools::bench::{BenchKind, BenchReport};
 use gannet_engine::{Engine, Error, GenerateOptions, Handle, Model, Request};
 use serde_json::json;
@@ -22,6 +23,8 @@ const SPREAD: Duration = Duration::from_secs(2);
 pub(crate) struct RequestsReport {
     /// How many.
     requests: usize,
+    /// What it took to make everything ready that steps need.
+    warm_up_seconds: f64,
     /// From the first to the end of the last, the median of the repeats.
     seconds: f64,
     /// Tokens of prompts and such as were generated, a second.
@@ -46,6 +49,7 @@ impl RequestsReport {
     pub(crate) fn as_json(&self) -> serde_json::Value {
         json!({
             "requests": self.requests,
+            "warm_up_seconds": self.warm_up_seconds,
             "seconds": self.seconds,
             "tokens_per_second": self.tokens_per_second,
             "apart_seconds": self.apart_seconds,
@@ -116,6 +120,7 @@ pub(crate) fn measure(
     let apart = prompt.zip(generation);
     Ok(RequestsReport {
         requests,
+        warm_up_seconds: engine.load_report().phase_seconds(Phase::WarmUp),
         seconds,
         tokens_per_second: (2 * TOKENS * requests) as f64 / seconds,
         apart_seconds: apart.map(|(p, g)| requests as f64 * p.median() + g.median()),
@@ -151,13 +156,14 @@ pub(crate) fn as_text(report: &RequestsReport) -> String {
     });
     format!(
         "\n{} requests of {TOKENS} + {TOKENS} tokens at once: {}, {} tok/s{apart}; {} waits, {} \
-         kernels loaded, {} graphs built\nthe same over 2 s: {}{idle}\n",
+         kernels loaded, {} graphs built after a warm-up of {}\nthe same over 2 s: {}{idle}\n",
         report.requests,
         figures::seconds(report.seconds),
         figures::rate(report.tokens_per_second),
         report.synchronizations,
         report.modules,
         report.graphs,
+        figures::seconds(report.warm_up_seconds),
         figures::seconds(report.spread_seconds),
     )
 }

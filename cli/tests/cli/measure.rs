@@ -116,7 +116,9 @@ fn variants_are_compared_and_those_of_no_product_refused() {
             .filter(|r| r["unit"].as_str().unwrap().contains("matmul"));
         rows.map(|r| r["limit"].as_f64().unwrap()).collect()
     };
-    assert!(limits("f32-l32-w16-r1-b4").iter().all(|&l| l == 1e-9));
+    // Activations of gated units are approximate.
+    let float = limits("f32-l32-w16-r1-b4");
+    assert!(float.contains(&1e-9) && float.iter().all(|&l| l == 1e-9 || l == 1e-6));
     let int8 = limits("dp4a-l32-w16-r1-b4");
     assert!(!int8.is_empty() && int8.iter().all(|&l| l == 1e-3));
     let args = [

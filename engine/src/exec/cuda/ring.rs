@@ -87,24 +87,31 @@ impl Ring {
             if written > read {
                 return Ok(written);
             }
-            if let Some(patience) = patience {
-                let since = *since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= patience {
-                    return Ok(written);
-                }
-            }
             polls += 1;
-            if polls == POLLS {
+            let is_over = patience.is_some_and(|patience| {
+                let since = *since.get_or_insert_with(Instant::now);
+                since.elapsed() >= patience
+            });
+            if is_over || polls == POLLS {
                 polls = 0;
-                let idle = stream.query()?;
-                if idle && self.written(first)? <= read {
-                    self.resume()?;
-                    let why = "the device finished its steps without writing a token";
-                    return Err(Error::internal(why));
-                }
+                self.check_alive(stream, first, read)?;
+            }
+            if is_over {
+                return self.written(first);
             }
             std::hint::spin_loop();
         }
+    }
+
+    /// Refuses to wait for a device that has nothing to do, or that failed.
+    fn check_alive(&self, stream: &Stream, first: u32, read: usize) -> Result<(), Error> {
+        let idle = stream.query()?;
+        if idle && self.written(first)? <= read {
+            self.resume()?;
+            let why = "the device finished its steps without writing a token";
+            return Err(Error::internal(why));
+        }
+        Ok(())
     }
 
     /// Goes on behind what was written; nothing may be queued.

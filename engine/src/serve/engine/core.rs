@@ -25,7 +25,7 @@ use crate::model::Model;
 use crate::plan::StepRow;
 use crate::serve::scheduler::{
     Choice, ChosenBy, EndReason, Entry, Refusal, RequestId, Scheduler, SchedulerConfig, Ticket,
-    TokenSource, Wanted, Work,
+    TokenSource, Wanted, Work, WorkRow,
 };
 use crate::serve::session::Finish;
 use crate::text::tokenizer::EncodeOptions;
@@ -47,8 +47,8 @@ pub(super) struct Submitted {
 /// A step that was handed to the executor.
 struct Flight {
     ticket: Ticket,
-    /// Positions of prompts that are done with it.
-    prompts: Vec<(RequestId, usize)>,
+    /// Positions of each of its requests that are done with it.
+    done: Vec<(RequestId, usize)>,
     /// Whether a row of it is chosen on the host.
     has_host_rows: bool,
     /// Why it was not queued.
@@ -240,12 +240,13 @@ impl Core {
                 return;
             };
             let queued = self.queue(&work);
-            let rows = work.rows.iter();
             let host = |id| self.live.get(id).is_some_and(Live::is_chosen_by_host);
+            let of_one = |a: &WorkRow, b: &WorkRow| a.request == b.request;
+            let last = (work.rows.chunk_by(of_one)).filter_map(<[WorkRow]>::last);
             self.in_flight.push_back(Flight {
                 ticket: work.ticket,
-                has_host_rows: rows.clone().any(|row| row.wanted && host(&row.request)),
-                prompts: rows.map(|row| (row.request, row.position + 1)).collect(),
+                has_host_rows: last.clone().any(|row| row.wanted && host(&row.request)),
+                done: last.map(|row| (row.request, row.position + 1)).collect(),
                 failed: queued.err(),
             });
         }
@@ -277,8 +278,11 @@ impl Core {
             };
             StepRow::new(token, row.position as u32 + 1, row.slot as u32)
         });
+        // Kernels are there for rows of powers of two; without kernels a spare row is only work.
+        let pads = self.executor.kind().runs_kernels();
         let rows = match work.rows.iter().all(|row| row.wanted) {
-            true => StepRows::padded_batch(rows),
+            true if pads => StepRows::padded_batch(rows),
+            true => StepRows::batch(rows),
             false => {
                 let wanted = (0..).zip(&work.rows).filter(|(_, row)| row.wanted);
                 StepRows::new(rows).with_outputs(wanted.map(|(i, _)| i))
@@ -306,7 +310,7 @@ impl Core {
         let tokenizer = self.model.tokenizer();
         let (live, counters) = (&mut self.live, &mut self.counters);
         let mut gone = Vec::new();
-        for &(id, done) in &flight.prompts {
+        for &(id, done) in &flight.done {
             if live.get_mut(&id).is_some_and(|live| !live.announce(done)) {
                 gone.push(id);
             }

@@ -13,13 +13,12 @@ use std::sync::Arc;
 
 use common::{model, shared};
 use gannet_engine::Finish;
-use gannet_engine::internals::kv::BLOCK_TOKENS;
 use gannet_engine::settings::Precision;
 use gannet_engine::{
     Batch, DeviceChoice, Error, Event, GenerateOptions, Model, SamplerOn, Sampling, SeqId, Session,
     Settings,
 };
-use sequences::{alone, assert_same, go_on, prompt, request, same_prompt};
+use sequences::{add_known, alone, assert_same, given, prompt, request, run_all};
 
 /// The demonstration model, which the repository ships.
 fn tiny() -> Arc<Model> {
@@ -54,18 +53,14 @@ fn thirty_two_prompts_give_what_each_gives_alone() {
     let mut most = 0;
     let mut finished = HashMap::new();
     while !batch.is_idle() {
-        finished.extend(
-            batch
-                .step(|id, event| {
-                    if let Event::Token { id: token, text } = event {
-                        let (tokens, so_far) = streamed.entry(id).or_default();
-                        tokens.push(token);
-                        so_far.push_str(text);
-                    }
-                    ControlFlow::Continue(())
-                })
-                .unwrap(),
-        );
+        finished.extend(given(batch.step(|id, event| {
+            if let Event::Token { id: token, text } = event {
+                let (tokens, so_far) = streamed.entry(id).or_default();
+                tokens.push(token);
+                so_far.push_str(text);
+            }
+            ControlFlow::Continue(())
+        })));
         most = most.max(batch.running());
     }
     assert_eq!(most, 32, "all slots were used");
@@ -84,7 +79,7 @@ fn sequences_join_and_leave_at_any_time() {
     let mut batch = Batch::new(&model, &cpu(4, 160)).unwrap();
     let mut added = Vec::new();
     let mut finished = HashMap::new();
-    let (mut removed, mut stopped) = (None, None);
+    let (mut removed, mut stopped, mut seen) = (None, None, 0);
     let mut round = 0;
     while round < 12 || !batch.is_idle() {
         if round < 12 {
@@ -94,31 +89,22 @@ fn sequences_join_and_leave_at_any_time() {
         }
         if round == 5 {
             // One of those that decode, in the middle.
-            let running = added.iter().map(|a| a.0);
-            let victim = running
-                .into_iter()
-                .rev()
-                .find(|id| !finished.contains_key(id));
-            let id = victim.unwrap();
+            let mut ids = added.iter().map(|a| a.0);
+            let id = ids.find(|id| !finished.contains_key(id)).unwrap();
             removed = batch.remove(id).map(|generation| (id, generation));
             assert!(batch.remove(id).is_none(), "it is gone");
         }
-        let mut seen = 0;
-        finished.extend(
-            batch
-                .step(|id, event| {
-                    let is_token = matches!(event, Event::Token { .. });
-                    if round > 6 && is_token && stopped.is_none_or(|s| s == id) {
-                        seen += 1;
-                        stopped = Some(id);
-                        if seen == 2 {
-                            return ControlFlow::Break(());
-                        }
-                    }
-                    ControlFlow::Continue(())
-                })
-                .unwrap(),
-        );
+        finished.extend(given(batch.step(|id, event| {
+            let is_token = matches!(event, Event::Token { .. });
+            if round > 6 && is_token && stopped.is_none_or(|s| s == id) {
+                seen += 1;
+                stopped = Some(id);
+                if seen == 2 {
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        })));
         round += 1;
     }
     let (removed, partial) = removed.unwrap();
@@ -126,6 +112,7 @@ fn sequences_join_and_leave_at_any_time() {
         let expected = alone(&mut session, prompt, options);
         if *id == removed {
             assert_eq!(partial.finish, Finish::Stopped);
+            assert!(!partial.tokens.is_empty());
             assert!(expected.tokens.starts_with(&partial.tokens));
             assert!(!finished.contains_key(id));
         } else if Some(*id) == stopped {
@@ -141,26 +128,39 @@ fn sequences_join_and_leave_at_any_time() {
 
 #[test]
 fn the_same_prompt_is_held_once() {
-    let (held, stats) = same_prompt(&tiny(), &cpu, 1024);
-    // The prompt's 32 blocks, and one for the 32 positions that each sequence adds in a step.
-    assert_eq!(held, 1024 / BLOCK_TOKENS + 32);
-    assert_eq!((stats.computed, stats.shared), (1024, 31 * 1024));
-    assert_eq!(stats.copied_blocks, 0);
+    sequences::whole_blocks_in_common(&tiny(), &cpu);
 }
 
 #[test]
-fn a_block_in_common_is_copied_when_sequences_write() {
-    let (held, stats) = same_prompt(&tiny(), &cpu, 70);
-    // The last block of the prompt is everybody's until they write; the last writes in place.
-    assert_eq!(held, 70 / BLOCK_TOKENS + 32 * 2);
-    assert_eq!((stats.computed, stats.shared), (70, 31 * 70));
-    assert_eq!(stats.copied_blocks, 31);
+fn a_block_that_stays_known_is_copied_by_all_who_write() {
+    let model = tiny();
+    let options = GenerateOptions {
+        max_tokens: 5,
+        ignore_eog: true,
+        ..GenerateOptions::default()
+    };
+    let prompt = prompt(&model, 0, 64);
+    let mut session = Session::new(&model, &cpu(1, 160)).unwrap();
+    let expected = alone(&mut session, &prompt, &options);
+    let mut batch = Batch::new(&model, &cpu(8, 160)).unwrap();
+    add_known(&mut batch, &prompt, &options, 8);
+    for (_, found) in run_all(&mut batch) {
+        assert_same(&found, &expected, "a sequence");
+    }
+    let stats = batch.stats();
+    assert_eq!((stats.computed, stats.shared), (64 + 8, 8 * 63));
+    assert_eq!(stats.copied_blocks, 8);
 }
 
-/// Logits come to the host where somebody chooses from them: of a greedy sequence only for one that
-/// waits with the same prompt and draws.
 #[test]
-fn greedy_sequences_need_no_logits() {
+fn a_block_that_is_not_whole_is_everyones_own() {
+    sequences::part_of_a_block_in_common(&tiny(), &cpu);
+}
+
+/// Sequences that draw and greedy ones share a prompt, whoever comes first and wherever their tokens are
+/// chosen.
+#[test]
+fn greedy_sequences_and_drawn_ones_share_a_prompt() {
     let model = tiny();
     let greedy = GenerateOptions {
         max_tokens: 12,
@@ -175,39 +175,34 @@ fn greedy_sequences_need_no_logits() {
         },
         ..greedy.clone()
     };
-    let (one, other) = (prompt(&model, 0, 20), prompt(&model, 50, 20));
+    let (one, other) = (prompt(&model, 0, 40), prompt(&model, 50, 40));
     let mut session = Session::new(&model, &cpu(1, 160)).unwrap();
     let cases = [
-        (vec![(&one, &greedy), (&other, &greedy)], 0, 0),
-        (vec![(&one, &greedy), (&one, &greedy)], 0, 20),
-        (vec![(&one, &greedy), (&one, &drawn)], 1, 20),
-        (vec![(&one, &drawn), (&one, &greedy)], 1, 20),
-        (vec![(&one, &greedy), (&other, &drawn)], 1, 0),
+        (vec![(&one, &greedy), (&other, &greedy)], 0),
+        (vec![(&one, &greedy), (&one, &greedy)], 32),
+        (vec![(&one, &greedy), (&one, &drawn)], 32),
+        (vec![(&one, &drawn), (&one, &greedy)], 32),
+        (vec![(&one, &greedy), (&other, &drawn)], 0),
     ];
-    for (requests, logits, shared) in cases {
-        let mut batch = Batch::new(&model, &cpu(4, 160)).unwrap();
-        let ids: Vec<SeqId> = (requests.iter())
-            .map(|(prompt, options)| batch.add(prompt, (*options).clone()).unwrap())
-            .collect();
-        let finished: HashMap<_, _> = batch.run_to_end(go_on).unwrap().into_iter().collect();
-        assert_eq!(
-            (batch.stats().logits, batch.stats().shared),
-            (logits, shared)
-        );
-        for (id, (prompt, options)) in ids.iter().zip(&requests) {
-            let expected = alone(&mut session, prompt, options);
-            assert_same(&finished[id], &expected, "a sequence");
+    for sampler_on in [SamplerOn::Device, SamplerOn::Cpu] {
+        for (requests, shared) in &cases {
+            let settings = Settings {
+                sampler_on,
+                ..cpu(4, 160)
+            };
+            let mut batch = Batch::new(&model, &settings).unwrap();
+            let ids: Vec<SeqId> = (requests.iter())
+                .map(|(prompt, options)| batch.add(prompt, (*options).clone()).unwrap())
+                .collect();
+            let finished: HashMap<_, _> = run_all(&mut batch).into_iter().collect();
+            let stats = batch.stats();
+            assert_eq!((stats.shared, stats.computed), (*shared, 80 - shared));
+            for (id, (prompt, options)) in ids.iter().zip(requests) {
+                let expected = alone(&mut session, prompt, options);
+                assert_same(&finished[id], &expected, "a sequence");
+            }
         }
     }
-    // Where tokens are the CPU's to choose, all are chosen from logits.
-    let on_cpu = Settings {
-        sampler_on: SamplerOn::Cpu,
-        ..cpu(1, 160)
-    };
-    let mut batch = Batch::new(&model, &on_cpu).unwrap();
-    batch.add(&one, greedy).unwrap();
-    batch.run_to_end(go_on).unwrap();
-    assert_eq!(batch.stats().logits, 1);
 }
 
 #[test]
@@ -234,7 +229,7 @@ fn the_context_ends_a_sequence_as_it_does_alone() {
     for prompt in &prompts {
         batch.add(prompt, options.clone()).unwrap();
     }
-    let mut finished = batch.run_to_end(go_on).unwrap();
+    let mut finished = run_all(&mut batch);
     finished.sort_by_key(|(id, _)| *id);
     for (prompt, (id, found)) in prompts.iter().zip(&finished) {
         let expected = alone(&mut session, prompt, &options);
@@ -295,7 +290,7 @@ fn stop_strings_end_a_text_without_leaking() {
         let inside = at + 1..at + stop.len();
         spanning += usize::from(ends.iter().any(|end| inside.contains(end)));
         batch.add(&prompt, stopping).unwrap();
-        let (_, together) = batch.run_to_end(go_on).unwrap().remove(0);
+        let (_, together) = run_all(&mut batch).remove(0);
         assert_same(&together, &found, stop);
     }
     assert!(spanning > 3);
@@ -346,16 +341,18 @@ fn interpreted_sequences_give_what_each_gives_alone() {
                 },
                 ..GenerateOptions::default()
             };
-            (prompt(&model, 0, 6), options)
+            (prompt(&model, 0, 32), options)
         })
         .collect();
     for (prompt, options) in &requests {
         batch.add(prompt, options.clone()).unwrap();
     }
-    let mut finished = batch.run_to_end(go_on).unwrap();
+    let mut finished = run_all(&mut batch);
     finished.sort_by_key(|(id, _)| *id);
-    assert_eq!(batch.stats().computed, 6);
-    assert_eq!(batch.stats().copied_blocks, 2);
+    // The whole block is computed once; each of the two others copies it for its last row.
+    let stats = batch.stats();
+    assert_eq!((stats.computed, stats.shared), (32 + 2, 2 * 31));
+    assert_eq!(stats.copied_blocks, 2);
     for ((prompt, options), (id, found)) in requests.iter().zip(&finished) {
         let expected = alone(&mut session, prompt, options);
         assert_same(found, &expected, &format!("sequence {id}"));
@@ -381,13 +378,13 @@ fn requests_that_make_no_sense_are_refused() {
     };
     assert!(refused(batch.add(&[1], empty)).contains("stop string"));
     assert!(batch.is_idle());
-    // Nothing to generate is something to do: the prompt is then known.
+    // Where nothing is to be generated the prompt is computed, and then known.
     let nothing = GenerateOptions {
         max_tokens: 0,
         ..options
     };
     batch.add(&prompt(&model, 0, 40), nothing).unwrap();
-    let (_, found) = batch.run_to_end(go_on).unwrap().remove(0);
+    let (_, found) = run_all(&mut batch).remove(0);
     assert_eq!((found.tokens.len(), found.finish), (0, Finish::Length));
     assert_eq!(batch.stats().computed, 40);
 }

@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use common::{gpu, model, shared};
 use gannet_engine::internals::exec::{Executor, StepRows};
-use gannet_engine::internals::kv::{BLOCK_TOKENS, BlockTable, KvType};
+use gannet_engine::internals::kv::{BlockTable, KvType};
 use gannet_engine::internals::plan::StepRow;
 use gannet_engine::settings::Precision;
 use gannet_engine::tools::make_executor;
 use gannet_engine::{Batch, DeviceChoice, GenerateOptions, Model, Settings};
-use sequences::{go_on, known_prefix, out_of_blocks, prompt, same_prompt};
+use sequences::{add_known, known_prefix, out_of_blocks, prompt, run_all};
 
 fn tiny(test: &str) -> Option<Arc<Model>> {
     if !gpu(test) {
@@ -48,25 +48,16 @@ fn exact(slots: usize, context: usize) -> Settings {
 
 #[test]
 fn gpu_the_same_prompt_is_held_once() {
-    let Some(model) = tiny("a prompt held once") else {
-        return;
-    };
-    let (held, stats) = same_prompt(&model, &exact, 1024);
-    // The prompt's 32 blocks, and one for the 32 positions that each sequence adds in a step.
-    assert_eq!(held, 1024 / BLOCK_TOKENS + 32);
-    assert_eq!((stats.computed, stats.shared), (1024, 31 * 1024));
-    assert_eq!(stats.copied_blocks, 0);
+    if let Some(model) = tiny("a prompt held once") {
+        sequences::whole_blocks_in_common(&model, &exact);
+    }
 }
 
 #[test]
-fn gpu_a_block_in_common_is_copied_when_sequences_write() {
-    let Some(model) = tiny("a block in common") else {
-        return;
-    };
-    let (held, stats) = same_prompt(&model, &exact, 70);
-    assert_eq!(held, 70 / BLOCK_TOKENS + 32 * 2);
-    assert_eq!((stats.computed, stats.shared), (70, 31 * 70));
-    assert_eq!(stats.copied_blocks, 31);
+fn gpu_a_block_that_is_not_whole_is_everyones_own() {
+    if let Some(model) = tiny("a block in common") {
+        sequences::part_of_a_block_in_common(&model, &exact);
+    }
 }
 
 /// The same as it is served: the kernels of a batch compute every row alike, so that sequences with
@@ -82,20 +73,18 @@ fn gpu_sequences_of_one_prompt_give_one_text() {
             ..options(32, 128)
         };
         let mut batch = Batch::new(&model, &options).unwrap();
-        let prompt = prompt(&model, 0, 70);
+        let prompt = prompt(&model, 0, 64);
         let greedy = GenerateOptions {
             max_tokens: 40,
             ignore_eog: true,
             ..GenerateOptions::default()
         };
-        for _ in 0..32 {
-            batch.add(&prompt, greedy.clone()).unwrap();
-        }
-        let finished = batch.run_to_end(go_on).unwrap();
+        add_known(&mut batch, &prompt, &greedy, 32);
+        let finished = run_all(&mut batch);
         assert!(finished.iter().all(|(_, g)| g.tokens.len() == 40));
         let texts: BTreeSet<_> = finished.into_iter().map(|(_, g)| g.tokens).collect();
         assert_eq!(texts.len(), 1, "{kv_type:?}");
-        assert_eq!(batch.stats().copied_blocks, 31);
+        assert_eq!(batch.stats().copied_blocks, 32);
     }
 }
 

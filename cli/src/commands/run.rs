@@ -218,7 +218,8 @@ impl Run {
         }
     }
 
-    /// Continues every line of a file. A line that cannot be continued is an error before any is.
+    /// Continues every line of a file. A line that cannot be continued is an error before any is; one
+    /// that fails with a step is one after all others.
     fn run_lines(
         &self,
         console: &mut Console,
@@ -255,6 +256,7 @@ impl Run {
             ids.insert(added, i);
         }
         let (start, mut generated) = (Instant::now(), 0);
+        let mut failure = None;
         let mut first_tokens = HashMap::new();
         while !batch.is_idle() {
             let finished = batch.step(|id, event| {
@@ -264,11 +266,19 @@ impl Run {
                         .or_insert_with(|| begun.at.elapsed().as_secs_f64());
                 }
                 ControlFlow::Continue(())
-            })?;
-            for (id, generation) in finished {
+            });
+            for (id, result) in finished {
                 console.show_notes();
-                generated += generation.tokens.len();
                 let line = ids.get(&id).copied().unwrap_or_default();
+                let generation = match result {
+                    Ok(generation) => generation,
+                    Err(e) => {
+                        let why = format!("{}: line {}: {e}", file.display(), lines[line].0);
+                        failure.get_or_insert(Failure::Work(why));
+                        continue;
+                    }
+                };
+                generated += generation.tokens.len();
                 let first_token = first_tokens.remove(&id);
                 if self.json {
                     let mut object = report(&generation, batch.executor().kind(), first_token);
@@ -299,7 +309,7 @@ impl Run {
             batch.executor().kind(),
             without_graph(batch.executor().stats().fallbacks)
         ));
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 
     fn prompt_text(&self) -> Result<String, Failure> {

@@ -1,6 +1,8 @@
-//! Sequences: one on an executor of its own ([`Session`]), or many on one ([`Batch`]).
+//! Sequences: one on an executor of its own ([`Session`]), or many on one, by plain calls ([`Batch`]) or
+//! on a thread for any number of callers ([`Engine`]).
 //!
-//! [`scheduler`] decides what many requests compute next, without an executor.
+//! Of many, [`scheduler`] decides what they compute next, without an executor; `engine::core` does it, and
+//! batches and engines drive that.
 
 mod batch;
 mod engine;

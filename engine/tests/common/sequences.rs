@@ -8,10 +8,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use gannet_engine::internals::kv::BLOCK_TOKENS;
-use gannet_engine::internals::serve::BatchStats;
 use gannet_engine::tokenizer::EncodeOptions;
 use gannet_engine::{
-    Batch, Event, GenerateOptions, Generation, Model, Sampling, SeqId, Session, Settings,
+    Batch, BatchStats, Event, Finish, Finished, GenerateOptions, Generation, Model, Sampling,
+    SeqId, Session, Settings,
 };
 
 const TEXT: &str = "Ownership is a set of rules that govern how a program manages memory. \
@@ -61,6 +61,32 @@ pub fn go_on(_: SeqId, _: Event<'_>) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
+/// What sequences gave that ended, none of them with an error.
+pub fn given(finished: Vec<Finished>) -> Vec<(SeqId, Generation)> {
+    let finished = finished.into_iter();
+    finished.map(|(id, result)| (id, result.unwrap())).collect()
+}
+
+/// What the sequences of a batch give, in the order they end.
+pub fn run_all(batch: &mut Batch) -> Vec<(SeqId, Generation)> {
+    given(batch.run_to_end(go_on))
+}
+
+/// Adds a prompt so many times that is known: it was computed, and nothing asked for behind it. All of
+/// them run the same steps from their first row on.
+pub fn add_known(batch: &mut Batch, prompt: &[u32], options: &GenerateOptions, times: usize) {
+    let nothing = GenerateOptions {
+        max_tokens: 0,
+        ..options.clone()
+    };
+    batch.add(prompt, nothing).unwrap();
+    let (_, found) = run_all(batch).remove(0);
+    assert_eq!((found.tokens.len(), found.finish), (0, Finish::Length));
+    for _ in 0..times {
+        batch.add(prompt, options.clone()).unwrap();
+    }
+}
+
 pub fn alone(session: &mut Session, prompt: &[u32], options: &GenerateOptions) -> Generation {
     session.clear();
     session
@@ -75,8 +101,8 @@ pub fn assert_same(found: &Generation, expected: &Generation, what: &str) {
     assert_eq!(found.prompt_tokens, expected.prompt_tokens, "{what}");
 }
 
-/// The same prompt 32 times, and its text as alone; with how many blocks all of it was held, and
-/// how many tokens were computed for it.
+/// The same prompt 32 times, and its text as alone; with how many blocks all of it was held at most,
+/// and what it took.
 pub fn same_prompt(
     model: &Arc<Model>,
     device: &dyn Fn(usize, usize) -> Settings,
@@ -105,11 +131,14 @@ pub fn same_prompt(
     let ids: Vec<_> = (requests.iter())
         .map(|options| batch.add(&prompt, options.clone()).unwrap())
         .collect();
-    let first = batch.step(go_on).unwrap();
-    let mut finished: HashMap<_, _> = first.into_iter().collect();
-    assert_eq!(batch.running(), 32);
-    let held = batch.table().blocks_in_use();
-    finished.extend(batch.run_to_end(go_on).unwrap());
+    let mut finished = HashMap::new();
+    let (mut running, mut held) = (0, 0);
+    while !batch.is_idle() {
+        finished.extend(given(batch.step(go_on)));
+        running = running.max(batch.running());
+        held = held.max(batch.table().blocks_in_use());
+    }
+    assert_eq!(running, 32);
     let mut texts = std::collections::BTreeSet::new();
     for (id, options) in ids.iter().zip(&requests) {
         texts.insert(finished[id].text.clone());
@@ -124,6 +153,25 @@ pub fn same_prompt(
     (held, batch.stats())
 }
 
+/// That what sequences have in common is held and computed once where it is whole blocks: each but the
+/// first computes the last token, for what follows it, in a copy of its block.
+pub fn whole_blocks_in_common(model: &Arc<Model>, device: &dyn Fn(usize, usize) -> Settings) {
+    let (held, stats) = same_prompt(model, device, 1024);
+    // Every sequence has the last block of the prompt, and two for the 35 positions behind it.
+    assert_eq!(held, 1024 / BLOCK_TOKENS - 1 + 32 * 3);
+    assert_eq!((stats.computed, stats.shared), (1024 + 31, 31 * 1023));
+    assert_eq!(stats.copied_blocks, 31);
+}
+
+/// That tokens behind the last whole block in common are computed by each for itself.
+pub fn part_of_a_block_in_common(model: &Arc<Model>, device: &dyn Fn(usize, usize) -> Settings) {
+    let (held, stats) = same_prompt(model, device, 70);
+    // The rest of the prompt, and 35 positions behind it.
+    assert_eq!(held, 64 / BLOCK_TOKENS + 32 * 2);
+    assert_eq!((stats.computed, stats.shared), (70 + 31 * 6, 31 * 64));
+    assert_eq!(stats.copied_blocks, 0);
+}
+
 /// That what begins like something known is computed from there on only.
 pub fn known_prefix(model: &Arc<Model>, device: &dyn Fn(usize, usize) -> Settings) {
     let mut session = Session::new(model, &device(1, 256)).unwrap();
@@ -135,7 +183,7 @@ pub fn known_prefix(model: &Arc<Model>, device: &dyn Fn(usize, usize) -> Setting
     };
     let first = prompt(model, 0, 100);
     batch.add(&first, options.clone()).unwrap();
-    let (_, said) = batch.run_to_end(go_on).unwrap().remove(0);
+    let (_, said) = run_all(&mut batch).remove(0);
     assert_eq!(batch.table().blocks_in_use(), 0);
     // A conversation that goes on: the first prompt, its answer and more.
     let mut second = first.clone();
@@ -143,7 +191,7 @@ pub fn known_prefix(model: &Arc<Model>, device: &dyn Fn(usize, usize) -> Setting
     second.extend(prompt(model, 7, 9));
     let before = batch.stats();
     batch.add(&second, options.clone()).unwrap();
-    let (_, found) = batch.run_to_end(go_on).unwrap().remove(0);
+    let (_, found) = run_all(&mut batch).remove(0);
     assert_same(&found, &alone(&mut session, &second, &options), "second");
     // 149 tokens, of which 139 were in the cache: four blocks.
     assert_eq!(batch.stats().shared - before.shared, 128);
@@ -152,7 +200,7 @@ pub fn known_prefix(model: &Arc<Model>, device: &dyn Fn(usize, usize) -> Setting
     let before = batch.stats();
     let other: Vec<u32> = second.iter().rev().copied().collect();
     batch.add(&other, options.clone()).unwrap();
-    let (_, found) = batch.run_to_end(go_on).unwrap().remove(0);
+    let (_, found) = run_all(&mut batch).remove(0);
     assert_same(&found, &alone(&mut session, &other, &options), "other");
     assert_eq!(batch.stats().shared, before.shared);
 }
@@ -186,7 +234,7 @@ pub fn out_of_blocks(model: &Arc<Model>, device: &dyn Fn(usize, usize) -> Settin
         }
         ControlFlow::Continue(())
     });
-    let finished: HashMap<_, _> = finished.unwrap().into_iter().collect();
+    let finished: HashMap<_, _> = given(finished).into_iter().collect();
     for (id, (prompt, options)) in ids.iter().zip(&requests) {
         let expected = alone(&mut session, prompt, options);
         assert_same(&finished[id], &expected, &format!("sequence {id}"));

@@ -1,6 +1,7 @@
 //! The work of an engine without its thread: requests in, steps queued, results handed out.
 //!
-//! [`Core::turn`] does what can be done and comes back; whoever drives it reads mail in between.
+//! [`Core::turn`] does what can be done and comes back; whoever drives it reads mail in between, or is a
+//! caller itself. What becomes of requests goes to the [`Listener`] of the call in which it does.
 //!
 //! # When a step fails
 //!
@@ -12,15 +13,15 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use super::callers::Listener;
 use super::counters::EngineCounters;
 use super::live::Live;
-use super::request::{Prompt, Request, Update};
+use super::request::Request;
 use crate::Error;
 use crate::exec::{Executor, SlotChoice, StepRows};
-use crate::kv::PrefixKey;
+use crate::kv::{BlockTable, PrefixKey};
 use crate::model::Model;
 use crate::plan::StepRow;
 use crate::serve::scheduler::{
@@ -28,7 +29,6 @@ use crate::serve::scheduler::{
     TokenSource, Wanted, Work, WorkRow,
 };
 use crate::serve::session::Finish;
-use crate::text::tokenizer::EncodeOptions;
 
 /// Steps queued ahead on a device: enough to hide the host.
 const STEPS_AHEAD: usize = 4;
@@ -37,11 +37,11 @@ const STEPS_AHEAD: usize = 4;
 const OVERTAKES: u64 = 32;
 
 /// A request as it comes.
-pub(super) struct Submitted {
-    pub(super) key: u64,
-    pub(super) request: Request,
-    pub(super) updates: Sender<Update>,
-    pub(super) at: Instant,
+pub(in crate::serve) struct Submitted {
+    /// What the listener knows it by; never used again for another.
+    pub(in crate::serve) key: u64,
+    pub(in crate::serve) request: Request,
+    pub(in crate::serve) at: Instant,
 }
 
 /// A step that was handed to the executor.
@@ -56,7 +56,7 @@ struct Flight {
 }
 
 /// Requests on an executor.
-pub(super) struct Core {
+pub(in crate::serve) struct Core {
     model: Arc<Model>,
     executor: Box<dyn Executor>,
     scheduler: Scheduler,
@@ -69,7 +69,7 @@ pub(super) struct Core {
 }
 
 impl Core {
-    pub(super) fn new(model: &Arc<Model>, executor: Box<dyn Executor>) -> Core {
+    pub(in crate::serve) fn new(model: &Arc<Model>, executor: Box<dyn Executor>) -> Core {
         let limits = executor.limits();
         let steps_ahead = match executor.kind().is_gpu() {
             true => STEPS_AHEAD,
@@ -94,42 +94,32 @@ impl Core {
         }
     }
 
-    /// Takes a request, or refuses it.
-    pub(super) fn submit(&mut self, submitted: Submitted) {
-        let updates = submitted.updates.clone();
-        if let Err(error) = self.take(submitted) {
-            self.counters.refused += 1;
-            // Whoever is gone wants to hear nothing.
-            let _ = updates.send(Update::Ended(Err(error)));
+    /// Takes a request.
+    ///
+    /// # Errors
+    /// It makes no sense, or could not run if it were alone. Nobody hears of it then.
+    pub(in crate::serve) fn submit(&mut self, submitted: Submitted) -> Result<(), Error> {
+        let taken = self.take(submitted);
+        match taken {
+            Ok(()) => self.counters.requests += 1,
+            Err(_) => self.counters.refused += 1,
         }
+        taken
     }
 
     fn take(&mut self, submitted: Submitted) -> Result<(), Error> {
-        let Submitted {
-            key,
-            request,
-            updates,
-            at,
-        } = submitted;
+        let Submitted { key, request, at } = submitted;
         if let Some(why) = &self.lost {
             return Err(Error::Lost(why.clone()));
         }
         request.options.check()?;
-        let prompt = match &request.prompt {
-            Prompt::Tokens(tokens) => tokens.clone(),
-            Prompt::Text(text) => {
-                let encode = EncodeOptions {
-                    add_special: true,
-                    parse_special: request.options.parse_special,
-                };
-                self.model.tokenizer().encode(text, encode)
-            }
-        };
+        let prompt = request.tokens(&self.model);
         self.model.check_tokens(&prompt)?;
         let biased: Vec<u32> = request.logit_bias.iter().map(|b| b.0).collect();
         self.model.check_tokens(&biased)?;
         let entry = Entry {
-            max_tokens: request.options.max_tokens,
+            // Where none are asked for, the prompt is computed, and what follows it is dropped.
+            max_tokens: request.options.max_tokens.max(1),
             priority: request.priority,
             key: PrefixKey {
                 salt: request.salt,
@@ -141,33 +131,26 @@ impl Core {
             },
             prompt: prompt.clone(),
         };
-        let nothing_to_choose = request.options.max_tokens == 0 && !prompt.is_empty();
-        let live = Live::new(key, &prompt, request, updates, at);
-        if nothing_to_choose {
-            self.counters.requests += 1;
-            live.end(Finish::Length);
-            return Ok(());
-        }
+        let live = Live::new(key, &prompt, request, at);
         let id = self.scheduler.submit(entry).map_err(|why| match why {
             Refusal::TooLong { tokens, context } => Error::ContextFull { tokens, context },
             Refusal::EmptyPrompt | Refusal::NoTokens => Error::Request(why.to_string()),
         })?;
-        self.counters.requests += 1;
         self.by_key.insert(key, id);
         self.live.insert(id, live);
         Ok(())
     }
 
     /// Ends a request, if it has not ended.
-    pub(super) fn cancel(&mut self, key: u64) {
+    pub(in crate::serve) fn cancel(&mut self, key: u64, listener: &mut dyn Listener) {
         if let Some(&id) = self.by_key.get(&key) {
             self.scheduler.cancel(id);
-            self.end(id, Finish::Stopped);
+            self.end(id, Finish::Stopped, listener);
         }
     }
 
     /// How it is doing.
-    pub(super) fn counters(&self) -> EngineCounters {
+    pub(in crate::serve) fn counters(&self) -> EngineCounters {
         EngineCounters {
             scheduler: self.scheduler.counters(),
             executor: self.executor.stats(),
@@ -185,36 +168,61 @@ impl Core {
         self.executor.pause();
     }
 
+    /// Positions that a sequence can have.
+    pub(in crate::serve) fn context(&self) -> usize {
+        self.scheduler.context()
+    }
+
+    /// Who has which blocks of the cache.
+    pub(in crate::serve) fn table(&self) -> &BlockTable {
+        self.scheduler.table()
+    }
+
+    /// The executor.
+    pub(in crate::serve) fn executor(&self) -> &dyn Executor {
+        self.executor.as_ref()
+    }
+
+    /// The executor; whoever steps it does so while there is nothing to do.
+    pub(in crate::serve) fn executor_mut(&mut self) -> &mut dyn Executor {
+        self.executor.as_mut()
+    }
+
+    /// The model.
+    pub(in crate::serve) fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
     /// Whether there is nothing to do.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(in crate::serve) fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.live.is_empty()
     }
 
     /// Queues the steps that can be, and hands out the results of the oldest, if they come within
     /// `patience`.
-    pub(super) fn turn(&mut self, patience: Duration) {
-        self.end_late();
+    pub(in crate::serve) fn turn(&mut self, patience: Duration, listener: &mut dyn Listener) {
+        self.end_late(listener);
         self.queue_steps();
         let Some(flight) = self.in_flight.front_mut() else {
             return;
         };
         if let Some(error) = flight.failed.take() {
-            self.fail_oldest(&error);
+            self.fail_oldest(&error, listener);
             return;
         }
         match self.executor.take(patience) {
             Ok(None) => {}
             Ok(Some(tokens)) => {
-                if let Err(error) = self.complete_oldest(&tokens) {
-                    self.fail_all(&error);
+                if let Err(error) = self.complete_oldest(&tokens, listener) {
+                    self.fail_all(&error, listener);
                 }
             }
-            Err(error) => self.fail_all(&error),
+            Err(error) => self.fail_all(&error, listener),
         }
     }
 
     /// Ends requests whose time is over.
-    fn end_late(&mut self) {
+    fn end_late(&mut self, listener: &mut dyn Listener) {
         let now = Instant::now();
         let late = |live: &Live| live.deadline.is_some_and(|deadline| deadline <= now);
         let late: Vec<RequestId> = (self.live.iter())
@@ -224,7 +232,7 @@ impl Core {
         for id in late {
             self.counters.late += 1;
             self.scheduler.cancel(id);
-            self.end(id, Finish::Deadline);
+            self.end(id, Finish::Deadline, listener);
         }
     }
 
@@ -292,7 +300,11 @@ impl Core {
     }
 
     /// Hands out what the oldest step gave.
-    fn complete_oldest(&mut self, tokens: &[u32]) -> Result<(), Error> {
+    fn complete_oldest(
+        &mut self,
+        tokens: &[u32],
+        listener: &mut dyn Listener,
+    ) -> Result<(), Error> {
         let Some(flight) = self.in_flight.pop_front() else {
             return Ok(());
         };
@@ -311,14 +323,18 @@ impl Core {
         let (live, counters) = (&mut self.live, &mut self.counters);
         let mut gone = Vec::new();
         for &(id, done) in &flight.done {
-            if live.get_mut(&id).is_some_and(|live| !live.announce(done)) {
+            let Some(live) = live.get_mut(&id) else {
+                continue;
+            };
+            if live.announce(done, listener).is_break() {
                 gone.push(id);
             }
         }
         let now = Instant::now();
         let mut choose = |wanted: Wanted| {
             let on_device = tokens.get(wanted.output).copied().unwrap_or(0);
-            let Some(live) = live.get_mut(&wanted.request) else {
+            let live = live.get_mut(&wanted.request);
+            let Some(live) = live.filter(|live| !live.is_over()) else {
                 return Choice {
                     token: on_device,
                     ends: true,
@@ -335,7 +351,7 @@ impl Core {
             }
             Choice {
                 token,
-                ends: live.push(tokenizer, token),
+                ends: live.push(tokenizer, token, listener).is_break(),
             }
         };
         let ended = self.scheduler.complete(flight.ticket, &mut choose);
@@ -345,46 +361,46 @@ impl Core {
                 EndReason::Stopped => Finish::Stopped,
                 EndReason::MaxTokens | EndReason::ContextFull => Finish::Length,
             };
-            self.end(ended.request, finish);
+            self.end(ended.request, finish, listener);
         }
         for id in gone {
             self.scheduler.cancel(id);
-            self.end(id, Finish::Stopped);
+            self.end(id, Finish::Stopped, listener);
         }
         Ok(())
     }
 
-    fn end(&mut self, id: RequestId, finish: Finish) {
+    fn end(&mut self, id: RequestId, finish: Finish, listener: &mut dyn Listener) {
         if let Some(live) = self.live.remove(&id) {
             self.by_key.remove(&live.key);
-            live.end(finish);
+            live.end(finish, listener);
         }
     }
 
     /// Ends the requests of the oldest step with its error.
-    fn fail_oldest(&mut self, error: &Error) {
+    fn fail_oldest(&mut self, error: &Error, listener: &mut dyn Listener) {
         let Some(flight) = self.in_flight.pop_front() else {
             return;
         };
         for id in self.scheduler.fail(flight.ticket) {
             if let Some(live) = self.live.remove(&id) {
                 self.by_key.remove(&live.key);
-                live.fail(Error::Step(error.to_string()));
+                listener.end(live.key, Err(Error::Step(error.to_string())));
             }
         }
     }
 
     /// Ends the requests of all steps that are queued; all there are if the executor is lost.
-    fn fail_all(&mut self, error: &Error) {
+    fn fail_all(&mut self, error: &Error, listener: &mut dyn Listener) {
         let emptied = self.executor.abandon();
         while !self.in_flight.is_empty() {
-            self.fail_oldest(error);
+            self.fail_oldest(error, listener);
         }
         if let Err(lost) = emptied {
             let why = lost.to_string();
             for (id, live) in std::mem::take(&mut self.live) {
                 self.scheduler.cancel(id);
-                live.fail(Error::Lost(why.clone()));
+                listener.end(live.key, Err(Error::Lost(why.clone())));
             }
             self.by_key.clear();
             self.lost = Some(why);

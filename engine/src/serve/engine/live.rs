@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::mpsc::Sender;
 use std::time::Instant;
 
-use super::request::{LogProbs, LogitHook, Request, Update};
+use super::callers::Listener;
+use super::request::{LogProbs, LogitHook, Request};
 use crate::exec::sample::{Sampler, Sampling, argmax};
 use crate::serve::output::Output;
 use crate::serve::session::{Event, Finish};
@@ -13,11 +13,10 @@ use crate::text::tokenizer::Tokenizer;
 
 /// A request under way.
 pub(super) struct Live {
-    /// The handle's number.
+    /// What the listener knows it by.
     pub(super) key: u64,
     pub(super) sampling: Sampling,
     output: Output,
-    updates: Sender<Update>,
     /// Log-probabilities of tokens that have had no event.
     log_probs: VecDeque<LogProbs>,
     host: Option<HostChoice>,
@@ -39,13 +38,7 @@ struct HostChoice {
 }
 
 impl Live {
-    pub(super) fn new(
-        key: u64,
-        prompt: &[u32],
-        request: Request,
-        updates: Sender<Update>,
-        submitted: Instant,
-    ) -> Live {
+    pub(super) fn new(key: u64, prompt: &[u32], request: Request, submitted: Instant) -> Live {
         let host = request.needs_logits().then(|| HostChoice {
             sampler: (!request.options.sampling.is_greedy())
                 .then(|| Sampler::new(request.options.sampling.clone())),
@@ -58,7 +51,6 @@ impl Live {
             key,
             output: Output::new(prompt, &request.options),
             sampling: request.options.sampling,
-            updates,
             log_probs: VecDeque::new(),
             host,
             announced: 0,
@@ -78,15 +70,24 @@ impl Live {
         self.host.is_some()
     }
 
-    /// Says how much of the prompt is done, where the caller does not know. False where it is gone.
-    pub(super) fn announce(&mut self, done: usize) -> bool {
+    /// Whether nothing more is to be given: no token was asked for, or the caller wants none.
+    pub(super) fn is_over(&self) -> bool {
+        self.output.finished().is_some()
+    }
+
+    /// Says how much of the prompt is done, where the caller does not know.
+    pub(super) fn announce(&mut self, done: usize, listener: &mut dyn Listener) -> ControlFlow<()> {
         let total = self.output.prompt().len();
         let done = done.min(total);
         if done <= self.announced {
-            return true;
+            return ControlFlow::Continue(());
         }
         self.announced = done;
-        self.updates.send(Update::Prompt { done, total }).is_ok()
+        let flow = listener.hear(self.key, Event::Prompt { done, total }, None);
+        if flow.is_break() {
+            self.output.end(Finish::Stopped);
+        }
+        flow
     }
 
     /// Chooses a token from logits.
@@ -115,48 +116,26 @@ impl Live {
         token
     }
 
-    /// Takes a token that was chosen. True where the sequence is over with it.
-    pub(super) fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> bool {
-        let (updates, log_probs) = (&self.updates, &mut self.log_probs);
-        let flow = self.output.push(tokenizer, token, &mut |event| {
-            send(updates, log_probs, event)
-        });
-        flow.is_break()
+    /// Takes a token that was chosen. Breaks where the sequence is over with it.
+    pub(super) fn push(
+        &mut self,
+        tokenizer: &Tokenizer,
+        token: u32,
+        listener: &mut dyn Listener,
+    ) -> ControlFlow<()> {
+        let (key, log_probs) = (self.key, &mut self.log_probs);
+        self.output.push(tokenizer, token, &mut |event| {
+            listener.hear(key, event, log_probs.pop_front())
+        })
     }
 
     /// Ends it, with what it has given.
-    pub(super) fn end(mut self, finish: Finish) {
+    pub(super) fn end(mut self, finish: Finish, listener: &mut dyn Listener) {
         self.output.end(finish);
-        let (updates, log_probs) = (&self.updates, &mut self.log_probs);
-        let generation =
-            (self.output).into_generation(&mut |event| send(updates, log_probs, event));
-        // Whoever is gone wants to hear nothing.
-        let _ = self.updates.send(Update::Ended(Ok(generation)));
-    }
-
-    /// Ends it with an error.
-    pub(super) fn fail(self, error: crate::Error) {
-        let _ = self.updates.send(Update::Ended(Err(error)));
-    }
-}
-
-/// Hands an event on; breaks where the caller is gone.
-fn send(
-    updates: &Sender<Update>,
-    log_probs: &mut VecDeque<LogProbs>,
-    event: Event<'_>,
-) -> ControlFlow<()> {
-    let update = match event {
-        Event::Prompt { done, total } => Update::Prompt { done, total },
-        Event::Token { id, text } => Update::Token {
-            id,
-            text: text.to_owned(),
-            log_probs: log_probs.pop_front(),
-        },
-    };
-    match updates.send(update) {
-        Ok(()) => ControlFlow::Continue(()),
-        Err(_) => ControlFlow::Break(()),
+        let (key, log_probs) = (self.key, &mut self.log_probs);
+        let generation = (self.output)
+            .into_generation(&mut |event| listener.hear(key, event, log_probs.pop_front()));
+        listener.end(key, Ok(generation));
     }
 }
 

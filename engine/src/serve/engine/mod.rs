@@ -6,10 +6,14 @@
 //! Prompts of several requests and the next tokens of all others share steps; steps are queued ahead on
 //! the device, and mail is read between them. Whatever steps need is compiled and built before the first
 //! request ([`Phase::WarmUp`](crate::times::Phase)). What a request gives does not depend on what else runs,
-//! as far as the executor's arithmetic does not depend on the rows of a step.
+//! as far as the executor's arithmetic does not depend on the rows of a step. Where no tokens are asked for,
+//! the prompt is computed and known to those that begin like it.
 
-mod core;
+mod callers;
+pub(in crate::serve) mod core;
 mod counters;
+#[cfg(test)]
+pub(in crate::serve) mod failing;
 mod handle;
 mod live;
 mod request;
@@ -22,6 +26,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use self::callers::Callers;
 use self::core::{Core, Submitted};
 use crate::Error;
 use crate::exec::{Executor, ExecutorKind, LoadReport, Opening};
@@ -29,6 +34,7 @@ use crate::model::Model;
 use crate::settings::Settings;
 use crate::tools::make_executor_on;
 
+pub(in crate::serve) use callers::Listener;
 pub use counters::{EngineCounters, Histogram};
 pub use handle::Handle;
 pub use request::{LogProbs, LogitHook, Prompt, Request, Update};
@@ -38,7 +44,7 @@ const PATIENCE: Duration = Duration::from_micros(200);
 
 /// What comes to the thread.
 enum Mail {
-    Submit(Box<Submitted>),
+    Submit(Box<Submitted>, Sender<Update>),
     Cancel(u64),
     Counters(Sender<EngineCounters>),
     TimeSteps(bool),
@@ -137,11 +143,10 @@ impl Engine {
         let submitted = Submitted {
             key,
             request,
-            updates,
             at: Instant::now(),
         };
         // The thread lives as long as this; if it panicked, the handle hears that nobody answers.
-        let _ = self.mail.send(Mail::Submit(Box::new(submitted)));
+        let _ = self.mail.send(Mail::Submit(Box::new(submitted), updates));
         Handle::new(key, self.mail.clone(), heard)
     }
 
@@ -210,6 +215,7 @@ fn gone() -> Error {
 
 /// The thread: reads what mail there is, then does a turn of work; waits for mail while there is none.
 fn run(mut core: Core, inbox: &Receiver<Mail>) {
+    let mut callers = Callers::default();
     loop {
         let mail = match core.is_idle() {
             true => {
@@ -219,15 +225,21 @@ fn run(mut core: Core, inbox: &Receiver<Mail>) {
             false => inbox.try_recv(),
         };
         match mail {
-            Ok(Mail::Submit(submitted)) => core.submit(*submitted),
-            Ok(Mail::Cancel(key)) => core.cancel(key),
+            Ok(Mail::Submit(submitted, updates)) => {
+                let key = submitted.key;
+                callers.add(key, updates);
+                if let Err(why) = core.submit(*submitted) {
+                    callers.end(key, Err(why));
+                }
+            }
+            Ok(Mail::Cancel(key)) => core.cancel(key, &mut callers),
             Ok(Mail::Counters(answer)) => {
                 // Whoever asked may be gone.
                 let _ = answer.send(core.counters());
             }
             Ok(Mail::TimeSteps(on)) => core.time_steps(on),
             Ok(Mail::Stop) | Err(TryRecvError::Disconnected) => return,
-            Err(TryRecvError::Empty) => core.turn(PATIENCE),
+            Err(TryRecvError::Empty) => core.turn(PATIENCE, &mut callers),
         }
     }
 }

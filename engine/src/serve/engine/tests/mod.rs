@@ -2,182 +2,27 @@
 //!
 //! `GANNET_ORDERS=all` runs ten thousand orders; otherwise a sample of them.
 
-use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
+use super::callers::{Callers, Listener};
 use super::core::{Core, Submitted};
+use super::failing::{Failing, Random, cpu, micro};
 use super::request::{Prompt, Request, Update};
 use crate::Error;
-use crate::exec::cpu::CpuExecutor;
+use crate::exec::Limits;
 use crate::exec::sample::Sampling;
-use crate::exec::{DecodeStart, Executor, ExecutorKind, HostQueue, Inspect, Limits};
-use crate::exec::{SlotChoice, Stats, Step};
 use crate::kv::BlockTable;
 use crate::model::Model;
-use crate::plan::Plan;
 use crate::serve::session::{Finish, GenerateOptions, Generation};
-use crate::settings::{Buffers, Precision};
 
 /// Orders that there are.
 const ORDERS: u64 = 10_000;
 /// One in so many is in a sample.
 const SHARE: u64 = 10;
-
-/// A small generator: the same numbers every time.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Random {
-        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x2545_f491)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((x ^ (x >> 31)) % n as u64) as usize
-    }
-
-    fn once_in(&mut self, n: usize) -> bool {
-        n > 0 && self.below(n) == 0
-    }
-}
-
-fn micro() -> Arc<Model> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let file = folder.join("tests/data/golden/arch/llama/llama.gguf");
-    Arc::new(Model::open(file).unwrap())
-}
-
-fn cpu(model: &Arc<Model>, limits: Limits) -> CpuExecutor {
-    CpuExecutor::new(Arc::clone(model), Precision::Exact, limits, Buffers::Shared).unwrap()
-}
-
-/// An executor of which calls fail, before they do anything or after they have.
-struct Failing {
-    inner: CpuExecutor,
-    random: Random,
-    /// One call in so many fails; none for 0.
-    rate: usize,
-    /// One failure in so many takes the executor with it.
-    fatal: usize,
-    is_lost: bool,
-    failures: u64,
-}
-
-impl Failing {
-    fn fails(&mut self) -> bool {
-        let fails = self.is_lost || self.random.once_in(self.rate);
-        self.is_lost |= fails && self.random.once_in(self.fatal);
-        self.failures += u64::from(fails);
-        fails
-    }
-
-    fn guard(&mut self) -> Result<(), Error> {
-        match self.fails() {
-            true => Err(planted()),
-            false => Ok(()),
-        }
-    }
-}
-
-fn planted() -> Error {
-    Error::Interp("a planted fault".to_owned())
-}
-
-impl Executor for Failing {
-    fn kind(&self) -> ExecutorKind {
-        self.inner.kind()
-    }
-
-    fn plan(&self) -> &Plan {
-        self.inner.plan()
-    }
-
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
-
-    fn run(&mut self, step: &Step<'_>) -> Result<(), Error> {
-        self.inner.run(step)
-    }
-
-    fn logits(&mut self) -> Result<&[f32], Error> {
-        self.guard()?;
-        self.inner.logits()
-    }
-
-    fn next(&mut self) -> Result<&[u32], Error> {
-        self.inner.next()
-    }
-
-    fn decode(
-        &mut self,
-        sequences: &[DecodeStart<'_>],
-        steps: usize,
-        table: &BlockTable,
-        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
-        self.inner.decode(sequences, steps, table, on_token)
-    }
-
-    fn host_queue(&mut self) -> &mut HostQueue {
-        self.inner.host_queue()
-    }
-
-    fn set_slot(&mut self, choice: &SlotChoice<'_>) -> Result<(), Error> {
-        self.guard()?;
-        self.inner.set_slot(choice)
-    }
-
-    fn queue(&mut self, step: &Step<'_>) -> Result<(), Error> {
-        self.guard()?;
-        self.inner.queue(step)?;
-        if self.fails() {
-            // It ran, and nobody will hear of it.
-            self.inner.take(Duration::ZERO)?;
-            return Err(planted());
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, patience: Duration) -> Result<Option<Vec<u32>>, Error> {
-        self.guard()?;
-        // The device is slow now and then.
-        match self.random.once_in(5) {
-            true => Ok(None),
-            false => self.inner.take(patience),
-        }
-    }
-
-    fn abandon(&mut self) -> Result<(), Error> {
-        self.inner.abandon()?;
-        match self.is_lost {
-            true => Err(planted()),
-            false => Ok(()),
-        }
-    }
-
-    fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
-        self.guard()?;
-        self.inner.copy_blocks(pairs)?;
-        self.guard()
-    }
-
-    fn stats(&self) -> Stats {
-        self.inner.stats()
-    }
-
-    fn inspect(&mut self) -> &mut dyn Inspect {
-        self.inner.inspect()
-    }
-}
 
 /// Requests of which orders are made: some begin alike, some are drawn, some chosen on the host.
 fn request(kind: usize) -> Request {
@@ -225,19 +70,45 @@ struct Caller {
     cancelled: bool,
 }
 
-fn submit(core: &mut Core, kind: usize, key: u64) -> Caller {
-    let (updates, heard) = channel();
-    core.submit(Submitted {
-        key,
-        request: request(kind),
-        updates,
-        at: Instant::now(),
-    });
-    Caller {
-        kind,
-        key,
-        updates: heard,
-        cancelled: false,
+/// A core whose callers hear of their requests.
+struct Served {
+    core: Core,
+    callers: Callers,
+}
+
+impl Served {
+    fn new(core: Core) -> Served {
+        let callers = Callers::default();
+        Served { core, callers }
+    }
+
+    fn submit(&mut self, key: u64, request: Request) -> Receiver<Update> {
+        let (updates, heard) = channel();
+        let at = Instant::now();
+        self.callers.add(key, updates);
+        if let Err(why) = self.core.submit(Submitted { key, request, at }) {
+            self.callers.end(key, Err(why));
+        }
+        heard
+    }
+
+    fn submit_kind(&mut self, kind: usize, key: u64) -> Caller {
+        Caller {
+            kind,
+            key,
+            updates: self.submit(key, request(kind)),
+            cancelled: false,
+        }
+    }
+
+    fn turn(&mut self) {
+        self.core.turn(Duration::ZERO, &mut self.callers);
+    }
+
+    fn run_to_end(&mut self) {
+        while !self.core.is_idle() {
+            self.turn();
+        }
     }
 }
 
@@ -269,11 +140,10 @@ fn heard(caller: &Caller) -> (Vec<u32>, Result<Generation, Error>) {
 }
 
 fn alone(model: &Arc<Model>, kind: usize) -> Vec<u32> {
-    let mut core = Core::new(model, Box::new(cpu(model, Limits::new(1, 160))));
-    let caller = submit(&mut core, kind, 0);
-    while !core.is_idle() {
-        core.turn(Duration::ZERO);
-    }
+    let core = Core::new(model, Box::new(cpu(model, Limits::new(1, 160))));
+    let mut served = Served::new(core);
+    let caller = served.submit_kind(kind, 0);
+    served.run_to_end();
     let (tokens, result) = heard(&caller);
     assert_eq!(result.unwrap().tokens, tokens);
     assert_eq!(tokens.len(), request(kind).options.max_tokens);
@@ -308,20 +178,20 @@ fn order(model: &Arc<Model>, texts: &[Vec<u32>], seed: u64) -> Met {
         is_lost: false,
         failures: 0,
     };
-    let mut core = Core::new(model, Box::new(executor));
+    let mut served = Served::new(Core::new(model, Box::new(executor)));
     let mut callers: Vec<Caller> = Vec::new();
     let requests = 1 + random.below(9);
-    while callers.len() < requests || !core.is_idle() {
+    while callers.len() < requests || !served.core.is_idle() {
         if callers.len() < requests && random.once_in(3) {
             let (kind, key) = (random.below(KINDS), callers.len() as u64);
-            callers.push(submit(&mut core, kind, key));
+            callers.push(served.submit_kind(kind, key));
         }
         if !callers.is_empty() && random.once_in(25) {
             let at = random.below(callers.len());
-            core.cancel(callers[at].key);
+            (served.core).cancel(callers[at].key, &mut served.callers);
             callers[at].cancelled = true;
         }
-        core.turn(Duration::ZERO);
+        served.turn();
     }
     let mut met = Met::default();
     for caller in &callers {
@@ -346,7 +216,7 @@ fn order(model: &Arc<Model>, texts: &[Vec<u32>], seed: u64) -> Met {
             Err(other) => panic!("seed {seed}: {other}"),
         }
     }
-    let counters = core.counters().scheduler;
+    let counters = served.core.counters().scheduler;
     assert_eq!(counters.blocks_held, 0, "seed {seed}: {counters:?}");
     let in_use = counters.blocks_free + counters.blocks_cached;
     assert_eq!(in_use, limits.cache_blocks, "seed {seed}");
@@ -398,20 +268,11 @@ fn whatever_fails_the_others_go_on() {
 #[test]
 fn what_cannot_run_is_refused_with_its_reason() {
     let model = micro();
-    let mut core = Core::new(&model, Box::new(cpu(&model, Limits::new(1, 64))));
-    let mut refused = |request: Request| {
-        let (updates, heard) = channel();
-        let at = Instant::now();
-        core.submit(Submitted {
-            key: 0,
-            request,
-            updates,
-            at,
-        });
-        match heard.try_recv() {
-            Ok(Update::Ended(Err(why))) => why.to_string(),
-            other => panic!("{other:?}"),
-        }
+    let core = Core::new(&model, Box::new(cpu(&model, Limits::new(1, 64))));
+    let mut served = Served::new(core);
+    let mut refused = |request: Request| match served.submit(0, request).try_recv() {
+        Ok(Update::Ended(Err(why))) => why.to_string(),
+        other => panic!("{other:?}"),
     };
     let tokens = |tokens: Vec<u32>| Request::new(tokens);
     assert!(refused(tokens(vec![])).contains("no tokens"));
@@ -427,7 +288,7 @@ fn what_cannot_run_is_refused_with_its_reason() {
         ..GenerateOptions::default()
     };
     assert!(refused(tokens(vec![1]).with_options(options)).contains("stop string"));
-    let counters = core.counters();
+    let counters = served.core.counters();
     assert_eq!((counters.refused, counters.requests), (5, 0));
 }
 
@@ -437,17 +298,10 @@ fn hooks_and_biases_forbid_tokens() {
     let free = alone(&model, 1);
     let banned = free[0];
     let run = |request: Request| {
-        let mut core = Core::new(&model, Box::new(cpu(&model, Limits::new(1, 160))));
-        let (updates, heard) = channel();
-        core.submit(Submitted {
-            key: 0,
-            request,
-            updates,
-            at: Instant::now(),
-        });
-        while !core.is_idle() {
-            core.turn(Duration::ZERO);
-        }
+        let core = Core::new(&model, Box::new(cpu(&model, Limits::new(1, 160))));
+        let mut served = Served::new(core);
+        let heard = served.submit(0, request);
+        served.run_to_end();
         match heard.try_iter().last() {
             Some(Update::Ended(Ok(generation))) => generation,
             other => panic!("{other:?}"),
@@ -476,23 +330,24 @@ fn hooks_and_biases_forbid_tokens() {
 #[test]
 fn a_cancelled_request_frees_its_slot_within_a_step() {
     let model = micro();
-    let mut core = Core::new(&model, Box::new(cpu(&model, Limits::new(1, 160))));
-    let first = submit(&mut core, 11, 0);
+    let core = Core::new(&model, Box::new(cpu(&model, Limits::new(1, 160))));
+    let mut served = Served::new(core);
+    let first = served.submit_kind(11, 0);
     let has_token = |caller: &Caller| {
         let mut updates = caller.updates.try_iter();
         updates.any(|update| matches!(update, Update::Token { .. }))
     };
     while !has_token(&first) {
-        core.turn(Duration::ZERO);
+        served.turn();
     }
-    let second = submit(&mut core, 1, 1);
-    core.turn(Duration::ZERO);
+    let second = served.submit_kind(1, 1);
+    served.turn();
     assert!(!has_token(&second), "there is one slot");
-    core.cancel(0);
-    let steps = core.counters().executor.steps;
+    served.core.cancel(0, &mut served.callers);
+    let steps = served.core.counters().executor.steps;
     while !has_token(&second) {
-        core.turn(Duration::ZERO);
+        served.turn();
     }
     // The step of its prompt, which has its first token.
-    assert_eq!(core.counters().executor.steps, steps + 1);
+    assert_eq!(served.core.counters().executor.steps, steps + 1);
 }

@@ -1,0 +1,56 @@
+//! Who hears of requests: whoever drives a [`Core`](super::core::Core) says so with each call.
+//!
+//! The core knows requests by the numbers they were submitted with and no channels: a batch hands events
+//! on at once, an engine sends them to handles.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::mpsc::Sender;
+
+use super::request::{LogProbs, Update};
+use crate::Error;
+use crate::serve::session::{Event, Generation};
+
+/// Gets what becomes of requests.
+pub(in crate::serve) trait Listener {
+    /// Something happened to a request; breaking ends it.
+    fn hear(&mut self, key: u64, event: Event<'_>, log_probs: Option<LogProbs>) -> ControlFlow<()>;
+
+    /// A request ended; nothing of it follows.
+    fn end(&mut self, key: u64, result: Result<Generation, Error>);
+}
+
+/// Where the updates of each request go that has not ended.
+#[derive(Default)]
+pub(super) struct Callers(HashMap<u64, Sender<Update>>);
+
+impl Callers {
+    pub(super) fn add(&mut self, key: u64, updates: Sender<Update>) {
+        self.0.insert(key, updates);
+    }
+}
+
+impl Listener for Callers {
+    fn hear(&mut self, key: u64, event: Event<'_>, log_probs: Option<LogProbs>) -> ControlFlow<()> {
+        let update = match event {
+            Event::Prompt { done, total } => Update::Prompt { done, total },
+            Event::Token { id, text } => Update::Token {
+                id,
+                text: text.to_owned(),
+                log_probs,
+            },
+        };
+        let sent = self.0.get(&key).map(|caller| caller.send(update));
+        match sent {
+            Some(Ok(())) => ControlFlow::Continue(()),
+            Some(Err(_)) | None => ControlFlow::Break(()),
+        }
+    }
+
+    fn end(&mut self, key: u64, result: Result<Generation, Error>) {
+        if let Some(caller) = self.0.remove(&key) {
+            // Whoever is gone wants to hear nothing.
+            let _ = caller.send(Update::Ended(result));
+        }
+    }
+}

@@ -166,6 +166,7 @@ fn every_kernel_is_in_the_library_and_is_mutated() {
         "tests/common/attention.rs",
         "tests/common/products.rs",
         "tests/common/simple.rs",
+        "tests/common/steps.rs",
     ]
     .map(read)
     .concat();

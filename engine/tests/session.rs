@@ -141,13 +141,17 @@ fn a_prompt_that_is_broken_off_leaves_what_was_computed() {
     let first = continued(&mut session, &FIRST, &options(3));
     let mut seen = Vec::new();
     let broken = session.generate_tokens(&SECOND, &options(3), |event| {
-        seen.push(event == Event::Prompt { done: 1, total: 3 });
+        seen.push(event == Event::Prompt { done: 2, total: 3 });
         ControlFlow::Break(())
     });
     assert_eq!(broken.unwrap().finish, Finish::Stopped);
-    assert_eq!(seen, [true], "the last token before, and one of the prompt");
+    assert_eq!(
+        seen,
+        [true],
+        "steps of two tokens: eight before, and two of the prompt"
+    );
     let again = continued(&mut session, &[9], &options(4));
-    let all = [&FIRST[..], &first.tokens, &SECOND[..1], &[9]].concat();
+    let all = [&FIRST[..], &first.tokens, &SECOND[..2], &[9]].concat();
     let expected = continued(&mut cpu(&model), &all, &options(4));
     assert_eq!(again.tokens, expected.tokens);
 }

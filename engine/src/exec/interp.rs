@@ -141,6 +141,7 @@ impl InterpExecutor {
     /// Says who finds the most likely token: the interpreted kernel, or the CPU's own code.
     pub fn set_sampler_on(&mut self, place: SamplerOn) {
         self.sampler_on = place;
+        self.queue.set_sampler_on(place);
     }
 
     fn prepared(&mut self, shape: Shape) -> Result<Arc<Prepared>, Error> {

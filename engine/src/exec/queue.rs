@@ -13,6 +13,7 @@ use super::sample::{Sampler, Sampling, argmax};
 use super::{Executor, Step};
 use crate::Error;
 use crate::plan::{Column, StepRow};
+use crate::settings::SamplerOn;
 
 /// How the tokens of a slot are chosen from now on.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +33,8 @@ pub struct SlotChoice<'a> {
 pub struct HostQueue {
     slots: Vec<Slot>,
     done: VecDeque<Vec<u32>>,
+    /// Who finds the most likely token; tokens are drawn on the CPU.
+    sampler_on: SamplerOn,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -43,6 +46,11 @@ struct Slot {
 }
 
 impl HostQueue {
+    /// Says who finds the most likely token from now on.
+    pub fn set_sampler_on(&mut self, place: SamplerOn) {
+        self.sampler_on = place;
+    }
+
     fn slot(&mut self, slot: u32) -> &mut Slot {
         let slot = slot as usize;
         if self.slots.len() <= slot {
@@ -81,7 +89,13 @@ impl HostQueue {
         let vocab_size = executor.plan().vocab_size;
         let slots = step.column(Column::OutputSlot);
         let mut chosen = Vec::with_capacity(slots.len());
-        if !slots.is_empty() {
+        let greedy = slots.iter().all(|&slot| self.slot(slot).sampler.is_none());
+        if greedy && self.sampler_on == SamplerOn::Device && !slots.is_empty() {
+            chosen.extend_from_slice(executor.next()?);
+            for (&slot, &token) in slots.iter().zip(&chosen) {
+                self.slot(slot).latest = token;
+            }
+        } else if !slots.is_empty() {
             let logits = executor.logits()?.chunks_exact(vocab_size);
             let lengths = step.column(Column::OutputLength);
             for ((logits, &slot), &length) in logits.zip(slots).zip(lengths) {

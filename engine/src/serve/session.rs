@@ -8,16 +8,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::Error;
-use crate::exec::sample::{Sampler, Sampling, argmax};
-use crate::exec::{DecodeStart, Executor, LoadReport, Opening, StepRows};
-use crate::kv::BlockTable;
+use crate::exec::sample::Sampling;
+use crate::exec::{Executor, LoadReport, Opening};
 use crate::model::Model;
-use crate::plan::StepRow;
-use crate::serve::output::{OnEvent, Output};
-use crate::serve::times::{GenerationTimes, Times};
-use crate::settings::{SamplerOn, Settings};
+use crate::serve::engine::core::{Core, Submitted};
+use crate::serve::engine::{Listener, LogProbs, Request};
+use crate::serve::output::OnEvent;
+use crate::serve::times::GenerationTimes;
+use crate::settings::Settings;
 use crate::text::tokenizer::EncodeOptions;
 use crate::tools::make_executor_on;
+
+/// How long a turn waits for a result. Nobody else is to be heard meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What to generate.
 #[derive(Debug, Clone)]
@@ -132,17 +135,18 @@ impl Generation {
 }
 
 /// One sequence on one executor.
+///
+/// It drives the core of an engine itself, with itself as the only caller.
 pub struct Session {
-    model: Arc<Model>,
-    executor: Box<dyn Executor>,
-    table: BlockTable,
-    sampler_on: SamplerOn,
-    /// Tokens whose keys and values are in the cache.
-    cached: Vec<u32>,
-    /// Tokens of the sequence after those: given out, and not fed because nothing followed them.
-    unfed: Vec<u32>,
+    core: Core,
+    /// Every prompt, and every token given out.
+    sequence: Vec<u32>,
     times: GenerationTimes,
     notice: Option<String>,
+    next_key: u64,
+    /// Of the sequence: what is known of one is of no use to the next, so that equal calls compute equal
+    /// steps.
+    salt: u64,
 }
 
 impl Session {
@@ -164,46 +168,44 @@ impl Session {
         opening: &Opening,
     ) -> Result<Session, Error> {
         let made = make_executor_on(model, settings, opening)?;
-        let limits = made.executor.limits();
         Ok(Session {
-            model: Arc::clone(model),
-            table: BlockTable::new(limits.num_slots, limits.context, limits.cache_blocks),
-            executor: made.executor,
-            sampler_on: settings.sampler_on,
-            cached: Vec::new(),
-            unfed: Vec::new(),
+            core: Core::new(model, made.executor),
+            sequence: Vec::new(),
             times: GenerationTimes::default(),
             notice: made.notice,
+            next_key: 0,
+            salt: 0,
         })
     }
 
     /// What a user should know about the choice of device, such as a fallback to the CPU.
     #[must_use]
     pub fn notice(&self) -> Option<String> {
-        self.notice.clone().or_else(|| self.executor.notice())
+        let notice = self.notice.clone();
+        notice.or_else(|| self.core.executor().notice())
     }
 
     /// Where the time went that it took to open the model and to put it on the device.
     #[must_use]
     pub fn load_report(&self) -> LoadReport {
-        LoadReport::new(&self.model, self.executor.as_ref())
+        LoadReport::new(self.model(), self.core.executor())
     }
 
     /// The executor in use.
     pub fn executor(&mut self) -> &mut dyn Executor {
-        self.executor.as_mut()
+        self.core.executor_mut()
     }
 
     /// The model.
     #[must_use]
     pub fn model(&self) -> &Arc<Model> {
-        &self.model
+        self.core.model()
     }
 
     /// Positions of the cache.
     #[must_use]
     pub fn context(&self) -> usize {
-        self.executor.limits().context
+        self.core.context()
     }
 
     /// Where the time of the last generation went.
@@ -214,9 +216,8 @@ impl Session {
 
     /// Forgets the sequence.
     pub fn clear(&mut self) {
-        self.cached.clear();
-        self.unfed.clear();
-        self.table.release(0);
+        self.sequence.clear();
+        self.salt += 1;
     }
 
     /// Continues a text: [`Session::generate_tokens`] of its tokens.
@@ -234,13 +235,14 @@ impl Session {
             add_special: true,
             parse_special: options.parse_special,
         };
-        let tokens = self.model.tokenizer().encode(prompt, encode);
+        let tokens = self.model().tokenizer().encode(prompt, encode);
         self.generate_tokens(&tokens, options, on_event)
     }
 
     /// Continues the sequence so far (every prompt and every token given out since
-    /// [`Session::clear`]) with a prompt, and that with tokens of the model's. Where the callback
-    /// broke inside a prompt, the rest of that prompt is not part of the sequence.
+    /// [`Session::clear`]) with a prompt, and that with tokens of the model's. What of the sequence fills
+    /// no whole block of the cache is computed again. Where the callback broke inside a prompt, what was
+    /// not computed of that prompt is not part of the sequence.
     ///
     /// # Errors
     /// As [`Session::generate`].
@@ -250,42 +252,53 @@ impl Session {
         options: &GenerateOptions,
         mut on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Generation, Error> {
-        options.check()?;
         if prompt.is_empty() {
             return Err(Error::Request(
                 "the prompt has no tokens; give some text".to_owned(),
             ));
         }
-        self.times = GenerationTimes::default();
-        let mut output = Output::new(prompt, options);
-        let mut stopped = false;
-        let start = Instant::now();
-        self.feed(prompt, |done, total| {
-            let flow = on_event(Event::Prompt { done, total });
-            stopped = flow.is_break();
-            flow
-        })?;
-        self.times.prompt = start.elapsed();
-        if stopped {
-            output.end(Finish::Stopped);
-            return Ok(output.into_generation(&mut on_event));
+        let before = self.sequence.len();
+        let all = [&self.sequence[..], prompt].concat();
+        let key = self.next_key;
+        self.next_key += 1;
+        let mut request = Request::new(all.clone()).with_options(options.clone());
+        request.salt = self.salt;
+        let at = Instant::now();
+        self.core.submit(Submitted { key, request, at })?;
+        let mut heard = Heard {
+            on_event: &mut on_event,
+            before,
+            done: 0,
+            ended: None,
+            times: GenerationTimes::default(),
+            handled: at,
+            results: at,
+        };
+        // Steps that are still queued when the end comes are of nobody.
+        while !self.core.is_idle() {
+            self.core.turn(PATIENCE, &mut heard);
         }
-        let before = self.cached.len();
-        if options.max_tokens > 0 {
-            self.decode(options, &mut output, &mut on_event)?;
-        }
-        let generation = output.into_generation(&mut on_event);
-        // What a later prompt follows is what was given out. Tokens behind that may have been fed,
-        // and the last one given out need not have been.
-        let given = &generation.tokens;
-        self.cached.truncate(before + given.len());
-        self.unfed = given[self.cached.len() - before..].to_vec();
+        let Heard {
+            done, ended, times, ..
+        } = heard;
+        self.times = times;
+        let mut generation = match ended {
+            Some(result) => result?,
+            None => return Err(Error::internal("a request ended without a word")),
+        };
+        generation.prompt_tokens = prompt.len();
+        // A prompt that was broken off is part of the sequence as far as it goes.
+        let is_whole = done == prompt.len() || !generation.tokens.is_empty();
+        let kept = if is_whole { prompt.len() } else { done };
+        self.sequence = all;
+        self.sequence.truncate(before + kept);
+        self.sequence.extend_from_slice(&generation.tokens);
         Ok(generation)
     }
 
-    /// Computes tokens into the cache, after those of the sequence that are not there yet; the last
-    /// one's logits are then the executor's. Stops early when `progress`, which gets how many of
-    /// `tokens` are done and how many there are, breaks.
+    /// Computes tokens into the cache, after those of the sequence; the last one's logits are then the
+    /// executor's. Stops early when `progress`, which gets how many of `tokens` are done and how many
+    /// there are, breaks.
     ///
     /// # Errors
     /// A token out of range, a full context, or a failing device.
@@ -294,95 +307,72 @@ impl Session {
         tokens: &[u32],
         mut progress: impl FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<(), Error> {
-        self.model.check_tokens(tokens)?;
-        let behind = self.unfed.len();
-        let all = [&self.unfed, tokens].concat();
-        let total = self.cached.len() + all.len();
-        if total > self.context() {
-            return Err(Error::ContextFull {
-                tokens: total,
-                context: self.context(),
-            });
-        }
-        self.table.reserve(0, total)?;
-        let max_rows = self.executor.limits().max_rows;
-        let mut done = 0;
-        for chunk in all.chunks(max_rows) {
-            let last = done + chunk.len() == all.len();
-            let mut rows = StepRows::prompt(chunk, 0, self.cached.len());
-            if last {
-                rows = rows.with_last_output();
-            }
-            self.executor.run(&rows.step(&self.table))?;
-            self.cached.extend_from_slice(chunk);
-            self.unfed.drain(..chunk.len().min(self.unfed.len()));
-            done += chunk.len();
-            if progress(done.saturating_sub(behind), tokens.len()).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        let options = GenerateOptions {
+            max_tokens: 0,
+            ..GenerateOptions::default()
+        };
+        let fed = self.generate_tokens(tokens, &options, |event| match event {
+            Event::Prompt { done, total } => progress(done, total),
+            Event::Token { .. } => ControlFlow::Continue(()),
+        });
+        fed.map(drop)
+    }
+}
+
+/// Hands the events of the one request on, and takes their times.
+struct Heard<'a> {
+    on_event: &'a mut OnEvent<'a>,
+    /// Tokens of the sequence in front of the prompt.
+    before: usize,
+    /// Tokens of the prompt that are done.
+    done: usize,
+    ended: Option<Result<Generation, Error>>,
+    times: GenerationTimes,
+    /// When the latest event was handled.
+    handled: Instant,
+    /// When the latest results were there.
+    results: Instant,
+}
+
+impl Listener for Heard<'_> {
+    fn results(&mut self, at: Instant) {
+        self.results = at;
     }
 
-    /// Chooses the token after what was fed, and goes on from there.
-    fn decode(
-        &mut self,
-        options: &GenerateOptions,
-        output: &mut Output,
-        on_event: &mut OnEvent<'_>,
-    ) -> Result<(), Error> {
-        let model = Arc::clone(&self.model);
-        let tokenizer = model.tokenizer();
-        let mut sampler = Sampler::new(options.sampling.clone());
-        let start = Instant::now();
-        let first = match (options.sampling.is_greedy(), self.sampler_on) {
-            (true, SamplerOn::Device) => self.executor.next()?[0],
-            (true, SamplerOn::Cpu) => argmax(self.executor.logits()?),
-            (false, _) => sampler.sample(self.executor.logits()?, &self.cached),
+    fn hear(&mut self, _: u64, event: Event<'_>, _: Option<LogProbs>) -> ControlFlow<()> {
+        let now = Instant::now();
+        let event = match event {
+            Event::Prompt { done, total } => {
+                let (done, total) = (done.saturating_sub(self.before), total - self.before);
+                if done == 0 {
+                    return ControlFlow::Continue(());
+                }
+                self.done = done;
+                self.times.prompt += now.saturating_duration_since(self.handled);
+                Event::Prompt { done, total }
+            }
+            Event::Token { id, text } => {
+                // Of several tokens that one lets go the first was waited for.
+                let since = self.results.max(self.handled);
+                let waited = since.saturating_duration_since(self.handled);
+                match self.times.callback.count {
+                    0 => self.times.first_choice = waited,
+                    _ => self.times.wait.add(waited),
+                }
+                self.times.text.add(now.saturating_duration_since(since));
+                Event::Token { id, text }
+            }
         };
-        self.times.first_choice = start.elapsed();
-        let times = &mut self.times;
-        let mut push = |output: &mut Output, token| {
-            let (start, mut outside) = (Instant::now(), Duration::ZERO);
-            let flow = output.push(tokenizer, token, &mut |event| {
-                let start = Instant::now();
-                let flow = on_event(event);
-                outside += start.elapsed();
-                flow
-            });
-            let all = start.elapsed();
-            times.callback.add(outside);
-            times.text.add(all.saturating_sub(outside));
-            flow
-        };
-        if push(output, first).is_break() {
-            return Ok(());
+        let is_token = matches!(event, Event::Token { .. });
+        let flow = (self.on_event)(event);
+        self.handled = Instant::now();
+        if is_token {
+            self.times.callback.add(self.handled - now);
         }
-        let context = self.executor.limits().context;
-        let steps = output.remaining().min(context - self.cached.len());
-        if steps == 0 {
-            return Ok(());
-        }
-        self.table.reserve(0, self.cached.len() + steps)?;
-        let history = [&self.cached[..], &[first]].concat();
-        let start = DecodeStart {
-            row: StepRow::last(&history, 0),
-            sampling: &options.sampling,
-            history: &history,
-            draws: sampler.draws(),
-        };
-        let (mut fed, mut handled) = (first, Instant::now());
-        let (cached, mut wait) = (&mut self.cached, Times::default());
-        let take = &mut |_, token| {
-            wait.add(handled.elapsed());
-            cached.push(fed);
-            fed = token;
-            let flow = push(output, token);
-            handled = Instant::now();
-            flow
-        };
-        let decoded = (self.executor).decode(&[start], steps, &self.table, take);
-        self.times.wait = wait;
-        decoded
+        flow
+    }
+
+    fn end(&mut self, _: u64, result: Result<Generation, Error>) {
+        self.ended = Some(result);
     }
 }

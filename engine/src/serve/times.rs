@@ -58,11 +58,10 @@ impl Serialize for Times {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[non_exhaustive]
 pub struct GenerationTimes {
-    /// The steps of the prompt. A GPU has only been given them then: what it computes is waited for
-    /// in `first_choice`.
+    /// The steps of the prompt, what follows it included.
     #[serde(rename = "prompt_seconds", serialize_with = "seconds")]
     pub prompt: Duration,
-    /// Choosing the token after the prompt, the wait for its logits included.
+    /// From the end of the prompt to the token after it, where that was not there with it.
     #[serde(rename = "first_choice_seconds", serialize_with = "seconds")]
     pub first_choice: Duration,
     /// For each token after the first: until the executor gave it, from when the one before was

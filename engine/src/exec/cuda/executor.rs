@@ -46,10 +46,12 @@ impl CudaExecutor {
         model: &Arc<Model>,
         session: &Settings,
     ) -> Result<CudaExecutor, Error> {
+        let mut host_queue = HostQueue::default();
+        host_queue.set_sampler_on(session.sampler_on);
         Ok(CudaExecutor {
             ranks: vec![Rank::new(gpu, model, session)?],
             sampler_on: session.sampler_on,
-            host_queue: HostQueue::default(),
+            host_queue,
             logits: Vec::new(),
             next: Vec::new(),
             steps: 0,

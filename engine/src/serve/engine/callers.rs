@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use super::request::{LogProbs, Update};
 use crate::Error;
@@ -13,6 +14,11 @@ use crate::serve::session::{Event, Generation};
 
 /// Gets what becomes of requests.
 pub(in crate::serve) trait Listener {
+    /// The results of a step are there; what follows is what they mean.
+    fn results(&mut self, at: Instant) {
+        let _ = at;
+    }
+
     /// Something happened to a request; breaking ends it.
     fn hear(&mut self, key: u64, event: Event<'_>, log_probs: Option<LogProbs>) -> ControlFlow<()>;
 

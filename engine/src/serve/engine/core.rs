@@ -319,6 +319,8 @@ impl Core {
             },
             false => &[],
         };
+        let now = Instant::now();
+        listener.results(now);
         let tokenizer = self.model.tokenizer();
         let (live, counters) = (&mut self.live, &mut self.counters);
         let mut gone = Vec::new();
@@ -330,7 +332,6 @@ impl Core {
                 gone.push(id);
             }
         }
-        let now = Instant::now();
         let mut choose = |wanted: Wanted| {
             let on_device = tokens.get(wanted.output).copied().unwrap_or(0);
             let live = live.get_mut(&wanted.request);

@@ -56,8 +56,8 @@ pub(crate) fn table(load: &LoadReport, start: Instant, first_token: Option<Insta
 pub(crate) fn tokens(times: &GenerationTimes) -> String {
     let seconds = |time: Duration| figures::seconds(time.as_secs_f64());
     let mut before = Table::new(&["before tokens", ">time"]);
-    before.row(["prompt".to_owned(), seconds(times.prompt)]);
-    before.row(["to first token".to_owned(), seconds(times.first_choice)]);
+    before.row(["prompt given".to_owned(), seconds(times.prompt)]);
+    before.row(["first choice".to_owned(), seconds(times.first_choice)]);
     let mut each = Table::new(&["each token", ">count", ">mean", ">max", ">total"]);
     for (name, times) in [
         ("computed or waited", times.wait),

@@ -244,6 +244,10 @@ impl Core {
             if self.lost.is_some() || self.in_flight.back().is_some_and(holds_back) {
                 return;
             }
+            // The very first token does not wait for what is made once for those behind it.
+            if self.counters.tokens == 0 && !self.in_flight.is_empty() {
+                return;
+            }
             let Some(work) = self.scheduler.next() else {
                 return;
             };

@@ -265,14 +265,15 @@ impl Session {
         request.salt = self.salt;
         let at = Instant::now();
         self.core.submit(Submitted { key, request, at })?;
+        let taken = Instant::now();
         let mut heard = Heard {
             on_event: &mut on_event,
             before,
             done: 0,
             ended: None,
             times: GenerationTimes::default(),
-            handled: at,
-            results: at,
+            handled: taken,
+            results: taken,
         };
         // Steps that are still queued when the end comes are of nobody.
         while !self.core.is_idle() {

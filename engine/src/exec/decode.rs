@@ -105,6 +105,28 @@ pub(super) fn check_blocks(limits: Limits, pairs: &[(u32, u32)]) -> Result<(), E
     }
 }
 
+/// Refuses places of saved blocks, `(block, place)`, that there are not.
+pub(super) fn check_places(
+    limits: Limits,
+    pairs: impl IntoIterator<Item = (u32, u32)>,
+) -> Result<(), Error> {
+    let is_outside = |&(block, place): &(u32, u32)| {
+        block as usize >= limits.cache_blocks || place as usize >= limits.saved_blocks
+    };
+    match pairs.into_iter().find(is_outside) {
+        None => Ok(()),
+        Some((block, place)) => Err(Error::Request(format!(
+            "cache block {block} cannot be saved at {place}: there are {} blocks, and places for {}",
+            limits.cache_blocks, limits.saved_blocks
+        ))),
+    }
+}
+
+/// The other way round.
+pub(super) fn swapped(pairs: &[(u32, u32)]) -> impl Iterator<Item = (u32, u32)> {
+    pairs.iter().map(|&(a, b)| (b, a))
+}
+
 /// Refuses sequences that a decode would take outside the cache.
 pub(super) fn check_sequences(
     executor: &dyn Executor,

@@ -237,6 +237,20 @@ pub trait Executor: Send {
     /// A block outside the cache, or the device failed.
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error>;
 
+    /// Keeps copies of cache blocks on the host, behind what was queued before: `(block, place)`, places
+    /// below [`Limits::saved_blocks`]. Does not wait.
+    ///
+    /// # Errors
+    /// A block or a place that there is not, or the device failed.
+    fn save_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error>;
+
+    /// Brings copies back into cache blocks, in front of what is queued behind it: `(place, block)`. The
+    /// copies stay where they are. Does not wait.
+    ///
+    /// # Errors
+    /// As [`Executor::save_blocks`].
+    fn restore_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error>;
+
     /// Counters.
     fn stats(&self) -> Stats;
 

@@ -42,7 +42,10 @@ fn bytes(plan: &Plan, limits: Limits, kv_type: KvType) -> u64 {
         let factors = factors.iter().map(|&f| f as u64);
         factors.fold(1, u64::saturating_mul)
     };
-    let pools = product(&[limits.cache_blocks, all_block_bytes(plan, kv_type)]);
+    let pools = product(&[
+        limits.cache_blocks.saturating_add(limits.saved_blocks),
+        all_block_bytes(plan, kv_type),
+    ]);
     let row = limits.context.div_ceil(BLOCK_TOKENS);
     let table = product(&[limits.num_slots, row, size_of::<u32>()]);
     let angles = (plan.ropes.iter())

@@ -111,6 +111,10 @@ pub struct Settings {
     /// `None`: a whole context for every slot. Sequences
     /// that share prefixes need fewer.
     pub cache_blocks: Option<usize>,
+    /// Blocks that the host keeps for sequences that had to give way to others, so that they need not be
+    /// computed again; `None`: those of one context, at most 1 GiB, where the cache has fewer blocks than
+    /// the slots could take, and none elsewhere.
+    pub saved_blocks: Option<usize>,
     /// Which variants of kernels run, over what the device's profile says.
     pub overrides: Overrides,
     /// Element type of a GPU's cache.
@@ -138,6 +142,7 @@ impl Default for Settings {
             max_outputs: None,
             slots: None,
             cache_blocks: None,
+            saved_blocks: None,
             overrides: Overrides::default(),
             kv_type: KvType::default(),
             sampler_on: SamplerOn::default(),

@@ -15,7 +15,9 @@ use gannet_quant::cpu::{Product, matmul_exact, matmul_fast_each};
 
 use attention::LayerCache;
 
-use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
+use super::decode::{
+    HostDecode, check_blocks, check_places, check_sequences, decode_on_host, swapped,
+};
 use super::{DecodeStart, Executor, ExecutorKind, HostQueue, Inspect, Limits, Stats, Step};
 use crate::Error;
 use crate::exec::sample::argmax;
@@ -78,7 +80,7 @@ impl CpuExecutor {
             },
         };
         let cache = (plan.caches.iter())
-            .map(|cache| LayerCache::new(cache, limits.cache_blocks))
+            .map(|cache| LayerCache::new(cache, limits.cache_blocks + limits.saved_blocks))
             .collect::<Result<_, Error>>()?;
         let ropes = plan.ropes.iter().map(|r| r.table(limits.context)).collect();
         let vector = |info: &WeightInfo| match info.rows {
@@ -107,6 +109,15 @@ impl CpuExecutor {
             queue: HostQueue::default(),
             model,
         })
+    }
+
+    /// Copies blocks of all layers, one after the other; places for saved ones follow those of the cache.
+    fn copy_all(&mut self, pairs: impl Iterator<Item = (u32, u32)> + Clone) {
+        for layer in &mut self.cache {
+            for (from, to) in pairs.clone() {
+                layer.copy_block(from as usize, to as usize);
+            }
+        }
     }
 
     fn rows_of(&self, rows: Rows) -> usize {
@@ -392,11 +403,21 @@ impl Executor for CpuExecutor {
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
         check_blocks(self.limits, pairs)?;
-        for layer in &mut self.cache {
-            pairs
-                .iter()
-                .for_each(|&(from, to)| layer.copy_block(from as usize, to as usize));
-        }
+        self.copy_all(pairs.iter().copied());
+        Ok(())
+    }
+
+    fn save_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        check_places(self.limits, pairs.iter().copied())?;
+        let first = self.limits.cache_blocks as u32;
+        self.copy_all(pairs.iter().map(|&(block, place)| (block, first + place)));
+        Ok(())
+    }
+
+    fn restore_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        check_places(self.limits, swapped(pairs))?;
+        let first = self.limits.cache_blocks as u32;
+        self.copy_all(pairs.iter().map(|&(place, block)| (first + place, block)));
         Ok(())
     }
 

@@ -15,7 +15,9 @@ use super::rank::{Rank, batch_shape};
 use super::timing::{self, AHEAD, Profiler};
 use super::trial::Trials;
 use crate::Error;
-use crate::exec::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
+use crate::exec::decode::{
+    HostDecode, check_blocks, check_places, check_sequences, decode_on_host, swapped,
+};
 use crate::exec::{DecodeStart, Executor, ExecutorKind, HostQueue, Inspect, LaunchTime, Limits};
 use crate::exec::{Load, Measure, SlotChoice, Stats, Step};
 use crate::kv::BlockTable;
@@ -223,6 +225,18 @@ impl Executor for CudaExecutor {
         self.ranks
             .iter()
             .try_for_each(|rank| rank.copy_blocks(pairs))
+    }
+
+    fn save_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        check_places(self.limits(), pairs.iter().copied())?;
+        let mut ranks = self.ranks.iter_mut();
+        ranks.try_for_each(|rank| rank.save_blocks(pairs))
+    }
+
+    fn restore_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        check_places(self.limits(), swapped(pairs))?;
+        let mut ranks = self.ranks.iter();
+        ranks.try_for_each(|rank| rank.restore_blocks(pairs))
     }
 
     fn stats(&self) -> Stats {

@@ -266,6 +266,11 @@ impl Core {
 
     /// Hands a step to the executor.
     fn queue(&mut self, work: &Work) -> Result<(), Error> {
+        // In front of what may fail, since others' blocks are overwritten from here on. Who could not be
+        // saved is computed again.
+        if !work.saves.is_empty() && self.executor.save_blocks(&work.saves).is_err() {
+            self.scheduler.lose_saved(work.ticket);
+        }
         for id in &work.joined {
             let row = work.rows.iter().find(|row| row.request == *id);
             let (Some(live), Some(row), Some(tokens)) =
@@ -282,6 +287,9 @@ impl Core {
         }
         if !work.copies.is_empty() {
             self.executor.copy_blocks(&work.copies)?;
+        }
+        if !work.restores.is_empty() {
+            self.executor.restore_blocks(&work.restores)?;
         }
         let rows = work.rows.iter().map(|row| {
             let token = match row.source {

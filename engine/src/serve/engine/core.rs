@@ -37,11 +37,13 @@ const STEPS_AHEAD: usize = 4;
 const OVERTAKES: u64 = 32;
 
 /// A request as it comes.
-pub(in crate::serve) struct Submitted {
+pub struct Submitted {
     /// What the listener knows it by; never used again for another.
-    pub(in crate::serve) key: u64,
-    pub(in crate::serve) request: Request,
-    pub(in crate::serve) at: Instant,
+    pub key: u64,
+    /// What is asked for.
+    pub request: Request,
+    /// When it was.
+    pub at: Instant,
 }
 
 /// A step that was handed to the executor.
@@ -51,12 +53,14 @@ struct Flight {
     done: Vec<(RequestId, usize)>,
     /// Whether a row of it is chosen on the host.
     has_host_rows: bool,
+    /// Whether tokens are chosen in it.
+    chooses: bool,
     /// Why it was not queued.
     failed: Option<Error>,
 }
 
 /// Requests on an executor.
-pub(in crate::serve) struct Core {
+pub struct Core {
     model: Arc<Model>,
     executor: Box<dyn Executor>,
     scheduler: Scheduler,
@@ -64,12 +68,16 @@ pub(in crate::serve) struct Core {
     by_key: HashMap<u64, RequestId>,
     in_flight: VecDeque<Flight>,
     counters: EngineCounters,
+    /// Whether all that steps need has been made.
+    is_warm: bool,
     /// Why the executor is lost.
     lost: Option<String>,
 }
 
 impl Core {
-    pub(in crate::serve) fn new(model: &Arc<Model>, executor: Box<dyn Executor>) -> Core {
+    /// Requests of a model on an executor of it; there are none yet.
+    #[must_use]
+    pub fn new(model: &Arc<Model>, executor: Box<dyn Executor>) -> Core {
         let limits = executor.limits();
         let steps_ahead = match executor.kind().is_gpu() {
             true => STEPS_AHEAD,
@@ -90,15 +98,26 @@ impl Core {
             by_key: HashMap::new(),
             in_flight: VecDeque::new(),
             counters: EngineCounters::default(),
+            is_warm: false,
             lost: None,
         }
+    }
+
+    /// Makes whatever steps need, so that nothing is compiled or built while they run.
+    ///
+    /// # Errors
+    /// As [`Executor::warm_up`].
+    pub fn warm_up(&mut self) -> Result<(), Error> {
+        self.executor.warm_up()?;
+        self.is_warm = true;
+        Ok(())
     }
 
     /// Takes a request.
     ///
     /// # Errors
     /// It makes no sense, or could not run if it were alone. Nobody hears of it then.
-    pub(in crate::serve) fn submit(&mut self, submitted: Submitted) -> Result<(), Error> {
+    pub fn submit(&mut self, submitted: Submitted) -> Result<(), Error> {
         let taken = self.take(submitted);
         match taken {
             Ok(()) => self.counters.requests += 1,
@@ -142,7 +161,7 @@ impl Core {
     }
 
     /// Ends a request, if it has not ended.
-    pub(in crate::serve) fn cancel(&mut self, key: u64, listener: &mut dyn Listener) {
+    pub fn cancel(&mut self, key: u64, listener: &mut dyn Listener) {
         if let Some(&id) = self.by_key.get(&key) {
             self.scheduler.cancel(id);
             self.end(id, Finish::Stopped, listener);
@@ -150,7 +169,7 @@ impl Core {
     }
 
     /// How it is doing.
-    pub(in crate::serve) fn counters(&self) -> EngineCounters {
+    pub fn counters(&self) -> EngineCounters {
         EngineCounters {
             scheduler: self.scheduler.counters(),
             executor: self.executor.stats(),
@@ -169,38 +188,38 @@ impl Core {
     }
 
     /// Positions that a sequence can have.
-    pub(in crate::serve) fn context(&self) -> usize {
+    pub fn context(&self) -> usize {
         self.scheduler.context()
     }
 
     /// Who has which blocks of the cache.
-    pub(in crate::serve) fn table(&self) -> &BlockTable {
+    pub fn table(&self) -> &BlockTable {
         self.scheduler.table()
     }
 
     /// The executor.
-    pub(in crate::serve) fn executor(&self) -> &dyn Executor {
+    pub fn executor(&self) -> &dyn Executor {
         self.executor.as_ref()
     }
 
     /// The executor; whoever steps it does so while there is nothing to do.
-    pub(in crate::serve) fn executor_mut(&mut self) -> &mut dyn Executor {
+    pub fn executor_mut(&mut self) -> &mut dyn Executor {
         self.executor.as_mut()
     }
 
     /// The model.
-    pub(in crate::serve) fn model(&self) -> &Arc<Model> {
+    pub fn model(&self) -> &Arc<Model> {
         &self.model
     }
 
     /// Whether there is nothing to do.
-    pub(in crate::serve) fn is_idle(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.live.is_empty()
     }
 
     /// Queues the steps that can be, and hands out the results of the oldest, if they come within
     /// `patience`.
-    pub(in crate::serve) fn turn(&mut self, patience: Duration, listener: &mut dyn Listener) {
+    pub fn turn(&mut self, patience: Duration, listener: &mut dyn Listener) {
         self.end_late(listener);
         self.queue_steps();
         let Some(flight) = self.in_flight.front_mut() else {
@@ -245,7 +264,8 @@ impl Core {
                 return;
             }
             // The very first token does not wait for what is made once for those behind it.
-            if self.counters.tokens == 0 && !self.in_flight.is_empty() {
+            let is_first = !self.is_warm && self.counters.tokens == 0;
+            if is_first && self.in_flight.back().is_some_and(|f| f.chooses) {
                 return;
             }
             let Some(work) = self.scheduler.next() else {
@@ -257,6 +277,7 @@ impl Core {
             let last = (work.rows.chunk_by(of_one)).filter_map(<[WorkRow]>::last);
             self.in_flight.push_back(Flight {
                 ticket: work.ticket,
+                chooses: work.rows.iter().any(|row| row.wanted),
                 has_host_rows: last.clone().any(|row| row.wanted && host(&row.request)),
                 done: last.map(|row| (row.request, row.position + 1)).collect(),
                 failed: queued.err(),

@@ -10,7 +10,7 @@
 //! the prompt is computed and known to those that begin like it.
 
 mod callers;
-pub(in crate::serve) mod core;
+pub mod core;
 mod counters;
 #[cfg(test)]
 pub(in crate::serve) mod failing;
@@ -34,7 +34,7 @@ use crate::model::Model;
 use crate::settings::Settings;
 use crate::tools::make_executor_on;
 
-pub(in crate::serve) use callers::Listener;
+pub use callers::Listener;
 pub use counters::{EngineCounters, Histogram};
 pub use handle::Handle;
 pub use request::{LogProbs, LogitHook, Prompt, Request, Update};
@@ -109,23 +109,23 @@ impl Engine {
     /// An engine on an executor of its own.
     fn of(
         model: &Arc<Model>,
-        mut executor: Box<dyn Executor>,
+        executor: Box<dyn Executor>,
         notice: Option<String>,
     ) -> Result<Engine, Error> {
-        executor.warm_up()?;
         let (mail, inbox) = channel();
-        let limits = executor.limits();
+        let mut core = Core::new(model, executor);
+        core.warm_up()?;
+        let executor = core.executor();
         let mut engine = Engine {
             mail,
             thread: None,
             next_key: AtomicU64::new(0),
             model: Arc::clone(model),
             kind: executor.kind(),
-            context: limits.context,
+            context: executor.limits().context,
             notice: notice.or_else(|| executor.notice()),
-            load: LoadReport::new(model, executor.as_ref()),
+            load: LoadReport::new(model, executor),
         };
-        let core = Core::new(model, executor);
         let thread = std::thread::Builder::new().name("gannet-engine".to_owned());
         let thread = thread.spawn(move || run(core, &inbox));
         let thread =

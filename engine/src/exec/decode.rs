@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 
 use super::{DecodeStart, Executor, Limits, StepRows};
 use crate::Error;
-use crate::exec::sample::{Sampler, argmax};
+use crate::exec::sample::{NO_TOKEN, Sampler, argmax};
+use crate::exec::trace;
 use crate::kv::BlockTable;
 use crate::plan::StepRow;
 use crate::settings::SamplerOn;
@@ -78,6 +79,13 @@ pub fn decode_on_host(
                 })
                 .collect()
         };
+        if let Some(spoilt) = chosen.iter().position(|&token| token == NO_TOKEN) {
+            return Err(trace::explain_row(
+                executor.inspect(),
+                live[spoilt].row,
+                table,
+            ));
+        }
         let mut chosen = chosen.into_iter();
         live.retain_mut(|s| {
             let Some(token) = chosen.next() else {

@@ -97,6 +97,7 @@ fn falls_back(error: &Error) -> bool {
         | Error::Variable { .. }
         | Error::Idle { .. }
         | Error::ExecutorNeedsGpu { .. }
+        | Error::NotFinite(_)
         | Error::Step(_)
         | Error::Lost(_)
         | Error::Gate(_)

@@ -8,7 +8,8 @@
 //! It ends the requests that have rows in it, and nobody else: their error is the step's. A step that
 //! could not be queued fails alone; steps in front of it are taken first, and none is queued behind it
 //! until it is told to the scheduler. Where the results of steps that are queued cannot be had any more,
-//! all of these steps fail. An executor that cannot even be emptied is lost: every request ends with its
+//! all of these steps fail. Where the logits of a row are no numbers, its request alone ends with an error
+//! that says what made them so. An executor that cannot even be emptied is lost: every request ends with its
 //! error, and so does every later one.
 
 use std::collections::{HashMap, VecDeque};
@@ -20,8 +21,10 @@ use super::counters::EngineCounters;
 use super::live::Live;
 use super::request::Request;
 use crate::Error;
+use crate::exec::sample::NO_TOKEN;
+use crate::exec::trace::{Replay, is_finite};
 use crate::exec::{Executor, SlotChoice, StepRows};
-use crate::kv::{BlockTable, PrefixKey};
+use crate::kv::{BLOCK_TOKENS, BlockTable, PrefixKey};
 use crate::model::Model;
 use crate::plan::StepRow;
 use crate::serve::scheduler::{
@@ -53,10 +56,42 @@ struct Flight {
     done: Vec<(RequestId, usize)>,
     /// Whether a row of it is chosen on the host.
     has_host_rows: bool,
-    /// Whether tokens are chosen in it.
-    chooses: bool,
+    /// Its wanted rows, in order.
+    wanted: Vec<WorkRow>,
     /// Why it was not queued.
     failed: Option<Error>,
+}
+
+/// A row whose logits are no numbers.
+struct Spoilt {
+    tokens: Vec<u32>,
+    slot: usize,
+    /// From here on it alone has its blocks.
+    from: usize,
+}
+
+impl Spoilt {
+    /// What is known of it while its request still has its blocks.
+    fn of(row: &WorkRow, scheduler: &Scheduler) -> Option<Spoilt> {
+        let tokens = scheduler.tokens(row.request)?.get(..=row.position)?;
+        let (len, table) = (tokens.len(), scheduler.table());
+        let is_own = |&from: &usize| table.blocks_to_write(row.slot, from, len) == 0;
+        Some(Spoilt {
+            tokens: tokens.to_vec(),
+            slot: row.slot,
+            from: (0..len).step_by(BLOCK_TOKENS).find(is_own)?,
+        })
+    }
+
+    fn explain(&self, table: &BlockTable, executor: &mut dyn Executor) -> Error {
+        let replay = Replay {
+            tokens: &self.tokens,
+            from: self.from,
+            slot: self.slot,
+            table,
+        };
+        replay.explain(executor.inspect())
+    }
 }
 
 /// Requests on an executor.
@@ -265,7 +300,7 @@ impl Core {
             }
             // The very first token does not wait for what is made once for those behind it.
             let is_first = !self.is_warm && self.counters.tokens == 0;
-            if is_first && self.in_flight.back().is_some_and(|f| f.chooses) {
+            if is_first && self.in_flight.back().is_some_and(|f| !f.wanted.is_empty()) {
                 return;
             }
             let Some(work) = self.scheduler.next() else {
@@ -277,7 +312,7 @@ impl Core {
             let last = (work.rows.chunk_by(of_one)).filter_map(<[WorkRow]>::last);
             self.in_flight.push_back(Flight {
                 ticket: work.ticket,
-                chooses: work.rows.iter().any(|row| row.wanted),
+                wanted: work.rows.iter().filter(|row| row.wanted).copied().collect(),
                 has_host_rows: last.clone().any(|row| row.wanted && host(&row.request)),
                 done: last.map(|row| (row.request, row.position + 1)).collect(),
                 failed: queued.err(),
@@ -352,6 +387,18 @@ impl Core {
             },
             false => &[],
         };
+        let spoilt = |(output, row): &(usize, &WorkRow)| {
+            let live = self.live.get(&row.request).filter(|live| !live.is_over());
+            live.is_some_and(|live| match live.is_chosen_by_host() {
+                true => !is_finite(&logits[output * vocab_size..][..vocab_size]),
+                false => tokens.get(*output) == Some(&NO_TOKEN),
+            })
+        };
+        let spoilt = (flight.wanted.iter().enumerate()).filter(spoilt);
+        let mut spoilt: HashMap<RequestId, Spoilt> = spoilt
+            .filter_map(|(_, row)| Some((row.request, Spoilt::of(row, &self.scheduler)?)))
+            .collect();
+        let mut faults = Vec::new();
         let now = Instant::now();
         listener.results(now);
         let tokenizer = self.model.tokenizer();
@@ -375,9 +422,14 @@ impl Core {
                 };
             };
             let token = match live.is_chosen_by_host() {
+                _ if spoilt.contains_key(&wanted.request) => NO_TOKEN,
                 true => live.choose(&logits[wanted.output * vocab_size..][..vocab_size]),
                 false => on_device,
             };
+            if token == NO_TOKEN {
+                faults.push((wanted.request, spoilt.remove(&wanted.request)));
+                return Choice { token, ends: true };
+            }
             counters.tokens += 1;
             match live.latest.replace(now) {
                 None => counters.first_token.add(now - live.submitted),
@@ -389,6 +441,9 @@ impl Core {
             }
         };
         let ended = self.scheduler.complete(flight.ticket, &mut choose);
+        for (id, spoilt) in faults {
+            self.end_spoilt(id, spoilt, listener);
+        }
         for ended in ended {
             let finish = match ended.reason {
                 // The output knows why.
@@ -409,6 +464,22 @@ impl Core {
             self.by_key.remove(&live.key);
             live.end(finish, listener);
         }
+    }
+
+    /// Ends a request whose logits are no numbers. Nothing was given its blocks yet.
+    fn end_spoilt(&mut self, id: RequestId, spoilt: Option<Spoilt>, listener: &mut dyn Listener) {
+        let Some(live) = self.live.remove(&id) else {
+            return;
+        };
+        self.by_key.remove(&live.key);
+        let error = match spoilt {
+            Some(spoilt) => spoilt.explain(self.scheduler.table(), self.executor.as_mut()),
+            None => Error::Request(
+                "biases or a hook leave no token that could be chosen; leave some logits finite"
+                    .to_owned(),
+            ),
+        };
+        listener.end(live.key, Err(error));
     }
 
     /// Ends the requests of the oldest step with its error.

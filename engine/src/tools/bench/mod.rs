@@ -20,7 +20,8 @@ pub use row::{BenchKind, BenchRow};
 use super::make_executor_on;
 use crate::Error;
 use crate::exec::LoadReport;
-use crate::exec::sample::Sampling;
+use crate::exec::sample::{NO_TOKEN, Sampling};
+use crate::exec::trace::Replay;
 use crate::exec::{DecodeStart, Executor, ExecutorKind, Opening, StepRows};
 use crate::kv::{BlockTable, KvType};
 use crate::lower::rule_names;
@@ -241,7 +242,15 @@ impl Subject {
             self.executor.run(&rows.step(&self.table))?;
             first = end;
         }
-        self.executor.next()?;
+        if self.executor.next()?.contains(&NO_TOKEN) {
+            let replay = Replay {
+                tokens: &tokens,
+                from: 0,
+                slot,
+                table: &self.table,
+            };
+            return Err(replay.explain(self.executor.inspect()));
+        }
         Ok(())
     }
 

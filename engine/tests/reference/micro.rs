@@ -138,7 +138,14 @@ impl MicroModel {
             ("attention.value_length", self.head_dim),
             ("rope.dimension_count", self.rope_dim),
         ];
-        let ints = ints.map(|(name, value)| (name, Key::Int(value as u32)));
+        // Learned positions do not turn.
+        let ints = match self.arch {
+            "gpt2" => &ints[..ints.len() - 1],
+            _ => &ints[..],
+        };
+        let ints: Vec<_> = (ints.iter())
+            .map(|&(name, value)| (name, Key::Int(value as u32)))
+            .collect();
         let eps = match self.arch {
             "gpt2" => "attention.layer_norm_epsilon",
             _ => "attention.layer_norm_rms_epsilon",
@@ -190,6 +197,10 @@ impl MicroModel {
             list.linear("", "output", vocab_size, hidden, LOGIT_STD);
             (1.0, Kind::Norm)
         } else {
+            if self.biases.contains(&"output") {
+                let bias = Kind::Centred(BIAS_STD);
+                list.add("output.bias", (1, vocab_size), bias);
+            }
             let gain = LOGIT_STD / (embedding_std * (hidden as f64).sqrt());
             (gain, Kind::SignedNorm(gain))
         };

@@ -286,11 +286,16 @@ impl<'a> Binder<'a> {
 
     fn require(&self, name: &str) -> Result<SourceTensor<'a>, Error> {
         let Some(tensor) = self.source.find(name) else {
-            let layers = match name.starts_with("blk.") {
-                true => format!(" with block_count {}", self.hparams.num_layers),
-                false => String::new(),
+            let why = if name.starts_with("blk.") {
+                format!(" with block_count {}", self.hparams.num_layers)
+            } else if name.starts_with("rope_factors_") {
+                " with rope.scaling.type longrope, or with one of rope_factors_long.weight and \
+                 rope_factors_short.weight,"
+                    .to_owned()
+            } else {
+                String::new()
             };
-            let problem = format!("missing; {}{layers} needs it", self.hparams.arch);
+            let problem = format!("missing; {}{why} needs it", self.hparams.arch);
             return Err(self.bad(name, problem));
         };
         self.keys.ledger.read_tensor(tensor.index);

@@ -103,7 +103,9 @@ fn head_dim(keys: &Keys<'_>, hidden_size: usize, num_heads: usize) -> Result<usi
         Some(n) => n,
         None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
         None => {
-            let expected = format!("must be a multiple of attention.head_count, {num_heads}");
+            let expected = format!(
+                "must be a multiple of attention.head_count, {num_heads}, without attention.key_length"
+            );
             return Err(keys.bad("embedding_length", hidden_size, expected));
         }
     };

@@ -6,7 +6,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
-use gannet_gguf::{Gguf, Value};
+use gannet_gguf::{Array, Gguf, Value};
 
 use super::ledger::Ledger;
 use crate::Error;
@@ -23,6 +23,13 @@ pub(crate) struct Keys<'a> {
 
 /// The key that says how many layers there are.
 const LAYERS: &str = "block_count";
+
+/// What a list has for each of `layers` layers, where that is the same.
+pub(super) fn uniform(list: Array<'_>, layers: usize) -> Option<Value<'_>> {
+    let first = list.iter().next()?;
+    let is_uniform = list.len() == layers && list.iter().all(|value| value == first);
+    is_uniform.then_some(first)
+}
 
 impl<'a> Keys<'a> {
     /// The keys of an open model.
@@ -111,7 +118,8 @@ impl<'a> Keys<'a> {
             Some(flags) if flags.len() == len => Ok(Some(flags)),
             _ => {
                 let found = format!("a list of {} {}", list.len(), list.ty().name());
-                Err(self.bad(suffix, found, format!("must be a number or {len} bool")))
+                let expected = format!("must be a number, or {len} bool as {LAYERS} says");
+                Err(self.bad(suffix, found, expected))
             }
         }
     }
@@ -125,12 +133,10 @@ impl<'a> Keys<'a> {
         };
         // Layers are not counted by a list of them.
         let layers = self.gguf.metadata().get(&self.key(LAYERS));
-        let layers = layers.and_then(|v| v.as_int());
-        let first = list.iter().next();
-        let is_uniform = list.iter().all(|value| Some(value) == first);
-        match first {
-            Some(first) if is_uniform && layers == Some(list.len() as i128) => Ok(Some(first)),
-            _ => {
+        let layers = layers.and_then(|v| usize::try_from(v.as_int()?).ok());
+        match layers.and_then(|layers| uniform(list, layers)) {
+            Some(value) => Ok(Some(value)),
+            None => {
                 let found = format!("a list of {} {}", list.len(), list.ty().name());
                 let expected = format!(
                     "must be one number, or the same one for each of {LAYERS} layers: {} models here \

@@ -7,8 +7,9 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-use gannet_gguf::{Gguf, TensorInfo};
+use gannet_gguf::{Gguf, TensorInfo, Value};
 
+use super::keys::uniform;
 use super::neutral;
 use crate::Error;
 
@@ -40,7 +41,7 @@ impl Ledger {
     /// The error that names what nothing has read, if there is anything; `num_layers` are those of
     /// the plan.
     pub(crate) fn check(&self, gguf: &Gguf, arch: &str, num_layers: usize) -> Result<(), Error> {
-        let mut items = self.unread_keys(gguf, arch);
+        let mut items = self.unread_keys(gguf, arch, num_layers);
         items.extend(self.unread_tensors(gguf, num_layers));
         if items.is_empty() {
             return Ok(());
@@ -58,15 +59,29 @@ impl Ledger {
         })
     }
 
-    fn unread_keys(&self, gguf: &Gguf, arch: &str) -> Vec<String> {
+    fn unread_keys(&self, gguf: &Gguf, arch: &str, num_layers: usize) -> Vec<String> {
         let read = self.keys.borrow();
         let prefix = format!("{arch}.");
-        let unread = gguf.metadata().iter().filter(|(key, value)| {
-            let suffix = key.strip_prefix(&prefix);
-            suffix.is_some_and(|s| !read.contains(s) && neutral::reason(s, value).is_none())
+        let is_neutral = |suffix: &str, value: Value<'_>| {
+            let value = match value {
+                Value::Array(list) => uniform(list, num_layers).unwrap_or(value),
+                _ => value,
+            };
+            neutral::reason(suffix, &value).is_some()
+        };
+        let unread = gguf.metadata().iter().filter_map(|(key, value)| {
+            let suffix = key.strip_prefix(&prefix)?;
+            (!read.contains(suffix) && !is_neutral(suffix, value)).then_some((suffix, value))
         });
         unread
-            .map(|(key, value)| format!("key {} ({})", key.escape_debug(), value.describe()))
+            .map(|(suffix, value)| {
+                let (key, value) = (suffix.escape_debug(), value.describe());
+                let why = match suffix.starts_with("rope.scaling.yarn_beta") {
+                    true => ", without rope.scaling.type yarn",
+                    false => "",
+                };
+                format!("key {prefix}{key} ({value}{why})")
+            })
             .collect()
     }
 

@@ -174,10 +174,10 @@ struct Keys<'a> {
 impl Keys<'_> {
     fn all_were_read(&self) -> Result<(), String> {
         let prefix = self.key("");
-        let read = self.read.borrow();
+        let read = self.read.borrow().clone();
         let unread = self.gguf.metadata().iter().find(|(key, value)| {
             let suffix = key.strip_prefix(&prefix);
-            suffix.is_some_and(|s| !read.contains(s) && !silent::is_silent(s, value))
+            suffix.is_some_and(|s| !read.contains(s) && !self.is_silent(s, value))
         });
         match unread {
             Some((key, value)) => Err(format!("nothing reads {key}, {}", value.describe())),
@@ -395,6 +395,11 @@ impl Keys<'_> {
 
     fn key(&self, suffix: &str) -> String {
         format!("{}.{suffix}", self.family.arch)
+    }
+
+    fn is_silent(&self, suffix: &str, value: &Value<'_>) -> bool {
+        let scalar = self.value(suffix).ok().flatten();
+        silent::is_silent(suffix, &scalar.unwrap_or(*value))
     }
 
     /// A value, or what a list has for every layer.

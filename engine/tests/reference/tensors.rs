@@ -274,7 +274,9 @@ impl File<'_> {
     /// A matrix of as many rows as the file has.
     fn any_matrix(&self, name: &str, cols: usize) -> Result<Matrix, String> {
         let (dims, data) = self.read(name)?;
-        if dims.len() > 2 || dims[0] != cols as u64 {
+        // Dimensions of 1 at the end are none.
+        let is_matrix = dims.iter().skip(2).all(|&dim| dim == 1);
+        if !is_matrix || dims[0] != cols as u64 {
             return Err(format!("{name} is {dims:?}, not of {cols} columns"));
         }
         let rows = data.len() / cols;

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use gannet_engine::error::TokenizerError;
 use gannet_engine::internals::lower::FusionRule;
 use gannet_engine::settings::{
     DeviceChoice, Environment, ExecutorChoice, GemvVariant, Given, KvType, MAX_CONTEXT, Precision,
     RuleSet, SamplerOn, Settings,
 };
 use gannet_engine::{Model, ModelOptions};
-use gannet_gguf::Gguf;
+use gannet_gguf::{Gguf, shown_path};
 
 use crate::console::Console;
 use crate::embedded;
@@ -23,12 +24,17 @@ pub(crate) struct ModelFlag {
     /// GGUF file, or the first of its shards [default: the embedded demonstration model]
     #[arg(short, long, value_name = "FILE")]
     model: Option<PathBuf>,
+    /// Run a model whose file has keys or tensors that nothing here uses, with a warning that names
+    /// them: what it computes may be something else than was meant
+    #[arg(long)]
+    ignore_unknown: bool,
 }
 
 impl ModelFlag {
     /// Opens and checks the model.
     pub(crate) fn open(&self, console: &mut Console) -> Result<Arc<Model>, Failure> {
-        let options = ModelOptions::default();
+        let mut options = ModelOptions::default();
+        options.ignore_unknown = self.ignore_unknown;
         let model = match &self.model {
             Some(path) => {
                 let _progress = Progress::spinner("opening");
@@ -44,6 +50,11 @@ impl ModelFlag {
 
     /// Opens the container alone.
     pub(crate) fn open_container(&self) -> Result<Gguf, Failure> {
+        if self.ignore_unknown {
+            let why =
+                "--ignore-unknown means nothing where only the vocabulary is read; leave it out";
+            return Err(Failure::Usage(why.to_owned()));
+        }
         match &self.model {
             Some(path) => Ok(Gguf::open(path)?),
             None => embedded::container(),
@@ -205,6 +216,19 @@ pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>, Failure> {
     })
 }
 
+/// A vocabulary that cannot be used.
+pub(crate) fn vocabulary(gguf: &Gguf, source: TokenizerError) -> Failure {
+    if let TokenizerError::Metadata(e) = source {
+        // It names the file itself.
+        return Failure::of(e);
+    }
+    let file = gguf.path().to_owned();
+    Failure::of(gannet_engine::Error::Tokenizer {
+        file,
+        source: Box::new(source),
+    })
+}
+
 /// The text of a file.
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
     let bytes = std::fs::read(path).map_err(|e| Failure::file(path, "read", &e))?;
@@ -212,7 +236,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
         let at = e.utf8_error().valid_up_to();
         Failure::Work(format!(
             "{}: not UTF-8 text at byte {at}; convert it first",
-            path.display()
+            shown_path(path)
         ))
     })
 }

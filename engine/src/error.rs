@@ -7,6 +7,8 @@
 
 use std::path::PathBuf;
 
+use gannet_gguf::shown_path;
+
 pub use gannet_cuda_runtime::Error as CudaError;
 pub use gannet_gguf::Error as GgufError;
 
@@ -21,7 +23,7 @@ pub enum Error {
     #[error(transparent)]
     Gguf(#[from] GgufError),
     /// The vocabulary could not be used.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {source}", shown_path(file))]
     Tokenizer {
         /// The model file.
         file: PathBuf,
@@ -32,7 +34,10 @@ pub enum Error {
     #[error(transparent)]
     Safetensors(#[from] SafetensorsError),
     /// The model's architecture has no family here.
-    #[error("{}: general.architecture {arch:?} is not supported; supported: {supported}", file.display())]
+    #[error(
+        "{}: general.architecture {arch:?} is not supported; supported: {supported}",
+        shown_path(file)
+    )]
     UnsupportedFamily {
         /// The model file.
         file: PathBuf,
@@ -42,7 +47,7 @@ pub enum Error {
         supported: String,
     },
     /// A hyper-parameter is out of range.
-    #[error("{}: {key} is {found}; {expected}", file.display())]
+    #[error("{}: {key} is {found}; {expected}", shown_path(file))]
     HyperParameter {
         /// The model file.
         file: PathBuf,
@@ -54,7 +59,7 @@ pub enum Error {
         expected: String,
     },
     /// A tensor is missing or has the wrong shape or type.
-    #[error("{}: tensor {tensor}: {problem}", file.display())]
+    #[error("{}: tensor {tensor}: {problem}", shown_path(file))]
     Tensor {
         /// The model file.
         file: PathBuf,
@@ -62,6 +67,20 @@ pub enum Error {
         tensor: String,
         /// What is wrong and what would be right.
         problem: String,
+    },
+    /// The file has keys or tensors that nothing uses and that are not known to change nothing.
+    #[error(
+        "{}: not used by {arch} models here: {items}; the result would lack what they say: use a \
+         file without them, or --ignore-unknown to run all the same",
+        shown_path(file)
+    )]
+    Unread {
+        /// The model file.
+        file: PathBuf,
+        /// The architecture.
+        arch: String,
+        /// The keys with their values, and the tensors.
+        items: String,
     },
     /// A prompt and its continuation do not fit the context.
     #[error(
@@ -181,7 +200,7 @@ pub enum Error {
         what: String,
     },
     /// A file of the user's could not be read or written.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {source}", shown_path(file))]
     Io {
         /// The file.
         file: PathBuf,

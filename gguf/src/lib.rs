@@ -42,7 +42,7 @@ mod tensor;
 mod value;
 mod writer;
 
-pub use error::Error;
+pub use error::{Error, shown, shown_path};
 pub use metadata::Metadata;
 pub use reader::Gguf;
 pub use shard::{SPLIT_COUNT_KEY, SPLIT_NO_KEY, SPLIT_TENSORS_KEY, shard_path};

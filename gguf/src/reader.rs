@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Error;
-use crate::error::quoted;
+use crate::error::{quoted, shown_path};
 use crate::metadata::Metadata;
 use crate::parse::{MAX_TENSORS, Parsed, parse};
 use crate::shard::{self, ShardName};
@@ -48,9 +48,9 @@ impl Gguf {
             for no in 1..split.count {
                 model.add_shard(&name.path(no), no, &split)?;
             }
-            split.check_total(&model.path.display().to_string(), model.tensors.len())?;
+            split.check_total(&shown_path(&model.path), model.tensors.len())?;
         } else if ShardName::parse(path).is_some_and(|name| name.count > 1) {
-            let name = model.path.display();
+            let name = shown_path(&model.path);
             model.warnings.push(format!(
                 "{name}: named like a shard but has no key \"split.count\""
             ));
@@ -104,7 +104,7 @@ impl Gguf {
 
     fn add_shard(&mut self, path: &Path, no: usize, split: &shard::Split) -> Result<(), Error> {
         let missing = |source: &Error| Error::Split {
-            file: self.path.display().to_string(),
+            file: shown_path(&self.path),
             found: format!(
                 "shard {} of {} cannot be read ({source})",
                 no + 1,

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::Error;
+use crate::error::{Error, shown_path};
 use crate::metadata::Metadata;
 
 /// This shard's number, from 0.
@@ -66,7 +66,7 @@ impl ShardName {
         match ShardName::parse(path) {
             Some(name) if name.no == 0 && name.count == split.count => Ok(name),
             _ => Err(Error::Split {
-                file: path.display().to_string(),
+                file: shown_path(path),
                 found: format!(
                     "the file name does not match {SPLIT_COUNT_KEY} {}",
                     split.count

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::Error;
+use crate::error::{Error, shown, shown_path};
 
 /// One file's bytes, immutable for as long as they are borrowed.
 pub(crate) struct Source {
@@ -24,7 +24,7 @@ enum Bytes {
 impl Source {
     /// Maps the file at `path`, or reads it where the file system cannot map it.
     pub(crate) fn open(path: &Path) -> Result<Source, Error> {
-        let name = path.display().to_string();
+        let name = shown_path(path);
         let io = |action| {
             let file = name.clone();
             move |source| Error::Io {
@@ -54,14 +54,14 @@ impl Source {
 
     pub(crate) fn from_vec(name: &str, bytes: Vec<u8>) -> Source {
         Source {
-            name: name.to_owned(),
+            name: shown(name),
             bytes: Bytes::Owned(bytes),
         }
     }
 
     pub(crate) fn from_static(name: &str, bytes: &'static [u8]) -> Source {
         Source {
-            name: name.to_owned(),
+            name: shown(name),
             bytes: Bytes::Static(bytes),
         }
     }

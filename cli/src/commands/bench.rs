@@ -6,6 +6,7 @@ use clap::Args;
 use gannet_engine::Opening;
 use gannet_engine::settings::{Given, MAX_CONTEXT, MAX_SLOTS};
 use gannet_engine::tools::bench::{self, BenchOptions, BenchReport, BenchKind, BenchRow};
+use gannet_gguf::shown_path;
 use serde_json::json;
 
 use crate::console::Console;
@@ -122,10 +123,10 @@ impl Bench {
             requests::measure(&model, &settings, n, options.repeats, &report)
         });
         let requests = requests.transpose()?;
-        let file = model.path().display().to_string();
+        let file = shown_path(model.path());
         if let Some(path) = &self.trace {
             let trace = serde_json::to_vec(&launches::chrome_trace(&report)).map_err(|e| {
-                Failure::Work(format!("{}: cannot write the trace: {e}", path.display()))
+                Failure::Work(format!("{}: cannot write the trace: {e}", shown_path(path)))
             })?;
             std::fs::write(path, trace).map_err(|e| Failure::file(path, "write", &e))?;
         }

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use gannet_engine::internals::text::tokenizer::from_metadata;
 use gannet_engine::tokenizer::{Tokenizer, TokenizerOptions};
+use gannet_gguf::shown_path;
 
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::flags::{ModelFlag, read_text};
+use crate::flags::{ModelFlag, read_text, vocabulary};
 
 /// Print the bytes that token ids stand for
 #[derive(Args)]
@@ -44,7 +45,7 @@ impl Detokenize {
         let ids = self.input.ids()?;
         let gguf = self.model.open_container()?;
         let tokenizer = from_metadata(gguf.metadata(), &TokenizerOptions::default())
-            .map_err(|e| Failure::Work(format!("{}: {e}", gguf.path().display())))?;
+            .map_err(|source| vocabulary(&gguf, source))?;
         for warning in tokenizer.warnings() {
             console.note(format!("warning: {warning}"));
         }
@@ -69,7 +70,7 @@ impl Input {
             let text = text.map_err(|e| Failure::Work(format!("standard input: {e}")))?;
             ("standard input".to_owned(), text)
         } else {
-            (file.display().to_string(), read_text(&file)?)
+            (shown_path(&file), read_text(&file)?)
         };
         parse(&text).map_err(|e| Failure::Work(format!("{name}: {e}")))
     }

@@ -15,6 +15,7 @@ use gannet_engine::settings::{Given, Settings};
 use gannet_engine::{
     Batch, Event, ExecutorKind, Finish, GenerateOptions, Generation, Opening, Sampling, Session,
 };
+use gannet_gguf::shown_path;
 use serde_json::json;
 
 use crate::console::{self, Console};
@@ -235,7 +236,7 @@ impl Run {
             .collect();
         if lines.is_empty() {
             let why = "no line to continue; write one prompt a line";
-            return Err(Failure::Work(format!("{}: {why}", file.display())));
+            return Err(Failure::Work(format!("{}: {why}", shown_path(file))));
         }
         let model = self.model.open(console)?;
         let mut batch = {
@@ -252,7 +253,7 @@ impl Run {
             options.sampling.seed = options.sampling.seed.wrapping_add(i as u64);
             let added = batch
                 .add_text(line, options)
-                .map_err(|e| Failure::Work(format!("{}: line {number}: {e}", file.display())))?;
+                .map_err(|e| Failure::Work(format!("{}: line {number}: {e}", shown_path(file))))?;
             ids.insert(added, i);
         }
         let (start, mut generated) = (Instant::now(), 0);
@@ -273,7 +274,7 @@ impl Run {
                 let generation = match result {
                     Ok(generation) => generation,
                     Err(e) => {
-                        let why = format!("{}: line {}: {e}", file.display(), lines[line].0);
+                        let why = format!("{}: line {}: {e}", shown_path(file), lines[line].0);
                         failure.get_or_insert(Failure::Work(why));
                         continue;
                     }

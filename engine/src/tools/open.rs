@@ -89,6 +89,7 @@ fn falls_back(error: &Error) -> bool {
         | Error::UnsupportedFamily { .. }
         | Error::HyperParameter { .. }
         | Error::Tensor { .. }
+        | Error::Unread { .. }
         | Error::ContextFull { .. }
         | Error::TooLarge { .. }
         | Error::Memory { .. }

@@ -24,6 +24,7 @@ fn options(buffers: Buffers) -> LowerOptions {
     LowerOptions {
         target: Target::Sm90a,
         precision: Precision::Fast,
+        batch_invariant: false,
         multiprocessors: 132,
         max_blocks: 8,
         kv_type: KvType::F16,

@@ -97,9 +97,9 @@ fn every_mix_of_types_on_the_cpu() {
             let settings = settings(DeviceChoice::Cpu, precision);
             let mix = Mix {
                 seed: 7,
-                sequences: 7,
-                slots: 5,
-                tokens: 40,
+                sequences: 5,
+                slots: 4,
+                tokens: 24,
                 rows: 24,
             };
             logits_are_those_alone(&model, &settings, mix);
@@ -107,19 +107,22 @@ fn every_mix_of_types_on_the_cpu() {
     }
 }
 
-fn interpreted(model: &Arc<Model>, precision: Precision, kv_type: KvType, seed: u64) {
-    let settings = Settings {
+fn interpreted(precision: Precision, kv_type: KvType) -> Settings {
+    Settings {
         kv_type,
         ..settings(DeviceChoice::Interp, precision)
-    };
-    let mix = Mix {
+    }
+}
+
+/// A few short sequences: interpreted kernels take their time.
+fn short(seed: u64) -> Mix {
+    Mix {
         seed,
         sequences: 4,
         slots: 3,
-        tokens: 40,
+        tokens: 16,
         rows: 20,
-    };
-    logits_are_those_alone(model, &settings, mix);
+    }
 }
 
 #[test]
@@ -129,8 +132,37 @@ fn micro_models_on_interpreted_kernels() {
             continue;
         };
         let model = model(&path);
-        interpreted(&model, Precision::Fast, KvType::F16, seed);
-        interpreted(&model, Precision::Exact, KvType::F32, seed);
+        let fast = interpreted(Precision::Fast, KvType::F16);
+        logits_are_those_alone(&model, &fast, short(seed));
+        let exact = interpreted(Precision::Exact, KvType::F32);
+        logits_are_those_alone(&model, &exact, short(seed));
+    }
+}
+
+/// More keys than a split has, more rows than a tile, a window and a prefix in common.
+#[test]
+fn long_sequences_on_interpreted_kernels() {
+    for name in ["llama3-scaled", "gemma3"] {
+        let part = format!("golden/arch/{name}/{name}.gguf");
+        let Some(path) = shared("one text interpreted", &part) else {
+            continue;
+        };
+        let model = model(&path);
+        let mut shared = 0;
+        for (seed, precision, kv_type) in [
+            (21, Precision::Fast, KvType::Int8),
+            (22, Precision::Exact, KvType::F16),
+        ] {
+            let mix = Mix {
+                seed,
+                sequences: 4,
+                slots: 2,
+                tokens: 110,
+                rows: 90,
+            };
+            shared += logits_are_those_alone(&model, &interpreted(precision, kv_type), mix);
+        }
+        assert!(shared > 0, "{name}: some prefixes were known");
     }
 }
 
@@ -138,8 +170,13 @@ fn micro_models_on_interpreted_kernels() {
 fn quantised_models_on_interpreted_kernels() {
     for types in [TypeMix::F16, TypeMix::Q8_0, TypeMix::Q4_K_M] {
         let model = made_up(types);
-        interpreted(&model, Precision::Fast, KvType::F16, 11);
-        interpreted(&model, Precision::Fast, KvType::Int8, 12);
+        let settings = interpreted(Precision::Fast, KvType::F16);
+        let mix = Mix {
+            sequences: 3,
+            tokens: 10,
+            ..short(11)
+        };
+        logits_are_those_alone(&model, &settings, mix);
     }
 }
 
@@ -152,8 +189,8 @@ fn texts_on_interpreted_kernels() {
     let settings = settings(DeviceChoice::Interp, Precision::Fast);
     let mix = Mix {
         seed: 3,
-        sequences: 6,
-        slots: 4,
+        sequences: 5,
+        slots: 3,
         tokens: 36,
         rows: 16,
     };

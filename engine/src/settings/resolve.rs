@@ -234,19 +234,31 @@ mod tests {
         };
         let resolved = |environment, given: &Given| {
             let settings = Settings::resolve(environment, given);
-            settings.map(|s| s.batch_invariant).map_err(|e| e.to_string())
+            settings
+                .map(|s| s.batch_invariant)
+                .map_err(|e| e.to_string())
         };
         assert_eq!(resolved(&some, &Given::default()), Ok(false));
-        for device in [DeviceChoice::Cpu, DeviceChoice::Interp, DeviceChoice::Cuda(0)] {
+        for device in [
+            DeviceChoice::Cpu,
+            DeviceChoice::Interp,
+            DeviceChoice::Cuda(0),
+        ] {
             let mut on = given(|_| ());
             on.device = Some(device);
             assert_eq!(resolved(&none, &on), Ok(true), "{device}");
         }
         assert_eq!(resolved(&some, &given(|_| ())), Ok(true));
         let gemv = resolved(&none, &given(|g| g.gemv = "f32-l32-w8-r2-b4".parse().ok()));
-        assert!(gemv.unwrap_err().starts_with("--gemv means nothing with --batch-invariant"));
+        assert!(
+            gemv.unwrap_err()
+                .starts_with("--gemv means nothing with --batch-invariant")
+        );
         let rows = resolved(&none, &given(|g| g.gemv_rows = Some(4)));
-        assert!(rows.unwrap_err().starts_with("--gemv-rows means nothing with"));
+        assert!(
+            rows.unwrap_err()
+                .starts_with("--gemv-rows means nothing with")
+        );
     }
 
     #[test]

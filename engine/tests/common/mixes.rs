@@ -235,11 +235,7 @@ pub fn logits_are_those_alone(model: &Arc<Model>, settings: &Settings, mix: Mix)
 }
 
 /// Requests of a mix: half of them greedy, half drawn at temperature 1; some begin alike.
-fn requests(
-    mix: &Mix,
-    random: &mut Random,
-    vocab: usize,
-) -> Vec<(Vec<u32>, GenerateOptions)> {
+fn requests(mix: &Mix, random: &mut Random, vocab: usize) -> Vec<(Vec<u32>, GenerateOptions)> {
     let prompts = mix.sequences(random, vocab);
     let mut made = Vec::new();
     for (i, mut prompt) in prompts.into_iter().enumerate() {
@@ -283,7 +279,12 @@ pub fn texts_are_those_alone(model: &Arc<Model>, settings: &Settings, mix: Mix) 
             ..options.clone()
         };
         let found = generate(&longer, &rest);
-        assert_eq!(found.tokens, said.tokens[half..], "seed {}: continued", mix.seed);
+        assert_eq!(
+            found.tokens,
+            said.tokens[half..],
+            "seed {}: continued",
+            mix.seed
+        );
     }
     let mut tight = mix.settings(settings, mix.slots);
     // A little more than the longest takes, and not what all take together.
@@ -305,7 +306,11 @@ pub fn texts_are_those_alone(model: &Arc<Model>, settings: &Settings, mix: Mix) 
         if dropped.is_none() && ids.len() > mix.slots {
             let (id, i) = ids[random.below(ids.len())];
             if let Some(part) = batch.remove(id) {
-                assert!(alone[i].tokens.starts_with(&part.tokens), "seed {}", mix.seed);
+                assert!(
+                    alone[i].tokens.starts_with(&part.tokens),
+                    "seed {}",
+                    mix.seed
+                );
                 dropped = Some(id);
             }
         }

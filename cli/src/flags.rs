@@ -120,6 +120,11 @@ pub(crate) struct DeviceFlags {
     /// of a position) [default: f16]
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
+    /// Have a GPU compute the same bits of a sequence whatever runs beside it: alone, batched, in
+    /// chunks, with a known prefix; slower, as `gannet bench --batch-invariant` shows. Always so on
+    /// the CPU
+    #[arg(long)]
+    batch_invariant: bool,
     /// Do not compare a GPU with the CPU before it first serves a model [default: GANNET_GATE, else
     /// compare]
     #[arg(long)]
@@ -134,6 +139,7 @@ impl DeviceFlags {
             sampler_on: self.sampler_on,
             gemv: self.gemv,
             kv_type: self.kv_type,
+            batch_invariant: self.batch_invariant.then_some(true),
             gate: self.no_gate.then_some(false),
             ..self.place.given()
         }

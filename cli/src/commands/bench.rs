@@ -164,6 +164,7 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
                 "gb_per_second": row.gb_per_second,
                 "share_of_ceiling": row.share_of_ceiling,
                 "device_step_seconds": row.device_step_seconds,
+                "share_of_default": row.share_of_default,
                 "synchronizations_per_token": row.synchronizations_per_token,
                 "launches": launches::as_json(row, report.ceiling_gb_per_second),
             })
@@ -177,6 +178,7 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
         "load": report.load,
         "cold_first_token_seconds": report.cold_first_token_seconds,
         "ceiling_gb_per_second": report.ceiling_gb_per_second,
+        "batch_invariant": report.batch_invariant,
         "without": report.without,
         "fallbacks": report.fallbacks,
         "rows": rows,
@@ -184,7 +186,8 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
 }
 
 fn as_text(report: &BenchReport, file: &str) -> String {
-    let mut table = Table::new(&[
+    let compared = report.rows.iter().any(|row| row.share_of_default.is_some());
+    let mut columns = vec![
         "test",
         ">tok/s",
         ">time",
@@ -195,13 +198,15 @@ fn as_text(report: &BenchReport, file: &str) -> String {
         ">step",
         ">on device",
         ">waits/token",
-    ]);
+    ];
+    columns.extend(compared.then_some(">of default"));
+    let mut table = Table::new(&columns);
     for row in &report.rows {
         let rate = match row.kind {
             BenchKind::FirstToken => String::new(),
             _ => figures::rate(row.tokens_per_second),
         };
-        table.row([
+        let mut cells = vec![
             row.name(),
             rate,
             figures::seconds(row.median()),
@@ -215,8 +220,14 @@ fn as_text(report: &BenchReport, file: &str) -> String {
                 .map_or(String::new(), figures::seconds),
             row.synchronizations_per_token
                 .map_or(String::new(), |n| format!("{n:.2}")),
-        ]);
+        ];
+        cells.extend(row.share_of_default.map(figures::percent));
+        table.row(cells);
     }
+    let invariant = match report.batch_invariant {
+        true => "; the same kernels for any number of rows",
+        false => "",
+    };
     let without = match report.without.as_slice() {
         [] => String::new(),
         rules => format!("; without {}", rules.join(", ")),
@@ -228,7 +239,7 @@ fn as_text(report: &BenchReport, file: &str) -> String {
     format!(
         "{file} on {}: {} of weights, loaded in {}, first token {} after loading began\n\
          {}; {}\n\
-         reading memory: {} GB/s{fallbacks}{without}\n\n{}",
+         reading memory: {} GB/s{fallbacks}{without}{invariant}\n\n{}",
         report.executor,
         figures::bytes(report.weight_bytes),
         figures::seconds(report.load_seconds),

@@ -57,7 +57,8 @@ pub(crate) struct Run {
     stop: Vec<String>,
     /// Continue every line of a file, many at once, and print each when it is done; empty lines are
     /// skipped, line i (from 0) of the others has seed S + i. Nothing runs where a line is too long
-    /// for the cache
+    /// for the cache. What a line gives does not depend on the others, on a GPU as far as
+    /// --batch-invariant says
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "timing"])]
     prompts: Option<PathBuf>,
     /// Lines of --prompts to work on at once [default: 8]

@@ -80,6 +80,7 @@ impl InterpExecutor {
         let options = LowerOptions {
             target,
             precision,
+            batch_invariant: false,
             multiprocessors,
             max_blocks,
             kv_type: limits.kv_type,
@@ -145,6 +146,13 @@ impl InterpExecutor {
         self.current = None;
     }
 
+    /// Says whether rows are computed alike however many there are, from the next step on.
+    pub fn set_batch_invariant(&mut self, batch_invariant: bool) {
+        self.options.batch_invariant = batch_invariant;
+        self.prepared.clear();
+        self.current = None;
+    }
+
     /// Says who finds the most likely token: the interpreted kernel, or the CPU's own code.
     pub fn set_sampler_on(&mut self, place: SamplerOn) {
         self.sampler_on = place;
@@ -167,7 +175,7 @@ impl InterpExecutor {
         let scratch = self
             .memory
             .alloc_poisoned(lowered.scratch_bytes.max(4) as u64);
-        let counters = self.memory.alloc_from(&[0u32; COUNTERS]);
+        let counters = self.memory.alloc_from(&vec![0u32; COUNTERS]);
         let (buffers, sizes) = (places.iter())
             .map(|place| place.map_or((None, 0), |(at, len)| (Some(base + at as u64), len)))
             .unzip();

@@ -99,6 +99,10 @@ pub struct Settings {
     pub executor: ExecutorChoice,
     /// Arithmetic of the matrix products.
     pub precision: Precision,
+    /// Whether what a GPU, or its interpreted kernels, compute of a sequence is the same bits whatever
+    /// runs beside it: alone or in a batch, its prompt whole, in chunks or known already. Slower; on the
+    /// CPU it always holds.
+    pub batch_invariant: bool,
     /// Positions of the cache; `None`: the model's, at most [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
     /// Rows of the largest step; `None`: the device's choice.
@@ -137,6 +141,7 @@ impl Default for Settings {
             device: DeviceChoice::default(),
             executor: ExecutorChoice::default(),
             precision: Precision::default(),
+            batch_invariant: false,
             context: None,
             max_rows: None,
             max_outputs: None,

@@ -152,6 +152,7 @@ fn gate_identity(
     let serving = Serving {
         machine: gpu.machine(),
         precision: settings.precision,
+        batch_invariant: settings.batch_invariant,
         kv_type: limits.kv_type,
         choices: gpu.profile(disk_cache, settings.overrides)?.choices(),
         executor: settings.executor,
@@ -186,6 +187,7 @@ fn interp(model: &Arc<Model>, settings: &Settings) -> Result<Box<dyn Executor>, 
     )?;
     made.set_faults(settings.faults);
     made.set_overrides(settings.overrides);
+    made.set_batch_invariant(settings.batch_invariant);
     made.set_sampler_on(settings.sampler_on);
     Ok(Box::new(made))
 }

@@ -78,6 +78,7 @@ impl Rank {
         let options = LowerOptions {
             target: gpu.target,
             precision: session.precision,
+            batch_invariant: session.batch_invariant,
             multiprocessors: gpu.properties.multiprocessors as usize,
             max_blocks: limits.context.div_ceil(BLOCK_TOKENS),
             kv_type: limits.kv_type,

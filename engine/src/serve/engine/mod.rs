@@ -6,8 +6,9 @@
 //! Prompts of several requests and the next tokens of all others share steps; steps are queued ahead on
 //! the device, and mail is read between them. Whatever steps need is compiled and built before the first
 //! request ([`Phase::WarmUp`](crate::times::Phase)). What a request gives does not depend on what else runs,
-//! as far as the executor's arithmetic does not depend on the rows of a step. Where no tokens are asked for,
-//! the prompt is computed and known to those that begin like it.
+//! as far as the executor's arithmetic does not depend on the rows of a step: never on the CPU, and on a GPU
+//! with [`batch_invariant`](crate::settings::Settings::batch_invariant). Where no tokens are asked for, the
+//! prompt is computed and known to those that begin like it.
 
 mod callers;
 pub mod core;

@@ -4,6 +4,9 @@
 //! of the cache, the wait for a first token. Every figure is the median of repeats after a warm-up,
 //! and every repeat starts from the same cache, so that repeats are comparable. Sampling and
 //! detokenisation are not part of it: tokens are the most likely ones and nobody reads them.
+//!
+//! What it costs to have rows computed alike however many there are is measured in one run: the same
+//! tests again with the default kernels, when the others have left the device.
 
 mod row;
 
@@ -74,6 +77,8 @@ pub struct BenchReport {
     /// What the user should know about the choice of device, or what only running could show, such
     /// as a graph that could not be built.
     pub notice: Option<String>,
+    /// Whether every row was computed alike however many there are.
+    pub batch_invariant: bool,
     /// Rules of lowering that were left out, by their names.
     pub without: Vec<&'static str>,
     /// Steps that were to run as a graph and did not, because none could be built.
@@ -139,29 +144,19 @@ pub fn run_on(
     let cold_first_token_seconds = start.elapsed().as_secs_f64();
     let ceiling = read_ceiling(subject.executor.kind(), &settings)? / 1e9;
 
-    let mut rows = Vec::new();
-    let mut done = |row: BenchRow| {
-        on_row(&row);
-        rows.push(row);
-    };
-    done(subject.measure_prompt(BenchKind::FirstToken, FIRST_TOKEN_PROMPT, bench.repeats)?);
-    for &tokens in &bench.prompts {
-        done(subject.measure_prompt(BenchKind::Prompt, tokens, bench.repeats)?);
-    }
-    if bench.generate > 0 {
-        for (&batch, &depth) in bench
-            .batches
-            .iter()
-            .flat_map(|b| bench.depths.iter().map(move |d| (b, d)))
-        {
-            done(subject.measure_decode(bench, batch, depth, ceiling)?);
-        }
+    let mut rows = subject.measure(bench, ceiling, on_row)?;
+    let (executor, fallbacks) = (subject.executor.kind(), subject.executor.stats().fallbacks);
+    let notice = made.notice.or_else(|| subject.executor.notice());
+    drop(subject);
+    if settings.batch_invariant && executor.runs_kernels() {
+        compare_with_default(model, &settings, opening, bench, &mut rows)?;
     }
     Ok(BenchReport {
-        executor: subject.executor.kind(),
-        notice: made.notice.or_else(|| subject.executor.notice()),
+        executor,
+        notice,
+        batch_invariant: settings.batch_invariant,
         without: rule_names(settings.overrides.without),
-        fallbacks: subject.executor.stats().fallbacks,
+        fallbacks,
         weight_bytes: model.weight_total(),
         load_seconds,
         load,
@@ -169,6 +164,31 @@ pub fn run_on(
         ceiling_gb_per_second: ceiling,
         rows,
     })
+}
+
+/// Measures the same with the default kernels, and says of each row what share of their speed it has.
+fn compare_with_default(
+    model: &Arc<Model>,
+    settings: &Settings,
+    opening: &Opening,
+    bench: &BenchOptions,
+    rows: &mut [BenchRow],
+) -> Result<(), Error> {
+    let settings = Settings {
+        batch_invariant: false,
+        ..settings.clone()
+    };
+    let bench = BenchOptions {
+        profile: false,
+        ..bench.clone()
+    };
+    let mut subject = Subject::new(make_executor_on(model, &settings, opening)?.executor)?;
+    subject.prompt(FIRST_TOKEN_PROMPT)?;
+    let default = subject.measure(&bench, 0.0, &mut |_| {})?;
+    for (row, default) in rows.iter_mut().zip(&default) {
+        row.share_of_default = Some(row.tokens_per_second / default.tokens_per_second);
+    }
+    Ok(())
 }
 
 fn check(bench: &BenchOptions) -> Result<(), Error> {
@@ -222,6 +242,31 @@ impl Subject {
             table.reserve(slot, limits.context)?;
         }
         Ok(Subject { executor, table })
+    }
+
+    /// All the tests, in order.
+    fn measure(
+        &mut self,
+        bench: &BenchOptions,
+        ceiling: f64,
+        on_row: &mut dyn FnMut(&BenchRow),
+    ) -> Result<Vec<BenchRow>, Error> {
+        let mut rows = Vec::new();
+        let mut done = |row: BenchRow| {
+            on_row(&row);
+            rows.push(row);
+        };
+        done(self.measure_prompt(BenchKind::FirstToken, FIRST_TOKEN_PROMPT, bench.repeats)?);
+        for &tokens in &bench.prompts {
+            done(self.measure_prompt(BenchKind::Prompt, tokens, bench.repeats)?);
+        }
+        if bench.generate > 0 {
+            let depths = |b| bench.depths.iter().map(move |d| (b, d));
+            for (&batch, &depth) in bench.batches.iter().flat_map(depths) {
+                done(self.measure_decode(bench, batch, depth, ceiling)?);
+            }
+        }
+        Ok(rows)
     }
 
     /// Fills the cache from position 0 and waits for the token that follows.

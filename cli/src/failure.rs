@@ -26,6 +26,14 @@ impl Failure {
         Failure::Work(format!("{}: cannot {action}: {source}", shown_path(path)))
     }
 
+    /// An output could not be written; whoever read it may have closed it.
+    pub(crate) fn output(path: &Path, source: &io::Error) -> Failure {
+        match source.kind() {
+            io::ErrorKind::BrokenPipe => Failure::ClosedPipe,
+            _ => Failure::file(path, "write", source),
+        }
+    }
+
     /// Standard output could not be written.
     pub(crate) fn stdout(source: &io::Error) -> Failure {
         match source.kind() {
@@ -43,6 +51,11 @@ impl Failure {
 impl From<gannet_engine::Error> for Failure {
     fn from(error: gannet_engine::Error) -> Self {
         match error {
+            gannet_engine::Error::Io { source, .. }
+                if source.kind() == io::ErrorKind::BrokenPipe =>
+            {
+                Failure::ClosedPipe
+            }
             gannet_engine::Error::Idle { .. } => Failure::Usage(error.to_string()),
             _ => Failure::of(error),
         }

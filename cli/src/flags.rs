@@ -16,6 +16,7 @@ use gannet_gguf::{Gguf, shown_path};
 use crate::console::Console;
 use crate::embedded;
 use crate::failure::Failure;
+use crate::input;
 use crate::progress::Progress;
 
 /// The model to work with.
@@ -214,8 +215,9 @@ pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>, Failure> {
             });
     };
     let path = Path::new(file);
-    let json = std::fs::read(path).map_err(|e| Failure::file(path, "read", &e))?;
+    let json = input::bytes_of(path)?;
     serde_json::from_slice(&json).map_err(|e| {
+        let file = shown_path(path);
         Failure::Work(format!(
             "{file}: not a JSON array of token ids, such as [1, 2, 3]: {e}"
         ))
@@ -237,14 +239,7 @@ pub(crate) fn vocabulary(gguf: &Gguf, source: TokenizerError) -> Failure {
 
 /// The text of a file.
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    let bytes = std::fs::read(path).map_err(|e| Failure::file(path, "read", &e))?;
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        Failure::Work(format!(
-            "{}: not UTF-8 text at byte {at}; convert it first",
-            shown_path(path)
-        ))
-    })
+    input::text(input::bytes_of(path)?, &shown_path(path))
 }
 
 #[cfg(test)]

@@ -102,10 +102,11 @@ pub enum Error {
         /// How many there may be.
         most: usize,
     },
-    /// A cache that does not fit the memory of the machine.
+    /// A cache, or what a step is computed in, that does not fit the memory of the machine.
     #[error(
-        "a cache of {context} positions for {slots} sequences takes {needed_mib} MiB of memory, \
-         {free_mib} MiB are free; lower --ctx, or the sequences at once"
+        "a cache of {context} positions for {slots} sequences takes {cache_mib} MiB of memory, steps \
+         of {rows} rows take {steps_mib} MiB, {free_mib} MiB are free; lower --ctx, or the sequences \
+         at once, or free some memory"
     )]
     Memory {
         /// Positions of a sequence.
@@ -113,7 +114,11 @@ pub enum Error {
         /// Sequences at once.
         slots: usize,
         /// What the cache and its tables take.
-        needed_mib: u64,
+        cache_mib: u64,
+        /// Rows of the largest step.
+        rows: usize,
+        /// What activations, logits and staging take.
+        steps_mib: u64,
         /// What there is.
         free_mib: u64,
     },

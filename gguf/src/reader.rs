@@ -19,6 +19,8 @@ use crate::tensor::TensorInfo;
 /// A model file, open for reading.
 pub struct Gguf {
     path: PathBuf,
+    /// Where the shards were read from; empty for bytes in memory.
+    files: Vec<PathBuf>,
     shards: Vec<Arc<Source>>,
     version: u32,
     alignment: u64,
@@ -33,7 +35,8 @@ impl Gguf {
     /// (`...-00001-of-0000N.gguf`), which the others lie beside.
     ///
     /// The files are mapped into memory, or read where the file system cannot map. They must not be
-    /// rewritten or shortened while the model is open.
+    /// rewritten or shortened while the model is open; [`exit_on_fault`](crate::exit_on_fault) says
+    /// what becomes of one that is.
     ///
     /// # Errors
     /// Whatever is wrong with the file, in one line; the first problem found.
@@ -43,6 +46,7 @@ impl Gguf {
         let first = parse(&source, 0)?;
         let split = shard::Split::of(source.name(), &first.metadata)?;
         let mut model = Gguf::new(path.to_owned(), source, first)?;
+        model.files.push(path.to_owned());
         if let Some(split) = split {
             let name = ShardName::of_first(path, &split)?;
             for no in 1..split.count {
@@ -90,6 +94,7 @@ impl Gguf {
     fn new(path: PathBuf, source: Arc<Source>, parsed: Parsed) -> Result<Gguf, Error> {
         let mut model = Gguf {
             path,
+            files: Vec::new(),
             shards: Vec::new(),
             version: parsed.version,
             alignment: parsed.alignment,
@@ -116,7 +121,9 @@ impl Gguf {
         let source = Arc::new(source);
         let parsed = parse(&source, no)?;
         split.check_member(source.name(), &parsed.metadata, no)?;
+        shard::check_metadata(source.name(), &self.metadata, &parsed.metadata)?;
         self.warnings.extend(parsed.warnings);
+        self.files.push(path.to_owned());
         self.add_tensors(source, parsed.tensors)
     }
 
@@ -187,6 +194,11 @@ impl Gguf {
     /// The path the model was opened with, or the name given for bytes in memory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The files that the model was read from, shard after shard; none for bytes in memory.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// Oddities that do not prevent using the model, one line each.

@@ -14,6 +14,7 @@ use gannet_gguf::shown_path;
 
 use crate::console::Console;
 use crate::failure::Failure;
+use crate::input;
 use crate::flags::{ModelFlag, read_text, vocabulary};
 
 /// Print the bytes that token ids stand for
@@ -66,9 +67,9 @@ impl Input {
         }
         let file = self.file.unwrap_or_else(|| PathBuf::from("-"));
         let (name, text) = if file == Path::new("-") {
-            let text = io::read_to_string(io::stdin().lock());
-            let text = text.map_err(|e| Failure::Work(format!("standard input: {e}")))?;
-            ("standard input".to_owned(), text)
+            let name = "standard input".to_owned();
+            let text = input::text(input::bytes_of_stdin()?, &name)?;
+            (name, text)
         } else {
             (shown_path(&file), read_text(&file)?)
         };

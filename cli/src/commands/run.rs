@@ -5,7 +5,6 @@
 //! when it is done.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -21,6 +20,7 @@ use serde_json::json;
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures;
+use crate::input;
 use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::progress::Progress;
 use crate::times;
@@ -318,16 +318,7 @@ impl Run {
         if self.prompt != "-" {
             return Ok(self.prompt.clone());
         }
-        let mut bytes = Vec::new();
-        std::io::stdin()
-            .read_to_end(&mut bytes)
-            .map_err(|e| Failure::Work(format!("standard input: cannot read: {e}")))?;
-        String::from_utf8(bytes).map_err(|e| {
-            let at = e.utf8_error().valid_up_to();
-            Failure::Work(format!(
-                "standard input: not UTF-8 text at byte {at}; convert it first"
-            ))
-        })
+        input::text(input::bytes_of_stdin()?, "standard input")
     }
 }
 

@@ -17,7 +17,7 @@ mod rope;
 mod weights;
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gannet_gguf::{Gguf, shown_path};
@@ -180,6 +180,11 @@ impl Model {
     #[must_use]
     pub fn path(&self) -> &Path {
         self.gguf.path()
+    }
+
+    /// The files that it was read from; none for one in memory.
+    pub fn files(&self) -> &[PathBuf] {
+        self.gguf.files()
     }
 
     /// What is odd about the file or its vocabulary and does not stop it from running, a line each.

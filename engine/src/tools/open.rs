@@ -42,9 +42,26 @@ pub fn make_executor_on(
     settings: &Settings,
     opening: &Opening,
 ) -> Result<Made, Error> {
-    make_with(model, settings, |index| {
+    let made = make_with(model, settings, |index| {
         cuda(model, settings, opening, index)
+    })?;
+    let context = made.executor.limits().context;
+    let notices = [made.notice, beyond_trained(model, context)];
+    let notices: Vec<String> = notices.into_iter().flatten().collect();
+    Ok(Made {
+        executor: made.executor,
+        notice: (!notices.is_empty()).then(|| notices.join("; ")),
     })
+}
+
+/// What to know about a context that is longer than what the model was trained for.
+fn beyond_trained(model: &Model, context: usize) -> Option<String> {
+    let trained = model.hparams().context_length;
+    let notice = format!(
+        "the model was trained for {trained} positions, not for {context}: beyond {trained} its text and \
+         its figures say little"
+    );
+    (context > trained).then_some(notice)
 }
 
 /// As [`make_executor`], with what puts the model on the GPU of an index.
@@ -164,7 +181,13 @@ fn gate_identity(
 
 fn cpu(model: &Arc<Model>, settings: &Settings) -> Result<Box<dyn Executor>, Error> {
     let limits = limits(model, settings, 256)?;
-    host::check(model.plan(), limits, KvType::F32, 1)?;
+    let taken = host::Taken {
+        kv_type: KvType::F32,
+        buffers: settings.buffers,
+        copies: 1,
+        copies_weights: false,
+    };
+    host::check(model.plan(), limits, taken)?;
     let (model, precision) = (Arc::clone(model), settings.precision);
     let made = CpuExecutor::new(model, precision, limits, settings.buffers)?;
     Ok(Box::new(made))
@@ -174,7 +197,13 @@ fn cpu(model: &Arc<Model>, settings: &Settings) -> Result<Box<dyn Executor>, Err
 fn interp(model: &Arc<Model>, settings: &Settings) -> Result<Box<dyn Executor>, Error> {
     let limits = limits(model, settings, 16)?;
     // The interpreter keeps a word beside each word that kernels store.
-    host::check(model.plan(), limits, limits.kv_type, 2)?;
+    let taken = host::Taken {
+        kv_type: limits.kv_type,
+        buffers: settings.buffers,
+        copies: 2,
+        copies_weights: true,
+    };
+    host::check(model.plan(), limits, taken)?;
     let (model, precision) = (Arc::clone(model), settings.precision);
     // A target whose launches overlap, so that what they read early is checked.
     let target = gannet_ptx_gen::target::Target::Sm90a;

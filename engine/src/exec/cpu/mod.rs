@@ -27,6 +27,30 @@ use crate::model::Model;
 use crate::plan::{Buf, ColumnSample, Op, Plan, Rows, Storage, Weight, WeightInfo, assign_storage};
 use crate::settings::{Buffers, Precision};
 
+/// Which buffers of a plan share memory where `groups` of its operations run together.
+fn storage_of(plan: &Plan, groups: &[Range<usize>], buffers: Buffers) -> Storage {
+    let reads_and_writes = |group: &Range<usize>| {
+        let ops = &plan.ops[group.clone()];
+        let reads = ops.iter().flat_map(Op::reads).collect();
+        (reads, ops.iter().flat_map(Op::writes).collect())
+    };
+    match buffers {
+        Buffers::Shared => {
+            let steps: Vec<_> = groups.iter().map(reads_and_writes).collect();
+            assign_storage(plan, &steps, &[plan.logits, plan.next])
+        }
+        Buffers::Distinct => Storage {
+            slot: (0..plan.buffers.len()).map(Some).collect(),
+            sizes: plan.buffers.iter().map(|b| (b.rows, b.cols)).collect(),
+        },
+    }
+}
+
+/// The row dimension and elements a row of everything that a step of a plan is computed in.
+pub(crate) fn step_sizes(plan: &Plan, buffers: Buffers) -> Vec<(Rows, usize)> {
+    storage_of(plan, &group_products(&plan.ops), buffers).sizes
+}
+
 /// Runs a plan on the CPU.
 pub struct CpuExecutor {
     model: Arc<Model>,
@@ -62,23 +86,7 @@ impl CpuExecutor {
     ) -> Result<CpuExecutor, Error> {
         let plan = model.plan();
         let groups = group_products(&plan.ops);
-        let storage = match buffers {
-            Buffers::Shared => {
-                let steps: Vec<_> = groups
-                    .iter()
-                    .map(|group| {
-                        let ops = &plan.ops[group.clone()];
-                        let reads = ops.iter().flat_map(Op::reads).collect();
-                        (reads, ops.iter().flat_map(Op::writes).collect())
-                    })
-                    .collect();
-                assign_storage(plan, &steps, &[plan.logits, plan.next])
-            }
-            Buffers::Distinct => Storage {
-                slot: (0..plan.buffers.len()).map(Some).collect(),
-                sizes: plan.buffers.iter().map(|b| (b.rows, b.cols)).collect(),
-            },
-        };
+        let storage = storage_of(plan, &groups, buffers);
         let cache = (plan.caches.iter())
             .map(|cache| LayerCache::new(cache, limits.cache_blocks + limits.saved_blocks))
             .collect::<Result<_, Error>>()?;

@@ -448,7 +448,8 @@ impl Core {
             let finish = match ended.reason {
                 // The output knows why.
                 EndReason::Stopped => Finish::Stopped,
-                EndReason::MaxTokens | EndReason::ContextFull => Finish::Length,
+                EndReason::MaxTokens => Finish::Length,
+                EndReason::ContextFull => Finish::Context,
             };
             self.end(ended.request, finish, listener);
         }

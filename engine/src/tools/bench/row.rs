@@ -39,7 +39,7 @@ pub struct BenchRow {
     pub bytes_per_step: Option<u64>,
     /// `bytes_per_step / step_seconds / 1e9`.
     pub gb_per_second: Option<f64>,
-    /// `gb_per_second` over the measured ceiling; above 1 where the weights stay in a cache.
+    /// `gb_per_second` over the measured ceiling.
     pub share_of_ceiling: Option<f64>,
     /// Seconds that the device itself needs for a step, its launches back to back; the rest of a
     /// step's time is the host's doing.

@@ -172,7 +172,10 @@ fn a_full_context_takes_no_more() {
     );
     session.clear();
     let asked = continued(&mut session, &FIRST, &options(4));
-    assert_eq!((asked.tokens, asked.finish), (full.tokens.clone(), Finish::Length));
+    assert_eq!(
+        (asked.tokens, asked.finish),
+        (full.tokens.clone(), Finish::Length)
+    );
     let refused = session.generate_tokens(&[1], &options(1), |_| ControlFlow::Continue(()));
     let Err(Error::ContextFull { tokens, context }) = refused else {
         panic!("{refused:?}");

@@ -52,11 +52,11 @@ pub fn make_executor_on(
         cuda(model, settings, opening, index)
     })?;
     let context = made.executor.limits().context;
-    let notices = [made.notice, beyond_trained(model, context)];
+    let notices = [made.notice.clone(), beyond_trained(model, context)];
     let notices: Vec<String> = notices.into_iter().flatten().collect();
     Ok(Made {
-        executor: made.executor,
         notice: (!notices.is_empty()).then(|| notices.join("; ")),
+        ..made
     })
 }
 
@@ -130,9 +130,9 @@ fn first_gpu(
             break;
         }
     }
-    Ok(Err(
-        first.unwrap_or(Error::NoDevice(NoDevice::Driver(CudaError::NoDevice)))
-    ))
+    Ok(Err(first.unwrap_or(Error::NoDevice(NoDevice::Driver(
+        CudaError::NoDevice,
+    )))))
 }
 
 /// Whether an error is of the GPU that gave it, so that the next may do.

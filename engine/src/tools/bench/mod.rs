@@ -457,10 +457,7 @@ pub fn cpu_read_ceiling(weights: u64) -> f64 {
     let (began, mut passes, mut best) = (Instant::now(), 0, f64::INFINITY);
     while passes < MIN_PASSES || began.elapsed() < MIN_TIME {
         let start = Instant::now();
-        let sum: u64 = buffer
-            .par_chunks(piece)
-            .map(xor)
-            .reduce(|| 0, |a, b| a ^ b);
+        let sum: u64 = buffer.par_chunks(piece).map(xor).reduce(|| 0, |a, b| a ^ b);
         black_box(sum);
         best = start.elapsed().as_secs_f64().min(best);
         passes += 1;

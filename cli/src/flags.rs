@@ -7,8 +7,8 @@ use clap::Args;
 use gannet_engine::error::TokenizerError;
 use gannet_engine::internals::lower::FusionRule;
 use gannet_engine::settings::{
-    DeviceChoice, Environment, ExecutorChoice, GemvVariant, Given, KvType, MAX_CONTEXT, Precision,
-    RuleSet, SamplerOn, Settings,
+    DeviceChoice, Environment, ExecutorChoice, GemvVariant, Given, KvType, MAX_CONTEXT,
+    MAX_THREADS, Precision, RuleSet, SamplerOn, Settings,
 };
 use gannet_engine::{Model, ModelOptions};
 use gannet_gguf::{Gguf, shown_path};
@@ -38,7 +38,12 @@ impl ModelFlag {
         options.ignore_unknown = self.ignore_unknown;
         let model = match &self.model {
             Some(path) => {
-                let _progress = Progress::spinner("opening");
+                if input::is_dash(path) {
+                    let why =
+                        "a model is mapped from a file, not read from standard input; give -m FILE";
+                    return Err(Failure::Usage(why.to_owned()));
+                }
+                let _progress = Progress::spinner(format!("opening {}", shown_path(path)));
                 Model::open_with(path, &options)?
             }
             None => embedded::model(&options)?,
@@ -59,6 +64,19 @@ impl ModelFlag {
         match &self.model {
             Some(path) => Ok(Gguf::open(path)?),
             None => embedded::container(),
+        }
+    }
+
+    /// Takes a file that was named otherwise.
+    pub(crate) fn set(&mut self, path: PathBuf) {
+        self.model = Some(path);
+    }
+
+    /// What the model is called in notices.
+    pub(crate) fn name(&self) -> String {
+        match &self.model {
+            Some(path) => shown_path(path),
+            None => format!("{}, the embedded demonstration model", embedded::FILE),
         }
     }
 
@@ -105,6 +123,10 @@ impl PlaceFlags {
 pub(crate) struct DeviceFlags {
     #[command(flatten)]
     place: PlaceFlags,
+    /// Threads that compute on the CPU [default: RAYON_NUM_THREADS, else as many as it runs at once]
+    #[arg(short, long, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
+    threads: Option<u16>,
     /// How kernels reach a GPU: auto (a graph, or eager where none can be built), eager, graph or
     /// capture; a named one is never replaced by the CPU [default: GANNET_EXECUTOR, else auto]
     #[arg(long, value_name = "EXECUTOR")]
@@ -202,7 +224,7 @@ pub(crate) fn precision(exact: bool) -> Precision {
     }
 }
 
-/// Token ids: `1,2,3`, or `@FILE` for a file with a JSON array of them.
+/// Token ids: `1,2,3`, or `@FILE` for a file with a JSON array of them, `@-` for standard input.
 pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>, Failure> {
     let Some(file) = text.strip_prefix('@') else {
         return text
@@ -217,7 +239,7 @@ pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>, Failure> {
     let path = Path::new(file);
     let json = input::bytes_of(path)?;
     serde_json::from_slice(&json).map_err(|e| {
-        let file = shown_path(path);
+        let file = input::name(path);
         Failure::Work(format!(
             "{file}: not a JSON array of token ids, such as [1, 2, 3]: {e}"
         ))
@@ -237,9 +259,9 @@ pub(crate) fn vocabulary(gguf: &Gguf, source: TokenizerError) -> Failure {
     })
 }
 
-/// The text of a file.
+/// The text of a file, byte for byte; `-` is standard input.
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    input::text(input::bytes_of(path)?, &shown_path(path))
+    input::text(input::bytes_of(path)?, &input::name(path))
 }
 
 #[cfg(test)]

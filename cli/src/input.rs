@@ -1,4 +1,5 @@
-//! What commands read besides models: bounded, since a device or a pipe may never end.
+//! What commands read besides models: bounded, since a device or a pipe may never end. `-` is standard
+//! input, for every command.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,8 +12,24 @@ use crate::failure::Failure;
 /// The most bytes of a text or a list of tokens: far more than any context, far less than a memory.
 const MOST_BYTES: u64 = 256 << 20;
 
-/// The bytes of a file.
+/// Whether a path stands for a standard stream.
+pub(crate) fn is_dash(path: &Path) -> bool {
+    path == Path::new("-")
+}
+
+/// What messages call a path.
+pub(crate) fn name(path: &Path) -> String {
+    match is_dash(path) {
+        true => "standard input".to_owned(),
+        false => shown_path(path),
+    }
+}
+
+/// The bytes of a file, or of standard input.
 pub(crate) fn bytes_of(path: &Path) -> Result<Vec<u8>, Failure> {
+    if is_dash(path) {
+        return bytes_of_stdin();
+    }
     let fail = |e: io::Error| Failure::file(path, "read", &e);
     let file = File::open(path).map_err(fail)?;
     let meta = file.metadata().map_err(fail)?;

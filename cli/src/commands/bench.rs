@@ -13,6 +13,7 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::figures;
 use crate::flags::{DeviceFlags, ModelFlag, WithoutFlag, at_most, resolve};
+use crate::input;
 use crate::launches;
 use crate::progress::Progress;
 use crate::requests;
@@ -94,6 +95,10 @@ impl Bench {
             sizes
                 .iter()
                 .try_for_each(|&size| at_most(name, size, most))?;
+        }
+        if self.trace.as_deref().is_some_and(input::is_dash) {
+            let why = "--trace writes a file; standard output has the table, or the object of --json";
+            return Err(Failure::Usage(why.to_owned()));
         }
         let options = BenchOptions {
             // 0 is how a list says "none".
@@ -234,7 +239,10 @@ fn as_text(report: &BenchReport, file: &str) -> String {
     };
     let fallbacks = match report.fallbacks {
         0 => String::new(),
-        n => format!("; {n} steps ran without the graph that was wanted"),
+        n => format!(
+            "; {} ran without the graph that was wanted",
+            figures::counted(n as usize, "step")
+        ),
     };
     format!(
         "{file} on {}: {} of weights, loaded in {}, first token {} after loading began\n\
@@ -247,6 +255,6 @@ fn as_text(report: &BenchReport, file: &str) -> String {
         times::moved(&report.load).unwrap_or_else(|| "weights stay in the file".to_owned()),
         times::phases(&report.load),
         figures::rate(report.ceiling_gb_per_second),
-        table.render()
+        table.without_empty_columns().render()
     )
 }

@@ -15,6 +15,7 @@ use gannet_engine::settings::Overrides;
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::kernels;
 use gannet_ptx_gen::target::Target;
+use serde_json::{Value, json};
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -54,6 +55,9 @@ pub(crate) struct Ptx {
     /// With a model: print its steps, from operations to launches, instead of the kernels
     #[arg(long, requires = "model", conflicts_with = "kernel")]
     steps: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 fn target(name: &str) -> Result<Target, String> {
@@ -71,7 +75,11 @@ impl Ptx {
             let steps = self.of_model(&model)?;
             if self.steps {
                 let listings = steps.iter().map(|step| step.listing(model.plan()).to_string());
-                return console.print(&listings.collect::<Vec<_>>().join("\n"));
+                let listings: Vec<String> = listings.collect();
+                return match self.json {
+                    true => console.json(&json!({ "target": self.target.name(), "steps": listings })),
+                    false => console.print(&listings.join("\n")),
+                };
             }
             once(&steps)
         } else if self.without.rules().is_some() {
@@ -81,9 +89,22 @@ impl Ptx {
             kernels::library(self.target)
         };
         match &self.kernel {
+            None if self.json => {
+                let kernels: Vec<_> = kernels.iter().map(as_json).collect();
+                console.json(&json!({ "target": self.target.name(), "kernels": kernels }))
+            }
             None => console.print(&listing(&kernels)),
             Some(name) => match kernels.iter().find(|k| k.name == *name) {
-                Some(kernel) => console.print(&kernel.ptx().map_err(Failure::of)?),
+                Some(kernel) => {
+                    let text = kernel.ptx().map_err(Failure::of)?;
+                    if !self.json {
+                        return console.print(&text);
+                    }
+                    let mut object = as_json(kernel);
+                    object["target"] = json!(self.target.name());
+                    object["ptx"] = json!(text);
+                    console.json(&object)
+                }
                 None => Err(Failure::Work(format!(
                     "no kernel {name:?} for {}; `gannet ptx` lists them",
                     self.target
@@ -139,6 +160,23 @@ fn once(steps: &[Lowered]) -> Vec<Kernel> {
     kernels
 }
 
+/// The first line of what a kernel's author says of it.
+fn about(kernel: &Kernel) -> &str {
+    let mut lines = kernel.doc.lines().map(str::trim);
+    lines.find(|l| !l.is_empty()).unwrap_or("")
+}
+
+fn as_json(kernel: &Kernel) -> Value {
+    let (_, shared) = kernel.shared_offsets();
+    json!({
+        "name": kernel.name,
+        "threads": kernel.threads(),
+        "shared_bytes": shared,
+        "parameters": kernel.params.len(),
+        "about": about(kernel),
+    })
+}
+
 fn listing(kernels: &[Kernel]) -> String {
     let mut table = Table::new(&[
         "kernel",
@@ -149,18 +187,12 @@ fn listing(kernels: &[Kernel]) -> String {
     ]);
     for kernel in kernels {
         let (_, shared) = kernel.shared_offsets();
-        let what = kernel
-            .doc
-            .lines()
-            .map(str::trim)
-            .find(|l| !l.is_empty())
-            .unwrap_or("");
         table.row([
             kernel.name.clone(),
             kernel.threads().to_string(),
             figures::bytes(u64::from(shared)),
             kernel.params.len().to_string(),
-            what.to_owned(),
+            about(kernel).to_owned(),
         ]);
     }
     table.render()

@@ -37,7 +37,7 @@ pub(crate) struct Tokenize {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct Input {
-    /// File with the text
+    /// File with the text, which counts byte for byte; - is standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// The text itself

@@ -8,6 +8,7 @@
 // Most commands are tried on the model that the binary carries.
 #![cfg(feature = "embedded-model")]
 
+mod asked;
 mod detokenize;
 mod errors;
 mod evaluate;
@@ -15,5 +16,6 @@ mod inspect;
 mod malformed;
 mod measure;
 mod run;
+mod streams;
 mod support;
 mod tools;

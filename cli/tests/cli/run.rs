@@ -52,12 +52,16 @@ fn the_same_command_gives_the_same_text() {
 fn text_goes_to_standard_output_and_figures_to_standard_error() {
     let done = continuation(&["-n", "12"]);
     assert!(!done.stdout.contains("tok/s"), "{}", done.stdout);
-    assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
-    assert!(
-        done.stderr.contains("generated 12 tokens"),
+    // The model, a line break behind the text, the figures.
+    let lines: Vec<&str> = done.stderr.lines().collect();
+    let named = "[model: rustdoc-tiny-Q4_K_M.gguf, the embedded demonstration model]";
+    assert_eq!(
+        (lines.len(), lines[0], lines[1]),
+        (3, named, ""),
         "{}",
         done.stderr
     );
+    assert!(lines[2].contains("generated 12 tokens"), "{}", done.stderr);
     assert!(done.stderr.contains("cpu"), "{}", done.stderr);
 }
 
@@ -124,7 +128,7 @@ fn edges_of_length() {
     );
     // Five prompt tokens and a cache of eight: three more fit, and the token after them.
     let full = continuation(&["-n", "100", "--ctx", "8", "--ignore-eos", "--json"]).json();
-    assert_eq!(full["finish"], "length");
+    assert_eq!(full["finish"], "context");
     assert!(
         (3..=4).contains(&full["tokens"].as_array().unwrap().len()),
         "{full}"

@@ -242,6 +242,14 @@ impl Tokenizer {
         self.composes
     }
 
+    /// The text of a token that decoding leaves out unless asked for it.
+    pub(crate) fn hidden_text(&self, id: u32) -> Option<&str> {
+        let is_hidden = self.token_kind(id).is_some_and(TokenKind::is_hidden);
+        std::str::from_utf8(self.token_bytes(id))
+            .ok()
+            .filter(|_| is_hidden)
+    }
+
     fn add_space_prefix(&self) -> bool {
         self.add_space_prefix
     }

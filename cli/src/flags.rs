@@ -1,5 +1,6 @@
 //! Flags that several commands share, and what they make.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -205,16 +206,36 @@ pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>, Failure> {
     })
 }
 
-/// The text of a file.
+/// The text of a file, or of standard input where it is named `-`; as [`text_of`].
 pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    let bytes = std::fs::read(path).map_err(|e| Failure::file(path, "read", &e))?;
-    String::from_utf8(bytes).map_err(|e| {
+    if path != Path::new("-") {
+        let bytes = std::fs::read(path).map_err(|e| Failure::file(path, "read", &e))?;
+        return text_of(&path.display().to_string(), bytes);
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut bytes)
+        .map_err(|e| Failure::Work(format!("{STANDARD_INPUT}: cannot read: {e}")))?;
+    text_of(STANDARD_INPUT, bytes)
+}
+
+/// What messages call it.
+pub(crate) const STANDARD_INPUT: &str = "standard input";
+
+/// Bytes that came from somewhere as text, without the byte order mark that some programs begin it with.
+pub(crate) fn text_of(name: &str, bytes: Vec<u8>) -> Result<String, Failure> {
+    let is_wide = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+    let mut text = String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
+        let what = if is_wide { " but UTF-16" } else { "" };
         Failure::Work(format!(
-            "{}: not UTF-8 text at byte {at}; convert it first",
-            path.display()
+            "{name}: not UTF-8 text{what} at byte {at}; convert it first"
         ))
-    })
+    })?;
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -231,6 +252,25 @@ mod tests {
         for pattern in PATTERNS {
             assert!(help.contains(pattern.name), "{}: {help}", pattern.name);
         }
+    }
+
+    #[test]
+    fn one_byte_order_mark_is_no_text() {
+        let text = |text: &str| text_of("x", text.as_bytes().to_vec()).unwrap();
+        assert_eq!(text("\u{feff}ab\n"), "ab\n");
+        assert_eq!(text("\u{feff}\u{feff}"), "\u{feff}");
+        assert_eq!(text("a\u{feff}"), "a\u{feff}");
+        let line = |bytes: &[u8]| match text_of("x", bytes.to_vec()) {
+            Err(Failure::Work(line)) => line,
+            _ => panic!("{bytes:?}"),
+        };
+        let wide = "x: not UTF-8 text but UTF-16 at byte 0; convert it first";
+        assert_eq!(line(b"\xff\xfea\0"), wide);
+        assert_eq!(line(b"\xfe\xff\0a"), wide);
+        assert_eq!(
+            line(b"a\xff"),
+            "x: not UTF-8 text at byte 1; convert it first"
+        );
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //! when it is done.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -54,6 +53,9 @@ pub(crate) struct Run {
     /// End the text where TEXT begins, which is not printed; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// End the text at this token, which is not printed; may be given more than once
+    #[arg(long, value_name = "ID")]
+    stop_id: Vec<u32>,
     /// Continue every line of a file, many at once, and print each when it is done; empty lines are
     /// skipped, line i (from 0) of the others has seed S + i. Nothing runs where a line is too long
     /// for the cache
@@ -145,6 +147,7 @@ impl Run {
             sampling: self.sampling.sampling()?,
             ignore_eog: self.ignore_eos,
             stop: self.stop.clone(),
+            stop_tokens: self.stop_id.clone(),
             ..GenerateOptions::default()
         };
         if self.stop.iter().any(String::is_empty) {
@@ -316,16 +319,7 @@ impl Run {
         if self.prompt != "-" {
             return Ok(self.prompt.clone());
         }
-        let mut bytes = Vec::new();
-        std::io::stdin()
-            .read_to_end(&mut bytes)
-            .map_err(|e| Failure::Work(format!("standard input: cannot read: {e}")))?;
-        String::from_utf8(bytes).map_err(|e| {
-            let at = e.utf8_error().valid_up_to();
-            Failure::Work(format!(
-                "standard input: not UTF-8 text at byte {at}; convert it first"
-            ))
-        })
+        flags::read_text(Path::new("-"))
     }
 }
 

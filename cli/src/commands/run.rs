@@ -55,6 +55,9 @@ pub(crate) struct Run {
     /// End the text where TEXT begins, which is not printed; may be given several times
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// End the text at this token, which is not printed; may be given more than once
+    #[arg(long, value_name = "ID")]
+    stop_id: Vec<u32>,
     /// Continue every line of a file, many at once, and print each when it is done; empty lines are
     /// skipped, line i (from 0) of the others has seed S + i. Nothing runs where a line is too long
     /// for the cache. What a line gives does not depend on the others, on a GPU as far as
@@ -147,6 +150,7 @@ impl Run {
             sampling: self.sampling.sampling()?,
             ignore_eog: self.ignore_eos,
             stop: self.stop.clone(),
+            stop_tokens: self.stop_id.clone(),
             ..GenerateOptions::default()
         };
         if self.stop.iter().any(String::is_empty) {
@@ -229,7 +233,7 @@ impl Run {
         options: &GenerateOptions,
         begun: &Begun,
     ) -> Result<(), Failure> {
-        let text = flags::read_text(file)?;
+        let text = input::read_text(file)?;
         // With the number that an editor shows.
         let lines: Vec<(usize, &str)> = (1..)
             .zip(text.lines())
@@ -318,7 +322,7 @@ impl Run {
         if self.prompt != "-" {
             return Ok(self.prompt.clone());
         }
-        input::text(input::bytes_of_stdin()?, "standard input")
+        input::read_text(Path::new("-"))
     }
 }
 
@@ -374,6 +378,7 @@ impl<'c> Stream<'c> {
 fn finish_name(finish: Finish) -> &'static str {
     match finish {
         Finish::Length => "length",
+        Finish::Context => "context",
         Finish::EndOfText | Finish::StopString => "stop",
         Finish::Stopped => "cancelled",
         Finish::Deadline => "out of time",

@@ -16,4 +16,5 @@ mod malformed;
 mod measure;
 mod run;
 mod support;
+mod text;
 mod tools;

@@ -171,6 +171,7 @@ impl Core {
         self.model.check_tokens(&prompt)?;
         let biased: Vec<u32> = request.logit_bias.iter().map(|b| b.0).collect();
         self.model.check_tokens(&biased)?;
+        self.model.check_tokens(&request.options.stop_tokens)?;
         let entry = Entry {
             // Where none are asked for, the prompt is computed, and what follows it is dropped.
             max_tokens: request.options.max_tokens.max(1),

@@ -18,6 +18,8 @@ pub(crate) struct Family {
     pub(crate) ignore_merges: bool,
     /// Whether a file that does not say gets a beginning-of-sequence token.
     pub(crate) add_bos: bool,
+    /// Whether texts are composed (NFC) before they are cut.
+    pub(crate) composes: bool,
 }
 
 /// A family without peculiarities.
@@ -26,6 +28,7 @@ const PLAIN: Family = Family {
     passes: &[],
     ignore_merges: false,
     add_bos: false,
+    composes: false,
 };
 
 /// The cl100k pattern as Qwen2 varies it: one digit a word.
@@ -55,16 +58,19 @@ static FAMILIES: &[Family] = &[
         passes: &[Pass::Words(LLAMA3)],
         ignore_merges: true,
         add_bos: true,
+        ..PLAIN
+    },
+    Family {
+        names: &["qwen2", "f2llmv2", "stablelm2", "hunyuan"],
+        passes: &[Pass::Words(QWEN2)],
+        composes: true,
+        ..PLAIN
     },
     Family {
         names: &[
-            "qwen2",
             "deepseek-r1-qwen",
             "megrez",
             "kormo",
-            "f2llmv2",
-            "stablelm2",
-            "hunyuan",
             "solar-open",
             "grok-2",
             "bailingmoe",
@@ -80,6 +86,7 @@ static FAMILIES: &[Family] = &[
             letters: Class::LETTER.or(Class::MARK),
             ..QWEN2
         })],
+        composes: true,
         ..PLAIN
     },
     Family {
@@ -132,11 +139,15 @@ static FAMILIES: &[Family] = &[
         ..PLAIN
     },
     Family {
+        names: &["mpt", "olmo", "modern-bert"],
+        passes: &[Pass::Gpt2],
+        composes: true,
+        ..PLAIN
+    },
+    Family {
         names: &[
             "gpt-2",
             "gpt2",
-            "mpt",
-            "olmo",
             "phi-2",
             "jais",
             "trillion",
@@ -145,7 +156,6 @@ static FAMILIES: &[Family] = &[
             "a.x-4.0",
             "mellum",
             "exaone4",
-            "modern-bert",
             "jina-es",
             "jina-de",
             "jina-v2-es",
@@ -155,10 +165,22 @@ static FAMILIES: &[Family] = &[
         ..PLAIN
     },
     Family {
+        names: &["command-r"],
+        passes: &[
+            Pass::Runs {
+                lead: false,
+                set: is_number,
+                max: 1,
+            },
+            Pass::Gpt2,
+        ],
+        composes: true,
+        ..PLAIN
+    },
+    Family {
         names: &[
             "starcoder",
             "refact",
-            "command-r",
             "smollm",
             "codeshell",
             "exaone",
@@ -230,6 +252,7 @@ static FAMILIES: &[Family] = &[
         })],
         ignore_merges: true,
         add_bos: true,
+        ..PLAIN
     },
     Family {
         names: &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"],

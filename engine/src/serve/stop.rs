@@ -231,6 +231,44 @@ mod tests {
         }
     }
 
+    /// Where a text ends by the definition: after the first piece with which some pieces before it, any
+    /// of those that are not shown left out, are a stop string.
+    fn defined(stops: &[&str], pieces: &[&str]) -> (String, bool) {
+        let shown = |pieces: &[&str]| -> String {
+            pieces
+                .iter()
+                .filter(|p| !p.starts_with('<'))
+                .copied()
+                .collect()
+        };
+        for end in 1..=pieces.len() {
+            for start in 0..end {
+                for kept in 0..1u32 << (end - start) {
+                    let range = (start..end)
+                        .filter(|i| !pieces[*i].starts_with('<') || kept >> (i - start) & 1 == 1);
+                    let read: String = range.map(|i| pieces[i]).collect();
+                    if stops.contains(&read.as_str()) {
+                        return (shown(&pieces[..start]), true);
+                    }
+                }
+            }
+        }
+        (shown(pieces), false)
+    }
+
+    #[test]
+    fn every_sequence_of_tokens_ends_by_the_definition() {
+        let stops = ["ab", "a<u>a", "<u><u>b", "b<v>", "bb<u>a"];
+        for stops in [&stops[..1], &stops[1..3], &stops[3..], &stops[..]] {
+            for n in 0..4usize.pow(6) {
+                let piece = |i| ["a", "b", "<u>", "<v>"][n / 4usize.pow(i) % 4];
+                let pieces: Vec<&str> = (0..6).map(piece).collect();
+                let found = with_hidden(stops, &pieces);
+                assert_eq!(found, defined(stops, &pieces), "{stops:?}: {pieces:?}");
+            }
+        }
+    }
+
     #[test]
     fn the_pieces_make_no_difference() {
         // Every text of some letters, cut in every way.

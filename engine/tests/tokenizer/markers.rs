@@ -176,6 +176,14 @@ fn every_key_of_an_end_counts() {
 }
 
 #[test]
+fn a_space_in_front_of_bytes_is_said_to_be_ignored() {
+    let (tokenizer, _) = ends_of(&[], |w| w.set(&key("add_space_prefix"), true).unwrap());
+    let said = tokenizer.warnings().join("\n");
+    assert!(said.contains("add_space_prefix: ignored"), "{said}");
+    assert_eq!(tokenizer.encode("x", ADDED), [u32::from(b'x')]);
+}
+
+#[test]
 fn minus_one_is_no_token() {
     let (tokenizer, _) = ends_of(&[], |w| w.set(&key("eos_token_id"), -1i32).unwrap());
     assert_eq!(tokenizer.eos(), None);

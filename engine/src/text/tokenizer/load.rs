@@ -118,6 +118,11 @@ impl Tokenizer {
             ends: Vec::new(),
             warnings,
         };
+        if kind == Algorithm::ByteLevelBpe && flag(ADD_SPACE_PREFIX, false)? {
+            tokenizer.warnings.push(format!(
+                "{ADD_SPACE_PREFIX}: ignored, a byte-level tokenizer reads texts as they are"
+            ));
+        }
         tokenizer.check_added(ADD_BOS, BOS);
         tokenizer.check_character_map(meta);
         tokenizer.find_ends(ids.ends);

@@ -3,7 +3,8 @@
 //! One row per family. The rules are those of the models' own published tokenizers; where
 //! llama.cpp had to approximate one (the case-sensitive families, whose categories its regular
 //! expressions lack), the row follows the model. A name that is in no row is refused by the
-//! loader: a wrong cut degrades a model silently.
+//! loader: a wrong cut degrades a model silently. Rows that compose texts first are of models whose
+//! tokenizers are known to.
 
 use super::class::{Class, class_of};
 use super::split::{Cased, Pass, Words};

@@ -9,6 +9,10 @@ use aho_corasick::{AhoCorasick, Input, MatchKind};
 use super::vocab::{Index, TokenKind, VISIBLE_SPACE, Vocab};
 use super::{Algorithm, Error};
 
+/// The most bytes that the special tokens of a vocabulary may have together: some hundred times what any
+/// has, and what an automaton takes some hundred megabytes for.
+const MAX_BYTES: usize = 16 << 20;
+
 /// The special tokens of a vocabulary.
 pub(crate) struct Specials {
     index: Index,
@@ -63,6 +67,13 @@ impl Specials {
             if is_new {
                 ids.push(id);
             }
+        }
+        let bytes: usize = ids.iter().map(|&id| vocab.bytes(id).len()).sum();
+        if bytes > MAX_BYTES {
+            return Err(Error::Specials {
+                count: ids.len(),
+                why: format!("they have {bytes} bytes together, at most {MAX_BYTES} can be"),
+            });
         }
         let strips = |&id: &u32| strip_after(vocab.bytes(id));
         let is_of_user = |&id: &u32| vocab.token_kind(id) == Some(TokenKind::UserDefined);
@@ -199,6 +210,21 @@ mod tests {
         assert_eq!(cut("abcdef"), [Token(0), Text("cdef")]);
         assert_eq!(cut("abxbcdef"), [Token(2), Token(1)]);
         assert_eq!(cut("aabxb"), [Text("a"), Token(2), Text("b")]);
+    }
+
+    #[test]
+    fn what_no_automaton_can_hold_is_refused() {
+        let mut vocab = Vocab::with_capacity(Algorithm::ByteLevelBpe, 2);
+        vocab.push(&"a".repeat(MAX_BYTES), TokenKind::Control);
+        vocab.push("b", TokenKind::Control);
+        let Err(error) = Specials::new(&vocab, |_| false) else {
+            panic!("too many bytes");
+        };
+        let line = error.to_string();
+        assert!(
+            line.contains("tokenizer.ggml.tokens: 2 special tokens"),
+            "{line}"
+        );
     }
 
     #[test]

@@ -11,9 +11,11 @@
 mod detokenize;
 mod errors;
 mod evaluate;
+mod files;
 mod inspect;
 mod malformed;
 mod measure;
 mod run;
+mod says;
 mod support;
 mod tools;

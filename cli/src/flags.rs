@@ -239,7 +239,7 @@ pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>, Failure> {
     let path = Path::new(file);
     let json = input::bytes_of(path)?;
     serde_json::from_slice(&json).map_err(|e| {
-        let file = input::name(path);
+        let file = input::name_of(path);
         Failure::Work(format!(
             "{file}: not a JSON array of token ids, such as [1, 2, 3]: {e}"
         ))
@@ -259,11 +259,6 @@ pub(crate) fn vocabulary(gguf: &Gguf, source: TokenizerError) -> Failure {
     })
 }
 
-/// The text of a file, byte for byte; `-` is standard input.
-pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    input::text(input::bytes_of(path)?, &input::name(path))
-}
-
 #[cfg(test)]
 mod tests {
     use gannet_engine::internals::lower::PATTERNS;
@@ -278,6 +273,25 @@ mod tests {
         for pattern in PATTERNS {
             assert!(help.contains(pattern.name), "{}: {help}", pattern.name);
         }
+    }
+
+    #[test]
+    fn one_byte_order_mark_is_no_text() {
+        let text = |text: &str| input::text(text.as_bytes().to_vec(), "x").unwrap();
+        assert_eq!(text("\u{feff}ab\n"), "ab\n");
+        assert_eq!(text("\u{feff}\u{feff}"), "\u{feff}");
+        assert_eq!(text("a\u{feff}"), "a\u{feff}");
+        let line = |bytes: &[u8]| match input::text(bytes.to_vec(), "x") {
+            Err(Failure::Work(line)) => line,
+            _ => panic!("{bytes:?}"),
+        };
+        let wide = "x: not UTF-8 text but UTF-16 at byte 0; convert it first";
+        assert_eq!(line(b"\xff\xfea\0"), wide);
+        assert_eq!(line(b"\xfe\xff\0a"), wide);
+        assert_eq!(
+            line(b"a\xff"),
+            "x: not UTF-8 text at byte 1; convert it first"
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::commands::run::{Begun, explained};
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures::{self, counted};
-use crate::flags::{self, ModelFlag};
+use crate::flags::ModelFlag;
 use crate::input;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
@@ -58,8 +58,8 @@ impl Lines<'_> {
         flag: &ModelFlag,
         begun: &Begun,
     ) -> Result<(), Failure> {
-        let file = input::name(self.file);
-        let text = flags::read_text(self.file)?;
+        let file = input::name_of(self.file);
+        let text = input::read_text(self.file)?;
         let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.is_empty());
         let lines: Vec<Line<'_>> = (lines.enumerate())
             .map(|(index, (number, prompt))| Line {

@@ -5,7 +5,7 @@
 //! devices and `-`, which is standard output, are written through. What a command reads, it never
 //! writes: an output that is one of its inputs, by whichever name, is refused.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ impl Output {
                 if is_block_device(&meta) {
                     return Err(refuse(path, "a block device", "name a file"));
                 }
-                let device = OpenOptions::new().write(true).open(path).map_err(fail)?;
+                let device = File::options().write(true).open(path).map_err(fail)?;
                 Ok(Output::through(path, device))
             }
             Ok(meta) => {
@@ -79,12 +79,11 @@ impl Output {
     fn beside(path: &Path, target: PathBuf) -> Result<Output, Failure> {
         let mut name = target.clone().into_os_string();
         name.push(format!(".{}.part", std::process::id()));
-        let name = PathBuf::from(name);
-        let file = OpenOptions::new().write(true).create_new(true).open(&name);
-        let file: File = file.map_err(|e| Failure::file(path, "create", &e))?;
+        let created = Partial::create(PathBuf::from(name));
+        let (partial, file) = created.map_err(|e| Failure::file(path, "create", &e))?;
         Ok(Output {
             out: Box::new(BufWriter::with_capacity(BUFFER_BYTES, file)),
-            partial: Some((Partial::new(name), target)),
+            partial: Some((partial, target)),
             path: path.to_owned(),
         })
     }

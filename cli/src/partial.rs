@@ -4,7 +4,7 @@
 //! who is interrupted. What always holds: a name leaves the list and its file gets its final name in one
 //! step, so that nothing finished is ever removed.
 
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, Once};
@@ -26,11 +26,14 @@ fn begun() -> MutexGuard<'static, Vec<PathBuf>> {
 pub(crate) struct Partial(PathBuf);
 
 impl Partial {
-    /// From now on, whatever is at `path` is removed when this ends or the command is interrupted.
-    pub(crate) fn new(path: PathBuf) -> Partial {
+    /// Begins a new file at `path`, which is removed when this ends or the command is interrupted.
+    pub(crate) fn create(path: PathBuf) -> io::Result<(Partial, File)> {
         watch();
-        begun().push(path.clone());
-        Partial(path)
+        // Held until the file is on the list: an interruption waits for that.
+        let mut begun = begun();
+        let file = File::options().write(true).create_new(true).open(&path)?;
+        begun.push(path.clone());
+        Ok((Partial(path), file))
     }
 
     /// Sets who may read the file.
@@ -84,17 +87,21 @@ fn watch() {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     #[test]
     fn what_is_not_finished_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let (half, whole) = (folder.path().join("half"), folder.path().join("whole"));
-        std::fs::write(&half, "a").unwrap();
-        drop(Partial::new(half.clone()));
+        drop(Partial::create(half.clone()).unwrap());
         assert!(!half.exists());
-        std::fs::write(&half, "b").unwrap();
-        Partial::new(half.clone()).finish(&whole).unwrap();
+        let (partial, mut file) = Partial::create(half.clone()).unwrap();
+        file.write_all(b"b").unwrap();
+        // What is there is not begun again, nor removed.
+        assert!(Partial::create(half.clone()).is_err() && half.exists());
+        partial.finish(&whole).unwrap();
         assert!(!half.exists());
         assert_eq!(std::fs::read_to_string(&whole).unwrap(), "b");
         assert!(!begun().contains(&half));

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::failure::Failure;
-use crate::flags;
+use crate::input;
 use crate::progress::Progress;
 
 /// The prompt, and perhaps the model.
@@ -170,11 +170,11 @@ impl Source {
     pub(crate) fn text(self) -> Result<String, Failure> {
         match self {
             Source::Text(text) => Ok(text),
-            Source::File(file) => Ok(without_line_break(flags::read_text(&file)?)),
+            Source::File(file) => Ok(without_line_break(input::read_text(&file)?)),
             Source::Open if std::io::stdin().is_terminal() => Ok(String::new()),
             Source::Open | Source::Input => {
                 let _progress = Progress::spinner("reading the prompt from standard input");
-                Ok(without_line_break(flags::read_text(Path::new("-"))?))
+                Ok(without_line_break(input::read_text(Path::new("-"))?))
             }
         }
     }

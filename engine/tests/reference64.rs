@@ -145,6 +145,77 @@ fn what_nothing_reads_is_refused() {
     assert!(Reference::open(LLAMA.file(&vocab()).path()).is_ok());
 }
 
+/// A factor that no type stands beside divides positions, as the reference loader has it.
+#[test]
+fn a_factor_without_a_type_gives_the_right_logits() {
+    let part = |name: &str| shared("a factor without a type", &format!("cases/turn2/{name}"));
+    let (Some(file), Some(right), Some(ids)) = (
+        part("rope-factor-without-type.gguf"),
+        part("rope-factor-without-type.right.f32"),
+        part("tokens-32.json"),
+    ) else {
+        return;
+    };
+    let ids = tokens(&json(&ids));
+    let right: Vec<f64> = floats(&right).into_iter().map(f64::from).collect();
+    let reference = Reference::open(&file).unwrap();
+    let vocab_size = reference.vocab_size();
+    let all = reference.logits(&ids, ids.len());
+    let (worst, difference) = compare(&right, &all[all.len() - right.len()..], vocab_size);
+    assert!(
+        worst <= 1e-12 && difference <= 1e-6,
+        "{worst:e} {difference:e}"
+    );
+    let model = Model::open(&file).unwrap();
+    let found = exact_logits(model, &ids, ids.len());
+    let (worst, difference) = compare(&right, &found[found.len() - right.len()..], vocab_size);
+    assert!(
+        worst <= 1e-9 && difference <= 1e-3,
+        "{worst:e} {difference:e}"
+    );
+}
+
+/// A matrix of one row is a matrix.
+#[test]
+fn models_of_a_width_of_one_run() {
+    for (hidden_size, ffn_size) in [(1, 80), (48, 1), (1, 1)] {
+        let model = MicroModel {
+            hidden_size,
+            ffn_size,
+            ..LLAMA
+        };
+        let file = model.file(&vocab());
+        let reference = Reference::open(file.path()).unwrap();
+        let ids = micro::tokens(reference.vocab_size(), 20, 1);
+        let expected = reference.logits(&ids, 64);
+        let found = exact_logits(Model::open(file.path()).unwrap(), &ids, 64);
+        let (worst, difference) = compare(&expected, &found, reference.vocab_size());
+        assert!(
+            worst <= 1e-9 && difference <= 1e-3,
+            "{worst:e} {difference:e}"
+        );
+    }
+}
+
+/// Logits of the exact CPU, all positions.
+fn exact_logits(model: Model, ids: &[u32], context: usize) -> Vec<f64> {
+    let settings = Settings {
+        device: DeviceChoice::Cpu,
+        precision: Precision::Exact,
+        context: Some(context),
+        max_outputs: Some(16),
+        ..Settings::default()
+    };
+    let mut executor = make_executor(&Arc::new(model), &settings).unwrap().executor;
+    let mut found = Vec::new();
+    eval::logits(executor.as_mut(), ids, 0, |_, row| {
+        found.extend(row.iter().map(|&l| f64::from(l)));
+        Ok(())
+    })
+    .unwrap();
+    found
+}
+
 #[test]
 fn the_exact_cpu_gives_the_logits_of_the_reference() {
     for case in cases::all() {

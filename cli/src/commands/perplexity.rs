@@ -11,7 +11,8 @@ use serde_json::json;
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::figures::{count, counted};
-use crate::flags::{DeviceFlags, ModelFlag, check_context, read_text};
+use crate::flags::{DeviceFlags, ModelFlag, check_context};
+use crate::input::read_text;
 use crate::progress::Progress;
 
 /// Positions whose logits are computed at once.

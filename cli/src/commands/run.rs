@@ -51,6 +51,9 @@ pub(crate) struct Run {
     /// End the text where TEXT begins, which is not printed; may be given several times
     #[arg(long, value_name = "TEXT", aliases = ["reverse-prompt"])]
     stop: Vec<String>,
+    /// End the text at this token, which is not printed; may be given more than once
+    #[arg(long, value_name = "ID")]
+    stop_id: Vec<u32>,
     /// Continue every line of a file (- is standard input), many at once, and print each when it is
     /// done; empty lines are skipped, line i (from 0) of the others has seed S + i. Nothing runs where a
     /// line is too long for the cache. What a line gives does not depend on the others, on a GPU as far
@@ -137,6 +140,7 @@ impl Run {
             sampling: self.sampling.sampling(!self.model.is_given())?,
             ignore_eog: self.ignore_eos,
             stop: self.stop.clone(),
+            stop_tokens: self.stop_id.clone(),
             ..GenerateOptions::default()
         })
     }

@@ -146,8 +146,12 @@ impl<'a> Binder<'a> {
     ) -> Result<Linear, Error> {
         let cut = |mut info: WeightInfo, suffix: &str| -> Result<WeightInfo, Error> {
             let stored = std::mem::replace(&mut info.name, format!("{name}.{suffix}"));
-            info.outputs(part.rows.clone())
-                .map_err(|why| self.bad(&stored, why))
+            // The whole is no part; one row of it would be taken for a vector.
+            match part.rows.len() == part.of {
+                true => Ok(info),
+                false => info.outputs(part.rows.clone()),
+            }
+            .map_err(|why| self.bad(&stored, why))
         };
         let stored = format!("{}.weight", part.tensor);
         let weight = p.weight(cut(self.stored_matrix(&stored, part.of, cols)?, "weight")?);
@@ -338,11 +342,7 @@ impl<'a> Binder<'a> {
         tensor: SourceTensor<'_>,
         expected: &[u64],
     ) -> Result<(), Error> {
-        let mut found = tensor.dims;
-        while found.len() > expected.len() && found.last() == Some(&1) {
-            found = &found[..found.len() - 1];
-        }
-        if found == expected {
+        if without_ones(tensor.dims) == without_ones(expected) {
             Ok(())
         } else {
             let (found, sizes) = (tensor.dims, self.sizes(name));
@@ -358,4 +358,12 @@ impl<'a> Binder<'a> {
             problem,
         }
     }
+}
+
+/// Dimensions without those of 1 at the end, which are none.
+fn without_ones(mut dims: &[u64]) -> &[u64] {
+    while let [rest @ .., 1] = dims {
+        dims = rest;
+    }
+    dims
 }

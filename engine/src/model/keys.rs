@@ -49,6 +49,21 @@ impl<'a> Keys<'a> {
         format!("{}.{suffix}", self.arch)
     }
 
+    /// Refuses quantised weights whose blocks are laid out by other rules than those known here: the
+    /// second version of them is the only one that GGUF files have had.
+    pub(crate) fn check_quantization(&self) -> Result<(), Error> {
+        let key = "general.quantization_version";
+        match self.gguf.metadata().opt_u64(key)? {
+            None | Some(2) => Ok(()),
+            Some(found) => Err(Error::HyperParameter {
+                file: self.gguf.path().to_owned(),
+                key: key.to_owned(),
+                found: found.to_string(),
+                expected: "must be 2, by which blocks are read here".to_owned(),
+            }),
+        }
+    }
+
     /// A whole number within bounds.
     pub(crate) fn int(&self, suffix: &str, min: u64, max: u64) -> Result<usize, Error> {
         match self.opt_int(suffix, min, max)? {

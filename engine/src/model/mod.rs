@@ -102,6 +102,7 @@ impl Model {
     fn of(gguf: Gguf, options: &ModelOptions) -> Result<Model, Error> {
         let ledger = Ledger::default();
         let keys = Keys::new(&gguf, &ledger)?;
+        keys.check_quantization()?;
         let arch = keys.arch;
         let family = FAMILIES.iter().find(|f| f.arch == arch).ok_or_else(|| {
             let names: Vec<_> = FAMILIES.iter().map(|f| f.arch).collect();

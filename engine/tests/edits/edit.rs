@@ -225,7 +225,7 @@ fn change_key(file: &mut File<'_>, random: &mut Random) -> Option<Edit> {
 }
 
 /// What dimensions in the catalogue are called.
-fn dims(file: &File<'_>, names: &[&str]) -> Vec<u64> {
+pub(crate) fn dims(file: &File<'_>, names: &[&str]) -> Vec<u64> {
     let head_dim = file.int("attention.key_length");
     let dim = |name: &&str| match *name {
         "hidden" => file.int("embedding_length"),

@@ -12,6 +12,7 @@
 mod catalogue;
 mod edit;
 mod file;
+mod named;
 #[path = "../reference/mod.rs"]
 mod reference;
 

@@ -28,9 +28,10 @@ use super::prompt::Panels;
 use super::unpack::{self, Shape, Unpacked};
 use crate::{Format, Matrix};
 
-/// From this many tokens on, unpacking rows first pays.
+/// From this many tokens on, unpacking rows first pays, whatever the format (for some it does not
+/// before a dozen).
 #[cfg(target_arch = "x86_64")]
-const MIN_GEMM_TOKENS: usize = 4;
+const MIN_GEMM_TOKENS: usize = 9;
 
 /// One product, spread over threads.
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! cache is f32.
 
 mod attention;
+mod groups;
 mod ops;
 
 use std::ops::{ControlFlow, Range};
@@ -14,6 +15,7 @@ use gannet_quant::Matrix;
 use gannet_quant::cpu::{Product, matmul_exact, matmul_fast_each};
 
 use attention::LayerCache;
+use groups::{group_products, storage_of};
 
 use super::decode::{
     HostDecode, check_blocks, check_places, check_sequences, decode_on_host, swapped,
@@ -24,27 +26,8 @@ use crate::exec::sample::argmax;
 use crate::kv::BlockTable;
 use crate::lower::{Activations, Shape, Unit};
 use crate::model::Model;
-use crate::plan::{Buf, ColumnSample, Op, Plan, Rows, Storage, Weight, WeightInfo, assign_storage};
+use crate::plan::{Buf, ColumnSample, Op, Plan, Rows, Storage, Weight, WeightInfo};
 use crate::settings::{Buffers, Precision};
-
-/// Which buffers of a plan share memory where `groups` of its operations run together.
-fn storage_of(plan: &Plan, groups: &[Range<usize>], buffers: Buffers) -> Storage {
-    let reads_and_writes = |group: &Range<usize>| {
-        let ops = &plan.ops[group.clone()];
-        let reads = ops.iter().flat_map(Op::reads).collect();
-        (reads, ops.iter().flat_map(Op::writes).collect())
-    };
-    match buffers {
-        Buffers::Shared => {
-            let steps: Vec<_> = groups.iter().map(reads_and_writes).collect();
-            assign_storage(plan, &steps, &[plan.logits, plan.next])
-        }
-        Buffers::Distinct => Storage {
-            slot: (0..plan.buffers.len()).map(Some).collect(),
-            sizes: plan.buffers.iter().map(|b| (b.rows, b.cols)).collect(),
-        },
-    }
-}
 
 /// The row dimension and elements a row of everything that a step of a plan is computed in.
 pub(crate) fn step_sizes(plan: &Plan, buffers: Buffers) -> Vec<(Rows, usize)> {
@@ -333,21 +316,6 @@ impl CpuExecutor {
                 .expect("a row of a checked tensor");
         }
     }
-}
-
-/// Ranges that cover `ops`: consecutive products of the same buffer, or one operation.
-fn group_products(ops: &[Op]) -> Vec<Range<usize>> {
-    let input = |op: &Op| match *op {
-        Op::MatMul { x, .. } => Some(x),
-        _ => None,
-    };
-    let mut start = 0;
-    ops.chunk_by(|a, b| input(a).is_some() && input(a) == input(b))
-        .map(|group| {
-            start += group.len();
-            start - group.len()..start
-        })
-        .collect()
 }
 
 impl Executor for CpuExecutor {

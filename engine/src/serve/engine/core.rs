@@ -20,11 +20,12 @@ use super::callers::Listener;
 use super::counters::EngineCounters;
 use super::live::Live;
 use super::request::Request;
+use super::spoilt::Spoilt;
 use crate::Error;
 use crate::exec::sample::NO_TOKEN;
-use crate::exec::trace::{Replay, is_finite};
+use crate::exec::trace::is_finite;
 use crate::exec::{Executor, SlotChoice, StepRows};
-use crate::kv::{BLOCK_TOKENS, BlockTable, PrefixKey};
+use crate::kv::{BlockTable, PrefixKey};
 use crate::model::Model;
 use crate::plan::StepRow;
 use crate::serve::scheduler::{
@@ -60,38 +61,6 @@ struct Flight {
     wanted: Vec<WorkRow>,
     /// Why it was not queued.
     failed: Option<Error>,
-}
-
-/// A row whose logits are no numbers.
-struct Spoilt {
-    tokens: Vec<u32>,
-    slot: usize,
-    /// From here on it alone has its blocks.
-    from: usize,
-}
-
-impl Spoilt {
-    /// What is known of it while its request still has its blocks.
-    fn of(row: &WorkRow, scheduler: &Scheduler) -> Option<Spoilt> {
-        let tokens = scheduler.tokens(row.request)?.get(..=row.position)?;
-        let (len, table) = (tokens.len(), scheduler.table());
-        let is_own = |&from: &usize| table.blocks_to_write(row.slot, from, len) == 0;
-        Some(Spoilt {
-            tokens: tokens.to_vec(),
-            slot: row.slot,
-            from: (0..len).step_by(BLOCK_TOKENS).find(is_own)?,
-        })
-    }
-
-    fn explain(&self, table: &BlockTable, executor: &mut dyn Executor) -> Error {
-        let replay = Replay {
-            tokens: &self.tokens,
-            from: self.from,
-            slot: self.slot,
-            table,
-        };
-        replay.explain(executor.inspect())
-    }
 }
 
 /// Requests on an executor.
@@ -171,6 +140,7 @@ impl Core {
         self.model.check_tokens(&prompt)?;
         let biased: Vec<u32> = request.logit_bias.iter().map(|b| b.0).collect();
         self.model.check_tokens(&biased)?;
+        self.model.check_tokens(&request.options.stop_tokens)?;
         let entry = Entry {
             // Where none are asked for, the prompt is computed, and what follows it is dropped.
             max_tokens: request.options.max_tokens.max(1),

@@ -18,6 +18,7 @@ pub(in crate::serve) mod failing;
 mod handle;
 mod live;
 mod request;
+mod spoilt;
 #[cfg(test)]
 mod tests;
 

@@ -7,6 +7,8 @@ use std::fmt::Display;
 use std::io;
 use std::path::Path;
 
+use gannet_gguf::{shown, shown_path};
+
 /// What ends a command before its time.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -21,7 +23,15 @@ pub(crate) enum Failure {
 impl Failure {
     /// A file of the user's could not be read or written.
     pub(crate) fn file(path: &Path, action: &str, source: &io::Error) -> Failure {
-        Failure::Work(format!("{}: cannot {action}: {source}", path.display()))
+        Failure::Work(format!("{}: cannot {action}: {source}", shown_path(path)))
+    }
+
+    /// An output could not be written; whoever read it may have closed it.
+    pub(crate) fn output(path: &Path, source: &io::Error) -> Failure {
+        match source.kind() {
+            io::ErrorKind::BrokenPipe => Failure::ClosedPipe,
+            _ => Failure::file(path, "write", source),
+        }
     }
 
     /// Standard output could not be written.
@@ -41,6 +51,11 @@ impl Failure {
 impl From<gannet_engine::Error> for Failure {
     fn from(error: gannet_engine::Error) -> Self {
         match error {
+            gannet_engine::Error::Io { source, .. }
+                if source.kind() == io::ErrorKind::BrokenPipe =>
+            {
+                Failure::ClosedPipe
+            }
             gannet_engine::Error::Idle { .. } => Failure::Usage(error.to_string()),
             _ => Failure::of(error),
         }
@@ -55,12 +70,14 @@ impl From<gannet_gguf::Error> for Failure {
 
 /// A message on one line: a compiler's log inside it keeps its words and loses its line breaks.
 pub(crate) fn one_line(message: &str) -> String {
+    let message = message.replace('\t', " ");
     let parts: Vec<_> = message
         .lines()
         .map(str::trim)
         .filter(|l| !l.is_empty())
         .collect();
-    parts.join("; ")
+    // Whatever a message repeats, it does not speak to a terminal.
+    shown(&parts.join("; "))
 }
 
 #[cfg(test)]
@@ -73,6 +90,7 @@ mod tests {
             one_line("ptxas failed:\n  line 3: x\n\n  line 4: y\n"),
             "ptxas failed:; line 3: x; line 4: y"
         );
+        assert_eq!(one_line("a\u{1b}[2Jb"), "a\\u{1b}[2Jb");
     }
 
     #[test]

@@ -1,21 +1,22 @@
 //! Flags that several commands share, and what they make.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use gannet_engine::error::TokenizerError;
 use gannet_engine::internals::lower::FusionRule;
 use gannet_engine::settings::{
     DeviceChoice, Environment, ExecutorChoice, GemvVariant, Given, KvType, MAX_CONTEXT, Precision,
     RuleSet, SamplerOn, Settings,
 };
 use gannet_engine::{Model, ModelOptions};
-use gannet_gguf::Gguf;
+use gannet_gguf::{Gguf, shown_path};
 
 use crate::console::Console;
 use crate::embedded;
 use crate::failure::Failure;
+use crate::input;
 use crate::progress::Progress;
 
 /// The model to work with.
@@ -24,12 +25,17 @@ pub(crate) struct ModelFlag {
     /// GGUF file, or the first of its shards [default: the embedded demonstration model]
     #[arg(short, long, value_name = "FILE")]
     model: Option<PathBuf>,
+    /// Run a model whose file has keys or tensors that nothing here uses, with a warning that names
+    /// them: what it computes may be something else than was meant
+    #[arg(long)]
+    ignore_unknown: bool,
 }
 
 impl ModelFlag {
     /// Opens and checks the model.
     pub(crate) fn open(&self, console: &mut Console) -> Result<Arc<Model>, Failure> {
-        let options = ModelOptions::default();
+        let mut options = ModelOptions::default();
+        options.ignore_unknown = self.ignore_unknown;
         let model = match &self.model {
             Some(path) => {
                 let _progress = Progress::spinner("opening");
@@ -45,6 +51,11 @@ impl ModelFlag {
 
     /// Opens the container alone.
     pub(crate) fn open_container(&self) -> Result<Gguf, Failure> {
+        if self.ignore_unknown {
+            let why =
+                "--ignore-unknown means nothing where only the vocabulary is read; leave it out";
+            return Err(Failure::Usage(why.to_owned()));
+        }
         match &self.model {
             Some(path) => Ok(Gguf::open(path)?),
             None => embedded::container(),
@@ -110,6 +121,11 @@ pub(crate) struct DeviceFlags {
     /// of a position) [default: f16]
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
+    /// Have a GPU compute the same bits of a sequence whatever runs beside it: alone, batched, in
+    /// chunks, with a known prefix; slower, as `gannet bench --batch-invariant` shows. Always so on
+    /// the CPU
+    #[arg(long)]
+    batch_invariant: bool,
     /// Do not compare a GPU with the CPU before it first serves a model [default: GANNET_GATE, else
     /// compare]
     #[arg(long)]
@@ -124,6 +140,7 @@ impl DeviceFlags {
             sampler_on: self.sampler_on,
             gemv: self.gemv,
             kv_type: self.kv_type,
+            batch_invariant: self.batch_invariant.then_some(true),
             gate: self.no_gate.then_some(false),
             ..self.place.given()
         }
@@ -198,44 +215,26 @@ pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>, Failure> {
             });
     };
     let path = Path::new(file);
-    let json = std::fs::read(path).map_err(|e| Failure::file(path, "read", &e))?;
+    let json = input::bytes_of(path)?;
     serde_json::from_slice(&json).map_err(|e| {
+        let file = shown_path(path);
         Failure::Work(format!(
             "{file}: not a JSON array of token ids, such as [1, 2, 3]: {e}"
         ))
     })
 }
 
-/// The text of a file, or of standard input where it is named `-`; as [`text_of`].
-pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    if path != Path::new("-") {
-        let bytes = std::fs::read(path).map_err(|e| Failure::file(path, "read", &e))?;
-        return text_of(&path.display().to_string(), bytes);
+/// A vocabulary that cannot be used.
+pub(crate) fn vocabulary(gguf: &Gguf, source: TokenizerError) -> Failure {
+    if let TokenizerError::Metadata(e) = source {
+        // It names the file itself.
+        return Failure::of(e);
     }
-    let mut bytes = Vec::new();
-    std::io::stdin()
-        .read_to_end(&mut bytes)
-        .map_err(|e| Failure::Work(format!("{STANDARD_INPUT}: cannot read: {e}")))?;
-    text_of(STANDARD_INPUT, bytes)
-}
-
-/// What messages call it.
-pub(crate) const STANDARD_INPUT: &str = "standard input";
-
-/// Bytes that came from somewhere as text, without the byte order mark that some programs begin it with.
-pub(crate) fn text_of(name: &str, bytes: Vec<u8>) -> Result<String, Failure> {
-    let is_wide = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
-    let mut text = String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        let what = if is_wide { " but UTF-16" } else { "" };
-        Failure::Work(format!(
-            "{name}: not UTF-8 text{what} at byte {at}; convert it first"
-        ))
-    })?;
-    if text.starts_with('\u{feff}') {
-        text.drain(..'\u{feff}'.len_utf8());
-    }
-    Ok(text)
+    let file = gguf.path().to_owned();
+    Failure::of(gannet_engine::Error::Tokenizer {
+        file,
+        source: Box::new(source),
+    })
 }
 
 #[cfg(test)]
@@ -256,11 +255,11 @@ mod tests {
 
     #[test]
     fn one_byte_order_mark_is_no_text() {
-        let text = |text: &str| text_of("x", text.as_bytes().to_vec()).unwrap();
+        let text = |text: &str| input::text(text.as_bytes().to_vec(), "x").unwrap();
         assert_eq!(text("\u{feff}ab\n"), "ab\n");
         assert_eq!(text("\u{feff}\u{feff}"), "\u{feff}");
         assert_eq!(text("a\u{feff}"), "a\u{feff}");
-        let line = |bytes: &[u8]| match text_of("x", bytes.to_vec()) {
+        let line = |bytes: &[u8]| match input::text(bytes.to_vec(), "x") {
             Err(Failure::Work(line)) => line,
             _ => panic!("{bytes:?}"),
         };

@@ -11,7 +11,10 @@ mod embedded;
 mod failure;
 mod figures;
 mod flags;
+mod input;
 mod launches;
+mod output;
+mod partial;
 mod progress;
 mod requests;
 mod table;
@@ -42,6 +45,8 @@ fn main() -> ExitCode {
             return ExitCode::from(if usage.use_stderr() { 2 } else { 0 });
         }
     };
+    // Where the system refuses, a file that is cut short ends the program without a line.
+    let _ = gannet_gguf::exit_on_fault();
     let mut console = Console::new();
     let result = cli
         .command

@@ -7,6 +7,8 @@
 
 use std::path::PathBuf;
 
+use gannet_gguf::shown_path;
+
 pub use gannet_cuda_runtime::Error as CudaError;
 pub use gannet_gguf::Error as GgufError;
 
@@ -21,7 +23,7 @@ pub enum Error {
     #[error(transparent)]
     Gguf(#[from] GgufError),
     /// The vocabulary could not be used.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {source}", shown_path(file))]
     Tokenizer {
         /// The model file.
         file: PathBuf,
@@ -32,7 +34,10 @@ pub enum Error {
     #[error(transparent)]
     Safetensors(#[from] SafetensorsError),
     /// The model's architecture has no family here.
-    #[error("{}: general.architecture {arch:?} is not supported; supported: {supported}", file.display())]
+    #[error(
+        "{}: general.architecture {arch:?} is not supported; supported: {supported}",
+        shown_path(file)
+    )]
     UnsupportedFamily {
         /// The model file.
         file: PathBuf,
@@ -42,7 +47,7 @@ pub enum Error {
         supported: String,
     },
     /// A hyper-parameter is out of range.
-    #[error("{}: {key} is {found}; {expected}", file.display())]
+    #[error("{}: {key} is {found}; {expected}", shown_path(file))]
     HyperParameter {
         /// The model file.
         file: PathBuf,
@@ -54,7 +59,7 @@ pub enum Error {
         expected: String,
     },
     /// A tensor is missing or has the wrong shape or type.
-    #[error("{}: tensor {tensor}: {problem}", file.display())]
+    #[error("{}: tensor {tensor}: {problem}", shown_path(file))]
     Tensor {
         /// The model file.
         file: PathBuf,
@@ -62,6 +67,20 @@ pub enum Error {
         tensor: String,
         /// What is wrong and what would be right.
         problem: String,
+    },
+    /// The file has keys or tensors that nothing uses and that are not known to change nothing.
+    #[error(
+        "{}: not used by {arch} models here: {items}; the result would lack what they say: use a \
+         file without them, or --ignore-unknown to run all the same",
+        shown_path(file)
+    )]
+    Unread {
+        /// The model file.
+        file: PathBuf,
+        /// The architecture.
+        arch: String,
+        /// The keys with their values, and the tensors.
+        items: String,
     },
     /// A prompt and its continuation do not fit the context.
     #[error(
@@ -83,10 +102,11 @@ pub enum Error {
         /// How many there may be.
         most: usize,
     },
-    /// A cache that does not fit the memory of the machine.
+    /// A cache, or what a step is computed in, that does not fit the memory of the machine.
     #[error(
-        "a cache of {context} positions for {slots} sequences takes {needed_mib} MiB of memory, \
-         {free_mib} MiB are free; lower --ctx, or the sequences at once"
+        "a cache of {context} positions for {slots} sequences takes {cache_mib} MiB of memory, steps \
+         of {rows} rows take {steps_mib} MiB, {free_mib} MiB are free; lower --ctx, or the sequences \
+         at once, or free some memory"
     )]
     Memory {
         /// Positions of a sequence.
@@ -94,7 +114,11 @@ pub enum Error {
         /// Sequences at once.
         slots: usize,
         /// What the cache and its tables take.
-        needed_mib: u64,
+        cache_mib: u64,
+        /// Rows of the largest step.
+        rows: usize,
+        /// What activations, logits and staging take.
+        steps_mib: u64,
         /// What there is.
         free_mib: u64,
     },
@@ -127,6 +151,9 @@ pub enum Error {
         /// What would be right.
         expected: &'static str,
     },
+    /// Logits that are no numbers.
+    #[error(transparent)]
+    NotFinite(#[from] Box<NotFinite>),
     /// No GPU can be used.
     #[error(transparent)]
     NoDevice(#[from] NoDevice),
@@ -178,7 +205,7 @@ pub enum Error {
         what: String,
     },
     /// A file of the user's could not be read or written.
-    #[error("{}: {source}", file.display())]
+    #[error("{}: {source}", shown_path(file))]
     Io {
         /// The file.
         file: PathBuf,
@@ -191,6 +218,84 @@ impl Error {
     /// A broken invariant.
     pub(crate) fn internal(what: impl Into<String>) -> Error {
         Error::Internal { what: what.into() }
+    }
+}
+
+/// Logits that are NaN or infinite: no token can be chosen from them, and nothing is measured by them.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("logits at position {position} are not finite: {}", Self::cause(origin.as_ref()))]
+#[non_exhaustive]
+pub struct NotFinite {
+    /// Position of the token whose logits these are, from 0.
+    pub position: usize,
+    /// Where that began; `None` where running the steps again did not show it.
+    pub origin: Option<Origin>,
+}
+
+/// The first operation that gave what is not finite, or what its result cannot hold.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Origin {
+    /// Position of the token, from 0.
+    pub position: usize,
+    /// The unit: operation and buffer.
+    pub unit: String,
+    /// The layer that it belongs to, from 0.
+    pub layer: Option<usize>,
+    /// What it gave: NaN or infinity; of keys and values what the cache's type cannot hold.
+    pub value: f32,
+}
+
+impl NotFinite {
+    fn cause(origin: Option<&Origin>) -> String {
+        let Some(origin) = origin else {
+            return "penalties or biases made them so, or it does not happen again; try --exact"
+                .to_owned();
+        };
+        let layer = (origin.layer).map_or(String::new(), |layer| format!(" (layer {layer})"));
+        let place = format!("{}{layer} at position {}", origin.unit, origin.position);
+        match origin.value.is_finite() {
+            true => format!(
+                "{:e} exceeds f16 in {place}; choose --kv-type bf16 or f32",
+                origin.value
+            ),
+            false => format!(
+                "the first is {} in {place}; check the weights in the model file, or try --exact",
+                origin.value
+            ),
+        }
+    }
+}
+
+impl NotFinite {
+    /// The error of a position whose own numbers they are.
+    pub(crate) fn at(origin: Origin) -> NotFinite {
+        NotFinite {
+            position: origin.position,
+            origin: Some(origin),
+        }
+    }
+}
+
+impl Origin {
+    /// What a unit gave; its name has that of the layer's weight.
+    pub(crate) fn of(position: usize, unit: &str, value: f32) -> Origin {
+        let layer = unit.split_once("blk.").and_then(|(_, after)| {
+            let number = after.split('.').next()?;
+            number.parse().ok()
+        });
+        Origin {
+            position,
+            unit: unit.to_owned(),
+            layer,
+            value,
+        }
+    }
+}
+
+impl From<NotFinite> for Error {
+    fn from(error: NotFinite) -> Self {
+        Error::NotFinite(Box::new(error))
     }
 }
 
@@ -288,4 +393,37 @@ pub struct GateFailure {
     pub nmse: f64,
     /// The largest that would pass.
     pub limit: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_finite_is_told_with_its_place() {
+        let line = |origin| {
+            let error = NotFinite {
+                position: 7,
+                origin,
+            };
+            Error::from(error).to_string()
+        };
+        let of = |unit, value| line(Some(Origin::of(3, unit, value)));
+        let found = of("matmul blk.12.ffn_down", f32::NAN);
+        assert!(
+            found.contains("logits at position 7 are not finite"),
+            "{found}"
+        );
+        let place = "NaN in matmul blk.12.ffn_down (layer 12) at position 3";
+        assert!(found.contains(place), "{found}");
+        let found = of("embed embd", f32::NEG_INFINITY);
+        assert!(
+            found.contains("-inf in embed embd at position 3"),
+            "{found}"
+        );
+        let found = of("kv_write blk.0.attn_k", 1e5);
+        assert!(found.contains("1e5 exceeds f16 in kv_write"), "{found}");
+        assert!(found.contains("--kv-type bf16 or f32"), "{found}");
+        assert!(line(None).contains("--exact"));
+    }
 }

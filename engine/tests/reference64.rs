@@ -107,50 +107,113 @@ fn every_case_differs_from_its_family() {
     }
 }
 
-/// Keys that some families read, in files of those that do not.
+/// Keys and tensors that some families read, in files of those that do not: nobody passes over them.
 #[test]
-fn keys_of_other_families_change_nothing() {
-    let yarn = |keys| MicroModel { keys, ..LLAMA };
-    let model = yarn(&[
-        ("rope.scaling.type", Key::Text("yarn")),
-        ("rope.scaling.factor", Key::Float(4.0)),
-        ("rope.scaling.original_context_length", Key::Int(16)),
-    ]);
-    let with_more = yarn(&[
-        ("rope.scaling.type", Key::Text("yarn")),
-        ("rope.scaling.factor", Key::Float(4.0)),
-        ("rope.scaling.original_context_length", Key::Int(16)),
-        ("rope.scaling.yarn_beta_fast", Key::Float(4.0)),
-        ("rope.scaling.yarn_beta_slow", Key::Float(0.5)),
-        ("rope.scaling.yarn_ext_factor", Key::Float(0.5)),
-        ("rope.scaling.yarn_attn_factor", Key::Float(2.0)),
-        ("rope.scaling.yarn_log_multiplier", Key::Float(1.0)),
-        ("attention.temperature_scale", Key::Float(0.5)),
-        ("attention.sliding_window", Key::Int(4)),
-        ("final_logit_softcapping", Key::Float(1.0)),
-    ]);
-    let (plain, vocab_size) = reference_logits(&LLAMA, 40, 64);
-    let (scaled, _) = reference_logits(&model, 40, 64);
-    let (found, _) = reference_logits(&with_more, 40, 64);
-    assert!(compare(&plain, &scaled, vocab_size).0 > 0.01);
-    assert_eq!(found, scaled);
-}
-
-#[test]
-fn a_tensor_that_nothing_reads_is_refused() {
-    let open = |model: MicroModel| Reference::open(model.file(&vocab()).path()).err();
+fn what_nothing_reads_is_refused() {
+    let refused = |model: MicroModel, name: &str| {
+        let file = model.file(&vocab());
+        let by_reference = Reference::open(file.path()).err().unwrap();
+        let by_engine = Model::open(file.path()).err().unwrap().to_string();
+        assert!(by_engine.contains(name), "{name}: {by_engine}");
+        by_reference
+    };
+    let keys: &[&[(&str, Key)]] = &[
+        &[("attention.temperature_scale", Key::Float(0.5))],
+        &[("attention.sliding_window", Key::Int(4))],
+        &[("final_logit_softcapping", Key::Float(1.0))],
+        &[("logit_scale", Key::Float(0.5))],
+        &[("rope.freq_base_swa", Key::Float(500.0))],
+        &[("rope.scaling.yarn_ext_factor", Key::Float(0.5))],
+        &[("rope.scaling.yarn_attn_factor", Key::Float(2.0))],
+        &[("rope.scaling.yarn_log_multiplier", Key::Float(1.0))],
+    ];
+    for &keys in keys {
+        let by_reference = refused(MicroModel { keys, ..LLAMA }, keys[0].0);
+        assert!(by_reference.contains(keys[0].0), "{by_reference}");
+    }
     let long = MicroModel {
         factors: FactorTensors::LongAndShort,
         ..LLAMA
     };
-    let refused = open(long).unwrap();
-    assert_eq!(refused, "llama reads no rope_factors_long.weight");
+    let by_reference = refused(long, "rope_factors_long.weight");
+    assert_eq!(by_reference, "llama reads no rope_factors_long.weight");
     let unknown = MicroModel {
         arch: "phi2",
         ..LLAMA
     };
-    assert_eq!(open(unknown).unwrap(), "no reference for phi2");
-    assert_eq!(open(LLAMA), None);
+    assert_eq!(refused(unknown, "phi2"), "no reference for phi2");
+    assert!(Reference::open(LLAMA.file(&vocab()).path()).is_ok());
+}
+
+/// A factor that no type stands beside divides positions, as the reference loader has it.
+#[test]
+fn a_factor_without_a_type_gives_the_right_logits() {
+    let part = |name: &str| shared("a factor without a type", &format!("cases/turn2/{name}"));
+    let (Some(file), Some(right), Some(ids)) = (
+        part("rope-factor-without-type.gguf"),
+        part("rope-factor-without-type.right.f32"),
+        part("tokens-32.json"),
+    ) else {
+        return;
+    };
+    let ids = tokens(&json(&ids));
+    let right: Vec<f64> = floats(&right).into_iter().map(f64::from).collect();
+    let reference = Reference::open(&file).unwrap();
+    let vocab_size = reference.vocab_size();
+    let all = reference.logits(&ids, ids.len());
+    let (worst, difference) = compare(&right, &all[all.len() - right.len()..], vocab_size);
+    assert!(
+        worst <= 1e-12 && difference <= 1e-6,
+        "{worst:e} {difference:e}"
+    );
+    let model = Model::open(&file).unwrap();
+    let found = exact_logits(model, &ids, ids.len());
+    let (worst, difference) = compare(&right, &found[found.len() - right.len()..], vocab_size);
+    assert!(
+        worst <= 1e-9 && difference <= 1e-3,
+        "{worst:e} {difference:e}"
+    );
+}
+
+/// A matrix of one row is a matrix.
+#[test]
+fn models_of_a_width_of_one_run() {
+    for (hidden_size, ffn_size) in [(1, 80), (48, 1), (1, 1)] {
+        let model = MicroModel {
+            hidden_size,
+            ffn_size,
+            ..LLAMA
+        };
+        let file = model.file(&vocab());
+        let reference = Reference::open(file.path()).unwrap();
+        let ids = micro::tokens(reference.vocab_size(), 20, 1);
+        let expected = reference.logits(&ids, 64);
+        let found = exact_logits(Model::open(file.path()).unwrap(), &ids, 64);
+        let (worst, difference) = compare(&expected, &found, reference.vocab_size());
+        assert!(
+            worst <= 1e-9 && difference <= 1e-3,
+            "{worst:e} {difference:e}"
+        );
+    }
+}
+
+/// Logits of the exact CPU, all positions.
+fn exact_logits(model: Model, ids: &[u32], context: usize) -> Vec<f64> {
+    let settings = Settings {
+        device: DeviceChoice::Cpu,
+        precision: Precision::Exact,
+        context: Some(context),
+        max_outputs: Some(16),
+        ..Settings::default()
+    };
+    let mut executor = make_executor(&Arc::new(model), &settings).unwrap().executor;
+    let mut found = Vec::new();
+    eval::logits(executor.as_mut(), ids, 0, |_, row| {
+        found.extend(row.iter().map(|&l| f64::from(l)));
+        Ok(())
+    })
+    .unwrap();
+    found
 }
 
 #[test]

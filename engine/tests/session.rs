@@ -237,8 +237,14 @@ fn a_full_context_takes_no_more() {
     let full = continued(&mut session, &FIRST, &options(100));
     assert_eq!(
         (full.tokens.len(), full.finish),
-        (4, Finish::Length),
+        (4, Finish::Context),
         "three that fit, and the one after them"
+    );
+    session.clear();
+    let asked = continued(&mut session, &FIRST, &options(4));
+    assert_eq!(
+        (asked.tokens, asked.finish),
+        (full.tokens.clone(), Finish::Length)
     );
     let refused = session.generate_tokens(&[1], &options(1), |_| ControlFlow::Continue(()));
     let Err(Error::ContextFull { tokens, context }) = refused else {

@@ -5,6 +5,7 @@
 //! quoted, escaped and cut by [`quoted`], so that a message always stays on one short line.
 
 use std::io;
+use std::path::Path;
 
 /// Why a file was refused, a key could not be read, or a file could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +117,32 @@ pub(crate) fn quoted(text: &str) -> String {
         shown.push_str("...");
     }
     shown
+}
+
+/// A path as a message may show it: control characters escaped, so that a name cannot break the line
+/// or speak to a terminal. An ordinary path is shown as it is.
+///
+/// ```
+/// assert_eq!(gannet_gguf::shown_path("a\u{1b}[2J\n b.gguf".as_ref()), "a\\u{1b}[2J\\n b.gguf");
+/// ```
+#[must_use]
+pub fn shown_path(path: &Path) -> String {
+    shown(&path.display().to_string())
+}
+
+/// As [`shown_path`], of any text.
+#[must_use]
+pub fn shown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        // What reorders a line is as bad as what breaks it.
+        let reorders = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        match c.is_control() || reorders || matches!(c, '\u{2028}' | '\u{2029}') {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 #[cfg(test)]

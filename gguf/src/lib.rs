@@ -33,6 +33,7 @@
 
 mod cursor;
 mod error;
+mod fault;
 mod metadata;
 mod parse;
 mod reader;
@@ -42,7 +43,8 @@ mod tensor;
 mod value;
 mod writer;
 
-pub use error::Error;
+pub use error::{Error, shown, shown_path};
+pub use fault::exit_on_fault;
 pub use metadata::Metadata;
 pub use reader::Gguf;
 pub use shard::{SPLIT_COUNT_KEY, SPLIT_NO_KEY, SPLIT_TENSORS_KEY, shard_path};

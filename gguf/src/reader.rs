@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Error;
-use crate::error::quoted;
+use crate::error::{quoted, shown_path};
 use crate::metadata::Metadata;
 use crate::parse::{MAX_TENSORS, Parsed, parse};
 use crate::shard::{self, ShardName};
@@ -19,6 +19,8 @@ use crate::tensor::TensorInfo;
 /// A model file, open for reading.
 pub struct Gguf {
     path: PathBuf,
+    /// Where the shards were read from; empty for bytes in memory.
+    files: Vec<PathBuf>,
     shards: Vec<Arc<Source>>,
     version: u32,
     alignment: u64,
@@ -33,7 +35,8 @@ impl Gguf {
     /// (`...-00001-of-0000N.gguf`), which the others lie beside.
     ///
     /// The files are mapped into memory, or read where the file system cannot map. They must not be
-    /// rewritten or shortened while the model is open.
+    /// rewritten or shortened while the model is open; [`exit_on_fault`](crate::exit_on_fault) says
+    /// what becomes of one that is.
     ///
     /// # Errors
     /// Whatever is wrong with the file, in one line; the first problem found.
@@ -43,14 +46,15 @@ impl Gguf {
         let first = parse(&source, 0)?;
         let split = shard::Split::of(source.name(), &first.metadata)?;
         let mut model = Gguf::new(path.to_owned(), source, first)?;
+        model.files.push(path.to_owned());
         if let Some(split) = split {
             let name = ShardName::of_first(path, &split)?;
             for no in 1..split.count {
                 model.add_shard(&name.path(no), no, &split)?;
             }
-            split.check_total(&model.path.display().to_string(), model.tensors.len())?;
+            split.check_total(&shown_path(&model.path), model.tensors.len())?;
         } else if ShardName::parse(path).is_some_and(|name| name.count > 1) {
-            let name = model.path.display();
+            let name = shown_path(&model.path);
             model.warnings.push(format!(
                 "{name}: named like a shard but has no key \"split.count\""
             ));
@@ -90,6 +94,7 @@ impl Gguf {
     fn new(path: PathBuf, source: Arc<Source>, parsed: Parsed) -> Result<Gguf, Error> {
         let mut model = Gguf {
             path,
+            files: Vec::new(),
             shards: Vec::new(),
             version: parsed.version,
             alignment: parsed.alignment,
@@ -104,7 +109,7 @@ impl Gguf {
 
     fn add_shard(&mut self, path: &Path, no: usize, split: &shard::Split) -> Result<(), Error> {
         let missing = |source: &Error| Error::Split {
-            file: self.path.display().to_string(),
+            file: shown_path(&self.path),
             found: format!(
                 "shard {} of {} cannot be read ({source})",
                 no + 1,
@@ -116,7 +121,9 @@ impl Gguf {
         let source = Arc::new(source);
         let parsed = parse(&source, no)?;
         split.check_member(source.name(), &parsed.metadata, no)?;
+        shard::check_metadata(source.name(), &self.metadata, &parsed.metadata)?;
         self.warnings.extend(parsed.warnings);
+        self.files.push(path.to_owned());
         self.add_tensors(source, parsed.tensors)
     }
 
@@ -187,6 +194,11 @@ impl Gguf {
     /// The path the model was opened with, or the name given for bytes in memory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The files that the model was read from, shard after shard; none for bytes in memory.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// Oddities that do not prevent using the model, one line each.

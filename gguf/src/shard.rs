@@ -6,13 +6,15 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::Error;
+use crate::error::{Error, quoted, shown_path};
 use crate::metadata::Metadata;
 
 /// This shard's number, from 0.
 pub const SPLIT_NO_KEY: &str = "split.no";
 /// How many shards there are.
 pub const SPLIT_COUNT_KEY: &str = "split.count";
+/// Which model it is.
+const ARCHITECTURE_KEY: &str = "general.architecture";
 /// How many tensors all shards have together.
 pub const SPLIT_TENSORS_KEY: &str = "split.tensors.count";
 
@@ -66,7 +68,7 @@ impl ShardName {
         match ShardName::parse(path) {
             Some(name) if name.no == 0 && name.count == split.count => Ok(name),
             _ => Err(Error::Split {
-                file: path.display().to_string(),
+                file: shown_path(path),
                 found: format!(
                     "the file name does not match {SPLIT_COUNT_KEY} {}",
                     split.count
@@ -81,6 +83,31 @@ impl ShardName {
         let name = format!("{}-{:05}-of-{:05}.gguf", self.stem, no + 1, self.count);
         self.folder.join(name)
     }
+}
+
+/// Refuses a shard that says something else about the model than the first one, whose metadata is the
+/// model's: the architecture, a key under its prefix or one of the vocabulary that the first lacks or
+/// has with another value would be passed over. Other keys may differ.
+pub(crate) fn check_metadata(file: &str, first: &Metadata, shard: &Metadata) -> Result<(), Error> {
+    let arch = first.opt_str(ARCHITECTURE_KEY)?.unwrap_or_default();
+    let is_under_arch =
+        |key: &str| (key.strip_prefix(arch)).is_some_and(|rest| rest.starts_with('.'));
+    let is_of_model =
+        |key: &str| key == ARCHITECTURE_KEY || key.starts_with("tokenizer.") || is_under_arch(key);
+    let differs =
+        (shard.iter()).find(|(key, value)| is_of_model(key) && first.get(key) != Some(*value));
+    let Some((key, value)) = differs else {
+        return Ok(());
+    };
+    let expected = match first.get(key) {
+        Some(value) => format!("{}, as the first shard says", value.describe()),
+        None => "absent, as in the first shard".to_owned(),
+    };
+    Err(Error::Split {
+        file: file.to_owned(),
+        found: format!("metadata key {} is {}", quoted(key), value.describe()),
+        expected,
+    })
 }
 
 /// What the keys of a split model say.

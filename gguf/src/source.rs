@@ -1,13 +1,14 @@
 //! Where a file's bytes live: a memory map, a buffer, or the program itself.
 //!
-//! The rest of the crate sees `&[u8]` and a name for messages. This is the only file with `unsafe`
-//! in it, and the map is the only use.
+//! The rest of the crate sees `&[u8]` and a name for messages. The map is the only use of `unsafe`
+//! here; what becomes of one that is cut short stands in [`fault`](crate::fault).
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::Error;
+use crate::error::{Error, shown, shown_path};
+use crate::fault::Watch;
 
 /// One file's bytes, immutable for as long as they are borrowed.
 pub(crate) struct Source {
@@ -16,7 +17,11 @@ pub(crate) struct Source {
 }
 
 enum Bytes {
-    Map(memmap2::Mmap),
+    /// Its place in the table of maps, which it leaves before it is unmapped: fields drop in order.
+    Map {
+        _watch: Watch,
+        map: memmap2::Mmap,
+    },
     Owned(Vec<u8>),
     Static(&'static [u8]),
 }
@@ -24,7 +29,7 @@ enum Bytes {
 impl Source {
     /// Maps the file at `path`, or reads it where the file system cannot map it.
     pub(crate) fn open(path: &Path) -> Result<Source, Error> {
-        let name = path.display().to_string();
+        let name = shown_path(path);
         let io = |action| {
             let file = name.clone();
             move |source| Error::Io {
@@ -46,7 +51,10 @@ impl Source {
         }
         let mut file = File::open(path).map_err(io("open the file"))?;
         let bytes = match map(&file) {
-            Ok(map) => Bytes::Map(map),
+            Ok(map) => Bytes::Map {
+                _watch: Watch::new(&name, &map),
+                map,
+            },
             Err(_) => Bytes::Owned(read(&mut file, meta.len()).map_err(io("read the file"))?),
         };
         Ok(Source { name, bytes })
@@ -54,14 +62,14 @@ impl Source {
 
     pub(crate) fn from_vec(name: &str, bytes: Vec<u8>) -> Source {
         Source {
-            name: name.to_owned(),
+            name: shown(name),
             bytes: Bytes::Owned(bytes),
         }
     }
 
     pub(crate) fn from_static(name: &str, bytes: &'static [u8]) -> Source {
         Source {
-            name: name.to_owned(),
+            name: shown(name),
             bytes: Bytes::Static(bytes),
         }
     }
@@ -73,7 +81,7 @@ impl Source {
 
     pub(crate) fn bytes(&self) -> &[u8] {
         match &self.bytes {
-            Bytes::Map(map) => map,
+            Bytes::Map { map, .. } => map,
             Bytes::Owned(bytes) => bytes,
             Bytes::Static(bytes) => bytes,
         }
@@ -95,7 +103,8 @@ fn map(file: &File) -> io::Result<memmap2::Mmap> {
     // memmap2 cannot promise is that no other program rewrites the file meanwhile; `Gguf::open`
     // documents that as its one requirement. Nothing here relies on bytes staying as they were
     // validated: every later read is bounds-checked again and strings are re-checked as UTF-8, so
-    // a rewritten file gives wrong numbers, and a shortened one a bus error that ends the program.
+    // a rewritten file gives wrong numbers, and a shortened one a bus error that ends the program
+    // (with a line, where it called `exit_on_fault`).
     unsafe { memmap2::Mmap::map(file) }
 }
 
@@ -109,7 +118,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(b"twelve bytes").unwrap();
         let mapped = Source::open(file.path()).unwrap();
-        assert!(matches!(mapped.bytes, Bytes::Map(_)));
+        assert!(matches!(mapped.bytes, Bytes::Map { .. }));
         let mut again = File::open(file.path()).unwrap();
         assert_eq!(mapped.bytes(), read(&mut again, 12).unwrap());
         let mut again = File::open(file.path()).unwrap();

@@ -256,12 +256,19 @@ fn split_string(bytes: &[u8]) -> Option<(&str, &[u8])> {
 }
 
 /// An array of metadata values, decoded one element at a time.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Array<'a> {
     ty: ValueType,
     len: usize,
     // The encoded elements, and possibly bytes after them.
     bytes: &'a [u8],
+}
+
+/// By elements, wherever in whichever file they lie.
+impl PartialEq for Array<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.ty, self.len) == (other.ty, other.len) && self.encoded() == other.encoded()
+    }
 }
 
 impl<'a> Array<'a> {

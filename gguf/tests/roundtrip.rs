@@ -387,3 +387,66 @@ fn shards_that_do_not_fit_together_are_refused() {
         "{e}"
     );
 }
+
+/// The first shard's metadata is the model's: what another says beside or against it is refused.
+#[test]
+fn shards_that_speak_of_another_model_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let base = folder.path().join("m.gguf");
+    type Change = fn(usize, &mut Writer);
+    let refused: [(Change, &str); 5] = [
+        (
+            |no, w| {
+                let arch = if no < 2 { "llama" } else { "qwen2" };
+                w.set("general.architecture", arch).unwrap();
+            },
+            "general.architecture",
+        ),
+        (
+            |no, w| {
+                w.set("general.architecture", "llama").unwrap();
+                if no == 1 {
+                    w.set("llama.rope.scaling.factor", 4.0f32).unwrap();
+                }
+            },
+            "llama.rope.scaling.factor",
+        ),
+        (
+            |no, w| {
+                w.set("general.architecture", "llama").unwrap();
+                w.set("llama.rope.freq_base", 1e4f32 + no as f32).unwrap();
+            },
+            "llama.rope.freq_base",
+        ),
+        (
+            |no, w| {
+                let tokens: &[&str] = if no == 0 { &["a", "b"] } else { &["a", "c"] };
+                w.set_array("tokenizer.ggml.tokens", tokens).unwrap();
+            },
+            "tokenizer.ggml.tokens",
+        ),
+        (
+            |no, w| {
+                w.set("general.architecture", "llama").unwrap();
+                w.set_array("llama.x", &[no as u32, 1]).unwrap();
+            },
+            "llama.x",
+        ),
+    ];
+    for (change, key) in refused {
+        let first = write_shards(&base, change);
+        let line = Gguf::open(&first).unwrap_err().to_string();
+        assert!(line.contains("split model") && line.contains(key), "{line}");
+        assert!(line.contains("first shard"), "{line}");
+    }
+    // The same again, and what describes the file, are no contradiction.
+    let first = write_shards(&base, |no, w| {
+        w.set("general.architecture", "llama").unwrap();
+        w.set("general.name", if no == 0 { "a" } else { "b" })
+            .unwrap();
+        w.set_array("tokenizer.ggml.tokens", &["a", "b"]).unwrap();
+        w.set("llamas.x", no as u32).unwrap();
+        w.set("quantize.imatrix.entries_count", no as u32).unwrap();
+    });
+    assert_eq!(Gguf::open(&first).unwrap().num_shards(), 3);
+}

@@ -6,6 +6,7 @@ use clap::Args;
 use gannet_engine::Opening;
 use gannet_engine::settings::{Given, MAX_CONTEXT, MAX_SLOTS};
 use gannet_engine::tools::bench::{self, BenchOptions, BenchReport, BenchKind, BenchRow};
+use gannet_gguf::shown_path;
 use serde_json::json;
 
 use crate::console::Console;
@@ -122,10 +123,10 @@ impl Bench {
             requests::measure(&model, &settings, n, options.repeats, &report)
         });
         let requests = requests.transpose()?;
-        let file = model.path().display().to_string();
+        let file = shown_path(model.path());
         if let Some(path) = &self.trace {
             let trace = serde_json::to_vec(&launches::chrome_trace(&report)).map_err(|e| {
-                Failure::Work(format!("{}: cannot write the trace: {e}", path.display()))
+                Failure::Work(format!("{}: cannot write the trace: {e}", shown_path(path)))
             })?;
             std::fs::write(path, trace).map_err(|e| Failure::file(path, "write", &e))?;
         }
@@ -163,6 +164,7 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
                 "gb_per_second": row.gb_per_second,
                 "share_of_ceiling": row.share_of_ceiling,
                 "device_step_seconds": row.device_step_seconds,
+                "share_of_default": row.share_of_default,
                 "synchronizations_per_token": row.synchronizations_per_token,
                 "launches": launches::as_json(row, report.ceiling_gb_per_second),
             })
@@ -176,6 +178,7 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
         "load": report.load,
         "cold_first_token_seconds": report.cold_first_token_seconds,
         "ceiling_gb_per_second": report.ceiling_gb_per_second,
+        "batch_invariant": report.batch_invariant,
         "without": report.without,
         "fallbacks": report.fallbacks,
         "rows": rows,
@@ -183,7 +186,8 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
 }
 
 fn as_text(report: &BenchReport, file: &str) -> String {
-    let mut table = Table::new(&[
+    let compared = report.rows.iter().any(|row| row.share_of_default.is_some());
+    let mut columns = vec![
         "test",
         ">tok/s",
         ">time",
@@ -194,13 +198,15 @@ fn as_text(report: &BenchReport, file: &str) -> String {
         ">step",
         ">on device",
         ">waits/token",
-    ]);
+    ];
+    columns.extend(compared.then_some(">of default"));
+    let mut table = Table::new(&columns);
     for row in &report.rows {
         let rate = match row.kind {
             BenchKind::FirstToken => String::new(),
             _ => figures::rate(row.tokens_per_second),
         };
-        table.row([
+        let mut cells = vec![
             row.name(),
             rate,
             figures::seconds(row.median()),
@@ -214,8 +220,14 @@ fn as_text(report: &BenchReport, file: &str) -> String {
                 .map_or(String::new(), figures::seconds),
             row.synchronizations_per_token
                 .map_or(String::new(), |n| format!("{n:.2}")),
-        ]);
+        ];
+        cells.extend(row.share_of_default.map(figures::percent));
+        table.row(cells);
     }
+    let invariant = match report.batch_invariant {
+        true => "; the same kernels for any number of rows",
+        false => "",
+    };
     let without = match report.without.as_slice() {
         [] => String::new(),
         rules => format!("; without {}", rules.join(", ")),
@@ -227,7 +239,7 @@ fn as_text(report: &BenchReport, file: &str) -> String {
     format!(
         "{file} on {}: {} of weights, loaded in {}, first token {} after loading began\n\
          {}; {}\n\
-         reading memory: {} GB/s{fallbacks}{without}\n\n{}",
+         reading memory: {} GB/s{fallbacks}{without}{invariant}\n\n{}",
         report.executor,
         figures::bytes(report.weight_bytes),
         figures::seconds(report.load_seconds),

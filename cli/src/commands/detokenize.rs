@@ -14,7 +14,8 @@ use gannet_engine::tokenizer::{DecodeOptions, Tokenizer, TokenizerOptions};
 
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::flags::{ModelFlag, STANDARD_INPUT, read_text};
+use crate::flags::{ModelFlag, vocabulary};
+use crate::input::{name_of, read_text};
 
 /// Print the bytes that token ids stand for
 #[derive(Args)]
@@ -48,7 +49,7 @@ impl Detokenize {
         let ids = self.input.ids()?;
         let gguf = self.model.open_container()?;
         let tokenizer = from_metadata(gguf.metadata(), &TokenizerOptions::default())
-            .map_err(|e| Failure::Work(format!("{}: {e}", gguf.path().display())))?;
+            .map_err(|source| vocabulary(&gguf, source))?;
         for warning in tokenizer.warnings() {
             console.note(format!("warning: {warning}"));
         }
@@ -68,11 +69,7 @@ impl Input {
             return parse(ids).map_err(|e| Failure::Usage(format!("--ids {ids:?}: {e}")));
         }
         let file = self.file.as_deref().unwrap_or(Path::new("-"));
-        let text = read_text(file)?;
-        let name = match file == Path::new("-") {
-            true => STANDARD_INPUT.to_owned(),
-            false => file.display().to_string(),
-        };
+        let (name, text) = (name_of(file), read_text(file)?);
         parse(&text).map_err(|e| Failure::Work(format!("{name}: {e}")))
     }
 }

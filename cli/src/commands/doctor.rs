@@ -10,6 +10,7 @@ use gannet_engine::Error;
 use gannet_engine::internals::lower::DeviceProfile;
 use gannet_engine::settings::{Environment, Given, Overrides, Settings, TABLE};
 use gannet_engine::tools::gate::{self, Passed};
+use gannet_gguf::shown_path;
 use gannet_ptx_gen::target::Target;
 use serde_json::{Value, json};
 
@@ -120,7 +121,7 @@ impl Findings {
         match &self.cache {
             Some(cache) => out.push_str(&format!(
                 "  {}: {} entries, {}\n",
-                cache.folder.display(),
+                shown_path(&cache.folder),
                 figures::count(cache.entries),
                 figures::bytes(cache.bytes)
             )),
@@ -212,7 +213,7 @@ fn profiles(cache: &Path) -> Vec<ProfileFinding> {
         .map(|file| {
             let profile = DeviceProfile::load(Some(&file), Overrides::default());
             (
-                file.display().to_string(),
+                shown_path(&file),
                 profile.map_err(|e| e.to_string()),
             )
         })

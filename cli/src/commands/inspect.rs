@@ -10,7 +10,7 @@ use clap::Args;
 use gannet_engine::internals::files::safetensors::SafeTensors;
 use gannet_engine::settings::DEFAULT_CONTEXT;
 use gannet_engine::{Model, ModelOptions};
-use gannet_gguf::{Gguf, Value};
+use gannet_gguf::{Gguf, Value, shown_path};
 use serde_json::{Map, Value as Json, json};
 
 use crate::console::{self, Console};
@@ -28,9 +28,11 @@ const SHOWN_CHARS: usize = 80;
 /// Show metadata, tensors and what is needed to run a model (GGUF or safetensors)
 #[derive(Args)]
 pub(crate) struct Inspect {
-    /// Model file
-    #[arg(value_name = "MODEL")]
-    model: PathBuf,
+    #[command(flatten)]
+    file: Named,
+    /// Judge a model whose file has keys or tensors that nothing here uses as if it had none
+    #[arg(long)]
+    ignore_unknown: bool,
     /// List every tensor
     #[arg(long)]
     tensors: bool,
@@ -42,20 +44,35 @@ pub(crate) struct Inspect {
     json: bool,
 }
 
+/// The file: named either way.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct Named {
+    /// Model file
+    #[arg(value_name = "MODEL")]
+    named: Option<PathBuf>,
+    /// The same, as other commands take it
+    #[arg(short, long = "model", value_name = "FILE")]
+    model: Option<PathBuf>,
+}
+
 impl Inspect {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
-        let found = if is_safetensors(&self.model) {
-            of_safetensors(&SafeTensors::open(&self.model).map_err(Failure::of)?)
+        let path = self.file.named.or(self.file.model).unwrap_or_default();
+        let found = if is_safetensors(&path) {
+            of_safetensors(&SafeTensors::open(&path).map_err(Failure::of)?)
         } else {
-            of_gguf(&Gguf::open(&self.model)?)
+            of_gguf(&Gguf::open(&path)?)
         };
-        let verdict = Verdict::of(&self.model, self.ctx);
+        let mut options = ModelOptions::default();
+        options.ignore_unknown = self.ignore_unknown;
+        let verdict = Verdict::of(&path, &options, self.ctx);
         if self.json {
             return console.json(&found.json(&verdict, self.tensors));
         }
         console.print(&found.text(&verdict, self.tensors))?;
         console.flush()?;
-        for warning in found.warnings.iter().chain(verdict.warnings()) {
+        for warning in found.warnings.iter().chain(&verdict.warnings(&found.warnings)) {
             console::say(&format!("warning: {warning}"));
         }
         Ok(())
@@ -149,8 +166,8 @@ enum Verdict {
 }
 
 impl Verdict {
-    fn of(path: &Path, context: Option<usize>) -> Verdict {
-        match Model::open_with(path, &ModelOptions::default()) {
+    fn of(path: &Path, options: &ModelOptions, context: Option<usize>) -> Verdict {
+        match Model::open_with(path, options) {
             Ok(model) => {
                 let usual = model.hparams().context_length.min(DEFAULT_CONTEXT);
                 Verdict::Runs {
@@ -158,14 +175,23 @@ impl Verdict {
                     context: context.unwrap_or(usual).max(1),
                 }
             }
-            Err(error) => Verdict::No(error.to_string()),
+            Err(error) => {
+                let (line, file) = (error.to_string(), format!("{}: ", shown_path(path)));
+                // The file was named already.
+                let why = line.strip_prefix(&file).map(str::to_owned);
+                Verdict::No(why.unwrap_or(line))
+            }
         }
     }
 
-    fn warnings(&self) -> &[String] {
+    /// What is odd about a model that runs, its file's own oddities aside.
+    fn warnings(&self, of_file: &[String]) -> Vec<String> {
         match self {
-            Verdict::Runs { model, .. } => model.tokenizer().warnings(),
-            Verdict::No(_) => &[],
+            Verdict::Runs { model, .. } => {
+                let all = model.warnings().map(str::to_owned);
+                all.filter(|warning| !of_file.contains(warning)).collect()
+            }
+            Verdict::No(_) => Vec::new(),
         }
     }
 
@@ -264,7 +290,7 @@ impl Found {
     fn text(&self, verdict: &Verdict, list: bool) -> String {
         let mut out = format!(
             "{}: {}, {}, {}, {} metadata keys, {} tensors\n",
-            self.file.display(),
+            shown_path(&self.file),
             self.format,
             figures::bytes(self.bytes),
             if self.files == 1 {
@@ -334,7 +360,7 @@ impl Found {
             "metadata": metadata,
             "tensor_count": self.tensors.len(),
             "types": types,
-            "warnings": self.warnings.iter().chain(verdict.warnings()).collect::<Vec<_>>(),
+            "warnings": self.warnings.iter().chain(&verdict.warnings(&self.warnings)).collect::<Vec<_>>(),
         });
         if list {
             let tensor = |t: &Tensor| json!({ "name": t.name, "shape": t.shape, "type": t.ty, "bytes": t.bytes });

@@ -1,7 +1,6 @@
 //! `gannet logits`: the logits of given tokens, as raw numbers for another program.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -12,6 +11,7 @@ use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures;
 use crate::flags::{DeviceFlags, ModelFlag, token_ids};
+use crate::output::Output;
 use crate::progress::Progress;
 
 /// Positions whose logits are computed at once: enough to fill a device, little to hold for a
@@ -26,7 +26,7 @@ pub(crate) struct Logits {
     /// Token ids: 1,2,3, or @FILE with a JSON array
     #[arg(long, value_name = "IDS")]
     tokens: String,
-    /// File to write
+    /// File to write; - writes to standard output
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Only the last N positions
@@ -53,16 +53,22 @@ impl Logits {
         };
         let model = self.model.open(console)?;
         model.check_tokens(&tokens)?;
+        let mut inputs = model.files().to_vec();
+        inputs.extend(self.tokens.strip_prefix('@').map(PathBuf::from));
+        let mut rows = Rows {
+            path: &self.out,
+            out: Output::create(&self.out, &inputs)?,
+            bytes: 0,
+        };
         let mut session = Session::new(&model, &options)?;
-        let mut out = Writer::create(&self.out)?;
         let progress = Progress::bar("computing", tokens.len() as u64);
         let first = tokens.len() - positions;
         eval::logits(session.executor(), &tokens, first, |position, row| {
             progress.set(position as u64 + 1);
-            out.row(row)
+            rows.write(row)
         })?;
         drop(progress);
-        let bytes = out.finish()?;
+        let bytes = rows.finish()?;
         if let Some(notice) = session.notice() {
             console.note(notice);
         }
@@ -77,42 +83,28 @@ impl Logits {
     }
 }
 
-/// The output file; its errors are the engine's, since rows are written from inside it.
-struct Writer<'p> {
+/// The output; its errors are the engine's, since rows are written from inside it.
+struct Rows<'p> {
     path: &'p Path,
-    file: BufWriter<File>,
+    out: Output,
     bytes: u64,
 }
 
-impl Writer<'_> {
-    fn create(path: &Path) -> Result<Writer<'_>, Failure> {
-        let file = File::create(path).map_err(|e| Failure::file(path, "create", &e))?;
-        Ok(Writer {
-            path,
-            file: BufWriter::new(file),
-            bytes: 0,
-        })
-    }
-
-    fn row(&mut self, row: &[f32]) -> Result<(), Error> {
+impl Rows<'_> {
+    fn write(&mut self, row: &[f32]) -> Result<(), Error> {
         for value in row {
-            self.file
-                .write_all(&value.to_le_bytes())
-                .map_err(|e| self.error(e))?;
+            let written = self.out.write_all(&value.to_le_bytes());
+            written.map_err(|source| Error::Io {
+                file: self.path.to_owned(),
+                source,
+            })?;
         }
         self.bytes += 4 * row.len() as u64;
         Ok(())
     }
 
-    fn finish(mut self) -> Result<u64, Error> {
-        self.file.flush().map_err(|e| self.error(e))?;
+    fn finish(self) -> Result<u64, Failure> {
+        self.out.finish()?;
         Ok(self.bytes)
-    }
-
-    fn error(&self, source: io::Error) -> Error {
-        Error::Io {
-            file: self.path.to_owned(),
-            source,
-        }
     }
 }

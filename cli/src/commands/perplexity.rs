@@ -9,7 +9,8 @@ use serde_json::json;
 
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::flags::{DeviceFlags, ModelFlag, check_context, read_text};
+use crate::input::read_text;
+use crate::flags::{DeviceFlags, ModelFlag, check_context};
 use crate::progress::Progress;
 
 /// Positions whose logits are computed at once.

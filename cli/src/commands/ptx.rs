@@ -46,6 +46,9 @@ pub(crate) struct Ptx {
     /// With a model: the kernels of f32 activations
     #[arg(long)]
     exact: bool,
+    /// With a model: the kernels that compute every row alike however many there are
+    #[arg(long)]
+    batch_invariant: bool,
     #[command(flatten)]
     without: WithoutFlag,
     /// With a model: print its steps, from operations to launches, instead of the kernels
@@ -100,6 +103,7 @@ impl Ptx {
         let options = LowerOptions {
             target: self.target,
             precision: precision(self.exact),
+            batch_invariant: self.batch_invariant,
             multiprocessors: MULTIPROCESSORS,
             max_blocks: context.div_ceil(BLOCK_TOKENS),
             kv_type: KvType::F16,

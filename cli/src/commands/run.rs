@@ -14,11 +14,13 @@ use gannet_engine::settings::{Given, Settings};
 use gannet_engine::{
     Batch, Event, ExecutorKind, Finish, GenerateOptions, Generation, Opening, Sampling, Session,
 };
+use gannet_gguf::shown_path;
 use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures;
+use crate::input;
 use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::progress::Progress;
 use crate::times;
@@ -58,7 +60,8 @@ pub(crate) struct Run {
     stop_id: Vec<u32>,
     /// Continue every line of a file, many at once, and print each when it is done; empty lines are
     /// skipped, line i (from 0) of the others has seed S + i. Nothing runs where a line is too long
-    /// for the cache
+    /// for the cache. What a line gives does not depend on the others, on a GPU as far as
+    /// --batch-invariant says
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "timing"])]
     prompts: Option<PathBuf>,
     /// Lines of --prompts to work on at once [default: 8]
@@ -230,7 +233,7 @@ impl Run {
         options: &GenerateOptions,
         begun: &Begun,
     ) -> Result<(), Failure> {
-        let text = flags::read_text(file)?;
+        let text = input::read_text(file)?;
         // With the number that an editor shows.
         let lines: Vec<(usize, &str)> = (1..)
             .zip(text.lines())
@@ -238,7 +241,7 @@ impl Run {
             .collect();
         if lines.is_empty() {
             let why = "no line to continue; write one prompt a line";
-            return Err(Failure::Work(format!("{}: {why}", file.display())));
+            return Err(Failure::Work(format!("{}: {why}", shown_path(file))));
         }
         let model = self.model.open(console)?;
         let mut batch = {
@@ -255,7 +258,7 @@ impl Run {
             options.sampling.seed = options.sampling.seed.wrapping_add(i as u64);
             let added = batch
                 .add_text(line, options)
-                .map_err(|e| Failure::Work(format!("{}: line {number}: {e}", file.display())))?;
+                .map_err(|e| Failure::Work(format!("{}: line {number}: {e}", shown_path(file))))?;
             ids.insert(added, i);
         }
         let (start, mut generated) = (Instant::now(), 0);
@@ -276,7 +279,7 @@ impl Run {
                 let generation = match result {
                     Ok(generation) => generation,
                     Err(e) => {
-                        let why = format!("{}: line {}: {e}", file.display(), lines[line].0);
+                        let why = format!("{}: line {}: {e}", shown_path(file), lines[line].0);
                         failure.get_or_insert(Failure::Work(why));
                         continue;
                     }
@@ -319,7 +322,7 @@ impl Run {
         if self.prompt != "-" {
             return Ok(self.prompt.clone());
         }
-        flags::read_text(Path::new("-"))
+        input::read_text(Path::new("-"))
     }
 }
 
@@ -375,6 +378,7 @@ impl<'c> Stream<'c> {
 fn finish_name(finish: Finish) -> &'static str {
     match finish {
         Finish::Length => "length",
+        Finish::Context => "context",
         Finish::EndOfText | Finish::StopString => "stop",
         Finish::Stopped => "cancelled",
         Finish::Deadline => "out of time",

@@ -1,16 +1,17 @@
 //! `gannet synth`: a model of random weights in a real shape, to measure speed without a download.
 
-use std::fs::File;
-use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use gannet_engine::tools::synth::{self, ShapeName, Summary, SynthOptions, TypeMix};
 
+use gannet_gguf::{Error as GgufError, shown_path};
+
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures;
+use crate::output::Output;
 use crate::progress::Progress;
 
 /// Write a GGUF model of random weights in a named shape
@@ -28,7 +29,7 @@ pub(crate) struct Synth {
     /// GGUF file whose vocabulary is copied [default: one is made up]
     #[arg(long, value_name = "FILE")]
     vocab_from: Option<PathBuf>,
-    /// File to write
+    /// File to write; - writes to standard output
     #[arg(short, long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -51,24 +52,11 @@ impl Synth {
             seed: self.seed,
             vocab_from: self.vocab_from,
         };
-        // Beside the file and then in its place: half a model never has its name, and a vocabulary
-        // may come from the file that is replaced.
-        let mut partial = self.out.clone().into_os_string();
-        partial.push(".part");
-        let partial = PathBuf::from(partial);
-        let written = write(&options, &partial).and_then(|summary| {
-            let renamed = std::fs::rename(&partial, &self.out);
-            renamed.map_err(|e| Failure::file(&self.out, "create", &e))?;
-            Ok(summary)
-        });
-        let summary = written.inspect_err(|_| {
-            // What failed first is what is reported.
-            let _ = std::fs::remove_file(&partial);
-        })?;
+        let summary = write(&options, &self.out)?;
         console.show_notes();
         console::say(&format!(
             "[{}: {} tensors, {} weights, {}]",
-            self.out.display(),
+            shown_path(&self.out),
             summary.tensors,
             figures::count(summary.weights),
             figures::bytes(summary.file_bytes)
@@ -78,13 +66,20 @@ impl Synth {
 }
 
 fn write(options: &SynthOptions, path: &Path) -> Result<Summary, Failure> {
-    let file = File::create(path).map_err(|e| Failure::file(path, "create", &e))?;
+    let inputs: Vec<&PathBuf> = options.vocab_from.iter().collect();
+    let mut out = Output::create(path, &inputs)?;
     let progress = Progress::bytes("writing", 1);
     let mut on_bytes = |done, total| progress.set_of(done, total);
-    synth::write(
-        options,
-        BufWriter::with_capacity(1 << 20, file),
-        &mut on_bytes,
-    )
-    .map_err(|e| Failure::Work(format!("{}: {e}", path.display())))
+    let summary = synth::write(options, &mut out, &mut on_bytes).map_err(|e| match e {
+        // A vocabulary's file is named by its own errors; the output has no name there.
+        synth::Error::Gguf(GgufError::Io {
+            action: "write",
+            source,
+            ..
+        }) => Failure::output(path, &source),
+        e => Failure::of(e),
+    })?;
+    drop(progress);
+    out.finish()?;
+    Ok(summary)
 }

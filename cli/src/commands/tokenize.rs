@@ -6,13 +6,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gannet_engine::error::TokenizerError;
 use gannet_engine::internals::text::tokenizer::from_metadata;
 use gannet_engine::tokenizer::{EncodeOptions, TokenizerOptions};
 
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::flags::{ModelFlag, read_text};
+use crate::input::read_text;
+use crate::flags::{ModelFlag, vocabulary};
 
 /// Print the token ids of a text
 #[derive(Args)]
@@ -74,12 +74,4 @@ impl Tokenize {
         let words: Vec<String> = ids.iter().map(u32::to_string).collect();
         console.line(&words.join(" "))
     }
-}
-
-fn vocabulary(gguf: &gannet_gguf::Gguf, source: TokenizerError) -> Failure {
-    let file = gguf.path().to_owned();
-    Failure::of(gannet_engine::Error::Tokenizer {
-        file,
-        source: Box::new(source),
-    })
 }

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use gannet_engine::tools::tune::{self, TuneOptions, TuneReport, TunedShape, VariantTime};
+use gannet_gguf::shown_path;
 use serde_json::json;
 
 use crate::console::Console;
@@ -156,7 +157,7 @@ fn as_text(report: &TuneReport, listed: usize) -> String {
         .filter(|t| !t.passes())
         .count();
     let kept = match &report.file {
-        Some(file) => format!("written to {}", file.display()),
+        Some(file) => format!("written to {}", shown_path(file)),
         None => "not kept: no cache folder".to_owned(),
     };
     format!(

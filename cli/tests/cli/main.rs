@@ -11,10 +11,12 @@
 mod detokenize;
 mod errors;
 mod evaluate;
+mod files;
 mod inspect;
 mod malformed;
 mod measure;
 mod run;
+mod says;
 mod support;
 mod text;
 mod tools;

@@ -211,7 +211,7 @@ impl DeviceProfile {
         let wrong = |what: String| {
             Error::Request(format!(
                 "{}: {what}; run `gannet tune` again or delete the file",
-                file.display()
+                gannet_gguf::shown_path(file)
             ))
         };
         let stored: Stored = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;

@@ -35,6 +35,20 @@ pub(crate) struct Part<'a> {
     pub(crate) rows: Range<usize>,
 }
 
+/// Which tensors of frequency factors a family reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FactorTensors {
+    None,
+    /// Those of short and long contexts where `rope.scaling.type` is `longrope`, else
+    /// `rope_freqs.weight`, where the file has it.
+    ByType,
+    /// Those of short and long contexts, where the file has them or says `longrope`.
+    Long,
+}
+
+/// The smallest divisor of a frequency: a smaller one would turn a pair more often than its base says.
+const LEAST_FACTOR: f32 = 1e-3;
+
 impl<'a> Binder<'a> {
     pub(crate) fn new(
         source: &'a dyn Source,
@@ -50,16 +64,27 @@ impl<'a> Binder<'a> {
         }
     }
 
+    /// The rope of queries and keys.
+    ///
+    /// # Errors
+    /// The family is one that does not rotate: a mistake of this crate's.
+    pub(crate) fn rope_params(&self) -> Result<RopeParams, Error> {
+        let rope = self.hparams.rope;
+        rope.ok_or_else(|| Error::internal(format!("{} reads no rope", self.hparams.arch)))
+    }
+
     /// Whether there is a tensor of that name.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.source.find(name).is_some()
     }
 
-    /// Tokens that a layer with a window sees; `None` where the file says none or 0.
-    pub(crate) fn window(&self) -> Result<Option<u32>, Error> {
+    /// Tokens that a layer with a window sees, `default` where the file does not say; `None` where it
+    /// says 0, or nobody says any.
+    pub(crate) fn window(&self, default: Option<u32>) -> Result<Option<u32>, Error> {
         let key = "attention.sliding_window";
         let window = self.keys.opt_int(key, 0, u64::from(u32::MAX))?;
-        Ok(window.filter(|&w| w > 0).map(|w| w as u32))
+        let window = window.map_or(default, |w| Some(w as u32));
+        Ok(window.filter(|&w| w > 0))
     }
 
     /// What of the tokens before it each layer sees: of every `period` layers the last one sees all,
@@ -121,8 +146,12 @@ impl<'a> Binder<'a> {
     ) -> Result<Linear, Error> {
         let cut = |mut info: WeightInfo, suffix: &str| -> Result<WeightInfo, Error> {
             let stored = std::mem::replace(&mut info.name, format!("{name}.{suffix}"));
-            info.outputs(part.rows.clone())
-                .map_err(|why| self.bad(&stored, why))
+            // The whole is no part; one row of it would be taken for a vector.
+            match part.rows.len() == part.of {
+                true => Ok(info),
+                false => info.outputs(part.rows.clone()),
+            }
+            .map_err(|why| self.bad(&stored, why))
         };
         let stored = format!("{}.weight", part.tensor);
         let weight = p.weight(cut(self.stored_matrix(&stored, part.of, cols)?, "weight")?);
@@ -161,24 +190,31 @@ impl<'a> Binder<'a> {
         })
     }
 
-    /// A rope with the factors that the file has for it: `rope_freqs.weight`, or those of short and
-    /// long contexts.
+    /// A rope with the factors of the file that its family reads.
     pub(crate) fn rope(
         &self,
         p: &mut PlanBuilder,
         kind: RopeKind,
         params: &RopeParams,
+        tensors: FactorTensors,
     ) -> Result<Rope, Error> {
-        let factors = match self.has("rope_factors_long.weight") {
-            true => RopeFactors::ByContext {
+        let (long, short) = ("rope_factors_long.weight", "rope_factors_short.weight");
+        let is_long = match tensors {
+            FactorTensors::None => false,
+            FactorTensors::ByType => params.is_long,
+            FactorTensors::Long => params.is_long || self.has(long) || self.has(short),
+        };
+        let fixed = "rope_freqs.weight";
+        let factors = if is_long {
+            RopeFactors::ByContext {
                 original: params.original_context,
-                short: self.rope_factors("rope_factors_short.weight", params.dim)?,
-                long: self.rope_factors("rope_factors_long.weight", params.dim)?,
-            },
-            false if self.has("rope_freqs.weight") => {
-                RopeFactors::Fixed(self.rope_factors("rope_freqs.weight", params.dim)?)
+                short: self.rope_factors(short, params.dim)?,
+                long: self.rope_factors(long, params.dim)?,
             }
-            false => RopeFactors::Ones,
+        } else if tensors == FactorTensors::ByType && self.has(fixed) {
+            RopeFactors::Fixed(self.rope_factors(fixed, params.dim)?)
+        } else {
+            RopeFactors::Ones
         };
         Ok(p.rope_table(RopeTable {
             kind,
@@ -202,8 +238,12 @@ impl<'a> Binder<'a> {
         Format::F32
             .dequantize(self.source.bytes(tensor.index), &mut factors)
             .map_err(|e| self.bad(name, e.to_string()))?;
-        match factors.iter().find(|f| !(f.is_finite() && **f > 0.0)) {
-            Some(f) => Err(self.bad(name, format!("factor {f}; expected finite numbers above 0"))),
+        let is_factor = |f: &f32| f.is_finite() && *f >= LEAST_FACTOR;
+        match factors.iter().find(|f| !is_factor(f)) {
+            Some(f) => {
+                let expected = format!("expected finite numbers of at least {LEAST_FACTOR}");
+                Err(self.bad(name, format!("factor {f}; {expected}")))
+            }
             None => Ok(factors),
         }
     }
@@ -249,8 +289,50 @@ impl<'a> Binder<'a> {
     }
 
     fn require(&self, name: &str) -> Result<SourceTensor<'a>, Error> {
-        let missing = || self.bad(name, format!("missing; {} needs it", self.hparams.arch));
-        self.source.find(name).ok_or_else(missing)
+        let Some(tensor) = self.source.find(name) else {
+            let why = if name.starts_with("blk.") {
+                format!(" with block_count {}", self.hparams.num_layers)
+            } else if name.starts_with("rope_factors_") {
+                " with rope.scaling.type longrope, or with one of rope_factors_long.weight and \
+                 rope_factors_short.weight,"
+                    .to_owned()
+            } else {
+                String::new()
+            };
+            let problem = format!("missing; {}{why} needs it", self.hparams.arch);
+            return Err(self.bad(name, problem));
+        };
+        self.keys.ledger.read_tensor(tensor.index);
+        Ok(tensor)
+    }
+
+    /// What a tensor's shape follows from, as the file has it.
+    fn sizes(&self, name: &str) -> String {
+        let h = self.hparams;
+        let hidden = ("embedding_length", h.hidden_size);
+        let vocabulary = ("tokenizer.ggml.tokens", self.vocab_size);
+        let key_length = ("attention.key_length", h.head_dim);
+        let is_norm = name.contains("norm");
+        let sizes: Vec<(&str, usize)> = if name.contains("rope_") {
+            let dim = h.rope.map_or(0, |rope| rope.dim);
+            vec![("rope.dimension_count", dim)]
+        } else if name.contains("_q_norm") || name.contains("_k_norm") {
+            vec![key_length]
+        } else if is_norm {
+            vec![hidden]
+        } else if name.contains("attn_") {
+            let heads = ("attention.head_count", h.num_heads);
+            let kv_heads = ("attention.head_count_kv", h.num_kv_heads);
+            vec![hidden, heads, kv_heads, key_length]
+        } else if name.contains("ffn_") {
+            vec![hidden, ("feed_forward_length", h.ffn_size)]
+        } else if name.starts_with("position_embd") {
+            vec![hidden, ("context_length", h.context_length)]
+        } else {
+            vec![hidden, vocabulary]
+        };
+        let sizes = sizes.iter().map(|(key, value)| format!("{key} {value}"));
+        sizes.collect::<Vec<_>>().join(", ")
     }
 
     /// Trailing dimensions of 1 are ignored, as the container does.
@@ -260,14 +342,11 @@ impl<'a> Binder<'a> {
         tensor: SourceTensor<'_>,
         expected: &[u64],
     ) -> Result<(), Error> {
-        let mut found = tensor.dims;
-        while found.len() > expected.len() && found.last() == Some(&1) {
-            found = &found[..found.len() - 1];
-        }
-        if found == expected {
+        if without_ones(tensor.dims) == without_ones(expected) {
             Ok(())
         } else {
-            let problem = format!("shape {:?}; expected {expected:?}", tensor.dims);
+            let (found, sizes) = (tensor.dims, self.sizes(name));
+            let problem = format!("shape {found:?}; expected {expected:?} by {sizes}");
             Err(self.bad(name, problem))
         }
     }
@@ -279,4 +358,12 @@ impl<'a> Binder<'a> {
             problem,
         }
     }
+}
+
+/// Dimensions without those of 1 at the end, which are none.
+fn without_ones(mut dims: &[u64]) -> &[u64] {
+    while let [rest @ .., 1] = dims {
+        dims = rest;
+    }
+    dims
 }

@@ -4,6 +4,7 @@
 //! A `HyperParams` in hand is consistent: heads divide, dimensions are even where they must be,
 //! numbers are finite.
 
+use super::families::{Family, Norms};
 use super::keys::Keys;
 use super::rope::RopeParams;
 use crate::Error;
@@ -27,8 +28,8 @@ pub struct HyperParams {
     pub num_kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
-    /// The rope of queries and keys.
-    pub rope: RopeParams,
+    /// The rope of queries and keys, where they are rotated.
+    pub rope: Option<RopeParams>,
     /// Epsilon of the norms.
     pub norm_eps: f32,
 }
@@ -44,14 +45,11 @@ impl HyperParams {
     ///
     /// # Errors
     /// A key that is missing, has the wrong type or is out of range.
-    pub(super) fn read(keys: &Keys<'_>) -> Result<HyperParams, Error> {
+    pub(super) fn read(keys: &Keys<'_>, family: &Family) -> Result<HyperParams, Error> {
         let num_layers = keys.int("block_count", 1, MAX_LAYERS)?;
         let hidden_size = keys.int("embedding_length", 1, MAX_WIDTH)?;
         let ffn_size = keys.int("feed_forward_length", 1, MAX_WIDTH)?;
-        let context_length = match keys.opt_int("context_length", 0, MAX_CONTEXT)? {
-            Some(0) | None => 2048,
-            Some(n) => n,
-        };
+        let context_length = keys.int("context_length", 1, MAX_CONTEXT)?;
         let num_heads = keys.int("attention.head_count", 1, MAX_HEADS)?;
         let kv_key = "attention.head_count_kv";
         let num_kv_heads = keys.opt_int(kv_key, 1, MAX_HEADS)?.unwrap_or(num_heads);
@@ -60,12 +58,10 @@ impl HyperParams {
             return Err(keys.bad(kv_key, num_kv_heads, expected));
         }
         let head_dim = head_dim(keys, hidden_size, num_heads)?;
-        let rope_key = "rope.dimension_count";
-        let rope_dim = keys.opt_int(rope_key, 1, MAX_WIDTH)?.unwrap_or(head_dim);
-        if rope_dim % 2 != 0 || rope_dim > head_dim {
-            let expected = format!("must be even and at most the head's {head_dim}");
-            return Err(keys.bad(rope_key, rope_dim, expected));
-        }
+        let rope = match family.rotates {
+            true => Some(rope(keys, head_dim, context_length)?),
+            false => None,
+        };
         check_experts(keys)?;
         Ok(HyperParams {
             arch: keys.arch.to_owned(),
@@ -76,20 +72,28 @@ impl HyperParams {
             num_heads,
             num_kv_heads,
             head_dim,
-            rope: RopeParams::read(keys, rope_dim, context_length)?,
-            norm_eps: norm_eps(keys)?,
+            rope,
+            norm_eps: keys.number(epsilon(family), 0.0..=1.0)?,
         })
     }
 }
 
-/// Of root-mean-square norms, or of layer norms where the file has theirs.
-fn norm_eps(keys: &Keys<'_>) -> Result<f32, Error> {
-    let (layer, rms) = (
-        "attention.layer_norm_epsilon",
-        "attention.layer_norm_rms_epsilon",
-    );
-    let has_layer_norms = keys.opt_finite(layer)?.is_some();
-    keys.non_negative(if has_layer_norms { layer } else { rms })
+/// The key of the norms' epsilon.
+fn epsilon(family: &Family) -> &'static str {
+    match family.norms {
+        Norms::RootMeanSquare => "attention.layer_norm_rms_epsilon",
+        Norms::Layer => "attention.layer_norm_epsilon",
+    }
+}
+
+fn rope(keys: &Keys<'_>, head_dim: usize, context: usize) -> Result<RopeParams, Error> {
+    let key = "rope.dimension_count";
+    let dim = keys.opt_int(key, 1, MAX_WIDTH)?.unwrap_or(head_dim);
+    if dim % 2 != 0 || dim > head_dim {
+        let expected = format!("must be even and at most attention.key_length, {head_dim}");
+        return Err(keys.bad(key, dim, expected));
+    }
+    RopeParams::read(keys, dim, context)
 }
 
 fn head_dim(keys: &Keys<'_>, hidden_size: usize, num_heads: usize) -> Result<usize, Error> {
@@ -99,13 +103,15 @@ fn head_dim(keys: &Keys<'_>, hidden_size: usize, num_heads: usize) -> Result<usi
         Some(n) => n,
         None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
         None => {
-            let expected = format!("must be a multiple of attention.head_count, {num_heads}");
+            let expected = format!(
+                "must be a multiple of attention.head_count, {num_heads}, without attention.key_length"
+            );
             return Err(keys.bad("embedding_length", hidden_size, expected));
         }
     };
     match value_length {
         Some(v) if v != head_dim => {
-            let expected = format!("must equal the key length, {head_dim}");
+            let expected = format!("must equal attention.key_length, {head_dim}");
             Err(keys.bad("attention.value_length", v, expected))
         }
         _ => Ok(head_dim),

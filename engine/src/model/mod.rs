@@ -1,24 +1,28 @@
 //! Models: a file's metadata and weights bound to the plan of its family.
 //!
-//! Each family is one file of `families` and one row of its table. A [`Model`] in hand is checked: its hyper-parameters are consistent, its vocabulary is usable, and every tensor that
-//! the plan names exists with the right shape in a format that can be computed with.
+//! Each family is one file of `families` and one row of its table. A [`Model`] in hand is checked: its
+//! hyper-parameters are consistent, its vocabulary is usable, every tensor that the plan names exists
+//! with the right shape in a format that can be computed with, and the file has nothing else that
+//! could change what the model computes (unless that was to be ignored).
 
 mod bind;
 mod blocks;
 mod families;
 mod hparams;
 mod keys;
+mod ledger;
+mod neutral;
 mod phase;
 mod rope;
 mod weights;
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gannet_gguf::Gguf;
+use gannet_gguf::{Gguf, shown_path};
 
-pub(crate) use bind::{Binder, Part};
+pub(crate) use bind::{Binder, FactorTensors, Part};
 pub use families::{FAMILIES, Family};
 pub use hparams::HyperParams;
 pub use phase::{Phase, Span};
@@ -26,6 +30,7 @@ pub use rope::RopeParams;
 
 use hparams::MAX_CONTEXT;
 use keys::Keys;
+use ledger::Ledger;
 use weights::Weights;
 
 use crate::Error;
@@ -39,6 +44,9 @@ use crate::text::tokenizer::{self, Tokenizer, TokenizerOptions};
 pub struct ModelOptions {
     /// How the vocabulary is read.
     pub tokenizer: TokenizerOptions,
+    /// Run models whose file has keys or tensors that nothing here uses, with a warning that names
+    /// them in place of the error. What such a model computes may be something else than was meant.
+    pub ignore_unknown: bool,
 }
 
 /// An open model: container, hyper-parameters, vocabulary and plan.
@@ -50,6 +58,8 @@ pub struct Model {
     hparams: HyperParams,
     tokenizer: Arc<Tokenizer>,
     plan: Arc<Plan>,
+    /// What of the file is ignored.
+    warnings: Vec<String>,
     opening: Vec<Span>,
 }
 
@@ -90,7 +100,9 @@ impl Model {
     }
 
     fn of(gguf: Gguf, options: &ModelOptions) -> Result<Model, Error> {
-        let keys = Keys::new(&gguf)?;
+        let ledger = Ledger::default();
+        let keys = Keys::new(&gguf, &ledger)?;
+        keys.check_quantization()?;
         let arch = keys.arch;
         let family = FAMILIES.iter().find(|f| f.arch == arch).ok_or_else(|| {
             let names: Vec<_> = FAMILIES.iter().map(|f| f.arch).collect();
@@ -112,12 +124,24 @@ impl Model {
             },
         })?;
         let (bound, plan_span) = Span::time(Phase::Plan, || -> Result<_, Error> {
-            let hparams = HyperParams::read(&keys)?;
+            let hparams = HyperParams::read(&keys, family)?;
             let binder = Binder::new(&gguf, keys, &hparams, tokenizer.vocab_size());
             let plan = family.plan(&binder)?;
             Ok((hparams, plan))
         });
         let (hparams, plan) = bound?;
+        let unread = ledger.check(&gguf, &hparams.arch, hparams.num_layers);
+        let warnings = match unread {
+            Err(unread) if !options.ignore_unknown => return Err(unread),
+            Err(Error::Unread { file, arch, items }) => {
+                let file = shown_path(&file);
+                vec![format!(
+                    "{file}: ignored, as {arch} models here do not use it: {items}"
+                )]
+            }
+            Err(other) => return Err(other),
+            Ok(()) => Vec::new(),
+        };
         let gguf = Arc::new(gguf);
         Ok(Model {
             weights: Weights {
@@ -127,6 +151,7 @@ impl Model {
             hparams,
             tokenizer: Arc::new(tokenizer),
             plan: Arc::new(plan),
+            warnings,
             opening: vec![vocabulary_span, plan_span],
         })
     }
@@ -141,6 +166,7 @@ impl Model {
             hparams: self.hparams.clone(),
             tokenizer: Arc::clone(&self.tokenizer),
             plan,
+            warnings: self.warnings.clone(),
             opening: self.opening.clone(),
         }
     }
@@ -157,10 +183,16 @@ impl Model {
         self.gguf.path()
     }
 
+    /// The files that it was read from; none for one in memory.
+    pub fn files(&self) -> &[PathBuf] {
+        self.gguf.files()
+    }
+
     /// What is odd about the file or its vocabulary and does not stop it from running, a line each.
     pub fn warnings(&self) -> impl Iterator<Item = &str> {
         let (file, vocabulary) = (self.gguf.warnings(), self.tokenizer.warnings());
-        file.iter().chain(vocabulary).map(String::as_str)
+        let all = file.iter().chain(vocabulary).chain(&self.warnings);
+        all.map(String::as_str)
     }
 
     /// The container.

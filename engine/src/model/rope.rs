@@ -2,14 +2,17 @@
 //!
 //! | type | what the table gets |
 //! |---|---|
-//! | none given, `linear` | positions divided by `factor` |
-//! | `yarn` | some pairs divided, all grown ([`Yarn`]); the keys `yarn_*` are of other families |
+//! | none given, `linear` | positions divided by `factor`, or by `rope.scale_linear` of old files |
+//! | `yarn` | some pairs divided, all grown ([`Yarn`]); `yarn_beta_fast` and `yarn_beta_slow` say which |
 //! | `longrope` | as `linear`, beside its factors |
 //! | `none` | nothing |
 //!
-//! Factors by pair are tensors, whatever the type: `rope_freqs.weight` (Llama 3), or
-//! `rope_factors_short.weight` and `rope_factors_long.weight` (Phi 3). `attn_factor` grows what is
-//! rotated, whatever the type.
+//! Factors by pair are tensors: `rope_freqs.weight` (Llama 3), or `rope_factors_short.weight` and
+//! `rope_factors_long.weight` (long rope). `attn_factor` grows what is rotated, whatever the type.
+//! The other keys of YaRN are read differently by different programs, so that they are refused unless
+//! they say what holds without them.
+
+use std::ops::RangeInclusive;
 
 use super::keys::Keys;
 use crate::Error;
@@ -26,34 +29,38 @@ pub struct RopeParams {
     pub scale: f32,
     /// YaRN, where the type says so.
     pub yarn: Option<Yarn>,
+    /// Whether the type is `longrope`, whose factors are tensors.
+    pub is_long: bool,
     /// `rope.scaling.attn_factor`.
     pub magnitude: f32,
     /// Positions that the model was first trained for.
     pub original_context: usize,
 }
 
+/// Bases of frequencies that turn at all and in the order of their pairs.
+pub(super) const BASES: RangeInclusive<f32> = 1.01..=1e15;
+/// By how much positions may be divided.
+const FACTORS: RangeInclusive<f32> = 1e-3..=1e6;
+/// By how much rotated elements may be grown.
+const MAGNITUDES: RangeInclusive<f32> = 1e-3..=1e3;
+/// Turns within the original context.
+const TURNS: RangeInclusive<f32> = 1e-3..=1e6;
+
 impl RopeParams {
     /// Reads the keys of a rope of `dim` elements; the model was trained for `context` positions.
     pub(super) fn read(keys: &Keys<'_>, dim: usize, context: usize) -> Result<RopeParams, Error> {
-        let base = keys.opt_positive("rope.freq_base")?.unwrap_or(10_000.0);
-        let factor = match keys.opt_finite("rope.scaling.factor")? {
-            None => keys.opt_positive("rope.scale_linear")?,
-            // Files say 0 for none.
-            Some(0.0) => None,
-            Some(_) => keys.opt_positive("rope.scaling.factor")?,
-        };
-        let attn_factor = keys.opt_positive("rope.scaling.attn_factor")?;
-        let original = keys.opt_int(
-            "rope.scaling.original_context_length",
-            1,
-            super::MAX_CONTEXT,
-        )?;
+        let base = keys.opt_number("rope.freq_base", BASES)?;
+        let factor = factor(keys)?;
+        let magnitude = keys.opt_number("rope.scaling.attn_factor", MAGNITUDES)?;
+        let original = "rope.scaling.original_context_length";
+        let original = keys.opt_int(original, 1, super::MAX_CONTEXT)?;
         let plain = RopeParams {
             dim,
-            base,
+            base: base.unwrap_or(10_000.0),
             scale: 1.0,
             yarn: None,
-            magnitude: attn_factor.unwrap_or(1.0),
+            is_long: false,
+            magnitude: magnitude.unwrap_or(1.0),
             original_context: original.unwrap_or(context),
         };
         let scaled = RopeParams {
@@ -63,9 +70,13 @@ impl RopeParams {
         let key = "rope.scaling.type";
         match keys.opt_str(key)? {
             Some("none") => Ok(plain),
-            None | Some("" | "linear" | "longrope") => Ok(scaled),
+            None | Some("" | "linear") => Ok(scaled),
+            Some("longrope") => Ok(RopeParams {
+                is_long: true,
+                ..scaled
+            }),
             Some("yarn") => Ok(RopeParams {
-                yarn: Some(Yarn::of(plain.original_context)),
+                yarn: Some(yarn(keys, plain.original_context)?),
                 ..scaled
             }),
             Some(other) => {
@@ -74,4 +85,36 @@ impl RopeParams {
             }
         }
     }
+}
+
+/// What positions are divided by, in its new spelling and the old one.
+fn factor(keys: &Keys<'_>) -> Result<Option<f32>, Error> {
+    let (new, old) = ("rope.scaling.factor", "rope.scale_linear");
+    let read = |key| match keys.opt_number(key, 0.0..=f32::INFINITY) {
+        // Files say 0 for none.
+        Ok(Some(0.0)) => Ok(None),
+        _ => keys.opt_number(key, FACTORS),
+    };
+    match (read(new)?, read(old)?) {
+        (Some(factor), Some(other)) if factor != other => {
+            let expected = format!("must equal {new}, which is {factor}");
+            Err(keys.bad(old, other, expected))
+        }
+        (factor, other) => Ok(factor.or(other)),
+    }
+}
+
+fn yarn(keys: &Keys<'_>, original_context: usize) -> Result<Yarn, Error> {
+    let paper = Yarn::of(original_context);
+    let (fast, slow) = ("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow");
+    let yarn = Yarn {
+        beta_fast: keys.opt_number(fast, TURNS)?.unwrap_or(paper.beta_fast),
+        beta_slow: keys.opt_number(slow, TURNS)?.unwrap_or(paper.beta_slow),
+        ..paper
+    };
+    if yarn.beta_fast < yarn.beta_slow {
+        let expected = format!("must be at least {slow}, which is {}", yarn.beta_slow);
+        return Err(keys.bad(fast, yarn.beta_fast, expected));
+    }
+    Ok(yarn)
 }

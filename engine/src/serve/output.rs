@@ -144,7 +144,8 @@ impl Output {
     pub(crate) fn into_generation(mut self, on_event: &mut OnEvent<'_>) -> Generation {
         self.end(Finish::Length);
         let elapsed = self.start.elapsed();
-        if matches!(self.finish, Some(Finish::Length | Finish::EndOfText)) {
+        let is_whole = |f| matches!(f, Finish::Length | Finish::Context | Finish::EndOfText);
+        if self.finish.is_some_and(is_whole) {
             self.give_rest(on_event);
         }
         let prompt_time = self.prompt_time.unwrap_or(elapsed);

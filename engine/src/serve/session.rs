@@ -93,8 +93,10 @@ pub enum Event<'a> {
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// `max_tokens` were generated, or the context is full.
+    /// `max_tokens` were generated.
     Length,
+    /// The context is full: nothing more fits behind what was generated.
+    Context,
     /// The model ended its text.
     EndOfText,
     /// A stop string or a stop token came.

@@ -1,9 +1,14 @@
 //! What the metadata of a dense model says, read as llama.cpp reads it: the same keys, the same
-//! defaults, the same keys left unread.
+//! defaults. What llama.cpp passes over though it changes the arithmetic is read as its authors meant
+//! it, or is an error; so is every key that nothing reads.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use gannet_gguf::{Gguf, Value};
 
 use super::rope::{Factors, Pairing, RopeSpec, Yarn};
+use super::silent;
 
 /// What distinguishes a family beyond the numbers in its files.
 pub(super) struct Family {
@@ -22,7 +27,7 @@ pub(super) struct Family {
     pub(super) layers_of_wide_scale: Option<usize>,
     /// The tensor of frequency factors, if the family reads one.
     pub(super) factors: FactorTensors,
-    /// The keys `rope.scaling.yarn_*`; other families take the defaults whatever a file says.
+    /// `rope.scaling.yarn_ext_factor` and `yarn_log_multiplier`, which other families cannot have.
     pub(super) reads_yarn_keys: bool,
     /// GPT-2: rows of a table are added by position, nothing turns, norms take the mean away, and the
     /// feed-forward layer has no gate.
@@ -129,6 +134,8 @@ pub(super) struct Config {
     /// Positions of the original context, and how much queries grow from one such stretch to the
     /// next: `1 + scale * ln(1 + floor(position / context))`.
     pub(super) temperature: Option<(usize, f64)>,
+    /// Whether `rope.scaling.type` says so.
+    pub(super) is_longrope: bool,
     pub(super) layers: Vec<LayerConfig>,
 }
 
@@ -145,7 +152,14 @@ impl Config {
         let arch = arch.map_err(|e| e.to_string())?;
         let family = FAMILIES.iter().find(|f| f.arch == arch);
         let family = family.ok_or_else(|| format!("no reference for {arch}"))?;
-        Keys { gguf, family }.config()
+        let keys = Keys {
+            gguf,
+            family,
+            read: RefCell::default(),
+        };
+        let config = keys.config()?;
+        keys.all_were_read()?;
+        Ok(config)
     }
 }
 
@@ -153,9 +167,24 @@ impl Config {
 struct Keys<'a> {
     gguf: &'a Gguf,
     family: &'static Family,
+    /// Keys that were asked for.
+    read: RefCell<BTreeSet<String>>,
 }
 
 impl Keys<'_> {
+    fn all_were_read(&self) -> Result<(), String> {
+        let prefix = self.key("");
+        let read = self.read.borrow().clone();
+        let unread = self.gguf.metadata().iter().find(|(key, value)| {
+            let suffix = key.strip_prefix(&prefix);
+            suffix.is_some_and(|s| !read.contains(s) && !self.is_silent(s, value))
+        });
+        match unread {
+            Some((key, value)) => Err(format!("nothing reads {key}, {}", value.describe())),
+            None => Ok(()),
+        }
+    }
+
     fn config(&self) -> Result<Config, String> {
         let hidden_size = self.need_int("embedding_length")?;
         let num_layers = self.need_int("block_count")?;
@@ -173,12 +202,11 @@ impl Keys<'_> {
             head_dim
         };
         let original = self.original_context()?;
-        let temperature = match self.float("attention.temperature_scale")? {
-            Some(scale) if self.family.arch == "mistral3" && scale != 0.0 => {
-                Some((original, scale))
-            }
-            _ => None,
-        };
+        let mut temperature = None;
+        if self.family.arch == "mistral3" {
+            let scale = self.float("attention.temperature_scale")?;
+            temperature = scale.filter(|&s| s != 0.0).map(|s| (original, s));
+        }
         let (attention_softcap, final_softcap) = self.softcaps()?;
         let eps_key = match self.family.is_gpt2 {
             true => "attention.layer_norm_epsilon",
@@ -199,20 +227,22 @@ impl Keys<'_> {
             attention_softcap,
             final_softcap,
             temperature,
+            is_longrope: !self.family.is_gpt2
+                && self.text("rope.scaling.type")? == Some("longrope"),
             layers: self.layers(num_layers, head_dim)?,
         })
     }
 
-    /// Gemma 2 caps attention scores and logits, and has defaults for both; Gemma 3 caps logits
-    /// where its file says so.
+    /// Gemma 2 caps attention scores and logits, and has defaults for both; Gemma 3 does where its
+    /// file says so.
     fn softcaps(&self) -> Result<(Option<f64>, Option<f64>), String> {
-        let last = self.float("final_logit_softcapping")?;
+        let (attention_key, last_key) = ("attn_logit_softcapping", "final_logit_softcapping");
         let (attention, last) = match self.family.arch {
-            "gemma2" => {
-                let attention = self.float("attn_logit_softcapping")?;
-                (Some(attention.unwrap_or(50.0)), Some(last.unwrap_or(30.0)))
-            }
-            "gemma3" => (None, last),
+            "gemma2" => (
+                Some(self.float(attention_key)?.unwrap_or(50.0)),
+                Some(self.float(last_key)?.unwrap_or(30.0)),
+            ),
+            "gemma3" => (self.float(attention_key)?, self.float(last_key)?),
             _ => (None, None),
         };
         let some = |cap: Option<f64>| cap.filter(|&c| c != 0.0);
@@ -220,12 +250,15 @@ impl Keys<'_> {
     }
 
     fn layers(&self, num_layers: usize, head_dim: usize) -> Result<Vec<LayerConfig>, String> {
-        let rope = self.rope(head_dim)?;
+        let rope = match self.family.is_gpt2 {
+            true => RopeSpec::still(self.family.pairing),
+            false => self.rope(head_dim)?,
+        };
         let sliding_rope = RopeSpec {
-            base: match (self.family.arch, self.float("rope.freq_base_swa")?) {
-                (_, Some(base)) => base,
-                ("gemma3", None) => 10_000.0,
-                (_, None) => rope.base,
+            base: match self.family.arch {
+                "gemma2" => self.float("rope.freq_base_swa")?.unwrap_or(rope.base),
+                "gemma3" => self.float("rope.freq_base_swa")?.unwrap_or(10_000.0),
+                _ => rope.base,
             },
             // Gemma 3 scales positions in its global layers only.
             scale: if self.family.arch == "gemma3" {
@@ -258,16 +291,20 @@ impl Keys<'_> {
             "phi3" => (self.int(key)?, 0),
             _ => (None, 1),
         };
-        let Some(window) = window.filter(|&w| w > 0) else {
-            return Ok(vec![None; num_layers]);
-        };
-        let pattern = self.key("attention.sliding_window_pattern");
-        let slides: Vec<bool> = match self.gguf.metadata().get(&pattern) {
-            Some(Value::Array(list)) => (list.iter())
-                .map(|v| v.as_bool().ok_or("a sliding_window_pattern of no bools"))
-                .collect::<Result<_, _>>()?,
+        let pattern = "attention.sliding_window_pattern";
+        let has_pattern = ["gemma2", "gemma3"].contains(&self.family.arch);
+        let slides: Vec<bool> = match self.gguf.metadata().get(&self.key(pattern)) {
+            Some(Value::Array(list)) if has_pattern => {
+                self.read.borrow_mut().insert(pattern.to_owned());
+                (list.iter())
+                    .map(|v| v.as_bool().ok_or("a sliding_window_pattern of no bools"))
+                    .collect::<Result<_, _>>()?
+            }
             _ => {
-                let period = self.int("attention.sliding_window_pattern")?;
+                let period = match has_pattern {
+                    true => self.int(pattern)?,
+                    false => None,
+                };
                 let period = period.unwrap_or(default_period);
                 let slides = |layer| period == 0 || layer % period < period - 1;
                 (0..num_layers).map(slides).collect()
@@ -276,25 +313,23 @@ impl Keys<'_> {
         if slides.len() != num_layers {
             return Err(format!("a pattern of {} layers", slides.len()));
         }
-        Ok(slides.iter().map(|&s| s.then_some(window)).collect())
+        let window = window.filter(|&w| w > 0);
+        Ok(slides.iter().map(|&s| window.filter(|_| s)).collect())
     }
 
     /// The rope of layers without a window.
     fn rope(&self, head_dim: usize) -> Result<RopeSpec, String> {
-        let metadata = self.gguf.metadata();
-        let kind = metadata.opt_str(&self.key("rope.scaling.type"));
         // A factor without a type scales positions.
-        let kind = kind.map_err(|e| e.to_string())?.unwrap_or("linear");
-        let factor = match self.float("rope.scaling.factor")? {
-            None => self.float("rope.scale_linear")?,
-            some => some,
-        };
-        let scale = match (kind, factor) {
-            ("none", _) | (_, None | Some(0.0)) => 1.0,
-            (_, Some(factor)) => 1.0 / factor,
+        let kind = self.text("rope.scaling.type")?.unwrap_or("linear");
+        let factor = |key| Ok::<_, String>(self.float(key)?.filter(|&factor| factor != 0.0));
+        let factors = (factor("rope.scaling.factor")?, factor("rope.scale_linear")?);
+        let scale = match (kind, factors) {
+            (_, (Some(new), Some(old))) if new != old => return Err("two factors".to_owned()),
+            ("none", _) | (_, (None, None)) => 1.0,
+            (_, (Some(factor), _) | (None, Some(factor))) => 1.0 / factor,
         };
         let yarn = match kind {
-            "none" | "linear" | "longrope" => None,
+            "none" | "linear" | "longrope" | "" => None,
             "yarn" => Some(self.yarn()?),
             other => return Err(format!("rope.scaling.type {other:?}")),
         };
@@ -308,10 +343,7 @@ impl Keys<'_> {
         });
         Ok(RopeSpec {
             pairing: self.family.pairing,
-            dim: match self.family.is_gpt2 {
-                true => 0,
-                false => self.int("rope.dimension_count")?.unwrap_or(head_dim),
-            },
+            dim: self.int("rope.dimension_count")?.unwrap_or(head_dim),
             base: self.float("rope.freq_base")?.unwrap_or(10_000.0),
             scale,
             yarn,
@@ -322,7 +354,7 @@ impl Keys<'_> {
 
     fn yarn(&self) -> Result<Yarn, String> {
         let parameter = |name: &str, default: f64| -> Result<f64, String> {
-            if self.family.reads_yarn_keys {
+            if self.family.reads_yarn_keys || name.starts_with("beta_") {
                 let found = self.float(&format!("rope.scaling.yarn_{name}"))?;
                 return Ok(found.unwrap_or(default));
             }
@@ -365,9 +397,43 @@ impl Keys<'_> {
         format!("{}.{suffix}", self.family.arch)
     }
 
+    fn is_silent(&self, suffix: &str, value: &Value<'_>) -> bool {
+        let scalar = self.value(suffix).ok().flatten();
+        silent::is_silent(suffix, &scalar.unwrap_or(*value))
+    }
+
+    /// A value, or what a list has for every layer.
+    fn value(&self, suffix: &str) -> Result<Option<Value<'_>>, String> {
+        self.read.borrow_mut().insert(suffix.to_owned());
+        let metadata = self.gguf.metadata();
+        let Some(Value::Array(list)) = metadata.get(&self.key(suffix)) else {
+            return Ok(metadata.get(&self.key(suffix)));
+        };
+        let layers = metadata.opt_usize(&self.key("block_count")).ok().flatten();
+        let values: Vec<Value<'_>> = list.iter().collect();
+        match values.split_first() {
+            Some((first, rest)) if Some(values.len()) == layers => {
+                let is_uniform = rest.iter().all(|value| value == first);
+                is_uniform.then_some(Some(*first)).ok_or(())
+            }
+            _ => Err(()),
+        }
+        .map_err(|()| format!("{suffix} is {}", Value::Array(list).describe()))
+    }
+
+    fn text(&self, suffix: &str) -> Result<Option<&str>, String> {
+        self.read.borrow_mut().insert(suffix.to_owned());
+        let text = self.gguf.metadata().opt_str(&self.key(suffix));
+        text.map_err(|e| e.to_string())
+    }
+
     fn int(&self, suffix: &str) -> Result<Option<usize>, String> {
-        let value = self.gguf.metadata().opt_usize(&self.key(suffix));
-        value.map_err(|e| e.to_string())
+        let Some(value) = self.value(suffix)? else {
+            return Ok(None);
+        };
+        let int = value.as_int().and_then(|int| usize::try_from(int).ok());
+        int.map(Some)
+            .ok_or_else(|| format!("{suffix} is {}", value.describe()))
     }
 
     fn need_int(&self, suffix: &str) -> Result<usize, String> {
@@ -375,7 +441,13 @@ impl Keys<'_> {
     }
 
     fn float(&self, suffix: &str) -> Result<Option<f64>, String> {
-        let value = self.gguf.metadata().opt_f32(&self.key(suffix));
-        Ok(value.map_err(|e| e.to_string())?.map(f64::from))
+        let Some(value) = self.value(suffix)? else {
+            return Ok(None);
+        };
+        match value.as_float() {
+            // Wider numbers are stored for what an f32 holds.
+            Some(float) if float.is_finite() => Ok(Some(f64::from(float as f32))),
+            _ => Err(format!("{suffix} is {}", value.describe())),
+        }
     }
 }

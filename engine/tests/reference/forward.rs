@@ -42,7 +42,13 @@ pub(super) fn logits(c: &Config, w: &Weights, tokens: &[u32], context: usize) ->
         let h = norm(c, x, &w.output_norm);
         let logits = match &w.output {
             Some(output) => output.apply(&h),
-            None => w.embedding.apply(&h),
+            None => {
+                let mut logits = w.embedding.apply(&h);
+                if let Some(bias) = &w.tied_bias {
+                    add(&mut logits, bias);
+                }
+                logits
+            }
         };
         logits.into_iter().map(|l| softcap(l, c.final_softcap))
     };

@@ -138,7 +138,14 @@ impl MicroModel {
             ("attention.value_length", self.head_dim),
             ("rope.dimension_count", self.rope_dim),
         ];
-        let ints = ints.map(|(name, value)| (name, Key::Int(value as u32)));
+        // Learned positions do not turn.
+        let ints = match self.arch {
+            "gpt2" => &ints[..ints.len() - 1],
+            _ => &ints[..],
+        };
+        let ints: Vec<_> = (ints.iter())
+            .map(|&(name, value)| (name, Key::Int(value as u32)))
+            .collect();
         let eps = match self.arch {
             "gpt2" => "attention.layer_norm_epsilon",
             _ => "attention.layer_norm_rms_epsilon",
@@ -190,6 +197,10 @@ impl MicroModel {
             list.linear("", "output", vocab_size, hidden, LOGIT_STD);
             (1.0, Kind::Norm)
         } else {
+            if self.biases.contains(&"output") {
+                let bias = Kind::Centred(BIAS_STD);
+                list.add("output.bias", (1, vocab_size), bias);
+            }
             let gain = LOGIT_STD / (embedding_std * (hidden as f64).sqrt());
             (gain, Kind::SignedNorm(gain))
         };
@@ -297,11 +308,11 @@ pub fn tokens(vocab_size: usize, len: usize, seed: u64) -> Vec<u32> {
 }
 
 /// splitmix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators").
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
     /// A stream of its own for each name (FNV-1a).
-    fn new(seed: u64, name: &str) -> Random {
+    pub fn new(seed: u64, name: &str) -> Random {
         let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
@@ -309,7 +320,7 @@ impl Random {
         Random(random.word() ^ hash)
     }
 
-    fn word(&mut self) -> u64 {
+    pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -318,12 +329,12 @@ impl Random {
     }
 
     /// From 0 up to 1, exclusive.
-    fn uniform(&mut self) -> f64 {
+    pub fn uniform(&mut self) -> f64 {
         (self.word() >> 11) as f64 / (1u64 << 53) as f64
     }
 
     /// Of mean 0 and standard deviation 1 (Box and Muller).
-    fn normal(&mut self) -> f64 {
+    pub fn normal(&mut self) -> f64 {
         let (u, v) = (1.0 - self.uniform(), self.uniform());
         (-2.0 * u.ln()).sqrt() * (TAU * v).cos()
     }

@@ -3,8 +3,8 @@
 //! A [`Reference`] reads a GGUF file by the keys and tensor names that llama.cpp gives it and
 //! computes every position at once with plain loops. It shares the container's reader and the
 //! bit-exact expansion of weights with the engine, and nothing else: no plan, no table of angles, no
-//! cache, no activation is rounded. What llama.cpp does not read in a file of a family, the
-//! reference does not read either; a tensor that nothing reads is an error.
+//! cache, no activation is rounded. A key under the architecture's prefix or a tensor that nothing reads
+//! is an error, but for keys that say nothing about arithmetic ([`silent`]).
 //!
 //! [`micro`] makes small models of random weights with every switch of a family, and [`cases`]
 //! lists those that executors are held against.
@@ -18,6 +18,7 @@ mod config;
 mod forward;
 pub mod micro;
 mod rope;
+mod silent;
 mod tensors;
 
 use std::path::Path;
@@ -40,9 +41,16 @@ impl Reference {
     /// The file is no container, its family is none of [`config::FAMILIES`], or a key or tensor is
     /// missing, misshapen or not read by its family.
     pub fn open(path: &Path) -> Result<Reference, String> {
-        let gguf = Gguf::open(path).map_err(|e| e.to_string())?;
-        let config = Config::read(&gguf)?;
-        let weights = Weights::read(&gguf, &config)?;
+        Reference::of(&Gguf::open(path).map_err(|e| e.to_string())?)
+    }
+
+    /// The model of an open file.
+    ///
+    /// # Errors
+    /// As [`Reference::open`].
+    pub fn of(gguf: &Gguf) -> Result<Reference, String> {
+        let config = Config::read(gguf)?;
+        let weights = Weights::read(gguf, &config)?;
         Ok(Reference { config, weights })
     }
 

@@ -27,6 +27,21 @@ pub(super) struct RopeSpec {
     pub(super) factors: Factors,
 }
 
+impl RopeSpec {
+    /// The rope of a model without one.
+    pub(super) fn still(pairing: Pairing) -> RopeSpec {
+        RopeSpec {
+            pairing,
+            dim: 0,
+            base: 10_000.0,
+            scale: 1.0,
+            yarn: None,
+            amplitude: 1.0,
+            factors: Factors::None,
+        }
+    }
+}
+
 /// Divisors of the frequencies, and the tensor that holds them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Factors {

@@ -99,6 +99,8 @@ pub(super) struct Weights {
     pub(super) output_norm: Norm,
     /// The embedding is the head without it.
     pub(super) output: Option<Linear>,
+    /// The head's bias, where the embedding is the head.
+    pub(super) tied_bias: Option<Vec<f64>>,
     /// Frequency factors by the names of their tensors.
     pub(super) rope_factors: BTreeMap<&'static str, Vec<f64>>,
 }
@@ -116,6 +118,11 @@ impl Weights {
             true => Some(file.linear("output", embedding.rows, hidden)?),
             false => None,
         };
+        let bias = "output.bias";
+        let tied_bias = match output.is_none() && file.has(bias) {
+            true => Some(file.vector(bias, embedding.rows)?),
+            false => None,
+        };
         let positions = match config.family.is_gpt2 {
             true => Some(file.any_matrix("position_embd.weight", hidden)?),
             false => None,
@@ -129,6 +136,7 @@ impl Weights {
             output_norm: file.norm("output_norm", hidden)?,
             positions,
             output,
+            tied_bias,
             rope_factors: rope_factors(&file, config)?,
             embedding,
         };
@@ -145,7 +153,7 @@ fn rope_factors(
     config: &Config,
 ) -> Result<BTreeMap<&'static str, Vec<f64>>, String> {
     let names: &[&'static str] = match config.family.factors {
-        FactorTensors::None => &[],
+        FactorTensors::None => return Ok(BTreeMap::new()),
         FactorTensors::ByScalingType | FactorTensors::Long => &[
             "rope_freqs.weight",
             "rope_factors_long.weight",
@@ -162,6 +170,10 @@ fn rope_factors(
         if read.contains(&Some(name)) && file.has(name) {
             factors.insert(name, file.vector(name, first.rope.dim / 2)?);
         }
+    }
+    let is_half_there = factors.contains_key(names[1]) != factors.contains_key(names[2]);
+    if is_half_there || (config.is_longrope && !factors.contains_key(names[1])) {
+        return Err("a long rope without its factors".to_owned());
     }
     Ok(factors)
 }
@@ -262,7 +274,9 @@ impl File<'_> {
     /// A matrix of as many rows as the file has.
     fn any_matrix(&self, name: &str, cols: usize) -> Result<Matrix, String> {
         let (dims, data) = self.read(name)?;
-        if dims.len() > 2 || dims[0] != cols as u64 {
+        // Dimensions of 1 at the end are none.
+        let is_matrix = dims.iter().skip(2).all(|&dim| dim == 1);
+        if !is_matrix || dims[0] != cols as u64 {
             return Err(format!("{name} is {dims:?}, not of {cols} columns"));
         }
         let rows = data.len() / cols;

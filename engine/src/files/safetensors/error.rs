@@ -6,12 +6,14 @@
 use std::io;
 use std::path::PathBuf;
 
+use gannet_gguf::shown_path;
+
 /// Why a safetensors file was refused or could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused.
-    #[error("{}: cannot {action}: {source}", file.display())]
+    #[error("{}: cannot {action}: {source}", shown_path(file))]
     Io {
         /// The file.
         file: PathBuf,
@@ -21,7 +23,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The header's length, first byte or text is wrong.
-    #[error("{}: header {found}; expected {expected}", file.display())]
+    #[error("{}: header {found}; expected {expected}", shown_path(file))]
     Header {
         /// The file.
         file: PathBuf,
@@ -31,7 +33,7 @@ pub enum Error {
         expected: String,
     },
     /// The header is not the JSON that it should be.
-    #[error("{}: header JSON: {problem}", file.display())]
+    #[error("{}: header JSON: {problem}", shown_path(file))]
     Json {
         /// The file.
         file: PathBuf,
@@ -39,7 +41,10 @@ pub enum Error {
         problem: String,
     },
     /// A tensor's description contradicts itself, another tensor or the file.
-    #[error("{}: tensor {tensor}: {field} {found}; expected {expected}", file.display())]
+    #[error(
+        "{}: tensor {tensor}: {field} {found}; expected {expected}",
+        shown_path(file)
+    )]
     Tensor {
         /// The file.
         file: PathBuf,
@@ -53,7 +58,10 @@ pub enum Error {
         expected: String,
     },
     /// Bytes follow the last tensor.
-    #[error("{}: {bytes} trailing bytes after the last tensor; expected the file to end at byte {end}", file.display())]
+    #[error(
+        "{}: {bytes} trailing bytes after the last tensor; expected the file to end at byte {end}",
+        shown_path(file)
+    )]
     Trailing {
         /// The file.
         file: PathBuf,
@@ -63,7 +71,7 @@ pub enum Error {
         end: u64,
     },
     /// The index of a sharded model is wrong.
-    #[error("{}: weight_map: {problem}", file.display())]
+    #[error("{}: weight_map: {problem}", shown_path(file))]
     Index {
         /// The index file.
         file: PathBuf,
@@ -71,7 +79,7 @@ pub enum Error {
         problem: String,
     },
     /// A tensor that the caller asked for is absent.
-    #[error("{}: tensor {tensor} is missing", file.display())]
+    #[error("{}: tensor {tensor} is missing", shown_path(file))]
     Missing {
         /// The file.
         file: PathBuf,
@@ -79,7 +87,10 @@ pub enum Error {
         tensor: String,
     },
     /// The file is sound, but it is no model that can be run.
-    #[error("{}: running safetensors models is not supported yet; convert the model to GGUF", file.display())]
+    #[error(
+        "{}: running safetensors models is not supported yet; convert the model to GGUF",
+        shown_path(file)
+    )]
     NotRunnable {
         /// The file.
         file: PathBuf,

@@ -1,7 +1,9 @@
 //! Gemma 2: the embedding scaled by the root of its width, norms before and after attention and
 //! feed-forward, GELU, scores and logits bent below a cap, and a window in every other layer.
 
-use super::{Binder, Family, llama};
+use std::ops::RangeInclusive;
+
+use super::{BASES, Binder, FactorTensors, Family, Norms, llama};
 use crate::Error;
 use crate::model::RopeParams;
 use crate::model::blocks::{self, Attends, Attention, FeedForward};
@@ -10,6 +12,8 @@ use crate::plan::{Activation, Buf, PlanBuilder, RopeKind, Weight};
 pub(super) const FAMILY: Family = Family {
     arch: "gemma2",
     models: "Gemma 2",
+    norms: Norms::RootMeanSquare,
+    rotates: true,
     build,
 };
 
@@ -63,16 +67,13 @@ pub(super) fn embed(p: &mut PlanBuilder, b: &Binder<'_>, embedding: Weight) -> B
 
 fn build(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Buf, Error> {
     let embedding = blocks::embedding(p, b)?;
-    let far = b.rope(p, RopeKind::Neox, &b.hparams.rope)?;
-    let near = match b.keys.opt_positive("rope.freq_base_swa")? {
-        Some(base) => b.rope(
-            p,
-            RopeKind::Neox,
-            &RopeParams {
-                base,
-                ..b.hparams.rope
-            },
-        )?,
+    let params = b.rope_params()?;
+    let far = b.rope(p, RopeKind::Neox, &params, FactorTensors::None)?;
+    let near = match b.keys.opt_number("rope.freq_base_swa", BASES)? {
+        Some(base) => {
+            let near = RopeParams { base, ..params };
+            b.rope(p, RopeKind::Neox, &near, FactorTensors::None)?
+        }
         None => far,
     };
     let mut how = Attends::plainly(b, far);
@@ -81,12 +82,9 @@ fn build(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Buf, Error> {
         let width = b.hparams.hidden_size / b.hparams.num_heads;
         how.config.scale = 1.0 / (width as f32).sqrt();
     }
-    how.config.softcap = Some(
-        b.keys
-            .opt_positive("attn_logit_softcapping")?
-            .unwrap_or(50.0),
-    );
-    let windows = b.windows(b.window()?.or(Some(WINDOW)), 2)?;
+    let cap = b.keys.opt_number("attn_logit_softcapping", CAPS)?;
+    how.config.softcap = Some(cap.unwrap_or(50.0));
+    let windows = b.windows(b.window(Some(WINDOW))?, 2)?;
     let mut x = embed(p, b, embedding);
     for (index, &window) in windows.iter().enumerate() {
         how.config.window = window;
@@ -95,12 +93,12 @@ fn build(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Buf, Error> {
         x = layer.write(p, index, &how, b.hparams.norm_eps, x);
     }
     let logits = blocks::head(p, b, embedding, x)?;
-    let cap = b
-        .keys
-        .opt_positive("final_logit_softcapping")?
-        .unwrap_or(30.0);
-    Ok(p.softcap(logits, cap))
+    let cap = b.keys.opt_number("final_logit_softcapping", CAPS)?;
+    Ok(p.softcap(logits, cap.unwrap_or(30.0)))
 }
+
+/// Below what scores and logits may be bent.
+pub(super) const CAPS: RangeInclusive<f32> = 1e-3..=1e6;
 
 /// Tokens that a window shows where the file does not say.
 const WINDOW: u32 = 4096;

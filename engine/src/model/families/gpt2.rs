@@ -1,7 +1,7 @@
 //! GPT-2: learned positions instead of a rotation, layer norms in front of attention and of a
 //! feed-forward without a gate, one tensor for queries, keys and values, and biases everywhere.
 
-use super::{Binder, Family};
+use super::{Binder, Family, Norms};
 use crate::Error;
 use crate::model::blocks::{self, Attends, Attention, LayerNorm, PlainFeedForward};
 use crate::plan::{Activation, Buf, PlanBuilder};
@@ -9,6 +9,8 @@ use crate::plan::{Activation, Buf, PlanBuilder};
 pub(super) const FAMILY: Family = Family {
     arch: "gpt2",
     models: "GPT-2",
+    norms: Norms::Layer,
+    rotates: false,
     build,
 };
 

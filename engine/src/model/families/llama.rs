@@ -1,7 +1,7 @@
 //! Llama: pre-norm, grouped heads, interleaved rope (the converter permutes Q and K), SwiGLU.
 //! Runs Llama 1 to 3.x, Mistral 7B, TinyLlama, SmolLM.
 
-use super::{Binder, Family};
+use super::{Binder, FactorTensors, Family, Norms};
 use crate::Error;
 use crate::model::blocks::{self, Attends, Attention, FeedForward};
 use crate::plan::{Activation, Buf, PlanBuilder, RopeKind, Weight};
@@ -9,6 +9,8 @@ use crate::plan::{Activation, Buf, PlanBuilder, RopeKind, Weight};
 pub(super) const FAMILY: Family = Family {
     arch: "llama",
     models: "Llama 1 to 3.x, Mistral 7B, TinyLlama, SmolLM",
+    norms: Norms::RootMeanSquare,
+    rotates: true,
     build,
 };
 
@@ -66,7 +68,7 @@ fn build(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Buf, Error> {
 /// A Llama-shaped decoder; Qwen 2 is the same with the other rope pairing.
 pub(super) fn decoder(p: &mut PlanBuilder, b: &Binder<'_>, kind: RopeKind) -> Result<Buf, Error> {
     let embedding = blocks::embedding(p, b)?;
-    let rope = b.rope(p, kind, &b.hparams.rope)?;
+    let rope = b.rope(p, kind, &b.rope_params()?, FactorTensors::ByType)?;
     let how = Attends::plainly(b, rope);
     let mut x = p.embed(embedding);
     for index in 0..b.hparams.num_layers {

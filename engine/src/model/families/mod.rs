@@ -8,7 +8,8 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 
-use super::Binder;
+use super::rope::BASES;
+use super::{Binder, FactorTensors};
 use crate::Error;
 use crate::plan::{Buf, Plan, PlanBuilder};
 
@@ -18,7 +19,17 @@ pub struct Family {
     pub arch: &'static str,
     /// Models it runs, for people.
     pub models: &'static str,
+    pub(super) norms: Norms,
+    /// Whether positions turn queries and keys, by the keys of a rope.
+    pub(super) rotates: bool,
     build: fn(&mut PlanBuilder, &Binder<'_>) -> Result<Buf, Error>,
+}
+
+/// How a family's norms are computed, and so which key has their epsilon.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Norms {
+    RootMeanSquare,
+    Layer,
 }
 
 impl Family {

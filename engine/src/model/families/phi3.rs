@@ -2,7 +2,7 @@
 //! other half of the unit, rope pairs half a head apart, and long rope where the context is long.
 
 use super::llama::{self, Layer};
-use super::{Binder, Family};
+use super::{Binder, FactorTensors, Family, Norms};
 use crate::Error;
 use crate::model::blocks::{self, Attends, Attention, FeedForward};
 use crate::plan::{Buf, PlanBuilder, RopeKind};
@@ -10,14 +10,16 @@ use crate::plan::{Buf, PlanBuilder, RopeKind};
 pub(super) const FAMILY: Family = Family {
     arch: "phi3",
     models: "Phi 3 and 3.5 mini, Phi 4",
+    norms: Norms::RootMeanSquare,
+    rotates: true,
     build,
 };
 
 fn build(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Buf, Error> {
     let embedding = blocks::embedding(p, b)?;
-    let rope = b.rope(p, RopeKind::Neox, &b.hparams.rope)?;
+    let rope = b.rope(p, RopeKind::Neox, &b.rope_params()?, FactorTensors::Long)?;
     let mut how = Attends::plainly(b, rope);
-    how.config.window = b.window()?;
+    how.config.window = b.window(None)?;
     let mut x = p.embed(embedding);
     for index in 0..b.hparams.num_layers {
         let layer = Layer {

@@ -1,7 +1,7 @@
 //! Qwen 3: Llama with a norm on every head of Q and K before the rope, whose pairs are half a head
 //! apart. The head size is independent of the hidden size.
 
-use super::{Binder, Family, llama};
+use super::{Binder, FactorTensors, Family, Norms, llama};
 use crate::Error;
 use crate::model::blocks::{self, Attends};
 use crate::plan::{Buf, PlanBuilder, RopeKind};
@@ -9,12 +9,14 @@ use crate::plan::{Buf, PlanBuilder, RopeKind};
 pub(super) const FAMILY: Family = Family {
     arch: "qwen3",
     models: "Qwen 3 dense models",
+    norms: Norms::RootMeanSquare,
+    rotates: true,
     build,
 };
 
 fn build(p: &mut PlanBuilder, b: &Binder<'_>) -> Result<Buf, Error> {
     let embedding = blocks::embedding(p, b)?;
-    let rope = b.rope(p, RopeKind::Neox, &b.hparams.rope)?;
+    let rope = b.rope(p, RopeKind::Neox, &b.rope_params()?, FactorTensors::ByType)?;
     let how = Attends::plainly(b, rope);
     let mut x = p.embed(embedding);
     for index in 0..b.hparams.num_layers {

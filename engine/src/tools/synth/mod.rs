@@ -81,7 +81,10 @@ pub enum Error {
     #[error(transparent)]
     Gguf(#[from] gannet_gguf::Error),
     /// The vocabulary to copy does not fit the shape.
-    #[error("{}: {found} tokens; shape {shape} has at most {expected}, choose another file or shape", file.display())]
+    #[error(
+        "{}: {found} tokens; shape {shape} has at most {expected}, choose another file or shape",
+        gannet_gguf::shown_path(file)
+    )]
     VocabTooLarge {
         /// The file of the vocabulary.
         file: PathBuf,

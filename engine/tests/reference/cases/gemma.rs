@@ -132,6 +132,19 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     case(
+        "gemma3, caps of scores and of logits, a bias of the head",
+        MicroModel {
+            biases: &["output"],
+            keys: &[
+                ("attention.sliding_window", Key::Int(16)),
+                ("rope.freq_base", Key::Float(1000000.0)),
+                ("attn_logit_softcapping", Key::Float(1.5)),
+                ("final_logit_softcapping", Key::Float(5.0)),
+            ],
+            ..GEMMA3
+        },
+    ),
+    case(
         "gemma3, as deep as the one of 27 billion weights",
         MicroModel {
             num_layers: 62,

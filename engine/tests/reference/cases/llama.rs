@@ -116,6 +116,21 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     case(
+        "llama, a bias of the head that is the embedding",
+        MicroModel {
+            has_head: false,
+            biases: &["output"],
+            ..LLAMA
+        },
+    ),
+    case(
+        "qwen2, a bias of the head that is the embedding",
+        MicroModel {
+            biases: &["attn_q", "attn_k", "attn_v", "output"],
+            ..QWEN2
+        },
+    ),
+    case(
         "llama, half of each head turns",
         MicroModel {
             rope_dim: 8,

@@ -92,6 +92,13 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     case(
+        "phi3, a factor without a type",
+        MicroModel {
+            keys: &[("rope.scaling.factor", Key::Float(6.0))],
+            ..PHI3
+        },
+    ),
+    case(
         "phi3, a bias on every linear",
         MicroModel {
             biases: &["attn_qkv", "attn_output", "ffn_up", "ffn_down", "output"],

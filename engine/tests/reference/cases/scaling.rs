@@ -40,7 +40,7 @@ pub(super) const CASES: &[Case] = &[
         },
     ),
     case(
-        "llama, YaRN, its keys that nobody reads",
+        "llama, YaRN by turns of its own",
         MicroModel {
             keys: &[
                 ("rope.scaling.type", Key::Text("yarn")),
@@ -48,8 +48,6 @@ pub(super) const CASES: &[Case] = &[
                 ("rope.scaling.original_context_length", Key::Int(16)),
                 ("rope.scaling.yarn_beta_fast", Key::Float(4.0)),
                 ("rope.scaling.yarn_beta_slow", Key::Float(0.5)),
-                ("rope.scaling.yarn_attn_factor", Key::Float(2.0)),
-                ("rope.scaling.yarn_log_multiplier", Key::Float(1.0)),
             ],
             ..LLAMA
         },
@@ -108,6 +106,66 @@ pub(super) const CASES: &[Case] = &[
         MicroModel {
             keys: &[("rope.scale_linear", Key::Float(4.0))],
             ..LLAMA
+        },
+    ),
+    case(
+        "llama, YaRN, its constants spelled out",
+        MicroModel {
+            keys: &[
+                ("rope.scaling.type", Key::Text("yarn")),
+                ("rope.scaling.factor", Key::Float(4.0)),
+                ("rope.scaling.original_context_length", Key::Int(16)),
+                ("rope.scaling.yarn_ext_factor", Key::Float(1.0)),
+                ("rope.scaling.yarn_beta_fast", Key::Float(32.0)),
+                ("rope.scaling.yarn_beta_slow", Key::Float(1.0)),
+                ("rope.scaling.yarn_log_multiplier", Key::Float(0.0)),
+            ],
+            ..LLAMA
+        },
+    ),
+    case(
+        "qwen3, YaRN by turns of its own, half of each head turns",
+        MicroModel {
+            rope_dim: 16,
+            keys: &[
+                ("rope.scaling.type", Key::Text("yarn")),
+                ("rope.scaling.factor", Key::Float(8.0)),
+                ("rope.scaling.original_context_length", Key::Int(32)),
+                ("rope.scaling.yarn_beta_fast", Key::Float(2.0)),
+                ("rope.scaling.yarn_beta_slow", Key::Float(0.25)),
+            ],
+            ..QWEN3
+        },
+    ),
+    case(
+        "llama, the factor in both spellings",
+        MicroModel {
+            keys: &[
+                ("rope.scaling.factor", Key::Float(2.0)),
+                ("rope.scale_linear", Key::Float(2.0)),
+            ],
+            ..LLAMA
+        },
+    ),
+    case(
+        "qwen2, a factor without a type",
+        MicroModel {
+            keys: &[
+                ("rope.freq_base", Key::Float(1000000.0)),
+                ("rope.scaling.factor", Key::Float(8.0)),
+            ],
+            ..QWEN2
+        },
+    ),
+    case(
+        "qwen3, the factor's old key, a type",
+        MicroModel {
+            keys: &[
+                ("rope.freq_base", Key::Float(1000000.0)),
+                ("rope.scaling.type", Key::Text("linear")),
+                ("rope.scale_linear", Key::Float(3.0)),
+            ],
+            ..QWEN3
         },
     ),
     case(

@@ -1,0 +1,431 @@
+//! Files that commands read and write: what is never destroyed, what never ends, what is left behind.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use gannet_gguf::{Gguf, TensorType, Writer};
+
+use crate::support::{gannet, model, run};
+
+/// A folder with a copy of the embedded model in it.
+fn folder_with_a_model() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.gguf");
+    fs::copy(model(), &file).unwrap();
+    let file = file.to_str().unwrap().to_owned();
+    (folder, file)
+}
+
+/// Names of what is in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn logits(model: &str, out: &str) -> Vec<String> {
+    let args = ["logits", "-m", model, "--tokens", "1,2", "--out", out];
+    let args = args.iter().chain(&["--device", "cpu"]);
+    args.map(|&arg| arg.to_owned()).collect()
+}
+
+fn run_owned(args: &[String]) -> crate::support::Done {
+    run(&args.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+#[test]
+fn an_output_that_is_an_input_is_refused() {
+    let (folder, file) = folder_with_a_model();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::os::unix::fs::symlink(&file, path("link")).unwrap();
+    fs::hard_link(&file, path("twin")).unwrap();
+    let before = fs::read(&file).unwrap();
+    for out in [file.clone(), path("link"), path("twin"), path("./m.gguf")] {
+        let line = run_owned(&logits(&file, &out));
+        assert!(
+            line.error().contains("read by this command") || line.error().contains("the same file")
+        );
+        assert!(
+            line.error().contains("write to another file"),
+            "{}",
+            line.error()
+        );
+        // The model by another name.
+        run_owned(&logits(&path("link"), &out)).error();
+    }
+    let synth = [
+        "synth",
+        "--shape",
+        "tiny",
+        "--vocab-from",
+        &file,
+        "-o",
+        &path("link"),
+    ];
+    assert!(run(&synth).error().contains("write to another file"));
+    fs::write(path("ids.json"), "[1, 2]").unwrap();
+    let ids = format!("@{}", path("ids.json"));
+    let args = [
+        "logits",
+        "--tokens",
+        &ids,
+        "--out",
+        &path("ids.json"),
+        "--device",
+        "cpu",
+    ];
+    assert!(run(&args).error().contains("write to another file"));
+    assert_eq!(fs::read(&file).unwrap(), before);
+    assert_eq!(names(folder.path()), ["ids.json", "link", "m.gguf", "twin"]);
+}
+
+#[test]
+fn an_output_goes_through_links_and_devices_and_stays_whole_where_the_work_fails() {
+    let (folder, file) = folder_with_a_model();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    // A link is followed, and the file behind it replaced.
+    fs::write(path("old"), "old").unwrap();
+    std::os::unix::fs::symlink("old", path("link")).unwrap();
+    run_owned(&logits(&file, &path("link"))).ok();
+    assert!(fs::symlink_metadata(path("link")).unwrap().is_symlink());
+    assert_eq!(fs::metadata(path("old")).unwrap().len(), 2 * 8192 * 4);
+    let synth = |out: &str| run(&["synth", "--shape", "tiny", "-o", out]);
+    synth(&path("link")).ok();
+    assert!(fs::symlink_metadata(path("link")).unwrap().is_symlink());
+    assert!(Gguf::open(path("old")).is_ok());
+    // Devices stay what they are.
+    run_owned(&logits(&file, "/dev/null")).ok();
+    synth("/dev/null").ok();
+    assert!(!fs::metadata("/dev/null").unwrap().is_file());
+    // Standard output, by both its names.
+    for out in ["-", "/dev/stdout"] {
+        let output = gannet(&["logits", "--tokens", "1,2", "--out", out, "--device", "cpu"]);
+        let output = { output }.output().unwrap();
+        assert_eq!(output.stdout.len(), 2 * 8192 * 4, "{out}");
+    }
+    // What cannot be written is refused before anything is computed.
+    assert!(
+        synth(folder.path().to_str().unwrap())
+            .error()
+            .contains("a folder")
+    );
+    std::os::unix::fs::symlink("nowhere", path("dangling")).unwrap();
+    assert!(
+        synth(&path("dangling"))
+            .error()
+            .contains("a link to nothing")
+    );
+    assert!(
+        synth("/no/such/folder/x")
+            .error()
+            .contains("/no/such/folder/x: cannot create")
+    );
+    // A failure leaves the old file and nothing beside it.
+    fs::write(path("kept"), "kept").unwrap();
+    let args = [
+        "logits",
+        "-m",
+        &file,
+        "--tokens",
+        "99999",
+        "--out",
+        &path("kept"),
+    ];
+    run(&args).error();
+    let synth = [
+        "synth",
+        "--shape",
+        "tiny",
+        "--vocab-from",
+        "/no/such.gguf",
+        "-o",
+        &path("kept"),
+    ];
+    assert!(
+        run(&synth)
+            .error()
+            .starts_with("/no/such.gguf: cannot open")
+    );
+    assert_eq!(fs::read_to_string(path("kept")).unwrap(), "kept");
+    assert_eq!(
+        names(folder.path()),
+        ["dangling", "kept", "link", "m.gguf", "old"]
+    );
+}
+
+/// Waits until something is so, or for too long.
+fn wait_until(mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(60), "waited too long");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn an_interrupted_command_leaves_nothing() {
+    for signal in ["INT", "TERM"] {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("big.gguf");
+        let args = [
+            "synth",
+            "--shape",
+            "llama3.1-8b",
+            "-o",
+            out.to_str().unwrap(),
+        ];
+        let mut child = gannet(&args).stderr(Stdio::null()).spawn().unwrap();
+        wait_until(|| {
+            names(folder.path())
+                .iter()
+                .any(|name| name.ends_with(".part"))
+        });
+        let id = child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", signal, &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let status = child.wait().unwrap();
+        assert!(!status.success());
+        assert!(
+            names(folder.path()).is_empty(),
+            "{:?}",
+            names(folder.path())
+        );
+    }
+}
+
+/// A bus error becomes a line that names the file.
+#[test]
+fn a_model_that_is_cut_short_while_it_runs_ends_with_a_line() {
+    let (_folder, file) = folder_with_a_model();
+    let args = ["run", "x", "-m", &file, "-n", "90000", "--ctx", "100000"];
+    let mut command = gannet(&[&args[..], &["--ignore-eos", "--device", "cpu"]].concat());
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Once a token is out, weights are being read from the map.
+    let mut first = [0; 1];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut first)
+        .unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_len(4096)
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let line = stderr.lines().last().unwrap();
+    assert!(
+        line.starts_with(&format!("error: {file}: ")) && line.contains("cut short"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn what_never_ends_is_not_read_for_ever() {
+    let commands: [&[&str]; 4] = [
+        &["tokenize", "--file", "/dev/zero"],
+        &["perplexity", "--file", "/dev/zero", "--device", "cpu"],
+        &["run", "--prompts", "/dev/zero", "--device", "cpu"],
+        &["detokenize", "--file", "/dev/zero"],
+    ];
+    for command in commands {
+        let done = run(command);
+        assert!(
+            done.error().starts_with("/dev/zero: more than 256 MiB"),
+            "{}",
+            done.error()
+        );
+    }
+    let done = run(&["logits", "--tokens", "@/dev/zero", "--out", "/dev/null"]);
+    assert!(
+        done.error().starts_with("/dev/zero: more than 256 MiB"),
+        "{}",
+        done.error()
+    );
+    let zero = || Stdio::from(fs::File::open("/dev/zero").unwrap());
+    for args in [&["run", "-"][..], &["detokenize", "--file", "-"]] {
+        let output = gannet(args).stdin(zero()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains("more than 256 MiB"), "{stderr}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+    // A file that is too long is not read at all.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 40).unwrap();
+    let done = run(&["tokenize", "--file", file.path().to_str().unwrap()]);
+    assert!(
+        done.error().contains("more than 256 MiB"),
+        "{}",
+        done.error()
+    );
+}
+
+/// Free memory of this machine, in GiB.
+fn free_gib() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap();
+    let line = text
+        .lines()
+        .find(|l| l.starts_with("MemAvailable:"))
+        .unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib >> 20
+}
+
+/// A small file whose heads are so wide that a step takes more memory than there is.
+#[test]
+fn a_model_whose_steps_do_not_fit_is_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("wide.gguf");
+    let (heads, width) = (free_gib() + 1, 1u64 << 20);
+    let vocabulary = Gguf::open(model()).unwrap();
+    let mut writer = Writer::new();
+    writer.set("general.architecture", "llama").unwrap();
+    for (key, value) in [
+        ("block_count", 1),
+        ("context_length", 1024),
+        ("embedding_length", 1),
+        ("feed_forward_length", 1),
+        ("attention.head_count", heads as u32),
+        ("attention.head_count_kv", 1),
+        ("attention.key_length", width as u32),
+        ("attention.value_length", width as u32),
+    ] {
+        writer.set(&format!("llama.{key}"), value).unwrap();
+    }
+    writer
+        .set("llama.attention.layer_norm_rms_epsilon", 1e-5f32)
+        .unwrap();
+    let keys = vocabulary.metadata().iter();
+    for (key, value) in keys.filter(|(key, _)| key.starts_with("tokenizer.")) {
+        writer.set(key, value).unwrap();
+    }
+    let tensors: [(&str, &[u64]); 11] = [
+        ("token_embd.weight", &[1, 8192]),
+        ("output_norm.weight", &[1]),
+        ("blk.0.attn_norm.weight", &[1]),
+        ("blk.0.ffn_norm.weight", &[1]),
+        ("blk.0.attn_q.weight", &[1, heads * width]),
+        ("blk.0.attn_k.weight", &[1, width]),
+        ("blk.0.attn_v.weight", &[1, width]),
+        ("blk.0.attn_output.weight", &[heads * width, 1]),
+        ("blk.0.ffn_gate.weight", &[1, 1]),
+        ("blk.0.ffn_up.weight", &[1, 1]),
+        ("blk.0.ffn_down.weight", &[1, 1]),
+    ];
+    let mut bytes = 0;
+    for (name, dims) in tensors {
+        bytes += writer
+            .tensor(name, dims, TensorType::F16)
+            .unwrap()
+            .next_multiple_of(32);
+    }
+    // Zeros that the disk need not hold.
+    let mut header = Vec::new();
+    let data = writer.start(&mut header).unwrap();
+    drop(data);
+    fs::write(&file, &header).unwrap();
+    let end = (header.len() as u64).next_multiple_of(32) + bytes;
+    fs::File::options()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_len(end)
+        .unwrap();
+
+    let file = file.to_str().unwrap();
+    let text = folder.path().join("text");
+    fs::write(&text, "word ".repeat(2000)).unwrap();
+    let text = text.to_str().unwrap();
+    let commands: [&[&str]; 3] = [
+        &["perplexity", "-m", file, "--file", text, "-c", "512"],
+        &["run", "x", "-m", file, "-n", "1", "--ctx", "256"],
+        &["bench", "-m", file, "-p", "256", "-n", "1"],
+    ];
+    for command in commands {
+        let done = run(&[command, &["--device", "cpu"]].concat());
+        let line = done.error();
+        assert!(
+            line.contains("MiB are free") && line.contains("steps of 256 rows"),
+            "{line}"
+        );
+    }
+}
+
+#[test]
+fn control_characters_of_names_are_not_printed() {
+    let (folder, file) = folder_with_a_model();
+    let odd = folder.path().join("a\u{1b}[2J\nb\u{202e}.gguf");
+    fs::rename(&file, &odd).unwrap();
+    let odd = odd.to_str().unwrap();
+    let missing = format!("{odd}x");
+    let is_plain = |text: &str| !text.contains(['\u{1b}', '\u{202e}', '\r']);
+    let done = run(&["inspect", odd]).ok();
+    assert!(is_plain(&done.stdout) && done.stdout.contains(r"a\u{1b}[2J\nb\u{202e}.gguf"));
+    let commands: [&[&str]; 6] = [
+        &["inspect", &missing],
+        &["run", "x", "-m", &missing],
+        &["tokenize", "--text", "x", "-m", &missing],
+        &["tokenize", "--file", &missing],
+        &[
+            "synth",
+            "--shape",
+            "tiny",
+            "--vocab-from",
+            &missing,
+            "-o",
+            "/dev/null",
+        ],
+        &["logits", "-m", odd, "--tokens", "1", "--out", odd],
+    ];
+    for command in commands {
+        let done = run(command);
+        let line = done.error();
+        assert!(
+            is_plain(line) && line.contains(r"a\u{1b}[2J\nb\u{202e}.gguf"),
+            "{line}"
+        );
+    }
+}
+
+/// Each path stands once in a line.
+#[test]
+fn errors_name_the_file_once() {
+    let (_folder, file) = folder_with_a_model();
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+    let vocabulary = format!(
+        "{}/../gguf/tests/data/malformed",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let tokens = format!("{vocabulary}/v02_tokens_i32.gguf");
+    let files = [file, tokens, "/no/such.gguf".to_owned()];
+    for file in files {
+        for command in [
+            &["inspect", &file][..],
+            &["tokenize", "--text", "x", "-m", &file],
+        ] {
+            let done = run(command);
+            let all = format!("{}{}", done.stdout, done.stderr);
+            assert_eq!(all.matches(file.as_str()).count(), 1, "{command:?}: {all}");
+        }
+    }
+}

@@ -105,8 +105,8 @@ pub enum Error {
     /// A cache, or what a step is computed in, that does not fit the memory of the machine.
     #[error(
         "a cache of {context} positions for {slots} sequences takes {cache_mib} MiB of memory, steps \
-         of {rows} rows take {steps_mib} MiB, {free_mib} MiB are free; lower --ctx, or the sequences \
-         at once, or free some memory"
+         of {rows} rows take {steps_mib} MiB, {free_mib} MiB are free; lower --ctx (or -c), or \
+         the sequences at once, or free some memory"
     )]
     Memory {
         /// Positions of a sequence.

@@ -81,6 +81,28 @@ fn an_output_that_is_an_input_is_refused() {
         "cpu",
     ];
     assert!(run(&args).error().contains("write to another file"));
+    let bench = [
+        "bench",
+        "-m",
+        &file,
+        "--device",
+        "cpu",
+        "--trace",
+        &path("twin"),
+    ];
+    assert!(run(&bench).error().contains("write to another file"));
+    let [first, second] = split(&file, folder.path());
+    let (first, second) = (first.to_str().unwrap(), second.to_str().unwrap());
+    for out in [first, second] {
+        let line = run_owned(&logits(first, out));
+        assert!(
+            line.error().contains("write to another file"),
+            "{}",
+            line.error()
+        );
+    }
+    fs::remove_file(first).unwrap();
+    fs::remove_file(second).unwrap();
     assert_eq!(fs::read(&file).unwrap(), before);
     assert_eq!(names(folder.path()), ["ids.json", "link", "m.gguf", "twin"]);
 }
@@ -204,18 +226,12 @@ fn an_interrupted_command_leaves_nothing() {
     }
 }
 
-/// A bus error becomes a line that names the file.
-#[test]
-fn a_model_that_is_cut_short_while_it_runs_ends_with_a_line() {
-    let (_folder, file) = folder_with_a_model();
-    let args = ["run", "x", "-m", &file, "-n", "90000", "--ctx", "100000"];
-    let mut command = gannet(&[&args[..], &["--ignore-eos", "--device", "cpu"]].concat());
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Once a token is out, weights are being read from the map.
+/// Cuts a file while a command that has written something waits to write more, lets it go on, and
+/// gives the last line that it leaves.
+fn cut_while_it_runs(mut command: Command, file: &Path) -> String {
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Once something is out, weights are being read from the map.
     let mut first = [0; 1];
     child
         .stdout
@@ -223,20 +239,86 @@ fn a_model_that_is_cut_short_while_it_runs_ends_with_a_line() {
         .unwrap()
         .read_exact(&mut first)
         .unwrap();
-    fs::File::options()
-        .write(true)
-        .open(&file)
-        .unwrap()
-        .set_len(4096)
-        .unwrap();
+    let cut = fs::File::options().write(true).open(file).unwrap();
+    cut.set_len(4096).unwrap();
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    let line = stderr.lines().last().unwrap();
-    assert!(
-        line.starts_with(&format!("error: {file}: ")) && line.contains("cut short"),
-        "{stderr}"
-    );
+    stderr.lines().last().unwrap_or_default().to_owned()
+}
+
+/// Two shards with half of a model's tensors each; the first one's path, and the second one's.
+fn split(file: &str, folder: &Path) -> [std::path::PathBuf; 2] {
+    let gguf = Gguf::open(file).unwrap();
+    let half = gguf.tensors().len() / 2;
+    [0, 1].map(|no| {
+        let tensors = match no {
+            0 => &gguf.tensors()[..half],
+            _ => &gguf.tensors()[half..],
+        };
+        let mut writer = Writer::new();
+        for (key, value) in gguf.metadata().iter().filter(|_| no == 0) {
+            writer.set(key, value).unwrap();
+        }
+        writer.set("split.no", no as u32).unwrap();
+        writer.set("split.count", 2u32).unwrap();
+        for t in tensors {
+            writer.tensor(&t.name, &t.dims, t.ty).unwrap();
+        }
+        let path = gannet_gguf::shard_path(&folder.join("s.gguf"), no, 2);
+        let mut data = writer.start(fs::File::create(&path).unwrap()).unwrap();
+        for t in tensors {
+            data.tensor(&t.name, gguf.data(t)).unwrap();
+        }
+        data.finish().unwrap();
+        path
+    })
+}
+
+/// A bus error becomes a line that names the file.
+#[test]
+fn a_model_that_is_cut_short_while_it_runs_ends_with_a_line() {
+    let check = |command: Command, file: &Path| {
+        let line = cut_while_it_runs(command, file);
+        let name = format!("error: {}: ", file.display());
+        assert!(
+            line.starts_with(&name) && line.contains("cut short"),
+            "{line}"
+        );
+    };
+    let run = |file: &str| {
+        let args = ["run", "x", "-m", file, "-n", "90000", "--ctx", "100000"];
+        gannet(&[&args[..], &["--ignore-eos", "--device", "cpu"]].concat())
+    };
+    let (_folder, file) = folder_with_a_model();
+    check(run(&file), file.as_ref());
+    let (_folder, file) = folder_with_a_model();
+    let ids = vec!["46"; 1000].join(",");
+    let args = [
+        "logits", "-m", &file, "--tokens", &ids, "--out", "-", "--device", "cpu",
+    ];
+    check(gannet(&args), file.as_ref());
+    let (folder, file) = folder_with_a_model();
+    let [first, second] = split(&file, folder.path());
+    check(run(first.to_str().unwrap()), &second);
+    let [first, _] = split(&file, folder.path());
+    let args = [
+        "perplexity",
+        "--file",
+        "/dev/stdin",
+        "-c",
+        "64",
+        "-m",
+        first.to_str().unwrap(),
+    ];
+    // Whole again, it runs.
+    let text = folder.path().join("text");
+    fs::write(&text, "fn main() {} ".repeat(40)).unwrap();
+    let mut whole = gannet(&args);
+    whole
+        .args(["--device", "cpu"])
+        .stdin(fs::File::open(&text).unwrap());
+    assert!(whole.output().unwrap().status.success());
 }
 
 #[test]

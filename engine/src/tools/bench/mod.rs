@@ -8,17 +8,19 @@
 //! What it costs to have rows computed alike however many there are is measured in one run: the same
 //! tests again with the default kernels, when the others have left the device.
 
+mod ceiling;
 mod row;
 
-use std::hint::black_box;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rayon::prelude::*;
 use serde::Serialize;
 
+pub use ceiling::cpu_read_ceiling;
 pub use row::{BenchKind, BenchRow};
+
+use ceiling::read_ceiling;
 
 use super::make_executor_on;
 use crate::Error;
@@ -423,38 +425,6 @@ fn arbitrary_tokens(len: usize, vocab_size: usize) -> Vec<u32> {
         .collect()
 }
 
-/// Bytes a second that the device's memory gives to a plain read.
-fn read_ceiling(executor: ExecutorKind, settings: &Settings) -> Result<f64, Error> {
-    match settings.device.gpu() {
-        Some(index) if executor.is_gpu() => {
-            crate::exec::cuda::measure_read_ceiling(index, &settings.disk_cache)
-        }
-        _ => Ok(cpu_read_ceiling()),
-    }
-}
-
-/// Bytes a second of all threads reading a buffer that no cache holds whole; the best of a few
-/// passes, since anything else on the machine can only slow a pass down.
-#[must_use]
-pub fn cpu_read_ceiling() -> f64 {
-    const WORDS: usize = (256 << 20) / 8;
-    const PASSES: usize = 4;
-    let buffer = vec![1u64; WORDS];
-    let piece = WORDS.div_ceil(rayon::current_num_threads() * 4);
-    let best = (0..PASSES)
-        .map(|_| {
-            let start = Instant::now();
-            let sum: u64 = buffer
-                .par_chunks(piece)
-                .map(|words| words.iter().fold(0, |a, &w| a ^ w))
-                .reduce(|| 0, |a, b| a ^ b);
-            black_box(sum);
-            start.elapsed().as_secs_f64()
-        })
-        .fold(f64::INFINITY, f64::min);
-    (WORDS * 8) as f64 / best.max(1e-9)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -503,10 +473,5 @@ mod tests {
             ..BenchOptions::default()
         };
         assert!(check(&nothing_generated).is_err());
-    }
-
-    #[test]
-    fn memory_can_be_read() {
-        assert!(cpu_read_ceiling() > 1e8);
     }
 }

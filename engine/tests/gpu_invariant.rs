@@ -29,7 +29,7 @@ fn settings(precision: Precision, kv_type: KvType) -> Settings {
 
 /// Mixes of few and many slots, of short chunks and long ones.
 fn mixes(tokens: usize) -> [Mix; 3] {
-    let mix = |seed, slots: usize, rows| Mix {
+    let mix = |seed: u64, slots: usize, rows: usize| Mix {
         seed,
         sequences: 3 * slots.min(12),
         slots,

@@ -14,7 +14,7 @@ use gannet_engine::internals::kv::KvType;
 use gannet_engine::settings::{Precision, Settings};
 use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
 use gannet_engine::tools::{eval, make_executor};
-use reference::cases::heads_of;
+use reference::cases::{self, Case, heads_of};
 
 fn check(path: &Path, precision: Precision, prompt: u32) {
     let options = ParityOptions {
@@ -111,6 +111,24 @@ fn heads_of_many_sizes() {
     };
     for dim in [8, 24, 40, 72, 96, 104, 136, 200, 248, 256] {
         let file = heads_of(dim).file(&vocab);
+        for precision in [Precision::Exact, Precision::Fast] {
+            check(file.path(), precision, 21);
+        }
+    }
+}
+
+/// The head's bias counts where its matrix is the embedding.
+#[test]
+fn a_bias_of_a_head_that_is_the_embedding() {
+    let part = "golden/arch/llama/llama.gguf";
+    let Some(vocab) = shared("an interpreted bias of a tied head", part) else {
+        return;
+    };
+    let is_tied = |case: &&Case| !case.model.has_head && case.model.biases.contains(&"output");
+    let tied: Vec<&Case> = cases::all().filter(is_tied).collect();
+    assert!(tied.len() >= 3, "{}", tied.len());
+    for case in tied {
+        let file = case.model.file(&vocab);
         for precision in [Precision::Exact, Precision::Fast] {
             check(file.path(), precision, 21);
         }

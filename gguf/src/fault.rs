@@ -30,8 +30,8 @@ mod imp {
     use std::ffi::{c_int, c_void};
     use std::io;
     use std::ptr;
-    use std::sync::OnceLock;
     use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+    use std::sync::{Arc, OnceLock};
 
     /// The maps that can be watched: more shards than a model has.
     const SLOTS: usize = 1024;
@@ -63,13 +63,13 @@ mod imp {
     pub(crate) struct Watch {
         slot: Option<usize>,
         /// What the slot's pointer points to.
-        _name: Box<str>,
+        _name: Arc<str>,
     }
 
     impl Watch {
         /// Enters a map of a file, where faults are handled and the table has room.
         pub(crate) fn new(name: &str, map: &[u8]) -> Watch {
-            let mut name: Box<str> = name.into();
+            let name: Arc<str> = name.into();
             let start = map.as_ptr() as usize;
             let is_free = |slot: &Slot| {
                 let taken =
@@ -82,7 +82,8 @@ mod imp {
             if let Some(slot) = slot {
                 let slot = &MAPS[slot];
                 slot.end.store(start + map.len(), Ordering::Release);
-                slot.name.store(name.as_mut_ptr(), Ordering::Release);
+                // Only read there.
+                slot.name.store(name.as_ptr().cast_mut(), Ordering::Release);
                 slot.name_len.store(name.len(), Ordering::Release);
                 slot.start.store(start, Ordering::Release);
             }

@@ -15,6 +15,7 @@ use crate::figures;
 use crate::flags::{DeviceFlags, ModelFlag, WithoutFlag, at_most, resolve};
 use crate::input;
 use crate::launches;
+use crate::output::Output;
 use crate::progress::Progress;
 use crate::requests;
 use crate::table::Table;
@@ -115,6 +116,9 @@ impl Bench {
         })?;
         let opening = Opening::start(&settings);
         let model = self.model.open(console)?;
+        let trace = self.trace.as_deref();
+        let trace = trace.map(|path| Output::create(path, model.files()));
+        let trace = trace.transpose()?;
         let report = {
             let progress = Progress::spinner("loading");
             let mut on_row = |row: &BenchRow| progress.message(format!("{} done", row.name()));
@@ -129,11 +133,10 @@ impl Bench {
         });
         let requests = requests.transpose()?;
         let file = shown_path(model.path());
-        if let Some(path) = &self.trace {
-            let trace = serde_json::to_vec(&launches::chrome_trace(&report)).map_err(|e| {
-                Failure::Work(format!("{}: cannot write the trace: {e}", shown_path(path)))
-            })?;
-            std::fs::write(path, trace).map_err(|e| Failure::file(path, "write", &e))?;
+        if let (Some(mut out), Some(path)) = (trace, &self.trace) {
+            let written = serde_json::to_writer(&mut out, &launches::chrome_trace(&report));
+            written.map_err(|e| Failure::output(path, &e.into()))?;
+            out.finish()?;
         }
         if self.json {
             let mut json = as_json(&report, &file);

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gannet_engine::tokenizer::EncodeOptions;
 use gannet_engine::tools::eval;
 use gannet_engine::{Session, Settings};
 use serde_json::json;
@@ -50,13 +49,10 @@ impl Perplexity {
         let text = read_text(&self.file)?;
         let model = self.model.open(console)?;
         let tokenizer = model.tokenizer();
-        let encode = EncodeOptions {
-            add_special: true,
-            parse_special: false,
-        };
+        // The text may go on behind the last token that is scored: nothing is added there.
         let tokens = {
             let _progress = Progress::spinner("tokenizing");
-            tokenizer.encode(&text, encode)
+            tokenizer.encode_prompt(&[], &text, false)
         };
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
         let mut session = {

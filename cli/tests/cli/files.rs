@@ -1,221 +1,20 @@
-//! Files that commands read and write: what is never destroyed, what never ends, what is left behind.
+//! Files that commands read: what never ends, what is cut short, what does not fit, what is odd by name.
 
 use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use gannet_gguf::{Gguf, TensorType, Writer};
 
-use crate::support::{gannet, model, run};
+use crate::support::{folder_with_a_model, gannet, model, run, split};
 
-/// A folder with a copy of the embedded model in it.
-fn folder_with_a_model() -> (tempfile::TempDir, String) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("m.gguf");
-    fs::copy(model(), &file).unwrap();
-    let file = file.to_str().unwrap().to_owned();
-    (folder, file)
-}
-
-/// Names of what is in a folder.
-fn names(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(folder)
-        .unwrap()
-        .map(|e| e.unwrap().file_name().into_string().unwrap())
-        .collect();
-    names.sort();
-    names
-}
-
-fn logits(model: &str, out: &str) -> Vec<String> {
-    let args = ["logits", "-m", model, "--tokens", "1,2", "--out", out];
-    let args = args.iter().chain(&["--device", "cpu"]);
-    args.map(|&arg| arg.to_owned()).collect()
-}
-
-fn run_owned(args: &[String]) -> crate::support::Done {
-    run(&args.iter().map(String::as_str).collect::<Vec<_>>())
-}
-
-#[test]
-fn an_output_that_is_an_input_is_refused() {
-    let (folder, file) = folder_with_a_model();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    std::os::unix::fs::symlink(&file, path("link")).unwrap();
-    fs::hard_link(&file, path("twin")).unwrap();
-    let before = fs::read(&file).unwrap();
-    for out in [file.clone(), path("link"), path("twin"), path("./m.gguf")] {
-        let line = run_owned(&logits(&file, &out));
-        assert!(
-            line.error().contains("read by this command") || line.error().contains("the same file")
-        );
-        assert!(
-            line.error().contains("write to another file"),
-            "{}",
-            line.error()
-        );
-        // The model by another name.
-        run_owned(&logits(&path("link"), &out)).error();
-    }
-    let synth = [
-        "synth",
-        "--shape",
-        "tiny",
-        "--vocab-from",
-        &file,
-        "-o",
-        &path("link"),
-    ];
-    assert!(run(&synth).error().contains("write to another file"));
-    fs::write(path("ids.json"), "[1, 2]").unwrap();
-    let ids = format!("@{}", path("ids.json"));
-    let args = [
-        "logits",
-        "--tokens",
-        &ids,
-        "--out",
-        &path("ids.json"),
-        "--device",
-        "cpu",
-    ];
-    assert!(run(&args).error().contains("write to another file"));
-    assert_eq!(fs::read(&file).unwrap(), before);
-    assert_eq!(names(folder.path()), ["ids.json", "link", "m.gguf", "twin"]);
-}
-
-#[test]
-fn an_output_goes_through_links_and_devices_and_stays_whole_where_the_work_fails() {
-    let (folder, file) = folder_with_a_model();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
-    // A link is followed, and the file behind it replaced.
-    fs::write(path("old"), "old").unwrap();
-    std::os::unix::fs::symlink("old", path("link")).unwrap();
-    run_owned(&logits(&file, &path("link"))).ok();
-    assert!(fs::symlink_metadata(path("link")).unwrap().is_symlink());
-    assert_eq!(fs::metadata(path("old")).unwrap().len(), 2 * 8192 * 4);
-    let synth = |out: &str| run(&["synth", "--shape", "tiny", "-o", out]);
-    synth(&path("link")).ok();
-    assert!(fs::symlink_metadata(path("link")).unwrap().is_symlink());
-    assert!(Gguf::open(path("old")).is_ok());
-    // Devices stay what they are.
-    run_owned(&logits(&file, "/dev/null")).ok();
-    synth("/dev/null").ok();
-    assert!(!fs::metadata("/dev/null").unwrap().is_file());
-    // Standard output, by both its names.
-    for out in ["-", "/dev/stdout"] {
-        let output = gannet(&["logits", "--tokens", "1,2", "--out", out, "--device", "cpu"]);
-        let output = { output }.output().unwrap();
-        assert_eq!(output.stdout.len(), 2 * 8192 * 4, "{out}");
-    }
-    // What cannot be written is refused before anything is computed.
-    assert!(
-        synth(folder.path().to_str().unwrap())
-            .error()
-            .contains("a folder")
-    );
-    std::os::unix::fs::symlink("nowhere", path("dangling")).unwrap();
-    assert!(
-        synth(&path("dangling"))
-            .error()
-            .contains("a link to nothing")
-    );
-    assert!(
-        synth("/no/such/folder/x")
-            .error()
-            .contains("/no/such/folder/x: cannot create")
-    );
-    // A failure leaves the old file and nothing beside it.
-    fs::write(path("kept"), "kept").unwrap();
-    let args = [
-        "logits",
-        "-m",
-        &file,
-        "--tokens",
-        "99999",
-        "--out",
-        &path("kept"),
-    ];
-    run(&args).error();
-    let synth = [
-        "synth",
-        "--shape",
-        "tiny",
-        "--vocab-from",
-        "/no/such.gguf",
-        "-o",
-        &path("kept"),
-    ];
-    assert!(
-        run(&synth)
-            .error()
-            .starts_with("/no/such.gguf: cannot open")
-    );
-    assert_eq!(fs::read_to_string(path("kept")).unwrap(), "kept");
-    assert_eq!(
-        names(folder.path()),
-        ["dangling", "kept", "link", "m.gguf", "old"]
-    );
-}
-
-/// Waits until something is so, or for too long.
-fn wait_until(mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(60), "waited too long");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-#[test]
-fn an_interrupted_command_leaves_nothing() {
-    for signal in ["INT", "TERM"] {
-        let folder = tempfile::tempdir().unwrap();
-        let out = folder.path().join("big.gguf");
-        let args = [
-            "synth",
-            "--shape",
-            "llama3.1-8b",
-            "-o",
-            out.to_str().unwrap(),
-        ];
-        let mut child = gannet(&args).stderr(Stdio::null()).spawn().unwrap();
-        wait_until(|| {
-            names(folder.path())
-                .iter()
-                .any(|name| name.ends_with(".part"))
-        });
-        let id = child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-s", signal, &id])
-                .status()
-                .unwrap()
-                .success()
-        );
-        let status = child.wait().unwrap();
-        assert!(!status.success());
-        assert!(
-            names(folder.path()).is_empty(),
-            "{:?}",
-            names(folder.path())
-        );
-    }
-}
-
-/// A bus error becomes a line that names the file.
-#[test]
-fn a_model_that_is_cut_short_while_it_runs_ends_with_a_line() {
-    let (_folder, file) = folder_with_a_model();
-    let args = ["run", "x", "-m", &file, "-n", "90000", "--ctx", "100000"];
-    let mut command = gannet(&[&args[..], &["--ignore-eos", "--device", "cpu"]].concat());
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Once a token is out, weights are being read from the map.
+/// Cuts a file while a command that has written something waits to write more, lets it go on, and
+/// gives the last line that it leaves.
+fn cut_while_it_runs(mut command: Command, file: &Path) -> String {
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Once something is out, weights are being read from the map.
     let mut first = [0; 1];
     child
         .stdout
@@ -223,20 +22,58 @@ fn a_model_that_is_cut_short_while_it_runs_ends_with_a_line() {
         .unwrap()
         .read_exact(&mut first)
         .unwrap();
-    fs::File::options()
-        .write(true)
-        .open(&file)
-        .unwrap()
-        .set_len(4096)
-        .unwrap();
+    let cut = fs::File::options().write(true).open(file).unwrap();
+    cut.set_len(4096).unwrap();
     let output = child.wait_with_output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    let line = stderr.lines().last().unwrap();
-    assert!(
-        line.starts_with(&format!("error: {file}: ")) && line.contains("cut short"),
-        "{stderr}"
-    );
+    stderr.lines().last().unwrap_or_default().to_owned()
+}
+
+/// A bus error becomes a line that names the file.
+#[test]
+fn a_model_that_is_cut_short_while_it_runs_ends_with_a_line() {
+    let check = |command: Command, file: &Path| {
+        let line = cut_while_it_runs(command, file);
+        let name = format!("error: {}: ", file.display());
+        assert!(
+            line.starts_with(&name) && line.contains("cut short"),
+            "{line}"
+        );
+    };
+    let run = |file: &str| {
+        let args = ["run", "x", "-m", file, "-n", "90000", "--ctx", "100000"];
+        gannet(&[&args[..], &["--ignore-eos", "--device", "cpu"]].concat())
+    };
+    let (_folder, file) = folder_with_a_model();
+    check(run(&file), file.as_ref());
+    let (_folder, file) = folder_with_a_model();
+    let ids = vec!["46"; 1000].join(",");
+    let args = [
+        "logits", "-m", &file, "--tokens", &ids, "--out", "-", "--device", "cpu",
+    ];
+    check(gannet(&args), file.as_ref());
+    let (folder, file) = folder_with_a_model();
+    let [first, second] = split(&file, folder.path());
+    check(run(first.to_str().unwrap()), &second);
+    let [first, _] = split(&file, folder.path());
+    let args = [
+        "perplexity",
+        "--file",
+        "/dev/stdin",
+        "-c",
+        "64",
+        "-m",
+        first.to_str().unwrap(),
+    ];
+    // Whole again, it runs.
+    let text = folder.path().join("text");
+    fs::write(&text, "fn main() {} ".repeat(40)).unwrap();
+    let mut whole = gannet(&args);
+    whole
+        .args(["--device", "cpu"])
+        .stdin(fs::File::open(&text).unwrap());
+    assert!(whole.output().unwrap().status.success());
 }
 
 #[test]

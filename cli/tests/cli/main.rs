@@ -16,6 +16,7 @@ mod files;
 mod inspect;
 mod malformed;
 mod measure;
+mod outputs;
 mod run;
 mod says;
 mod streams;

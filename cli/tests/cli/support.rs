@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use gannet_gguf::{Gguf, Writer};
+
 /// `gannet` with an environment of its own: no settings of whoever runs the tests.
 pub(crate) fn gannet(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gannet"));
@@ -114,4 +116,51 @@ pub(crate) fn shared(path: &str) -> Option<PathBuf> {
 /// Whether there is a GPU; tests of what happens without one are skipped then.
 pub(crate) fn has_gpu() -> bool {
     gannet_cuda_runtime::Driver::load().is_ok()
+}
+
+/// A folder with a copy of the embedded model in it.
+pub(crate) fn folder_with_a_model() -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("m.gguf");
+    std::fs::copy(model(), &file).unwrap();
+    let file = file.to_str().unwrap().to_owned();
+    (folder, file)
+}
+
+/// Names of what is in a folder.
+pub(crate) fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Two shards with half of a model's tensors each; the first one's path, and the second one's.
+pub(crate) fn split(file: &str, folder: &Path) -> [PathBuf; 2] {
+    let gguf = Gguf::open(file).unwrap();
+    let half = gguf.tensors().len() / 2;
+    [0, 1].map(|no| {
+        let tensors = match no {
+            0 => &gguf.tensors()[..half],
+            _ => &gguf.tensors()[half..],
+        };
+        let mut writer = Writer::new();
+        for (key, value) in gguf.metadata().iter().filter(|_| no == 0) {
+            writer.set(key, value).unwrap();
+        }
+        writer.set("split.no", no as u32).unwrap();
+        writer.set("split.count", 2u32).unwrap();
+        for t in tensors {
+            writer.tensor(&t.name, &t.dims, t.ty).unwrap();
+        }
+        let path = gannet_gguf::shard_path(&folder.join("s.gguf"), no, 2);
+        let mut data = writer.start(std::fs::File::create(&path).unwrap()).unwrap();
+        for t in tensors {
+            data.tensor(&t.name, gguf.data(t)).unwrap();
+        }
+        data.finish().unwrap();
+        path
+    })
 }

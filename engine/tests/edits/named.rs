@@ -7,7 +7,7 @@ use gannet_gguf::Gguf;
 use super::cases::{self, Case};
 use super::edit::dims;
 use super::file::{File, Tensor, Val};
-use super::vocab;
+use super::{Base, compare, exact_cpu, vocab};
 
 /// The plainest file of a family.
 fn plain(arch: &str) -> &'static Case {
@@ -61,6 +61,30 @@ fn is_refused(arch: &str, name: &str, edit: impl Fn(&mut File<'_>)) {
     let line = refused.unwrap_or_else(|| panic!("{arch} with {name} runs"));
     assert!(line.contains(name), "{arch}: {line}");
     assert_eq!(warnings, None, "{arch} with {name}");
+}
+
+/// What is ignored is as if it were not there.
+#[test]
+fn what_is_ignored_changes_nothing() {
+    let vocab = vocab();
+    for (arch, suffix, value) in [
+        ("llama", "logit_scale", Val::F32(0.5)),
+        ("qwen2", "attention.causal", Val::Bool(false)),
+        ("phi3", "final_logit_softcapping", Val::F32(1.0)),
+    ] {
+        let base = Base::new(plain(arch), &vocab);
+        let mut file = File::of(&base.gguf);
+        set(&mut file, suffix, value);
+        let dims = dims(&file, &["heads"]);
+        let sinks = Tensor::new("blk.0.attn_sinks.weight", &dims, || 1.0);
+        file.tensors.push(sinks);
+        let gguf = Gguf::from_vec("edited", file.bytes().unwrap()).unwrap();
+        let mut options = ModelOptions::default();
+        options.ignore_unknown = true;
+        let found = exact_cpu(of_container(gguf, &options).unwrap(), &base).unwrap();
+        let vocab_size = base.logits.len() / base.tokens.len();
+        compare(&base.logits, &found, vocab_size).unwrap();
+    }
 }
 
 #[test]

@@ -156,6 +156,7 @@ mod tests {
         assert_one("gguf/src/lib.rs", source, "`unsafe` belongs");
         for path in [
             "gguf/src/source.rs",
+            "gguf/src/fault.rs",
             "quant/src/cpu/avx2.rs",
             "cuda-runtime/src/a.rs",
         ] {

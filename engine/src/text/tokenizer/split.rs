@@ -407,6 +407,10 @@ mod tests {
             pieces("deepseek-llm", "a  b\n  "),
             ["a", " ", " b", "\n", "  "]
         );
+        // White space that ends the text is a piece, none before it is.
+        assert_eq!(pieces("deepseek-llm", "  1 \t"), ["  ", "1", " \t"]);
+        assert_eq!(pieces("deepseek-llm", " \t"), [" \t"]);
+        assert_eq!(pieces("deepseek-llm", "  1"), ["  ", "1"]);
         assert_eq!(
             pieces("deepseek-coder", "fn f() {}"),
             ["fn", " f", "()", " {}"]

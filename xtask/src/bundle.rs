@@ -3,7 +3,7 @@
 //! Builds the command line and every test target named `gpu_*`, optimised and stripped, and puts
 //! them into the git-ignored folder `bundle/` with the reference data they read (`bundle.manifest`)
 //! and a script that runs them (`bundle_run.sh`). Where this machine has no reference data the bundle has
-//! none, and over there the tests that read it are skipped. The tests find the data through `GANNET_SHARED`,
+//! what the repository ships of it, and over there the tests that read more are skipped. The tests find the data through `GANNET_SHARED`,
 //! since the paths they were compiled with do not exist over there. Links the C library of this
 //! machine: build on one that is not newer than the one that runs it.
 
@@ -33,8 +33,8 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     let shared = workspace::shared_dir();
     if shared.is_none() {
         println!(
-            "no reference data (GANNET_SHARED, or shared beside the repository): tests that read it \
-             are skipped"
+            "no reference data (GANNET_SHARED, or shared beside the repository) but what is shipped: \
+             tests that read more are skipped"
         );
     }
     let mut selection = workspace::gpu_test_arguments();
@@ -56,7 +56,8 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     for built in &tests {
         copy(&built.executable, &bundle.join("tests").join(&built.name))?;
     }
-    copy_data(shared.as_deref(), &bundle.join("shared"), &models)?;
+    let root = workspace::root();
+    copy_data(shared.as_deref(), &root, &bundle.join("shared"), &models)?;
     pack(&bundle)?;
     let script = bundle.join("run.sh");
     std::fs::write(&script, RUN).map_err(|e| at(&script, e))?;
@@ -78,17 +79,28 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     Ok(())
 }
 
-/// Copies what the manifest names, where there is any; the folder is there in any case, since that is
-/// where the tests look.
-fn copy_data(from: Option<&Path>, to: &Path, models: &[String]) -> Outcome {
+/// Copies what the manifest names: from the reference data, or, without it, what the repository `root`
+/// ships of it. The folder is there in any case, since that is where the tests look.
+fn copy_data(shared: Option<&Path>, root: &Path, to: &Path, models: &[String]) -> Outcome {
     std::fs::create_dir_all(to).map_err(|e| at(to, e))?;
-    let Some(from) = from else {
-        return Ok(());
-    };
     for path in data(MANIFEST, models) {
-        copy(&from.join(&path), &to.join(&path))?;
+        let from = match shared {
+            Some(shared) => shared.join(&path),
+            None => shipped(root, &path),
+        };
+        if shared.is_some() || from.exists() {
+            copy(&from, &to.join(&path))?;
+        }
     }
     Ok(())
+}
+
+/// Where the repository has a part of the reference data, if it does.
+fn shipped(root: &Path, part: &str) -> PathBuf {
+    match part.strip_prefix("models/") {
+        Some(model) => root.join("cli/models").join(model),
+        None => root.join("engine/tests/data").join(part),
+    }
 }
 
 /// Packs the tests into `tests.tar.gz`, a third of their size; the script unpacks them.
@@ -283,16 +295,20 @@ not json
     fn data_is_copied_where_there_is_any() {
         let folder = tempfile::tempdir().unwrap();
         let (from, to) = (folder.path().join("from"), folder.path().join("to"));
-        copy_data(None, &to, &["A".to_string()]).unwrap();
+        let (empty, model) = (folder.path(), ["Q4_K_M".to_string()]);
+        copy_data(None, empty, &to, &model).unwrap();
         assert!(to.is_dir() && std::fs::read_dir(&to).unwrap().next().is_none());
+        copy_data(None, &workspace::root(), &to, &model).unwrap();
+        assert!(to.join("models/rustdoc-tiny-Q4_K_M.gguf").is_file());
         std::fs::create_dir(&from).unwrap();
-        assert!(copy_data(Some(&from), &to, &["A".to_string()]).is_err());
-        for path in data(MANIFEST, &["A".to_string()]) {
+        assert!(copy_data(Some(&from), empty, &to, &model).is_err());
+        for path in data(MANIFEST, &model) {
             std::fs::create_dir_all(from.join(&path)).unwrap();
             std::fs::write(from.join(&path).join("x"), "1").unwrap();
         }
-        copy_data(Some(&from), &to, &["A".to_string()]).unwrap();
-        assert!(to.join("models/rustdoc-tiny-A.gguf/x").is_file());
+        let to = folder.path().join("whole");
+        copy_data(Some(&from), empty, &to, &model).unwrap();
+        assert!(to.join("golden/arch/x").is_file());
     }
 
     #[test]

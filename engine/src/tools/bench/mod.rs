@@ -20,7 +20,6 @@ use serde::Serialize;
 pub use ceiling::cpu_read_ceiling;
 pub use row::{BenchKind, BenchRow};
 
-use ceiling::read_ceiling;
 
 use super::make_executor_on;
 use crate::Error;

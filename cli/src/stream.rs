@@ -40,7 +40,11 @@ impl<'c> Stream<'c> {
     pub(crate) fn event(&mut self, event: Event<'_>) -> ControlFlow<()> {
         match event {
             Event::Prompt { done, total } => {
-                self.console.show_notes();
+                let console = &mut self.console;
+                match &self.progress {
+                    Some(progress) => progress.suspend(|| console.show_notes()),
+                    None => console.show_notes(),
+                }
                 // The spinner that stands for a prompt of unknown length gives way to a bar.
                 if total >= LONG_PROMPT && done < total {
                     let bar = self.progress.take().filter(Progress::is_bar);

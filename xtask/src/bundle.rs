@@ -2,7 +2,8 @@
 //!
 //! Builds the command line and every test target named `gpu_*`, optimised and stripped, and puts
 //! them into the git-ignored folder `bundle/` with the reference data they read (`bundle.manifest`)
-//! and a script that runs them (`bundle_run.sh`). The tests find the data through `GANNET_SHARED`,
+//! and a script that runs them (`bundle_run.sh`). Where this machine has no reference data the bundle has
+//! what the repository ships of it, and over there the tests that read more are skipped. The tests find the data through `GANNET_SHARED`,
 //! since the paths they were compiled with do not exist over there. Links the C library of this
 //! machine: build on one that is not newer than the one that runs it.
 
@@ -29,10 +30,13 @@ const PROFILE: &[&str] = &[
 
 pub(crate) fn run(arguments: &[String]) -> Outcome {
     let models = models(arguments)?;
-    let shared = workspace::shared_dir()
-        .ok_or("no reference data: set GANNET_SHARED to its folder")?
-        .canonicalize()
-        .map_err(|e| format!("reference data: {e}"))?;
+    let shared = workspace::shared_dir();
+    if shared.is_none() {
+        println!(
+            "no reference data (GANNET_SHARED, or shared beside the repository) but what is shipped: \
+             tests that read more are skipped"
+        );
+    }
     let mut selection = workspace::gpu_test_arguments();
     if selection.is_empty() {
         return Err("the workspace has no test targets named gpu_*".into());
@@ -52,9 +56,8 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     for built in &tests {
         copy(&built.executable, &bundle.join("tests").join(&built.name))?;
     }
-    for path in data(MANIFEST, &models) {
-        copy(&shared.join(&path), &bundle.join("shared").join(&path))?;
-    }
+    let root = workspace::root();
+    copy_data(shared.as_deref(), &root, &bundle.join("shared"), &models)?;
     pack(&bundle)?;
     let script = bundle.join("run.sh");
     std::fs::write(&script, RUN).map_err(|e| at(&script, e))?;
@@ -74,6 +77,30 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     }
     println!("there: bundle/run.sh");
     Ok(())
+}
+
+/// Copies what the manifest names: from the reference data, or, without it, what the repository `root`
+/// ships of it. The folder is there in any case, since that is where the tests look.
+fn copy_data(shared: Option<&Path>, root: &Path, to: &Path, models: &[String]) -> Outcome {
+    std::fs::create_dir_all(to).map_err(|e| at(to, e))?;
+    for path in data(MANIFEST, models) {
+        let from = match shared {
+            Some(shared) => shared.join(&path),
+            None => shipped(root, &path),
+        };
+        if shared.is_some() || from.exists() {
+            copy(&from, &to.join(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the repository has a part of the reference data, if it does.
+fn shipped(root: &Path, part: &str) -> PathBuf {
+    match part.strip_prefix("models/") {
+        Some(model) => root.join("cli/models").join(model),
+        None => root.join("engine/tests/data").join(part),
+    }
 }
 
 /// Packs the tests into `tests.tar.gz`, a third of their size; the script unpacks them.
@@ -261,6 +288,27 @@ not json
         assert_eq!(executables(messages), [expected]);
         let command = messages.lines().nth(2).unwrap();
         assert_eq!(executables(command)[0].name, "gannet");
+    }
+
+    /// A fresh clone has no data, and makes a bundle all the same; data that lacks a file does not.
+    #[test]
+    fn data_is_copied_where_there_is_any() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        let (empty, model) = (folder.path(), ["Q4_K_M".to_string()]);
+        copy_data(None, empty, &to, &model).unwrap();
+        assert!(to.is_dir() && std::fs::read_dir(&to).unwrap().next().is_none());
+        copy_data(None, &workspace::root(), &to, &model).unwrap();
+        assert!(to.join("models/rustdoc-tiny-Q4_K_M.gguf").is_file());
+        std::fs::create_dir(&from).unwrap();
+        assert!(copy_data(Some(&from), empty, &to, &model).is_err());
+        for path in data(MANIFEST, &model) {
+            std::fs::create_dir_all(from.join(&path)).unwrap();
+            std::fs::write(from.join(&path).join("x"), "1").unwrap();
+        }
+        let to = folder.path().join("whole");
+        copy_data(Some(&from), empty, &to, &model).unwrap();
+        assert!(to.join("golden/arch/x").is_file());
     }
 
     #[test]

@@ -4,12 +4,14 @@
 //! here, so that a laptop and a build server run the same lines. Nothing ships from this crate.
 //! A command returns `Err(line)` when its work failed; the exit code is then 1 (2 for bad usage).
 
+use std::io::Write;
 use std::process::ExitCode;
 
 mod bless;
 mod bundle;
 mod ci;
 mod gpu;
+mod listing;
 mod ptx_check;
 mod runner;
 mod tally;
@@ -81,7 +83,7 @@ fn main() -> ExitCode {
     let (name, rest) = match arguments.split_first() {
         Some((name, rest)) if !HELP.contains(&name.as_str()) => (name, rest),
         _ => {
-            print!("{}", usage());
+            print(&usage());
             return ExitCode::SUCCESS;
         }
     };
@@ -89,6 +91,17 @@ fn main() -> ExitCode {
         eprint!("xtask: there is no command '{name}'\n\n{}", usage());
         return ExitCode::from(2);
     };
+    if rest
+        .first()
+        .is_some_and(|first| HELP.contains(&first.as_str()))
+    {
+        print(&format!(
+            "usage: cargo xtask {}\n\n{}\n",
+            format!("{} {}", command.name, command.arguments).trim_end(),
+            command.about
+        ));
+        return ExitCode::SUCCESS;
+    }
     match (command.run)(rest) {
         Ok(()) => ExitCode::SUCCESS,
         Err(line) => {
@@ -101,10 +114,20 @@ fn main() -> ExitCode {
 fn usage() -> String {
     let mut text = String::from("usage: cargo xtask <command>\n\n");
     for c in COMMANDS {
-        let call = format!("{} {}", c.name, c.arguments);
-        text.push_str(&format!("  {call:<31} {}\n", c.about));
+        text.push_str(&format!("  {}", row(c)));
     }
     text
+}
+
+/// A line about a command.
+fn row(c: &Command) -> String {
+    let call = format!("{} {}", c.name, c.arguments);
+    format!("{call:<31} {}\n", c.about)
+}
+
+/// Prints what was asked for; that nobody reads it to its end is no failure.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// Refuses arguments, for a command that takes none.

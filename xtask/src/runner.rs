@@ -1,14 +1,15 @@
 //! Runs `cargo test` and reads its output as it appears.
 //!
-//! Shared by `test`, `gpu` and `bless`. The lines of passing tests are hidden, everything else is
-//! passed on; a build that fails, or an executable that dies without a report, is a failure in
+//! Shared by `test`, `gpu` and `bless`. What passing tests print is hidden, everything else is passed
+//! on, with *skipped* in place of *ok* where a test was; a build that fails, or an executable that dies without a report, is a failure in
 //! the tally, so that nothing which did not run can read as passed.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
-use crate::tally::{Show, Tally};
+use crate::listing::Listing;
+use crate::tally::Tally;
 use crate::workspace;
 
 enum Line {
@@ -31,9 +32,12 @@ pub(crate) fn cargo_test(
         .args(cargo_arguments);
     command.args(["--", "--show-output"]).args(test_arguments);
     command.envs(environment.iter().copied());
-    run(command, |line| match line {
-        Line::Out(line) => println!("{line}"),
-        Line::Err(line) => eprintln!("{line}"),
+    // Where nobody reads any more the tests go on, and their outcome is the exit code.
+    run(command, |line| {
+        let _ = match line {
+            Line::Out(line) => writeln!(std::io::stdout(), "{line}"),
+            Line::Err(line) => writeln!(std::io::stderr(), "{line}"),
+        };
     })
 }
 
@@ -46,7 +50,7 @@ fn run(mut command: Command, mut show: impl FnMut(&Line)) -> Result<Tally, Strin
     let (send, lines) = mpsc::channel();
     let out = child.stdout.take().map(|pipe| (pipe, send.clone()));
     let err = child.stderr.take().map(|pipe| (pipe, send));
-    let mut tally = Tally::default();
+    let (mut tally, mut listing) = (Tally::default(), Listing::default());
     std::thread::scope(|scope| {
         if let Some((pipe, send)) = out {
             scope.spawn(move || forward(BufReader::new(pipe), &send, Line::Out));
@@ -55,18 +59,26 @@ fn run(mut command: Command, mut show: impl FnMut(&Line)) -> Result<Tally, Strin
             scope.spawn(move || forward(BufReader::new(pipe), &send, Line::Err));
         }
         for line in lines {
-            let shown = match &line {
-                Line::Out(text) => tally.line(text) == Show::Yes && !text.is_empty(),
+            let shown = match line {
+                Line::Out(text) => {
+                    let shown = tally.line(&text);
+                    let lines = listing.line(&text, shown, &mut tally);
+                    lines.into_iter().map(Line::Out).collect()
+                }
                 Line::Err(text) => {
-                    tally.error_line(text);
-                    true
+                    tally.error_line(&text);
+                    vec![Line::Err(text)]
                 }
             };
-            if shown {
-                show(&line);
-            }
+            let is_empty = |line: &Line| matches!(line, Line::Out(text) if text.is_empty());
+            shown
+                .iter()
+                .filter(|line| !is_empty(line))
+                .for_each(&mut show);
         }
     });
+    let rest = listing.release(&mut tally);
+    rest.into_iter().for_each(|line| show(&Line::Out(line)));
     let status = child.wait().map_err(|e| format!("cargo: {e}"))?;
     if !status.success() && tally.failed() == 0 {
         tally.failure("cargo test stopped without a failed test: a build error or a crash");

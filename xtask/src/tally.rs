@@ -22,6 +22,8 @@ pub(crate) struct Tally {
     /// Names of failed tests, in the order of printing.
     pub(crate) failures: Vec<String>,
     section: Section,
+    /// Names of tests that were skipped since they were last taken.
+    skipped_names: Vec<String>,
 }
 
 /// Which part of an executable's report the next line belongs to.
@@ -116,6 +118,11 @@ impl Tally {
         self.failures.push(what.into());
     }
 
+    /// Names of the tests that were skipped since this was last asked.
+    pub(crate) fn take_skipped(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.skipped_names)
+    }
+
     /// Tests that ran to their end and verified something.
     pub(crate) fn passed(&self) -> usize {
         self.harness_passed
@@ -185,10 +192,11 @@ impl Tally {
         if let Section::Test {
             skipped: true,
             of_failures: false,
-            ..
-        } = self.section
+            name,
+        } = &self.section
         {
             self.skipped_tests += 1;
+            self.skipped_names.push(name.clone());
         }
     }
 

@@ -323,3 +323,27 @@ fn the_demonstration_model_does_not_repeat_itself() {
     // Of a file, also of the same one, the most likely tokens.
     assert_eq!(text(&["-m", &model()]), plain);
 }
+
+/// Whoever writes the prompt is not what is measured.
+#[test]
+fn waiting_for_standard_input_is_no_time_of_the_first_token() {
+    let args = ["run", "-n", "2", "--device", "cpu", "--json"];
+    let began = std::time::Instant::now();
+    let mut child = gannet(&args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let wait = std::time::Duration::from_secs(3);
+    std::thread::sleep(wait);
+    child.stdin.take().unwrap().write_all(b"fn main").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let all = began.elapsed();
+    let object: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let first = object["first_token_seconds"].as_f64().unwrap();
+    let rest = (all - wait).as_secs_f64();
+    assert!(
+        first > 0.0 && first <= rest,
+        "{first} s of {rest} s after the prompt was there"
+    );
+}

@@ -230,3 +230,71 @@ fn a_broken_driver_is_called_broken() {
         assert!(with(&["doctor"]).ok().stdout.contains("broken CUDA driver"));
     }
 }
+
+/// What a terminal gets of `gannet`, with its control sequences.
+#[cfg(target_os = "linux")]
+fn on_a_terminal(args: &[&str]) -> Option<String> {
+    let quoted: Vec<String> = std::iter::once(env!("CARGO_BIN_EXE_gannet"))
+        .chain(args.iter().copied())
+        .map(|arg| format!("'{arg}'"))
+        .collect();
+    let mut script = Command::new("script");
+    script.args(["-qec", &quoted.join(" "), "/dev/null"]);
+    let done = script.stdin(Stdio::null()).output().ok();
+    let Some(done) = done else {
+        eprintln!("skipped: no program script, which makes a terminal");
+        return None;
+    };
+    Some(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+/// Something is seen before the first part of anything is done, and nothing of it is left over.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_terminal_sees_progress_from_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str, text: String| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let text = at("text", "Ownership is a set of rules. ".repeat(60));
+    let lines = at("lines", "fn main() {\n".repeat(6));
+    let long = at("long", "word ".repeat(700));
+    let cpu = ["--device", "cpu"];
+    let cases: [(&[&str], &[&str]); 4] = [
+        (
+            &["perplexity", "--file", &text, "-c", "64"],
+            &["scoring", " 0/"],
+        ),
+        (&["run", "--prompts", &lines, "-n", "3"], &["lines", " 0/6"]),
+        (&["run", "-f", &long, "-n", "3"], &["reading", "256/702"]),
+        (
+            &["bench", "-p", "16", "-n", "2", "-r", "1"],
+            &["loading", "done"],
+        ),
+    ];
+    for (args, seen) in cases {
+        let Some(screen) = on_a_terminal(&[args, &cpu].concat()) else {
+            return;
+        };
+        for what in seen {
+            assert!(screen.contains(what), "{args:?}: no {what:?} in {screen:?}");
+        }
+        // A notice begins where a bar was taken away, and figures where the text ended.
+        for (start, _) in screen
+            .match_indices("[model: ")
+            .chain(screen.match_indices("[prompt "))
+        {
+            let before = &screen[..start];
+            let is_clear =
+                before.is_empty() || before.ends_with('\n') || before.ends_with("\u{1b}[2K");
+            assert!(is_clear, "{args:?}: {screen:?}");
+        }
+        let quiet = on_a_terminal(&[args, &cpu, &["-q"]].concat()).unwrap();
+        assert!(
+            !quiet.contains('\u{1b}') && !quiet.contains("[model"),
+            "{quiet:?}"
+        );
+    }
+}

@@ -5,6 +5,7 @@
 //! write is ignored: there is nobody left to tell.
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
@@ -60,12 +61,20 @@ impl Console {
         self.line(&value.to_string())
     }
 
-    /// Ends a line that text left open, where a person reads: a pipe gets the text and no more.
+    /// Ends a line that text left open, so that no figures run into it. A terminal gets a line break; a
+    /// pipe gets the text and no more, and the line break goes in front of the figures, since both
+    /// streams may lead to one place.
     pub(crate) fn end_text(&mut self) -> Result<(), Failure> {
-        if !self.ends_with_newline && io::stdout().is_terminal() {
+        let is_open = !self.ends_with_newline;
+        let ends_here = is_open && io::stdout().is_terminal();
+        if ends_here {
             self.print("\n")?;
         }
-        self.flush()
+        self.flush()?;
+        if is_open && !ends_here {
+            say("");
+        }
+        Ok(())
     }
 
     /// Keeps a notice for [`Console::show_notes`].
@@ -76,7 +85,11 @@ impl Console {
     /// Writes the notices held back to standard error.
     pub(crate) fn show_notes(&mut self) {
         for note in self.notes.drain(..) {
-            say(&note);
+            // Who wants no figures still hears that a result may not be what it seems.
+            match note.starts_with("warning: ") {
+                true => complain(&note),
+                false => say(&note),
+            }
         }
     }
 
@@ -88,7 +101,27 @@ impl Console {
     }
 }
 
-/// One line on standard error.
+/// Whether figures, notices and progress are left out.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Leaves out figures, notices and progress from now on.
+pub(crate) fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Whether they are left out.
+pub(crate) fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// A figure or a notice: one line on standard error.
 pub(crate) fn say(line: &str) {
+    if !is_quiet() {
+        complain(line);
+    }
+}
+
+/// What is said in any case: one line on standard error.
+pub(crate) fn complain(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }

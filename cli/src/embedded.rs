@@ -7,6 +7,9 @@ use gannet_gguf::Gguf;
 
 use crate::failure::Failure;
 
+/// The name of its file.
+pub(crate) const FILE: &str = "rustdoc-tiny-Q4_K_M.gguf";
+
 /// What stands for its path in messages.
 #[cfg(feature = "embedded-model")]
 const NAME: &str = "embedded:rustdoc-tiny-Q4_K_M.gguf";

@@ -18,6 +18,8 @@ pub(crate) enum Failure {
     Work(String),
     /// The arguments make no sense together. Exit code 2.
     Usage(String),
+    /// Somebody pressed Ctrl-C, and what there was has been told. Exit code 130, silent.
+    Interrupted,
 }
 
 impl Failure {

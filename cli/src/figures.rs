@@ -34,6 +34,12 @@ pub(crate) fn percent(value: f64) -> String {
     format!("{:.1}%", value * 100.0)
 }
 
+/// A number of things: `1 token`, `2 tokens`, `12,000 tokens`.
+pub(crate) fn counted(n: usize, thing: &str) -> String {
+    let plural = if n == 1 { "" } else { "s" };
+    format!("{} {thing}{plural}", count(n as u64))
+}
+
 /// A whole number with separators: `11,932,928`.
 pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
@@ -68,6 +74,9 @@ mod tests {
         assert_eq!(seconds(1.25), "1.25 s");
         assert_eq!(count(11_932_928), "11,932,928");
         assert_eq!(count(123), "123");
+        assert_eq!(counted(1, "token"), "1 token");
+        assert_eq!(counted(0, "token"), "0 tokens");
+        assert_eq!(counted(1234, "token"), "1,234 tokens");
         assert_eq!(percent(0.8754), "87.5%");
         assert_eq!(
             (rate(5234.4), rate(41.26)),

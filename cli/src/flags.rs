@@ -7,8 +7,8 @@ use clap::Args;
 use gannet_engine::error::TokenizerError;
 use gannet_engine::internals::lower::FusionRule;
 use gannet_engine::settings::{
-    DeviceChoice, Environment, ExecutorChoice, GemvVariant, Given, KvType, MAX_CONTEXT, Precision,
-    RuleSet, SamplerOn, Settings,
+    DeviceChoice, Environment, ExecutorChoice, GemvVariant, Given, KvType, MAX_CONTEXT,
+    MAX_THREADS, Precision, RuleSet, SamplerOn, Settings,
 };
 use gannet_engine::{Model, ModelOptions};
 use gannet_gguf::{Gguf, shown_path};
@@ -38,7 +38,12 @@ impl ModelFlag {
         options.ignore_unknown = self.ignore_unknown;
         let model = match &self.model {
             Some(path) => {
-                let _progress = Progress::spinner("opening");
+                if input::is_dash(path) {
+                    let why =
+                        "a model is mapped from a file, not read from standard input; give -m FILE";
+                    return Err(Failure::Usage(why.to_owned()));
+                }
+                let _progress = Progress::spinner(format!("opening {}", shown_path(path)));
                 Model::open_with(path, &options)?
             }
             None => embedded::model(&options)?,
@@ -59,6 +64,19 @@ impl ModelFlag {
         match &self.model {
             Some(path) => Ok(Gguf::open(path)?),
             None => embedded::container(),
+        }
+    }
+
+    /// Takes a file that was named otherwise.
+    pub(crate) fn set(&mut self, path: PathBuf) {
+        self.model = Some(path);
+    }
+
+    /// What the model is called in notices.
+    pub(crate) fn name(&self) -> String {
+        match &self.model {
+            Some(path) => shown_path(path),
+            None => format!("{}, the embedded demonstration model", embedded::FILE),
         }
     }
 
@@ -105,6 +123,10 @@ impl PlaceFlags {
 pub(crate) struct DeviceFlags {
     #[command(flatten)]
     place: PlaceFlags,
+    /// Threads that compute on the CPU [default: RAYON_NUM_THREADS, else as many as it runs at once]
+    #[arg(short, long, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
+    threads: Option<u16>,
     /// How kernels reach a GPU: auto (a graph, or eager where none can be built), eager, graph or
     /// capture; a named one is never replaced by the CPU [default: GANNET_EXECUTOR, else auto]
     #[arg(long, value_name = "EXECUTOR")]
@@ -121,6 +143,11 @@ pub(crate) struct DeviceFlags {
     /// of a position) [default: f16]
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
+    /// Have a GPU compute the same bits of a sequence whatever runs beside it: alone, batched, in
+    /// chunks, with a known prefix; slower, as `gannet bench --batch-invariant` shows. Always so on
+    /// the CPU
+    #[arg(long)]
+    batch_invariant: bool,
     /// Do not compare a GPU with the CPU before it first serves a model [default: GANNET_GATE, else
     /// compare]
     #[arg(long)]
@@ -135,6 +162,7 @@ impl DeviceFlags {
             sampler_on: self.sampler_on,
             gemv: self.gemv,
             kv_type: self.kv_type,
+            batch_invariant: self.batch_invariant.then_some(true),
             gate: self.no_gate.then_some(false),
             ..self.place.given()
         }
@@ -196,7 +224,7 @@ pub(crate) fn precision(exact: bool) -> Precision {
     }
 }
 
-/// Token ids: `1,2,3`, or `@FILE` for a file with a JSON array of them.
+/// Token ids: `1,2,3`, or `@FILE` for a file with a JSON array of them, `@-` for standard input.
 pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>, Failure> {
     let Some(file) = text.strip_prefix('@') else {
         return text
@@ -211,7 +239,7 @@ pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>, Failure> {
     let path = Path::new(file);
     let json = input::bytes_of(path)?;
     serde_json::from_slice(&json).map_err(|e| {
-        let file = shown_path(path);
+        let file = input::name_of(path);
         Failure::Work(format!(
             "{file}: not a JSON array of token ids, such as [1, 2, 3]: {e}"
         ))
@@ -231,11 +259,6 @@ pub(crate) fn vocabulary(gguf: &Gguf, source: TokenizerError) -> Failure {
     })
 }
 
-/// The text of a file.
-pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
-    input::text(input::bytes_of(path)?, &shown_path(path))
-}
-
 #[cfg(test)]
 mod tests {
     use gannet_engine::internals::lower::PATTERNS;
@@ -250,6 +273,25 @@ mod tests {
         for pattern in PATTERNS {
             assert!(help.contains(pattern.name), "{}: {help}", pattern.name);
         }
+    }
+
+    #[test]
+    fn one_byte_order_mark_is_no_text() {
+        let text = |text: &str| input::text(text.as_bytes().to_vec(), "x").unwrap();
+        assert_eq!(text("\u{feff}ab\n"), "ab\n");
+        assert_eq!(text("\u{feff}\u{feff}"), "\u{feff}");
+        assert_eq!(text("a\u{feff}"), "a\u{feff}");
+        let line = |bytes: &[u8]| match input::text(bytes.to_vec(), "x") {
+            Err(Failure::Work(line)) => line,
+            _ => panic!("{bytes:?}"),
+        };
+        let wide = "x: not UTF-8 text but UTF-16 at byte 0; convert it first";
+        assert_eq!(line(b"\xff\xfea\0"), wide);
+        assert_eq!(line(b"\xfe\xff\0a"), wide);
+        assert_eq!(
+            line(b"a\xff"),
+            "x: not UTF-8 text at byte 1; convert it first"
+        );
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //!
 //! Reads arguments, calls the engine, formats what comes back; nothing here computes. What always
 //! holds for scripts: exit code 0 is done, 1 is failed with one line on standard error that starts
-//! with `error:`, 2 is bad usage; a reader that closes the pipe early is not an error; results go
-//! to standard output, figures and notices to standard error.
+//! with `error:`, 2 is bad usage, 130 is ended by Ctrl-C; a reader that closes the pipe early is not an
+//! error; results go to standard output, figures and notices to standard error.
 
+mod answers;
+mod arguments;
 mod commands;
 mod console;
 mod embedded;
@@ -12,17 +14,23 @@ mod failure;
 mod figures;
 mod flags;
 mod input;
+mod interrupt;
 mod launches;
+mod lines;
 mod output;
 mod partial;
 mod progress;
+mod prompt;
 mod requests;
+mod sampling;
+mod stream;
 mod table;
+mod threads;
 mod times;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 use commands::Command;
 use console::Console;
@@ -30,39 +38,65 @@ use failure::Failure;
 
 /// Runs quantised language models from GGUF files, on the CPU and on NVIDIA GPUs.
 #[derive(Parser)]
-#[command(name = "gannet", version, disable_help_subcommand = true)]
+#[command(name = "gannet", version)]
 struct Cli {
+    /// Print results and errors, no figures, notices or progress
+    #[arg(short, long, global = true)]
+    quiet: bool,
     #[command(subcommand)]
     command: Command,
 }
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let mut command = Cli::command();
+    command.build();
+    let args = match arguments::understood(std::env::args_os().collect(), &command) {
+        Ok(args) => args,
+        Err(answer) => return ended(Err(Failure::Usage(answer))),
+    };
+    let parsed = command.try_get_matches_from(args).and_then(|matches| {
+        let threads = threads_asked(&matches);
+        Ok((Cli::from_arg_matches(&matches)?, threads))
+    });
+    let (cli, threads) = match parsed {
+        Ok(parsed) => parsed,
         Err(usage) => {
             // Help that nobody reads to its end is still help: a closed pipe does not matter.
             let _ = usage.print();
             return ExitCode::from(if usage.use_stderr() { 2 } else { 0 });
         }
     };
+    if cli.quiet {
+        console::be_quiet();
+    }
     // Where the system refuses, a file that is cut short ends the program without a line.
     let _ = gannet_gguf::exit_on_fault();
     let mut console = Console::new();
-    let result = cli
-        .command
-        .run(&mut console)
-        .and_then(|()| console.finish());
-    match result {
-        Ok(()) | Err(Failure::ClosedPipe) => ExitCode::SUCCESS,
-        Err(Failure::Work(message)) => {
-            console::say(&format!("error: {}", failure::one_line(&message)));
-            ExitCode::from(1)
-        }
-        Err(Failure::Usage(message)) => {
-            console::say(&format!("error: {}", failure::one_line(&message)));
-            ExitCode::from(2)
-        }
-    }
+    let run = || {
+        threads::start(threads)?;
+        cli.command.run(&mut console)?;
+        console.finish()
+    };
+    ended(run())
+}
+
+/// What `--threads` says, of a command that has it.
+fn threads_asked(matches: &ArgMatches) -> Option<usize> {
+    let (_, of_command) = matches.subcommand()?;
+    let threads = of_command.try_get_one::<u16>("threads").ok().flatten();
+    threads.copied().map(usize::from)
+}
+
+/// Says why a command ended, where there is something to say.
+fn ended(result: Result<(), Failure>) -> ExitCode {
+    let (message, code) = match result {
+        Ok(()) | Err(Failure::ClosedPipe) => return ExitCode::SUCCESS,
+        Err(Failure::Interrupted) => return ExitCode::from(130),
+        Err(Failure::Work(message)) => (message, 1),
+        Err(Failure::Usage(message)) => (message, 2),
+    };
+    console::complain(&format!("error: {}", failure::one_line(&message)));
+    ExitCode::from(code)
 }
 
 #[cfg(test)]

@@ -155,9 +155,9 @@ pub(crate) fn as_text(report: &RequestsReport) -> String {
         format!(", the device idle for {}", figures::percent(share))
     });
     format!(
-        "\n{} requests of {TOKENS} + {TOKENS} tokens at once: {}, {} tok/s{apart}; {} waits, {} \
+        "\n{} of {TOKENS} + {TOKENS} tokens at once: {}, {} tok/s{apart}; {} waits, {} \
          kernels loaded, {} graphs built after a warm-up of {}\nthe same over 2 s: {}{idle}\n",
-        report.requests,
+        figures::counted(report.requests, "request"),
         figures::seconds(report.seconds),
         figures::rate(report.tokens_per_second),
         report.synchronizations,

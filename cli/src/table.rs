@@ -25,6 +25,23 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
+    /// Takes away the columns that are empty but for their names.
+    pub(crate) fn without_empty_columns(mut self) -> Table {
+        let has_cells = |column: usize| {
+            let mut cells = self.rows[1..].iter().filter_map(|row| row.get(column));
+            cells.any(|cell| !cell.is_empty())
+        };
+        let kept: Vec<bool> = (0..self.right.len()).map(has_cells).collect();
+        let only = |column: usize| kept.get(column).copied().unwrap_or(true);
+        for row in &mut self.rows {
+            let mut column = 0..;
+            row.retain(|_| column.next().is_some_and(only));
+        }
+        let mut column = 0..;
+        self.right.retain(|_| column.next().is_some_and(only));
+        self
+    }
+
     /// The table, a line for each row, no space at the end of a line.
     pub(crate) fn render(&self) -> String {
         let width = |column: usize| {
@@ -55,6 +72,15 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::Table;
+
+    #[test]
+    fn columns_with_nothing_in_them_go() {
+        let mut table = Table::new(&["name", ">a", "b", ">c"]);
+        table.row(["x".into(), String::new(), String::new(), "1".into()]);
+        table.row(["y".into(), String::new(), "2".into()]);
+        let table = table.without_empty_columns();
+        assert_eq!(table.render(), "name  b  c\nx        1\ny     2\n");
+    }
 
     #[test]
     fn columns_line_up() {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gannet_engine::times::{GenerationTimes, LoadReport, PhaseTime};
+use gannet_engine::times::{GenerationTimes, LoadReport, PhaseTime, Times};
 
 use crate::figures;
 use crate::table::Table;
@@ -73,6 +73,17 @@ pub(crate) fn tokens(times: &GenerationTimes) -> String {
         ]);
     }
     format!("{}{}", before.render(), each.render())
+}
+
+/// A table of what the lines of a file took together.
+pub(crate) fn lines(first: &Times, rest: &Times) -> String {
+    let seconds = |time: Duration| figures::seconds(time.as_secs_f64());
+    let mut each = Table::new(&["each line", ">count", ">mean", ">max"]);
+    for (name, times) in [("first token after", first), ("tokens after it", rest)] {
+        let (mean, max) = (seconds(times.mean()), seconds(times.max));
+        each.row([name.to_owned(), times.count.to_string(), mean, max]);
+    }
+    each.render()
 }
 
 #[cfg(all(test, feature = "embedded-model"))]

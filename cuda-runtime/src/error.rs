@@ -50,6 +50,13 @@ pub enum Error {
     /// The driver library is not installed or not on the loader's path.
     #[error("no CUDA driver: libcuda was not found (install NVIDIA driver 525 or newer)")]
     LibraryMissing,
+    /// The driver library is there and cannot be used: damaged, of another machine, or without what
+    /// it needs itself.
+    #[error("broken CUDA driver: {why} (install NVIDIA driver 525 or newer again)")]
+    LibraryBroken {
+        /// What the loader said, or what the library lacks.
+        why: String,
+    },
     /// The driver is older than this crate can use.
     #[error("CUDA driver too old: it serves CUDA {}.{}, 12.0 is needed (driver 525 or newer)", found.0, found.1)]
     DriverTooOld {
@@ -227,6 +234,9 @@ mod tests {
     fn errors_are_one_line() {
         let errors = [
             Error::LibraryMissing,
+            Error::LibraryBroken {
+                why: "libcuda.so.1: file too short".into(),
+            },
             Error::DriverTooOld { found: (11, 8) },
             Error::NoDevice,
             Error::Driver(driver(1)),

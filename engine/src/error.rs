@@ -104,9 +104,9 @@ pub enum Error {
     },
     /// A cache, or what a step is computed in, that does not fit the memory of the machine.
     #[error(
-        "a cache of {context} positions for {slots} sequences takes {cache_mib} MiB of memory, steps \
-         of {rows} rows take {steps_mib} MiB, {free_mib} MiB are free; lower --ctx (or -c), or \
-         the sequences at once, or free some memory"
+        "a cache of {context} positions a sequence, {slots} at once, takes {cache_mib} MiB of memory, \
+         steps of {rows} rows take {steps_mib} MiB, {free_mib} MiB are free; lower --ctx, or the \
+         sequences at once, or free some memory"
     )]
     Memory {
         /// Positions of a sequence.
@@ -151,6 +151,9 @@ pub enum Error {
         /// What would be right.
         expected: &'static str,
     },
+    /// Logits that are no numbers.
+    #[error(transparent)]
+    NotFinite(#[from] Box<NotFinite>),
     /// No GPU can be used.
     #[error(transparent)]
     NoDevice(#[from] NoDevice),
@@ -215,6 +218,84 @@ impl Error {
     /// A broken invariant.
     pub(crate) fn internal(what: impl Into<String>) -> Error {
         Error::Internal { what: what.into() }
+    }
+}
+
+/// Logits that are NaN or infinite: no token can be chosen from them, and nothing is measured by them.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("logits at position {position} are not finite: {}", Self::cause(origin.as_ref()))]
+#[non_exhaustive]
+pub struct NotFinite {
+    /// Position of the token whose logits these are, from 0.
+    pub position: usize,
+    /// Where that began; `None` where running the steps again did not show it.
+    pub origin: Option<Origin>,
+}
+
+/// The first operation that gave what is not finite, or what its result cannot hold.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Origin {
+    /// Position of the token, from 0.
+    pub position: usize,
+    /// The unit: operation and buffer.
+    pub unit: String,
+    /// The layer that it belongs to, from 0.
+    pub layer: Option<usize>,
+    /// What it gave: NaN or infinity; of keys and values what the cache's type cannot hold.
+    pub value: f32,
+}
+
+impl NotFinite {
+    fn cause(origin: Option<&Origin>) -> String {
+        let Some(origin) = origin else {
+            return "penalties or biases made them so, or it does not happen again; try --exact"
+                .to_owned();
+        };
+        let layer = (origin.layer).map_or(String::new(), |layer| format!(" (layer {layer})"));
+        let place = format!("{}{layer} at position {}", origin.unit, origin.position);
+        match origin.value.is_finite() {
+            true => format!(
+                "{:e} exceeds f16 in {place}; choose --kv-type bf16 or f32",
+                origin.value
+            ),
+            false => format!(
+                "the first is {} in {place}; check the weights in the model file, or try --exact",
+                origin.value
+            ),
+        }
+    }
+}
+
+impl NotFinite {
+    /// The error of a position whose own numbers they are.
+    pub(crate) fn at(origin: Origin) -> NotFinite {
+        NotFinite {
+            position: origin.position,
+            origin: Some(origin),
+        }
+    }
+}
+
+impl Origin {
+    /// What a unit gave; its name has that of the layer's weight.
+    pub(crate) fn of(position: usize, unit: &str, value: f32) -> Origin {
+        let layer = unit.split_once("blk.").and_then(|(_, after)| {
+            let number = after.split('.').next()?;
+            number.parse().ok()
+        });
+        Origin {
+            position,
+            unit: unit.to_owned(),
+            layer,
+            value,
+        }
+    }
+}
+
+impl From<NotFinite> for Error {
+    fn from(error: NotFinite) -> Self {
+        Error::NotFinite(Box::new(error))
     }
 }
 
@@ -312,4 +393,37 @@ pub struct GateFailure {
     pub nmse: f64,
     /// The largest that would pass.
     pub limit: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_finite_is_told_with_its_place() {
+        let line = |origin| {
+            let error = NotFinite {
+                position: 7,
+                origin,
+            };
+            Error::from(error).to_string()
+        };
+        let of = |unit, value| line(Some(Origin::of(3, unit, value)));
+        let found = of("matmul blk.12.ffn_down", f32::NAN);
+        assert!(
+            found.contains("logits at position 7 are not finite"),
+            "{found}"
+        );
+        let place = "NaN in matmul blk.12.ffn_down (layer 12) at position 3";
+        assert!(found.contains(place), "{found}");
+        let found = of("embed embd", f32::NEG_INFINITY);
+        assert!(
+            found.contains("-inf in embed embd at position 3"),
+            "{found}"
+        );
+        let found = of("kv_write blk.0.attn_k", 1e5);
+        assert!(found.contains("1e5 exceeds f16 in kv_write"), "{found}");
+        assert!(found.contains("--kv-type bf16 or f32"), "{found}");
+        assert!(line(None).contains("--exact"));
+    }
 }

@@ -25,6 +25,7 @@ const LIMITS: Limits = Limits {
     context: 70,
     num_slots: 3,
     cache_blocks: 9,
+    saved_blocks: 0,
     kv_type: KvType::F16,
 };
 

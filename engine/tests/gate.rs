@@ -260,6 +260,14 @@ impl Executor for Served {
         self.inner.copy_blocks(pairs)
     }
 
+    fn save_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        self.inner.save_blocks(pairs)
+    }
+
+    fn restore_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        self.inner.restore_blocks(pairs)
+    }
+
     fn stats(&self) -> Stats {
         self.inner.stats()
     }

@@ -148,3 +148,51 @@ fn gpu_copied_blocks_hold_what_was_copied() {
         executor.copy_blocks(&[(0, outside)]).unwrap_err();
     }
 }
+
+#[test]
+fn gpu_saved_blocks_come_back_as_they_were() {
+    let Some(model) = tiny("blocks on the host") else {
+        return;
+    };
+    let tokens = prompt(&model, 0, 100);
+    let kv_types = [KvType::F16, KvType::BF16, KvType::F32, KvType::Int8];
+    for kv_type in kv_types {
+        let options = Settings {
+            kv_type,
+            saved_blocks: Some(5),
+            ..options(2, 128)
+        };
+        let mut executor = make_executor(&model, &options).unwrap().executor;
+        let limits = executor.limits();
+        let mut table = BlockTable::new(2, limits.context, limits.cache_blocks);
+        for slot in 0..2 {
+            table.reserve(slot, limits.context).unwrap();
+        }
+        let rows = StepRows::prompt(&tokens, 0, 0);
+        executor.run(&rows.step(&table)).unwrap();
+        let executor = executor.as_mut();
+        let expected = logits(executor, &table, 0, 101);
+        let blocks = table.entries().len() / 2;
+        let (from, to) = table.entries().split_at(blocks);
+        let places = [4, 1, 2, 0];
+        let pairs = |of: &[u32]| of.iter().copied().zip(places).collect::<Vec<_>>();
+        let waits = executor.stats().synchronizations;
+        executor.save_blocks(&pairs(from)).unwrap();
+        assert_eq!(executor.stats().synchronizations, waits, "{kv_type:?}");
+        // What is saved is what was there before the next step.
+        let other = prompt(&model, 1, 100);
+        executor
+            .run(&StepRows::prompt(&other, 0, 0).step(&table))
+            .unwrap();
+        let waits = executor.stats().synchronizations;
+        let restores: Vec<_> = pairs(to).iter().map(|&(b, p)| (p, b)).collect();
+        executor.restore_blocks(&restores[1..]).unwrap();
+        assert_eq!(executor.stats().synchronizations, waits, "{kv_type:?}");
+        assert_ne!(logits(executor, &table, 1, 101), expected, "{kv_type:?}");
+        executor.restore_blocks(&restores[..1]).unwrap();
+        assert_eq!(logits(executor, &table, 1, 101), expected, "{kv_type:?}");
+        executor.save_blocks(&[(0, 5)]).unwrap_err();
+        let outside = limits.cache_blocks as u32;
+        executor.restore_blocks(&[(0, outside)]).unwrap_err();
+    }
+}

@@ -7,16 +7,24 @@
 mod callers;
 mod common;
 
+use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use callers::{KINDS, request, requests, submit_from_many};
 use common::{gpu, model, shared};
 use gannet_engine::internals::exec::DecodeStart;
 use gannet_engine::internals::kv::{BlockTable, KvType};
+use gannet_engine::internals::serve::Listener;
+use gannet_engine::internals::serve::core::{Core, Submitted};
+use gannet_engine::requests::LogProbs;
 use gannet_engine::settings::{Faults, Precision};
 use gannet_engine::times::Phase;
 use gannet_engine::tools::make_executor;
-use gannet_engine::{DeviceChoice, Engine, Error, Model, Request, Sampling, Settings};
+use gannet_engine::{
+    DeviceChoice, Engine, Error, Event, Generation, Model, Request, Sampling, Settings,
+};
 
 fn tiny(what: &str) -> Option<Arc<Model>> {
     file(what, "models/rustdoc-tiny-Q4_K_M.gguf")
@@ -156,4 +164,101 @@ fn gpu_a_failed_step_ends_its_requests_alone() {
     let counters = engine.counters().unwrap().scheduler;
     assert_eq!((counters.running, counters.blocks_held), (0, 0));
     assert!(counters.failed_requests >= 9, "{counters:?}");
+}
+
+/// Tokens that came of each request.
+#[derive(Default)]
+struct Heard(HashMap<u64, usize>);
+
+impl Listener for Heard {
+    fn hear(&mut self, key: u64, event: Event<'_>, _: Option<LogProbs>) -> ControlFlow<()> {
+        if let Event::Token { .. } = event {
+            *self.0.entry(key).or_default() += 1;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn end(&mut self, _: u64, result: Result<Generation, Error>) {
+        result.unwrap();
+    }
+}
+
+fn growing(seed: usize, len: usize, max_tokens: usize) -> Request {
+    let mut request = Request::new((0..len as u32).map(|i| i * 7 + 3).collect::<Vec<u32>>());
+    request.options.max_tokens = max_tokens;
+    request.options.ignore_eog = true;
+    request.options.sampling.seed = seed as u64;
+    request.options.sampling.temperature = if seed.is_multiple_of(2) { 0.9 } else { 0.0 };
+    request
+}
+
+/// With steps of it queued ahead: the very next step is another's.
+#[test]
+fn gpu_a_cancelled_request_frees_its_slot_within_a_step() {
+    let Some(model) = tiny("a cancelled request") else {
+        return;
+    };
+    let executor = make_executor(&model, &exact(1)).unwrap().executor;
+    let mut core = Core::new(&model, executor);
+    core.warm_up().unwrap();
+    let mut heard = Heard::default();
+    let submit = |core: &mut Core, key, request| {
+        let at = Instant::now();
+        core.submit(Submitted { key, request, at }).unwrap();
+    };
+    let patience = Duration::from_micros(200);
+    let of = |heard: &Heard, key: u64| heard.0.get(&key).copied().unwrap_or(0);
+    for key in (0..40).step_by(2) {
+        submit(&mut core, key, growing(1, 9, 150));
+        while of(&heard, key) < 5 {
+            core.turn(patience, &mut heard);
+        }
+        submit(&mut core, key + 1, growing(1, 20, 1));
+        core.turn(patience, &mut heard);
+        assert_eq!(of(&heard, key + 1), 0, "there is one slot");
+        assert!(core.counters().scheduler.steps_in_flight > 1);
+        core.cancel(key, &mut heard);
+        let steps = core.counters().executor.steps;
+        while of(&heard, key + 1) == 0 {
+            core.turn(patience, &mut heard);
+        }
+        assert_eq!(core.counters().executor.steps, steps + 1);
+        assert!(core.is_idle());
+    }
+}
+
+/// In a cache that is too small for all: blocks go to the host and come back without a wait.
+#[test]
+fn gpu_who_gives_way_goes_on_with_the_same_text() {
+    let Some(model) = tiny("sequences that give way") else {
+        return;
+    };
+    let ask = |seed: usize| growing(seed, 10 + seed * 3, 130);
+    let alone = Engine::new(&model, &exact(1)).unwrap();
+    let texts: Vec<Vec<u32>> = (0..16)
+        .map(|seed| alone.submit(ask(seed)).wait().unwrap().tokens)
+        .collect();
+    drop(alone);
+    let settings = Settings {
+        cache_blocks: Some(9),
+        saved_blocks: Some(12),
+        ..exact(4)
+    };
+    let engine = Engine::new(&model, &settings).unwrap();
+    let before = engine.counters().unwrap().executor;
+    let handles: Vec<_> = (0..16).map(|seed| engine.submit(ask(seed))).collect();
+    for (handle, text) in handles.into_iter().zip(&texts) {
+        assert_eq!(handle.wait().unwrap().tokens, *text);
+    }
+    let counters = engine.counters().unwrap();
+    let scheduler = counters.scheduler;
+    println!("{scheduler:?}");
+    assert!(scheduler.preemptions > 0 && scheduler.restored_blocks > 0);
+    assert_eq!((scheduler.places_free, scheduler.blocks_held), (12, 0));
+    let after = counters.executor;
+    assert_eq!(after.synchronizations, before.synchronizations);
+    assert_eq!(
+        (after.modules, after.graphs),
+        (before.modules, before.graphs)
+    );
 }

@@ -73,7 +73,8 @@ fn micro_models_of_every_family() {
 }
 
 /// Prompts through the kernels of batches and, by 80 rows, of long ones. The random weights of f32
-/// feel rounding more than trained ones do; what is left here is that of the cache of f16.
+/// feel rounding more than trained ones do; what is left here is that of the cache of f16: with one of f32
+/// no position is off by more than 1e-7.
 #[test]
 fn prompts_of_micro_models_give_the_logits_of_the_reference() {
     for folder in MICRO_MODELS {
@@ -81,23 +82,23 @@ fn prompts_of_micro_models_give_the_logits_of_the_reference() {
             continue;
         };
         let (model, folder) = (model(&path), path.parent().unwrap());
-        for rows in [16, 80] {
+        let f16 = KvType::F16;
+        for (rows, kv_type, most) in [(16, f16, 2e-5), (80, f16, 2e-5), (80, KvType::F32, 1e-7)] {
             let settings = Settings {
                 device: DeviceChoice::Interp,
                 precision: Precision::Fast,
                 context: Some(128),
                 max_rows: Some(rows),
                 max_outputs: Some(rows),
+                kv_type,
                 ..Settings::default()
             };
             let mut executor = make_executor(&model, &settings).unwrap().executor;
             let d = micro_divergence(folder, executor.as_mut());
-            println!("{} by {rows}: mean {:e}, {d:?}", folder.display(), d.mean());
-            assert!(
-                d.positions > 30 && d.max <= 2e-5,
-                "{} by {rows}: {d:?}",
-                folder.display()
-            );
+            let what = format!("{} by {rows}, {kv_type:?}", folder.display());
+            println!("{what}: mean {:e}, {d:?}", d.mean());
+            assert!(d.positions > 30 && d.max <= most, "{what}: {d:?}");
+            assert!(d.mean() <= 5e-6, "{what}: {}", d.mean());
         }
     }
 }

@@ -32,6 +32,7 @@ const LIMITS: Limits = Limits {
     context: 128,
     num_slots: 400,
     cache_blocks: 400,
+    saved_blocks: 0,
     kv_type: KvType::F16,
 };
 

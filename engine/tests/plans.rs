@@ -11,12 +11,13 @@ use std::sync::Arc;
 
 use common::{model, shared};
 use gannet_engine::internals::kv::KvType;
-use gannet_engine::internals::lower::{DeviceProfile, PATTERNS};
+use gannet_engine::internals::lower::{DeviceProfile, KernelSpec, PATTERNS};
 use gannet_engine::internals::lower::{LowerOptions, Lowered, Shape, StepKind, lower};
 use gannet_engine::internals::plan::{Activation, AttentionConfig, Linear, Plan};
 use gannet_engine::internals::plan::{PlanBuilder, RopeFactors, RopeKind, RopeTable};
 use gannet_engine::internals::plan::{WeightInfo, WeightView};
 use gannet_engine::settings::{Buffers, Overrides, Precision, RuleSet};
+use gannet_ptx_gen::kernels::{AttentionDecodeSpec, GemmBatchSpec, GemvSpec};
 use gannet_ptx_gen::target::Target;
 use gannet_quant::Format;
 
@@ -24,6 +25,7 @@ fn options(buffers: Buffers) -> LowerOptions {
     LowerOptions {
         target: Target::Sm90a,
         precision: Precision::Fast,
+        batch_invariant: false,
         multiprocessors: 132,
         max_blocks: 8,
         kv_type: KvType::F16,
@@ -248,14 +250,17 @@ fn lengths_of_one_class_lower_alike() {
     const MAX_ROWS: usize = 200;
     for name in ["qwen2", "gemma3", "phi3"] {
         let model = micro(name);
-        for (precision, kv_type) in [
-            (Precision::Fast, KvType::F16),
-            (Precision::Fast, KvType::F32),
-            (Precision::Exact, KvType::F16),
+        for (precision, kv_type, batch_invariant) in [
+            (Precision::Fast, KvType::F16, false),
+            (Precision::Fast, KvType::F32, false),
+            (Precision::Exact, KvType::F16, false),
+            (Precision::Fast, KvType::F16, true),
+            (Precision::Exact, KvType::F32, true),
         ] {
             let options = LowerOptions {
                 precision,
                 kv_type,
+                batch_invariant,
                 ..options(Buffers::Shared)
             };
             for (outputs, kind) in [
@@ -316,6 +321,86 @@ fn shared_memory_never_holds_two_live_buffers() {
                     holds[slot] = Some(*b);
                 }
             }
+        }
+    }
+}
+
+/// A kernel without what says how many rows it takes at once, or how it overlaps: what it computes of a
+/// row is the same by its contract.
+fn of_any_rows(spec: &KernelSpec) -> KernelSpec {
+    match spec.clone() {
+        KernelSpec::GemmBatch(spec) => GemmBatchSpec { tokens: 64, ..spec }.into(),
+        KernelSpec::Gemv(spec) => GemvSpec {
+            tokens_per_block: 1,
+            hands_over: false,
+            ..spec
+        }
+        .into(),
+        KernelSpec::AttentionDecode(spec) => AttentionDecodeSpec {
+            overlaps: false,
+            ..spec
+        }
+        .into(),
+        other => other,
+    }
+}
+
+/// The kernels of a step in order, as far as what they compute of a row goes.
+fn kernels_of_any_rows(plan: &Plan, shape: Shape, options: &LowerOptions) -> Vec<KernelSpec> {
+    let lowered = lower(plan, shape, options).unwrap();
+    let kernels = lowered
+        .launches
+        .iter()
+        .map(|launch| &lowered.kernels[launch.kernel]);
+    kernels.map(of_any_rows).collect()
+}
+
+/// Products in parts of their columns, attention in splits, gated units, prompts: none of them may be
+/// chosen by the rows of a step, nor by the context.
+#[test]
+fn rows_are_computed_alike_however_many_there_are() {
+    let shapes = [1, 2, 3, 4, 5, 8, 9, 16, 33, 64, 65, 200, 512].map(|rows| {
+        [StepKind::Prompt, StepKind::Batch].map(|kind| Shape {
+            rows,
+            outputs: rows.min(7),
+            kind,
+        })
+    });
+    let made_up = decoder(Order::Natural);
+    let models = ["llama", "qwen2", "gemma2", "gemma3", "phi3"].map(micro);
+    let plans = models.iter().map(|model| &**model.plan());
+    let plans = plans.chain([&made_up]);
+    for (at, plan) in plans.enumerate() {
+        for (precision, kv_type) in [
+            (Precision::Fast, KvType::F16),
+            (Precision::Fast, KvType::F32),
+            (Precision::Exact, KvType::Int8),
+        ] {
+            let kernels = |shape, batch_invariant, max_blocks| {
+                let options = LowerOptions {
+                    precision,
+                    kv_type,
+                    batch_invariant,
+                    max_blocks,
+                    ..options(Buffers::Shared)
+                };
+                kernels_of_any_rows(plan, shape, &options)
+            };
+            let expected = kernels(shapes[0][0], true, 512);
+            for shape in shapes.into_iter().flatten() {
+                assert_eq!(kernels(shape, true, 512), expected, "{at}: {shape:?}");
+            }
+            let [one, many] = [shapes[0][1], shapes[12][0]].map(|s| kernels(s, false, 512));
+            assert_ne!(one, many, "by default they are");
+            let splits = |kernels: Vec<KernelSpec>| -> Vec<u32> {
+                let splits = kernels.iter().filter_map(|spec| match spec {
+                    KernelSpec::AttentionMerge(spec) => Some(spec.splits),
+                    _ => None,
+                });
+                splits.collect()
+            };
+            let short = splits(kernels(shapes[0][0], true, 8));
+            assert_eq!(short, splits(expected), "{at}: by context");
         }
     }
 }

@@ -47,6 +47,7 @@ const LIMITS: Limits = Limits {
     context: 64,
     num_slots: 3,
     cache_blocks: 6,
+    saved_blocks: 2,
     kv_type: KvType::F32,
 };
 
@@ -271,6 +272,49 @@ fn prefixes_are_copied_on_every_rank() {
     let expected = step(0, 8..9, None);
     let first_blocks = (table.entries()[0], table.entries()[2]);
     assert_eq!(step(1, 8..9, Some(first_blocks)), expected);
+}
+
+/// A sequence of two blocks goes to the host, its place is taken, and it goes on elsewhere.
+fn goes_on_where_it_is_restored(executor: &mut dyn Executor, vocab_size: usize) {
+    let table = table();
+    let (prompt, other) = (tokens(0, 41, vocab_size), tokens(9, 41, vocab_size));
+    let run = |executor: &mut dyn Executor, tokens: &[u32], slot, range| {
+        let rows = StepRows::of_slot(tokens, slot, range);
+        executor.run(&rows.step(&table)).unwrap();
+        executor.logits().unwrap().to_vec()
+    };
+    run(executor, &prompt, 0, 0..32);
+    run(executor, &prompt, 0, 32..40);
+    let expected = run(executor, &prompt, 0, 40..41);
+    let blocks = |slot: usize| [0, 1].map(|i| table.entries()[slot * 2 + i]);
+    let saves: Vec<(u32, u32)> = blocks(0).into_iter().zip([1, 0]).collect();
+    executor.save_blocks(&saves).unwrap();
+    run(executor, &other, 0, 0..32);
+    run(executor, &other, 0, 32..40);
+    let of_other = run(executor, &other, 0, 40..41);
+    executor.save_blocks(&[(0, 2)]).unwrap_err();
+    executor.save_blocks(&[(6, 0)]).unwrap_err();
+    executor.restore_blocks(&[(2, 0)]).unwrap_err();
+    let restores: Vec<(u32, u32)> = [1, 0].into_iter().zip(blocks(1)).collect();
+    executor.restore_blocks(&restores).unwrap();
+    assert_eq!(run(executor, &prompt, 1, 40..41), expected);
+    // Nothing else has moved.
+    assert_eq!(run(executor, &other, 0, 40..41), of_other);
+}
+
+#[test]
+fn saved_sequences_go_on_where_they_are_restored() {
+    let Some(model) = micro("saved sequences", "golden/arch/llama") else {
+        return;
+    };
+    let vocab_size = model.plan().vocab_size;
+    let alone = cpu(Arc::clone(&model), Buffers::Shared);
+    let interpreted = interp(Arc::clone(&model), Buffers::Shared);
+    let several = Box::new(ranked(&model, 2, cpu, Buffers::Shared));
+    let executors: [Box<dyn Executor>; 3] = [alone, interpreted, several];
+    for mut executor in executors {
+        goes_on_where_it_is_restored(executor.as_mut(), vocab_size);
+    }
 }
 
 #[test]

@@ -96,6 +96,76 @@ fn a_second_prompt_follows_all_that_was_given_out() {
     }
 }
 
+fn text(session: &mut Session, prompt: &str, options: &GenerateOptions) -> Generation {
+    let go_on = |_: Event<'_>| ControlFlow::Continue(());
+    session.generate(prompt, options, go_on).unwrap()
+}
+
+/// Texts one after another begin once: the second is continued as part of the first.
+#[test]
+fn a_second_text_goes_on_without_a_beginning() {
+    let model = tiny();
+    let tokenizer = model.tokenizer();
+    let mut twice = cpu(&model);
+    let first = text(&mut twice, "Ownership is", &options(4));
+    assert_eq!(first.prompt_tokens, 5, "with the token that begins a text");
+    let second = text(&mut twice, " and then", &options(4));
+    let plain = tokenizer.encode(" and then", EncodeOptions::default());
+    assert_eq!(second.prompt_tokens, plain.len());
+    let begin = tokenizer.encode_prompt(&[], "Ownership is", true);
+    let all = [&begin[..], &first.tokens, &plain].concat();
+    let once = continued(&mut cpu(&model), &all, &options(4));
+    assert_eq!(second.tokens, once.tokens);
+    // After a clear a text begins again, and one that has its beginning gets no second.
+    for prompt in ["Ownership is", "<|begin_of_text|>Ownership is"] {
+        twice.clear();
+        let again = text(&mut twice, prompt, &options(4));
+        assert_eq!(
+            (again.prompt_tokens, again.tokens),
+            (5, first.tokens.clone())
+        );
+    }
+}
+
+/// An empty text is the beginning of one, or nothing.
+#[test]
+fn an_empty_text_is_a_beginning_or_an_error() {
+    let model = tiny();
+    let mut session = cpu(&model);
+    let begun = text(&mut session, "", &options(3));
+    assert_eq!((begun.prompt_tokens, begun.tokens.len()), (1, 3));
+    let refused = session.generate("", &options(3), |_| ControlFlow::Continue(()));
+    assert!(refused.unwrap_err().to_string().contains("no tokens"));
+    // What was refused is not part of the sequence.
+    let bos = model.tokenizer().bos().unwrap();
+    let all = [&[bos], &begun.tokens[..], &SECOND].concat();
+    let expected = continued(&mut cpu(&model), &all, &options(3));
+    let second = continued(&mut session, &SECOND, &options(3));
+    assert_eq!(second.tokens, expected.tokens);
+}
+
+/// Tokens that stop a text are not part of it; those that no model has are refused.
+#[test]
+fn stop_tokens_end_a_text() {
+    let model = tiny();
+    let plain = continued(&mut cpu(&model), &FIRST, &options(12));
+    let stop = plain.tokens[6];
+    let at = plain.tokens.iter().position(|&t| t == stop).unwrap();
+    let stopping = GenerateOptions {
+        stop_tokens: vec![8191, stop],
+        ..options(12)
+    };
+    let stopped = continued(&mut cpu(&model), &FIRST, &stopping);
+    assert_eq!(stopped.finish, Finish::StopString);
+    assert_eq!(stopped.tokens, plain.tokens[..at]);
+    let beyond = GenerateOptions {
+        stop_tokens: vec![8192],
+        ..options(12)
+    };
+    let refused = cpu(&model).generate_tokens(&FIRST, &beyond, |_| ControlFlow::Continue(()));
+    assert!(refused.unwrap_err().to_string().contains("8192"));
+}
+
 /// A stop string that ends inside the last token given out: that token was never fed.
 #[test]
 fn a_token_cut_by_a_stop_string_counts() {
@@ -167,8 +237,14 @@ fn a_full_context_takes_no_more() {
     let full = continued(&mut session, &FIRST, &options(100));
     assert_eq!(
         (full.tokens.len(), full.finish),
-        (4, Finish::Length),
+        (4, Finish::Context),
         "three that fit, and the one after them"
+    );
+    session.clear();
+    let asked = continued(&mut session, &FIRST, &options(4));
+    assert_eq!(
+        (asked.tokens, asked.finish),
+        (full.tokens.clone(), Finish::Length)
     );
     let refused = session.generate_tokens(&[1], &options(1), |_| ControlFlow::Continue(()));
     let Err(Error::ContextFull { tokens, context }) = refused else {

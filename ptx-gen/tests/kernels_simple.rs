@@ -177,7 +177,7 @@ fn kv_write_goes_through_the_block_table() {
 }
 
 #[test]
-fn argmax_takes_the_lowest_of_equals_and_never_nan() {
+fn argmax_takes_the_lowest_of_equals_and_nothing_where_one_is_no_number() {
     for vocab_size in [1u32, 7, 331, 8192, 40_000, 151_936] {
         let spec = ArgmaxSpec {
             target: TARGET,

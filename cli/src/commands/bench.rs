@@ -13,6 +13,7 @@ use crate::console::Console;
 use crate::failure::Failure;
 use crate::figures;
 use crate::flags::{DeviceFlags, ModelFlag, WithoutFlag, at_most, resolve};
+use crate::input;
 use crate::launches;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -96,6 +97,10 @@ impl Bench {
                 .iter()
                 .try_for_each(|&size| at_most(name, size, most))?;
         }
+        if self.trace.as_deref().is_some_and(input::is_dash) {
+            let why = "--trace writes a file; standard output has the table, or the object of --json";
+            return Err(Failure::Usage(why.to_owned()));
+        }
         let options = BenchOptions {
             // 0 is how a list says "none".
             prompts: self.prompt.iter().copied().filter(|&p| p > 0).collect(),
@@ -167,6 +172,7 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
                 "gb_per_second": row.gb_per_second,
                 "share_of_ceiling": row.share_of_ceiling,
                 "device_step_seconds": row.device_step_seconds,
+                "share_of_default": row.share_of_default,
                 "synchronizations_per_token": row.synchronizations_per_token,
                 "launches": launches::as_json(row, report.ceiling_gb_per_second),
             })
@@ -180,6 +186,7 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
         "load": report.load,
         "cold_first_token_seconds": report.cold_first_token_seconds,
         "ceiling_gb_per_second": report.ceiling_gb_per_second,
+        "batch_invariant": report.batch_invariant,
         "without": report.without,
         "fallbacks": report.fallbacks,
         "rows": rows,
@@ -187,7 +194,8 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
 }
 
 fn as_text(report: &BenchReport, file: &str) -> String {
-    let mut table = Table::new(&[
+    let compared = report.rows.iter().any(|row| row.share_of_default.is_some());
+    let mut columns = vec![
         "test",
         ">tok/s",
         ">time",
@@ -198,13 +206,15 @@ fn as_text(report: &BenchReport, file: &str) -> String {
         ">step",
         ">on device",
         ">waits/token",
-    ]);
+    ];
+    columns.extend(compared.then_some(">of default"));
+    let mut table = Table::new(&columns);
     for row in &report.rows {
         let rate = match row.kind {
             BenchKind::FirstToken => String::new(),
             _ => figures::rate(row.tokens_per_second),
         };
-        table.row([
+        let mut cells = vec![
             row.name(),
             rate,
             figures::seconds(row.median()),
@@ -218,20 +228,29 @@ fn as_text(report: &BenchReport, file: &str) -> String {
                 .map_or(String::new(), figures::seconds),
             row.synchronizations_per_token
                 .map_or(String::new(), |n| format!("{n:.2}")),
-        ]);
+        ];
+        cells.extend(row.share_of_default.map(figures::percent));
+        table.row(cells);
     }
+    let invariant = match report.batch_invariant {
+        true => "; the same kernels for any number of rows",
+        false => "",
+    };
     let without = match report.without.as_slice() {
         [] => String::new(),
         rules => format!("; without {}", rules.join(", ")),
     };
     let fallbacks = match report.fallbacks {
         0 => String::new(),
-        n => format!("; {n} steps ran without the graph that was wanted"),
+        n => format!(
+            "; {} ran without the graph that was wanted",
+            figures::counted(n as usize, "step")
+        ),
     };
     format!(
         "{file} on {}: {} of weights, loaded in {}, first token {} after loading began\n\
          {}; {}\n\
-         reading memory: {} GB/s{fallbacks}{without}\n\n{}",
+         reading memory: {} GB/s{fallbacks}{without}{invariant}\n\n{}",
         report.executor,
         figures::bytes(report.weight_bytes),
         figures::seconds(report.load_seconds),
@@ -239,6 +258,6 @@ fn as_text(report: &BenchReport, file: &str) -> String {
         times::moved(&report.load).unwrap_or_else(|| "weights stay in the file".to_owned()),
         times::phases(&report.load),
         figures::rate(report.ceiling_gb_per_second),
-        table.render()
+        table.without_empty_columns().render()
     )
 }

@@ -1,21 +1,21 @@
 //! `gannet detokenize`: token ids to the bytes that they stand for.
 //!
-//! Only the vocabulary is read, so a file without weights serves. The bytes are the tokens' own, one
-//! after the other: nothing is added at the end, special tokens give their text, a first token that
-//! begins with a space keeps it, and what is not UTF-8 stays as it is.
+//! Only the vocabulary is read, so a file without weights serves. The bytes are those that `gannet
+//! tokenize` read: nothing is added at the end, special tokens give their text, and what is not UTF-8
+//! stays as it is. The space that SentencePiece puts in front of a text is left out again, unless the
+//! ids go on after others.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use gannet_engine::internals::text::tokenizer::from_metadata;
-use gannet_engine::tokenizer::{Tokenizer, TokenizerOptions};
-use gannet_gguf::shown_path;
+use gannet_engine::tokenizer::{DecodeOptions, Tokenizer, TokenizerOptions};
 
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::input;
-use crate::flags::{ModelFlag, read_text, vocabulary};
+use crate::flags::{ModelFlag, vocabulary};
+use crate::input::{name_of, read_text};
 
 /// Print the bytes that token ids stand for
 #[derive(Args)]
@@ -24,6 +24,9 @@ pub(crate) struct Detokenize {
     model: ModelFlag,
     #[command(flatten)]
     input: Input,
+    /// The ids go on after others: print the tokens' own bytes, a space in front included
+    #[arg(long = "continue")]
+    goes_on: bool,
     /// Print one JSON string; an error where the bytes are not UTF-8
     #[arg(long)]
     json: bool,
@@ -50,9 +53,9 @@ impl Detokenize {
         for warning in tokenizer.warnings() {
             console.note(format!("warning: {warning}"));
         }
-        let bytes = bytes(&tokenizer, &ids)?;
+        let bytes = bytes(&tokenizer, &ids, self.goes_on)?;
         if self.json {
-            return console.json(&serde_json::Value::from(text(&tokenizer, &ids, bytes)?));
+            return console.json(&serde_json::Value::from(self.text(&tokenizer, &ids, bytes)?));
         }
         let mut out = io::stdout().lock();
         let written = out.write_all(&bytes).and_then(|()| out.flush());
@@ -61,18 +64,12 @@ impl Detokenize {
 }
 
 impl Input {
-    fn ids(self) -> Result<Vec<u32>, Failure> {
-        if let Some(ids) = self.ids {
-            return parse(&ids).map_err(|e| Failure::Usage(format!("--ids {ids:?}: {e}")));
+    fn ids(&self) -> Result<Vec<u32>, Failure> {
+        if let Some(ids) = &self.ids {
+            return parse(ids).map_err(|e| Failure::Usage(format!("--ids {ids:?}: {e}")));
         }
-        let file = self.file.unwrap_or_else(|| PathBuf::from("-"));
-        let (name, text) = if file == Path::new("-") {
-            let name = "standard input".to_owned();
-            let text = input::text(input::bytes_of_stdin()?, &name)?;
-            (name, text)
-        } else {
-            (shown_path(&file), read_text(&file)?)
-        };
+        let file = self.file.as_deref().unwrap_or(Path::new("-"));
+        let (name, text) = (name_of(file), read_text(file)?);
         parse(&text).map_err(|e| Failure::Work(format!("{name}: {e}")))
     }
 }
@@ -95,33 +92,40 @@ fn parse(text: &str) -> Result<Vec<u32>, String> {
 }
 
 /// The bytes of some tokens of a vocabulary.
-fn bytes(tokenizer: &Tokenizer, ids: &[u32]) -> Result<Vec<u8>, Failure> {
+fn bytes(tokenizer: &Tokenizer, ids: &[u32], goes_on: bool) -> Result<Vec<u8>, Failure> {
     let size = tokenizer.vocab_size();
-    let mut bytes = Vec::new();
-    for (i, &id) in ids.iter().enumerate() {
-        if id as usize >= size {
-            let range = format!("the vocabulary has 0 to {}", size.saturating_sub(1));
-            return Err(Failure::Work(format!("token {id} (number {i}): {range}")));
-        }
-        tokenizer.append_bytes(id, &mut bytes);
+    if let Some((i, id)) = (0..).zip(ids).find(|&(_, &id)| id as usize >= size) {
+        let range = format!("the vocabulary has 0 to {}", size.saturating_sub(1));
+        return Err(Failure::Work(format!("token {id} (number {i}): {range}")));
     }
-    Ok(bytes)
+    Ok(written(tokenizer, ids, goes_on))
 }
 
-/// The bytes as text, or which token breaks it.
-fn text(tokenizer: &Tokenizer, ids: &[u32], bytes: Vec<u8>) -> Result<String, Failure> {
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        let mut end = 0;
-        let ends_after = |&&id: &&u32| {
-            end += tokenizer.token_bytes(id).len();
-            end > at
-        };
-        let token = ids.iter().find(ends_after).map_or(0, |&id| id);
-        Failure::Work(format!(
-            "not UTF-8 text at byte {at}, in token {token}; without --json the bytes are printed as they are"
-        ))
-    })
+/// The bytes of tokens that the vocabulary has.
+fn written(tokenizer: &Tokenizer, ids: &[u32], goes_on: bool) -> Vec<u8> {
+    if !goes_on {
+        return tokenizer.decode_bytes(ids, DecodeOptions { special: true });
+    }
+    let mut bytes = Vec::new();
+    for &id in ids {
+        tokenizer.append_bytes(id, &mut bytes);
+    }
+    bytes
+}
+
+impl Detokenize {
+    /// The bytes as text, or which token breaks it.
+    fn text(&self, tokenizer: &Tokenizer, ids: &[u32], bytes: Vec<u8>) -> Result<String, Failure> {
+        String::from_utf8(bytes).map_err(|e| {
+            let at = e.utf8_error().valid_up_to();
+            let numbers: Vec<usize> = (1..=ids.len()).collect();
+            let ends_before = |&n: &usize| written(tokenizer, &ids[..n], self.goes_on).len() <= at;
+            let token = ids.get(numbers.partition_point(ends_before)).unwrap_or(&0);
+            Failure::Work(format!(
+                "not UTF-8 text at byte {at}, in token {token}; without --json the bytes are printed as they are"
+            ))
+        })
+    }
 }
 
 #[cfg(test)]

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use gannet_engine::tools::eval;
 use gannet_engine::{Error, Session, Settings};
+use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures;
 use crate::flags::{DeviceFlags, ModelFlag, token_ids};
+use crate::input;
 use crate::output::Output;
 use crate::progress::Progress;
 
@@ -23,7 +25,7 @@ const POSITIONS_AT_ONCE: usize = 64;
 pub(crate) struct Logits {
     #[command(flatten)]
     model: ModelFlag,
-    /// Token ids: 1,2,3, or @FILE with a JSON array
+    /// Token ids: 1,2,3, or @FILE with a JSON array (@- is standard input)
     #[arg(long, value_name = "IDS")]
     tokens: String,
     /// File to write; - writes to standard output
@@ -34,6 +36,9 @@ pub(crate) struct Logits {
     last: Option<usize>,
     #[command(flatten)]
     device: DeviceFlags,
+    /// Print one JSON object about what was written
+    #[arg(long)]
+    json: bool,
 }
 
 impl Logits {
@@ -45,6 +50,10 @@ impl Logits {
         let positions = self.last.unwrap_or(tokens.len()).min(tokens.len());
         if positions == 0 {
             return Err(Failure::Usage("--last must be at least 1".to_owned()));
+        }
+        if self.json && input::is_dash(&self.out) {
+            let why = "--json and --out - both print to standard output; name a file";
+            return Err(Failure::Usage(why.to_owned()));
         }
         let options = Settings {
             context: Some(tokens.len()),
@@ -76,8 +85,21 @@ impl Logits {
         let vocab_size = model.plan().vocab_size;
         let size = figures::bytes(bytes);
         let device = session.executor().kind();
+        if self.json {
+            return console.json(&json!({
+                "file": self.out.display().to_string(),
+                "positions": positions,
+                "first_position": first,
+                "vocab_size": vocab_size,
+                "bytes": bytes,
+                "device": device,
+                "model": model.path().display().to_string(),
+            }));
+        }
         console::say(&format!(
-            "[{positions} positions x {vocab_size} f32, {size}; {device}]"
+            "[{}: {} x {vocab_size} f32, {size}; {device}]",
+            self.model.name(),
+            figures::counted(positions, "position")
         ));
         Ok(())
     }

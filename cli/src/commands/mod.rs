@@ -8,7 +8,7 @@ use crate::failure::Failure;
 
 macro_rules! commands {
     ($($name:ident: $module:ident,)*) => {
-        $(mod $module;)*
+        $(pub(crate) mod $module;)*
 
         /// What `gannet` is asked to do.
         #[derive(clap::Subcommand)]

@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use gannet_engine::tokenizer::EncodeOptions;
 use gannet_engine::tools::eval;
 use gannet_engine::{Session, Settings};
 use serde_json::json;
 
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::flags::{DeviceFlags, ModelFlag, check_context, read_text};
+use crate::figures::{count, counted};
+use crate::flags::{DeviceFlags, ModelFlag, check_context};
+use crate::input::read_text;
 use crate::progress::Progress;
 
 /// Positions whose logits are computed at once.
@@ -21,7 +22,7 @@ const POSITIONS_AT_ONCE: usize = 64;
 pub(crate) struct Perplexity {
     #[command(flatten)]
     model: ModelFlag,
-    /// File with the text
+    /// File with the text, which counts byte for byte; - is standard input
     #[arg(long, value_name = "FILE")]
     file: PathBuf,
     /// Tokens in a window
@@ -48,14 +49,18 @@ impl Perplexity {
         let text = read_text(&self.file)?;
         let model = self.model.open(console)?;
         let tokenizer = model.tokenizer();
-        let encode = EncodeOptions {
-            add_special: true,
-            parse_special: false,
+        // The text may go on behind the last token that is scored: nothing is added there.
+        let tokens = {
+            let _progress = Progress::spinner("tokenizing");
+            tokenizer.encode_prompt(&[], &text, false)
         };
-        let tokens = tokenizer.encode(&text, encode);
         let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos());
-        let mut session = Session::new(&model, &options)?;
-        let progress = Progress::bar("scoring", 1);
+        let mut session = {
+            let _progress = Progress::spinner("loading");
+            Session::new(&model, &options)?
+        };
+        let windows = tokens.len() / self.context;
+        let progress = Progress::bar("scoring", windows.max(1) as u64);
         let result = eval::perplexity(
             session.executor(),
             &tokens,
@@ -79,15 +84,17 @@ impl Perplexity {
                 "chunks": result.chunks,
                 "context": self.context,
                 "device": device,
+                "model": model.path().display().to_string(),
             }));
         }
         console.line(&format!("{:.4}", result.value))?;
         console.note(format!(
-            "[{} tokens in {} windows of {}, {} scored; {device}]",
-            tokens.len(),
-            result.chunks,
+            "[{}: {} in {} of {}, {} scored; {device}]",
+            self.model.name(),
+            counted(tokens.len(), "token"),
+            counted(result.chunks, "window"),
             self.context,
-            result.scored
+            count(result.scored as u64)
         ));
         Ok(())
     }

@@ -15,6 +15,7 @@ use gannet_engine::settings::Overrides;
 use gannet_ptx_gen::ir::Kernel;
 use gannet_ptx_gen::kernels;
 use gannet_ptx_gen::target::Target;
+use serde_json::{Value, json};
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -46,11 +47,17 @@ pub(crate) struct Ptx {
     /// With a model: the kernels of f32 activations
     #[arg(long)]
     exact: bool,
+    /// With a model: the kernels that compute every row alike however many there are
+    #[arg(long)]
+    batch_invariant: bool,
     #[command(flatten)]
     without: WithoutFlag,
     /// With a model: print its steps, from operations to launches, instead of the kernels
     #[arg(long, requires = "model", conflicts_with = "kernel")]
     steps: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
 }
 
 fn target(name: &str) -> Result<Target, String> {
@@ -68,7 +75,11 @@ impl Ptx {
             let steps = self.of_model(&model)?;
             if self.steps {
                 let listings = steps.iter().map(|step| step.listing(model.plan()).to_string());
-                return console.print(&listings.collect::<Vec<_>>().join("\n"));
+                let listings: Vec<String> = listings.collect();
+                return match self.json {
+                    true => console.json(&json!({ "target": self.target.name(), "steps": listings })),
+                    false => console.print(&listings.join("\n")),
+                };
             }
             once(&steps)
         } else if self.without.rules().is_some() {
@@ -78,9 +89,22 @@ impl Ptx {
             kernels::library(self.target)
         };
         match &self.kernel {
+            None if self.json => {
+                let kernels: Vec<_> = kernels.iter().map(as_json).collect();
+                console.json(&json!({ "target": self.target.name(), "kernels": kernels }))
+            }
             None => console.print(&listing(&kernels)),
             Some(name) => match kernels.iter().find(|k| k.name == *name) {
-                Some(kernel) => console.print(&kernel.ptx().map_err(Failure::of)?),
+                Some(kernel) => {
+                    let text = kernel.ptx().map_err(Failure::of)?;
+                    if !self.json {
+                        return console.print(&text);
+                    }
+                    let mut object = as_json(kernel);
+                    object["target"] = json!(self.target.name());
+                    object["ptx"] = json!(text);
+                    console.json(&object)
+                }
                 None => Err(Failure::Work(format!(
                     "no kernel {name:?} for {}; `gannet ptx` lists them",
                     self.target
@@ -100,6 +124,7 @@ impl Ptx {
         let options = LowerOptions {
             target: self.target,
             precision: precision(self.exact),
+            batch_invariant: self.batch_invariant,
             multiprocessors: MULTIPROCESSORS,
             max_blocks: context.div_ceil(BLOCK_TOKENS),
             kv_type: KvType::F16,
@@ -135,6 +160,23 @@ fn once(steps: &[Lowered]) -> Vec<Kernel> {
     kernels
 }
 
+/// The first line of what a kernel's author says of it.
+fn about(kernel: &Kernel) -> &str {
+    let mut lines = kernel.doc.lines().map(str::trim);
+    lines.find(|l| !l.is_empty()).unwrap_or("")
+}
+
+fn as_json(kernel: &Kernel) -> Value {
+    let (_, shared) = kernel.shared_offsets();
+    json!({
+        "name": kernel.name,
+        "threads": kernel.threads(),
+        "shared_bytes": shared,
+        "parameters": kernel.params.len(),
+        "about": about(kernel),
+    })
+}
+
 fn listing(kernels: &[Kernel]) -> String {
     let mut table = Table::new(&[
         "kernel",
@@ -145,18 +187,12 @@ fn listing(kernels: &[Kernel]) -> String {
     ]);
     for kernel in kernels {
         let (_, shared) = kernel.shared_offsets();
-        let what = kernel
-            .doc
-            .lines()
-            .map(str::trim)
-            .find(|l| !l.is_empty())
-            .unwrap_or("");
         table.row([
             kernel.name.clone(),
             kernel.threads().to_string(),
             figures::bytes(u64::from(shared)),
             kernel.params.len().to_string(),
-            what.to_owned(),
+            about(kernel).to_owned(),
         ]);
     }
     table.render()

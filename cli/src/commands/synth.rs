@@ -7,10 +7,12 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use gannet_engine::tools::synth::{self, ShapeName, Summary, SynthOptions, TypeMix};
 
 use gannet_gguf::{Error as GgufError, shown_path};
+use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures;
+use crate::input;
 use crate::output::Output;
 use crate::progress::Progress;
 
@@ -32,6 +34,9 @@ pub(crate) struct Synth {
     /// File to write; - writes to standard output
     #[arg(short, long, value_name = "FILE")]
     out: PathBuf,
+    /// Print one JSON object about what was written
+    #[arg(long)]
+    json: bool,
 }
 
 fn shapes() -> impl TypedValueParser<Value = ShapeName> {
@@ -46,6 +51,10 @@ fn mixes() -> impl TypedValueParser<Value = TypeMix> {
 
 impl Synth {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
+        if self.json && input::is_dash(&self.out) {
+            let why = "--json and --out - both print to standard output; name a file";
+            return Err(Failure::Usage(why.to_owned()));
+        }
         let options = SynthOptions {
             shape: self.shape,
             mix: self.mix,
@@ -53,6 +62,17 @@ impl Synth {
             vocab_from: self.vocab_from,
         };
         let summary = write(&options, &self.out)?;
+        if self.json {
+            return console.json(&json!({
+                "file": self.out.display().to_string(),
+                "shape": options.shape.name(),
+                "type": options.mix.name(),
+                "seed": options.seed,
+                "tensors": summary.tensors,
+                "weights": summary.weights,
+                "bytes": summary.file_bytes,
+            }));
+        }
         console.show_notes();
         console::say(&format!(
             "[{}: {} tensors, {} weights, {}]",

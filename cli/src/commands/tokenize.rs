@@ -1,6 +1,7 @@
 //! `gannet tokenize`: text to token ids.
 //!
-//! Only the vocabulary is read, so a file without weights serves.
+//! Only the vocabulary is read, so a file without weights serves. The text is taken as it is, its last
+//! newline included; a byte order mark at the start of a file or of standard input is no part of it.
 
 use std::path::PathBuf;
 
@@ -10,7 +11,8 @@ use gannet_engine::tokenizer::{EncodeOptions, TokenizerOptions};
 
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::flags::{ModelFlag, read_text, vocabulary};
+use crate::input::read_text;
+use crate::flags::{ModelFlag, vocabulary};
 
 /// Print the token ids of a text
 #[derive(Args)]
@@ -37,7 +39,7 @@ pub(crate) struct Tokenize {
 #[derive(Args)]
 #[group(required = true, multiple = false)]
 struct Input {
-    /// File with the text
+    /// File with the text, which counts byte for byte; - is standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// The text itself

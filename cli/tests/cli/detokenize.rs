@@ -6,7 +6,7 @@ use std::process::{Output, Stdio};
 use crate::support::{gannet, run, shared};
 
 /// What a run with `input` on standard input left, as bytes.
-fn fed(args: &[&str], input: &[u8]) -> Output {
+pub(crate) fn fed(args: &[&str], input: &[u8]) -> Output {
     let mut command = gannet(args);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
@@ -93,6 +93,34 @@ fn ids_that_are_none_are_one_line() {
     assert!(missing.error().contains("/no/such.json"));
     run(&["detokenize"]).usage();
     run(&["detokenize", "--ids", "1", "--file", "x"]).usage();
+}
+
+/// What SentencePiece puts in front of a text is no part of it; behind other ids it is.
+#[test]
+fn a_text_of_pieces_comes_back_byte_for_byte() {
+    let Some(path) = shared("vocab/ggml-vocab-phi-3.gguf") else {
+        return;
+    };
+    let path = path.to_str().unwrap();
+    let texts = [
+        "Hello world",
+        "  two  spaces \n",
+        "<|user|>Hi<|end|>there<|assistant|>",
+        "\u{e9}\u{1f680}\t\0",
+        " ",
+    ];
+    for text in texts {
+        let args = ["tokenize", "-m", path, "--parse-special", "--file", "-"];
+        let ids = fed(&args, text.as_bytes()).stdout;
+        let back = fed(&["detokenize", "-m", path, "--file", "-"], &ids);
+        assert_eq!(String::from_utf8(back.stdout).unwrap(), text);
+    }
+    let args = ["detokenize", "-m", path, "--ids", "15043 3186"];
+    assert_eq!(run(&args).ok().stdout, "Hello world");
+    let args = [&args[..], &["--continue"]].concat();
+    assert_eq!(run(&args).ok().stdout, " Hello world");
+    let args = [&args[..], &["--json"]].concat();
+    assert_eq!(run(&args).ok().json(), " Hello world");
 }
 
 /// Files with a vocabulary and no weights serve.

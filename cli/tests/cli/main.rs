@@ -8,6 +8,7 @@
 // Most commands are tried on the model that the binary carries.
 #![cfg(feature = "embedded-model")]
 
+mod asked;
 mod detokenize;
 mod errors;
 mod evaluate;
@@ -18,5 +19,7 @@ mod measure;
 mod outputs;
 mod run;
 mod says;
+mod streams;
 mod support;
+mod text;
 mod tools;

@@ -1,6 +1,6 @@
 //! `gannet bench` and `gannet parity` on the CPU: the form of what they print.
 
-use crate::support::run;
+use crate::support::{run, shared};
 
 #[test]
 fn bench_gives_a_row_for_each_test() {
@@ -30,6 +30,11 @@ fn bench_prints_a_table() {
     let text = run(&args).ok().stdout;
     assert!(text.contains("of ceiling"), "{text}");
     assert!(text.lines().any(|l| l.starts_with("tg2 ")), "{text}");
+    // On a CPU no column is empty, and nothing reads faster than memory gives by more than the noise.
+    let heading = text.lines().find(|l| l.starts_with("test ")).unwrap();
+    for absent in ["on device", "waits/token", "  step"] {
+        assert!(!heading.contains(absent), "{heading}");
+    }
     run(&["bench", "-p", "0", "-n", "0", "--device", "cpu"]).error();
 }
 
@@ -191,4 +196,51 @@ fn the_phases_of_a_load_are_told() {
     let plain = run(&["run", "fn main", "-n", "2", "--device", "cpu"]).ok();
     assert_eq!(plain.stdout, told.stdout);
     assert!(!plain.stderr.contains("vocabulary"), "{}", plain.stderr);
+}
+
+/// What the mode costs is measured beside what it costs something of; on the CPU that is nothing.
+#[test]
+fn bench_tells_what_batch_invariance_costs() {
+    let of_cpu = [
+        "bench",
+        "-p",
+        "0",
+        "-n",
+        "2",
+        "-b",
+        "1,4",
+        "-r",
+        "1",
+        "--device",
+        "cpu",
+        "--batch-invariant",
+        "--json",
+    ];
+    let object = run(&of_cpu).ok().json();
+    assert_eq!(object["batch_invariant"], true);
+    for row in object["rows"].as_array().unwrap() {
+        assert!(row["share_of_default"].is_null(), "{row}");
+    }
+    let Some(model) = shared("golden/arch/qwen2/qwen2.gguf") else {
+        return;
+    };
+    let model = model.to_str().unwrap();
+    let with = |more: &[&str]| {
+        let args = [
+            "bench", "-m", model, "-p", "0", "-n", "2", "-b", "1,4", "-r", "1", "--device",
+            "interp",
+        ];
+        run(&[&args[..], more].concat()).ok()
+    };
+    let object = with(&["--batch-invariant", "--json"]).json();
+    let rows = object["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 3);
+    for row in rows {
+        let share = row["share_of_default"].as_f64().unwrap();
+        assert!(share > 0.01 && share < 100.0, "{row}");
+    }
+    let text = with(&["--batch-invariant"]).stdout;
+    assert!(text.contains("of default"), "{text}");
+    let plain = with(&[]).stdout;
+    assert!(!plain.contains("of default"), "{plain}");
 }

@@ -52,12 +52,16 @@ fn the_same_command_gives_the_same_text() {
 fn text_goes_to_standard_output_and_figures_to_standard_error() {
     let done = continuation(&["-n", "12"]);
     assert!(!done.stdout.contains("tok/s"), "{}", done.stdout);
-    assert_eq!(done.stderr.lines().count(), 1, "{}", done.stderr);
-    assert!(
-        done.stderr.contains("generated 12 tokens"),
+    // The model, a line break behind the text, the figures.
+    let lines: Vec<&str> = done.stderr.lines().collect();
+    let named = "[model: rustdoc-tiny-Q4_K_M.gguf, the embedded demonstration model]";
+    assert_eq!(
+        (lines.len(), lines[0], lines[1]),
+        (3, named, ""),
         "{}",
         done.stderr
     );
+    assert!(lines[2].contains("generated 12 tokens"), "{}", done.stderr);
     assert!(done.stderr.contains("cpu"), "{}", done.stderr);
 }
 
@@ -124,7 +128,7 @@ fn edges_of_length() {
     );
     // Five prompt tokens and a cache of eight: three more fit, and the token after them.
     let full = continuation(&["-n", "100", "--ctx", "8", "--ignore-eos", "--json"]).json();
-    assert_eq!(full["finish"], "length");
+    assert_eq!(full["finish"], "context");
     assert!(
         (3..=4).contains(&full["tokens"].as_array().unwrap().len()),
         "{full}"
@@ -278,4 +282,69 @@ fn a_stop_string_is_not_printed() {
     let json = continuation(&[&args[..], &["--json"]].concat()).json();
     assert_eq!(json["finish"], "stop");
     run(&["run", "x", "--stop", ""]).usage();
+}
+
+/// The texts of lines, in their order.
+fn texts_of_lines(prompts: &[&str], more: &[&str]) -> Vec<String> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), prompts.join("\n")).unwrap();
+    let file = file.path().to_str().unwrap();
+    let args = ["run", "--prompts", file, "--json", "--ignore-eos"];
+    let done = run(&[&args[..], more].concat()).ok();
+    let lines = done.stdout.lines();
+    let mut found: Vec<serde_json::Value> = lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    found.sort_by_key(|object| object["line"].as_u64());
+    let text = |object: &serde_json::Value| object["text"].as_str().unwrap().to_owned();
+    found.iter().map(text).collect()
+}
+
+/// At temperature 0 a line has one text, and a drawn one has that of its seed, however many others are
+/// computed beside it.
+#[test]
+fn lines_give_one_text_at_any_number_of_slots() {
+    let cpu = ["--device", "cpu"];
+    let four = ["fn main() {"; 4];
+    for n in ["40", "70"] {
+        let alone = texts_of_lines(&four[..1], &[&cpu[..], &["-n", n]].concat());
+        for slots in ["1", "2", "3", "4"] {
+            let more = [&cpu[..], &["-n", n, "--slots", slots]].concat();
+            let texts = texts_of_lines(&four, &more);
+            assert!(texts.iter().all(|text| *text == alone[0]), "{slots} slots");
+        }
+    }
+    let others = [
+        "Ownership is a set of rules that govern how a program manages memory",
+        "fn main() {",
+        "A vector",
+        "use std::collections::HashMap;",
+        "The match expression",
+        "Ownership is",
+        "impl",
+    ];
+    for more in [&["--temp", "0.9", "--seed", "7"][..], &[], &["--exact"]] {
+        let with = |slots| [&cpu[..], &["-n", "30", "--slots", slots], more].concat();
+        let expected = texts_of_lines(&others, &with("1"));
+        for slots in ["3", "4", "5", "7"] {
+            let found = texts_of_lines(&others, &with(slots));
+            assert_eq!(found, expected, "{more:?}, {slots} slots");
+        }
+    }
+}
+
+/// One kernel for any number of rows leaves none to choose; on the CPU it is always so.
+#[test]
+fn batch_invariance_is_a_mode_of_every_device() {
+    let invariant =
+        |more: &[&str]| run(&[&["run", "A", "-n", "1", "--batch-invariant"], more].concat());
+    invariant(&["--device", "cpu"]).ok();
+    for gemv in [["--gemv-rows", "4"], ["--gemv", "f32-l32-w16-r2-b4"]] {
+        let done = invariant(&[&["--device", "interp"], &gemv[..]].concat());
+        let line = done.error();
+        assert!(
+            line.starts_with(gemv[0]) && line.contains("--batch-invariant"),
+            "{line}"
+        );
+    }
 }

@@ -136,3 +136,55 @@ fn synthetic_models_run() {
     .expect("the vocabulary is named");
     run(&["inspect", out]).ok();
 }
+
+/// What has figures gives them as an object, too.
+#[test]
+fn figures_are_one_json_object() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (gguf, logits) = (at("tiny.gguf"), at("logits.f32"));
+    let object = run(&["synth", "--shape", "tiny", "-o", &gguf, "--json"])
+        .ok()
+        .json();
+    assert_eq!(object["bytes"], std::fs::metadata(&gguf).unwrap().len());
+    assert_eq!(
+        (&object["shape"], &object["type"]),
+        (&"tiny".into(), &"q4_k_m".into())
+    );
+
+    let args = [
+        "logits", "--tokens", "1,2,3", "--last", "2", "--device", "cpu", "--out", &logits,
+    ];
+    let object = run(&[&args[..], &["--json"]].concat()).ok().json();
+    assert_eq!(
+        (&object["positions"], &object["first_position"]),
+        (&2.into(), &1.into())
+    );
+    assert_eq!(object["bytes"], std::fs::metadata(&logits).unwrap().len());
+    let vocab_size = object["vocab_size"].as_u64().unwrap();
+    assert_eq!(object["bytes"].as_u64().unwrap(), 2 * 4 * vocab_size);
+
+    let library = run(&["ptx", "--target", "sm_80", "--json"]).ok().json();
+    let kernels = library["kernels"].as_array().unwrap();
+    assert_eq!(library["target"], "sm_80");
+    let listed = run(&["ptx", "--target", "sm_80"]).ok().stdout;
+    assert_eq!(kernels.len(), listed.lines().count() - 1);
+    let name = kernels[0]["name"].as_str().unwrap();
+    let one = run(&["ptx", name, "--target", "sm_80", "--json"])
+        .ok()
+        .json();
+    assert_eq!(
+        one["ptx"],
+        run(&["ptx", name, "--target", "sm_80"]).ok().stdout
+    );
+    assert_eq!(one["threads"], kernels[0]["threads"]);
+    let steps = run(&["ptx", "-m", &model(), "--steps", "--json"])
+        .ok()
+        .json();
+    assert_eq!(steps["steps"].as_array().unwrap().len(), 2);
+
+    // Two things on one stream are none.
+    run(&["logits", "--tokens", "1", "--out", "-", "--json"]).one_line_of_usage();
+    run(&["synth", "--shape", "tiny", "-o", "-", "--json"]).one_line_of_usage();
+    run(&["bench", "--trace", "-"]).one_line_of_usage();
+}

@@ -38,6 +38,43 @@ unsafe impl<T> Send for Handle<T> {}
 // SAFETY: as above; sharing a token gives no access to what it stands for.
 unsafe impl<T> Sync for Handle<T> {}
 
+/// The names under which drivers install the library.
+const LIBRARIES: &[&str] = if cfg!(windows) {
+    &["nvcuda.dll"]
+} else {
+    &["libcuda.so.1", "libcuda.so"]
+};
+
+/// Why no library was loaded: there is none, or what is there does not load.
+fn not_loaded() -> Error {
+    let said = |name: &&str| {
+        // SAFETY: as where libcuda is loaded; what loads after all is closed again.
+        let failed = unsafe { libloading::Library::new(*name) }.err()?;
+        let said = std::error::Error::source(&failed).map_or(failed.to_string(), |e| e.to_string());
+        (!is_absent(&said, name)).then_some(said)
+    };
+    match LIBRARIES.iter().find_map(said) {
+        Some(why) => Error::LibraryBroken { why },
+        None => Error::LibraryMissing,
+    }
+}
+
+/// Whether a loader's message says that the file itself is not there, and not one that it needs.
+fn is_absent(said: &str, name: &str) -> bool {
+    let nowhere = ["No such file", "not found", "could not be found"];
+    cfg!(windows) || (said.contains(name) && nowhere.iter().any(|n| said.contains(n)))
+}
+
+/// The error of a library that lacks a function: every driver there ever was has `cuInit`.
+fn without(symbol: &'static str) -> Error {
+    match symbol {
+        "cuInit" => Error::LibraryBroken {
+            why: format!("libcuda has no {symbol}"),
+        },
+        _ => Error::SymbolMissing { symbol },
+    }
+}
+
 /// Declares the function table: its fields, and the loader that fills them.
 macro_rules! functions {
     (
@@ -57,7 +94,7 @@ macro_rules! functions {
                 // SAFETY: loading libcuda runs its initialisers, which are made to be run by any
                 // process; nothing else is loaded.
                 if !unsafe { sys::is_culib_present() } {
-                    return Err(Error::LibraryMissing);
+                    return Err(not_loaded());
                 }
                 // SAFETY: as above; present, so it does not panic. The library is kept for ever.
                 let lib = unsafe { sys::culib() };
@@ -69,7 +106,7 @@ macro_rules! functions {
                         match unsafe { lib.get::<unsafe extern "C" fn($($arg),*) -> u32>(symbol) } {
                             Ok(function) => *function,
                             Err(_) => {
-                                return Err(Error::SymbolMissing { symbol: stringify!($name) });
+                                return Err(without(stringify!($name)));
                             }
                         }
                     },)*

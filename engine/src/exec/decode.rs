@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 
 use super::{DecodeStart, Executor, Limits, StepRows};
 use crate::Error;
-use crate::exec::sample::{Sampler, argmax};
+use crate::exec::sample::{NO_TOKEN, Sampler, argmax};
+use crate::exec::trace;
 use crate::kv::BlockTable;
 use crate::plan::StepRow;
 use crate::settings::SamplerOn;
@@ -78,6 +79,13 @@ pub fn decode_on_host(
                 })
                 .collect()
         };
+        if let Some(spoilt) = chosen.iter().position(|&token| token == NO_TOKEN) {
+            return Err(trace::explain_row(
+                executor.inspect(),
+                live[spoilt].row,
+                table,
+            ));
+        }
         let mut chosen = chosen.into_iter();
         live.retain_mut(|s| {
             let Some(token) = chosen.next() else {
@@ -103,6 +111,28 @@ pub(super) fn check_blocks(limits: Limits, pairs: &[(u32, u32)]) -> Result<(), E
             limits.cache_blocks
         ))),
     }
+}
+
+/// Refuses places of saved blocks, `(block, place)`, that there are not.
+pub(super) fn check_places(
+    limits: Limits,
+    pairs: impl IntoIterator<Item = (u32, u32)>,
+) -> Result<(), Error> {
+    let is_outside = |&(block, place): &(u32, u32)| {
+        block as usize >= limits.cache_blocks || place as usize >= limits.saved_blocks
+    };
+    match pairs.into_iter().find(is_outside) {
+        None => Ok(()),
+        Some((block, place)) => Err(Error::Request(format!(
+            "cache block {block} cannot be saved at {place}: there are {} blocks, and places for {}",
+            limits.cache_blocks, limits.saved_blocks
+        ))),
+    }
+}
+
+/// The other way round.
+pub(super) fn swapped(pairs: &[(u32, u32)]) -> impl Iterator<Item = (u32, u32)> {
+    pairs.iter().map(|&(a, b)| (b, a))
 }
 
 /// Refuses sequences that a decode would take outside the cache.

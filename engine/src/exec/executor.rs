@@ -149,7 +149,8 @@ pub trait Executor: Send {
     /// The device failed.
     fn logits(&mut self) -> Result<&[f32], Error>;
 
-    /// The most likely next token of each output row of the last step.
+    /// The most likely next token of each output row of the last step;
+    /// [`NO_TOKEN`](super::sample::NO_TOKEN) where its logits are no numbers.
     ///
     /// # Errors
     /// The device failed.
@@ -162,7 +163,8 @@ pub trait Executor: Send {
     /// each sequence may write for all of its own steps.
     ///
     /// # Errors
-    /// More sequences or positions than the limits, two sequences of one slot, or the device failed.
+    /// More sequences or positions than the limits, two sequences of one slot, logits that are no
+    /// numbers, or the device failed.
     fn decode(
         &mut self,
         sequences: &[DecodeStart<'_>],
@@ -196,7 +198,7 @@ pub trait Executor: Send {
     }
 
     /// What was chosen in the oldest step that was queued and not taken: a token for each of its
-    /// outputs. `None` while it is not known, after at most `patience`, or where nothing is queued.
+    /// outputs, [`NO_TOKEN`](super::sample::NO_TOKEN) where its logits are no numbers. `None` while it is not known, after at most `patience`, or where nothing is queued.
     ///
     /// # Errors
     /// The device failed.
@@ -236,6 +238,20 @@ pub trait Executor: Send {
     /// # Errors
     /// A block outside the cache, or the device failed.
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error>;
+
+    /// Keeps copies of cache blocks on the host, behind what was queued before: `(block, place)`, places
+    /// below [`Limits::saved_blocks`]. Does not wait.
+    ///
+    /// # Errors
+    /// A block or a place that there is not, or the device failed.
+    fn save_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error>;
+
+    /// Brings copies back into cache blocks, in front of what is queued behind it: `(place, block)`. The
+    /// copies stay where they are. Does not wait.
+    ///
+    /// # Errors
+    /// As [`Executor::save_blocks`].
+    fn restore_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error>;
 
     /// Counters.
     fn stats(&self) -> Stats;

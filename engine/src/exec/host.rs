@@ -66,7 +66,10 @@ fn product(factors: &[usize]) -> u64 {
 
 /// Bytes of what grows with the context: keys and values, the block table, angles of positions.
 fn cache_bytes(plan: &Plan, limits: Limits, kv_type: KvType) -> u64 {
-    let pools = product(&[limits.cache_blocks, all_block_bytes(plan, kv_type)]);
+    let pools = product(&[
+        limits.cache_blocks.saturating_add(limits.saved_blocks),
+        all_block_bytes(plan, kv_type),
+    ]);
     let row = limits.context.div_ceil(BLOCK_TOKENS);
     let table = product(&[limits.num_slots, row, size_of::<u32>()]);
     let angles = (plan.ropes.iter())

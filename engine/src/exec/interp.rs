@@ -11,7 +11,9 @@ use gannet_ptx_gen::interp::{Fault, LaunchArg, Memory, Options, Prepared as Kern
 use gannet_ptx_gen::target::Target;
 
 use super::addresses::{Addresses, Inputs, Passed};
-use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
+use super::decode::{
+    HostDecode, check_blocks, check_places, check_sequences, decode_on_host, swapped,
+};
 use super::packed::{block_bytes, pack_weight, place};
 use super::{DecodeStart, Executor, ExecutorKind, HostQueue, Inspect, Limits, Stats, Step};
 use crate::Error;
@@ -36,6 +38,8 @@ pub struct InterpExecutor {
     ropes: Vec<u64>,
     keys: Vec<u64>,
     values: Vec<u64>,
+    /// For each pool of keys, then of values: saved blocks, one after the other.
+    saved: Vec<Vec<u8>>,
     inputs: Inputs<u64>,
     prepared: HashMap<Shape, Arc<Prepared>>,
     current: Option<Arc<Prepared>>,
@@ -76,6 +80,7 @@ impl InterpExecutor {
         let options = LowerOptions {
             target,
             precision,
+            batch_invariant: false,
             multiprocessors,
             max_blocks,
             kv_type: limits.kv_type,
@@ -95,6 +100,8 @@ impl InterpExecutor {
         let mut pool = |cache| memory.alloc_zeroed(bytes(cache) as u64);
         let keys = plan.caches.iter().map(&mut pool).collect();
         let values = plan.caches.iter().map(&mut pool).collect();
+        let places = |cache| vec![0; limits.saved_blocks * block_bytes(cache, limits.kv_type)];
+        let saved = plan.caches.iter().chain(&plan.caches).map(places).collect();
         let mut array = |words: usize| memory.alloc_poisoned(words as u64 * 4);
         let rows = |column: &Column| match column.rows() {
             Rows::Tokens => limits.max_rows,
@@ -114,6 +121,7 @@ impl InterpExecutor {
             ropes,
             keys,
             values,
+            saved,
             inputs,
             prepared: HashMap::new(),
             current: None,
@@ -134,6 +142,13 @@ impl InterpExecutor {
     /// Says which variants of the kernels run, over the built-in choice, from the next step on.
     pub fn set_overrides(&mut self, overrides: Overrides) {
         self.options.profile = Arc::new(DeviceProfile::built_in(overrides));
+        self.prepared.clear();
+        self.current = None;
+    }
+
+    /// Says whether rows are computed alike however many there are, from the next step on.
+    pub fn set_batch_invariant(&mut self, batch_invariant: bool) {
+        self.options.batch_invariant = batch_invariant;
         self.prepared.clear();
         self.current = None;
     }
@@ -160,7 +175,7 @@ impl InterpExecutor {
         let scratch = self
             .memory
             .alloc_poisoned(lowered.scratch_bytes.max(4) as u64);
-        let counters = self.memory.alloc_from(&[0u32; COUNTERS]);
+        let counters = self.memory.alloc_from(&vec![0u32; COUNTERS]);
         let (buffers, sizes) = (places.iter())
             .map(|place| place.map_or((None, 0), |(at, len)| (Some(base + at as u64), len)))
             .unzip();
@@ -174,6 +189,14 @@ impl InterpExecutor {
         });
         self.prepared.insert(shape, Arc::clone(&made));
         Ok(made)
+    }
+
+    /// Where each pool of keys, then of values, starts, and how long a block of it is in bytes.
+    fn pools(&self) -> Vec<(u64, usize)> {
+        let caches = &self.model.plan().caches;
+        let pools = (self.keys.iter().zip(caches)).chain(self.values.iter().zip(caches));
+        let bytes = |cache| block_bytes(cache, self.limits.kv_type);
+        pools.map(|(&pool, cache)| (pool, bytes(cache))).collect()
     }
 
     /// Runs the launches of one unit, or all.
@@ -292,14 +315,36 @@ impl Executor for InterpExecutor {
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
         check_blocks(self.limits, pairs)?;
-        let caches = &self.model.plan().caches;
-        let pools = (self.keys.iter().zip(caches)).chain(self.values.iter().zip(caches));
-        for (&pool, cache) in pools {
-            let bytes = block_bytes(cache, self.limits.kv_type);
+        for (pool, bytes) in self.pools() {
             for &(from, to) in pairs {
                 let at = |block: u32| pool + u64::from(block) * bytes as u64;
                 let block: Vec<u8> = self.memory.read(at(from), bytes).map_err(fault)?;
                 self.memory.write(at(to), &block).map_err(fault)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn save_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        check_places(self.limits, pairs.iter().copied())?;
+        let pools = self.pools();
+        for ((pool, bytes), saved) in pools.into_iter().zip(&mut self.saved) {
+            for &(block, place) in pairs {
+                let at = pool + u64::from(block) * bytes as u64;
+                let block: Vec<u8> = self.memory.read(at, bytes).map_err(fault)?;
+                saved[place as usize * bytes..][..bytes].copy_from_slice(&block);
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        check_places(self.limits, swapped(pairs))?;
+        for ((pool, bytes), saved) in self.pools().into_iter().zip(&self.saved) {
+            for &(place, block) in pairs {
+                let at = pool + u64::from(block) * bytes as u64;
+                let block = &saved[place as usize * bytes..][..bytes];
+                self.memory.write(at, block).map_err(fault)?;
             }
         }
         Ok(())

@@ -1,9 +1,14 @@
 //! The sizes of an executor: rows, positions, sequences, blocks.
 
 use crate::Error;
-use crate::kv::{BlockTable, KvType};
+use crate::exec::packed::all_block_bytes;
+use crate::kv::{BLOCK_TOKENS, BlockTable, KvType};
 use crate::model::Model;
 use crate::settings::{DEFAULT_CONTEXT, MAX_CONTEXT, MAX_SLOTS, Settings};
+
+/// Bytes that saved blocks take of the host where nobody said otherwise: pinning them takes about a
+/// third of a second.
+const SAVED_BYTES: usize = 1 << 30;
 
 /// Sizes fixed when an executor is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +24,11 @@ pub struct Limits {
     /// Blocks of the cache, of [`BLOCK_TOKENS`](crate::kv::BLOCK_TOKENS) positions each; sequences
     /// that share a prefix need fewer than `num_slots` contexts of them.
     pub cache_blocks: usize,
+    /// Blocks of the cache that the host keeps copies of ([`Executor::save_blocks`]), for sequences that
+    /// gave way to others.
+    ///
+    /// [`Executor::save_blocks`]: crate::exec::Executor::save_blocks
+    pub saved_blocks: usize,
     /// Element type of the cache on a GPU and in the interpreter; the CPU's is f32.
     pub kv_type: KvType,
 }
@@ -33,6 +43,7 @@ impl Limits {
             context,
             num_slots,
             cache_blocks: BlockTable::blocks_for(num_slots, context),
+            saved_blocks: 0,
             kv_type: KvType::default(),
         }
     }
@@ -46,6 +57,7 @@ impl Default for Limits {
             context: 2048,
             num_slots: 1,
             cache_blocks: BlockTable::blocks_for(1, 2048),
+            saved_blocks: 0,
             kv_type: KvType::default(),
         }
     }
@@ -76,6 +88,7 @@ pub(crate) fn limits(model: &Model, settings: &Settings, rows: usize) -> Result<
         .clamp(1, context)
         .max(batch);
     let blocks = BlockTable::blocks_for(num_slots, context);
+    let cache_blocks = settings.cache_blocks.unwrap_or(blocks).clamp(1, blocks);
     Ok(Limits {
         max_rows,
         max_outputs: settings
@@ -85,7 +98,14 @@ pub(crate) fn limits(model: &Model, settings: &Settings, rows: usize) -> Result<
             .max(batch),
         context,
         num_slots,
-        cache_blocks: settings.cache_blocks.unwrap_or(blocks).clamp(1, blocks),
+        cache_blocks,
+        saved_blocks: settings.saved_blocks.unwrap_or_else(|| {
+            let bytes = all_block_bytes(model.plan(), KvType::F32).max(1);
+            // Nobody gives way where there is a block for everything.
+            (blocks - cache_blocks)
+                .min(context.div_ceil(BLOCK_TOKENS))
+                .min(SAVED_BYTES / bytes)
+        }),
         kv_type: settings.kv_type,
     })
 }

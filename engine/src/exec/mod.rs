@@ -21,6 +21,7 @@ mod queue;
 mod ranks;
 pub mod sample;
 mod step;
+pub mod trace;
 
 use crate::plan::StepRow;
 use sample::Sampling;

@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use super::sample::{Sampler, Sampling, argmax};
+use super::sample::{NO_TOKEN, Sampler, Sampling, argmax};
 use super::{Executor, Step};
 use crate::Error;
 use crate::plan::{Column, StepRow};
@@ -93,7 +93,7 @@ impl HostQueue {
         if greedy && self.sampler_on == SamplerOn::Device && !slots.is_empty() {
             chosen.extend_from_slice(executor.next()?);
             for (&slot, &token) in slots.iter().zip(&chosen) {
-                self.slot(slot).latest = token;
+                self.slot(slot).latest = if token == NO_TOKEN { 0 } else { token };
             }
         } else if !slots.is_empty() {
             let logits = executor.logits()?.chunks_exact(vocab_size);
@@ -129,7 +129,8 @@ impl Slot {
         if self.sampler.is_some() {
             self.history.push(token);
         }
-        self.latest = token;
+        // A step behind it may be fed what it chose, if only to be dropped.
+        self.latest = if token == NO_TOKEN { 0 } else { token };
         token
     }
 }

@@ -241,6 +241,16 @@ impl Executor for RankedExecutor {
         ranks.try_for_each(|rank| rank.copy_blocks(pairs))
     }
 
+    fn save_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        let mut ranks = self.ranks.iter_mut();
+        ranks.try_for_each(|rank| rank.save_blocks(pairs))
+    }
+
+    fn restore_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        let mut ranks = self.ranks.iter_mut();
+        ranks.try_for_each(|rank| rank.restore_blocks(pairs))
+    }
+
     fn stats(&self) -> Stats {
         let launches = self.ranks.iter().map(|rank| rank.stats().launches);
         Stats {

@@ -6,7 +6,10 @@
 //! | other | fast, sm_80 on | `attention_decode`, tensor cores, then `attention_merge` |
 //! | other | exact, or sm_75 | `attention` in f32, then `attention_merge` |
 //!
-//! The number of splits depends on the class of the step's shape and on the context, never on a length: a
+//! Where results are not to depend on what runs beside a row, prompts have the kernel of other steps as
+//! well, in a number of splits that is the layer's alone: a row's keys are then divided by its position.
+//!
+//! Else the number of splits depends on the class of the step's shape and on the context, never on a length: a
 //! graph replays one grid. Splits past a row's keys end at once.
 
 use gannet_ptx_gen::kernels::{
@@ -23,6 +26,9 @@ use crate::settings::Precision;
 
 /// Keys that a split has at least, by the kernels' own rule: more splits would be without any.
 const MIN_SPLIT_KEYS: usize = 64;
+/// Rows that share a device as far as splits go which do not depend on the rows of a step: more splits
+/// would make a row alone faster, and take more scratch and more of a merge for each row of a prompt.
+const ROWS_OF_INVARIANT: usize = 4;
 /// Splits at most: their merge keeps all of a row's partials in flight.
 const MAX_SPLITS: usize = 128;
 
@@ -91,6 +97,7 @@ impl Selector<'_> {
     /// The kernel for prompts, where it is one's turn.
     fn flash(&self, a: &AttentionConfig) -> Option<AttentionFlashSpec> {
         let many = self.shape.rows > GEMV_MAX_ROWS && self.shape.kind == StepKind::Prompt;
+        let many = many && !self.options.batch_invariant;
         let flash = AttentionFlashSpec {
             target: self.options.target,
             shape: self.attention_shape(a),
@@ -144,13 +151,19 @@ impl Selector<'_> {
     /// Enough splits to give every multiprocessor two blocks, of which three fit one, within the
     /// bounds above. What prompts of a class get is enough for the shortest of them.
     fn splits(&self, a: &AttentionConfig, tokens: u32) -> u32 {
+        let invariant = self.options.batch_invariant;
         let tokens = match self.shape.comes_again() {
-            true => tokens,
-            false => tokens.next_power_of_two() / 2,
+            _ if invariant => ROWS_OF_INVARIANT,
+            true => tokens as usize,
+            false => tokens.next_power_of_two() as usize / 2,
         };
-        let blocks = tokens as usize * a.num_kv_heads;
+        let blocks = tokens * a.num_kv_heads;
         let wanted = (2 * self.options.multiprocessors).div_ceil(blocks);
-        let context = self.options.max_blocks * BLOCK_TOKENS;
+        // A sequence is to have the same results in a session with another context, too.
+        let context = match invariant {
+            true => usize::MAX,
+            false => self.options.max_blocks * BLOCK_TOKENS,
+        };
         let keys = a.window.map_or(context, |w| context.min(w as usize));
         wanted.min(keys / MIN_SPLIT_KEYS).clamp(1, MAX_SPLITS) as u32
     }

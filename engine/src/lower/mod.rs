@@ -54,8 +54,8 @@ const GEMV_FAST_ROWS: usize = 4;
 /// those read each weight once.
 pub const BATCH_MAX_ROWS: usize = 64;
 
-/// Elements of [`Arg::Counters`].
-pub const COUNTERS: usize = 1024;
+/// Elements of [`Arg::Counters`]: what a product of a prompt takes whose tiles are those of a batch.
+pub const COUNTERS: usize = 8192;
 
 /// What lowering may assume of the device and the cache.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,6 +64,8 @@ pub struct LowerOptions {
     pub target: Target,
     /// Arithmetic of the matrix products.
     pub precision: Precision,
+    /// Whether every row is computed by the same kernels in the same order, however many there are.
+    pub batch_invariant: bool,
     /// Multiprocessors to keep busy.
     pub multiprocessors: usize,
     /// Entries in a row of the block table.

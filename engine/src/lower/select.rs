@@ -2,6 +2,12 @@
 //!
 //! Attention has a file of its own. What a launch is over is said here too: rows, or elements of
 //! kernels without rows.
+//!
+//! Where results are not to depend on what runs beside a row ([`LowerOptions::batch_invariant`]), a
+//! product has one kernel for any number of rows, whose sums of a row know nothing of the others: that
+//! of batches, in parts of the columns that are the matrix's alone; and where that does not cover the
+//! shape, or activations are not to be rounded, that of few rows in its built-in variant. Both say
+//! so in their contracts. All kernels but products and attention work row by row in any case.
 
 use gannet_ptx_gen::kernels::{
     AddSpec, ArgmaxSpec, EmbedSpec, Epilogue, GatherRowsSpec, GemmBatchSpec, GemmSpec, GemvGluSpec,
@@ -53,7 +59,8 @@ pub(super) type Choice = (Vec<Chosen>, usize);
 
 impl Kernels for Selector<'_> {
     fn gates(&self) -> bool {
-        self.shape.rows <= self.options.gemv_rows()
+        // The sums of a gated kernel are not those of two products.
+        !self.options.batch_invariant && self.shape.rows <= self.options.gemv_rows()
     }
 
     fn norms_twice(&self, dim: usize) -> bool {
@@ -329,40 +336,76 @@ impl Selector<'_> {
             cols: info.cols as u32,
             epilogue: p.epilogue,
         };
+        if self.options.batch_invariant {
+            return self.product_of_any_rows(p, gemm);
+        }
         let few = tokens as usize <= self.options.gemv_rows();
         if few || self.options.precision == Precision::Exact || gemm.check().is_err() {
-            let spec = GemvSpec {
-                target: gemm.target,
-                format: gemm.format,
-                rows: gemm.rows,
-                cols: gemm.cols,
-                tokens_per_block: tokens_per_block(tokens),
-                epilogue: gemm.epilogue,
-                hands_over: false,
-                variant: None,
-            };
-            spec.check()
-                .map_err(|why| self.unsupported(p.weight, why))?;
+            let spec = self.gemv(p, &gemm)?;
             let spec = match self.options.precision {
                 Precision::Exact => spec,
                 Precision::Fast => self.options.profile.gemv(spec),
             };
             return Ok(one(spec, rows));
         }
-        let Some(batch) = self.batch(&gemm, tokens) else {
-            return Ok(one(gemm, rows));
-        };
-        let scratch_bytes = match batch.splits {
-            1 => 0,
-            _ => batch.scratch_bytes(tokens),
-        };
-        let (kernels, _) = one(batch, rows);
-        Ok((kernels, scratch_bytes))
+        Ok(match self.batch(&gemm, tokens) {
+            Some(batch) => self.in_parts(p, batch),
+            None => one(gemm, rows),
+        })
     }
 
-    /// The product on a kernel for few tokens: two blocks for every multiprocessor, so that all of
-    /// them run at once.
+    /// A product whose sums of a row do not depend on how many rows there are.
+    fn product_of_any_rows(&self, p: &Product, gemm: GemmSpec) -> Result<Choice, Error> {
+        let tokens = self.rows(p.out);
+        let batch = self.batch_tiles(&gemm, tokens);
+        if self.options.precision == Precision::Exact || batch.check().is_err() {
+            return Ok(one(self.gemv(p, &gemm)?, self.each_row(p.out)));
+        }
+        let counters = batch.counters(tokens);
+        if counters > COUNTERS {
+            let why = format!("{counters} tiles of {tokens} rows; at most {COUNTERS}");
+            return Err(self.unsupported(p.weight, why));
+        }
+        Ok(self.in_parts(p, batch))
+    }
+
+    /// The product on the kernel for few tokens, in its built-in variant.
+    fn gemv(&self, p: &Product, gemm: &GemmSpec) -> Result<GemvSpec, Error> {
+        let spec = GemvSpec {
+            target: gemm.target,
+            format: gemm.format,
+            rows: gemm.rows,
+            cols: gemm.cols,
+            tokens_per_block: tokens_per_block(self.rows(p.out)),
+            epilogue: gemm.epilogue,
+            hands_over: false,
+            variant: None,
+        };
+        let checked = spec.check();
+        checked.map_err(|why| self.unsupported(p.weight, why))?;
+        Ok(spec)
+    }
+
+    /// The product on a kernel for batches, with the scratch in which its parts meet.
+    fn in_parts(&self, p: &Product, batch: GemmBatchSpec) -> Choice {
+        let scratch_bytes = match batch.splits {
+            1 => 0,
+            _ => batch.scratch_bytes(self.rows(p.out)),
+        };
+        let (kernels, _) = one(batch, self.each_row(p.out));
+        (kernels, scratch_bytes)
+    }
+
+    /// The product on a kernel for few tokens, where it is one's turn.
     fn batch(&self, gemm: &GemmSpec, tokens: u32) -> Option<GemmBatchSpec> {
+        let spec = self.batch_tiles(gemm, tokens);
+        let few = tokens as usize <= BATCH_MAX_ROWS;
+        (few && spec.check().is_ok() && spec.counters(tokens) <= COUNTERS).then_some(spec)
+    }
+
+    /// The product in tiles of a batch: two blocks for every multiprocessor, so that all of them run at
+    /// once. Into how many parts that divides the columns, the matrix alone decides.
+    fn batch_tiles(&self, gemm: &GemmSpec, tokens: u32) -> GemmBatchSpec {
         let spec = GemmBatchSpec {
             target: gemm.target,
             format: gemm.format,
@@ -372,9 +415,7 @@ impl Selector<'_> {
             splits: 1,
             epilogue: gemm.epilogue,
         };
-        let spec = spec.splits_for(2 * self.options.multiprocessors as u32);
-        let few = tokens as usize <= BATCH_MAX_ROWS;
-        (few && spec.check().is_ok() && spec.counters(tokens) <= COUNTERS).then_some(spec)
+        spec.splits_for(2 * self.options.multiprocessors as u32)
     }
 
     fn gated(&self, act: Activation, gate: Weight, up: Weight, out: Buf) -> Result<Choice, Error> {

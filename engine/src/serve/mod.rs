@@ -13,8 +13,10 @@ mod stop;
 mod times;
 
 pub use batch::{Batch, BatchStats, Finished, SeqId};
+pub use engine::core;
 pub use engine::{
-    Engine, EngineCounters, Handle, Histogram, LogProbs, LogitHook, Prompt, Request, Update,
+    Engine, EngineCounters, Handle, Histogram, Listener, LogProbs, LogitHook, Prompt, Request,
+    Update,
 };
 pub use session::{Event, Finish, GenerateOptions, Generation, Session};
 pub use times::{GenerationTimes, Times};

@@ -19,8 +19,22 @@ pub(crate) type OnEvent<'a> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'a;
 struct Piece {
     id: u32,
     text: String,
+    /// The text of a token that is not shown.
+    hidden: Option<String>,
     /// More text of a token that had a piece already.
     more: bool,
+}
+
+impl Piece {
+    /// A token with the text that it completes.
+    fn shown(id: u32, text: String) -> Piece {
+        Piece {
+            id,
+            text,
+            hidden: None,
+            more: false,
+        }
+    }
 }
 
 /// Collects tokens and text of a generation.
@@ -32,6 +46,7 @@ pub(crate) struct Output {
     /// Bytes at the start of the text held that the filter has cleared.
     clear: usize,
     ignore_eog: bool,
+    stop_tokens: Vec<u32>,
     max_tokens: usize,
     /// Tokens of the prompt and those generated, held ones included; not a token that ended the text.
     history: Vec<u32>,
@@ -51,6 +66,7 @@ impl Output {
             held: VecDeque::new(),
             clear: 0,
             ignore_eog: options.ignore_eog,
+            stop_tokens: options.stop_tokens.clone(),
             max_tokens: options.max_tokens,
             history: prompt.to_vec(),
             prompt_tokens: prompt.len(),
@@ -100,14 +116,21 @@ impl Output {
         on_event: &mut OnEvent<'_>,
     ) -> ControlFlow<()> {
         self.prompt_time.get_or_insert_with(|| self.start.elapsed());
+        let hidden = tokenizer.hidden_text(token);
+        if self.stop_tokens.contains(&token) {
+            self.give_rest(on_event);
+            self.end(Finish::StopString);
+            return ControlFlow::Break(());
+        }
         if tokenizer.is_eog(token) && !self.ignore_eog {
-            self.end(Finish::EndOfText);
+            self.end_with(hidden, on_event);
             return ControlFlow::Break(());
         }
         self.history.push(token);
         let text = self.decoder.push(tokenizer, token);
-        let (id, more) = (token, false);
-        self.add(Piece { id, text, more }, on_event);
+        let piece = Piece::shown(token, text);
+        let hidden = hidden.map(str::to_owned);
+        self.add(Piece { hidden, ..piece }, on_event);
         if self.remaining() == 0 {
             self.end(Finish::Length);
         }
@@ -121,7 +144,8 @@ impl Output {
     pub(crate) fn into_generation(mut self, on_event: &mut OnEvent<'_>) -> Generation {
         self.end(Finish::Length);
         let elapsed = self.start.elapsed();
-        if matches!(self.finish, Some(Finish::Length | Finish::EndOfText)) {
+        let is_whole = |f| matches!(f, Finish::Length | Finish::Context | Finish::EndOfText);
+        if self.finish.is_some_and(is_whole) {
             self.give_rest(on_event);
         }
         let prompt_time = self.prompt_time.unwrap_or(elapsed);
@@ -158,7 +182,10 @@ impl Output {
             let _ = self.give(&piece, on_event);
             return;
         }
-        let scan = self.filter.push(&piece.text);
+        let scan = match &piece.hidden {
+            Some(hidden) => self.filter.push_hidden(hidden),
+            None => self.filter.push(&piece.text),
+        };
         self.clear += scan.clear;
         self.held.push_back(piece);
         if scan.stopped {
@@ -166,6 +193,20 @@ impl Output {
             self.give_before_stop(on_event);
         } else {
             self.give_clear(on_event);
+        }
+    }
+
+    /// The model ended the text, by a token that may be the end of a stop string.
+    fn end_with(&mut self, hidden: Option<&str>, on_event: &mut OnEvent<'_>) {
+        let held: usize = self.held.iter().map(|piece| piece.text.len()).sum();
+        let scan = hidden.map(|hidden| self.filter.push_hidden(hidden));
+        match scan.filter(|scan| scan.stopped && self.clear + scan.clear < held) {
+            Some(scan) => {
+                self.clear += scan.clear;
+                self.finish = Some(Finish::StopString);
+                self.give_before_stop(on_event);
+            }
+            None => self.end(Finish::EndOfText),
         }
     }
 
@@ -207,7 +248,8 @@ impl Output {
         let text = self.decoder.finish();
         if let (false, Some(&id)) = (text.is_empty(), self.history.last()) {
             let more = true;
-            self.add(Piece { id, text, more }, on_event);
+            let piece = Piece::shown(id, text);
+            self.add(Piece { more, ..piece }, on_event);
         }
         for piece in std::mem::take(&mut self.held) {
             if self.give(&piece, on_event).is_break() {
@@ -239,8 +281,7 @@ mod tests {
         };
         let mut output = Output::new(&[0], &options(stop));
         for (id, text) in (0..).zip(pieces) {
-            let (text, more) = (text.to_string(), false);
-            output.add(Piece { id, text, more }, &mut on_event);
+            output.add(Piece::shown(id, text.to_string()), &mut on_event);
             if output.finished().is_some() {
                 break;
             }
@@ -295,8 +336,7 @@ mod tests {
             ControlFlow::Break(())
         };
         let mut add = |id, text: &str| {
-            let (text, more) = (text.to_owned(), false);
-            output.add(Piece { id, text, more }, &mut on_event);
+            output.add(Piece::shown(id, text.to_owned()), &mut on_event);
         };
         add(1, "az");
         add(2, "b");

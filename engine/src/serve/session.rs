@@ -16,7 +16,6 @@ use crate::serve::engine::{Listener, LogProbs, Request};
 use crate::serve::output::OnEvent;
 use crate::serve::times::GenerationTimes;
 use crate::settings::Settings;
-use crate::text::tokenizer::EncodeOptions;
 use crate::tools::make_executor_on;
 
 /// How long a turn waits for a result. Nobody else is to be heard meanwhile.
@@ -34,8 +33,11 @@ pub struct GenerateOptions {
     /// Read special tokens in the prompt's text.
     pub parse_special: bool,
     /// Strings that end the text where they begin. No part of one is given out, nor are tokens that
-    /// belong to it.
+    /// belong to it. One that is written like a control token stops at the token, though its text is
+    /// not shown; a longer one may hold such tokens.
     pub stop: Vec<String>,
+    /// Tokens that end the text and are not part of it, control tokens among them.
+    pub stop_tokens: Vec<u32>,
 }
 
 impl GenerateOptions {
@@ -61,6 +63,7 @@ impl Default for GenerateOptions {
             ignore_eog: false,
             parse_special: true,
             stop: Vec::new(),
+            stop_tokens: Vec::new(),
         }
     }
 }
@@ -90,11 +93,13 @@ pub enum Event<'a> {
 /// Why a generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
-    /// `max_tokens` were generated, or the context is full.
+    /// `max_tokens` were generated.
     Length,
+    /// The context is full: nothing more fits behind what was generated.
+    Context,
     /// The model ended its text.
     EndOfText,
-    /// A stop string came.
+    /// A stop string or a stop token came.
     StopString,
     /// The callback broke, or the request was cancelled.
     Stopped,
@@ -220,22 +225,22 @@ impl Session {
         self.salt += 1;
     }
 
-    /// Continues a text: [`Session::generate_tokens`] of its tokens.
+    /// Continues a text: [`Session::generate_tokens`] of its tokens. The first one since
+    /// [`Session::clear`] begins a text, with the token for that where the model wants one; a later one
+    /// goes on where the sequence ends, with nothing between. An empty text at the start is that token
+    /// alone.
     ///
     /// # Errors
-    /// The prompt is empty or does not fit the context, a setting is out of range, or the device
-    /// failed.
+    /// The prompt has no tokens (it is empty and no token begins a text here) or does not fit the
+    /// context, a setting is out of range, or the device failed.
     pub fn generate(
         &mut self,
         prompt: &str,
         options: &GenerateOptions,
         on_event: impl FnMut(Event<'_>) -> ControlFlow<()>,
     ) -> Result<Generation, Error> {
-        let encode = EncodeOptions {
-            add_special: true,
-            parse_special: options.parse_special,
-        };
-        let tokens = self.model().tokenizer().encode(prompt, encode);
+        let tokenizer = self.model().tokenizer();
+        let tokens = tokenizer.encode_prompt(&self.sequence, prompt, options.parse_special);
         self.generate_tokens(&tokens, options, on_event)
     }
 

@@ -40,6 +40,36 @@ impl Variable {
     }
 }
 
+/// The most threads that compute on the CPU.
+pub const MAX_THREADS: usize = 1024;
+
+/// The variable of the pool that computes on the CPU, which is read here so that what it asks for can be
+/// had, or is an error of a line.
+const POOL: &str = "RAYON_NUM_THREADS";
+
+/// The threads that the environment asks for; `None` where it leaves that open.
+///
+/// # Errors
+/// What it says is no number, or more than [`MAX_THREADS`].
+pub fn pool_threads() -> Result<Option<usize>, Error> {
+    let value = std::env::var_os(POOL).map(|v| v.to_string_lossy().into_owned());
+    threads_in(value.as_deref().unwrap_or_default())
+}
+
+fn threads_in(value: &str) -> Result<Option<usize>, Error> {
+    match value.trim() {
+        "" | "0" => Ok(None),
+        number => match number.parse() {
+            Ok(threads @ 1..=MAX_THREADS) => Ok(Some(threads)),
+            _ => Err(Error::Variable {
+                variable: POOL,
+                value: value.to_owned(),
+                expected: "1 to 1024 threads",
+            }),
+        },
+    }
+}
+
 /// A switch as the environment writes it.
 fn on(value: bool) -> String {
     u8::from(value).to_string()
@@ -252,6 +282,22 @@ fn choice<T: FromStr>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pool_has_a_number_of_threads_that_there_can_be() {
+        for (value, expected) in [
+            ("", None),
+            ("0", None),
+            ("3", Some(3)),
+            (" 1024 ", Some(1024)),
+        ] {
+            assert_eq!(threads_in(value).unwrap(), expected);
+        }
+        for value in ["1025", "100000", "-1", "many", "99999999999999999999"] {
+            let line = threads_in(value).unwrap_err().to_string();
+            assert!(line.contains(value) && line.contains("1 to 1024"), "{line}");
+        }
+    }
 
     /// `GANNET_BLESS=1` rewrites the README's table.
     #[test]

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub use gannet_ptx_gen::kernels::{GemvVariant, KvType};
 
 pub use choice::{DeviceChoice, ExecutorChoice, SamplerOn};
-pub use environment::{Environment, TABLE, Variable, markdown};
+pub use environment::{Environment, MAX_THREADS, TABLE, Variable, markdown, pool_threads};
 pub use resolve::Given;
 pub use rules::RuleSet;
 
@@ -99,6 +99,10 @@ pub struct Settings {
     pub executor: ExecutorChoice,
     /// Arithmetic of the matrix products.
     pub precision: Precision,
+    /// Whether what a GPU, or its interpreted kernels, compute of a sequence is the same bits whatever
+    /// runs beside it: alone or in a batch, its prompt whole, in chunks or known already. Slower; on the
+    /// CPU it always holds.
+    pub batch_invariant: bool,
     /// Positions of the cache; `None`: the model's, at most [`DEFAULT_CONTEXT`].
     pub context: Option<usize>,
     /// Rows of the largest step; `None`: the device's choice.
@@ -111,6 +115,10 @@ pub struct Settings {
     /// `None`: a whole context for every slot. Sequences
     /// that share prefixes need fewer.
     pub cache_blocks: Option<usize>,
+    /// Blocks that the host keeps for sequences that had to give way to others, so that they need not be
+    /// computed again; `None`: those of one context, at most 1 GiB, where the cache has fewer blocks than
+    /// the slots could take, and none elsewhere.
+    pub saved_blocks: Option<usize>,
     /// Which variants of kernels run, over what the device's profile says.
     pub overrides: Overrides,
     /// Element type of a GPU's cache.
@@ -133,11 +141,13 @@ impl Default for Settings {
             device: DeviceChoice::default(),
             executor: ExecutorChoice::default(),
             precision: Precision::default(),
+            batch_invariant: false,
             context: None,
             max_rows: None,
             max_outputs: None,
             slots: None,
             cache_blocks: None,
+            saved_blocks: None,
             overrides: Overrides::default(),
             kv_type: KvType::default(),
             sampler_on: SamplerOn::default(),

@@ -18,6 +18,8 @@ pub struct Given {
     pub executor: Option<ExecutorChoice>,
     /// `--exact`: arithmetic of the matrix products.
     pub precision: Option<Precision>,
+    /// `--batch-invariant` is `Some(true)`: whether results depend on what runs beside them.
+    pub batch_invariant: Option<bool>,
     /// `--sampler-on`: where tokens are chosen.
     pub sampler_on: Option<SamplerOn>,
     /// `--gemv`: the variant of every matrix-vector product that has it.
@@ -40,8 +42,9 @@ impl Settings {
     /// What counts: what was given, else what the environment says, else the default.
     ///
     /// # Errors
-    /// [`Error::Idle`] where something was given that means nothing on the device. What the
-    /// environment says may be meant for other devices.
+    /// [`Error::Idle`] where something was given that means nothing on the device, and
+    /// [`Error::Request`] where one flag leaves nothing to another. What the environment says may be
+    /// meant for other devices, and for other runs.
     pub fn resolve(environment: &Environment, given: &Given) -> Result<Settings, Error> {
         let default = Settings::default();
         let device = first(given.device, environment.device, default.device);
@@ -55,6 +58,7 @@ impl Settings {
             device,
             executor: first(given.executor, environment.executor, default.executor),
             precision: given.precision.unwrap_or(default.precision),
+            batch_invariant: given.batch_invariant.unwrap_or(default.batch_invariant),
             sampler_on: first(given.sampler_on, environment.sampler_on, default.sampler_on),
             overrides: Overrides {
                 gemv: given.gemv.or(environment.gemv),
@@ -110,6 +114,17 @@ impl Given {
             DeviceChoice::Interp => setting.given && !setting.interpreted,
             DeviceChoice::Auto | DeviceChoice::Cuda(_) => false,
         };
+        let chooses = [
+            ("--gemv-rows", self.gemv_rows.is_some()),
+            ("--gemv", self.gemv.is_some()),
+        ];
+        let chosen = chooses.iter().find(|(_, given)| *given);
+        if let (Some(true), Some((flag, _))) = (self.batch_invariant, chosen) {
+            return Err(Error::Request(format!(
+                "{flag} means nothing with --batch-invariant, which has one kernel for any number of \
+                 rows; leave out one of the two"
+            )));
+        }
         match settings.iter().find(is_idle) {
             None => Ok(()),
             Some(setting) => Err(Error::Idle {
@@ -147,6 +162,7 @@ mod tests {
             device: Some(DeviceChoice::Cuda(2)),
             executor: Some(ExecutorChoice::Graph),
             precision: Some(Precision::Exact),
+            batch_invariant: None,
             sampler_on: Some(SamplerOn::Device),
             gemv: "f32-l32-w8-r2-b4".parse().ok(),
             gemv_rows: Some(3),
@@ -203,6 +219,46 @@ mod tests {
             ..expected
         };
         assert_eq!(resolve(&environment(), &given()), expected);
+    }
+
+    #[test]
+    fn batch_invariance_is_off_unless_given_and_leaves_no_kernel_to_choose() {
+        let (none, some) = (Environment::default(), environment());
+        let given = |change: fn(&mut Given)| {
+            let mut given = Given {
+                batch_invariant: Some(true),
+                ..Given::default()
+            };
+            change(&mut given);
+            given
+        };
+        let resolved = |environment, given: &Given| {
+            let settings = Settings::resolve(environment, given);
+            settings
+                .map(|s| s.batch_invariant)
+                .map_err(|e| e.to_string())
+        };
+        assert_eq!(resolved(&some, &Given::default()), Ok(false));
+        for device in [
+            DeviceChoice::Cpu,
+            DeviceChoice::Interp,
+            DeviceChoice::Cuda(0),
+        ] {
+            let mut on = given(|_| ());
+            on.device = Some(device);
+            assert_eq!(resolved(&none, &on), Ok(true), "{device}");
+        }
+        assert_eq!(resolved(&some, &given(|_| ())), Ok(true));
+        let gemv = resolved(&none, &given(|g| g.gemv = "f32-l32-w8-r2-b4".parse().ok()));
+        assert!(
+            gemv.unwrap_err()
+                .starts_with("--gemv means nothing with --batch-invariant")
+        );
+        let rows = resolved(&none, &given(|g| g.gemv_rows = Some(4)));
+        assert!(
+            rows.unwrap_err()
+                .starts_with("--gemv-rows means nothing with")
+        );
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Nothing here samples; every function feeds tokens that the caller chose.
 
 use crate::Error;
+use crate::exec::trace::{Replay, is_finite};
 use crate::exec::{Executor, StepRows};
 use crate::kv::BlockTable;
 
@@ -11,7 +12,7 @@ use crate::kv::BlockTable;
 /// in order.
 ///
 /// # Errors
-/// The tokens do not fit the executor's context, or the device failed.
+/// The tokens do not fit the executor's context, logits are not finite, or the device failed.
 pub fn logits(
     executor: &mut dyn Executor,
     tokens: &[u32],
@@ -43,8 +44,22 @@ pub fn logits(
         }
         executor.run(&rows.step(&table))?;
         if start >= first {
+            let mut spoilt = None;
             for (i, row) in executor.logits()?.chunks_exact(vocab_size).enumerate() {
+                if !is_finite(row) {
+                    spoilt = Some(start + i);
+                    break;
+                }
                 sink(start + i, row)?;
+            }
+            if let Some(position) = spoilt {
+                let replay = Replay {
+                    tokens: &tokens[..=position],
+                    from: 0,
+                    slot: 0,
+                    table: &table,
+                };
+                return Err(replay.explain(executor.inspect()));
             }
         }
         start = end;
@@ -69,7 +84,8 @@ pub struct Perplexity {
 /// token) is scored. `progress` gets the windows done, of how many, and the value so far.
 ///
 /// # Errors
-/// The text is shorter than one window, the window does not fit the executor, or the device failed.
+/// The text is shorter than one window, the window does not fit the executor, logits are not finite, or
+/// the device failed.
 pub fn perplexity(
     executor: &mut dyn Executor,
     tokens: &[u32],
@@ -90,7 +106,7 @@ pub fn perplexity(
         if let Some(bos) = bos {
             window[0] = bos;
         }
-        logits(
+        let scoring = logits(
             executor,
             &window[..context - 1],
             context / 2,
@@ -99,7 +115,8 @@ pub fn perplexity(
                 scored += 1;
                 Ok(())
             },
-        )?;
+        );
+        scoring.map_err(|error| in_text(error, i * context))?;
         progress(i + 1, chunks, (sum / scored as f64).exp());
     }
     Ok(Perplexity {
@@ -107,6 +124,18 @@ pub fn perplexity(
         scored,
         chunks,
     })
+}
+
+/// An error of a window that begins at a position of the text.
+fn in_text(error: Error, start: usize) -> Error {
+    match error {
+        Error::NotFinite(mut found) => {
+            found.position += start;
+            found.origin.iter_mut().for_each(|o| o.position += start);
+            Error::NotFinite(found)
+        }
+        other => other,
+    }
 }
 
 /// Natural logarithm of a token's probability under a row of logits.

@@ -1,13 +1,14 @@
 //! Which executor runs a model: the choice of device and its consequences, in one place.
 //!
-//! `cuda` runs on the GPU or fails and says why. Only `auto` falls back to the CPU, only where there
-//! is no GPU or the model does not fit on it, and it says so; where a way to launch kernels was named,
-//! too, it does not.
+//! `cuda` runs on the GPU or fails and says why. `auto` takes the first GPU that works; only it falls
+//! back to the CPU, only where there is no GPU or the model fits on none, and it says so; where a way to
+//! launch kernels was named, too, it does not.
 
 use std::sync::Arc;
 
 use super::gate::{self, Coverage, Identity, Serving};
 use crate::Error;
+use crate::error::{CudaError, NoDevice};
 use crate::exec::cpu::CpuExecutor;
 use crate::exec::cuda::{CudaExecutor, Gpu};
 use crate::exec::{Executor, Opening, host, limits};
@@ -21,7 +22,12 @@ pub struct Made {
     pub executor: Box<dyn Executor>,
     /// One line, or nothing.
     pub notice: Option<String>,
+    /// The index of the GPU that it is on.
+    pub gpu: Option<usize>,
 }
+
+/// GPUs of a machine that `auto` looks at.
+const MAX_GPUS: usize = 64;
 
 /// Makes the executor that the settings name.
 ///
@@ -46,11 +52,11 @@ pub fn make_executor_on(
         cuda(model, settings, opening, index)
     })?;
     let context = made.executor.limits().context;
-    let notices = [made.notice, beyond_trained(model, context)];
+    let notices = [made.notice.clone(), beyond_trained(model, context)];
     let notices: Vec<String> = notices.into_iter().flatten().collect();
     Ok(Made {
-        executor: made.executor,
         notice: (!notices.is_empty()).then(|| notices.join("; ")),
+        ..made
     })
 }
 
@@ -68,29 +74,89 @@ fn beyond_trained(model: &Model, context: usize) -> Option<String> {
 fn make_with(
     model: &Arc<Model>,
     settings: &Settings,
-    on_gpu: impl FnOnce(usize) -> Result<Box<dyn Executor>, Error>,
+    mut on_gpu: impl FnMut(usize) -> Result<Box<dyn Executor>, Error>,
 ) -> Result<Made, Error> {
     settings.overrides.check(model.plan())?;
     let plainly = |executor| Made {
         executor,
         notice: None,
+        gpu: None,
     };
     match settings.device {
         DeviceChoice::Cpu => cpu(model, settings).map(plainly),
-        DeviceChoice::Cuda(index) => on_gpu(index).map(plainly),
+        DeviceChoice::Cuda(index) => on_gpu(index).map(|executor| Made {
+            gpu: Some(index),
+            ..plainly(executor)
+        }),
         DeviceChoice::Interp => interp(model, settings).map(plainly),
-        DeviceChoice::Auto => match on_gpu(0) {
-            Ok(executor) => Ok(plainly(executor)),
-            Err(why) if !falls_back(&why) => Err(why),
+        DeviceChoice::Auto => match first_gpu(on_gpu)? {
+            Ok(made) => Ok(made),
             Err(why) if settings.executor != ExecutorChoice::Auto => Err(Error::ExecutorNeedsGpu {
                 executor: settings.executor.to_string(),
                 source: Box::new(why),
             }),
             Err(why) => Ok(Made {
-                executor: cpu(model, settings)?,
-                notice: Some(format!("no GPU in use ({why}); running on the CPU")),
+                notice: Some(instead_of_a_gpu(&why)),
+                ..plainly(cpu(model, settings)?)
             }),
         },
+    }
+}
+
+/// The first GPU that takes the model, or why the CPU is to take it: what is said of the first one.
+///
+/// # Errors
+/// What a GPU failed with that is there and has room.
+fn first_gpu(
+    mut on_gpu: impl FnMut(usize) -> Result<Box<dyn Executor>, Error>,
+) -> Result<Result<Made, Error>, Error> {
+    let mut first: Option<Error> = None;
+    for index in 0..MAX_GPUS {
+        let why = match on_gpu(index) {
+            Ok(executor) => {
+                let passed = |why| format!("GPU 0 is not in use ({why}); running on cuda:{index}");
+                return Ok(Ok(Made {
+                    executor,
+                    notice: first.map(passed),
+                    gpu: Some(index),
+                }));
+            }
+            Err(why) if falls_back(&why) => why,
+            Err(why) => return Err(why),
+        };
+        let others_may_do = is_of_one_gpu(&why);
+        first.get_or_insert(why);
+        if !others_may_do {
+            break;
+        }
+    }
+    Ok(Err(first.unwrap_or(Error::NoDevice(NoDevice::Driver(
+        CudaError::NoDevice,
+    )))))
+}
+
+/// Whether an error is of the GPU that gave it, so that the next may do.
+fn is_of_one_gpu(error: &Error) -> bool {
+    match error {
+        Error::NoDevice(NoDevice::Driver(_)) => false,
+        other => falls_back(other),
+    }
+}
+
+/// What a user is told of a CPU that took over: a driver that is there and does not work is not called a
+/// missing GPU.
+fn instead_of_a_gpu(why: &Error) -> String {
+    let of_driver = match why {
+        Error::NoDevice(NoDevice::Driver(why)) => Some(why),
+        _ => None,
+    };
+    let is_absent = |why: &CudaError| {
+        use CudaError::{LibraryMissing, NoDevice, NoSuchDevice};
+        matches!(why, LibraryMissing | NoDevice | NoSuchDevice { .. })
+    };
+    match of_driver.is_none_or(is_absent) {
+        true => format!("no GPU in use ({why}); running on the CPU"),
+        false => format!("the GPU driver does not work ({why}); running on the CPU"),
     }
 }
 
@@ -115,6 +181,7 @@ fn falls_back(error: &Error) -> bool {
         | Error::Variable { .. }
         | Error::Idle { .. }
         | Error::ExecutorNeedsGpu { .. }
+        | Error::NotFinite(_)
         | Error::Step(_)
         | Error::Lost(_)
         | Error::Gate(_)
@@ -168,6 +235,7 @@ fn gate_identity(
     let serving = Serving {
         machine: gpu.machine(),
         precision: settings.precision,
+        batch_invariant: settings.batch_invariant,
         kv_type: limits.kv_type,
         choices: gpu.profile(disk_cache, settings.overrides)?.choices(),
         executor: settings.executor,
@@ -214,6 +282,7 @@ fn interp(model: &Arc<Model>, settings: &Settings) -> Result<Box<dyn Executor>, 
     )?;
     made.set_faults(settings.faults);
     made.set_overrides(settings.overrides);
+    made.set_batch_invariant(settings.batch_invariant);
     made.set_sampler_on(settings.sampler_on);
     Ok(Box::new(made))
 }
@@ -229,7 +298,7 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
-    use crate::error::{CudaError, DoesNotFit, GateFailure, NoDevice};
+    use crate::error::{DoesNotFit, GateFailure};
 
     const MODEL: &str = concat!(
         env!("CARGO_MANIFEST_DIR"),
@@ -260,6 +329,15 @@ mod tests {
             source: CudaError::NoDevice,
         };
         let no_driver = NoDevice::Driver(CudaError::LibraryMissing);
+        let broken = NoDevice::Driver(CudaError::LibraryBroken {
+            why: "libcuda.so.1: file too short".to_owned(),
+        });
+        let stub = NoDevice::Driver(CudaError::Driver(gannet_cuda_runtime::DriverError {
+            code: 34,
+            name: "CUDA_ERROR_STUB_LIBRARY".to_owned(),
+            text: "a stub".to_owned(),
+            call: "cuInit",
+        }));
         let past_the_end = NoDevice::Driver(CudaError::NoSuchDevice { index: 9, count: 1 });
         let wrong = GateFailure {
             device: "a GPU".to_owned(),
@@ -284,6 +362,8 @@ mod tests {
         };
         vec![
             (Error::NoDevice(no_driver), true, "525 or newer"),
+            (Error::NoDevice(broken), true, "file too short"),
+            (Error::NoDevice(stub), true, "cuInit"),
             (Error::NoDevice(past_the_end), true, "there are 1"),
             (Error::NoDevice(old), true, "7.5 or newer"),
             (Error::NoDevice(behind), true, "PTX 8.7"),
@@ -317,27 +397,71 @@ mod tests {
         }
     }
 
+    /// What follows the last GPU.
+    fn no_more(index: usize) -> Error {
+        let count = index;
+        Error::NoDevice(NoDevice::Driver(CudaError::NoSuchDevice { index, count }))
+    }
+
     #[test]
     fn auto_runs_on_the_cpu_where_there_is_no_gpu_or_too_small_a_one_and_nowhere_else() {
         let model = Arc::new(Model::open(MODEL).unwrap());
         for (error, taken_over, text) in planted() {
             let line = error.to_string();
             assert!(line.contains(text) && !line.contains('\n'), "{line}");
+            let is_broken = line.contains("broken") || line.contains("cuInit");
+            let mut only = Some(error);
             let made = make_with(&model, &settings(DeviceChoice::Auto), |index| {
-                assert_eq!(index, 0);
-                Err(error)
+                Err(only.take().unwrap_or_else(|| no_more(index)))
             });
             match made {
                 Ok(made) => {
                     assert!(taken_over, "{line}");
                     assert_eq!(made.executor.kind().to_string(), "cpu");
-                    let expected = format!("no GPU in use ({line}); running on the CPU");
+                    assert_eq!(made.gpu, None);
+                    let what = match is_broken {
+                        true => "the GPU driver does not work",
+                        false => "no GPU in use",
+                    };
+                    let expected = format!("{what} ({line}); running on the CPU");
                     assert_eq!(made.notice, Some(expected));
                 }
                 Err(found) => {
                     assert!(!taken_over, "{line}");
                     assert_eq!(found.to_string(), line);
                 }
+            }
+        }
+    }
+
+    /// One after the other, until one takes the model or fails with what no other is to hide.
+    #[test]
+    fn auto_takes_the_first_gpu_that_works() {
+        let model = Arc::new(Model::open(MODEL).unwrap());
+        let auto = settings(DeviceChoice::Auto);
+        for (error, taken_over, _) in planted() {
+            let line = error.to_string();
+            let others_may_do = is_of_one_gpu(&error);
+            let (mut only, mut asked) = (Some(error), Vec::new());
+            let made = make_with(&model, &auto, |index| {
+                asked.push(index);
+                match (index, only.take()) {
+                    (0, Some(error)) => Err(error),
+                    (2, _) => cpu(&model, &auto),
+                    (index, _) => Err(Error::NoDevice(NoDevice::TooOld {
+                        name: format!("GPU {index}"),
+                        capability: (6, 1),
+                    })),
+                }
+            });
+            match made {
+                Ok(made) if others_may_do => {
+                    assert_eq!((&asked[..], made.gpu), (&[0, 1, 2][..], Some(2)));
+                    let expected = format!("GPU 0 is not in use ({line}); running on cuda:2");
+                    assert_eq!(made.notice, Some(expected));
+                }
+                Ok(made) => assert_eq!((taken_over, made.gpu, &asked[..]), (true, None, &[0][..])),
+                Err(_) => assert_eq!((taken_over, &asked[..]), (false, &[0][..])),
             }
         }
     }
@@ -349,7 +473,9 @@ mod tests {
             let line = error.to_string();
             let mut named = settings(DeviceChoice::Auto);
             named.executor = ExecutorChoice::Graph;
-            match make_with(&model, &named, |_| Err(error)).err() {
+            let mut only = Some(error);
+            let fails = |index| Err(only.take().unwrap_or_else(|| no_more(index)));
+            match make_with(&model, &named, fails).err() {
                 Some(Error::ExecutorNeedsGpu { executor, source }) => {
                     assert!(taken_over && executor == "graph");
                     assert_eq!(source.to_string(), line);
@@ -362,9 +488,10 @@ mod tests {
         }
         for (error, ..) in planted() {
             let line = error.to_string();
+            let mut only = Some(error);
             let made = make_with(&model, &settings(DeviceChoice::Cuda(3)), |index| {
                 assert_eq!(index, 3);
-                Err(error)
+                Err(only.take().unwrap())
             });
             assert_eq!(made.err().map(|e| e.to_string()), Some(line));
         }

@@ -4,8 +4,16 @@
 //! Vocabularies that may not be part of this repository are read from the folder that
 //! `GANNET_SHARED` names; where it is absent, the test says so and verifies nothing.
 
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
+mod cases;
 mod hostile;
+mod linear;
+mod made;
+mod markers;
 mod oracle;
+mod published;
 mod round_trip;
 mod vectors;
 
@@ -14,20 +22,23 @@ use std::path::PathBuf;
 use gannet_engine::internals::text::tokenizer::{
     Error, Tokenizer, TokenizerOptions, from_metadata,
 };
+use gannet_engine::tokenizer::Algorithm;
 use gannet_gguf::Gguf;
+use unicode_normalization::UnicodeNormalization;
 
-/// A path in the folder of shared test data, if it is there.
+/// A path in the folder of shared test data, or in what of that the repository ships, if it is there.
 fn shared(path: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("GANNET_SHARED").map_or_else(
         || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared")),
         PathBuf::from,
     );
-    let path = folder.join(path);
-    if path.exists() {
-        return Some(path);
+    let found = [folder.join(path), data(path)]
+        .into_iter()
+        .find(|path| path.exists());
+    if found.is_none() {
+        eprintln!("skipped: {} is not there", folder.join(path).display());
     }
-    eprintln!("skipped: {} is not there", path.display());
-    None
+    found
 }
 
 /// A folder of test data that is part of the repository.
@@ -56,20 +67,45 @@ fn load_as(model: &Gguf, pre: &str) -> Tokenizer {
 }
 
 /// A text without the characters for whose bytes a vocabulary has no tokens (Falcon's lacks
-/// some): what those should become is nobody's promise.
+/// some): those are in no token, and decoding cannot give them back.
 fn writable(tokenizer: &Tokenizer, text: &str) -> String {
-    let mut has = [false; 256];
-    for id in 0..tokenizer.vocab_size() as u32 {
-        if let &[byte] = tokenizer.token_bytes(id) {
-            has[usize::from(byte)] = true;
+    Writable::of(tokenizer).part(text)
+}
+
+/// The bytes that a vocabulary has tokens for.
+struct Writable([bool; 256]);
+
+impl Writable {
+    fn of(tokenizer: &Tokenizer) -> Writable {
+        let mut has = [false; 256];
+        for id in 0..tokenizer.vocab_size() as u32 {
+            if let &[byte] = tokenizer.token_bytes(id) {
+                has[usize::from(byte)] = true;
+            }
         }
+        Writable(has)
     }
-    let is_writable = |c: &char| {
-        c.encode_utf8(&mut [0; 4])
-            .bytes()
-            .all(|b| has[usize::from(b)])
-    };
-    text.chars().filter(is_writable).collect()
+
+    /// A text without the characters that it has no tokens for.
+    fn part(&self, text: &str) -> String {
+        let is_writable = |c: &char| {
+            let mut buffer = [0; 4];
+            c.encode_utf8(&mut buffer)
+                .bytes()
+                .all(|b| self.0[usize::from(b)])
+        };
+        text.chars().filter(is_writable).collect()
+    }
+}
+
+/// A text as decoding gives it back: composed, where the vocabulary is one of composed texts; and with
+/// spaces for visible ones, where it has no others.
+fn decoded(tokenizer: &Tokenizer, text: &str) -> String {
+    match (tokenizer.composes(), tokenizer.kind()) {
+        (true, _) => text.nfc().collect(),
+        (_, Algorithm::SentencePiece) => text.replace('\u{2581}', " "),
+        _ => text.to_owned(),
+    }
 }
 
 /// Numbers that are the same in every run.

@@ -57,12 +57,22 @@ const RULES: &[(&str, &[&str])] = &[
             r"\p{N}",
         ],
     ),
+    ("command-r", &[r"\p{N}", GPT2]),
+    ("deepseek-r1-qwen", &[QWEN2]),
     ("bloom", &[r" ?[^(\s|.,!?…。，、।۔،)]+"]),
     ("viking", &[r" ?[^(\s|.,!?…。，、।۔،)]+", r"\p{N}"]),
 ];
 
+/// Families whose published tokenizers compose texts before they cut them.
+const COMPOSING: &[&str] = &["qwen2", "qwen35", "command-r"];
+
 /// The reference library with the vocabulary and merges of a file.
-fn reference(model: &Gguf, rules: &[&str], ignore_merges: bool) -> tokenizers::Tokenizer {
+fn reference(
+    model: &Gguf,
+    rules: &[&str],
+    ignore_merges: bool,
+    composes: bool,
+) -> tokenizers::Tokenizer {
     let meta = model.metadata();
     let texts = meta.strings("tokenizer.ggml.tokens").expect("tokens");
     let types = meta.i32s("tokenizer.ggml.token_type").expect("types");
@@ -90,7 +100,8 @@ fn reference(model: &Gguf, rules: &[&str], ignore_merges: bool) -> tokenizers::T
     steps.push(bytes);
     let json = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
-        "normalizer": null, "post_processor": null, "decoder": null,
+        "normalizer": composes.then(|| json!({"type": "NFC"})),
+        "post_processor": null, "decoder": null,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
@@ -123,7 +134,7 @@ fn texts() -> Vec<String> {
 fn compare(model: &Gguf, pre: &str, rules: &[&str]) {
     let ours = load_as(model, pre);
     let ignore_merges = matches!(pre, "llama-bpe" | "tekken" | "minicpm5");
-    let theirs = reference(model, rules, ignore_merges);
+    let theirs = reference(model, rules, ignore_merges, COMPOSING.contains(&pre));
     for text in texts() {
         let text = writable(&ours, &text);
         let got = ours.encode(&text, EncodeOptions::default());

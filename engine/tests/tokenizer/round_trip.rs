@@ -5,7 +5,7 @@ use gannet_engine::tokenizer::{
 };
 use gannet_gguf::Gguf;
 
-use crate::{Random, embedded, load, load_as, shared, writable};
+use crate::{Random, decoded, embedded, load, load_as, shared, writable};
 
 const PLAIN: EncodeOptions = EncodeOptions {
     add_special: false,
@@ -23,6 +23,7 @@ fn check(tokenizer: &Tokenizer, random: &mut Random, rounds: usize) {
     for _ in 0..rounds {
         let text = writable(tokenizer, &random.text(30));
         let ids = tokenizer.encode(&text, PLAIN);
+        let text = decoded(tokenizer, &text);
         assert_eq!(tokenizer.decode(&ids, DecodeOptions::default()), text);
         assert_eq!(stream(tokenizer, &ids, DecodeOptions::default()), text);
 

@@ -58,7 +58,7 @@ pub use product::{
     ParseVariantError,
 };
 pub use sample::math as sample_math;
-pub use sample::{AdvanceSpec, ArgmaxSpec, FeedSpec, SampleParams, SampleSpec};
+pub use sample::{AdvanceSpec, ArgmaxSpec, FeedSpec, NO_TOKEN, SampleParams, SampleSpec};
 pub use stream_read::StreamReadSpec;
 pub use weights::{WeightFormat, WeightPlane, planes};
 

@@ -104,10 +104,12 @@ pub fn history(random: &mut Random, vocab_size: u32, len: usize) -> Vec<u32> {
         .collect()
 }
 
-/// Logits of a kind: smooth, with ties, peaked, flat, wide, with what is no number, or without any.
+/// Logits of a kind: smooth, with ties, peaked, flat, wide, with minus infinity, with what is no number,
+/// or without any.
 pub fn logits(random: &mut Random, kind: u32, n: usize) -> Vec<f32> {
     let mut row = random.gaussians(n);
-    match kind % 7 {
+    let place = random.below(n as u32) as usize;
+    match kind % 10 {
         0 => row.iter_mut().for_each(|v| *v *= 3.0),
         1 => row.iter_mut().for_each(|v| *v = (*v * 4.0).round() / 2.0),
         2 => row[n / 2] = 30.0,
@@ -115,20 +117,24 @@ pub fn logits(random: &mut Random, kind: u32, n: usize) -> Vec<f32> {
         4 => row.iter_mut().for_each(|v| *v *= 120.0),
         5 => {
             for v in &mut row {
-                match random.below(4) {
-                    0 => *v = f32::NAN,
-                    1 => *v = f32::NEG_INFINITY,
+                match random.below(3) {
+                    0 => *v = f32::NEG_INFINITY,
                     _ => *v *= 2.0,
                 }
             }
         }
-        _ => row.iter_mut().enumerate().for_each(|(i, v)| {
-            *v = if i % 2 == 0 {
-                f32::NAN
-            } else {
-                f32::NEG_INFINITY
+        6 => {
+            for (i, v) in row.iter_mut().enumerate() {
+                *v = if i % 2 == 0 {
+                    f32::NAN
+                } else {
+                    f32::NEG_INFINITY
+                };
             }
-        }),
+        }
+        7 => row[place] = f32::NAN,
+        8 => row[place] = f32::INFINITY,
+        _ => row.fill(f32::NEG_INFINITY),
     }
     row
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use gannet_ptx_gen::kernels::SampleParams;
 use gannet_ptx_gen::kernels::sample_math::{depth, mass, random_words, score};
+use gannet_ptx_gen::kernels::{NO_TOKEN, SampleParams};
 
 /// A slot before a launch.
 #[derive(Clone)]
@@ -34,7 +34,8 @@ pub fn penalised(slot: &Slot, logits: &[f32]) -> Vec<f32> {
     logits
 }
 
-/// What penalties and filters come to.
+/// What penalties and filters come to; of logits that are no numbers plus infinity and [`NO_TOKEN`], or
+/// minus infinity where nothing is above it.
 pub struct Found {
     pub max: f32,
     pub top: u32,
@@ -59,10 +60,14 @@ pub fn find(p: &SampleParams, logits: &[f32]) -> Found {
     kept.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
     let mut found = Found {
         max: f32::NEG_INFINITY,
-        top: 0,
+        top: NO_TOKEN,
         limit: u32::MAX,
         draws: false,
     };
+    if logits.iter().any(|l| l.is_nan() || *l == f32::INFINITY) {
+        found.max = f32::INFINITY;
+        return found;
+    }
     let Some(&top) = kept.first() else {
         return found;
     };
@@ -71,7 +76,7 @@ pub fn find(p: &SampleParams, logits: &[f32]) -> Found {
     let top = kept.iter().take_while(|i| logits[**i] == max).min();
     let top = *top.unwrap();
     (found.max, found.top) = (logits[top], top as u32);
-    if p.inv_temperature == 0.0 || max == f32::INFINITY {
+    if p.inv_temperature == 0.0 {
         return found;
     }
     found.draws = true;

@@ -3,7 +3,7 @@
 use gannet_ptx_gen::interp::LaunchArg;
 use gannet_ptx_gen::kernels::{
     Activation, AddSpec, ArgmaxSpec, GatherRowsSpec, GluSpec, KvWriteSpec, LayerNormSpec, Map,
-    MapSpec, NormAddNormSpec, RmsNormSpec, RopeKind, RopeSpec, StreamReadSpec,
+    MapSpec, NO_TOKEN, NormAddNormSpec, RmsNormSpec, RopeKind, RopeSpec, StreamReadSpec,
 };
 use gannet_ptx_gen::target::Target;
 
@@ -379,7 +379,7 @@ pub fn kv_write(spec: KvWriteSpec) -> Trial {
 pub fn argmax(spec: ArgmaxSpec) -> Trial {
     let n = spec.vocab_size as usize;
     let mut random = Random::new(u64::from(spec.vocab_size));
-    let rows = 55;
+    let rows = 63;
     let mut logits: Vec<f32> = (0..rows * n)
         .map(|_| random.below(50) as f32 - 25.0)
         .collect();
@@ -430,8 +430,25 @@ pub fn argmax(spec: ArgmaxSpec) -> Trial {
     logits[53 * n..54 * n].fill(7.0);
     // The first of a second turn.
     logits[54 * n + stride % n] = 100.0;
+    // Minus infinity may be anywhere; NaN or plus infinity nowhere, whatever is beside them.
+    for at in (0..3 * n).step_by(2) {
+        logits[55 * n + at] = f32::NEG_INFINITY;
+    }
+    for (row, spoilt) in (56..62).zip([f32::NAN, f32::INFINITY].into_iter().cycle()) {
+        logits[row * n + random.below(n as u32) as usize] = spoilt;
+    }
+    // Sums of these would overflow.
+    for (i, value) in logits[62 * n..].iter_mut().enumerate() {
+        *value = match i % 16 {
+            15 => f32::NEG_INFINITY,
+            _ => value.abs() * 1e37,
+        };
+    }
     let best = |row: &[f32]| {
-        let mut best = (f32::NEG_INFINITY, 0);
+        if row.iter().any(|v| v.is_nan() || *v == f32::INFINITY) {
+            return NO_TOKEN;
+        }
+        let mut best = (f32::NEG_INFINITY, NO_TOKEN);
         for (i, &v) in row.iter().enumerate() {
             if v > best.0 {
                 best = (v, i as u32);

@@ -1,13 +1,14 @@
 //! The decode kernels for AVX-512 with VNNI: packed rows times one token, without unpacking to
 //! memory, for the formats that models are usually distributed in.
 //!
-//! A vector holds 64 unpacked weights; `vpdpbusd` leaves 16 sums of four products, and scales are
-//! applied to those, so nothing crosses lanes before the end of a row. Activations are laid out
-//! for the purpose ([`Lanes`]): in the order in which the weights unpack, padded with zeros to
-//! whole steps of 256.
+//! Sixteen rows at a time. A vector holds 64 unpacked weights of a row; `vpdpbusd` leaves 16 sums of
+//! four products, and a tree of shuffles adds those of a group up for all rows at once: one vector
+//! with a row in each lane. From there on this is the arithmetic of [`super::panel`]. What unpacks
+//! a format is in [`super::avx512_rows`].
 //!
-//! Always holds: integer sums and their products with integer scales are exact in f32; every row
-//! is summed in the same order.
+//! Always holds: these kernels add up in the order of
+//! [`portable::dot_groups`](super::portable::dot_groups) and return the same bits, so that a
+//! product of few tokens is that of many.
 
 #![allow(unsafe_code)]
 #![allow(
@@ -17,25 +18,30 @@
 
 use std::arch::x86_64::*;
 
-use super::activations::{SUM_LEN, Token};
-use super::unpack::scales_k4;
+use super::activations::Activations;
+use super::avx512_rows::{
+    Block, Iq4, K4, K6, Q4, Q4K, Q5K, Q6K, Q8, SuperBlock, dots16, dots32, halves,
+};
+use super::panel::GroupTerms;
+use super::unpack::Shape;
 use crate::Format;
 
 /// Weights that a kernel takes in one step.
 const STEP: usize = 256;
 
-/// How far ahead of its reads a kernel asks for weights: the machine's own prefetcher stops at
-/// every page and does not keep enough reads under way by itself.
-const PREFETCH_BYTES: usize = 2048;
+/// Rows that are multiplied together, one in each lane of the sums.
+pub(super) const ROWS: usize = 16;
+
+/// How many steps ahead of its reads a kernel asks for weights: sixteen rows are as many streams of
+/// addresses, and the machine's own prefetcher does not keep enough reads of each under way.
+const STEPS_AHEAD: usize = 5;
 
 /// One token's activations as these kernels read them.
 pub(super) struct Lanes {
-    /// `[steps, 256]`
+    /// In the order in which weights unpack, padded with zeros to whole vectors of 64.
     q: Vec<i8>,
-    /// `[steps, 8]`: scale of each 32, or of the step in all eight.
-    scales: Vec<[f32; 8]>,
-    /// `[steps, 16]`: sums of each 16; or sums of each 32, then zeros.
-    sums: Vec<[f32; 16]>,
+    /// What each group contributes beside its bytes.
+    terms: GroupTerms,
 }
 
 /// Whether there is a kernel for `format`.
@@ -47,11 +53,11 @@ pub(super) fn supports(format: Format) -> bool {
 }
 
 impl Lanes {
-    /// Lays `x` out for the kernel of `format`.
-    pub(super) fn new(format: Format, x: Token<'_>) -> Lanes {
-        let steps = x.q.len().div_ceil(STEP);
-        let mut q = vec![0; steps * STEP];
-        q[..x.q.len()].copy_from_slice(x.q);
+    /// Lays token `t` of `x` out for the kernel of `format`.
+    pub(super) fn new(format: Format, shape: Shape, x: &Activations, t: usize) -> Lanes {
+        let token = x.token(t);
+        let mut q = vec![0; token.q.len().next_multiple_of(64)];
+        q[..token.q.len()].copy_from_slice(token.q);
         if matches!(format, Format::Q4_K | Format::Q5_K) {
             // A vector of nibbles holds runs 0 and 2 (low) or 1 and 3 (high) of 32 weights.
             for half in q.chunks_exact_mut(128) {
@@ -59,405 +65,203 @@ impl Lanes {
                 a[32..].swap_with_slice(&mut b[..32]);
             }
         }
-        let mut scales = vec![[0.0; 8]; steps];
-        for (i, &scale) in x.scales.iter().enumerate() {
-            if x.block == STEP {
-                scales[i] = [scale; 8];
-            } else {
-                scales[i / 8][i % 8] = scale;
+        let terms = GroupTerms::of_token(shape, token);
+        Lanes { q, terms }
+    }
+}
+
+/// Sixteen packed rows, the last one again in place of those that are missing.
+#[derive(Clone, Copy)]
+pub(super) struct PackedRows<'a> {
+    rows: &'a [u8],
+    row_bytes: usize,
+    last: usize,
+}
+
+impl<'a> PackedRows<'a> {
+    /// Of at most sixteen rows that lie one behind the other.
+    pub(super) fn new(rows: &'a [u8], row_bytes: usize) -> PackedRows<'a> {
+        let count = rows.len() / row_bytes;
+        assert!(
+            (1..=ROWS).contains(&count) && count * row_bytes == rows.len(),
+            "one to sixteen whole rows"
+        );
+        PackedRows {
+            rows,
+            row_bytes,
+            last: count - 1,
+        }
+    }
+
+    /// Byte `at` of row `r`, of which the caller reads no more than the row has.
+    #[inline(always)]
+    pub(super) fn at(&self, r: usize, at: usize) -> *const u8 {
+        let start = r.min(self.last) * self.row_bytes;
+        self.rows.as_ptr().wrapping_add(start + at)
+    }
+
+    /// The byte of the first row that lies `by` bytes behind `at`: behind the end of the row that of
+    /// the sixteen rows that follow, which is what a thread mostly reads next.
+    #[inline(always)]
+    fn ahead(&self, at: usize, by: usize) -> usize {
+        let ahead = at + by.min(self.row_bytes);
+        if ahead < self.row_bytes {
+            ahead
+        } else {
+            ahead + (ROWS - 1) * self.row_bytes
+        }
+    }
+
+    /// Asks for `bytes` bytes from `at` of the first row on, as far behind as row `r` is.
+    /// Prefetching never faults.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    fn prefetch(&self, r: usize, at: usize, bytes: usize) {
+        let first = self.rows.as_ptr().wrapping_add(r * self.row_bytes + at);
+        for line in (0..bytes).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(line).cast());
+        }
+    }
+}
+
+/// `out[r]` = row `r` of `rows` times `x`.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+pub(super) fn gemv(format: Format, rows: PackedRows<'_>, x: &Lanes, out: &mut [f32; ROWS]) {
+    let acc = match format {
+        Format::Q4_K => with_mins::<144, Q4K>(rows, x),
+        Format::Q5_K => with_mins::<176, Q5K>(rows, x),
+        Format::Q6_K => sixteens::<210, Q6K>(rows, x),
+        Format::Q4_0 => blocks::<18, Q4>(rows, x),
+        Format::IQ4_NL => blocks::<18, Iq4>(rows, x),
+        _ => blocks::<34, Q8>(rows, x),
+    };
+    // SAFETY: `out` holds 16 values.
+    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), acc) }
+}
+
+/// The sums of a group, of all rows, so far: one more multiply-add, in the panel kernels' order.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn add_group(acc: __m512, dot: __m512i, scales: __m512, terms: &GroupTerms, g: usize) -> __m512 {
+    let scales = _mm512_mul_ps(scales, _mm512_set1_ps(terms.scales[g]));
+    let dot = _mm512_add_epi32(dot, _mm512_set1_epi32(terms.starts[g]));
+    _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scales, acc)
+}
+
+/// The formats of super-blocks with a scale and a minimum for each 32.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn with_mins<const BYTES: usize, B: SuperBlock>(rows: PackedRows<'_>, x: &Lanes) -> __m512 {
+    let steps = x.q.len() / STEP;
+    check::<BYTES>(rows, steps, x, 8 * steps);
+    let mut acc = _mm512_setzero_ps();
+    for step in 0..steps {
+        let at = step * BYTES;
+        let ahead = rows.ahead(at, STEPS_AHEAD * BYTES);
+        // SAFETY: every row holds `steps` blocks, `q` as many steps.
+        unsafe {
+            let scales = K4::load(rows, at);
+            for half in 0..2 {
+                let q = x.q.as_ptr().add(STEP * step + 128 * half);
+                let x_q = [q, q.add(64)].map(|q| _mm512_loadu_si512(q.cast()));
+                let unpack = |r| {
+                    rows.prefetch(r, ahead + half * BYTES / 2, BYTES / 2);
+                    B::half(rows.at(r, at), half)
+                };
+                let [[a, c], [b, d]] = dots32(unpack, x_q);
+                for (i, dot) in [a, b, c, d].into_iter().enumerate() {
+                    let g = 8 * step + 4 * half + i;
+                    let (scale, min) = scales.group(4 * half + i);
+                    acc = _mm512_fmadd_ps(
+                        _mm512_cvtepi32_ps(dot),
+                        _mm512_mul_ps(scale, _mm512_set1_ps(x.terms.scales[g])),
+                        acc,
+                    );
+                    acc = _mm512_fnmadd_ps(min, _mm512_set1_ps(x.terms.sums[g]), acc);
+                }
             }
         }
-        let per_sum = if format == Format::Q6_K {
-            1
-        } else {
-            32 / SUM_LEN
-        };
-        let sums_per_step = STEP / SUM_LEN / per_sum;
-        let mut sums = vec![[0.0; 16]; steps];
-        for (i, sum) in x.sums.chunks_exact(per_sum).enumerate() {
-            sums[i / sums_per_step][i % sums_per_step] = sum.iter().sum::<i32>() as f32;
-        }
-        Lanes { q, scales, sums }
     }
+    acc
 }
 
-/// `out[r]` = row `r` of `rows` (each `row_bytes` long) times `x`.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) fn gemv(format: Format, rows: &[u8], row_bytes: usize, x: &Lanes, out: &mut [f32]) {
-    assert!(
-        x.q.len() == x.scales.len() * STEP && x.sums.len() == x.scales.len(),
-        "whole steps"
-    );
-    for (row, out) in rows.chunks_exact(row_bytes).zip(out) {
-        *out = match format {
-            Format::Q4_K => super_blocks::<144, Q4K>(row, x),
-            Format::Q5_K => super_blocks::<176, Q5K>(row, x),
-            Format::Q6_K => super_blocks::<210, Q6K>(row, x),
-            Format::Q4_0 => blocks::<18, Q4>(row, x),
-            Format::IQ4_NL => blocks::<18, Iq4>(row, x),
-            _ => blocks::<34, Q8>(row, x),
-        };
-    }
-}
-
-/// Asks for what lies [`PREFETCH_BYTES`] ahead of `BYTES` bytes of weights. Rows lie one after the
-/// other, so this is weights as well, except at the end of a thread's rows; prefetching never
-/// faults.
+/// The formats of super-blocks with a scale for each 16.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn prefetch<const BYTES: usize>(weights: &[u8]) {
-    let ahead = weights.as_ptr().wrapping_add(PREFETCH_BYTES);
-    for line in (0..BYTES).step_by(64) {
-        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(line).cast());
-    }
-}
-
-/// The step of a super-block format.
-trait SuperBlock {
-    /// Adds one block's products to `acc` and what is subtracted from them to `less`.
-    ///
-    /// # Safety
-    /// `x` points to 256 activations, and the machine has the features of this module.
-    unsafe fn step(block: &[u8], x: Step<'_>, acc: &mut __m512, less: &mut __m512);
-}
-
-/// One step of [`Lanes`].
-#[derive(Clone, Copy)]
-struct Step<'a> {
-    q: *const i8,
-    scale: f32,
-    sums: &'a [f32; 16],
-}
-
-impl Step<'_> {
-    /// The `i`-th vector of 64 activations.
-    ///
-    /// # Safety
-    /// `i < 4`, and as [`SuperBlock::step`].
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn vector(&self, i: usize) -> __m512i {
-        // SAFETY: the step holds four vectors.
-        unsafe { _mm512_loadu_si512(self.q.add(64 * i).cast()) }
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn super_blocks<const BYTES: usize, B: SuperBlock>(row: &[u8], x: &Lanes) -> f32 {
-    let (mut acc, mut less) = (_mm512_setzero_ps(), _mm512_setzero_ps());
-    let steps = x.q.chunks_exact(STEP).zip(&x.scales).zip(&x.sums);
-    for (block, ((q, scales), sums)) in row.chunks_exact(BYTES).zip(steps) {
-        prefetch::<BYTES>(block);
-        let x = Step {
-            q: q.as_ptr(),
-            scale: scales[0],
-            sums,
-        };
-        // SAFETY: `q` holds 256 activations; this function has the features.
-        unsafe { B::step(block, x, &mut acc, &mut less) }
-    }
-    _mm512_reduce_add_ps(_mm512_sub_ps(acc, less))
-}
-
-/// Sum over the four vectors of a step: 16 integer sums each, times their integer scales.
-///
-/// # Safety
-/// As [`SuperBlock::step`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn scaled(w: [__m512i; 4], scales: [__m512; 4], x: &Step<'_>) -> __m512 {
-    let mut sum = _mm512_setzero_ps();
-    for i in 0..4 {
-        // SAFETY: the caller's.
-        let x = unsafe { x.vector(i) };
-        let dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w[i], x);
-        sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scales[i], sum);
-    }
-    sum
-}
-
-/// The halves and nibbles of the 128 bytes at `p`: low and high of the first 64, then the next.
-///
-/// # Safety
-/// 128 bytes at `p` can be read.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn nibbles(p: *const u8) -> [__m512i; 4] {
-    // SAFETY: the caller's.
-    let (a, b) = unsafe {
-        (
-            _mm512_loadu_si512(p.cast()),
-            _mm512_loadu_si512(p.add(64).cast()),
-        )
-    };
-    let mask = _mm512_set1_epi8(15);
-    let high = |v| _mm512_and_si512(_mm512_srli_epi16::<4>(v), mask);
-    [
-        _mm512_and_si512(a, mask),
-        high(a),
-        _mm512_and_si512(b, mask),
-        high(b),
-    ]
-}
-
-/// 64-bit lanes `[a; 4]`, then `[b; 4]`: shift counts for the two halves of a vector.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn counts(a: i64, b: i64) -> __m512i {
-    _mm512_setr_epi64(a, a, a, a, b, b, b, b)
-}
-
-/// `low | (high & mask)`, bit by bit.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn or_masked(low: __m512i, high: __m512i, mask: __m512i) -> __m512i {
-    _mm512_ternarylogic_epi32::<0xf8>(low, high, mask)
-}
-
-/// The scale and minimum work that Q4_K and Q5_K share, for weights already unpacked.
-///
-/// # Safety
-/// As [`SuperBlock::step`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn k4(block: &[u8], w: [__m512i; 4], x: &Step<'_>, acc: &mut __m512, less: &mut __m512) {
-    let (scales, mins) = scales_k4(&block[4..16]);
-    let widen = |b: [u8; 8]| {
-        let b = _mm_cvtsi64_si128(i64::from_le_bytes(b));
-        _mm512_castps256_ps512(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b)))
-    };
-    let (scales, mins) = (widen(scales), widen(mins));
-    // Runs 0 and 2, 1 and 3, 4 and 6, 5 and 7: as the nibbles lie.
-    let first = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2);
-    let spread = [0, 1, 4, 5]
-        .map(|i| _mm512_permutexvar_ps(_mm512_add_epi32(first, _mm512_set1_epi32(i)), scales));
-    // SAFETY: the caller's; `sums` holds 16 values.
-    let (sum, sums) = unsafe { (scaled(w, spread, x), _mm512_loadu_ps(x.sums.as_ptr())) };
-    let d = i32::from_le_bytes([block[0], block[1], block[2], block[3]]);
-    let d = _mm_mul_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(d)), _mm_set1_ps(x.scale));
-    let (d, dmin) = (
-        _mm512_broadcastss_ps(d),
-        _mm512_broadcastss_ps(_mm_movehdup_ps(d)),
-    );
-    *acc = _mm512_fmadd_ps(sum, d, *acc);
-    // Only the first eight lanes of `mins` mean anything.
-    *less = _mm512_mask3_fmadd_ps(_mm512_mul_ps(mins, sums), dmin, *less, 0xff);
-}
-
-struct Q4K;
-
-impl SuperBlock for Q4K {
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn step(block: &[u8], x: Step<'_>, acc: &mut __m512, less: &mut __m512) {
-        let block = &block[..144];
-        // SAFETY: 128 bytes follow the first 16; the rest is the caller's.
-        unsafe { k4(block, nibbles(block.as_ptr().add(16)), &x, acc, less) }
-    }
-}
-
-struct Q5K;
-
-impl SuperBlock for Q5K {
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn step(block: &[u8], x: Step<'_>, acc: &mut __m512, less: &mut __m512) {
-        let block = &block[..176];
-        let p = block.as_ptr();
-        // SAFETY: 32 bytes of fifth bits and 128 of nibbles follow the first 16.
-        let (high, low) = unsafe { (_mm256_loadu_si256(p.add(16).cast()), nibbles(p.add(48))) };
-        let high = _mm512_broadcast_i64x4(high);
-        // Bit `i` of byte `l` belongs to weight `l` of run `i`; it is moved to bit 4.
-        let bits = [
-            _mm512_sllv_epi64(high, counts(4, 2)),
-            _mm512_sllv_epi64(high, counts(3, 1)),
-            _mm512_srlv_epi64(high, counts(0, 2)),
-            _mm512_srlv_epi64(high, counts(1, 3)),
-        ];
-        let mut w = low;
-        for i in 0..4 {
-            w[i] = or_masked(low[i], bits[i], _mm512_set1_epi8(16));
-        }
-        // SAFETY: the caller's.
-        unsafe { k4(block, w, &x, acc, less) }
-    }
-}
-
-struct Q6K;
-
-impl SuperBlock for Q6K {
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn step(block: &[u8], x: Step<'_>, acc: &mut __m512, less: &mut __m512) {
-        let block = &block[..210];
-        let p = block.as_ptr();
-        // SAFETY: 128 bytes of nibbles, 64 of upper bits and 16 scales lie in the block.
-        let (low, high, scales) = unsafe {
-            let high = [128, 160].map(|at| _mm256_loadu_si256(p.add(at).cast()));
-            (nibbles(p), high, _mm_loadu_si128(p.add(192).cast()))
-        };
-        let mut w = low;
-        for half in 0..2 {
-            // Two bits for each of four runs of 32 weights, moved to bits 4 and 5.
-            let high = _mm512_broadcast_i64x4(high[half]);
-            let mask = _mm512_set1_epi8(0x30);
-            let (a, b) = (
-                _mm512_sllv_epi64(high, counts(4, 2)),
-                _mm512_srlv_epi64(high, counts(0, 2)),
-            );
-            w[2 * half] = or_masked(low[2 * half], a, mask);
-            w[2 * half + 1] = or_masked(low[2 * half + 1], b, mask);
-        }
-        let scales = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(scales));
-        let first = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-        let spread = [0, 4, 8, 12]
-            .map(|i| _mm512_permutexvar_ps(_mm512_add_epi32(first, _mm512_set1_epi32(i)), scales));
-        // SAFETY: the caller's; `sums` holds 16 values.
-        let (sum, sums) = unsafe { (scaled(w, spread, &x), _mm512_loadu_ps(x.sums.as_ptr())) };
-        let d = _mm_cvtsi32_si128(i32::from(u16::from_le_bytes([block[208], block[209]])));
-        let d = _mm_cvtss_f32(_mm_cvtph_ps(d)) * x.scale;
-        *acc = _mm512_fmadd_ps(sum, _mm512_set1_ps(d), *acc);
-        let less_scale = _mm512_set1_ps(32.0 * d);
-        *less = _mm512_fmadd_ps(_mm512_mul_ps(scales, sums), less_scale, *less);
-    }
-}
-
-/// A format of blocks of 32 weights with one f16 scale in front.
-trait Block {
-    /// What is subtracted from an unpacked byte.
-    const OFFSET: f32;
-
-    /// 64 weights of the blocks at `a` and `b`.
-    ///
-    /// # Safety
-    /// Both point to whole blocks, and the machine has the features of this module.
-    unsafe fn pair(a: *const u8, b: *const u8) -> __m512i;
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-fn blocks<const BYTES: usize, B: Block>(row: &[u8], x: &Lanes) -> f32 {
-    let (mut acc, mut less) = (_mm512_setzero_ps(), _mm256_setzero_ps());
-    let mut steps = x.q.chunks_exact(STEP).zip(&x.scales).zip(&x.sums);
-    let whole = row.chunks_exact(8 * BYTES);
-    let rest = whole.remainder();
-    let mut padded = [0u8; 8 * 34];
-    padded[..rest.len()].copy_from_slice(rest);
-    let last = (!rest.is_empty()).then_some(&padded[..8 * BYTES]);
-    for (eight, ((q, x_scales), sums)) in whole.chain(last).zip(&mut steps) {
-        prefetch::<{ 8 * 34 }>(eight);
-        let halves: [u16; 8] =
-            std::array::from_fn(|i| u16::from_le_bytes([eight[i * BYTES], eight[i * BYTES + 1]]));
-        // SAFETY: `halves`, `x_scales` and `sums` hold eight values each.
-        let (scales, sums) = unsafe {
-            let halves = _mm256_cvtph_ps(_mm_loadu_si128(halves.as_ptr().cast()));
-            let scales = _mm256_mul_ps(halves, _mm256_loadu_ps(x_scales.as_ptr()));
-            (scales, _mm256_loadu_ps(sums.as_ptr()))
-        };
-        less = _mm256_fmadd_ps(scales, sums, less);
-        let scales = _mm512_castps256_ps512(scales);
-        for i in 0..4 {
-            // SAFETY: eight blocks lie in `eight`, 256 activations in `q`.
-            let (w, x) = unsafe {
-                let a = eight.as_ptr().add(2 * i * BYTES);
-                (
-                    B::pair(a, a.add(BYTES)),
-                    _mm512_loadu_si512(q.as_ptr().add(64 * i).cast()),
-                )
-            };
-            let dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x);
-            let j = 2 * i as i32;
-            let spread = _mm512_setr_epi32(
-                j,
-                j,
-                j,
-                j,
-                j,
-                j,
-                j,
-                j,
-                j + 1,
-                j + 1,
-                j + 1,
-                j + 1,
-                j + 1,
-                j + 1,
-                j + 1,
-                j + 1,
-            );
-            let scale = _mm512_permutexvar_ps(spread, scales);
-            acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, acc);
-        }
-    }
-    let less = _mm512_insertf32x8::<0>(_mm512_setzero_ps(), less);
-    _mm512_reduce_add_ps(_mm512_fnmadd_ps(less, _mm512_set1_ps(B::OFFSET), acc))
-}
-
-/// Nibbles of two blocks: low ones of `a`, high ones of `a`, then `b` likewise.
-///
-/// # Safety
-/// 16 bytes at `a + 2` and `b + 2` can be read.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn nibble_pair(a: *const u8, b: *const u8) -> __m512i {
-    // SAFETY: the caller's.
-    let (a, b) = unsafe {
-        (
-            _mm_loadu_si128(a.add(2).cast()),
-            _mm_loadu_si128(b.add(2).cast()),
-        )
-    };
-    let both = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(a), 0xff00, b);
-    let shifted = _mm512_srlv_epi64(both, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
-    _mm512_and_si512(shifted, _mm512_set1_epi8(15))
-}
-
-struct Q4;
-
-impl Block for Q4 {
-    const OFFSET: f32 = 8.0;
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn pair(a: *const u8, b: *const u8) -> __m512i {
-        // SAFETY: the caller's.
-        unsafe { nibble_pair(a, b) }
-    }
-}
-
-struct Iq4;
-
-impl Block for Iq4 {
-    const OFFSET: f32 = 128.0;
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn pair(a: *const u8, b: *const u8) -> __m512i {
-        // SAFETY: the caller's; the table holds 16 bytes.
+fn sixteens<const BYTES: usize, B: SuperBlock>(rows: PackedRows<'_>, x: &Lanes) -> __m512 {
+    let steps = x.q.len() / STEP;
+    check::<BYTES>(rows, steps, x, 16 * steps);
+    let mut acc = _mm512_setzero_ps();
+    for step in 0..steps {
+        let at = step * BYTES;
+        let ahead = rows.ahead(at, STEPS_AHEAD * BYTES);
+        // SAFETY: every row holds `steps` blocks, `q` as many steps.
         unsafe {
-            let table = _mm_loadu_si128(super::unpack::IQ4_BYTES.as_ptr().cast());
-            _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), nibble_pair(a, b))
+            let scales = K6::load(rows, at);
+            for half in 0..2 {
+                let q = x.q.as_ptr().add(STEP * step + 128 * half);
+                let x_q = [q, q.add(64)].map(|q| _mm512_loadu_si512(q.cast()));
+                let unpack = |r| {
+                    rows.prefetch(r, ahead + half * BYTES / 2, BYTES / 2);
+                    B::half(rows.at(r, at), half)
+                };
+                let dots = dots16(unpack, x_q);
+                for v in 0..2 {
+                    let words = 2 * half + v;
+                    for i in 0..4 {
+                        let g = 16 * step + 4 * words + i;
+                        acc = add_group(acc, dots[v][i], scales.group(words, i), &x.terms, g);
+                    }
+                }
+            }
         }
     }
+    acc
 }
 
-struct Q8;
-
-impl Block for Q8 {
-    const OFFSET: f32 = 128.0;
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-    unsafe fn pair(a: *const u8, b: *const u8) -> __m512i {
-        // SAFETY: 32 bytes follow the scale of each block.
-        let (a, b) = unsafe {
-            (
-                _mm256_loadu_si256(a.add(2).cast()),
-                _mm256_loadu_si256(b.add(2).cast()),
-            )
-        };
-        let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
-        _mm512_xor_si512(both, _mm512_set1_epi8(-128))
+/// The formats of blocks of 32 weights with one f16 scale in front, two blocks at a time.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+fn blocks<const BYTES: usize, B: Block>(rows: PackedRows<'_>, x: &Lanes) -> __m512 {
+    let count = x.terms.groups;
+    check::<BYTES>(rows, count, x, count);
+    assert!(
+        x.q.len() == (32 * count).next_multiple_of(64),
+        "whole vectors"
+    );
+    let mut acc = _mm512_setzero_ps();
+    for first in (0..count).step_by(2) {
+        let at = first * BYTES;
+        let ahead = rows.ahead(at, STEPS_AHEAD * 8 * BYTES);
+        let is_pair = first + 1 < count;
+        // SAFETY: every row holds `count` blocks, `q` as many times 32 and zeros behind.
+        unsafe {
+            let q = _mm512_loadu_si512(x.q.as_ptr().add(32 * first).cast());
+            let second = if is_pair { at + BYTES } else { at };
+            let unpack = |r| {
+                rows.prefetch(r, ahead, 64);
+                [B::pair(rows.at(r, at), rows.at(r, second))]
+            };
+            let [[a, b]] = dots32(unpack, [q]);
+            let scales = halves(rows, at);
+            acc = add_group(acc, a, scales, &x.terms, first);
+            if is_pair {
+                let scales = halves(rows, second);
+                acc = add_group(acc, b, scales, &x.terms, first + 1);
+            }
+        }
     }
+    acc
+}
+
+/// What the kernels rely on: `blocks` blocks of `BYTES` a row, and so many groups of activations.
+#[inline(always)]
+fn check<const BYTES: usize>(rows: PackedRows<'_>, blocks: usize, x: &Lanes, groups: usize) {
+    let terms = &x.terms;
+    assert!(rows.row_bytes == blocks * BYTES, "rows of whole blocks");
+    assert!(
+        terms.groups == groups
+            && [terms.scales.len(), terms.sums.len(), terms.starts.len()] == [groups; 3],
+        "a term for each group"
+    );
 }

@@ -3,8 +3,10 @@
 //! Few tokens: each packed row is multiplied as it is read, for the formats that have a kernel for
 //! it. Otherwise a panel of rows is unpacked once and multiplied with all tokens.
 //!
-//! Always holds: a row's value does not depend on the thread that computes it; the integer parts
-//! are exact, so instruction sets differ by f32 rounding at most.
+//! Always holds: all of them add up in the order of
+//! [`portable::dot_groups`](super::portable::dot_groups), and the integer parts are exact: the value
+//! of one (row, token) pair is the same bits whatever `n`, the thread that computes it, or the
+//! instruction set.
 
 #![allow(unsafe_code)]
 
@@ -14,7 +16,7 @@ use std::sync::Arc;
 use super::Product;
 use super::activations::Activations;
 #[cfg(target_arch = "x86_64")]
-use super::avx512_gemv::{self, Lanes};
+use super::avx512_gemv::{self, Lanes, PackedRows};
 use super::exact;
 use super::isa::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -26,13 +28,10 @@ use super::prompt::Panels;
 use super::unpack::{self, Shape, Unpacked};
 use crate::{Format, Matrix};
 
-/// From this many tokens on, unpacking rows first pays.
+/// From this many tokens on, unpacking rows first pays, whatever the format (for some it does not
+/// before a dozen).
 #[cfg(target_arch = "x86_64")]
-const MIN_GEMM_TOKENS: usize = 4;
-
-/// Packed rows that are multiplied with one token before the next token has its turn.
-#[cfg(target_arch = "x86_64")]
-const GEMV_ROWS: usize = 32;
+const MIN_GEMM_TOKENS: usize = 9;
 
 /// One product, spread over threads.
 #[cfg(test)]
@@ -120,7 +119,7 @@ impl Layout {
     #[cfg(target_arch = "x86_64")]
     fn new(isa: Isa, format: Format, shape: Shape, x: &Activations, n: usize) -> Layout {
         if isa == Isa::Avx512 && n < MIN_GEMM_TOKENS && avx512_gemv::supports(format) {
-            Layout::Lanes((0..n).map(|t| Lanes::new(format, x.token(t))).collect())
+            Layout::Lanes((0..n).map(|t| Lanes::new(format, shape, x, t)).collect())
         } else if isa != Isa::Portable {
             Layout::Terms {
                 wide: isa == Isa::Avx512,
@@ -141,13 +140,13 @@ impl Layout {
 #[cfg(target_arch = "x86_64")]
 fn packed_gemv(w: &Matrix<'_>, x: &[Lanes], rows: Range<usize>, out: &Output<'_>) {
     let bytes = w.row_bytes();
-    let mut values = [0.0f32; GEMV_ROWS];
-    for first in rows.clone().step_by(GEMV_ROWS) {
-        let last = rows.end.min(first + GEMV_ROWS);
-        let packed = &w.data[first * bytes..last * bytes];
+    let mut values = [0.0f32; avx512_gemv::ROWS];
+    for first in rows.clone().step_by(avx512_gemv::ROWS) {
+        let last = rows.end.min(first + avx512_gemv::ROWS);
+        let packed = PackedRows::new(&w.data[first * bytes..last * bytes], bytes);
         for (t, x) in x.iter().enumerate() {
             // SAFETY: `Lanes` are only laid out where the machine has the features.
-            unsafe { avx512_gemv::gemv(w.format, packed, bytes, x, &mut values) }
+            unsafe { avx512_gemv::gemv(w.format, packed, x, &mut values) }
             for (row, &value) in (first..last).zip(&values) {
                 // SAFETY: rows of this range belong to this call alone.
                 unsafe { out.set(row, t, value) }

@@ -7,7 +7,7 @@
 //! A caller that makes many small products should itself run on one of rayon's threads (inside
 //! `rayon::scope`, say): it then works along instead of sleeping and being woken once a product.
 //!
-//! Always holds: a result never depends on the number of threads. All of the crate's `unsafe` is
+//! Always holds: a row's result depends neither on the rows beside it nor on the number of threads. All of the crate's `unsafe` is
 //! below this module: vector intrinsics, and one output shared by threads that own disjoint rows.
 
 mod activations;
@@ -21,6 +21,8 @@ mod avx512;
 mod avx512_gemm;
 #[cfg(target_arch = "x86_64")]
 mod avx512_gemv;
+#[cfg(target_arch = "x86_64")]
+mod avx512_rows;
 #[cfg(target_arch = "x86_64")]
 mod bodies;
 mod exact;
@@ -68,8 +70,9 @@ pub fn matmul_exact(w: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f32]) {
 ///
 /// Each 32 activations (256 for the super-block formats) share a scale, their largest magnitude
 /// over 127. On normally distributed activations the normalised squared error of the result is
-/// below 1e-4. A NaN or an infinity in `x` makes the outputs of its row NaN. Results for one row
-/// of `x` may differ by f32 rounding between small and large `n`, never with the thread count.
+/// below 1e-4. A NaN or an infinity in `x` makes the outputs of its row NaN. The values for one row
+/// of `x` depend neither on `n` nor on the number of threads, and those of block formats not even
+/// on the instruction set.
 ///
 /// # Panics
 /// As [`matmul_exact`].

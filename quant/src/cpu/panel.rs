@@ -7,7 +7,7 @@
 //! Always holds: a panel kernel adds up in the order of
 //! [`portable::dot_groups`](super::portable::dot_groups) and returns the same bits.
 
-use super::activations::{Activations, SUM_LEN};
+use super::activations::{Activations, SUM_LEN, Token};
 use super::unpack::Shape;
 
 /// Rows in a panel.
@@ -71,16 +71,22 @@ pub(super) struct GroupTerms {
 }
 
 impl GroupTerms {
+    /// Those of all tokens.
     pub(super) fn new(shape: Shape, x: &Activations) -> GroupTerms {
-        let (per_sum, per_scale) = (shape.group / SUM_LEN, x.block / shape.group);
-        let sums: Vec<i32> = x
-            .sums
-            .chunks_exact(per_sum)
-            .map(|s| s.iter().sum())
-            .collect();
-        let scales: Vec<f32> = (0..sums.len()).map(|g| x.scales[g / per_scale]).collect();
+        GroupTerms::of(shape, x.block, &x.sums, &x.scales, x.cols)
+    }
+
+    /// Those of one token.
+    pub(super) fn of_token(shape: Shape, x: Token<'_>) -> GroupTerms {
+        GroupTerms::of(shape, x.block, x.sums, x.scales, x.q.len())
+    }
+
+    fn of(shape: Shape, block: usize, sums: &[i32], scales: &[f32], cols: usize) -> GroupTerms {
+        let (per_sum, per_scale) = (shape.group / SUM_LEN, block / shape.group);
+        let sums: Vec<i32> = sums.chunks_exact(per_sum).map(|s| s.iter().sum()).collect();
+        let scales: Vec<f32> = (0..sums.len()).map(|g| scales[g / per_scale]).collect();
         GroupTerms {
-            groups: x.cols / shape.group,
+            groups: cols / shape.group,
             starts: sums.iter().map(|s| -shape.offset * s).collect(),
             sums: sums
                 .iter()

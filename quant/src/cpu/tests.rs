@@ -132,14 +132,76 @@ fn exact_is_within_f32_rounding_of_f64() {
     });
 }
 
+/// Products of a token, alone and with a few and with many others.
+fn company_changes_nothing(case: &Case, isa: Isa, product: Product) {
+    let all = bits(&case.run(isa, product));
+    for together in [1, 2, 3, 4, 5, 7] {
+        let parts = case.x.chunks(together * case.cols);
+        for (x, want) in parts.zip(all.chunks(together * case.rows)) {
+            let mut out = vec![0.0; want.len()];
+            product(isa, &case.matrix(), x, x.len() / case.cols, &mut out);
+            let (rows, cols) = (case.rows, case.cols);
+            assert_eq!(
+                bits(&out),
+                want,
+                "{} {isa:?} {rows}x{cols} by {together}",
+                case.format
+            );
+        }
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
 #[test]
-fn exact_of_a_token_does_not_depend_on_its_company() {
+fn a_token_does_not_depend_on_its_company() {
     for_all(|case, isa| {
-        let all = case.run(isa, exact::matmul);
-        for (x, want) in case.x.chunks(case.cols).zip(all.chunks(case.rows)) {
-            let mut alone = vec![0.0; case.rows];
-            exact::matmul(isa, &case.matrix(), x, 1, &mut alone);
-            assert_eq!(alone, want, "{} {isa:?}", case.format);
+        company_changes_nothing(case, isa, exact::matmul);
+        company_changes_nothing(case, isa, fast::matmul);
+    });
+}
+
+#[test]
+fn a_token_does_not_depend_on_its_company_at_any_size() {
+    // More rows than a thread has at once, last vectors that are half full, codes at their extremes.
+    for &format in Format::ALL {
+        for (rows, blocks, n) in [(131, 9, 19), (1, 7, 4), (64, 11, 9), (15, 35, 5)] {
+            let mut case = Case::new(format, rows, blocks, n);
+            for isa in Isa::available() {
+                company_changes_nothing(&case, isa, fast::matmul);
+            }
+            // Weights as any bytes may spell them, finite ones.
+            let mut words = Words::for_block(3, rows as u64);
+            for byte in &mut case.data {
+                *byte = words.word() as u8;
+            }
+            for block in case.data.chunks_exact_mut(format.block_bytes()) {
+                let mut value = vec![0.0; format.block_len()];
+                format.dequantize(block, &mut value).unwrap();
+                if value.iter().any(|v| !v.is_finite()) {
+                    block.fill(0x11);
+                }
+            }
+            for isa in Isa::available() {
+                company_changes_nothing(&case, isa, fast::matmul);
+            }
+        }
+    }
+}
+
+#[test]
+fn fast_products_of_blocks_are_the_same_bits_on_every_instruction_set() {
+    for_all(|case, isa| {
+        if Shape::of(case.format).is_some() {
+            let want = bits(&case.run(Isa::Portable, fast::matmul));
+            assert_eq!(
+                bits(&case.run(isa, fast::matmul)),
+                want,
+                "{} {isa:?}",
+                case.format
+            );
         }
     });
 }
@@ -176,14 +238,14 @@ fn long_prompts_pass_in_parts() {
         let together = case.run(isa, fast::matmul);
         let tokens = case
             .x
-            .chunks(4 * case.cols)
-            .zip(together.chunks(4 * case.rows));
+            .chunks(12 * case.cols)
+            .zip(together.chunks(12 * case.rows));
         for (x, want) in tokens {
-            // Four tokens at a time go through panels as well; the last two may not.
+            // A dozen at a time go through panels as well.
             let n = x.len() / case.cols;
             let mut out = vec![0.0; want.len()];
             fast::matmul(isa, &case.matrix(), x, n, &mut out);
-            assert!(nmse(&out, &wide(want)) < 1e-11, "{isa:?}");
+            assert_eq!(bits(&out), bits(want), "{isa:?}");
         }
     }
 }

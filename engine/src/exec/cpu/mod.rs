@@ -5,6 +5,7 @@
 //! cache is f32.
 
 mod attention;
+mod groups;
 mod ops;
 
 use std::ops::{ControlFlow, Range};
@@ -14,35 +15,19 @@ use gannet_quant::Matrix;
 use gannet_quant::cpu::{Product, matmul_exact, matmul_fast_each};
 
 use attention::LayerCache;
+use groups::{group_products, storage_of};
 
-use super::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
+use super::decode::{
+    HostDecode, check_blocks, check_places, check_sequences, decode_on_host, swapped,
+};
 use super::{DecodeStart, Executor, ExecutorKind, HostQueue, Inspect, Limits, Stats, Step};
 use crate::Error;
 use crate::exec::sample::argmax;
 use crate::kv::BlockTable;
 use crate::lower::{Activations, Shape, Unit};
 use crate::model::Model;
-use crate::plan::{Buf, ColumnSample, Op, Plan, Rows, Storage, Weight, WeightInfo, assign_storage};
+use crate::plan::{Buf, ColumnSample, Op, Plan, Rows, Storage, Weight, WeightInfo};
 use crate::settings::{Buffers, Precision};
-
-/// Which buffers of a plan share memory where `groups` of its operations run together.
-fn storage_of(plan: &Plan, groups: &[Range<usize>], buffers: Buffers) -> Storage {
-    let reads_and_writes = |group: &Range<usize>| {
-        let ops = &plan.ops[group.clone()];
-        let reads = ops.iter().flat_map(Op::reads).collect();
-        (reads, ops.iter().flat_map(Op::writes).collect())
-    };
-    match buffers {
-        Buffers::Shared => {
-            let steps: Vec<_> = groups.iter().map(reads_and_writes).collect();
-            assign_storage(plan, &steps, &[plan.logits, plan.next])
-        }
-        Buffers::Distinct => Storage {
-            slot: (0..plan.buffers.len()).map(Some).collect(),
-            sizes: plan.buffers.iter().map(|b| (b.rows, b.cols)).collect(),
-        },
-    }
-}
 
 /// The row dimension and elements a row of everything that a step of a plan is computed in.
 pub(crate) fn step_sizes(plan: &Plan, buffers: Buffers) -> Vec<(Rows, usize)> {
@@ -86,7 +71,7 @@ impl CpuExecutor {
         let groups = group_products(&plan.ops);
         let storage = storage_of(plan, &groups, buffers);
         let cache = (plan.caches.iter())
-            .map(|cache| LayerCache::new(cache, limits.cache_blocks))
+            .map(|cache| LayerCache::new(cache, limits.cache_blocks + limits.saved_blocks))
             .collect::<Result<_, Error>>()?;
         let ropes = plan.ropes.iter().map(|r| r.table(limits.context)).collect();
         let vector = |info: &WeightInfo| match info.rows {
@@ -115,6 +100,15 @@ impl CpuExecutor {
             queue: HostQueue::default(),
             model,
         })
+    }
+
+    /// Copies blocks of all layers, one after the other; places for saved ones follow those of the cache.
+    fn copy_all(&mut self, pairs: impl Iterator<Item = (u32, u32)> + Clone) {
+        for layer in &mut self.cache {
+            for (from, to) in pairs.clone() {
+                layer.copy_block(from as usize, to as usize);
+            }
+        }
     }
 
     fn rows_of(&self, rows: Rows) -> usize {
@@ -324,21 +318,6 @@ impl CpuExecutor {
     }
 }
 
-/// Ranges that cover `ops`: consecutive products of the same buffer, or one operation.
-fn group_products(ops: &[Op]) -> Vec<Range<usize>> {
-    let input = |op: &Op| match *op {
-        Op::MatMul { x, .. } => Some(x),
-        _ => None,
-    };
-    let mut start = 0;
-    ops.chunk_by(|a, b| input(a).is_some() && input(a) == input(b))
-        .map(|group| {
-            start += group.len();
-            start - group.len()..start
-        })
-        .collect()
-}
-
 impl Executor for CpuExecutor {
     fn kind(&self) -> ExecutorKind {
         match self.precision {
@@ -400,11 +379,21 @@ impl Executor for CpuExecutor {
 
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
         check_blocks(self.limits, pairs)?;
-        for layer in &mut self.cache {
-            pairs
-                .iter()
-                .for_each(|&(from, to)| layer.copy_block(from as usize, to as usize));
-        }
+        self.copy_all(pairs.iter().copied());
+        Ok(())
+    }
+
+    fn save_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        check_places(self.limits, pairs.iter().copied())?;
+        let first = self.limits.cache_blocks as u32;
+        self.copy_all(pairs.iter().map(|&(block, place)| (block, first + place)));
+        Ok(())
+    }
+
+    fn restore_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        check_places(self.limits, swapped(pairs))?;
+        let first = self.limits.cache_blocks as u32;
+        self.copy_all(pairs.iter().map(|&(place, block)| (first + place, block)));
         Ok(())
     }
 

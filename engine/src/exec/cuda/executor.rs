@@ -15,13 +15,17 @@ use super::rank::{Rank, batch_shape};
 use super::timing::{self, AHEAD, Profiler};
 use super::trial::Trials;
 use crate::Error;
-use crate::exec::decode::{HostDecode, check_blocks, check_sequences, decode_on_host};
+use crate::exec::decode::{
+    HostDecode, check_blocks, check_places, check_sequences, decode_on_host, swapped,
+};
+use crate::exec::sample::NO_TOKEN;
+use crate::exec::trace::explain_row;
 use crate::exec::{DecodeStart, Executor, ExecutorKind, HostQueue, Inspect, LaunchTime, Limits};
 use crate::exec::{Load, Measure, SlotChoice, Stats, Step};
 use crate::kv::BlockTable;
 use crate::lower::{Shape, Unit};
 use crate::model::{Model, Phase, Span};
-use crate::plan::{Buf, Plan};
+use crate::plan::{Buf, Plan, StepRow};
 use crate::settings::{SamplerOn, Settings};
 
 /// Runs a plan on a GPU.
@@ -149,8 +153,24 @@ impl Executor for CudaExecutor {
         for rank in &mut self.ranks {
             rank.start_decode(shape, sequences, table)?;
         }
-        self.steps += decode::run(&mut self.ranks, shape, &steps, on_token)?;
-        Ok(())
+        let mut rows: Vec<StepRow> = sequences.iter().map(|s| s.row).collect();
+        let mut spoilt = None;
+        let mut checked = |i: usize, token: u32| {
+            if token == NO_TOKEN {
+                spoilt.get_or_insert(rows[i]);
+            }
+            if spoilt.is_some() {
+                return ControlFlow::Break(());
+            }
+            rows[i].token = token;
+            rows[i].length += 1;
+            on_token(i, token)
+        };
+        self.steps += decode::run(&mut self.ranks, shape, &steps, &mut checked)?;
+        match spoilt {
+            None => Ok(()),
+            Some(row) => Err(explain_row(self, row, table)),
+        }
     }
 
     fn host_queue(&mut self) -> &mut HostQueue {
@@ -223,6 +243,18 @@ impl Executor for CudaExecutor {
         self.ranks
             .iter()
             .try_for_each(|rank| rank.copy_blocks(pairs))
+    }
+
+    fn save_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        check_places(self.limits(), pairs.iter().copied())?;
+        let mut ranks = self.ranks.iter_mut();
+        ranks.try_for_each(|rank| rank.save_blocks(pairs))
+    }
+
+    fn restore_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        check_places(self.limits(), swapped(pairs))?;
+        let mut ranks = self.ranks.iter();
+        ranks.try_for_each(|rank| rank.restore_blocks(pairs))
     }
 
     fn stats(&self) -> Stats {

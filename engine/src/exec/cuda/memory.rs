@@ -58,6 +58,7 @@ impl Estimate {
         limits.context = largest.min(DEFAULT_CONTEXT);
         limits.max_rows = limits.max_rows.min(limits.context);
         limits.cache_blocks = BlockTable::blocks_for(limits.num_slots, limits.context);
+        limits.saved_blocks = 0;
         Ok(limits)
     }
 

@@ -5,6 +5,7 @@
 //! fixed device buffer. Nothing here computes on the CPU.
 
 mod bands;
+mod blocks;
 mod ceiling;
 mod decode;
 mod executor;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytemuck::{cast_slice, cast_slice_mut};
 use gannet_cuda_runtime::{Buffer, LoadedKernel, Statistics, Stream};
 
+use super::blocks::SavedBlocks;
 use super::decode::{DecodeShape, Replay, advance};
 use super::load;
 use super::memory::fit;
@@ -19,7 +20,6 @@ use super::record::{Issue, Recorder};
 use super::sampler::{self, SlotSamplers};
 use super::state::StepState;
 use crate::Error;
-use crate::exec::packed::block_bytes;
 use crate::exec::{Limits, Load, Step};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::{KernelSpec, LowerOptions, Lowered, LoweredLaunch, Shape, StepKind, lower};
@@ -36,7 +36,9 @@ pub(crate) struct Rank {
     options: LowerOptions,
     pub(super) limits: Limits,
     pub(super) kernels: Kernels,
-    memory: Memory,
+    pub(super) memory: Memory,
+    /// Blocks that gave way.
+    pub(super) saved: SavedBlocks,
     pub(super) state: StepState,
     /// By class of shapes.
     prepared: HashMap<Shape, Arc<Prepared>>,
@@ -76,6 +78,7 @@ impl Rank {
         let options = LowerOptions {
             target: gpu.target,
             precision: session.precision,
+            batch_invariant: session.batch_invariant,
             multiprocessors: gpu.properties.multiprocessors as usize,
             max_blocks: limits.context.div_ceil(BLOCK_TOKENS),
             kv_type: limits.kv_type,
@@ -104,6 +107,7 @@ impl Rank {
         };
         let (kernels, memory, load) = load::load(gpu, model, limits, &steps, &stream)
             .map_err(|error| estimate.explain(error, limits))?;
+        let saved = SavedBlocks::new(&gpu.context, plan, limits)?;
         let state = StepState::new(&gpu.context, limits)?;
         let queue = match session.sampler_on {
             SamplerOn::Device => Queue::new(&gpu.context, &stream, limits)?,
@@ -118,6 +122,7 @@ impl Rank {
             limits,
             kernels,
             memory,
+            saved,
             state,
             prepared: HashMap::new(),
             recorded: HashMap::new(),
@@ -364,20 +369,6 @@ impl Rank {
             }
         }
         self.synchronize()
-    }
-
-    /// Copies blocks within the cache.
-    pub(super) fn copy_blocks(&self, pairs: &[(u32, u32)]) -> Result<(), Error> {
-        let caches = &self.model.plan().caches;
-        let (keys, values) = (&self.memory.keys, &self.memory.values);
-        for (pool, cache) in keys.iter().zip(caches).chain(values.iter().zip(caches)) {
-            let bytes = block_bytes(cache, self.limits.kv_type);
-            for &(from, to) in pairs.iter().filter(|(from, to)| from != to) {
-                let (from, to) = (from as usize * bytes, to as usize * bytes);
-                self.stream.copy(pool, to, pool, from, bytes)?;
-            }
-        }
-        Ok(())
     }
 }
 

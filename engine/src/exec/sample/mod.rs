@@ -13,13 +13,15 @@
 //!    Gumbel variate `g` for each (Gumbel 1954; the "Gumbel-max trick"). Variates come from a
 //!    counter-based generator: they depend on the seed, the number of the draw and the token.
 //!
-//! NaN never wins, and a row without anything above minus infinity gives token 0.
+//! Where a logit is NaN or plus infinity, or none is above minus infinity, there is no choice: the token
+//! is [`NO_TOKEN`], which no vocabulary has.
 //!
 //! [`SampleSpec`]: gannet_ptx_gen::kernels::SampleSpec
 
 mod choose;
 
 use choose::Row;
+pub use gannet_ptx_gen::kernels::NO_TOKEN;
 use gannet_ptx_gen::kernels::SampleParams;
 use gannet_ptx_gen::kernels::sample_math::depth;
 
@@ -200,13 +202,13 @@ impl Sampler {
         self.params.draws
     }
 
-    /// The next token, given the logits and the tokens so far.
+    /// The next token, given the logits and the tokens so far; [`NO_TOKEN`] where they are no numbers.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32 {
         let draw = self.params.draws;
         self.params.draws += 1;
         let penalised = self.penalise(logits, history);
         let row = Row::new(if penalised { &self.logits } else { logits });
-        if self.params.inv_temperature == 0.0 || !row.max.is_finite() {
+        if self.params.inv_temperature == 0.0 || row.top == NO_TOKEN {
             return row.top;
         }
         let limit = row.limit(&self.params, &mut self.inside);
@@ -238,25 +240,30 @@ impl Sampler {
     }
 }
 
-/// Index of the largest value; the lowest index on ties; NaN never wins.
+/// Index of the largest value; the lowest index on ties. [`NO_TOKEN`] where a value is NaN or plus
+/// infinity, or none is above minus infinity.
 #[must_use]
 pub fn argmax(row: &[f32]) -> u32 {
-    // First the value, in lanes that vectorise, then where it is. A comparison with NaN is false.
+    // First the value, in lanes that vectorise, then where it is. A comparison with NaN is false; a sum
+    // that numbers cannot make overflow keeps it.
     const LANES: usize = 16;
+    const SMALL: f32 = f32::from_bits((127 - 60) << 23);
     let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (mut lanes, mut sums) = ([f32::NEG_INFINITY; LANES], [0f32; LANES]);
     let (lines, tail) = row.as_chunks::<LANES>();
     for line in lines {
-        for (max, &v) in lanes.iter_mut().zip(line) {
+        for ((max, sum), &v) in lanes.iter_mut().zip(&mut sums).zip(line) {
             *max = larger(*max, v);
+            *sum += v * SMALL;
         }
     }
     let values = lanes.iter().chain(tail).copied();
     let max = values.fold(f32::NEG_INFINITY, larger);
-    if max == f32::NEG_INFINITY {
-        return 0;
+    if !max.is_finite() || sums.iter().chain(tail).any(|sum| sum.is_nan()) {
+        return NO_TOKEN;
     }
-    row.iter().position(|&v| v == max).unwrap_or(0) as u32
+    let first = row.iter().position(|&v| v == max);
+    first.map_or(NO_TOKEN, |index| index as u32)
 }
 
 #[cfg(test)]
@@ -264,14 +271,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn argmax_takes_the_lowest_index_on_ties_and_never_nan() {
+    fn argmax_takes_the_lowest_index_on_ties_and_none_of_what_are_no_numbers() {
         assert_eq!(argmax(&[1.0, 3.0, 3.0]), 1);
-        assert_eq!(argmax(&[f32::NAN, -2.0, -1.0]), 2);
-        assert_eq!(argmax(&[f32::NAN]), 0);
-        assert_eq!(argmax(&[]), 0);
-        let mut long = [f32::NAN; 50];
-        (long[7], long[23], long[49]) = (f32::NEG_INFINITY, 5.0, 5.0);
+        assert_eq!(argmax(&[f32::NAN, -2.0, -1.0]), NO_TOKEN);
+        assert_eq!(argmax(&[f32::NAN]), NO_TOKEN);
+        assert_eq!(argmax(&[f32::NEG_INFINITY; 40]), NO_TOKEN);
+        assert_eq!(argmax(&[]), NO_TOKEN);
+        let mut long = [f32::NEG_INFINITY; 50];
+        (long[7], long[23], long[49]) = (-1e38, 3e38, 3e38);
         assert_eq!(argmax(&long), 23);
+        for spoilt in [f32::NAN, f32::INFINITY] {
+            for at in [0, 16, 31, 40, 48, 49] {
+                let mut long = long;
+                long[at] = spoilt;
+                assert_eq!(argmax(&long), NO_TOKEN, "{spoilt} at {at}");
+            }
+        }
     }
 
     fn frequencies(settings: &Sampling, logits: &[f32], history: &[u32]) -> Vec<f64> {
@@ -402,16 +417,24 @@ mod tests {
     }
 
     #[test]
-    fn rows_without_a_number_give_the_first_token() {
+    fn rows_that_are_no_numbers_give_no_token() {
         let mut sampler = Sampler::new(Sampling {
             temperature: 1.0,
             top_k: 2,
             top_p: 0.5,
             ..Sampling::default()
         });
-        assert_eq!(sampler.sample(&[f32::NAN, f32::NEG_INFINITY], &[]), 0);
-        assert_eq!(sampler.sample(&[], &[]), 0);
-        assert_eq!(sampler.sample(&[f32::NAN, f32::NEG_INFINITY, -7.0], &[]), 2);
+        let none = f32::NEG_INFINITY;
+        for row in [
+            &[f32::NAN, none][..],
+            &[],
+            &[none, none],
+            &[f32::NAN, none, -7.0],
+            &[1.0, f32::INFINITY, -7.0],
+        ] {
+            assert_eq!(sampler.sample(row, &[]), NO_TOKEN, "{row:?}");
+        }
+        assert_eq!(sampler.sample(&[none, none, -7.0], &[]), 2);
     }
 
     #[test]

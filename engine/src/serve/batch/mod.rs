@@ -5,9 +5,12 @@
 //! gives way is the scheduler's to decide: sequences join when a slot and blocks are free, their prompts
 //! share steps with the next tokens of all others, and each leaves the moment it ends.
 //!
-//! Always holds: a sequence's tokens do not depend on what else is in the batch, as far as the
-//! executor's arithmetic does not depend on the rows of a step (on the CPU it does not at all). Each
-//! has its own seed and draws its own numbers.
+//! Always holds on the CPU, fast and exact, and on a GPU with
+//! [`batch_invariant`](crate::settings::Settings::batch_invariant): a sequence's tokens and their logits
+//! are the same bits whatever else is in the batch, and those of a session alone. Without it a GPU chooses
+//! kernels by the rows of a step: logits then differ by the rounding of sums, and a sequence's text may
+//! part from that alone where two tokens are nearly as likely (with 8-bit activations where they are
+//! somewhat so). Each sequence has its own seed and draws its own numbers.
 //!
 //! The cache is shared where prompts are: of a prompt that begins like an earlier one, the whole blocks
 //! in common are neither computed nor held twice. Where all of a prompt is known, its last token is

@@ -13,7 +13,7 @@ use crate::Error;
 use crate::serve::session::{Event, Generation};
 
 /// Gets what becomes of requests.
-pub(in crate::serve) trait Listener {
+pub trait Listener {
     /// The results of a step are there; what follows is what they mean.
     fn results(&mut self, at: Instant) {
         let _ = at;

@@ -8,7 +8,8 @@
 //! It ends the requests that have rows in it, and nobody else: their error is the step's. A step that
 //! could not be queued fails alone; steps in front of it are taken first, and none is queued behind it
 //! until it is told to the scheduler. Where the results of steps that are queued cannot be had any more,
-//! all of these steps fail. An executor that cannot even be emptied is lost: every request ends with its
+//! all of these steps fail. Where the logits of a row are no numbers, its request alone ends with an error
+//! that says what made them so. An executor that cannot even be emptied is lost: every request ends with its
 //! error, and so does every later one.
 
 use std::collections::{HashMap, VecDeque};
@@ -19,7 +20,10 @@ use super::callers::Listener;
 use super::counters::EngineCounters;
 use super::live::Live;
 use super::request::Request;
+use super::spoilt::Spoilt;
 use crate::Error;
+use crate::exec::sample::NO_TOKEN;
+use crate::exec::trace::is_finite;
 use crate::exec::{Executor, SlotChoice, StepRows};
 use crate::kv::{BlockTable, PrefixKey};
 use crate::model::Model;
@@ -37,11 +41,13 @@ const STEPS_AHEAD: usize = 4;
 const OVERTAKES: u64 = 32;
 
 /// A request as it comes.
-pub(in crate::serve) struct Submitted {
+pub struct Submitted {
     /// What the listener knows it by; never used again for another.
-    pub(in crate::serve) key: u64,
-    pub(in crate::serve) request: Request,
-    pub(in crate::serve) at: Instant,
+    pub key: u64,
+    /// What is asked for.
+    pub request: Request,
+    /// When it was.
+    pub at: Instant,
 }
 
 /// A step that was handed to the executor.
@@ -51,12 +57,14 @@ struct Flight {
     done: Vec<(RequestId, usize)>,
     /// Whether a row of it is chosen on the host.
     has_host_rows: bool,
+    /// Its wanted rows, in order.
+    wanted: Vec<WorkRow>,
     /// Why it was not queued.
     failed: Option<Error>,
 }
 
 /// Requests on an executor.
-pub(in crate::serve) struct Core {
+pub struct Core {
     model: Arc<Model>,
     executor: Box<dyn Executor>,
     scheduler: Scheduler,
@@ -64,12 +72,16 @@ pub(in crate::serve) struct Core {
     by_key: HashMap<u64, RequestId>,
     in_flight: VecDeque<Flight>,
     counters: EngineCounters,
+    /// Whether all that steps need has been made.
+    is_warm: bool,
     /// Why the executor is lost.
     lost: Option<String>,
 }
 
 impl Core {
-    pub(in crate::serve) fn new(model: &Arc<Model>, executor: Box<dyn Executor>) -> Core {
+    /// Requests of a model on an executor of it; there are none yet.
+    #[must_use]
+    pub fn new(model: &Arc<Model>, executor: Box<dyn Executor>) -> Core {
         let limits = executor.limits();
         let steps_ahead = match executor.kind().is_gpu() {
             true => STEPS_AHEAD,
@@ -90,15 +102,26 @@ impl Core {
             by_key: HashMap::new(),
             in_flight: VecDeque::new(),
             counters: EngineCounters::default(),
+            is_warm: false,
             lost: None,
         }
+    }
+
+    /// Makes whatever steps need, so that nothing is compiled or built while they run.
+    ///
+    /// # Errors
+    /// As [`Executor::warm_up`].
+    pub fn warm_up(&mut self) -> Result<(), Error> {
+        self.executor.warm_up()?;
+        self.is_warm = true;
+        Ok(())
     }
 
     /// Takes a request.
     ///
     /// # Errors
     /// It makes no sense, or could not run if it were alone. Nobody hears of it then.
-    pub(in crate::serve) fn submit(&mut self, submitted: Submitted) -> Result<(), Error> {
+    pub fn submit(&mut self, submitted: Submitted) -> Result<(), Error> {
         let taken = self.take(submitted);
         match taken {
             Ok(()) => self.counters.requests += 1,
@@ -117,6 +140,7 @@ impl Core {
         self.model.check_tokens(&prompt)?;
         let biased: Vec<u32> = request.logit_bias.iter().map(|b| b.0).collect();
         self.model.check_tokens(&biased)?;
+        self.model.check_tokens(&request.options.stop_tokens)?;
         let entry = Entry {
             // Where none are asked for, the prompt is computed, and what follows it is dropped.
             max_tokens: request.options.max_tokens.max(1),
@@ -142,7 +166,7 @@ impl Core {
     }
 
     /// Ends a request, if it has not ended.
-    pub(in crate::serve) fn cancel(&mut self, key: u64, listener: &mut dyn Listener) {
+    pub fn cancel(&mut self, key: u64, listener: &mut dyn Listener) {
         if let Some(&id) = self.by_key.get(&key) {
             self.scheduler.cancel(id);
             self.end(id, Finish::Stopped, listener);
@@ -150,7 +174,7 @@ impl Core {
     }
 
     /// How it is doing.
-    pub(in crate::serve) fn counters(&self) -> EngineCounters {
+    pub fn counters(&self) -> EngineCounters {
         EngineCounters {
             scheduler: self.scheduler.counters(),
             executor: self.executor.stats(),
@@ -169,38 +193,38 @@ impl Core {
     }
 
     /// Positions that a sequence can have.
-    pub(in crate::serve) fn context(&self) -> usize {
+    pub fn context(&self) -> usize {
         self.scheduler.context()
     }
 
     /// Who has which blocks of the cache.
-    pub(in crate::serve) fn table(&self) -> &BlockTable {
+    pub fn table(&self) -> &BlockTable {
         self.scheduler.table()
     }
 
     /// The executor.
-    pub(in crate::serve) fn executor(&self) -> &dyn Executor {
+    pub fn executor(&self) -> &dyn Executor {
         self.executor.as_ref()
     }
 
     /// The executor; whoever steps it does so while there is nothing to do.
-    pub(in crate::serve) fn executor_mut(&mut self) -> &mut dyn Executor {
+    pub fn executor_mut(&mut self) -> &mut dyn Executor {
         self.executor.as_mut()
     }
 
     /// The model.
-    pub(in crate::serve) fn model(&self) -> &Arc<Model> {
+    pub fn model(&self) -> &Arc<Model> {
         &self.model
     }
 
     /// Whether there is nothing to do.
-    pub(in crate::serve) fn is_idle(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.live.is_empty()
     }
 
     /// Queues the steps that can be, and hands out the results of the oldest, if they come within
     /// `patience`.
-    pub(in crate::serve) fn turn(&mut self, patience: Duration, listener: &mut dyn Listener) {
+    pub fn turn(&mut self, patience: Duration, listener: &mut dyn Listener) {
         self.end_late(listener);
         self.queue_steps();
         let Some(flight) = self.in_flight.front_mut() else {
@@ -245,7 +269,8 @@ impl Core {
                 return;
             }
             // The very first token does not wait for what is made once for those behind it.
-            if self.counters.tokens == 0 && !self.in_flight.is_empty() {
+            let is_first = !self.is_warm && self.counters.tokens == 0;
+            if is_first && self.in_flight.back().is_some_and(|f| !f.wanted.is_empty()) {
                 return;
             }
             let Some(work) = self.scheduler.next() else {
@@ -257,6 +282,7 @@ impl Core {
             let last = (work.rows.chunk_by(of_one)).filter_map(<[WorkRow]>::last);
             self.in_flight.push_back(Flight {
                 ticket: work.ticket,
+                wanted: work.rows.iter().filter(|row| row.wanted).copied().collect(),
                 has_host_rows: last.clone().any(|row| row.wanted && host(&row.request)),
                 done: last.map(|row| (row.request, row.position + 1)).collect(),
                 failed: queued.err(),
@@ -266,6 +292,11 @@ impl Core {
 
     /// Hands a step to the executor.
     fn queue(&mut self, work: &Work) -> Result<(), Error> {
+        // In front of what may fail, since others' blocks are overwritten from here on. Who could not be
+        // saved is computed again.
+        if !work.saves.is_empty() && self.executor.save_blocks(&work.saves).is_err() {
+            self.scheduler.lose_saved(work.ticket);
+        }
         for id in &work.joined {
             let row = work.rows.iter().find(|row| row.request == *id);
             let (Some(live), Some(row), Some(tokens)) =
@@ -282,6 +313,9 @@ impl Core {
         }
         if !work.copies.is_empty() {
             self.executor.copy_blocks(&work.copies)?;
+        }
+        if !work.restores.is_empty() {
+            self.executor.restore_blocks(&work.restores)?;
         }
         let rows = work.rows.iter().map(|row| {
             let token = match row.source {
@@ -323,6 +357,18 @@ impl Core {
             },
             false => &[],
         };
+        let spoilt = |(output, row): &(usize, &WorkRow)| {
+            let live = self.live.get(&row.request).filter(|live| !live.is_over());
+            live.is_some_and(|live| match live.is_chosen_by_host() {
+                true => !is_finite(&logits[output * vocab_size..][..vocab_size]),
+                false => tokens.get(*output) == Some(&NO_TOKEN),
+            })
+        };
+        let spoilt = (flight.wanted.iter().enumerate()).filter(spoilt);
+        let mut spoilt: HashMap<RequestId, Spoilt> = spoilt
+            .filter_map(|(_, row)| Some((row.request, Spoilt::of(row, &self.scheduler)?)))
+            .collect();
+        let mut faults = Vec::new();
         let now = Instant::now();
         listener.results(now);
         let tokenizer = self.model.tokenizer();
@@ -346,9 +392,14 @@ impl Core {
                 };
             };
             let token = match live.is_chosen_by_host() {
+                _ if spoilt.contains_key(&wanted.request) => NO_TOKEN,
                 true => live.choose(&logits[wanted.output * vocab_size..][..vocab_size]),
                 false => on_device,
             };
+            if token == NO_TOKEN {
+                faults.push((wanted.request, spoilt.remove(&wanted.request)));
+                return Choice { token, ends: true };
+            }
             counters.tokens += 1;
             match live.latest.replace(now) {
                 None => counters.first_token.add(now - live.submitted),
@@ -360,11 +411,15 @@ impl Core {
             }
         };
         let ended = self.scheduler.complete(flight.ticket, &mut choose);
+        for (id, spoilt) in faults {
+            self.end_spoilt(id, spoilt, listener);
+        }
         for ended in ended {
             let finish = match ended.reason {
                 // The output knows why.
                 EndReason::Stopped => Finish::Stopped,
-                EndReason::MaxTokens | EndReason::ContextFull => Finish::Length,
+                EndReason::MaxTokens => Finish::Length,
+                EndReason::ContextFull => Finish::Context,
             };
             self.end(ended.request, finish, listener);
         }
@@ -380,6 +435,22 @@ impl Core {
             self.by_key.remove(&live.key);
             live.end(finish, listener);
         }
+    }
+
+    /// Ends a request whose logits are no numbers. Nothing was given its blocks yet.
+    fn end_spoilt(&mut self, id: RequestId, spoilt: Option<Spoilt>, listener: &mut dyn Listener) {
+        let Some(live) = self.live.remove(&id) else {
+            return;
+        };
+        self.by_key.remove(&live.key);
+        let error = match spoilt {
+            Some(spoilt) => spoilt.explain(self.scheduler.table(), self.executor.as_mut()),
+            None => Error::Request(
+                "biases or a hook leave no token that could be chosen; leave some logits finite"
+                    .to_owned(),
+            ),
+        };
+        listener.end(live.key, Err(error));
     }
 
     /// Ends the requests of the oldest step with its error.

@@ -1,9 +1,12 @@
 //! An executor of which calls fail, for tests of those that drive one.
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use gannet_gguf::{Gguf, TensorInfo, TensorType, Writer};
+use half::f16;
 
 use crate::Error;
 use crate::exec::cpu::CpuExecutor;
@@ -36,9 +39,48 @@ impl Random {
 }
 
 pub(in crate::serve) fn micro() -> Arc<Model> {
+    Arc::new(Model::open(micro_file()).unwrap())
+}
+
+fn micro_file() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let file = folder.join("tests/data/golden/arch/llama/llama.gguf");
-    Arc::new(Model::open(file).unwrap())
+    folder.join("tests/data/golden/arch/llama/llama.gguf")
+}
+
+/// The same with its matrices in F16.
+pub(in crate::serve) fn micro_f16() -> Arc<Model> {
+    let file = Gguf::open(micro_file()).unwrap();
+    let mut writer = Writer::new();
+    for (key, value) in file.metadata().iter() {
+        writer.set(key, value).unwrap();
+    }
+    let is_matrix = |t: &TensorInfo| t.dims.len() > 1;
+    for tensor in file.tensors() {
+        let ty = match is_matrix(tensor) {
+            true => TensorType::F16,
+            false => tensor.ty,
+        };
+        writer.tensor(&tensor.name, &tensor.dims, ty).unwrap();
+    }
+    let mut data = writer.start(Vec::new()).unwrap();
+    for tensor in file.tensors() {
+        let bytes = file.data(tensor);
+        let halves = |bytes: &[u8]| -> Vec<u8> {
+            assert_eq!(tensor.ty, TensorType::F32);
+            let values = bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b));
+            values
+                .flat_map(|x| f16::from_f32(x).to_le_bytes())
+                .collect()
+        };
+        match is_matrix(tensor) {
+            true => data.tensor(&tensor.name, &halves(bytes)).unwrap(),
+            false => data.tensor(&tensor.name, bytes).unwrap(),
+        }
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), data.finish().unwrap()).unwrap();
+    // The map keeps it once the name is gone.
+    Arc::new(Model::open(file.path()).unwrap())
 }
 
 pub(in crate::serve) fn cpu(model: &Arc<Model>, limits: Limits) -> CpuExecutor {
@@ -153,6 +195,18 @@ impl Executor for Failing {
     fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
         self.guard()?;
         self.inner.copy_blocks(pairs)?;
+        self.guard()
+    }
+
+    fn save_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        self.guard()?;
+        self.inner.save_blocks(pairs)?;
+        self.guard()
+    }
+
+    fn restore_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
+        self.guard()?;
+        self.inner.restore_blocks(pairs)?;
         self.guard()
     }
 

@@ -6,17 +6,19 @@
 //! Prompts of several requests and the next tokens of all others share steps; steps are queued ahead on
 //! the device, and mail is read between them. Whatever steps need is compiled and built before the first
 //! request ([`Phase::WarmUp`](crate::times::Phase)). What a request gives does not depend on what else runs,
-//! as far as the executor's arithmetic does not depend on the rows of a step. Where no tokens are asked for,
-//! the prompt is computed and known to those that begin like it.
+//! as far as the executor's arithmetic does not depend on the rows of a step: never on the CPU, and on a GPU
+//! with [`batch_invariant`](crate::settings::Settings::batch_invariant). Where no tokens are asked for, the
+//! prompt is computed and known to those that begin like it.
 
 mod callers;
-pub(in crate::serve) mod core;
+pub mod core;
 mod counters;
 #[cfg(test)]
 pub(in crate::serve) mod failing;
 mod handle;
 mod live;
 mod request;
+mod spoilt;
 #[cfg(test)]
 mod tests;
 
@@ -34,7 +36,7 @@ use crate::model::Model;
 use crate::settings::Settings;
 use crate::tools::make_executor_on;
 
-pub(in crate::serve) use callers::Listener;
+pub use callers::Listener;
 pub use counters::{EngineCounters, Histogram};
 pub use handle::Handle;
 pub use request::{LogProbs, LogitHook, Prompt, Request, Update};
@@ -109,23 +111,23 @@ impl Engine {
     /// An engine on an executor of its own.
     fn of(
         model: &Arc<Model>,
-        mut executor: Box<dyn Executor>,
+        executor: Box<dyn Executor>,
         notice: Option<String>,
     ) -> Result<Engine, Error> {
-        executor.warm_up()?;
         let (mail, inbox) = channel();
-        let limits = executor.limits();
+        let mut core = Core::new(model, executor);
+        core.warm_up()?;
+        let executor = core.executor();
         let mut engine = Engine {
             mail,
             thread: None,
             next_key: AtomicU64::new(0),
             model: Arc::clone(model),
             kind: executor.kind(),
-            context: limits.context,
+            context: executor.limits().context,
             notice: notice.or_else(|| executor.notice()),
-            load: LoadReport::new(model, executor.as_ref()),
+            load: LoadReport::new(model, executor),
         };
-        let core = Core::new(model, executor);
         let thread = std::thread::Builder::new().name("gannet-engine".to_owned());
         let thread = thread.spawn(move || run(core, &inbox));
         let thread =

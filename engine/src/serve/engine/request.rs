@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use crate::model::Model;
 use crate::serve::session::{GenerateOptions, Generation};
-use crate::text::tokenizer::EncodeOptions;
 
 /// The text to continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prompt {
-    /// As text; special tokens are added as the model's file says.
+    /// As text; the token that begins one is added as the model's file says, and is all there is of an
+    /// empty text.
     Text(String),
     /// As tokens, which are taken as they are.
     Tokens(Vec<u32>),
@@ -99,11 +99,8 @@ impl Request {
         match &self.prompt {
             Prompt::Tokens(tokens) => tokens.clone(),
             Prompt::Text(text) => {
-                let encode = EncodeOptions {
-                    add_special: true,
-                    parse_special: self.options.parse_special,
-                };
-                model.tokenizer().encode(text, encode)
+                let parse_special = self.options.parse_special;
+                model.tokenizer().encode_prompt(&[], text, parse_special)
             }
         }
     }

@@ -81,6 +81,9 @@ impl Scheduler {
         if !request.awaited.is_empty() && !self.weak(Weakness::ResumedEarly) {
             return Join::NotYet;
         }
+        if self.is_saving(id) {
+            return Join::NotYet;
+        }
         if let Place::Waiting { behind: Some(b) } = request.place
             && self.is_under_way(b)
         {
@@ -88,7 +91,9 @@ impl Scheduler {
         }
         let length = request.tokens.len();
         let mut given = self.give(slot, id, length);
-        if let Some(behind) = self.find_under_way(id, given.known) {
+        let saved = self.saved_positions(id);
+        let there = given.known.max(saved - saved % BLOCK_TOKENS);
+        if let Some(behind) = self.find_under_way(id, there) {
             self.table.release(slot);
             if let Some(request) = self.requests.get_mut(&id) {
                 let behind = Some(behind);
@@ -104,9 +109,15 @@ impl Scheduler {
             self.table.release(slot);
             return Join::NotYet;
         }
-        self.seat(order, given.positions, draft);
-        let rows = (length - given.positions).min(draft.left);
+        let restored = self.restore(id, slot, given.known, draft);
+        let positions = match restored.is_empty() {
+            true => given.positions,
+            false => saved,
+        };
+        self.seat(order, &given, positions, draft);
+        let rows = (length - positions).min(draft.left);
         self.add_rows(id, rows, draft);
+        self.fill(id, &restored, draft);
         Join::Joined
     }
 
@@ -132,9 +143,23 @@ impl Scheduler {
         }
     }
 
-    /// Puts a waiting request in the next slot, which has its first `positions` and blocks for the
-    /// rest.
-    fn seat(&mut self, order: Order, positions: usize, draft: &mut Draft) {
+    /// Counts restored blocks among those that a request's rows in the step fill: they fail with it.
+    fn fill(&mut self, id: RequestId, restored: &[u32], draft: &mut Draft) {
+        if self.weak(Weakness::RestoredAtOnce) {
+            return;
+        }
+        let group = draft.groups.last_mut().filter(|g| g.request == id);
+        if let Some(group) = group {
+            for &block in restored {
+                self.last_written[block as usize] = draft.work.ticket;
+                group.fills.push(self.table.life(block));
+            }
+        }
+    }
+
+    /// Puts a waiting request in the next slot, which was given what is known of it, and has its first
+    /// `positions` and blocks for the rest.
+    fn seat(&mut self, order: Order, given: &Given, positions: usize, draft: &mut Draft) {
         let stay = self.new_stay();
         let (Some(slot), Some(request)) = (self.free_slots.pop(), self.requests.get_mut(&order.id))
         else {
@@ -144,15 +169,16 @@ impl Scheduler {
             slot,
             stay,
             cached: positions,
-            published: positions - positions % BLOCK_TOKENS,
+            published: given.positions - given.positions % BLOCK_TOKENS,
             known: request.tokens.len(),
         });
         self.waiting.remove(&order);
         draft.work.joined.push(order.id);
         self.running.push(order.id);
-        self.totals.prefix_hits += positions as u64;
+        self.totals.prefix_hits += given.positions as u64;
         let unsettled = self.first_unsettled();
-        let blocks = self.table.blocks(slot)[..positions.div_ceil(BLOCK_TOKENS)].iter();
+        let known = given.positions.div_ceil(BLOCK_TOKENS);
+        let blocks = self.table.blocks(slot)[..known].iter();
         let in_flight = blocks.filter(|&&b| self.last_written[b as usize] >= unsettled);
         self.stays.push_back(Stay {
             id: stay,

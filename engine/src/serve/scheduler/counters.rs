@@ -20,6 +20,8 @@ pub struct SchedulerCounters {
     pub blocks_held: usize,
     /// Blocks that nobody holds, of prefixes that are known until somebody needs the room.
     pub blocks_cached: usize,
+    /// Places on the host that hold no saved block.
+    pub places_free: usize,
     /// Tokens that were there already when a request joined.
     pub prefix_hits: u64,
     /// Rows of prompts, and of what was computed again after a request was sent back.
@@ -30,6 +32,10 @@ pub struct SchedulerCounters {
     pub copied_blocks: u64,
     /// Times that a request gave its blocks back to others.
     pub preemptions: u64,
+    /// Blocks saved on the host for those.
+    pub saved_blocks: u64,
+    /// Blocks restored from there.
+    pub restored_blocks: u64,
     /// Times that a request was sent back because it stood on what a failed step was to compute.
     pub restarts: u64,
     /// Requests that were cancelled.
@@ -56,6 +62,7 @@ impl Scheduler {
             blocks_free: self.table.unowned_blocks(),
             blocks_held: self.table.blocks_in_use(),
             blocks_cached: self.table.free_blocks() - self.table.unowned_blocks(),
+            places_free: self.free_places.len(),
             ..self.totals
         }
     }

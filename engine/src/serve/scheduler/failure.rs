@@ -13,6 +13,7 @@
 //!   only if their token is still awaited.
 //! - A request in a damaged stay, or that awaits tokens of one, goes back to those who wait, without
 //!   an error: awaited tokens are dropped, known ones were reported before the step and are good.
+//! - What was saved in the step, or of a damaged stay, is given up.
 //! - Everyone else stays as it was.
 
 use std::collections::BTreeSet;
@@ -24,8 +25,8 @@ use super::work::{Group, QueuedStep, Ticket};
 use crate::kv::BlockLife;
 
 /// What a failed step spoils.
-struct Damage {
-    stays: BTreeSet<StayId>,
+pub(super) struct Damage {
+    pub(super) stays: BTreeSet<StayId>,
     blocks: BTreeSet<BlockLife>,
 }
 
@@ -40,6 +41,7 @@ impl Scheduler {
         self.totals.failed_steps += 1;
         let damage = self.damage(&step);
         self.forget(&damage);
+        self.forget_damaged(&damage, ticket);
         let mut failed = Vec::new();
         for group in &step.groups {
             let request = self.requests.get(&group.request);

@@ -41,14 +41,15 @@
 //!
 //! When a decoding sequence needs a block and none is left, the running one of the largest rank is
 //! *preempted*: its blocks go back (its known prefix stays, until evicted), and it waits by its old
-//! rank, to be computed again from its tokens once those that are queued are reported. The running
-//! one of the smallest rank is never preempted, and alone every request fits, so it ends; then
+//! rank. What it had is saved on the host if there is room, and restored when it joins again once the
+//! tokens that are queued are reported (`saved.rs`); otherwise it is computed again from its tokens. The
+//! running one of the smallest rank is never preempted, and alone every request fits, so it ends; then
 //! another is the first. Every request ends.
 //!
 //! # What is not here
 //!
-//! Work that saves or restores recurrent state: models with such state are recomputed like others
-//! until an executor can save it, and then `attach` is a restore at a block edge. Prefixes are shared
+//! State that is not of positions (recurrent layers): saved and restored at the position where a request
+//! stands, it goes the way of the blocks, once a model has any. Prefixes are shared
 //! in whole blocks, and a whole prompt that is known is copied in its last block for the one row that
 //! it takes to have logits; parts of a block are computed anew. A request does not share the
 //! *result* of another's prompt: who asks for many samples of a prompt computes one row each.
@@ -58,6 +59,7 @@ mod counters;
 mod failure;
 mod outcome;
 mod request;
+mod saved;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -108,6 +110,8 @@ pub struct Scheduler {
     /// Those with a slot, in the order they joined.
     running: Vec<RequestId>,
     free_slots: Vec<usize>,
+    /// Places for saved blocks that hold none.
+    free_places: Vec<u32>,
     in_flight: VecDeque<QueuedStep>,
     /// The stays that may have been given blocks which a step in flight fills, in order.
     stays: VecDeque<Stay>,
@@ -140,6 +144,7 @@ impl Scheduler {
             waiting: BTreeSet::new(),
             running: Vec::new(),
             free_slots: (0..slots).rev().collect(),
+            free_places: (0..limits.saved_blocks as u32).rev().collect(),
             in_flight: VecDeque::new(),
             stays: VecDeque::new(),
             last_written: vec![Ticket(0); limits.cache_blocks],
@@ -226,6 +231,7 @@ impl Scheduler {
     /// Takes a request out of everything.
     fn remove(&mut self, id: RequestId) -> Option<Request> {
         self.leave(id);
+        self.forget_saved(id);
         let request = self.requests.remove(&id)?;
         self.waiting.remove(&request.order);
         Some(request)

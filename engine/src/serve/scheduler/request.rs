@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 
+use super::saved::Saved;
 use super::work::Ticket;
 use crate::kv::PrefixKey;
 
@@ -93,6 +94,8 @@ pub(super) struct Request {
     /// The stay whose rows those are.
     pub(super) awaited_of: StayId,
     pub(super) place: Place,
+    /// What it had when it was preempted. Only who waits has any.
+    pub(super) saved: Option<Saved>,
     /// Joins of requests behind it while it waited for a prefix under way.
     pub(super) passed: u64,
 }
@@ -148,6 +151,7 @@ impl Request {
             awaited: VecDeque::new(),
             awaited_of: StayId::default(),
             place: Place::Waiting { behind: None },
+            saved: None,
             passed: 0,
         }
     }

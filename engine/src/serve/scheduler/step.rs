@@ -12,7 +12,7 @@ use crate::kv::{BLOCK_TOKENS, PrefixKey};
 /// A step in the making.
 pub(super) struct Draft {
     pub(super) work: Work,
-    groups: Vec<Group>,
+    pub(super) groups: Vec<Group>,
     /// Rows that still fit.
     pub(super) left: usize,
 }
@@ -26,7 +26,9 @@ impl Scheduler {
             work: Work {
                 ticket,
                 joined: Vec::new(),
+                saves: Vec::new(),
                 copies: Vec::new(),
+                restores: Vec::new(),
                 rows: Vec::new(),
             },
             groups: Vec::new(),
@@ -37,6 +39,8 @@ impl Scheduler {
         self.admit(&mut draft);
         let Draft { work, groups, .. } = draft;
         if work.rows.is_empty() {
+            // Nobody gives way for nothing; a step that is not queued saves nothing.
+            self.lose_saved(ticket);
             return None;
         }
         for group in &groups {
@@ -69,13 +73,13 @@ impl Scheduler {
         orders.sort_unstable();
         for Order { id, .. } in orders {
             while self.is_running(id) && !self.add_rows(id, 1, draft) {
-                self.preempt();
+                self.preempt(draft);
             }
         }
     }
 
     /// Sends the last in rank of those who run back to those who wait.
-    fn preempt(&mut self) {
+    fn preempt(&mut self, draft: &mut Draft) {
         let running = self.running.iter().filter_map(|id| self.requests.get(id));
         let orders = running.map(|r| r.order);
         let last = match self.weak(Weakness::PreemptsTheFirst) {
@@ -84,6 +88,7 @@ impl Scheduler {
         };
         if let Some(Order { id, .. }) = last {
             self.publish(id);
+            self.save(id, draft);
             self.send_back(id);
             self.totals.preemptions += 1;
         }

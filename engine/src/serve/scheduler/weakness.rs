@@ -54,6 +54,14 @@ weaknesses! {
     DraftTakenForKnown,
     /// What a damaged stay fills later stays known.
     DamageEndsWithTheStep,
+    /// What was saved in a step that failed, or stands on one, is restored.
+    FailureStaysSaved,
+    /// It is restored while that is not known.
+    RestoredEarly,
+    /// Restored blocks are taken for good whatever becomes of the step that restores them.
+    RestoredAtOnce,
+    /// Places for saved blocks are not given back.
+    PlacesLeak,
     /// Rows are queued whose tokens the host is still to choose.
     HostRunsAhead,
 }

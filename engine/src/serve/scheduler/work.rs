@@ -41,8 +41,14 @@ pub struct Work {
     /// besides blocks (how to choose, which tokens there were) is to be set for them before it, from
     /// [`Scheduler::tokens`](super::Scheduler::tokens): a request may join more than once.
     pub joined: Vec<RequestId>,
-    /// Cache blocks to copy, `(from, to)`, one after the other, before anything else.
+    /// Cache blocks to save on the host, `(block, place)`, before anything else. They are of requests
+    /// without rows in the step; where they cannot be saved, the rest of the step can still be queued
+    /// ([`Scheduler::lose_saved`](super::Scheduler::lose_saved)).
+    pub saves: Vec<(u32, u32)>,
+    /// Cache blocks to copy, `(from, to)`, one after the other, behind the saves.
     pub copies: Vec<(u32, u32)>,
+    /// Saved blocks to restore, `(place, block)`, behind the copies.
+    pub restores: Vec<(u32, u32)>,
     /// Rows: those of a request follow each other by position, at most one of them is wanted, and
     /// decoding ones go first.
     pub rows: Vec<WorkRow>,

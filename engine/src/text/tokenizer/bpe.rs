@@ -143,12 +143,18 @@ impl Bpe {
         let Scratch { symbols, queue, .. } = scratch;
         symbols.clear();
         queue.clear();
-        let len = word.len() as u32;
-        symbols.extend((0u32..).zip(word).map(|(i, &b)| Symbol {
-            id: self.bytes[usize::from(b)],
+        // A byte without a token is as if it were not there: its neighbours can merge.
+        let ids = word.iter().map(|&b| self.bytes[usize::from(b)]);
+        let ids = ids.filter(|&id| id != NO_TOKEN);
+        symbols.extend((0u32..).zip(ids).map(|(i, id)| Symbol {
+            id,
             prev: i.wrapping_sub(1), // NOWHERE before the first
-            next: if i + 1 == len { NOWHERE } else { i + 1 },
+            next: i + 1,
         }));
+        let len = symbols.len() as u32;
+        if let Some(last) = symbols.last_mut() {
+            last.next = NOWHERE;
+        }
         for left in 1..len {
             self.consider(symbols, queue, left - 1, left);
         }
@@ -174,8 +180,7 @@ impl Bpe {
                 self.consider(symbols, queue, prev, best.at);
             }
         }
-        // Merging keeps the left symbol: the list is in order of the vector, with holes. A byte
-        // without a token is a hole, too.
+        // Merging keeps the left symbol: the list is in order of the vector, with holes.
         out.extend(symbols.iter().map(|s| s.id).filter(|&id| id != NO_TOKEN));
     }
 

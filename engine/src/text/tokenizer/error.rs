@@ -34,6 +34,14 @@ pub enum Error {
         /// What would be right.
         expected: String,
     },
+    /// The special tokens cannot be looked for.
+    #[error("tokenizer.ggml.tokens: {count} special tokens cannot be searched for: {why}")]
+    Specials {
+        /// How many there are.
+        count: usize,
+        /// What the search says.
+        why: String,
+    },
     /// A score cannot be ordered.
     #[error("tokenizer.ggml.scores: token {id} has the score NaN, must be a number")]
     Score {

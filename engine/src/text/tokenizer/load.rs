@@ -8,56 +8,25 @@
 use gannet_gguf::Metadata;
 
 use super::bpe::{Bpe, NO_TOKEN};
+use super::kinds::Kinds;
 use super::special::Specials;
 use super::spm::Spm;
 use super::vocab::{Index, TokenKind, Vocab};
-use super::{Algorithm, Error, Model, Tokenizer, TokenizerOptions, pre};
+use super::{Algorithm, Error, Model, Tokenizer, TokenizerOptions, ends, pre};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const SCORES: &str = "tokenizer.ggml.scores";
-const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
 const BOS: &str = "tokenizer.ggml.bos_token_id";
 const EOS: &str = "tokenizer.ggml.eos_token_id";
-const EOT: &str = "tokenizer.ggml.eot_token_id";
-const EOM: &str = "tokenizer.ggml.eom_token_id";
 const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
 const ADD_SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
-
-/// Texts of tokens that end a generation whatever the file's ids say: many files name one such
-/// token and their model ends its turns with another.
-const END_TEXTS: &[&str] = &[
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<|return|>",
-    "<|call|>",
-    "<|fim_pad|>",
-    "<|repo_name|>",
-    "<|file_sep|>",
-    "<end_of_turn>",
-    "<end_of_utterance>",
-    "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
-    "<EOT>",
-    "_<EOT>",
-    "[EOT]",
-    "[EOS]",
-    "</s>",
-    "<eos>",
-];
-
-/// Whether a text can only be meant as a control token, even when its type says otherwise.
-/// (`</s>` is also a tag of HTML, and an ordinary token of several vocabularies.)
-fn is_unmistakable(text: &str) -> bool {
-    text.starts_with("<|") || text.starts_with("<\u{ff5c}") || text == "<end_of_turn>"
-}
+const MERGE_SPACES: &str = "tokenizer.ggml.remove_extra_whitespaces";
+const CHARACTER_MAP: &str = "tokenizer.ggml.precompiled_charsmap";
 
 impl Tokenizer {
     /// Reads the tokenizer of a model file.
@@ -88,17 +57,20 @@ impl Tokenizer {
                 "default".to_owned()
             }
         };
-        let (vocab, index) = read_vocab(meta, kind, &mut warnings)?;
-        let bos = special_id(meta, BOS, default_id(kind, 1), &vocab, &mut warnings);
-        let eos = special_id(meta, EOS, default_id(kind, 2), &vocab, &mut warnings);
-        let unknown = special_id(meta, UNKNOWN, default_id(kind, 0), &vocab, &mut warnings);
+        let len = num_tokens(meta)?;
+        let ids = SpecialIds::read(meta, kind, len, &mut warnings);
+        let SpecialIds {
+            bos, eos, unknown, ..
+        } = ids;
+        let (vocab, index) = read_vocab(meta, kind, &ids, &mut warnings)?;
 
-        let mut add_bos_default = kind == Algorithm::SentencePiece;
+        let (mut add_bos_default, mut composes) = (kind == Algorithm::SentencePiece, false);
         let model = match kind {
             Algorithm::ByteLevelBpe => {
                 let family =
                     pre::find(&pre).ok_or_else(|| Error::UnknownPre { pre: shown(&pre) })?;
                 add_bos_default = family.add_bos;
+                composes = family.composes;
                 let texts = meta.strings(MERGES)?.iter();
                 let (bpe, ignored) =
                     Bpe::new(&vocab, &index, texts, family.passes, family.ignore_merges);
@@ -135,7 +107,9 @@ impl Tokenizer {
                 && kind == Algorithm::SentencePiece,
             add_bos: flag(ADD_BOS, add_bos_default)?,
             add_eos: flag(ADD_EOS, false)?,
-            specials: Specials::new(&vocab, strips),
+            specials: Specials::new(&vocab, strips)?,
+            composes,
+            merges_spaces: kind == Algorithm::SentencePiece && flag(MERGE_SPACES, false)?,
             vocab,
             index,
             model,
@@ -144,8 +118,14 @@ impl Tokenizer {
             ends: Vec::new(),
             warnings,
         };
+        if kind == Algorithm::ByteLevelBpe && flag(ADD_SPACE_PREFIX, false)? {
+            tokenizer.warnings.push(format!(
+                "{ADD_SPACE_PREFIX}: ignored, a byte-level tokenizer reads texts as they are"
+            ));
+        }
         tokenizer.check_added(ADD_BOS, BOS);
-        tokenizer.find_ends(meta);
+        tokenizer.check_character_map(meta);
+        tokenizer.find_ends(ids.ends);
         Ok(tokenizer)
     }
 
@@ -161,25 +141,49 @@ impl Tokenizer {
             self.warnings
                 .push(format!("{ADD_EOS}: ignored, {EOS} names no token"));
         }
+        if self.add_eos {
+            self.warnings.push(format!(
+                "{ADD_EOS}: whole texts end with the token, prompts do not: they are continued"
+            ));
+        }
     }
 
-    /// Collects the tokens that end a generation.
-    fn find_ends(&mut self, meta: &Metadata) {
-        let mut ends: Vec<u32> = self.eos.into_iter().collect();
-        for key in [EOT, EOM] {
-            ends.extend(special_id(meta, key, None, &self.vocab, &mut self.warnings));
+    /// Replacing characters by a map of the file's is not among what this reads.
+    fn check_character_map(&mut self, meta: &Metadata) {
+        let map = meta.get(CHARACTER_MAP).and_then(|map| map.as_array());
+        if map.is_some_and(|map| !map.is_empty()) {
+            self.warnings.push(format!(
+                "{CHARACTER_MAP}: not applied, text that it would change gets other tokens"
+            ));
         }
-        let special = |text: &&str| self.specials.get(&self.vocab, text.as_bytes());
-        let end = special(&"<|end|>");
-        ends.extend(END_TEXTS.iter().filter_map(special));
-        // In the harmony format <|end|> ends a message, of which one turn has several.
-        let ends_message = special(&"<|return|>").is_some() && special(&"<|call|>").is_some();
-        if ends_message && self.eos != end {
-            ends.retain(|&id| Some(id) != end);
+    }
+}
+
+/// The tokens that keys of the file name for what they do.
+struct SpecialIds {
+    bos: Option<u32>,
+    eos: Option<u32>,
+    unknown: Option<u32>,
+    /// Those that end a generation.
+    ends: Vec<u32>,
+}
+
+impl SpecialIds {
+    fn read(
+        meta: &Metadata,
+        kind: Algorithm,
+        len: usize,
+        warnings: &mut Vec<String>,
+    ) -> SpecialIds {
+        let mut all =
+            |key, default| special_ids(meta, key, default_id(kind, default), len, warnings);
+        let (bos, eos, unknown) = (all(BOS, 1), all(EOS, 2), all(UNKNOWN, 0));
+        SpecialIds {
+            bos: bos.first().copied(),
+            eos: eos.first().copied(),
+            unknown: unknown.first().copied(),
+            ends: [eos, ends::named(meta, len, warnings)].concat(),
         }
-        ends.sort_unstable();
-        ends.dedup();
-        self.ends = ends;
     }
 }
 
@@ -201,14 +205,9 @@ fn warn_of_missing_bytes(missing: usize, warnings: &mut Vec<String>) {
     }
 }
 
-/// The tokens, and the index of those that merging can give.
-fn read_vocab(
-    meta: &Metadata,
-    kind: Algorithm,
-    warnings: &mut Vec<String>,
-) -> Result<(Vocab, Index), Error> {
-    let texts = meta.strings(TOKENS)?;
-    let len = texts.len();
+/// The number of tokens.
+fn num_tokens(meta: &Metadata) -> Result<usize, Error> {
+    let len = meta.strings(TOKENS)?.len();
     if len == 0 || len >= NO_TOKEN as usize {
         return Err(Error::Length {
             key: TOKENS,
@@ -216,18 +215,25 @@ fn read_vocab(
             expected: "at least one and fewer than 2^32 - 1".to_owned(),
         });
     }
-    let types = meta.i32s(TOKEN_TYPE)?;
-    check_len(TOKEN_TYPE, types.len(), len)?;
+    Ok(len)
+}
+
+/// The tokens, and the index of those that merging can give.
+fn read_vocab(
+    meta: &Metadata,
+    kind: Algorithm,
+    ids: &SpecialIds,
+    warnings: &mut Vec<String>,
+) -> Result<(Vocab, Index), Error> {
+    let texts = meta.strings(TOKENS)?;
+    let len = texts.len();
+    let named = ids.bos.iter().chain(&ids.eos).chain(&ids.ends).copied();
+    let kinds = Kinds::read(meta, kind, len, ids.unknown, named.collect(), warnings)?;
 
     let mut vocab = Vocab::with_capacity(kind, len);
     let mut odd_bytes = 0;
-    for (text, &ty) in texts.iter().zip(&types) {
-        let mut kind = TokenKind::from_id(ty);
-        let may_end = text.starts_with(['<', '[', '_']) && END_TEXTS.contains(&text);
-        if may_end && (kind.is_special() || is_unmistakable(text)) {
-            kind = TokenKind::Control;
-        }
-        odd_bytes += usize::from(!vocab.push(text, kind));
+    for (id, text) in (0..).zip(texts.iter()) {
+        odd_bytes += usize::from(!vocab.push(text, kinds.of(id, text)));
     }
     if odd_bytes > 0 {
         warnings.push(format!(
@@ -243,7 +249,12 @@ fn read_vocab(
     ];
     let (mut twice, mut example) = (0, None);
     for tier in tiers {
-        for id in vocab.ids(tier).filter(|&id| !vocab.bytes(id).is_empty()) {
+        // A text outside the alphabet is no bytes that merging could give.
+        let can_be_merged = |&id: &u32| {
+            let is_foreign = kind == Algorithm::ByteLevelBpe && vocab.is_foreign(id);
+            !is_foreign && !vocab.bytes(id).is_empty()
+        };
+        for id in vocab.ids(tier).filter(can_be_merged) {
             let Some(first) = index.insert(&vocab, id) else {
                 continue;
             };
@@ -263,7 +274,7 @@ fn read_vocab(
     Ok((vocab, index))
 }
 
-fn check_len(key: &'static str, len: usize, tokens: usize) -> Result<(), Error> {
+pub(super) fn check_len(key: &'static str, len: usize, tokens: usize) -> Result<(), Error> {
     if len >= tokens {
         return Ok(());
     }
@@ -295,31 +306,29 @@ fn byte_tokens(vocab: &Vocab) -> [u32; 256] {
     ids
 }
 
-/// The id under a key, or the default; either only if the vocabulary has it.
-fn special_id(
+/// The ids under a key or its plural, or the default; those alone that the vocabulary has.
+fn special_ids(
     meta: &Metadata,
     key: &str,
     default: Option<u32>,
-    vocab: &Vocab,
+    len: usize,
     warnings: &mut Vec<String>,
-) -> Option<u32> {
-    let has = |id: &u32| (*id as usize) < vocab.len();
-    match meta.opt_u32(key) {
-        Ok(Some(id)) if has(&id) => return Some(id),
-        Ok(Some(id)) => {
-            let len = vocab.len();
-            warnings.push(format!(
-                "{key}: {id} ignored, the vocabulary has {len} tokens"
-            ));
-        }
-        Ok(None) => {
-            if let Some(id) = default.filter(|id| !has(id)) {
-                warnings.push(format!(
-                    "{key} is missing and its default {id} is not a token"
-                ));
-            }
-        }
-        Err(error) => warnings.push(format!("{key}: ignored: {error}")),
+) -> Vec<u32> {
+    let plural = format!("{key}s");
+    let mut ids = ends::ids_of(meta, key, len, warnings);
+    ids.extend(ends::ids_of(meta, &plural, len, warnings));
+    let says_none = meta
+        .get(key)
+        .is_some_and(|value| value.as_int() == Some(-1));
+    if !ids.is_empty() || says_none {
+        return ids;
     }
-    default.filter(has)
+    let is_missing = meta.get(key).is_none() && meta.get(&plural).is_none();
+    if let Some(id) = default.filter(|&id| is_missing && id as usize >= len) {
+        warnings.push(format!(
+            "{key} is missing and its default {id} is not a token"
+        ));
+    }
+    ids.extend(default.filter(|&id| (id as usize) < len));
+    ids
 }

@@ -5,8 +5,9 @@
 //! Others are refused by name. The vocabulary is read from the file's metadata alone.
 //!
 //! What always holds: encoding never fails, and gives only ids of the vocabulary; with the 256
-//! bytes in the vocabulary and no special tokens parsed, decoding gives the text back; a stream
-//! gives whole characters and in the end the same text as decoding at once.
+//! bytes in the vocabulary and no special tokens parsed, decoding gives the text back (composed,
+//! where the vocabulary is one of composed texts); a stream gives whole characters and in the end the
+//! same text as decoding at once.
 //!
 //! ```
 //! use gannet_engine::Model;
@@ -29,8 +30,12 @@
 mod bpe;
 mod bytes;
 mod class;
+mod encode;
+mod ends;
 mod error;
+mod kinds;
 mod load;
+mod normal;
 mod pre;
 mod special;
 mod split;
@@ -46,8 +51,8 @@ pub use error::Error;
 pub use stream::StreamDecoder;
 pub(crate) use stream::StreamState;
 
-use bpe::{Bpe, Scratch};
-use special::{Fragment, Specials};
+use bpe::Bpe;
+use special::Specials;
 use spm::Spm;
 use vocab::{Index, TokenKind, VISIBLE_SPACE, Vocab, parse_byte};
 
@@ -99,6 +104,10 @@ pub struct Tokenizer {
     add_bos: bool,
     add_eos: bool,
     add_space_prefix: bool,
+    /// Of several spaces in a row one is read, and none at the ends of a text.
+    merges_spaces: bool,
+    /// Texts are composed (NFC) first.
+    composes: bool,
     /// Tokens that end a generation, ascending.
     ends: Vec<u32>,
     warnings: Vec<String>,
@@ -125,58 +134,22 @@ pub fn from_metadata(meta: &Metadata, options: &TokenizerOptions) -> Result<Toke
 }
 
 impl Tokenizer {
-    /// The ids of a text.
-    ///
-    /// The beginning-of-sequence token is added even where the text, parsed for special tokens,
-    /// starts with one: as llama.cpp does.
-    pub fn encode(&self, text: &str, options: EncodeOptions) -> Vec<u32> {
-        let mut ids = Vec::with_capacity(text.len() / 4 + 2);
-        if options.add_special && self.add_bos {
-            ids.extend(self.bos);
-        }
-        let fragments = self
-            .specials
-            .partition(&self.vocab, text, options.parse_special);
-        let mut scratch = Scratch::default();
-        let mut after_special = true;
-        for fragment in fragments {
-            match (fragment, &self.model) {
-                (Fragment::Token(id), _) => ids.push(id),
-                (Fragment::Text(text), Model::Bpe(bpe)) => {
-                    bpe.encode(&self.vocab, &self.index, text, &mut scratch, &mut ids);
-                }
-                (Fragment::Text(text), Model::Spm(spm)) => {
-                    let mut spaced = String::with_capacity(text.len() + 1);
-                    if self.add_space_prefix && after_special {
-                        spaced.push(' ');
-                    }
-                    // A visible space in a text is a space: the vocabulary has no other.
-                    spaced.extend(
-                        text.chars()
-                            .map(|c| if c == VISIBLE_SPACE { ' ' } else { c }),
-                    );
-                    spm.encode(&self.vocab, &self.index, &spaced, &mut ids);
-                }
-            }
-            after_special = matches!(fragment, Fragment::Token(_));
-        }
-        if options.add_special && self.add_eos {
-            ids.extend(self.eos);
-        }
-        ids
-    }
-
     /// The text of some ids. Bytes that are not UTF-8 become U+FFFD; ids that the vocabulary
     /// lacks are left out, and so is the space that [`encode`](Self::encode) put in front.
     pub fn decode(&self, ids: &[u32], options: DecodeOptions) -> String {
+        match String::from_utf8(self.decode_bytes(ids, options)) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        }
+    }
+
+    /// As [`decode`](Self::decode), the bytes as they are.
+    pub fn decode_bytes(&self, ids: &[u32], options: DecodeOptions) -> Vec<u8> {
         let mut decoder = StreamDecoder::with_options(self, options);
         for &id in ids {
             decoder.append(id);
         }
-        match String::from_utf8(decoder.into_bytes()) {
-            Ok(text) => text,
-            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
-        }
+        decoder.into_bytes()
     }
 
     /// The bytes that a token stands for (a special token's are its text); none for an id that
@@ -197,31 +170,30 @@ impl Tokenizer {
 
     /// The id of a token as the file writes it; of several, a special one, else the lowest.
     pub fn token_id(&self, text: &str) -> Option<u32> {
-        if let Some(id) = self.specials.get(&self.vocab, text.as_bytes()) {
+        let raw = match self.kind {
+            Algorithm::ByteLevelBpe => Cow::Borrowed(text),
+            Algorithm::SentencePiece => Cow::Owned(text.replace(VISIBLE_SPACE, " ")),
+        };
+        let special = |text: &str| self.specials.get(&self.vocab, text.as_bytes());
+        if let Some(id) = special(text).or_else(|| special(&raw)) {
             return Some(id);
         }
-        let found = match self.kind {
-            Algorithm::ByteLevelBpe => {
-                let mut raw = Vec::with_capacity(text.len());
-                if !bytes::push_bytes(text, &mut raw) {
-                    raw.extend_from_slice(text.as_bytes());
-                }
-                self.index.get(&self.vocab, &raw)
-            }
-            Algorithm::SentencePiece => {
-                let raw = text.replace(VISIBLE_SPACE, " ");
-                self.index.get(&self.vocab, raw.as_bytes())
-            }
-        };
+        let is_written_so = |&id: &u32| self.vocab.text(id).as_deref() == Some(text);
+        let mut bytes = Vec::with_capacity(text.len());
+        if self.kind == Algorithm::SentencePiece || !bytes::push_bytes(text, &mut bytes) {
+            bytes.extend_from_slice(raw.as_bytes());
+        }
         let byte = || {
             let byte = [parse_byte(text)?];
             self.vocab
                 .ids(|kind| kind == TokenKind::Byte)
                 .find(|&id| self.token_bytes(id) == byte)
         };
+        let found = self.index.get(&self.vocab, &bytes);
         found
-            .filter(|&id| self.vocab.text(id).as_deref() == Some(text))
+            .filter(is_written_so)
             .or_else(byte)
+            .or_else(|| self.vocab.foreign().iter().copied().find(is_written_so))
     }
 
     /// The beginning-of-sequence token, if the model has one.
@@ -262,6 +234,20 @@ impl Tokenizer {
     /// The name of the pre-tokenizer in use; SentencePiece has none and ignores it.
     pub fn pre(&self) -> &str {
         &self.pre
+    }
+
+    /// Whether texts are composed (Unicode's NFC) before they are cut: decoding then gives them back
+    /// composed.
+    pub fn composes(&self) -> bool {
+        self.composes
+    }
+
+    /// The text of a token that decoding leaves out unless asked for it.
+    pub(crate) fn hidden_text(&self, id: u32) -> Option<&str> {
+        let is_hidden = self.token_kind(id).is_some_and(TokenKind::is_hidden);
+        std::str::from_utf8(self.token_bytes(id))
+            .ok()
+            .filter(|_| is_hidden)
     }
 
     fn add_space_prefix(&self) -> bool {

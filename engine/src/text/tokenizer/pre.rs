@@ -3,7 +3,8 @@
 //! One row per family. The rules are those of the models' own published tokenizers; where
 //! llama.cpp had to approximate one (the case-sensitive families, whose categories its regular
 //! expressions lack), the row follows the model. A name that is in no row is refused by the
-//! loader: a wrong cut degrades a model silently.
+//! loader: a wrong cut degrades a model silently. Rows that compose texts first are of models whose
+//! tokenizers are known to.
 
 use super::class::{Class, class_of};
 use super::split::{Cased, Pass, Words};
@@ -18,6 +19,8 @@ pub(crate) struct Family {
     pub(crate) ignore_merges: bool,
     /// Whether a file that does not say gets a beginning-of-sequence token.
     pub(crate) add_bos: bool,
+    /// Whether texts are composed (NFC) before they are cut.
+    pub(crate) composes: bool,
 }
 
 /// A family without peculiarities.
@@ -26,6 +29,7 @@ const PLAIN: Family = Family {
     passes: &[],
     ignore_merges: false,
     add_bos: false,
+    composes: false,
 };
 
 /// The cl100k pattern as Qwen2 varies it: one digit a word.
@@ -55,16 +59,19 @@ static FAMILIES: &[Family] = &[
         passes: &[Pass::Words(LLAMA3)],
         ignore_merges: true,
         add_bos: true,
+        ..PLAIN
+    },
+    Family {
+        names: &["qwen2", "f2llmv2", "stablelm2", "hunyuan"],
+        passes: &[Pass::Words(QWEN2)],
+        composes: true,
+        ..PLAIN
     },
     Family {
         names: &[
-            "qwen2",
             "deepseek-r1-qwen",
             "megrez",
             "kormo",
-            "f2llmv2",
-            "stablelm2",
-            "hunyuan",
             "solar-open",
             "grok-2",
             "bailingmoe",
@@ -80,6 +87,7 @@ static FAMILIES: &[Family] = &[
             letters: Class::LETTER.or(Class::MARK),
             ..QWEN2
         })],
+        composes: true,
         ..PLAIN
     },
     Family {
@@ -132,11 +140,15 @@ static FAMILIES: &[Family] = &[
         ..PLAIN
     },
     Family {
+        names: &["mpt", "olmo", "modern-bert"],
+        passes: &[Pass::Gpt2],
+        composes: true,
+        ..PLAIN
+    },
+    Family {
         names: &[
             "gpt-2",
             "gpt2",
-            "mpt",
-            "olmo",
             "phi-2",
             "jais",
             "trillion",
@@ -145,7 +157,6 @@ static FAMILIES: &[Family] = &[
             "a.x-4.0",
             "mellum",
             "exaone4",
-            "modern-bert",
             "jina-es",
             "jina-de",
             "jina-v2-es",
@@ -155,10 +166,22 @@ static FAMILIES: &[Family] = &[
         ..PLAIN
     },
     Family {
+        names: &["command-r"],
+        passes: &[
+            Pass::Runs {
+                lead: false,
+                set: is_number,
+                max: 1,
+            },
+            Pass::Gpt2,
+        ],
+        composes: true,
+        ..PLAIN
+    },
+    Family {
         names: &[
             "starcoder",
             "refact",
-            "command-r",
             "smollm",
             "codeshell",
             "exaone",
@@ -230,6 +253,7 @@ static FAMILIES: &[Family] = &[
         })],
         ignore_merges: true,
         add_bos: true,
+        ..PLAIN
     },
     Family {
         names: &["deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"],

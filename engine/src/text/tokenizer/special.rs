@@ -1,21 +1,45 @@
 //! Finding special tokens in a text before it is cut into words.
 //!
-//! The longest token anywhere wins, then the next longest in what is left, and so on; among
-//! tokens of one length the lower id does. (Leftmost-first would differ where tokens overlap.)
-//! One pass over the text finds out which tokens occur at all, so that a chat vocabulary of
-//! hundreds of special tokens costs a table look-up at each `<`.
+//! Of the tokens that begin first the longest is taken, and the search goes on behind it: as the
+//! published tokenizers do. One automaton finds all tokens, a second those that users defined alone:
+//! the time is linear in the text, however many there are.
 
-use super::vocab::{Index, TokenKind, Vocab};
+use aho_corasick::{AhoCorasick, Input, MatchKind};
+
+use super::vocab::{Index, TokenKind, VISIBLE_SPACE, Vocab};
+use super::{Algorithm, Error};
+
+/// The most bytes that the special tokens of a vocabulary may have together: some hundred times what any
+/// has, and what an automaton takes some hundred megabytes for.
+const MAX_BYTES: usize = 16 << 20;
 
 /// The special tokens of a vocabulary.
 pub(crate) struct Specials {
     index: Index,
-    /// Longest first.
-    ids: Vec<u32>,
-    /// By first byte: the lengths, descending, of the tokens that begin with it.
-    lengths: Vec<Vec<usize>>,
+    /// All of them.
+    all: Option<Scanner>,
+    /// Those that are taken from any text.
+    of_users: Option<Scanner>,
     /// Tokens that swallow the white space after them, ascending.
     strip_after: Vec<u32>,
+}
+
+/// Finds some tokens.
+struct Scanner {
+    automaton: AhoCorasick,
+    /// By the automaton's pattern.
+    ids: Vec<u32>,
+}
+
+/// A special token in a text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    /// Its id.
+    pub(crate) id: u32,
+    /// Its first byte.
+    pub(crate) start: usize,
+    /// The byte after it.
+    pub(crate) end: usize,
 }
 
 /// A piece of a text.
@@ -29,34 +53,36 @@ pub(crate) enum Fragment<'a> {
 
 impl Specials {
     /// Collects the special tokens; `strip_after` says which swallow white space.
-    pub(crate) fn new(vocab: &Vocab, strip_after: impl Fn(&[u8]) -> bool) -> Specials {
-        let mut found = Specials {
-            index: Index::default(),
-            ids: Vec::new(),
-            lengths: vec![Vec::new(); 256],
-            strip_after: Vec::new(),
-        };
+    ///
+    /// # Errors
+    /// There are more than an automaton can hold.
+    pub(crate) fn new(
+        vocab: &Vocab,
+        strip_after: impl Fn(&[u8]) -> bool,
+    ) -> Result<Specials, Error> {
+        let mut index = Index::default();
+        let mut ids: Vec<u32> = Vec::new();
         for id in vocab.ids(TokenKind::is_special) {
-            let bytes = vocab.bytes(id);
-            let Some(&first) = bytes.first() else {
-                continue;
-            };
-            if found.index.insert(vocab, id).is_some() {
-                continue;
-            }
-            found.ids.push(id);
-            let lengths = &mut found.lengths[usize::from(first)];
-            if let Err(at) = lengths.binary_search_by(|len| bytes.len().cmp(len)) {
-                lengths.insert(at, bytes.len());
-            }
-            if strip_after(bytes) {
-                found.strip_after.push(id);
+            let is_new = !vocab.bytes(id).is_empty() && index.insert(vocab, id).is_none();
+            if is_new {
+                ids.push(id);
             }
         }
-        found
-            .ids
-            .sort_by_key(|&id| std::cmp::Reverse(vocab.bytes(id).len()));
-        found
+        let bytes: usize = ids.iter().map(|&id| vocab.bytes(id).len()).sum();
+        if bytes > MAX_BYTES {
+            return Err(Error::Specials {
+                count: ids.len(),
+                why: format!("they have {bytes} bytes together, at most {MAX_BYTES} can be"),
+            });
+        }
+        let strips = |&id: &u32| strip_after(vocab.bytes(id));
+        let is_of_user = |&id: &u32| vocab.token_kind(id) == Some(TokenKind::UserDefined);
+        Ok(Specials {
+            of_users: Scanner::new(vocab, ids.iter().copied().filter(is_of_user).collect())?,
+            strip_after: ids.iter().copied().filter(strips).collect(),
+            all: Scanner::new(vocab, ids)?,
+            index,
+        })
     }
 
     /// The special token that is written so.
@@ -64,80 +90,88 @@ impl Specials {
         self.index.get(vocab, text)
     }
 
-    /// Cuts a text at its special tokens: all of them, or only those that users defined.
-    pub(crate) fn partition<'a>(
-        &self,
-        vocab: &Vocab,
-        text: &'a str,
-        parse_special: bool,
-    ) -> Vec<Fragment<'a>> {
-        let mut fragments = Vec::new();
-        if text.is_empty() {
-            return fragments;
-        }
-        fragments.push(Fragment::Text(text));
-        let occurring = self.occurring(vocab, text.as_bytes(), parse_special);
-        if occurring.is_empty() {
-            return fragments;
-        }
-        for &id in self
-            .ids
-            .iter()
-            .filter(|id| occurring.binary_search(id).is_ok())
-        {
-            let Ok(token) = std::str::from_utf8(vocab.bytes(id)) else {
-                continue;
-            };
-            let strips = self.strip_after.binary_search(&id).is_ok();
-            let mut cut = Vec::with_capacity(fragments.len() + 2);
-            for fragment in fragments {
-                match fragment {
-                    Fragment::Text(text) => cut_at(text, token, id, strips, &mut cut),
-                    token => cut.push(token),
-                }
-            }
-            fragments = cut;
-        }
-        fragments
+    /// The first special token in a text from a byte on: of all of them, or only of those that users
+    /// defined.
+    pub(crate) fn next(&self, text: &[u8], from: usize, parse_special: bool) -> Option<Found> {
+        let scanner = match parse_special {
+            true => self.all.as_ref(),
+            false => self.of_users.as_ref(),
+        };
+        let scanner = scanner?;
+        let found = scanner.automaton.find(Input::new(text).range(from..))?;
+        Some(Found {
+            id: *scanner.ids.get(found.pattern().as_usize())?,
+            start: found.start(),
+            end: found.end(),
+        })
     }
 
-    /// The ids, ascending, of the tokens that occur in a text.
-    fn occurring(&self, vocab: &Vocab, text: &[u8], parse_special: bool) -> Vec<u32> {
-        let mut found: Vec<u32> = Vec::new();
-        for (at, &first) in text.iter().enumerate() {
-            for &len in &self.lengths[usize::from(first)] {
-                let Some(candidate) = text.get(at..at + len) else {
-                    continue;
-                };
-                let Some(id) = self.index.get(vocab, candidate) else {
-                    continue;
-                };
-                let wanted = parse_special || vocab.token_kind(id) == Some(TokenKind::UserDefined);
-                if wanted && let Err(slot) = found.binary_search(&id) {
-                    found.insert(slot, id);
-                }
-            }
+    /// The end of a token with the white space that it swallows where control tokens are parsed: plain
+    /// text stays as it is.
+    pub(crate) fn end_of(&self, found: Found, text: &[u8], parse_special: bool) -> usize {
+        if !parse_special || self.strip_after.binary_search(&found.id).is_err() {
+            return found.end;
         }
-        found
+        let mut end = found.end;
+        while let Some(space) = leading_space(text.get(end..).unwrap_or_default()) {
+            end += space;
+        }
+        end
+    }
+
+    /// Cuts a text at its special tokens: all of them, or only those that users defined.
+    pub(crate) fn partition<'a>(&self, text: &'a str, parse_special: bool) -> Vec<Fragment<'a>> {
+        let mut fragments = Vec::new();
+        let mut at = 0;
+        while let Some(found) = self.next(text.as_bytes(), at, parse_special) {
+            fragments.extend(fragment(text, at, found.start));
+            fragments.push(Fragment::Token(found.id));
+            at = self.end_of(found, text.as_bytes(), parse_special);
+        }
+        fragments.extend(fragment(text, at, text.len()));
+        fragments
     }
 }
 
-/// Cuts a text at every occurrence of one token.
-fn cut_at<'a>(text: &'a str, token: &str, id: u32, strips: bool, out: &mut Vec<Fragment<'a>>) {
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once(token) {
-        if !before.is_empty() {
-            out.push(Fragment::Text(before));
+/// The bytes of the white-space character that a text begins with.
+fn leading_space(text: &[u8]) -> Option<usize> {
+    // No white space takes four bytes.
+    let first = (1..=text.len().min(3)).find_map(|n| std::str::from_utf8(&text[..n]).ok())?;
+    let is_space = first.starts_with(char::is_whitespace);
+    is_space.then_some(first.len())
+}
+
+/// A part of a text, unless there is nothing in it.
+fn fragment(text: &str, start: usize, end: usize) -> Option<Fragment<'_>> {
+    let part = text.get(start..end).filter(|part| !part.is_empty());
+    part.map(Fragment::Text)
+}
+
+impl Scanner {
+    /// `None` without tokens.
+    fn new(vocab: &Vocab, ids: Vec<u32>) -> Result<Option<Scanner>, Error> {
+        if ids.is_empty() {
+            return Ok(None);
         }
-        out.push(Fragment::Token(id));
-        rest = if strips {
-            after.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '\x0b')
-        } else {
-            after
-        };
+        let automaton = AhoCorasick::builder()
+            .match_kind(MatchKind::LeftmostLongest)
+            .build(ids.iter().map(|&id| pattern(vocab, id)))
+            .map_err(|e| Error::Specials {
+                count: ids.len(),
+                why: e.to_string(),
+            })?;
+        Ok(Some(Scanner { automaton, ids }))
     }
-    if !rest.is_empty() {
-        out.push(Fragment::Text(rest));
+}
+
+/// What is looked for: with spaces where texts have them by then.
+fn pattern(vocab: &Vocab, id: u32) -> Vec<u8> {
+    let bytes = vocab.bytes(id);
+    match vocab.algorithm() {
+        Algorithm::ByteLevelBpe => bytes.to_vec(),
+        Algorithm::SentencePiece => String::from_utf8_lossy(bytes)
+            .replace(VISIBLE_SPACE, " ")
+            .into_bytes(),
     }
 }
 
@@ -145,22 +179,20 @@ fn cut_at<'a>(text: &'a str, token: &str, id: u32, strips: bool, out: &mut Vec<F
 mod tests {
     use super::Fragment::{Text, Token};
     use super::*;
-    use crate::text::tokenizer::Algorithm;
 
-    fn vocab(tokens: &[(&str, TokenKind)]) -> Vocab {
+    fn specials(tokens: &[(&str, TokenKind)]) -> Specials {
         let mut vocab = Vocab::with_capacity(Algorithm::ByteLevelBpe, tokens.len());
         for &(text, kind) in tokens {
             vocab.push(text, kind);
         }
-        vocab
+        Specials::new(&vocab, |text| text == b"<u>").unwrap()
     }
 
     #[test]
     fn the_longest_token_wins_wherever_it_is() {
         use TokenKind::{Control, UserDefined};
-        let vocab = vocab(&[("<a>", Control), ("<a><b", Control), ("b>c", UserDefined)]);
-        let specials = Specials::new(&vocab, |_| false);
-        let cut = |text, special| specials.partition(&vocab, text, special);
+        let specials = specials(&[("<a>", Control), ("<a><b", Control), ("b>c", UserDefined)]);
+        let cut = |text, special| specials.partition(text, special);
         assert_eq!(
             cut("x<a><a><b>c", true),
             [Text("x"), Token(0), Token(1), Text(">c")]
@@ -171,11 +203,35 @@ mod tests {
     }
 
     #[test]
+    fn of_tokens_that_overlap_the_one_that_begins_first_wins() {
+        let user = TokenKind::UserDefined;
+        let specials = specials(&[("ab", user), ("bcdef", user), ("abx", user)]);
+        let cut = |text| specials.partition(text, false);
+        assert_eq!(cut("abcdef"), [Token(0), Text("cdef")]);
+        assert_eq!(cut("abxbcdef"), [Token(2), Token(1)]);
+        assert_eq!(cut("aabxb"), [Text("a"), Token(2), Text("b")]);
+    }
+
+    #[test]
+    fn what_no_automaton_can_hold_is_refused() {
+        let mut vocab = Vocab::with_capacity(Algorithm::ByteLevelBpe, 2);
+        vocab.push(&"a".repeat(MAX_BYTES), TokenKind::Control);
+        vocab.push("b", TokenKind::Control);
+        let Err(error) = Specials::new(&vocab, |_| false) else {
+            panic!("too many bytes");
+        };
+        let line = error.to_string();
+        assert!(
+            line.contains("tokenizer.ggml.tokens: 2 special tokens"),
+            "{line}"
+        );
+    }
+
+    #[test]
     fn white_space_after_a_token_can_go() {
-        let vocab = vocab(&[("<u>", TokenKind::Control)]);
-        let specials = Specials::new(&vocab, |_| true);
+        let specials = specials(&[("<u>", TokenKind::Control)]);
         assert_eq!(
-            specials.partition(&vocab, "<u> \n a <u>\n", true),
+            specials.partition("<u> \n\u{a0}a <u>\n", true),
             [Token(0), Text("a "), Token(0)]
         );
     }

@@ -75,11 +75,22 @@ impl Pass {
                     emit(&text[at..end]);
                     (gap, at) = (end, end);
                 }
-                _ => at = t.class(at).1,
+                _ => at = self.skip(t, at),
             }
         }
         if gap < at {
             emit(&text[gap..]);
+        }
+    }
+
+    /// Where the next match can start at the earliest if none starts at `at`.
+    #[inline]
+    fn skip(&self, t: Text<'_>, at: usize) -> usize {
+        let (class, next) = t.class(at);
+        match self {
+            // White space that does not end the piece does not from any of its characters.
+            Pass::TrailingSpace if class.is(Class::SPACE) => t.run(next, Class::SPACE),
+            _ => next,
         }
     }
 
@@ -396,6 +407,10 @@ mod tests {
             pieces("deepseek-llm", "a  b\n  "),
             ["a", " ", " b", "\n", "  "]
         );
+        // White space that ends the text is a piece, none before it is.
+        assert_eq!(pieces("deepseek-llm", "  1 \t"), ["  ", "1", " \t"]);
+        assert_eq!(pieces("deepseek-llm", " \t"), [" \t"]);
+        assert_eq!(pieces("deepseek-llm", "  1"), ["  ", "1"]);
         assert_eq!(
             pieces("deepseek-coder", "fn f() {}"),
             ["fn", " f", "()", " {}"]

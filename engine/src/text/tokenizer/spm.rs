@@ -6,6 +6,9 @@
 //! The model does not cut the text into words. Where the vocabulary has no token with a space
 //! after something else, though, nothing can merge across such a place, and each word can be
 //! merged by itself, or be copied from where the text had it before, with the same result.
+//!
+//! What users defined is cut out beforehand: nothing merges with it. A token that is unused merges
+//! like others, and what it has become is taken apart again in the end.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -22,8 +25,11 @@ pub(crate) struct Spm {
     /// The token of each byte: the byte token, else the token of that character, else the
     /// unknown token, else `NO_TOKEN`.
     bytes: [u32; 256],
-    /// Whether no token holds a space after something else.
-    ends_at_spaces: bool,
+    /// Stands for what there is no token for, if there are no byte tokens.
+    unknown: Option<u32>,
+    /// Whether a text can be merged word by word: no token holds a space after something else, and
+    /// what becomes of a word does not depend on the words before it.
+    by_words: bool,
 }
 
 /// What merging one word needs and the next can use again.
@@ -31,6 +37,8 @@ pub(crate) struct Spm {
 struct Scratch {
     symbols: Vec<Symbol>,
     queue: BinaryHeap<Candidate>,
+    /// What an unused token was last put together from.
+    parts: HashMap<u32, [Symbol; 2]>,
 }
 
 /// A stretch of the text; merged into its left neighbour when empty.
@@ -94,16 +102,18 @@ impl Spm {
             id => id,
         });
         let has_inner_space = |id| {
-            vocab
-                .bytes(id)
-                .windows(2)
-                .any(|pair| pair[0] != b' ' && pair[1] == b' ')
+            let bytes = vocab.bytes(id);
+            bytes.windows(2).any(|p| p[0] != b' ' && p[1] == b' ')
         };
-        let ends_at_spaces = !vocab.ids(TokenKind::is_merged).any(has_inner_space);
+        let merged = |kind| matches!(kind, TokenKind::Normal | TokenKind::Unused);
+        let has_bytes = byte_tokens.iter().any(|&id| id != NO_TOKEN);
+        let has_unused = vocab.ids(|kind| kind == TokenKind::Unused).next().is_some();
+        let ends_at_spaces = !vocab.ids(merged).any(has_inner_space);
         Spm {
             scores,
             bytes,
-            ends_at_spaces,
+            unknown: unknown.filter(|_| !has_bytes),
+            by_words: ends_at_spaces && has_bytes && !has_unused,
         }
     }
 
@@ -134,7 +144,7 @@ impl Spm {
 
     /// The length of what can be merged by itself at the start of a text.
     fn word_len(&self, text: &str) -> usize {
-        if !self.ends_at_spaces {
+        if !self.by_words {
             return text.len();
         }
         let ends = |pair: &[u8]| pair[0] != b' ' && pair[1] == b' ';
@@ -152,14 +162,50 @@ impl Spm {
         scratch: &mut Scratch,
         out: &mut Vec<u32>,
     ) {
-        let Scratch { symbols, queue } = scratch;
-        symbols.clear();
-        queue.clear();
+        self.merge(vocab, index, text, scratch);
+        let start = out.len();
+        // What is still to be written, the next one last.
+        let mut rest: Vec<Symbol> = Vec::new();
+        for symbol in scratch.symbols.iter().filter(|s| s.len > 0) {
+            rest.push(*symbol);
+            while let Some(symbol) = rest.pop() {
+                match scratch.parts.get(&symbol.id) {
+                    Some(&[left, right]) => rest.extend([right, left]),
+                    None => self.write(text, symbol, start, out),
+                }
+            }
+        }
+    }
+
+    /// Appends the token of a symbol, or what stands for its text; `start` is where the output of
+    /// the text begins.
+    fn write(&self, text: &str, symbol: Symbol, start: usize, out: &mut Vec<u32>) {
+        if symbol.id != NO_TOKEN {
+            out.push(symbol.id);
+        } else if let Some(unknown) = self.unknown {
+            // One for all that follow one another.
+            if out.get(start..).unwrap_or_default().last() != Some(&unknown) {
+                out.push(unknown);
+            }
+        } else {
+            let bytes = &text.as_bytes()[symbol.start..symbol.start + symbol.len];
+            let ids = bytes.iter().map(|&b| self.bytes[usize::from(b)]);
+            out.extend(ids.filter(|&id| id != NO_TOKEN));
+        }
+    }
+
+    /// Merges a text's characters as far as they can be; symbols without a length are gone.
+    fn merge(&self, vocab: &Vocab, index: &Index, text: &str, scratch: &mut Scratch) {
+        scratch.symbols.clear();
+        scratch.queue.clear();
+        scratch.parts.clear();
+        let symbols = &mut scratch.symbols;
         for (start, c) in text.char_indices() {
             let (at, len) = (symbols.len(), c.len_utf8());
-            let id = index
-                .get(vocab, &text.as_bytes()[start..start + len])
-                .unwrap_or(NO_TOKEN);
+            // One that is unused cannot be taken apart: it is as if it were unknown.
+            let is_used = |&id: &u32| vocab.token_kind(id) != Some(TokenKind::Unused);
+            let id = index.get(vocab, &text.as_bytes()[start..start + len]);
+            let id = id.filter(is_used).unwrap_or(NO_TOKEN);
             let prev = at.wrapping_sub(1); // NOWHERE before the first
             symbols.push(Symbol {
                 start,
@@ -173,9 +219,10 @@ impl Spm {
             last.next = NOWHERE;
         }
         for left in 1..symbols.len() {
-            self.consider(vocab, index, text, symbols, queue, left - 1);
+            self.consider(vocab, index, text, scratch, left - 1);
         }
-        while let Some(best) = queue.pop() {
+        while let Some(best) = scratch.queue.pop() {
+            let symbols = &mut scratch.symbols;
             let left = symbols[best.left];
             let Some(&right) = symbols.get(left.next) else {
                 continue;
@@ -192,20 +239,11 @@ impl Spm {
             };
             if let Some(after) = symbols.get_mut(right.next) {
                 after.prev = best.left;
-                self.consider(vocab, index, text, symbols, queue, best.left);
+                self.consider(vocab, index, text, scratch, best.left);
             }
             if left.prev != NOWHERE {
-                self.consider(vocab, index, text, symbols, queue, left.prev);
+                self.consider(vocab, index, text, scratch, left.prev);
             }
-        }
-        for symbol in symbols.iter().filter(|s| s.len > 0) {
-            if symbol.id != NO_TOKEN {
-                out.push(symbol.id);
-                continue;
-            }
-            let bytes = &text.as_bytes()[symbol.start..symbol.start + symbol.len];
-            let ids = bytes.iter().map(|&b| self.bytes[usize::from(b)]);
-            out.extend(ids.filter(|&id| id != NO_TOKEN));
         }
     }
 
@@ -215,25 +253,25 @@ impl Spm {
         vocab: &Vocab,
         index: &Index,
         text: &str,
-        symbols: &[Symbol],
-        queue: &mut BinaryHeap<Candidate>,
+        scratch: &mut Scratch,
         left: usize,
     ) {
-        let Symbol {
-            start, len, next, ..
-        } = symbols[left];
-        let Some(right) = symbols.get(next) else {
+        let at = scratch.symbols[left];
+        let Some(&right) = scratch.symbols.get(at.next) else {
             return;
         };
-        let len = len + right.len;
-        if let Some(id) = index.get(vocab, &text.as_bytes()[start..start + len]) {
-            let score = self.scores.get(id as usize).copied().unwrap_or(0.0);
-            queue.push(Candidate {
-                score,
-                left,
-                len,
-                id,
-            });
+        let len = at.len + right.len;
+        let Some(id) = index.get(vocab, &text.as_bytes()[at.start..at.start + len]) else {
+            return;
+        };
+        if vocab.token_kind(id) == Some(TokenKind::Unused) {
+            scratch.parts.insert(id, [at, right]);
         }
+        scratch.queue.push(Candidate {
+            score: self.scores.get(id as usize).copied().unwrap_or(0.0),
+            left,
+            len,
+            id,
+        });
     }
 }

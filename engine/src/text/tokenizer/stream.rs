@@ -25,6 +25,8 @@ pub(crate) struct StreamState {
     pending: Vec<u8>,
     /// Whether a space at the start is the tokenizer's own and not the text's.
     at_start: bool,
+    /// Whether the tokenizer puts a space before a text.
+    begins_texts: bool,
 }
 
 impl<'t> StreamDecoder<'t> {
@@ -36,7 +38,8 @@ impl<'t> StreamDecoder<'t> {
     /// A decoder at the start of a text.
     pub fn with_options(tokenizer: &'t Tokenizer, options: DecodeOptions) -> StreamDecoder<'t> {
         let mut state = StreamState::continuing(options);
-        state.at_start = tokenizer.add_space_prefix();
+        state.begins_texts = tokenizer.add_space_prefix();
+        state.at_start = state.begins_texts;
         StreamDecoder { tokenizer, state }
     }
 
@@ -77,6 +80,7 @@ impl StreamState {
             options,
             pending: Vec::new(),
             at_start: false,
+            begins_texts: false,
         }
     }
 
@@ -124,10 +128,11 @@ impl StreamState {
             return;
         }
         let mut bytes = tokenizer.token_bytes(id);
-        // A control token is part of no text, so the text has not begun with it.
-        if self.at_start && kind != TokenKind::Control {
+        if kind == TokenKind::Control {
+            // A control token is part of no text: none has begun with it, and after it one begins.
+            self.at_start |= self.begins_texts && self.options.special;
+        } else if std::mem::take(&mut self.at_start) {
             bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
-            self.at_start = false;
         }
         self.pending.extend_from_slice(bytes);
     }

@@ -3,7 +3,8 @@
 //! All tokens' bytes lie in one arena; an index is a hash table of ids that compares by looking
 //! into it. A vocabulary of 150,000 tokens thus is a handful of allocations. Tokens are kept as
 //! the bytes they *mean*: the byte alphabet of byte-level BPE is undone, SentencePiece's U+2581
-//! is a space again, a `<0x0A>` is one byte. Special tokens alone are kept as they are written.
+//! is a space again, a `<0x0A>` is one byte. Control tokens are kept as they are written, and so are
+//! those that users defined where the vocabulary is one of bytes.
 
 use std::borrow::Cow;
 
@@ -51,14 +52,6 @@ impl TokenKind {
         matches!(
             self,
             TokenKind::Unknown | TokenKind::Control | TokenKind::UserDefined
-        )
-    }
-
-    /// Whether merging can give the token.
-    pub(crate) fn is_merged(self) -> bool {
-        matches!(
-            self,
-            TokenKind::Normal | TokenKind::Unused | TokenKind::UserDefined
         )
     }
 
@@ -113,8 +106,8 @@ pub(crate) struct Vocab {
     /// Where each token's bytes end; they begin where the former's end.
     ends: Vec<usize>,
     kinds: Vec<TokenKind>,
-    /// Ordinary tokens of a byte-level vocabulary that are not written in its alphabet,
-    /// ascending.
+    /// Tokens that are not written in the vocabulary's alphabet, ascending: ordinary ones of a
+    /// byte-level vocabulary, and those of SentencePiece with a plain space.
     foreign: Vec<u32>,
 }
 
@@ -151,7 +144,13 @@ impl Vocab {
                     self.arena.extend_from_slice(text.as_bytes());
                 }
             }
-            (TokenKind::Normal | TokenKind::Unused, Algorithm::SentencePiece) => {
+            (
+                TokenKind::Normal | TokenKind::Unused | TokenKind::UserDefined,
+                Algorithm::SentencePiece,
+            ) => {
+                if text.contains(' ') {
+                    self.foreign.push(self.len() as u32);
+                }
                 let mut parts = text.split(VISIBLE_SPACE);
                 self.arena
                     .extend_from_slice(parts.next().unwrap_or_default().as_bytes());
@@ -165,6 +164,21 @@ impl Vocab {
         self.ends.push(self.arena.len());
         self.kinds.push(kind);
         !is_odd
+    }
+
+    /// The kind of tokenizer that it is made for.
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        self.kind
+    }
+
+    /// Whether a token is not written in the vocabulary's alphabet.
+    pub(crate) fn is_foreign(&self, id: u32) -> bool {
+        self.foreign.binary_search(&id).is_ok()
+    }
+
+    /// The tokens that are not written in the vocabulary's alphabet, ascending.
+    pub(crate) fn foreign(&self) -> &[u32] {
+        &self.foreign
     }
 
     /// The number of tokens.
@@ -212,15 +226,16 @@ impl Vocab {
                 Cow::Owned(format!("<0x{:02X}>", bytes.first().copied().unwrap_or(0)))
             }
             (TokenKind::Normal | TokenKind::Unused, Algorithm::ByteLevelBpe) => {
-                if self.foreign.binary_search(&id).is_ok() {
+                if self.is_foreign(id) {
                     as_written
                 } else {
                     Cow::Owned(bytes::to_text(bytes))
                 }
             }
-            (TokenKind::Normal | TokenKind::Unused, Algorithm::SentencePiece)
-                if bytes.contains(&b' ') =>
-            {
+            (
+                TokenKind::Normal | TokenKind::Unused | TokenKind::UserDefined,
+                Algorithm::SentencePiece,
+            ) if bytes.contains(&b' ') && !self.is_foreign(id) => {
                 Cow::Owned(as_written.replace(' ', VISIBLE_SPACE.encode_utf8(&mut [0; 4])))
             }
             _ => as_written,
@@ -249,7 +264,9 @@ mod tests {
         assert!(v.push("\u{2581}a\u{2581}", TokenKind::Normal));
         assert!(v.push("<0x0a>", TokenKind::Byte));
         assert!(!v.push("<0xZZ>", TokenKind::Byte));
-        assert!(v.push("\u{2581}", TokenKind::UserDefined));
+        assert!(v.push("\u{2581}x", TokenKind::UserDefined));
+        assert!(v.push("  x", TokenKind::UserDefined));
+        assert!(v.push("\u{2581}", TokenKind::Control));
         assert_eq!(
             (v.bytes(0), v.bytes(1), v.bytes(9)),
             (&b" a "[..], &b"\n"[..], &b""[..])
@@ -257,8 +274,12 @@ mod tests {
         assert_eq!(v.text(0).as_deref(), Some("\u{2581}a\u{2581}"));
         assert_eq!(v.text(1).as_deref(), Some("<0x0A>"));
         assert_eq!(v.text(2).as_deref(), Some("<0xZZ>"));
-        assert_eq!(v.bytes(3), "\u{2581}".as_bytes());
-        assert_eq!(v.text(4), None);
+        // Users may write a space either way.
+        assert_eq!((v.bytes(3), v.bytes(4)), (&b" x"[..], &b"  x"[..]));
+        assert_eq!(v.text(3).as_deref(), Some("\u{2581}x"));
+        assert_eq!(v.text(4).as_deref(), Some("  x"));
+        assert_eq!(v.bytes(5), "\u{2581}".as_bytes());
+        assert_eq!(v.text(6), None);
     }
 
     #[test]

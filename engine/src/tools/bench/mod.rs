@@ -4,23 +4,27 @@
 //! of the cache, the wait for a first token. Every figure is the median of repeats after a warm-up,
 //! and every repeat starts from the same cache, so that repeats are comparable. Sampling and
 //! detokenisation are not part of it: tokens are the most likely ones and nobody reads them.
+//!
+//! What it costs to have rows computed alike however many there are is measured in one run: the same
+//! tests again with the default kernels, when the others have left the device.
 
+mod ceiling;
 mod row;
 
-use std::hint::black_box;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rayon::prelude::*;
 use serde::Serialize;
 
+pub use ceiling::cpu_read_ceiling;
 pub use row::{BenchKind, BenchRow};
 
 use super::make_executor_on;
 use crate::Error;
 use crate::exec::LoadReport;
-use crate::exec::sample::Sampling;
+use crate::exec::sample::{NO_TOKEN, Sampling};
+use crate::exec::trace::Replay;
 use crate::exec::{DecodeStart, Executor, ExecutorKind, Opening, StepRows};
 use crate::kv::{BlockTable, KvType};
 use crate::lower::rule_names;
@@ -73,6 +77,8 @@ pub struct BenchReport {
     /// What the user should know about the choice of device, or what only running could show, such
     /// as a graph that could not be built.
     pub notice: Option<String>,
+    /// Whether every row was computed alike however many there are.
+    pub batch_invariant: bool,
     /// Rules of lowering that were left out, by their names.
     pub without: Vec<&'static str>,
     /// Steps that were to run as a graph and did not, because none could be built.
@@ -136,31 +142,22 @@ pub fn run_on(
     let mut subject = Subject::new(made.executor)?;
     subject.prompt(FIRST_TOKEN_PROMPT)?;
     let cold_first_token_seconds = start.elapsed().as_secs_f64();
-    let ceiling = read_ceiling(subject.executor.kind(), &settings)? / 1e9;
+    let weights = model.plan().weight_bytes_per_token();
+    let ceiling = ceiling::read_ceiling(made.gpu, weights, &settings)? / 1e9;
 
-    let mut rows = Vec::new();
-    let mut done = |row: BenchRow| {
-        on_row(&row);
-        rows.push(row);
-    };
-    done(subject.measure_prompt(BenchKind::FirstToken, FIRST_TOKEN_PROMPT, bench.repeats)?);
-    for &tokens in &bench.prompts {
-        done(subject.measure_prompt(BenchKind::Prompt, tokens, bench.repeats)?);
-    }
-    if bench.generate > 0 {
-        for (&batch, &depth) in bench
-            .batches
-            .iter()
-            .flat_map(|b| bench.depths.iter().map(move |d| (b, d)))
-        {
-            done(subject.measure_decode(bench, batch, depth, ceiling)?);
-        }
+    let mut rows = subject.measure(bench, ceiling, on_row)?;
+    let (executor, fallbacks) = (subject.executor.kind(), subject.executor.stats().fallbacks);
+    let notice = made.notice.or_else(|| subject.executor.notice());
+    drop(subject);
+    if settings.batch_invariant && executor.runs_kernels() {
+        compare_with_default(model, &settings, opening, bench, &mut rows)?;
     }
     Ok(BenchReport {
-        executor: subject.executor.kind(),
-        notice: made.notice.or_else(|| subject.executor.notice()),
+        executor,
+        notice,
+        batch_invariant: settings.batch_invariant,
         without: rule_names(settings.overrides.without),
-        fallbacks: subject.executor.stats().fallbacks,
+        fallbacks,
         weight_bytes: model.weight_total(),
         load_seconds,
         load,
@@ -168,6 +165,31 @@ pub fn run_on(
         ceiling_gb_per_second: ceiling,
         rows,
     })
+}
+
+/// Measures the same with the default kernels, and says of each row what share of their speed it has.
+fn compare_with_default(
+    model: &Arc<Model>,
+    settings: &Settings,
+    opening: &Opening,
+    bench: &BenchOptions,
+    rows: &mut [BenchRow],
+) -> Result<(), Error> {
+    let settings = Settings {
+        batch_invariant: false,
+        ..settings.clone()
+    };
+    let bench = BenchOptions {
+        profile: false,
+        ..bench.clone()
+    };
+    let mut subject = Subject::new(make_executor_on(model, &settings, opening)?.executor)?;
+    subject.prompt(FIRST_TOKEN_PROMPT)?;
+    let default = subject.measure(&bench, 0.0, &mut |_| {})?;
+    for (row, default) in rows.iter_mut().zip(&default) {
+        row.share_of_default = Some(row.tokens_per_second / default.tokens_per_second);
+    }
+    Ok(())
 }
 
 fn check(bench: &BenchOptions) -> Result<(), Error> {
@@ -223,6 +245,31 @@ impl Subject {
         Ok(Subject { executor, table })
     }
 
+    /// All the tests, in order.
+    fn measure(
+        &mut self,
+        bench: &BenchOptions,
+        ceiling: f64,
+        on_row: &mut dyn FnMut(&BenchRow),
+    ) -> Result<Vec<BenchRow>, Error> {
+        let mut rows = Vec::new();
+        let mut done = |row: BenchRow| {
+            on_row(&row);
+            rows.push(row);
+        };
+        done(self.measure_prompt(BenchKind::FirstToken, FIRST_TOKEN_PROMPT, bench.repeats)?);
+        for &tokens in &bench.prompts {
+            done(self.measure_prompt(BenchKind::Prompt, tokens, bench.repeats)?);
+        }
+        if bench.generate > 0 {
+            let depths = |b| bench.depths.iter().map(move |d| (b, d));
+            for (&batch, &depth) in bench.batches.iter().flat_map(depths) {
+                done(self.measure_decode(bench, batch, depth, ceiling)?);
+            }
+        }
+        Ok(rows)
+    }
+
     /// Fills the cache from position 0 and waits for the token that follows.
     fn prompt(&mut self, len: usize) -> Result<(), Error> {
         self.fill(0, len)
@@ -241,7 +288,15 @@ impl Subject {
             self.executor.run(&rows.step(&self.table))?;
             first = end;
         }
-        self.executor.next()?;
+        if self.executor.next()?.contains(&NO_TOKEN) {
+            let replay = Replay {
+                tokens: &tokens,
+                from: 0,
+                slot,
+                table: &self.table,
+            };
+            return Err(replay.explain(self.executor.inspect()));
+        }
         Ok(())
     }
 
@@ -378,38 +433,6 @@ fn arbitrary_tokens(len: usize, vocab_size: usize) -> Vec<u32> {
         .collect()
 }
 
-/// Bytes a second that the device's memory gives to a plain read.
-fn read_ceiling(executor: ExecutorKind, settings: &Settings) -> Result<f64, Error> {
-    match settings.device.gpu() {
-        Some(index) if executor.is_gpu() => {
-            crate::exec::cuda::measure_read_ceiling(index, &settings.disk_cache)
-        }
-        _ => Ok(cpu_read_ceiling()),
-    }
-}
-
-/// Bytes a second of all threads reading a buffer that no cache holds whole; the best of a few
-/// passes, since anything else on the machine can only slow a pass down.
-#[must_use]
-pub fn cpu_read_ceiling() -> f64 {
-    const WORDS: usize = (256 << 20) / 8;
-    const PASSES: usize = 4;
-    let buffer = vec![1u64; WORDS];
-    let piece = WORDS.div_ceil(rayon::current_num_threads() * 4);
-    let best = (0..PASSES)
-        .map(|_| {
-            let start = Instant::now();
-            let sum: u64 = buffer
-                .par_chunks(piece)
-                .map(|words| words.iter().fold(0, |a, &w| a ^ w))
-                .reduce(|| 0, |a, b| a ^ b);
-            black_box(sum);
-            start.elapsed().as_secs_f64()
-        })
-        .fold(f64::INFINITY, f64::min);
-    (WORDS * 8) as f64 / best.max(1e-9)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -458,10 +481,5 @@ mod tests {
             ..BenchOptions::default()
         };
         assert!(check(&nothing_generated).is_err());
-    }
-
-    #[test]
-    fn memory_can_be_read() {
-        assert!(cpu_read_ceiling() > 1e8);
     }
 }

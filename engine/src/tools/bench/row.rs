@@ -39,11 +39,14 @@ pub struct BenchRow {
     pub bytes_per_step: Option<u64>,
     /// `bytes_per_step / step_seconds / 1e9`.
     pub gb_per_second: Option<f64>,
-    /// `gb_per_second` over the measured ceiling; above 1 where the weights stay in a cache.
+    /// `gb_per_second` over the measured ceiling.
     pub share_of_ceiling: Option<f64>,
     /// Seconds that the device itself needs for a step, its launches back to back; the rest of a
     /// step's time is the host's doing.
     pub device_step_seconds: Option<f64>,
+    /// `tokens_per_second` over that of the default kernels, measured in the same run; present where
+    /// every row was to be computed alike however many there are.
+    pub share_of_default: Option<f64>,
     /// Times that the host waited for the device between two tokens.
     pub synchronizations_per_token: Option<f64>,
     /// What each launch of a step took, where that was asked for.
@@ -69,6 +72,7 @@ impl BenchRow {
             gb_per_second: None,
             share_of_ceiling: None,
             device_step_seconds: None,
+            share_of_default: None,
             synchronizations_per_token: None,
             launches: Vec::new(),
         }

@@ -32,17 +32,19 @@ use std::sync::Arc;
 pub(crate) use record::{Identity, Serving};
 pub use record::{Passed, passed};
 
+use reference::Expected;
 pub(crate) use reference::Reference;
 
 use crate::Error;
-use crate::error::GateFailure;
+use crate::error::{GateFailure, NotFinite, Origin};
+use crate::exec::trace::is_idle;
 use crate::exec::{Inspect, Limits, Step, StepRows};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::Unit;
 use crate::lower::{BATCH_MAX_ROWS, GEMV_MAX_ROWS};
 use crate::model::Model;
-use crate::plan::Buf;
-use crate::tools::parity::{Made, Report, Tolerance, Written, is_idle};
+use crate::plan::{Buf, Plan, Rows};
+use crate::tools::parity::{Made, Report, Tolerance, Written};
 
 /// Tokens of the prompt: more rows than matrix-vector kernels take.
 const PROMPT: usize = GEMV_MAX_ROWS + 4;
@@ -183,11 +185,17 @@ fn check_step(
             continue;
         }
         device.run_unit(step, i)?;
+        let of_numbers = |b: &Buf| made.get(b).is_none_or(|v| v.iter().all(|v| v.is_finite()));
+        let reads_numbers = unit.reads.iter().all(of_numbers);
         for expected in reference.unit(unit, &made, step)? {
             let Some(found) = device.read(expected.buffer)? else {
                 continue;
             };
             let sampled = expected.pick(&plan, &found);
+            let origin = spoilt(&plan, unit, step, &expected);
+            if let Some(origin) = origin.filter(|_| reads_numbers) {
+                return Err(NotFinite::at(origin).into());
+            }
             let written = Written {
                 unit: &unit.name,
                 buffer: expected.buffer,
@@ -204,6 +212,24 @@ fn check_step(
         made.retain(|b, _| readers.get(b).is_some_and(|&last| last > i));
     }
     Ok(report)
+}
+
+/// Where what the CPU computes is not finite: of finite inputs, nobody can compute the model.
+fn spoilt(plan: &Plan, unit: &Unit, step: &Step<'_>, expected: &Expected) -> Option<Origin> {
+    let mut values = expected.values.iter();
+    let at = values.position(|v| !v.is_finite())?;
+    let of_outputs = plan.buffer(expected.buffer).rows == Rows::Outputs;
+    let rows = match of_outputs {
+        true => step.outputs().len(),
+        false => step.rows(),
+    };
+    let row = at / (expected.values.len() / rows.max(1)).max(1);
+    let row = match of_outputs {
+        true => step.outputs()[row] as usize,
+        false => row,
+    };
+    let position = (step.lengths()[row] as usize).saturating_sub(1);
+    Some(Origin::of(position, &unit.name, expected.values[at]))
 }
 
 /// The last unit that reads each buffer.

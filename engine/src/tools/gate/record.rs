@@ -27,6 +27,7 @@ const HEAD: usize = 64;
 pub(crate) struct Serving {
     pub(crate) machine: Machine,
     pub(crate) precision: Precision,
+    pub(crate) batch_invariant: bool,
     pub(crate) kv_type: KvType,
     /// [`crate::lower::profile::DeviceProfile::choices`].
     pub(crate) choices: String,
@@ -43,6 +44,9 @@ impl fmt::Display for Serving {
             "precision {:?}, cache {:?}, executor {}, tokens chosen on {}",
             self.precision, self.kv_type, self.executor, self.sampler_on
         )?;
+        if self.batch_invariant {
+            writeln!(f, "the same kernels for any number of rows")?;
+        }
         writeln!(f, "checked {}", self.coverage)?;
         write!(f, "{}", self.choices)
     }
@@ -184,14 +188,16 @@ mod tests {
                 build: "0.1.0 1 bytes".to_owned(),
             },
             precision: Precision::Fast,
+            batch_invariant: false,
             kv_type: KvType::F16,
             choices: String::new(),
             executor: ExecutorChoice::Auto,
             sampler_on: SamplerOn::Device,
             coverage: Coverage::of(Limits::default()),
         };
-        let changes: [fn(&mut Serving); 7] = [
+        let changes: [fn(&mut Serving); 8] = [
             |s| s.precision = Precision::Exact,
+            |s| s.batch_invariant = true,
             |s| s.kv_type = KvType::Int8,
             |s| s.choices += "q4_k 1536x8960 t1: dp4a-l32-w16-r1-b8\n",
             |s| s.choices += "matrix-vector kernels up to 2 rows\n",

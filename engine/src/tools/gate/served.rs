@@ -15,11 +15,12 @@ use std::ops::{ControlFlow, Range};
 use super::{BATCH_STEPS, Coverage, PROMPT, SLACK, tokens};
 use crate::Error;
 use crate::exec::sample::Sampling;
+use crate::exec::trace::is_idle;
 use crate::exec::{DecodeStart, Inspect, Step, StepRows};
 use crate::kv::BlockTable;
 use crate::plan::Op;
 use crate::tools::parity::{
-    ALONE_LIMIT, BufferRow, Report, alone_limit, bit_equal, compare_tokens, error, is_idle,
+    ALONE_LIMIT, BufferRow, Report, alone_limit, bit_equal, compare_tokens, error,
 };
 
 /// Runs what the sizes of the executor allow; a report of each step.

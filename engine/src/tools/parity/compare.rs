@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::report::{bit_equal, compare_tokens, error};
 use super::{BufferRow, Mode, Report, Side, Tolerance, diff, diff_chunks};
 use crate::Error;
-use crate::exec::sample::{Sampling, argmax};
+use crate::exec::sample::{NO_TOKEN, Sampling, argmax};
+use crate::exec::trace::Replay;
 use crate::exec::{DecodeStart, Executor, Inspect, StepRows};
 use crate::kv::BlockTable;
 use crate::lower::{Activations, Shape, StepKind, Unit};
@@ -174,6 +175,10 @@ impl<'a> Sequences<'a> {
         for slot in 0..self.tokens.len() {
             reports.extend(self.prompt(slot, left, right)?);
             let next = left.next()?[0];
+            if next == NO_TOKEN {
+                // There is no way on, and the reports say where it was lost.
+                return Ok(reports);
+            }
             self.tokens[slot].push(next);
         }
         for _ in 0..self.options.generate {
@@ -182,6 +187,9 @@ impl<'a> Sequences<'a> {
             report.step = format!("batch of {}", self.tokens.len());
             reports.push(report);
             let next = left.next()?.to_vec();
+            if next[..self.tokens.len()].contains(&NO_TOKEN) {
+                return Ok(reports);
+            }
             self.push(&next);
         }
         if mode == Mode::Free && self.options.generate > 0 {
@@ -244,6 +252,15 @@ impl<'a> Sequences<'a> {
                 executor.run(&rows.step(&self.table))?;
             }
             let next = executor.next()?[0];
+            if next == NO_TOKEN {
+                let replay = Replay {
+                    tokens: &self.tokens[slot],
+                    from: 0,
+                    slot,
+                    table: &self.table,
+                };
+                return Err(replay.explain(executor));
+            }
             self.tokens[slot].push(next);
         }
         let name = self.options.right;
@@ -274,6 +291,9 @@ impl<'a> Sequences<'a> {
             report.buffers.extend(rows);
             reports.push(report);
             let next = executor.next()?.to_vec();
+            if next[..self.tokens.len()].contains(&NO_TOKEN) {
+                return Ok(reports);
+            }
             self.push(&next);
         }
         if self.options.generate > 0 {
@@ -329,7 +349,8 @@ impl<'a> Sequences<'a> {
 fn alone_row(slot: usize, alone: &[f32], together: &[f32], limit: f64) -> BufferRow {
     let (nmse, max_abs) = error(alone, together);
     let (best, chosen) = (argmax(alone), argmax(together));
-    let margin = alone[best as usize] - alone[chosen as usize];
+    let logit = |token: u32| alone.get(token as usize).copied().unwrap_or(f32::NAN);
+    let margin = logit(best) - logit(chosen);
     let most = MARGIN * (limit / ALONE_LIMIT).sqrt() as f32;
     let chosen_alike = best == chosen || margin < most;
     BufferRow {

@@ -27,6 +27,7 @@ pub(crate) use report::{Made, Written, bit_equal, compare_tokens, error};
 pub use side::Side;
 
 use crate::Error;
+use crate::exec::trace::is_idle;
 use crate::exec::{Inspect, Step};
 use crate::lower::Unit;
 use crate::plan::{Buf, Plan, Rows};
@@ -169,12 +170,6 @@ fn begin(left: &dyn Inspect, right: &mut dyn Inspect, step: &Step<'_>) -> Result
         rows: step.rows(),
         buffers: Vec::new(),
     })
-}
-
-/// Whether a unit has nothing to do in a step: those of the head, where no logits are wanted.
-pub(crate) fn is_idle(plan: &Plan, unit: &Unit, step: &Step<'_>) -> bool {
-    let of_outputs = |&b: &Buf| plan.buffer(b).rows == Rows::Outputs;
-    step.outputs().is_empty() && unit.writes.iter().any(of_outputs)
 }
 
 /// The rows of a whole prompt's buffer that a chunk has; the outputs are those of its last chunk.

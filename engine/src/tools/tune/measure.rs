@@ -141,6 +141,9 @@ impl Judge {
         }
         let error = sampled(&found)?;
         if error <= limit {
+            if let Some(v) = found.iter().flatten().find(|v| !v.is_finite()) {
+                return Err(spoilt(*v));
+            }
             self.reference = Some(found);
         }
         Ok(error)
@@ -328,12 +331,23 @@ impl GroupBench<'_> {
             }
             let sampled = reference.sampled(unit, &made);
             for expected in sampled.unwrap_or_default() {
+                if let Some(v) = expected.values.iter().find(|v| !v.is_finite()) {
+                    return Err(spoilt(*v));
+                }
                 let error = nmse(&expected.values, &expected.pick(model.plan(), found));
                 worst = f64::max(worst, error);
             }
         }
         Ok(worst)
     }
+}
+
+/// Why there is nothing to measure.
+fn spoilt(value: f32) -> Error {
+    Error::Request(format!(
+        "a product of the model's weights gives {value} where activations are ordinary; check the \
+         weights in the model file"
+    ))
 }
 
 /// Something like a normal variate, every 97th fifty times as large.

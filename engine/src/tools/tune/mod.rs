@@ -178,6 +178,7 @@ mod tests {
             let lowering = LowerOptions {
                 target: Target::Sm80,
                 precision: Precision::Fast,
+                batch_invariant: false,
                 multiprocessors: 4,
                 max_blocks: 8,
                 kv_type: KvType::default(),

@@ -1,13 +1,14 @@
-//! Index of the largest element of each row; the lowest index on ties; NaN never wins.
+//! Index of the largest element of each row; the lowest index on ties.
 //!
 //! | parameter | type | shape |
 //! |---|---|---|
 //! | logits | f32 | `[rows, vocab_size]` |
 //! | out | u32 | `[rows]` |
 //!
-//! Grid `[rows, 1, 1]`. Reads `4 * rows * vocab_size` bytes. A row without any value above minus
-//! infinity gives 0.
+//! Grid `[rows, 1, 1]`. Reads `4 * rows * vocab_size` bytes. A row that holds NaN or plus infinity, or
+//! nothing above minus infinity, gives [`NO_TOKEN`].
 
+use super::row::{NO_TOKEN, Seen};
 use crate::build::Val;
 use crate::ir::{Kernel, Param};
 use crate::target::Target;
@@ -68,18 +69,20 @@ impl ArgmaxSpec {
         let (width, threads) = (W as u32, self.threads());
         Kernel::new(format!("argmax_{vocab_size}"), target, |k| {
             k.doc(format!(
-                "out[r] = index of the largest of logits[r, ..{vocab_size}], the lowest on ties.\n\
-                 Grid [rows, 1, 1]."
+                "out[r] = index of the largest of logits[r, ..{vocab_size}], the lowest on ties; \
+                 {NO_TOKEN:#x} where they are no numbers.\nGrid [rows, 1, 1]."
             ));
             k.block_size(threads);
             k.declare(self.params());
             let logits = k.bind::<f32>("logits").offset(k.block_x() * vocab_size);
             let out = k.bind::<u32>("out");
             let best = k.var(f32::NEG_INFINITY);
-            let index = k.var(0u32);
+            let index = k.var(NO_TOKEN);
+            let seen = Seen::new(k);
             // Indices grow within a thread, so a strict comparison keeps the lowest.
             let consider = |values: [Val<'_, f32>; W], at: Val<'_, u32>| {
                 for (j, v) in values.into_iter().enumerate() {
+                    seen.add(v);
                     let wins = v.gt(best.get());
                     index.set(k.select(wins, at + j as u32, index.get()));
                     best.set(k.select(wins, v, best.get()));
@@ -102,7 +105,8 @@ impl ArgmaxSpec {
                 consider(logits.load_vec::<W>(i), i);
             });
 
-            let (value, at) = k.warp_argmax(best.get(), index.get());
+            let (value, at) = seen.judge(best.get(), index.get());
+            let (value, at) = k.warp_argmax(value, at);
             let warps = threads / 32;
             let values = k.shared::<f32>("values", warps);
             let indices = k.shared::<u32>("indices", warps);

@@ -13,4 +13,5 @@ pub(super) mod sampler;
 pub use advance::AdvanceSpec;
 pub use argmax::ArgmaxSpec;
 pub use feed::FeedSpec;
+pub use row::NO_TOKEN;
 pub use sampler::{SampleParams, SampleSpec};

@@ -1,7 +1,8 @@
 //! How blocks go over a row of logits, and find the best of something in it: each block the best of
 //! its part, and the last one to arrive the best of all parts.
 //!
-//! Of equals the lowest index is the best, whichever thread and block saw it.
+//! Of equals the lowest index is the best, whichever thread and block saw it. A row of logits that are
+//! no numbers has none: its largest is plus infinity at [`NO_TOKEN`].
 
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 use crate::op::{Order, Rmw, Scope};
@@ -81,6 +82,44 @@ pub(super) fn load<'k>(
     })
 }
 
+/// In the place of a token: the logits are not finite. A row is so that holds NaN or plus infinity, or
+/// nothing above minus infinity.
+pub const NO_TOKEN: u32 = u32::MAX;
+
+/// Whether a thread has seen NaN, at one FMA a value: a sum in which numbers cannot overflow.
+pub(super) struct Seen<'k> {
+    k: &'k Builder,
+    /// NaN once there was one, or both infinities.
+    sum: Var<'k, f32>,
+}
+
+impl<'k> Seen<'k> {
+    pub(super) fn new(k: &'k Builder) -> Seen<'k> {
+        Seen {
+            k,
+            sum: k.var(0f32),
+        }
+    }
+
+    pub(super) fn add(&self, value: Val<'k, f32>) {
+        // 2^-60: no sum of fewer than 2^60 numbers exceeds the largest.
+        const SMALL: f32 = f32::from_bits((127 - 60) << 23);
+        self.sum.update(|sum| value.fma(SMALL, sum));
+    }
+
+    /// The largest value and its index, or what says that there is none: nothing exceeds that, and no
+    /// other index comes with it.
+    pub(super) fn judge(
+        &self,
+        value: Val<'k, f32>,
+        index: Val<'k, u32>,
+    ) -> (Val<'k, f32>, Val<'k, u32>) {
+        let (k, sum) = (self.k, self.sum.get());
+        let value = k.select(sum.ne(sum), f32::INFINITY, value);
+        (value, k.select(value.lt(f32::INFINITY), index, NO_TOKEN))
+    }
+}
+
 /// Where the blocks of a row leave the best of their parts.
 pub(super) struct Parts<'k> {
     /// Blocks of a row.
@@ -118,12 +157,12 @@ impl<'k> Race<'k> {
         }
     }
 
-    /// Nothing seen yet: minus infinity at index 0.
+    /// Nothing seen yet: minus infinity at [`NO_TOKEN`].
     pub(super) fn lead(&self) -> Lead<'k> {
         Lead {
             k: self.k,
             value: self.k.var(f32::NEG_INFINITY),
-            index: self.k.var(0u32),
+            index: self.k.var(NO_TOKEN),
         }
     }
 
@@ -188,5 +227,12 @@ impl<'k> Lead<'k> {
         let wins = value.gt(self.value.get());
         self.value.set(k.select(wins, value, self.value.get()));
         self.index.set(k.select(wins, index, self.index.get()));
+    }
+
+    /// Gives way to what says that the values are no numbers, where these were seen.
+    pub(super) fn judge(&self, seen: &Seen<'k>) {
+        let (value, index) = seen.judge(self.value.get(), self.index.get());
+        self.value.set(value);
+        self.index.set(index);
     }
 }

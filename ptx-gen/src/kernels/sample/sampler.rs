@@ -23,8 +23,9 @@
 //! 1. *Penalties* change the logits of the tokens among the latest `window`: positive logits are
 //!    divided by `repetition`, others multiplied (Keskar et al., "CTRL", section 4.1); then
 //!    `presence + frequency * occurrences` is subtracted.
-//! 2. Without a temperature, or when the largest logit is not finite, the choice is the largest
-//!    logit, of equals the lowest index, never NaN; index 0 where nothing is above minus infinity.
+//! 2. Where a logit is NaN or plus infinity, or nothing is above minus infinity, there is no choice:
+//!    the token is [`NO_TOKEN`]. Without a temperature the choice is the largest logit, of equals the
+//!    lowest index.
 //! 3. *Filters* keep tokens down to a [`depth`](super::math::depth), ties included. Top-k:
 //!    the depth of the k-th largest logit. Top-p: the least depth to which the
 //!    [masses](super::math::mass) of what is left reach the share p of their sum, which is
@@ -43,7 +44,7 @@ use crate::target::Target;
 
 use super::filter::depth_kept;
 use super::penalties::penalise;
-use super::row::{Parts, Race, Row, turn};
+use super::row::{NO_TOKEN, Parts, Race, Row, Seen, turn};
 
 /// A sampler of rows of `vocab_size` logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -215,17 +216,18 @@ impl SampleSpec {
             let tokens = quad * 4..(quad + part) * 4;
             penalise(k, self, logits, params, ring, tokens);
             let race = Race::new(k);
-            let best = race.lead();
+            let (best, seen) = (race.lead(), Seen::new(k));
             turn(k, vocab_size, logits, quad, UNROLL, |values, quad| {
                 for (j, v) in (0..).zip(values) {
+                    seen.add(v);
                     best.follow(v, quad * 4 + j);
                 }
             });
+            best.judge(&seen);
             let (max, top) = race.last_winner(&best, &parts, row, k.block_x());
 
             let inv_temperature = params.cast::<f32>().load(INV_TEMPERATURE);
-            let finite = max.gt(f32::NEG_INFINITY) & max.lt(f32::INFINITY);
-            let draws = finite & inv_temperature.gt(0.0);
+            let draws = top.ne(NO_TOKEN) & inv_temperature.gt(0.0);
             let limit = k.if_value(
                 draws,
                 || {

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::callers::{Callers, Listener};
 use super::core::{Core, Submitted};
-use super::failing::{Failing, Random, cpu, micro};
+use super::failing::{Failing, Random, cpu, micro, micro_f16};
 use super::request::{Prompt, Request, Update};
 use crate::Error;
 use crate::exec::Limits;
@@ -30,7 +30,10 @@ fn request(kind: usize) -> Request {
     let own: Vec<u32> = (0..[3, 40, 1, 17][kind % 4])
         .map(|i| (i * 7 + kind as u32 * 31 + 1) % 200)
         .collect();
+    let grows = kind >= 14;
     let prompt = match kind % 3 {
+        // They need blocks as they go on.
+        _ if grows => own,
         // Whole blocks: who comes second copies the last of them.
         0 if kind.is_multiple_of(2) => prefix[..64].to_vec(),
         0 => [&prefix[..], &own].concat(),
@@ -40,7 +43,7 @@ fn request(kind: usize) -> Request {
     Request {
         prompt: Prompt::Tokens(prompt),
         options: GenerateOptions {
-            max_tokens: 1 + (kind * 13) % 50,
+            max_tokens: if grows { 100 } else { 1 + (kind * 13) % 50 },
             ignore_eog: true,
             sampling: Sampling {
                 temperature: if kind.is_multiple_of(2) { 0.8 } else { 0.0 },
@@ -61,7 +64,7 @@ fn request(kind: usize) -> Request {
 }
 
 /// Kinds of requests.
-const KINDS: usize = 14;
+const KINDS: usize = 18;
 
 struct Caller {
     kind: usize,
@@ -159,14 +162,33 @@ struct Met {
     whole: u64,
     preempted: u64,
     copied: u64,
+    saved: u64,
+    restored: u64,
+}
+
+impl Met {
+    fn add(self, other: Met) -> Met {
+        Met {
+            failed: self.failed + other.failed,
+            lost: self.lost + other.lost,
+            cancelled: self.cancelled + other.cancelled,
+            whole: self.whole + other.whole,
+            preempted: self.preempted + other.preempted,
+            copied: self.copied + other.copied,
+            saved: self.saved + other.saved,
+            restored: self.restored + other.restored,
+        }
+    }
 }
 
 fn order(model: &Arc<Model>, texts: &[Vec<u32>], seed: u64) -> Met {
     let mut random = Random::new(seed);
     let slots = 1 + random.below(4);
-    let blocks = 5 + random.below(slots * 2);
+    let is_tight = random.once_in(3);
+    let blocks = 5 + if is_tight { 0 } else { random.below(slots * 2) };
     let limits = Limits {
         cache_blocks: blocks.min(BlockTable::blocks_for(slots, 160)),
+        saved_blocks: [0, 3, 10][random.below(3)],
         max_rows: slots.max(8 + random.below(56)),
         ..Limits::new(slots, 160)
     };
@@ -183,7 +205,9 @@ fn order(model: &Arc<Model>, texts: &[Vec<u32>], seed: u64) -> Met {
     let requests = 1 + random.below(9);
     while callers.len() < requests || !served.core.is_idle() {
         if callers.len() < requests && random.once_in(3) {
-            let (kind, key) = (random.below(KINDS), callers.len() as u64);
+            let first = if is_tight { 12 } else { 0 };
+            let kind = first + random.below(KINDS - first);
+            let key = callers.len() as u64;
             callers.push(served.submit_kind(kind, key));
         }
         if !callers.is_empty() && random.once_in(25) {
@@ -221,29 +245,32 @@ fn order(model: &Arc<Model>, texts: &[Vec<u32>], seed: u64) -> Met {
     let in_use = counters.blocks_free + counters.blocks_cached;
     assert_eq!(in_use, limits.cache_blocks, "seed {seed}");
     assert_eq!((counters.waiting, counters.running), (0, 0), "seed {seed}");
+    assert_eq!(counters.places_free, limits.saved_blocks, "seed {seed}");
     met.preempted = counters.preemptions;
     met.copied = counters.copied_blocks;
+    (met.saved, met.restored) = (counters.saved_blocks, counters.restored_blocks);
     met
 }
 
-/// Faults at every call of an executor, in joins, prompts, decodes, copies and cancellations: nobody is
-/// lost, no block leaks, and every text is what it is alone.
+/// Faults at every call of an executor, in joins, prompts, decodes, copies, saves, restores and
+/// cancellations: nobody is lost, no block leaks, and every text is what it is alone.
 #[test]
 fn whatever_fails_the_others_go_on() {
-    let model = micro();
-    let texts: Vec<Vec<u32>> = (0..KINDS).map(|kind| alone(&model, kind)).collect();
+    orders_of(&micro());
+}
+
+#[test]
+fn whatever_fails_the_others_go_on_with_a_model_in_f16() {
+    orders_of(&micro_f16());
+}
+
+fn orders_of(model: &Arc<Model>) {
+    let texts: Vec<Vec<u32>> = (0..KINDS).map(|kind| alone(model, kind)).collect();
     let all = std::env::var_os("GANNET_ORDERS").is_some_and(|orders| orders == "all");
     let share = if all { 1 } else { SHARE };
     let orders = (0..ORDERS).into_par_iter().filter(|seed| seed % share == 0);
-    let met = orders.map(|seed| order(&model, &texts, seed));
-    let met = met.reduce(Met::default, |a, b| Met {
-        failed: a.failed + b.failed,
-        lost: a.lost + b.lost,
-        cancelled: a.cancelled + b.cancelled,
-        whole: a.whole + b.whole,
-        preempted: a.preempted + b.preempted,
-        copied: a.copied + b.copied,
-    });
+    let met = orders.map(|seed| order(model, &texts, seed));
+    let met = met.reduce(Met::default, Met::add);
     println!("{met:?}");
     let Met {
         failed,
@@ -252,6 +279,8 @@ fn whatever_fails_the_others_go_on() {
         whole,
         preempted,
         copied,
+        saved,
+        restored,
     } = met;
     for (what, count) in [
         ("failed", failed),
@@ -260,6 +289,8 @@ fn whatever_fails_the_others_go_on() {
         ("whole", whole),
         ("preempted", preempted),
         ("copied", copied),
+        ("saved", saved),
+        ("restored", restored),
     ] {
         assert!(count > 0, "no order met {what}");
     }

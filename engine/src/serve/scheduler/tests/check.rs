@@ -13,6 +13,7 @@ impl Scheduler {
         self.table.check();
         let mut waiting = BTreeSet::new();
         let mut stays = Vec::new();
+        let mut places = self.free_places.clone();
         let mut slots: BTreeSet<usize> = self.free_slots.iter().copied().collect();
         assert_eq!(slots.len(), self.free_slots.len(), "a slot is free twice");
         let tickets: Vec<Ticket> = self.in_flight.iter().map(|step| step.ticket).collect();
@@ -25,6 +26,9 @@ impl Scheduler {
                 "{request:?}"
             );
             assert!(request.awaited.iter().is_sorted());
+            let waits = matches!(request.place, Place::Waiting { .. });
+            assert!(waits || request.saved.is_none(), "{request:?}");
+            places.extend(request.saved.iter().flat_map(|saved| &saved.places));
             match &request.place {
                 Place::Waiting { .. } => {
                     waiting.insert(request.order);
@@ -44,6 +48,11 @@ impl Scheduler {
                 }
             }
         }
+        places.sort_unstable();
+        assert!(
+            places.windows(2).all(|p| p[0] < p[1]),
+            "a place is free or used twice"
+        );
         stays.sort_unstable();
         let stays: Vec<_> = stays.into_iter().map(|(_, id)| id).collect();
         assert_eq!(self.running, stays, "in the order they joined");

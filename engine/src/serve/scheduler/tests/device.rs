@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::super::{EndReason, Entry, RequestId, TokenSource, Work, WorkRow};
 use super::{Random, mix};
+use crate::exec::Limits;
 use crate::kv::{BLOCK_TOKENS, BlockTable, PrefixKey};
 
 /// Tokens that are chosen are below it: few, so that sequences meet.
@@ -80,13 +81,17 @@ fn choose(hash: u64, seed: u64) -> (u32, bool) {
 #[derive(Debug)]
 pub(super) struct Device {
     memory: Vec<[u64; BLOCK_TOKENS]>,
+    /// Blocks on the host.
+    saved: Vec<[u64; BLOCK_TOKENS]>,
     chosen: Vec<u32>,
 }
 
 impl Device {
-    pub(super) fn new(slots: usize, blocks: usize) -> Device {
+    pub(super) fn new(limits: &Limits) -> Device {
+        let (slots, blocks) = (limits.num_slots, limits.cache_blocks);
         Device {
             memory: vec![[0; BLOCK_TOKENS]; blocks],
+            saved: vec![[0; BLOCK_TOKENS]; limits.saved_blocks],
             chosen: vec![u32::MAX; slots],
         }
     }
@@ -100,8 +105,14 @@ impl Device {
         scripts: &BTreeMap<RequestId, Script>,
         random: &mut Random,
     ) -> Vec<Option<u32>> {
+        for &(block, place) in &work.saves {
+            self.saved[place as usize] = self.memory[block as usize];
+        }
         for &(from, to) in &work.copies {
             self.memory[to as usize] = self.memory[from as usize];
+        }
+        for &(place, block) in &work.restores {
+            self.memory[block as usize] = self.saved[place as usize];
         }
         let same = |a: &WorkRow, b: &WorkRow| a.request == b.request;
         let mut groups: Vec<&[WorkRow]> = work.rows.chunk_by(same).collect();
@@ -119,8 +130,12 @@ impl Device {
         wanted.map(|row| results[&row.request]).collect()
     }
 
-    /// A step that fails: nothing is copied, and what its rows were to write is not there, or wrong.
+    /// A step that fails: nothing is copied, and what its rows were to write, and what was to be saved,
+    /// is not there, or wrong.
     pub(super) fn run_failing(&mut self, work: &Work, table: &BlockTable, random: &mut Random) {
+        for &(_, place) in &work.saves {
+            self.saved[place as usize] = [1; BLOCK_TOKENS];
+        }
         for row in &work.rows {
             if random.once_in(2) {
                 let (block, at) = table.locate(row.slot, row.position);

@@ -70,6 +70,7 @@ fn config(theme: Theme, random: &mut Random) -> SchedulerConfig {
             false => slots,
         },
         cache_blocks: blocks,
+        saved_blocks: random.below(2) * random.below(2 * of_one),
         ..Limits::new(slots, context)
     };
     SchedulerConfig {
@@ -95,7 +96,8 @@ fn scenario(theme: Theme, random: &mut Random, context: usize) -> Scenario {
     Scenario {
         requests: 3 + random.below(12),
         failures: match theme {
-            Theme::Mixed | Theme::Tight => [0, 0, 0, 30][random.below(4)],
+            Theme::Mixed => [0, 0, 0, 30][random.below(4)],
+            Theme::Tight => [0, 0, 10, 30][random.below(4)],
             Theme::Alike => [0, 10, 15, 30][random.below(4)],
         },
         in_a_row: random.below(2) * random.below(4),
@@ -208,6 +210,8 @@ fn whatever_happens_every_request_ends_with_its_text() {
         ("tokens found", sum(|c| c.prefix_hits)),
         ("copies", sum(|c| c.copied_blocks)),
         ("preemptions", sum(|c| c.preemptions)),
+        ("blocks saved", sum(|c| c.saved_blocks)),
+        ("blocks restored", sum(|c| c.restored_blocks)),
         ("restarts", sum(|c| c.restarts)),
         ("failures", sum(|c| c.failed_requests)),
         ("cancellations", sum(|c| c.cancellations)),
@@ -231,7 +235,13 @@ fn what_happens_follows_from_the_seed() {
 #[test]
 fn every_weakness_is_noticed() {
     // Cases of their own stand for what is rare.
-    let rare = [Weakness::DamageEndsWithTheStep, Weakness::ResumedEarly];
+    let rare = [
+        Weakness::DamageEndsWithTheStep,
+        Weakness::ResumedEarly,
+        Weakness::FailureStaysSaved,
+        Weakness::RestoredEarly,
+        Weakness::RestoredAtOnce,
+    ];
     for &weakness in Weakness::ALL.iter().filter(|w| !rare.contains(w)) {
         let notices = |&seed: &u64| {
             let run = AssertUnwindSafe(|| explore(seed, Some(weakness)));

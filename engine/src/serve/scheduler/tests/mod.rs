@@ -9,6 +9,7 @@ mod check;
 mod device;
 mod explore;
 mod failures;
+mod saving;
 mod world;
 
 /// A small generator of the tests' own: the same numbers every time.

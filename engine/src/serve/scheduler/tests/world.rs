@@ -68,7 +68,7 @@ impl World {
             scripts: BTreeMap::new(),
             progress: BTreeMap::new(),
             config,
-            device: Device::new(config.limits.num_slots, config.limits.cache_blocks),
+            device: Device::new(&config.limits),
             pending: VecDeque::new(),
             random: Random::new(seed),
             steps: 0,
@@ -122,6 +122,10 @@ impl World {
         self.check_decoding(&sat, &work.rows);
         self.check_prefixes(&sat, &work);
         self.count_overtaking(&work);
+        // Now and then nothing can be saved, and the step runs all the same.
+        if !work.saves.is_empty() && self.random.once_in(8) {
+            self.scheduler.lose_saved(work.ticket);
+        }
         let table = self.scheduler.table();
         let results = if fails {
             self.device.run_failing(&work, table, &mut self.random);
@@ -210,6 +214,7 @@ impl World {
         assert_eq!(counters.blocks_held, 0);
         let blocks = counters.blocks_free + counters.blocks_cached;
         assert_eq!(blocks, self.config.limits.cache_blocks);
+        assert_eq!(counters.places_free, self.config.limits.saved_blocks);
     }
 
     fn rank(&self, id: RequestId) -> (u64, RequestId) {
@@ -279,6 +284,14 @@ impl World {
                 assert!(group.iter().all(known), "the host has not chosen yet");
             }
             let blocks = table.blocks(first.slot);
+            let restored = work.restores.iter().filter(|r| blocks.contains(&r.1));
+            for (_, block) in restored {
+                assert!(work.joined.contains(&first.request), "restored in mid-stay");
+                assert!(
+                    !known.contains(&table.life(*block)),
+                    "a known block is restored"
+                );
+            }
             let written = first.position / BLOCK_TOKENS..=last.position / BLOCK_TOKENS;
             for &block in &blocks[written] {
                 assert!(

@@ -1,0 +1,232 @@
+//! What goes where while a command runs: figures, quiet, threads, an interruption.
+
+use std::process::{Command, Stdio};
+
+use crate::support::{finish, gannet, run};
+
+/// Figures begin a line of their own, also where both streams are one, and the text is not touched.
+#[test]
+fn figures_do_not_run_into_the_text() {
+    let shell = r#""$0" run "fn main" -n 7 --device cpu 2>&1"#;
+    let both = Command::new("sh")
+        .args(["-c", shell, env!("CARGO_BIN_EXE_gannet")])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let both = String::from_utf8(both.stdout).unwrap();
+    let alone = run(&["run", "fn main", "-n", "7", "--device", "cpu"]).ok();
+    assert!(!alone.stdout.ends_with('\n'), "{:?}", alone.stdout);
+    let expected = format!("{}\n[prompt 3 tokens, ", alone.stdout);
+    assert!(both.contains(&expected), "{both}");
+    // Nothing to end where nothing was printed.
+    let none = run(&["run", "fn main", "-n", "0", "--device", "cpu"]).ok();
+    assert_eq!(none.stderr.lines().count(), 2, "{}", none.stderr);
+}
+
+#[test]
+fn quiet_leaves_results_and_errors() {
+    let loud = run(&["run", "fn main", "-n", "4"]).ok();
+    for args in [
+        &["run", "fn main", "-n", "4", "-q"][..],
+        &["-q", "run", "fn main", "-n", "4"],
+    ] {
+        let quiet = run(args).ok();
+        assert_eq!(
+            (quiet.stdout.as_str(), quiet.stderr.as_str()),
+            (loud.stdout.as_str(), "")
+        );
+    }
+    run(&["run", "x", "-m", "/no/such.gguf", "-q"]).error();
+    let told = run(&["run", "fn main", "-n", "2", "--device", "cpu", "-v"]).ok();
+    assert!(told.stderr.contains("first token"), "{}", told.stderr);
+}
+
+#[test]
+fn threads_are_as_many_as_asked_for_or_an_error() {
+    let args = ["run", "fn main", "-n", "4", "--device", "cpu", "--json"];
+    let tokens = |threads: &[&str]| {
+        let done = run(&[&args[..], threads].concat()).ok();
+        done.json()["tokens"].clone()
+    };
+    assert_eq!(tokens(&["-t", "1"]), tokens(&["--threads", "3"]));
+    for wrong in ["0", "1025", "many"] {
+        run(&[&args[..], &["-t", wrong]].concat()).usage();
+    }
+    for value in ["100000", "many", "-1"] {
+        for args in [
+            &args[..],
+            &["inspect", "Cargo.toml"],
+            &["tokenize", "--text", "x"],
+        ] {
+            let done = finish(gannet(args).env("RAYON_NUM_THREADS", value), args);
+            let line = done.error();
+            assert!(
+                line.contains("RAYON_NUM_THREADS") && line.contains(value),
+                "{line}"
+            );
+        }
+    }
+    for value in ["", "0", "2"] {
+        finish(gannet(&args).env("RAYON_NUM_THREADS", value), &args).ok();
+    }
+}
+
+/// Threads that the system does not give are one line. A limit counts only for whoever is not root.
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_that_cannot_be_had_are_one_line() {
+    let limited = [
+        "--reuid=65534",
+        "--clear-groups",
+        "prlimit",
+        "--nproc=1",
+        env!("CARGO_BIN_EXE_gannet"),
+        "run",
+        "x",
+        "-n",
+        "1",
+        "--device",
+        "cpu",
+    ];
+    let done = Command::new("setpriv")
+        .args(limited)
+        .stdin(Stdio::null())
+        .output();
+    let Some(done) = done.ok().filter(|d| matches!(d.status.code(), Some(0 | 1))) else {
+        eprintln!("skipped: needs root, setpriv and prlimit");
+        return;
+    };
+    let stderr = String::from_utf8(done.stderr).unwrap();
+    if !stderr.starts_with("error: cannot start") {
+        eprintln!("skipped: the limit was not set: {stderr}");
+        return;
+    }
+    assert_eq!(
+        (done.status.code(), stderr.lines().count()),
+        (Some(1), 1),
+        "{stderr}"
+    );
+    assert!(stderr.contains("ulimit -u"), "{stderr}");
+}
+
+/// What was generated is kept, and its figures are told.
+#[cfg(unix)]
+#[test]
+fn an_interruption_keeps_the_text_and_the_figures() {
+    use std::io::Read;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lines.txt");
+    std::fs::write(&file, "fn main() {\nOwnership is\nA vector\n").unwrap();
+    let file = file.to_str().unwrap();
+    let endless = ["-n", "-1", "-c", "60000", "--ignore-eos", "--device", "cpu"];
+    for (args, is_json) in [
+        (&["run", "fn main"][..], false),
+        (&["run", "fn main", "--json"], true),
+        (&["run", "--prompts", file, "--slots", "2"], false),
+    ] {
+        let mut child = gannet(&[args, &endless[..]].concat())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut text = String::new();
+        let mut out = child.stdout.take().unwrap();
+        // Once it generates; where nothing comes before the end, after a while.
+        if args.len() == 2 {
+            let mut first = [0; 8];
+            out.read_exact(&mut first).unwrap();
+            text.push_str(&String::from_utf8_lossy(&first));
+        } else {
+            std::thread::sleep(std::time::Duration::from_secs(3));
+        }
+        let killed = Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status();
+        assert!(killed.unwrap().success());
+        let mut rest = Vec::new();
+        out.read_to_end(&mut rest).unwrap();
+        text.push_str(&String::from_utf8_lossy(&rest));
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(130), "{args:?}: {stderr}");
+        assert!(
+            !text.is_empty() && !stderr.contains("error"),
+            "{args:?}: {stderr}"
+        );
+        if is_json {
+            let object: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(&object["finish"], "cancelled");
+            assert!(!object["tokens"].as_array().unwrap().is_empty());
+        } else {
+            assert!(
+                stderr.contains("generated ") && stderr.contains("interrupted"),
+                "{stderr}"
+            );
+        }
+    }
+}
+
+#[test]
+fn where_the_time_of_lines_went() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lines.txt");
+    std::fs::write(&file, "fn main() {\nOwnership is\n").unwrap();
+    let args = [
+        "run",
+        "--prompts",
+        file.to_str().unwrap(),
+        "-n",
+        "3",
+        "--device",
+        "cpu",
+    ];
+    let told = run(&[&args[..], &["--timing"]].concat()).ok();
+    for row in [
+        "vocabulary ",
+        "plan ",
+        "first token ",
+        "each line ",
+        "first token after ",
+        "tokens after it ",
+    ] {
+        assert!(
+            told.stderr.lines().any(|l| l.starts_with(row)),
+            "{}",
+            told.stderr
+        );
+    }
+    assert_eq!(run(&args).ok().stdout, told.stdout);
+}
+
+/// A library that is there and does not load is no missing GPU.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_broken_driver_is_called_broken() {
+    if crate::support::has_gpu() {
+        eprintln!("skipped: this machine has a GPU");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let library = folder.path().join("libcuda.so.1");
+    let elf = std::fs::read(env!("CARGO_BIN_EXE_gannet")).unwrap();
+    for bytes in [&b"x"[..], &[b'x'; 4096], &elf[..64], &[]] {
+        std::fs::write(&library, bytes).unwrap();
+        let with = |args: &[&str]| {
+            let mut command = gannet(args);
+            finish(command.env("LD_LIBRARY_PATH", folder.path()), args)
+        };
+        let auto = with(&["run", "x", "-n", "1"]).ok().stderr;
+        assert!(
+            auto.contains("broken CUDA driver") && auto.contains("running on the CPU"),
+            "{auto}"
+        );
+        assert!(!auto.contains("no GPU"), "{auto}");
+        let named = with(&["run", "x", "-n", "1", "--device", "cuda"]);
+        assert!(
+            named.error().starts_with("broken CUDA driver: "),
+            "{}",
+            named.error()
+        );
+        assert!(with(&["doctor"]).ok().stdout.contains("broken CUDA driver"));
+    }
+}

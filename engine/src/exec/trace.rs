@@ -1,0 +1,157 @@
+//! Where numbers first stopped being numbers: steps run again, unit by unit, until one gives NaN or
+//! infinity.
+//!
+//! For errors only. What runs again writes the keys and values that it wrote before; the caller says from
+//! which position on that disturbs nobody.
+
+use crate::Error;
+use crate::error::{NotFinite, Origin};
+use crate::exec::{Inspect, Step, StepRows};
+use crate::kv::{BlockTable, KvType};
+use crate::lower::Unit;
+use crate::plan::{Buf, Element, Op, Plan, Rows, StepRow};
+
+/// The largest f16.
+const F16_MAX: f32 = 65504.0;
+
+/// A sequence whose last position gave logits that are not finite.
+#[derive(Debug, Clone, Copy)]
+pub struct Replay<'a> {
+    /// Its tokens, those of the cache and the last one.
+    pub tokens: &'a [u32],
+    /// Positions before this one stay as they are.
+    pub from: usize,
+    /// Its row of the table.
+    pub slot: usize,
+    /// Where its blocks are.
+    pub table: &'a BlockTable,
+}
+
+impl Replay<'_> {
+    /// The error of the last position, with what made it where that is found.
+    pub fn explain(&self, executor: &mut dyn Inspect) -> Error {
+        let position = self.tokens.len().saturating_sub(1);
+        // A device that fails now has given what it had to say.
+        let origin = self.find(executor).unwrap_or(None);
+        NotFinite { position, origin }.into()
+    }
+
+    /// The first unit that gave what is not finite: all positions but the last in steps of a prompt, the
+    /// last as generation computes it.
+    fn find(&self, executor: &mut dyn Inspect) -> Result<Option<Origin>, Error> {
+        let Some(last) = self.tokens.len().checked_sub(1) else {
+            return Ok(None);
+        };
+        let most = executor.limits().max_rows;
+        for start in (self.from..last).step_by(most) {
+            let end = (start + most).min(last);
+            let rows = StepRows::prompt(&self.tokens[start..end], self.slot, start);
+            if let Some(found) = find_in(executor, &rows.step(self.table))? {
+                return Ok(Some(found));
+            }
+        }
+        let row = StepRow::last(self.tokens, self.slot);
+        find_in(executor, &StepRows::batch([row]).step(self.table))
+    }
+}
+
+/// The error of a row whose logits are not finite, with what in it made them so.
+pub(crate) fn explain_row(executor: &mut dyn Inspect, row: StepRow, table: &BlockTable) -> Error {
+    let rows = StepRows::batch([row]);
+    let found = find_in(executor, &rows.step(table));
+    let origin = found.unwrap_or(None);
+    let position = (row.length as usize).saturating_sub(1);
+    NotFinite { position, origin }.into()
+}
+
+/// Whether all logits are finite.
+pub(crate) fn is_finite(logits: &[f32]) -> bool {
+    // A loop that vectorises: a sum in which numbers do not overflow.
+    let small = f32::from_bits((127 - 60) << 23);
+    let sum = |sum: f32, l: &f32| sum + (l * small).abs();
+    let chunks = logits.chunks(64).map(|line| line.iter().fold(0.0, sum));
+    chunks.fold(0.0, |a, b| a + b).is_finite()
+}
+
+/// Whether a unit has nothing to do in a step: those of the head, where no logits are wanted.
+pub(crate) fn is_idle(plan: &Plan, unit: &Unit, step: &Step<'_>) -> bool {
+    let of_outputs = |&b: &Buf| plan.buffer(b).rows == Rows::Outputs;
+    step.outputs().is_empty() && unit.writes.iter().any(of_outputs)
+}
+
+/// The first unit of a step that gives what is not finite.
+fn find_in(executor: &mut dyn Inspect, step: &Step<'_>) -> Result<Option<Origin>, Error> {
+    let units = executor.units(step.shape())?;
+    executor.begin(step)?;
+    let idle: Vec<bool> = (units.iter())
+        .map(|unit| is_idle(executor.plan(), unit, step))
+        .collect();
+    for (i, unit) in units.iter().enumerate().filter(|(i, _)| !idle[*i]) {
+        executor.run_unit(step, i)?;
+        let mut found = None;
+        for &b in &unit.writes {
+            found = found.or(spoilt(executor, b, step, |v| v.is_finite())?);
+        }
+        if writes_halves(executor, unit) {
+            for &b in &unit.reads {
+                found = found.or(spoilt(executor, b, step, |v| v.abs() <= F16_MAX)?);
+            }
+        }
+        if let Some((position, value)) = found {
+            return Ok(Some(Origin::of(position, &unit.name, value)));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a unit rounds keys and values to f16.
+fn writes_halves(executor: &dyn Inspect, unit: &Unit) -> bool {
+    let writes_keys = |&op: &usize| matches!(executor.plan().ops[op], Op::KvWrite { .. });
+    executor.kind().runs_kernels()
+        && executor.limits().kv_type == KvType::F16
+        && unit.ops.iter().any(writes_keys)
+}
+
+/// The first value of a buffer that is not as it should be, and its position.
+fn spoilt(
+    executor: &mut dyn Inspect,
+    b: Buf,
+    step: &Step<'_>,
+    is_right: impl Fn(f32) -> bool,
+) -> Result<Option<(usize, f32)>, Error> {
+    let info = executor.plan().buffer(b).clone();
+    if info.element != Element::F32 {
+        return Ok(None);
+    }
+    let values = executor.read(b)?.unwrap_or_default();
+    let rows = values.chunks(info.cols.max(1)).enumerate();
+    for (row, values) in rows {
+        if let Some(&value) = values.iter().find(|v| !is_right(**v)) {
+            let row = match info.rows {
+                Rows::Tokens => row,
+                Rows::Outputs => step.outputs()[row] as usize,
+            };
+            let length = step.lengths()[row] as usize;
+            return Ok(Some((length.saturating_sub(1), value)));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_value_spoils_logits_and_large_ones_do_not() {
+        let mut logits = vec![-3.0e38f32; 1000];
+        assert!(is_finite(&logits) && is_finite(&[]));
+        for spoilt in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            for at in [0, 63, 64, 999] {
+                let before = std::mem::replace(&mut logits[at], spoilt);
+                assert!(!is_finite(&logits), "{spoilt} at {at}");
+                logits[at] = before;
+            }
+        }
+    }
+}

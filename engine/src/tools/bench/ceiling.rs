@@ -1,0 +1,73 @@
+//! What reading memory gives at most: the ceiling that a run's speed is a share of.
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+
+use crate::Error;
+use crate::settings::Settings;
+
+/// Bytes a second that the memory of the device that weights are on gives to a plain read.
+pub(super) fn read_ceiling(
+    gpu: Option<usize>,
+    weights: u64,
+    settings: &Settings,
+) -> Result<f64, Error> {
+    match gpu {
+        Some(index) => crate::exec::cuda::measure_read_ceiling(index, &settings.disk_cache),
+        None => Ok(cpu_read_ceiling(weights)),
+    }
+}
+
+/// The most bytes that the CPU's ceiling is measured with: no cache holds them.
+const MOST_READ: u64 = 256 << 20;
+
+/// Bytes a second of all threads reading as many bytes as a token reads of weights, over and over, as
+/// generation does: weights that a cache holds are then held against what that cache gives. The best of
+/// many passes, since anything else on the machine can only slow a pass down.
+#[must_use]
+pub fn cpu_read_ceiling(weights: u64) -> f64 {
+    const MIN_PASSES: usize = 4;
+    const MIN_TIME: Duration = Duration::from_millis(200);
+    let words = (weights.clamp(1 << 20, MOST_READ) / 8) as usize;
+    let buffer = vec![1u64; words];
+    let piece = words.div_ceil(rayon::current_num_threads() * 4);
+    let (began, mut passes, mut best) = (Instant::now(), 0, f64::INFINITY);
+    while passes < MIN_PASSES || began.elapsed() < MIN_TIME {
+        let start = Instant::now();
+        let sum: u64 = buffer.par_chunks(piece).map(xor).reduce(|| 0, |a, b| a ^ b);
+        black_box(sum);
+        best = start.elapsed().as_secs_f64().min(best);
+        passes += 1;
+    }
+    (words * 8) as f64 / best.max(1e-9)
+}
+
+/// Reads words by enough chains that only memory bounds it.
+fn xor(words: &[u64]) -> u64 {
+    const CHAINS: usize = 32;
+    let mut sums = [0u64; CHAINS];
+    let mut groups = words.chunks_exact(CHAINS);
+    for group in &mut groups {
+        for (sum, word) in sums.iter_mut().zip(group) {
+            *sum ^= word;
+        }
+    }
+    let rest = groups.remainder();
+    sums.iter().chain(rest).fold(0, |a, &w| a ^ w)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_can_be_read() {
+        for weights in [0, 1, 7 << 20] {
+            assert!(cpu_read_ceiling(weights) > 1e8);
+        }
+        let words: Vec<u64> = (0..1000).collect();
+        assert_eq!(xor(&words), words.iter().fold(0, |a, &w| a ^ w));
+    }
+}

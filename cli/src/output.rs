@@ -54,9 +54,10 @@ impl Output {
                         return Err(refuse(path, &what, "write to another file"));
                     }
                 }
+                // What may not be written is not replaced either.
+                File::options().write(true).open(path).map_err(fail)?;
                 let target = std::fs::canonicalize(path).map_err(fail)?;
-                let output = Output::beside(path, target)?;
-                Ok(output)
+                Output::beside(path, target)
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 if std::fs::symlink_metadata(path).is_ok() {

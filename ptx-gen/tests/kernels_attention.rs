@@ -214,6 +214,66 @@ fn prompts_of_long_heads() {
     }
 }
 
+/// Queries that f16 does not hold: their products with small keys are ordinary.
+#[test]
+fn prompts_of_queries_beyond_f16() {
+    for target in [Target::Sm75, Target::Sm80, Target::Sm90a] {
+        for (dim, split_queries) in [(24, false), (64, false), (64, true), (128, false)] {
+            for (window, softcap) in [(None, None), (Some(20), None), (Some(33), Some(5.0))] {
+                let spec = Attention {
+                    target,
+                    window,
+                    softcap,
+                    split_queries,
+                    ..spec(2, 1, dim)
+                };
+                Case::prompt(spec, 30, 70)
+                    .with_outliers_of(4.0)
+                    .pass_flash();
+            }
+        }
+    }
+}
+
+/// Scales and caps that make queries or scores exceed what they are computed in.
+#[test]
+fn prompts_of_any_scale_and_cap() {
+    for (scale, softcap) in [
+        (1e6, Some(1.0)),
+        (1e-3, None),
+        (3.0, Some(1e-3)),
+        (0.125, Some(300.0)),
+        (0.125, Some(1e4)),
+        (0.125, Some(1e9)),
+        (30.0, Some(1e3)),
+        (100.0, None),
+    ] {
+        let spec = Attention {
+            scale,
+            softcap,
+            split_queries: true,
+            ..spec(2, 1, 64)
+        };
+        Case::prompt(spec, 30, 70).pass_flash();
+        // The first tile has nothing for some rows.
+        let window = Some(20);
+        Case::prompt(Attention { window, ..spec }, 90, 70).pass_flash();
+    }
+}
+
+/// Where no score is a number that f32 holds, there is no weighted mean of values.
+#[test]
+fn rows_without_a_score_are_no_numbers() {
+    for splits in [1, 3] {
+        let spec = Attention {
+            splits,
+            ..spec(2, 1, 64)
+        };
+        let case = Case::of_lowest_score(spec);
+        case.with_queries_times(4.0).gives_nan();
+    }
+}
+
 /// Scores of tens, which of queries rounded once are off by hundredths: an NMSE of 1e-6.
 #[test]
 fn prompts_of_large_queries_in_two_terms() {

@@ -129,9 +129,34 @@ fn a_tokens_result_depends_on_it_alone() {
 }
 
 #[test]
-fn outliers_of_activations_do_not_become_infinite() {
+fn what_exceeds_f16_is_computed_in_f32() {
     for target in [Target::Sm75, Target::Sm80] {
-        common::products::gemm_of_outliers(spec(target, WeightFormat::F32, 64, 64)).pass();
+        for format in WeightFormat::ALL {
+            // A ragged tile of rows, and a ragged turn of the warp that computes again.
+            let ragged = spec(
+                target,
+                format,
+                75,
+                if matches!(format, WeightFormat::F16) {
+                    96
+                } else {
+                    768
+                },
+            );
+            common::products::gemm_of_outliers(ragged).pass();
+        }
+        let epilogue = Epilogue {
+            bias: true,
+            residual: true,
+        };
+        // Each of the tiles.
+        for (rows, cols) in [(64, 64), (520, 1024), (4100, 64)] {
+            let spec = GemmSpec {
+                epilogue,
+                ..spec(target, WeightFormat::Q8_0, rows, cols)
+            };
+            common::products::gemm_of_outliers(spec).pass();
+        }
     }
 }
 

@@ -71,6 +71,10 @@ pub(crate) struct Parity {
     /// GANNET_GEMV_ROWS, else built in]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
     gemv_rows: Option<u8>,
+    /// Have sides that run kernels compute every row alike however many there are; with --alone no
+    /// bit may differ then
+    #[arg(long)]
+    batch_invariant: bool,
     #[command(flatten)]
     without: WithoutFlag,
     /// Compute with f32 activations
@@ -90,6 +94,7 @@ impl Parity {
             gemv: self.gemv,
             gemv_rows: self.gemv_rows.map(usize::from),
             kv_type: self.kv_type,
+            batch_invariant: self.batch_invariant.then_some(true),
             without: self.without.rules(),
             ..Given::default()
         })?;

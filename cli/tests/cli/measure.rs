@@ -95,6 +95,34 @@ fn several_sequences_are_compared_in_chunks_and_with_themselves_alone() {
     let object = run(&right).ok().json();
     assert_eq!(object["pass"], true);
     assert_eq!(steps(&object), ["batch of 3", "batch of 3", "decode of 3"]);
+    // On the CPU no bit differs, and none with the flag that says so for kernels.
+    for (device, more) in [("cpu-fast", &[][..]), ("interp", &["--batch-invariant"])] {
+        let Some(model) = shared("golden/arch/qwen2/qwen2.gguf") else {
+            continue;
+        };
+        let model = model.to_str().unwrap();
+        let args = [
+            "parity",
+            "-m",
+            model,
+            "--right",
+            device,
+            "--alone",
+            "--batch",
+            "5",
+            "-n",
+            "2",
+            "--tokens",
+            "9,8,7,6,5,4,3,2,1",
+            "--json",
+        ];
+        let object = run(&[&args[..], more].concat()).ok().json();
+        for report in object["reports"].as_array().unwrap() {
+            for buffer in report["buffers"].as_array().unwrap() {
+                assert_eq!(buffer["limit"], 0.0, "{device}: {buffer}");
+            }
+        }
+    }
     run(&["parity", "--right", "cpu", "--batch", "0"]).error();
     run(&["parity", "--right", "cpu", "--chunk", "0"]).error();
 }

@@ -25,11 +25,14 @@ pub(crate) struct Taken {
     pub(crate) copies_weights: bool,
 }
 
+/// Bytes that a system makes room for however full it says it is.
+const ALWAYS: u64 = 64 << 20;
+
 /// Refuses a model whose cache and steps do not fit the free memory. Where the system does not say what
 /// is free, everything fits.
 pub(crate) fn check(plan: &Plan, limits: Limits, taken: Taken) -> Result<(), Error> {
     match available() {
-        Some(free) => fits(plan, limits, taken, free),
+        Some(free) => fits(plan, limits, taken, free.max(ALWAYS)),
         None => Ok(()),
     }
 }

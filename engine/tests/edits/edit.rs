@@ -30,7 +30,8 @@ impl Edit {
 /// Edits a file.
 pub(crate) fn edit(file: &mut File<'_>, random: &mut Random) -> Edit {
     loop {
-        let done = match below(random, 12) {
+        let done = match below(random, 13) {
+            12 => edit_vocabulary(file, random),
             0 | 1 => add_key(file, random),
             2 => rename_key(file, random),
             3 | 4 => retype_key(file, random),
@@ -145,7 +146,8 @@ fn retype_key(file: &mut File<'_>, random: &mut Random) -> Option<Edit> {
             9 => (Val::U32s(vec![v; layers + 1]), false),
             10 => {
                 let mut list = vec![v; layers];
-                list[below(random, layers)] += 1;
+                let other = &mut list[below(random, layers)];
+                *other = other.wrapping_add(1);
                 (Val::U32s(list), false)
             }
             _ => (
@@ -179,6 +181,34 @@ fn retype_key(file: &mut File<'_>, random: &mut Random) -> Option<Edit> {
     Some(Edit::of(what, &[&old], is_nothing))
 }
 
+/// Removes a key of the vocabulary, renames it or gives it another type: what a text is taken for
+/// changes, but not what tokens give.
+fn edit_vocabulary(file: &mut File<'_>, random: &mut Random) -> Option<Edit> {
+    let keys = file.vocabulary();
+    let (key, value) = *one_of(random, &keys);
+    if file.left_out.iter().any(|left_out| left_out == key) {
+        return None;
+    }
+    file.left_out.push(key.to_owned());
+    let what = match below(random, 3) {
+        0 => "removed".to_owned(),
+        1 => {
+            file.keys.push((format!("{key}s"), Val::U32(1)));
+            format!("replaced by {key}s")
+        }
+        _ => {
+            let other = match value.as_int() {
+                Some(_) => Val::Text("x".to_owned()),
+                None => Val::U32(3),
+            };
+            let what = format!("retyped to {other:?}");
+            file.keys.push((key.to_owned(), other));
+            what
+        }
+    };
+    Some(Edit::of(format!("{key} {what}"), &[key], false))
+}
+
 /// Another value of the same type.
 fn change_key(file: &mut File<'_>, random: &mut Random) -> Option<Edit> {
     let index = below(random, file.keys.len());
@@ -186,7 +216,8 @@ fn change_key(file: &mut File<'_>, random: &mut Random) -> Option<Edit> {
     let mut names = vec![old.clone()];
     let new = match file.keys[index].1.clone() {
         Val::U32(v) => {
-            let values = [v + 1, v * 2, v / 2, 0, 1, u32::MAX, v.saturating_sub(1)];
+            let (more, less) = (v.saturating_add(1), v.saturating_sub(1));
+            let values = [more, v.saturating_mul(2), v / 2, 0, 1, u32::MAX, less];
             Val::U32(*one_of(random, &values))
         }
         Val::F32(v) => {

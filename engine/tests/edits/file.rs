@@ -82,6 +82,8 @@ pub(crate) struct File<'a> {
     /// Keys with their prefix, `general.architecture` first.
     pub(crate) keys: Vec<(String, Val)>,
     pub(crate) tensors: Vec<Tensor>,
+    /// Keys of the vocabulary that are left out.
+    pub(crate) left_out: Vec<String>,
     vocabulary: &'a Gguf,
 }
 
@@ -107,6 +109,7 @@ impl<'a> File<'a> {
                 .map(|(key, value)| (key.to_owned(), Val::of(&value)))
                 .collect(),
             tensors: tensors.collect(),
+            left_out: Vec::new(),
             vocabulary: gguf,
         }
     }
@@ -114,6 +117,12 @@ impl<'a> File<'a> {
     /// The whole key of a suffix.
     pub(crate) fn key(&self, suffix: &str) -> String {
         format!("{}.{suffix}", self.arch)
+    }
+
+    /// The vocabulary's keys.
+    pub(crate) fn vocabulary(&self) -> Vec<(&'a str, Value<'a>)> {
+        let keys = self.vocabulary.metadata().iter();
+        keys.filter(|(key, _)| key.starts_with(TOKENIZER)).collect()
     }
 
     pub(crate) fn has_key(&self, key: &str) -> bool {
@@ -152,9 +161,10 @@ impl<'a> File<'a> {
                 Val::Bools(v) => writer.set_array(key, v)?,
             }
         }
-        let vocabulary = self.vocabulary.metadata().iter();
-        for (key, value) in vocabulary.filter(|(key, _)| key.starts_with(TOKENIZER)) {
-            writer.set(key, value)?;
+        for (key, value) in self.vocabulary() {
+            if !self.left_out.iter().any(|left_out| left_out == key) {
+                writer.set(key, value)?;
+            }
         }
         for t in &self.tensors {
             writer.tensor(&t.name, &t.dims, t.ty)?;

@@ -1,8 +1,8 @@
 //! Texts that once came out wrong: composed characters, what users defined, tokens that shadow others.
 
-use gannet_engine::internals::text::tokenizer::{Tokenizer, TokenizerOptions, from_metadata};
+use gannet_engine::internals::text::tokenizer::Tokenizer;
 use gannet_engine::tokenizer::{DecodeOptions, EncodeOptions, pre_tokenizers};
-use gannet_gguf::Gguf;
+use gannet_gguf::{Gguf, Writer};
 
 use crate::made::{CONTROL, Made, NORMAL, UNUSED, USER, letters};
 use crate::{embedded, load, load_as, shared};
@@ -289,13 +289,40 @@ fn bytes_without_a_token_are_left_out() {
     check(&tokenizer, "\u{1}", &[]);
 }
 
+/// What a file asks for and nobody does is said; what it does not ask for is not.
 #[test]
-fn a_character_map_that_is_not_applied_is_said() {
-    let file = pieces().file(None, |writer| {
-        let key = "tokenizer.ggml.precompiled_charsmap";
-        writer.set_array(key, &[1u8, 0, 0, 0]).unwrap();
+fn keys_that_are_not_read_are_said() {
+    let said = |more: &dyn Fn(&mut Writer)| {
+        let tokenizer = pieces().tokenizer(None, more);
+        tokenizer.warnings().join("\n")
+    };
+    let key = |name: &str| format!("tokenizer.ggml.{name}");
+    let set = |name: &'static str| {
+        said(&move |writer| match name {
+            "precompiled_charsmap" => writer.set_array(&key(name), &[1u8, 0]).unwrap(),
+            "suppress_tokens" => writer.set_array(&key(name), &[5i32]).unwrap(),
+            name => writer.set(&key(name), true).unwrap(),
+        })
+    };
+    for name in [
+        "precompiled_charsmap",
+        "suppress_tokens",
+        "normalizer.lowercase",
+        "something_new",
+    ] {
+        let lines = set(name);
+        assert!(
+            lines.contains(&format!("{}: not read", key(name))),
+            "{lines}"
+        );
+    }
+    let nothing = said(&|writer| {
+        writer.set(&key("normalizer.lowercase"), false).unwrap();
+        writer.set(&key("padding_token_id"), 0u32).unwrap();
+        writer.set(&key("add_sep_token"), false).unwrap();
+        writer.set("tokenizer.chat_template", "{{ x }}").unwrap();
+        let none: [i32; 0] = [];
+        writer.set_array(&key("suppress_tokens"), &none).unwrap();
     });
-    let tokenizer = from_metadata(file.metadata(), &TokenizerOptions::default()).expect("loads");
-    let said = tokenizer.warnings().join("\n");
-    assert!(said.contains("precompiled_charsmap"), "{said}");
+    assert_eq!(nothing, "");
 }

@@ -39,7 +39,7 @@ fn texts(len: usize) -> Vec<String> {
 }
 
 /// The time that this thread has computed, or else the time of day: other processes must not count.
-fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     static START: LazyLock<Instant> = LazyLock::new(Instant::now);
     let spent = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
     let spent = spent.and_then(|spent| spent.split(' ').next()?.parse().ok());

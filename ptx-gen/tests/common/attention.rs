@@ -110,7 +110,6 @@ pub struct Case {
     q: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
-    outliers: bool,
     /// How many times as large as those of other cases queries are.
     times: f32,
     /// Queries before their rotation, how they are rotated, and by what.
@@ -155,7 +154,6 @@ impl Case {
             slots: slots.to_vec(),
             table,
             spec,
-            outliers: false,
             times: 1.0,
             raw: None,
         };
@@ -185,22 +183,26 @@ impl Case {
         Case::new(spec, &lengths, &vec![1; rows as usize])
     }
 
-    /// Every fifth element of a query so large that it exceeds f16 once scaled, which counts as
-    /// its largest value. Keys are so small that it matters how large that is.
-    pub fn with_outliers(mut self) -> Case {
+    /// Every fifth element of a query so large that it exceeds f16 once scaled. Keys are so small that it
+    /// matters how large that is.
+    pub fn with_outliers(self) -> Case {
+        self.with_outliers_of(1.0)
+    }
+
+    /// As [`Case::with_outliers`], so many times as large.
+    pub fn with_outliers_of(mut self, times: f32) -> Case {
         let dim = self.spec.head_dim as usize;
         let log2_e = std::f32::consts::LOG2_E;
         let factor = self.spec.softcap.map_or(log2_e, |c| 2.0 * log2_e / c);
-        let largest = 65504.0 / (self.spec.scale * factor);
+        let largest = 65_536.0 * times / (self.spec.scale * factor);
         for (i, q) in self.q.iter_mut().enumerate() {
             if (i % dim + i / dim).is_multiple_of(5) {
                 *q = largest.copysign(*q);
             }
         }
         for k in &mut self.keys {
-            *k = f16::from_f32(*k / 32768.0).to_f32();
+            *k = f16::from_f32(*k / (32_768.0 * times)).to_f32();
         }
-        self.outliers = true;
         self
     }
 
@@ -266,9 +268,8 @@ impl Case {
 
     /// The queries as the kernel gets them.
     fn queries(&self) -> Vec<f32> {
-        let large = |q: &f32| self.outliers && q.abs() > 100.0;
-        let q = self.raw.as_ref().map_or(&self.q, |(raw, _, _)| raw).iter();
-        q.map(|q| if large(q) { q * 1e6 } else { *q }).collect()
+        let q = self.raw.as_ref().map_or(&self.q, |(raw, _, _)| raw);
+        q.clone()
     }
 
     /// First element of a key in its pool.
@@ -490,6 +491,32 @@ impl Case {
         decode(std::slice::from_ref(self), nmse).pass();
         if self.spec.splits > 1 {
             merge(std::slice::from_ref(self), nmse).pass();
+        }
+    }
+
+    /// Every kernel of the case gives NaN.
+    pub fn gives_nan(&self) {
+        let own = std::slice::from_ref(self);
+        let all = f64::INFINITY;
+        let mut found = vec![prompts(own).results(6)[0].clone()];
+        for partial in [decode(own, all), packed_decode(own, all)] {
+            let partial = partial.results(6)[0].clone();
+            if self.spec.splits == 1 {
+                found.push(partial);
+                continue;
+            }
+            let merged = Launch::new(self.spec.merge().grid(self.rows()))
+                .input(&self.lengths)
+                .input(&partial)
+                .floats(self.expected(), all);
+            let trial = Trial {
+                kernel: self.spec.merge().kernel(),
+                launches: vec![merged],
+            };
+            found.push(trial.results(2)[0].clone());
+        }
+        for found in found {
+            assert!(found.iter().all(|v| v.is_nan()), "{found:?}");
         }
     }
 

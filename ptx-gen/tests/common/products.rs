@@ -4,7 +4,6 @@ use gannet_ptx_gen::interp::LaunchArg;
 use gannet_ptx_gen::kernels::{
     Arithmetic, EmbedSpec, Epilogue, GemmBatchSpec, GemmSpec, GemvGluSpec, GemvSpec, WeightFormat,
 };
-use gannet_ptx_gen::target::Target;
 use gannet_quant::{Format, Matrix, repack};
 
 use super::Random;
@@ -79,11 +78,6 @@ impl Weights {
         self.with_values(halves(&self.values))
     }
 
-    /// The weights within f16.
-    fn clamped(&self) -> Weights {
-        self.with_values(clamped(&self.values))
-    }
-
     /// The weights as products of batches have them: scale and offset are rounded before.
     fn scaled_in_halves(&self, format: WeightFormat) -> Weights {
         let runs = match format {
@@ -130,15 +124,33 @@ impl Weights {
     }
 }
 
-/// Rounded to f16; what exceeds it becomes its largest value.
+/// Rounded to f16.
 fn halves(x: &[f32]) -> Vec<f32> {
-    let half = |x: f32| half::f16::from_f32(x).to_f32();
-    clamped(x).into_iter().map(half).collect()
+    let half = |x: &f32| half::f16::from_f32(*x).to_f32();
+    x.iter().map(half).collect()
 }
 
-/// What exceeds f16 as its largest value.
-fn clamped(x: &[f32]) -> Vec<f32> {
-    x.iter().map(|x| x.clamp(-65504.0, 65504.0)).collect()
+/// Which activations exceed f16.
+#[derive(Clone, Copy, PartialEq)]
+enum Outliers {
+    None,
+    /// One of every third token.
+    Some,
+    All,
+}
+
+impl Outliers {
+    /// Makes those of `x`, `[n, cols]`, outliers.
+    fn plant(self, x: &mut [f32], cols: usize) {
+        for (t, row) in x.chunks_mut(cols).enumerate() {
+            match self {
+                Outliers::None => {}
+                Outliers::Some if t % 3 == 1 => row[t * 7 % cols] = -1e5,
+                Outliers::Some => {}
+                Outliers::All => row.iter_mut().for_each(|x| *x = 1e9f32.copysign(*x)),
+            }
+        }
+    }
 }
 
 /// Activations as a matrix-vector product of this arithmetic rounds them: 32 columns of a row
@@ -216,14 +228,19 @@ enum Rounding {
     Groups(Arithmetic),
     /// Activations and weights to f16, and before that the weights' scales and offsets in this format.
     Scaled(WeightFormat),
-    /// Activations and weights to sums of two terms, which differ from them by less than is looked at;
-    /// terms of f16 stay within it.
-    Terms(Target),
+    /// Activations and weights to sums of two terms, which differ from them by less than is looked at.
+    Terms,
 }
 
-/// How products of weights of f32 on tensor cores round, and how near their results come to that.
-fn of_terms(target: Target) -> (Rounding, f64) {
-    (Rounding::Terms(target), 4e-11)
+/// How products on tensor cores round that round weights and activations of a format to f16 so, and how
+/// near results come to that.
+fn on_cores(format: WeightFormat, halves: (Rounding, f64), outliers: Outliers) -> (Rounding, f64) {
+    match format {
+        WeightFormat::F32 => (Rounding::Terms, 4e-11),
+        _ if outliers == Outliers::None => halves,
+        // Of what exceeds f16, and beside that little of anything else.
+        _ => (halves.0, 1e-12),
+    }
 }
 
 /// The shape of a product and how near its results must be.
@@ -232,8 +249,7 @@ struct Shape {
     cols: usize,
     nmse: f64,
     part: Part,
-    /// Whether all activations exceed f16, which count as its largest value.
-    outliers: bool,
+    outliers: Outliers,
     /// How weights and activations are rounded, as the kernel's contract says.
     rounding: Rounding,
 }
@@ -291,9 +307,7 @@ impl Shape {
         let most = *tokens.iter().max().unwrap() as usize;
         let mut random = Random::new(2);
         let mut x = random.gaussians(most * cols);
-        if self.outliers {
-            x.iter_mut().for_each(|x| *x = 1e9f32.copysign(*x));
-        }
+        self.outliers.plant(&mut x, cols);
         let biases = random.gaussians(rows);
         let residuals = random.gaussians(most * rows);
         let launch = |&tokens: &u32| {
@@ -304,9 +318,18 @@ impl Shape {
                 Rounding::Groups(arithmetic) => w.times(&rounded(arithmetic, x, cols), looked_at),
                 Rounding::Halves => w.halves().times(&halves(x), looked_at),
                 Rounding::Scaled(format) => w.scaled_in_halves(format).times(&halves(x), looked_at),
-                Rounding::Terms(target) if target.has_ampere() => w.times(x, looked_at),
-                Rounding::Terms(_) => w.clamped().times(&clamped(x), looked_at),
+                Rounding::Terms => w.times(x, looked_at),
             };
+            // What f16 does not hold is computed in f32.
+            for (i, v) in values
+                .iter_mut()
+                .enumerate()
+                .filter(|(_, v)| !v.is_finite())
+            {
+                let x = &x[i / looked_at * cols..][..cols];
+                let products = w.row(i % looked_at).iter().zip(x);
+                *v = products.map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+            }
             for (i, v) in values.iter_mut().enumerate() {
                 let (t, r) = (i / looked_at, i % looked_at);
                 if bias {
@@ -345,7 +368,7 @@ pub fn gemv(spec: GemvSpec, tokens: &[u32], part: Part) -> Trial {
         cols: spec.cols as usize,
         nmse: nearness(variant.arithmetic),
         part,
-        outliers: false,
+        outliers: Outliers::None,
         rounding: Rounding::Groups(variant.arithmetic),
     };
     let more = spec.epilogue;
@@ -394,24 +417,25 @@ pub fn gemv_of(spec: &GemvSpec, w: &Weights, x: &[f32]) -> Trial {
 
 /// A product on tensor cores of each of these numbers of tokens.
 pub fn gemm(spec: GemmSpec, tokens: &[u32], part: Part) -> Trial {
-    on_tensor_cores(spec, tokens, part, false)
+    on_tensor_cores(spec, tokens, part, Outliers::None)
 }
 
 /// A product on tensor cores of 47 tokens whose activations exceed f16, and the weights where
 /// their format can.
 pub fn gemm_of_outliers(spec: GemmSpec) -> Trial {
-    on_tensor_cores(spec, &[47], Part::All, true)
+    let mut trial = on_tensor_cores(spec, &[47], Part::All, Outliers::All);
+    let some = on_tensor_cores(spec, &[47], Part::All, Outliers::Some);
+    trial.launches.extend(some.launches);
+    trial
 }
 
-fn on_tensor_cores(spec: GemmSpec, tokens: &[u32], part: Part, outliers: bool) -> Trial {
+fn on_tensor_cores(spec: GemmSpec, tokens: &[u32], part: Part, outliers: Outliers) -> Trial {
     spec.check().unwrap();
-    let large = matches!(spec.format, WeightFormat::F32 | WeightFormat::BF16) && outliers;
+    let large = matches!(spec.format, WeightFormat::F32 | WeightFormat::BF16);
+    let large = large && outliers == Outliers::All;
     let size = if large { 1e6 } else { 1.0 };
     let w = Weights::of_size(size, spec.format, spec.rows, spec.cols, 1);
-    let (rounding, nmse) = match spec.format {
-        WeightFormat::F32 => of_terms(spec.target),
-        _ => (Rounding::Halves, 1e-9),
-    };
+    let (rounding, nmse) = on_cores(spec.format, (Rounding::Halves, 1e-9), outliers);
     let shape = Shape {
         rows: spec.rows as usize,
         cols: spec.cols as usize,
@@ -429,24 +453,26 @@ fn on_tensor_cores(spec: GemmSpec, tokens: &[u32], part: Part, outliers: bool) -
 
 /// A product of a batch of each of these numbers of tokens.
 pub fn gemm_batch(spec: GemmBatchSpec, tokens: &[u32], part: Part) -> Trial {
-    of_batch(spec, tokens, part, false)
+    of_batch(spec, tokens, part, Outliers::None)
 }
 
 /// A product of a batch of 11 tokens whose activations exceed f16, and the weights where their
 /// format can.
 pub fn gemm_batch_of_outliers(spec: GemmBatchSpec) -> Trial {
-    of_batch(spec, &[11], Part::All, true)
+    let mut trial = of_batch(spec, &[11], Part::All, Outliers::All);
+    let some = of_batch(spec, &[11], Part::All, Outliers::Some);
+    trial.launches.extend(some.launches);
+    trial
 }
 
-fn of_batch(spec: GemmBatchSpec, tokens: &[u32], part: Part, outliers: bool) -> Trial {
+fn of_batch(spec: GemmBatchSpec, tokens: &[u32], part: Part, outliers: Outliers) -> Trial {
     spec.check().unwrap();
-    let large = matches!(spec.format, WeightFormat::F32 | WeightFormat::BF16) && outliers;
+    let large = matches!(spec.format, WeightFormat::F32 | WeightFormat::BF16);
+    let large = large && outliers == Outliers::All;
     let size = if large { 1e6 } else { 1.0 };
     let w = Weights::of_size(size, spec.format, spec.rows, spec.cols, 1);
-    let (rounding, nmse) = match spec.format {
-        WeightFormat::F32 => of_terms(spec.target),
-        format => (Rounding::Scaled(format), 1e-10),
-    };
+    let halves = (Rounding::Scaled(spec.format), 1e-10);
+    let (rounding, nmse) = on_cores(spec.format, halves, outliers);
     let shape = Shape {
         rows: spec.rows as usize,
         cols: spec.cols as usize,
@@ -483,7 +509,7 @@ pub fn gemv_glu(spec: GemvGluSpec, tokens: &[u32], part: Part) -> Trial {
         cols: spec.cols as usize,
         nmse: 10.0 * nearness(variant.arithmetic),
         part,
-        outliers: false,
+        outliers: Outliers::None,
         rounding: Rounding::Groups(variant.arithmetic),
     };
     let launch = |n: &u32| {

@@ -119,12 +119,19 @@ pub fn map(target: Target, map: Map, lengths: &[u32]) -> Trial {
     }
 }
 
+/// How large the values of a row are: from one down to where `eps` decides, but for the second row,
+/// whose squares f32 does not hold.
+fn size(r: u32) -> f32 {
+    match r {
+        1 => 3e30,
+        _ => 10f32.powi(-(r as i32)),
+    }
+}
+
 /// A norm of rows, then the same in place.
 pub fn rms_norm(spec: RmsNormSpec, rows: u32) -> Trial {
     let dim = spec.dim as usize;
     let mut random = Random::new(u64::from(spec.dim));
-    // Rows of different size, the last so small that `eps` decides.
-    let size = |r: u32| 10f32.powi(-(r as i32));
     let x: Vec<f32> = (0..rows)
         .flat_map(|r| random.gaussians(dim).into_iter().map(move |v| v * size(r)))
         .collect();
@@ -173,8 +180,9 @@ pub fn layer_norm(spec: LayerNormSpec, rows: u32) -> Trial {
     let dim = spec.dim as usize;
     let mut random = Random::new(u64::from(spec.dim));
     let row = |r: u32, values: Vec<f32>| {
-        let size = 10f32.powi(-(r as i32));
-        values.into_iter().map(move |v| (v + 3.0 * r as f32) * size)
+        values
+            .into_iter()
+            .map(move |v| (v + 3.0 * r as f32) * size(r))
     };
     let x: Vec<f32> = (0..rows)
         .flat_map(|r| row(r, random.gaussians(dim)))
@@ -213,13 +221,16 @@ pub fn layer_norm(spec: LayerNormSpec, rows: u32) -> Trial {
 pub fn norm_add_norm(spec: NormAddNormSpec, rows: u32) -> Trial {
     let dim = spec.dim as usize;
     let mut random = Random::new(u64::from(spec.dim));
-    let size = |r: u32| 10f32.powi(-(r as i32));
-    let mut sized = || -> Vec<f32> {
-        (0..rows)
+    let mut sized = |first: u32| -> Vec<f32> {
+        (first..first + rows)
             .flat_map(|r| random.gaussians(dim).into_iter().map(move |v| v * size(r)))
             .collect()
     };
-    let (x, residual) = (sized(), sized());
+    // Sums of one size, so that each counts: all large or all small.
+    let (x, residual) = match rows {
+        1 => (sized(1), sized(1)),
+        _ => (sized(0), sized(2)),
+    };
     let (w, w_next) = (random.gaussians(dim), random.gaussians(dim));
     let norm = |row: &[f64], w: &[f32]| -> Vec<f64> {
         let mean = row.iter().map(|v| v * v).sum::<f64>() / dim as f64;

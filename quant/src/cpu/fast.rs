@@ -19,6 +19,7 @@ use super::activations::Activations;
 use super::avx512_gemv::{self, Lanes, PackedRows};
 use super::exact;
 use super::isa::Isa;
+use super::outliers;
 #[cfg(target_arch = "x86_64")]
 use super::panel::GroupTerms;
 use super::parallel::{self, Output};
@@ -44,7 +45,7 @@ pub(super) fn matmul(isa: Isa, w: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f
 pub(super) fn matmul_each(isa: Isa, products: &mut [Product<'_>], x: &[f32], n: usize) {
     let inputs = Inputs::of_each(isa, products, x, n);
     let mut jobs = Vec::with_capacity(products.len());
-    for Product { w, out } in products {
+    for Product { w, out } in products.iter_mut() {
         match Shape::of(w.format) {
             Some(shape) => jobs.push(Job {
                 shape,
@@ -60,6 +61,27 @@ pub(super) fn matmul_each(isa: Isa, products: &mut [Product<'_>], x: &[f32], n: 
     let rows: Vec<usize> = jobs.iter().map(|job| job.w.rows).collect();
     let ns = jobs.iter().map(Job::ns).sum();
     parallel::for_rows_of_each(&rows, ns, |i, rows| jobs[i].multiply_rows(rows));
+    drop(jobs);
+    mend_outliers(isa, products, x);
+}
+
+/// Multiplies rows of `x` as f32 of which 8 bits hold too little, each on its own.
+fn mend_outliers(isa: Isa, products: &mut [Product<'_>], x: &[f32]) {
+    let mut found: Vec<(usize, Vec<usize>)> = Vec::new();
+    for Product { w, out } in products {
+        let Some(Shape { act_block, .. }) = Shape::of(w.format) else {
+            continue;
+        };
+        let known = found.iter().position(|(block, _)| *block == act_block);
+        let known = known.unwrap_or_else(|| {
+            found.push((act_block, outliers::rows(x, w.cols, act_block)));
+            found.len() - 1
+        });
+        for &t in &found[known].1 {
+            let x = &x[t * w.cols..][..w.cols];
+            exact::matmul(isa, w, x, 1, &mut out[t * w.rows..][..w.rows]);
+        }
+    }
 }
 
 /// What the products of one `x` read: quantised once for each size of block, and laid out once

@@ -177,10 +177,17 @@ pub(super) fn softmax_body<M: MulAdd>(x: &mut [f32]) {
     x.iter_mut().for_each(|x| *x *= inverse);
 }
 
+/// `value = g / (1 + e^power)` where that power is within what [`exp`] computes; beyond it zero, or NaN
+/// where `g` is infinite.
+#[inline(always)]
+fn limited(g: f32, power: f32, value: f32) -> f32 {
+    if power > LIMIT { g * 0.0 } else { value }
+}
+
 #[inline(always)]
 pub(super) fn silu_mul_body<M: MulAdd>(gate: &[f32], up: &[f32], out: &mut [f32]) {
     for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
-        *o = g / (1.0 + exp::<M>(-g)) * u;
+        *o = limited(g, -g, g / (1.0 + exp::<M>(-g))) * u;
     }
 }
 
@@ -190,7 +197,7 @@ pub(super) fn gelu_mul_body<M: MulAdd>(gate: &[f32], up: &[f32], out: &mut [f32]
     const SLOPE: f32 = 1.595_769;
     for ((o, &g), &u) in out.iter_mut().zip(gate).zip(up) {
         let inner = SLOPE * (g + 0.044_715 * g * g * g);
-        *o = g / (1.0 + exp::<M>(-inner)) * u;
+        *o = limited(g, -inner, g / (1.0 + exp::<M>(-inner))) * u;
     }
 }
 
@@ -209,12 +216,14 @@ pub(super) fn sum_squares_body(x: &[f32]) -> f64 {
     sums.iter().sum()
 }
 
+/// Powers of e up to which, and down to whose negative, [`exp`] computes.
+const LIMIT: f32 = 87.3;
+
 /// `e^x` without a branch, so that it vectorises: `2^n e^r` with `n` the integer nearest to
 /// `x / ln 2`, and the Taylor series of `e^r`, whose remainder for `|r| <= ln 2 / 2` is below
 /// 1e-8. Arguments are clamped to where the result is a normal f32; NaN stays NaN.
 #[inline(always)]
 fn exp<M: MulAdd>(x: f32) -> f32 {
-    const LIMIT: f32 = 87.3;
     // ln 2 in two parts: multiples of the first, which has few bits, are exact.
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;

@@ -30,6 +30,7 @@ mod fast;
 mod floats;
 mod isa;
 #[cfg(target_arch = "x86_64")]
+mod outliers;
 mod panel;
 mod parallel;
 mod portable;

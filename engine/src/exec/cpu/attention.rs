@@ -12,6 +12,7 @@ use bytemuck::allocation::try_zeroed_vec;
 use gannet_quant::cpu::{StridedRows, StridedRowsMut, accumulate, softmax};
 use rayon::prelude::*;
 
+use super::ops::softcap;
 use crate::Error;
 use crate::exec::Step;
 use crate::kv::BLOCK_TOKENS;
@@ -165,7 +166,7 @@ impl LayerCache {
             let scores = &mut scores[seen.clone()];
             scores.iter_mut().for_each(|s| *s *= spec.scale);
             if let Some(cap) = spec.softcap {
-                scores.iter_mut().for_each(|s| *s = cap * (*s / cap).tanh());
+                scores.iter_mut().for_each(|s| *s = softcap(*s, cap));
             }
             softmax(scores);
         }

@@ -288,7 +288,7 @@ impl CpuExecutor {
             Op::Activate { act, x, .. } => ops::activate(act, rows(x), out),
             Op::Add { a, b, .. } => ops::add(rows(a), rows(b), out),
             Op::Scale { x, factor, .. } => ops::map(rows(x), out, |x| x * factor),
-            Op::Softcap { x, cap, .. } => ops::map(rows(x), out, |x| cap * (x / cap).tanh()),
+            Op::Softcap { x, cap, .. } => ops::map(rows(x), out, |x| ops::softcap(x, cap)),
             Op::GatherOutputs { x, .. } => {
                 let cols = plan.buffer(x).cols;
                 let x = self.get(x);

@@ -103,6 +103,11 @@ pub(super) fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
     }
 }
 
+/// `cap * tanh(x / cap)`. Of an infinite sum not even the sign is known: NaN.
+pub(super) fn softcap(x: f32, cap: f32) -> f32 {
+    x * 0.0 + cap * (x / cap).tanh()
+}
+
 /// `out = f(x)`, element by element.
 pub(super) fn map(x: &[f32], out: &mut [f32], f: impl Fn(f32) -> f32) {
     for (o, x) in out.iter_mut().zip(x) {

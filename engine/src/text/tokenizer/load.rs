@@ -12,7 +12,7 @@ use super::kinds::Kinds;
 use super::special::Specials;
 use super::spm::Spm;
 use super::vocab::{Index, TokenKind, Vocab};
-use super::{Algorithm, Error, Model, Tokenizer, TokenizerOptions, ends, pre};
+use super::{Algorithm, Error, Model, Tokenizer, TokenizerOptions, ends, pre, unread};
 
 const MODEL: &str = "tokenizer.ggml.model";
 const PRE: &str = "tokenizer.ggml.pre";
@@ -26,7 +26,6 @@ const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
 const ADD_SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
 const MERGE_SPACES: &str = "tokenizer.ggml.remove_extra_whitespaces";
-const CHARACTER_MAP: &str = "tokenizer.ggml.precompiled_charsmap";
 
 impl Tokenizer {
     /// Reads the tokenizer of a model file.
@@ -124,7 +123,7 @@ impl Tokenizer {
             ));
         }
         tokenizer.check_added(ADD_BOS, BOS);
-        tokenizer.check_character_map(meta);
+        tokenizer.warnings.extend(unread::warnings(meta));
         tokenizer.find_ends(ids.ends);
         Ok(tokenizer)
     }
@@ -144,16 +143,6 @@ impl Tokenizer {
         if self.add_eos {
             self.warnings.push(format!(
                 "{ADD_EOS}: whole texts end with the token, prompts do not: they are continued"
-            ));
-        }
-    }
-
-    /// Replacing characters by a map of the file's is not among what this reads.
-    fn check_character_map(&mut self, meta: &Metadata) {
-        let map = meta.get(CHARACTER_MAP).and_then(|map| map.as_array());
-        if map.is_some_and(|map| !map.is_empty()) {
-            self.warnings.push(format!(
-                "{CHARACTER_MAP}: not applied, text that it would change gets other tokens"
             ));
         }
     }

@@ -41,6 +41,7 @@ mod special;
 mod split;
 mod spm;
 mod stream;
+mod unread;
 mod vocab;
 
 use std::borrow::Cow;

@@ -272,6 +272,8 @@ impl<'a> Sequences<'a> {
         let (alone, together) = (format!("{name} alone"), format!("{name} in a batch"));
         let start = self.tokens.clone();
         let mut reports = Vec::new();
+        // Where rows are computed alike however many there are, no bit may differ.
+        let invariant = self.options.settings.batch_invariant || !executor.kind().runs_kernels();
         for _ in 0..self.options.generate {
             let mut report = self.report(&alone, &together, "batch");
             let mut logits = Vec::new();
@@ -283,7 +285,10 @@ impl<'a> Sequences<'a> {
             }
             let batch = StepRows::last_of_each(&self.tokens);
             let step = batch.step(&self.table);
-            let limit = alone_limit(&executor.units(one)?, &executor.units(step.shape())?);
+            let limit = match invariant {
+                true => 0.0,
+                false => alone_limit(&executor.units(one)?, &executor.units(step.shape())?),
+            };
             executor.run(&step)?;
             let together = executor.logits()?.chunks_exact(vocab_size);
             let rows = logits.iter().zip(together).enumerate();

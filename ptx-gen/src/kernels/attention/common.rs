@@ -64,11 +64,25 @@ impl<'k> Division<'k> {
     }
 }
 
+/// Caps up to which what `1 - 2 / (1 + e^2x)` rounds is nothing to a score.
+const PLAIN_CAP: f32 = 256.0;
+
 /// The score in base 2 of a product with a scaled query: `cap * tanh(x)` as
-/// `cap * (1 - 2 / (1 + e^2x))`, which saturates without a NaN.
+/// `cap * (1 - 2 / (1 + e^2x))`, which saturates without a NaN, but of an infinite product, whose sign may
+/// be that of a part of it. Where a large cap leaves a score far below
+/// it, as `cap * x * (1 - x^2 / 3 + 2 x^4 / 15)`.
 pub(super) fn capped<'k>(k: &'k Builder, dot: Val<'k, f32>, cap: Option<f32>) -> Val<'k, f32> {
     let Some(cap) = cap else { return dot };
-    let cap = cap * std::f32::consts::LOG2_E;
+    let log2_e = std::f32::consts::LOG2_E;
     let one = k.constant(1f32);
-    (one + dot.ex2()).rcp().fma(-2.0 * cap, cap)
+    let base = dot.fma(0.0, cap * log2_e);
+    let score = (one + dot.ex2()).rcp().fma(-2.0 * cap * log2_e, base);
+    if cap <= PLAIN_CAP {
+        return score;
+    }
+    let x = dot * (0.5 / log2_e);
+    let square = x * x;
+    let factor = square.fma(2.0 / 15.0, -1.0 / 3.0).fma(square, one);
+    let near = dot * (0.5 * cap) * factor;
+    k.select(dot.abs().lt(0.05), near, score)
 }

@@ -19,7 +19,8 @@
 //! A block owns 64 queries of one head, 16 a warp, and walks over tiles of 64 or 32 keys. While
 //! it multiplies one tile, the next comes to shared memory (from Ampere on). A warp holds
 //! its scores as accumulators of `q * k`, which are the left operand of `p * v` as they lie, so
-//! that the softmax never leaves registers. Queries (times scale and log2(e)) and weights p are
+//! that the softmax never leaves registers. Queries (times scale and log2(e), and of rows that f16 does
+//! not hold times a power of two that the scores are divided by) and weights p are
 //! rounded to f16, with a cache of bf16 to bf16; scores, sums and the running softmax are f32. An
 //! error of a query is one of an exponent: where queries are more exact than that, `split_queries`
 //! makes each the sum of two terms ([`crate::kernels::split`]) for half as many products again. What
@@ -330,7 +331,17 @@ impl AttentionFlashSpec {
                 }
             }
         }
-        let scores = scores.map_each(|s| capped(k, s, self.shape.softcap));
+        // What a product is to be multiplied by is a factor of what follows, or of what is capped.
+        let (units, one) = (rows.units, k.constant(1f32));
+        let (scores, units) = match self.shape.softcap {
+            None => (scores, units),
+            Some(_) => {
+                let scaled = |s: [Val<'k, f32>; 4]| {
+                    std::array::from_fn(|e| capped(k, s[e] * units[e / 2], self.shape.softcap))
+                };
+                (scores.into_iter().map(scaled).collect(), [one; 2])
+            }
+        };
         let scores = self.mask(k, rows, scores, now);
 
         let mut weights = scores.clone();
@@ -340,11 +351,12 @@ impl AttentionFlashSpec {
             let before = running.max.get();
             let max = scores.iter().flat_map(own).fold(before, |m, s| m.max(s));
             let max = k.lanes_reduce(max, 4, |a, b| a.max(b));
-            let shrink = (before - max).ex2();
+            let scaled = -(max * units[half]);
+            let shrink = before.fma(units[half], scaled).ex2();
             let mut sum = running.sum.get() * shrink;
             for (scores, weights) in scores.iter().zip(&mut weights) {
                 for e in [2 * half, 2 * half + 1] {
-                    weights[e] = (scores[e] - max).ex2();
+                    weights[e] = scores[e].fma(units[half], scaled).ex2();
                     sum = sum + weights[e];
                 }
             }
@@ -428,17 +440,6 @@ impl AttentionFlashSpec {
         let rows = 8 * tokens * u64::from(self.shape.num_heads * self.shape.head_dim);
         let key = self.shape.kv_type.block_bytes(1, self.shape.head_dim);
         rows + 2 * keys * u64::from(self.shape.num_kv_heads * key)
-    }
-}
-
-/// Applies a function to every element of fragments.
-trait MapEach<'k> {
-    fn map_each(self, f: impl Fn(Val<'k, f32>) -> Val<'k, f32>) -> Self;
-}
-
-impl<'k> MapEach<'k> for Vec<[Val<'k, f32>; 4]> {
-    fn map_each(self, f: impl Fn(Val<'k, f32>) -> Val<'k, f32>) -> Self {
-        self.into_iter().map(|v| v.map(&f)).collect()
     }
 }
 

@@ -7,8 +7,8 @@ use crate::build::{Builder, Ptr, Shared, Val, Var};
 use crate::kernels::KvType;
 use crate::op::Rmw;
 
-/// The largest f16.
-const F16_MAX: f32 = 65504.0;
+/// Exponent of the largest operand of queries, of a cache whose operands are f16.
+const Q_EXPONENT: u32 = 14;
 
 /// The running softmax of a row; the sum is the lane's own share.
 pub(super) struct Softmax<'k> {
@@ -22,6 +22,8 @@ pub(super) struct Rows<'k> {
     row: [Val<'k, u32>; 2],
     pub(super) lengths: [Val<'k, u32>; 2],
     pub(super) softmax: [Softmax<'k>; 2],
+    /// What products of each row are to be multiplied by: a power of two.
+    pub(super) units: [Val<'k, f32>; 2],
     /// Queries as left operands: one or two terms of each 16 elements.
     q: Vec<Vec<[Val<'k, u32>; 4]>>,
     /// Where each lane left its own operands, if not in registers.
@@ -62,7 +64,7 @@ impl<'k> Rows<'k> {
             None => k.constant(0),
         };
 
-        let factor = spec.shape.factor();
+        let (factor, base) = apart(spec.shape.factor());
         let row = [0, 8].map(|half| first + k.warp() * 16 + lane / 4 + half);
         let exists = row.map(|row| row.min(n - 1));
         let q_rows = exists.map(|row| {
@@ -70,15 +72,30 @@ impl<'k> Rows<'k> {
                 .offset(k.block_y() * dim + (lane % 4) * 2)
         });
         let zero = k.constant(0u32);
+        let load = |row: Ptr<'k, f32>| -> Vec<[Val<'k, f32>; 2]> {
+            let pairs = (0..dim / 8).map(|i| row.load_vec::<2>(8 * i));
+            pairs.map(|pair| pair.map(|v| v * factor)).collect()
+        };
+        let mut loaded = q_rows.map(load);
+        let units = std::array::from_fn(|half| {
+            if spec.shape.kv_type == KvType::BF16 {
+                return k.constant(base);
+            }
+            // Rows that f16 cannot hold are taken as so much less.
+            let all = loaded[half].iter().flatten();
+            let most = all.fold(k.constant(0f32), |m, v| m.max(v.abs()));
+            let most = k.lanes_reduce(most, 4, |a, b| a.max(b));
+            let power = most.bitcast::<u32>() & 0x7F80_0000u32;
+            let power = power.max((127 + Q_EXPONENT) << 23);
+            let down = k.constant((254 + Q_EXPONENT) << 23) - power;
+            for pair in &mut loaded[half] {
+                *pair = pair.map(|v| v * down.bitcast::<f32>());
+            }
+            (power - (Q_EXPONENT << 23)).bitcast::<f32>() * base
+        });
         let q = (0..dim.div_ceil(16)).map(|step| {
             let pair = |half: usize, element: u32| {
-                let pair = q_rows[half].load_vec::<2>(16 * step + element);
-                let largest = if spec.shape.kv_type == KvType::BF16 {
-                    f32::MAX
-                } else {
-                    F16_MAX
-                };
-                spec.terms(k, pair.map(|v| (v * factor).min(largest).max(-largest)))
+                spec.terms(k, loaded[half][((16 * step + element) / 8) as usize])
             };
             let low = [pair(0, 0), pair(1, 0)];
             let high = match 16 * step + 8 == dim {
@@ -92,12 +109,17 @@ impl<'k> Rows<'k> {
         Rows {
             row,
             lengths: exists.map(|row| lengths.load(row)),
-            softmax: [0, 1].map(|_| Softmax {
-                max: k.var(LOWEST),
+            softmax: units.map(|unit| Softmax {
+                // What is capped is multiplied before.
+                max: k.var(match spec.shape.softcap {
+                    None => (inverse_power(k, unit) * LOWEST).max(LOWEST),
+                    Some(_) => k.constant(LOWEST),
+                }),
                 sum: k.var(0f32),
             }),
             q: q.collect(),
             parked: None,
+            units,
             out: (0..dim / 8)
                 .map(|_| std::array::from_fn(|_| k.var(0f32)))
                 .collect(),
@@ -137,8 +159,10 @@ impl<'k> Rows<'k> {
         let dim = spec.shape.head_dim;
         for (half, softmax) in self.softmax.iter().enumerate() {
             let sum = k.lanes_reduce(softmax.sum.get(), 4, |a, b| a + b);
-            // The largest weight is 1, and that of a dead row zero.
-            let inverse = sum.max(1f32).rcp();
+            // The largest weight is 1, and that of a dead row zero: otherwise no score is a number that
+            // f32 holds.
+            let (dead, right) = (self.lengths[half].eq(0), sum.ge(1f32));
+            let inverse = k.select(right, sum.rcp(), k.select(dead, 0f32, f32::NAN));
             let row = self.row[half];
             let out = out.offset(row * (spec.shape.num_heads * dim));
             let out = out.offset(k.block_y() * dim + (k.lane() % 4) * 2);
@@ -150,4 +174,21 @@ impl<'k> Rows<'k> {
             });
         }
     }
+}
+
+/// What a query is multiplied by, and the power of two that its products are then multiplied by: one, but
+/// where the factor is so small that f16 would hold little of the query.
+fn apart(factor: f32) -> (f32, f32) {
+    const LEAST: f32 = 1.0 / 1024.0;
+    if factor >= LEAST {
+        return (factor, 1.0);
+    }
+    // The power of two at or below it, and 2^-3, such that both have inverses.
+    let power = f32::from_bits(factor.to_bits() & 0x7F80_0000).max(2f32.powi(-100)) * 8.0;
+    (factor / power, power)
+}
+
+/// One over a power of two.
+fn inverse_power<'k>(k: &'k Builder, power: Val<'k, f32>) -> Val<'k, f32> {
+    (k.constant(254u32 << 23) - power.bitcast::<u32>()).bitcast()
 }

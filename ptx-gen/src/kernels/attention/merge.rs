@@ -174,7 +174,8 @@ impl AttentionMergeSpec {
                 row = row.map(|v| v + k.shfl_xor(v, distance));
                 distance *= 2;
             }
-            let inverse = k.select(sum.gt(0f32), sum.rcp(), 0f32);
+            // A row that sees keys has some weight, unless no score is a number that f32 holds: NaN then.
+            let inverse = k.select(length.gt(0), sum.rcp(), 0f32);
             let to = head * dim + column;
             if threads == 32 {
                 k.if_(k.lane().lt(lanes), || {

@@ -169,9 +169,10 @@ impl AttentionSpec {
                 values,
                 table: table.offset(row),
             };
-            let range = self.range(k, lengths.load(k.block_x()));
+            let length = lengths.load(k.block_x());
+            let range = self.range(k, length);
             let state = self.accumulate(k, q, &pools, &range);
-            self.finish(k, &state, out);
+            self.finish(k, &state, length, out);
         })
     }
 
@@ -285,7 +286,13 @@ impl AttentionSpec {
     }
 
     /// Combines the lanes, then the warps, and writes the block's rows.
-    fn finish<'k>(&self, k: &'k Builder, state: &[Head<'k>], out: Ptr<'k, f32>) {
+    fn finish<'k>(
+        &self,
+        k: &'k Builder,
+        state: &[Head<'k>],
+        length: Val<'k, u32>,
+        out: Ptr<'k, f32>,
+    ) {
         let (heads, dim, lanes) = (self.heads(), self.shape.head_dim, self.lanes());
         let (lane, warp) = (k.lane(), k.warp());
         let maxima = k.shared::<f32>("maxima", WARPS * heads);
@@ -340,8 +347,11 @@ impl AttentionSpec {
             }
             let to = k.block_x() * self.shape.num_heads + k.block_y() * group + head;
             if self.splits == 1 {
-                // The largest weight is 1, and that of a dead row zero.
-                return out.store(to * dim + e, row.div_fast(sum.max(1f32)));
+                // The largest weight is 1, and that of a dead row zero: otherwise no score is a number
+                // that f32 holds.
+                let (dead, right) = (length.eq(0), sum.ge(1f32));
+                let sum = k.select(right, sum, k.select(dead, 1f32, f32::NAN));
+                return out.store(to * dim + e, row.div_fast(sum));
             }
             let to = (to * self.splits + k.block_z()) * (dim + 2);
             out.store(to + e, row);

@@ -11,10 +11,10 @@
 //!
 //! Grid `[tokens, 1, 1]`, four elements a thread. Bytes are `round(x / scale)`, where a warp finds
 //! the scale of a head. With a rotation keys are turned on their way, as
-//! [`crate::kernels::RopeSpec`] turns them, to the bit. Reads 8 bytes and writes twice an element for
+//! [`crate::kernels::RopeSpec`] turns them, to the bit. What exceeds the type becomes NaN. Reads 8 bytes and writes twice an element for
 //! each of `tokens * num_kv_heads * head_dim`.
 
-use half::f16;
+use half::{bf16, f16};
 
 use crate::build::{Builder, Ptr, Val};
 use crate::ir::{Kernel, Param};
@@ -42,6 +42,9 @@ pub struct KvWriteSpec {
 }
 
 const WIDTH: u32 = 4;
+
+/// The magnitude whose scale is the least.
+const LEAST_MAGNITUDE: f32 = 127.0 * KvType::LEAST_SCALE;
 
 impl KvWriteSpec {
     fn row(&self) -> u32 {
@@ -220,7 +223,6 @@ impl KvWriteSpec {
             let parts: Vec<_> = (0..turns)
                 .map(|turn| k.lane() * WIDTH + turn * 32 * WIDTH)
                 .collect();
-            let zero = k.constant(0f32);
             // Lanes past the end read the last elements again.
             let found: Vec<[_; 4]> = parts
                 .iter()
@@ -232,8 +234,15 @@ impl KvWriteSpec {
                     }
                 })
                 .collect();
-            let most = found.iter().flatten().fold(zero, |m, v| m.max(v.abs()));
-            let scale = (k.warp_max(most) * (1.0 / 127.0)).max(KvType::LEAST_SCALE);
+            // Magnitudes compare like their bits, and NaN comes out on top.
+            let magnitude = |v: &Val<'k, f32>| v.abs().bitcast::<u32>();
+            let least = k.constant(LEAST_MAGNITUDE.to_bits());
+            let most = found
+                .iter()
+                .flatten()
+                .fold(least, |m, v| m.max(magnitude(v)));
+            let most = k.lanes_reduce(most, 32, |a, b| a.max(b)).bitcast::<f32>();
+            let scale = most * (1.0 / 127.0);
             let inverse = scale.rcp_exact();
             for (e, values) in parts.iter().zip(found) {
                 let bytes = values.map(|v| {
@@ -254,6 +263,12 @@ impl KvWriteSpec {
     }
 }
 
+/// NaN in place of what rounds to an infinity of a type whose largest number is so much: an infinite key
+/// would just not be looked at.
+fn held<'k>(k: &'k Builder, values: [Val<'k, f32>; 4], largest: f32) -> [Val<'k, f32>; 4] {
+    values.map(|v| k.select(v.abs().le(largest), v, f32::NAN))
+}
+
 /// Stores four elements in the cache's type.
 fn store<'k>(
     k: &'k Builder,
@@ -263,7 +278,11 @@ fn store<'k>(
     values: [Val<'k, f32>; 4],
 ) {
     let at = at.cast::<u64>();
-    let [a, b, c, d] = values;
+    let [a, b, c, d] = match kv_type {
+        KvType::F16 => held(k, values, f16::MAX.to_f32()),
+        KvType::BF16 => held(k, values, bf16::MAX.to_f32()),
+        KvType::F32 | KvType::Int8 => values,
+    };
     match kv_type {
         KvType::F32 => pool.cast::<f32>().store_vec(at, values),
         KvType::F16 => {

@@ -13,6 +13,7 @@
 //! in registers; later readings of longer ones come from L1. Moves `8 * rows * dim + 4 * dim` bytes,
 //! and the bias.
 
+use super::squares::{add_square, inverse_root};
 use crate::build::{Builder, Ptr, Val};
 use crate::ir::{Kernel, Param};
 use crate::target::Target;
@@ -148,9 +149,11 @@ impl LayerNormSpec {
         let centred: Vec<[Val<'k, f32>; W]> = (parts.iter().zip(values))
             .map(|((_, exists, _), values)| counted(values.map(|v| v - mean), *exists))
             .collect();
-        let squares = centred.iter().flatten();
-        let squares = squares.fold(zero(), |sum, v| v.fma(*v, sum));
-        let scale = (self.mean(k, squares) + self.eps).rsqrt();
+        let share = |by| {
+            let squares = centred.iter().flatten();
+            squares.fold(zero(), |sum, v| add_square(sum, *v, by))
+        };
+        let scale = inverse_root(k, dim, self.eps, share);
         for ((at, exists, affine), values) in parts.into_iter().zip(centred) {
             let normed = affine.apply(values.map(|v| v * scale));
             match exists {
@@ -173,14 +176,16 @@ impl LayerNormSpec {
             }
         });
         let mean = self.mean(k, sum.get());
-        let squares = k.var(0f32);
-        each(&|i| {
-            for v in row.x.load_vec::<W>(i) {
-                let centred = v - mean;
-                squares.update(|s| centred.fma(centred, s));
-            }
-        });
-        let scale = (self.mean(k, squares.get()) + self.eps).rsqrt();
+        let share = |by| {
+            let squares = k.var(0f32);
+            each(&|i| {
+                for v in row.x.load_vec::<W>(i) {
+                    squares.update(|s| add_square(s, v - mean, by));
+                }
+            });
+            squares.get()
+        };
+        let scale = inverse_root(k, self.dim, self.eps, share);
         each(&|i| {
             let values = row.x.load_vec::<W>(i).map(|v| (v - mean) * scale);
             row.out.store_vec(i, row.affine::<W>(i).apply(values));

@@ -43,14 +43,15 @@ impl Map {
     }
 
     /// The function of a value. The cap is `cap * (1 - 2 / (1 + e^(2x / cap)))`, which saturates
-    /// without a NaN.
+    /// without a NaN, but of an infinite sum, whose sign may be that of a part of it.
     fn apply<'k>(self, k: &'k Builder, x: Val<'k, f32>) -> Val<'k, f32> {
         match self {
             Map::Scale(factor) => x * factor,
             Map::Softcap(cap) => {
                 let power = x * (2.0 * std::f32::consts::LOG2_E / cap);
                 let one = k.constant(1f32);
-                (one + power.ex2()).rcp().fma(-2.0 * cap, cap)
+                let base = x.fma(0.0, cap);
+                (one + power.ex2()).rcp().fma(-2.0 * cap, base)
             }
             Map::Activate(activation) => activation.apply(k, x),
         }

@@ -10,6 +10,7 @@ pub(super) mod map;
 pub(super) mod norm_add_norm;
 pub(super) mod rms_norm;
 pub(super) mod rope;
+mod squares;
 
 pub use activation::Activation;
 pub use add::AddSpec;

@@ -12,7 +12,8 @@
 //! Grid `[rows, 1, 1]`. A row stays in registers: `dim` is a multiple of 4, at most 16,384. Moves
 //! `16 * rows * dim + 8 * dim` bytes.
 
-use crate::build::Builder;
+use super::squares::{add_square, inverse_root};
+use crate::build::{Builder, Val};
 use crate::ir::{Kernel, Param};
 use crate::target::Target;
 
@@ -110,13 +111,11 @@ impl NormAddNormSpec {
             })
             .collect();
         k.wait_for_predecessor();
-        let scale = |values: &[[_; W]]| {
-            let squares = values.iter().flatten();
-            let sum = squares.fold(k.constant(0f32), |sum, v| {
-                let v: crate::build::Val<'k, f32> = *v;
-                v.fma(v, sum)
-            });
-            (k.block_sum(sum) * (1.0 / dim as f32) + self.eps).rsqrt()
+        let scale = |values: &[[Val<'k, f32>; W]]| {
+            inverse_root(k, dim, self.eps, |by| {
+                let squares = values.iter().flatten();
+                squares.fold(k.constant(0f32), |sum, v| add_square(sum, *v, by))
+            })
         };
         let loaded: Vec<_> = parts
             .iter()

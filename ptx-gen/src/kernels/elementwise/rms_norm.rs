@@ -12,6 +12,7 @@
 //! ones comes from L1. Moves `8 * rows * dim + 4 * dim`
 //! bytes. Norms of heads are rows of `dim = head_dim`.
 
+use super::squares::{add_square, inverse_root};
 use crate::build::{Builder, Ptr, Val};
 use crate::ir::{Kernel, Param};
 use crate::target::Target;
@@ -107,14 +108,16 @@ impl RmsNormSpec {
                 return self.resident::<W>(k, &row);
             }
 
-            let sum = k.var(0f32);
-            k.for_each(k.thread_x() * width, dim, k.threads() * width, |i| {
-                for v in row.x.load_vec::<W>(i) {
-                    sum.update(|s| v.fma(v, s));
-                }
-            });
-            let mean = k.block_sum(sum.get()) * (1.0 / dim as f32);
-            let scale = (mean + eps).rsqrt();
+            let share = |by| {
+                let sum = k.var(0f32);
+                k.for_each(k.thread_x() * width, dim, k.threads() * width, |i| {
+                    for v in row.x.load_vec::<W>(i) {
+                        sum.update(|s| add_square(s, v, by));
+                    }
+                });
+                sum.get()
+            };
+            let scale = inverse_root(k, dim, eps, share);
             k.for_each(k.thread_x() * width, dim, k.threads() * width, |i| {
                 let (v, w) = (row.x.load_vec::<W>(i), row.weight.load_vec::<W>(i));
                 row.store::<W>(i, std::array::from_fn(|j| v[j] * scale * w[j]));
@@ -168,10 +171,11 @@ impl RmsNormSpec {
                 exists.map_or(x, |exists| x.map(|v| k.select(exists, v, 0f32)))
             })
             .collect();
-        let squares = values.iter().flatten();
-        let sum = squares.fold(k.constant(0f32), |sum, v| v.fma(*v, sum));
-        let mean = k.block_sum(sum) * (1.0 / dim as f32);
-        let scale = (mean + self.eps).rsqrt();
+        let share = |by| {
+            let squares = values.iter().flatten();
+            squares.fold(k.constant(0f32), |sum, v| add_square(sum, *v, by))
+        };
+        let scale = inverse_root(k, dim, self.eps, share);
         for ((at, exists, w), v) in parts.into_iter().zip(values) {
             let normed = std::array::from_fn::<_, W, _>(|j| v[j] * scale * w[j]);
             match exists {

@@ -206,14 +206,18 @@ impl<'k> Rounded<'k> {
         v: [Val<'k, f32>; 4],
     ) -> Rounded<'k> {
         let [a, b, c, d] = v;
-        let own = a.abs().max(b.abs()).max(c.abs().max(d.abs()));
+        // Magnitudes compare like their bits, and NaN comes out on top.
+        let magnitude = |v: Val<'k, f32>| v.abs().bitcast::<u32>();
+        let largest = |a: Val<'k, u32>, b| a.max(b);
+        let own = v.map(magnitude).into_iter().reduce(largest);
+        let own = own.unwrap_or(k.constant(0));
         let units = match arithmetic {
             Arithmetic::Dp4a => SCALE_UNITS,
             _ => layout.run_units,
         };
-        let most = k.lanes_reduce(own, units, |a, b| a.max(b));
+        let most = k.lanes_reduce(own, units, largest);
         if arithmetic == Arithmetic::Dp4a {
-            let most = most.max(LEAST);
+            let most = most.max(LEAST.to_bits()).bitcast::<f32>();
             let inverse = most.rcp_exact() * 127.0;
             let code = |v: Val<'k, f32>| v.fma(inverse, f32::from_bits(ROUND)).bitcast::<u32>();
             // The low bytes of four words.
@@ -232,7 +236,7 @@ impl<'k> Rounded<'k> {
             };
         }
         // Of zero and what is below 2^-126 the scale is zero.
-        let exponent = most.bitcast::<u32>() & 0x7F80_0000;
+        let exponent = most & 0x7F80_0000;
         let inverse = (k.constant(254u32 << 23) - exponent).bitcast::<f32>();
         let scale = exponent.bitcast::<f32>();
         let [a, b, c, d] = v.map(|v| v * inverse);

@@ -11,8 +11,8 @@
 //! | n | u32 | tokens; `n * max(rows, cols)` below 2^32 |
 //!
 //! Grid `[ceil(rows / tile rows), ceil(n / tile tokens), 1]`. Weights are unpacked in f32 and
-//! rounded once to f16, x is rounded to f16 (what exceeds f16 becomes its largest value),
-//! sums are f32. Of weights of f32 neither is rounded so: both are sums of two terms of 16 bits
+//! rounded once to f16, x is rounded to f16, sums are f32; where either exceeds f16, its sums are
+//! computed again in f32 ([`super::recompute`]). Of weights of f32 neither is rounded so: both are sums of two terms of 16 bits
 //! ([`crate::kernels::split`]) and three products of those are added, which leaves an NMSE of 2e-11
 //! where rounding once leaves 1e-7. A result depends neither on `n` nor on the other tokens:
 //! columns are added in the same order for all of them.
@@ -26,7 +26,8 @@
 
 use super::epilogue::{Epilogue, Outputs};
 use super::gemm_tiles::{TokenTile, WeightTile};
-use crate::build::{Builder, Ptr, Val, Var};
+use super::recompute::{Operands, Recompute};
+use crate::build::{Builder, Shared, Val, Var};
 use crate::ir::{Kernel, Param};
 use crate::kernels::WeightFormat;
 use crate::kernels::split::{multiply, products};
@@ -124,12 +125,13 @@ impl GemmSpec {
         self.step() * self.terms() + PAD
     }
 
-    /// Whether two blocks share a multiprocessor only if told so: the terms of a step take a few
-    /// registers more than that leaves, which cost no spills but on sm_100.
+    /// Whether two blocks share a multiprocessor only if told so: the terms of a step, or the unpacking of
+    /// bf16, take a few registers more than that leaves, which cost no spills but on sm_100.
     fn fits_twice(&self) -> bool {
         let tile = self.tile();
         let shared = 4 * (tile.rows + tile.tokens) * self.stride();
-        self.terms() > 1 && 2 * shared <= self.target.max_shared() && self.target.capability() < 100
+        let needs_more = self.terms() > 1 || self.format == WeightFormat::BF16;
+        needs_more && 2 * shared <= self.target.max_shared() && self.target.capability() < 100
     }
 
     /// First row of the last block.
@@ -199,7 +201,13 @@ impl GemmSpec {
             let (w, x) = (k.bind::<u8>("w"), k.bind::<f32>("x"));
             let outputs = Outputs::bind(k).sharing_bias();
             let n = k.bind_value::<u32>("n");
-            let sums = self.accumulate(k, w, x, n);
+            // Halves in pairs: two buffers, each the weights' rows and then the tokens'.
+            let pair = (tile.rows + tile.tokens) * self.stride();
+            let buffers = k.dynamic_shared::<u32>("tiles", pair);
+            let sums = self.accumulate(k, buffers, Operands { w, x, n });
+            // Nobody reads a tile any more.
+            k.barrier();
+            self.mend(k, &sums, buffers.cast(), Operands { w, x, n });
             self.finish(k, &sums, &outputs, n);
         })
     }
@@ -208,15 +216,13 @@ impl GemmSpec {
     fn accumulate<'k>(
         &self,
         k: &'k Builder,
-        w: Ptr<'k, u8>,
-        x: Ptr<'k, f32>,
-        n: Val<'k, u32>,
+        buffers: Shared<'k, u32>,
+        of: Operands<'k>,
     ) -> Vec<Vec<[Var<'k, f32>; 4]>> {
+        let Operands { w, x, n } = of;
         let (tile, step) = (self.tile(), self.step());
         let (terms, stride) = (self.terms(), self.stride());
         let pair = (tile.rows + tile.tokens) * stride;
-        // Halves in pairs: two buffers, each the weights' rows and then the tokens'.
-        let buffers = k.dynamic_shared::<u32>("tiles", pair);
         let weights = WeightTile::new(self, k, w);
         let tokens = TokenTile::new(self, k, x, n);
         let (row_products, token_products) = tile.products();
@@ -285,6 +291,31 @@ impl GemmSpec {
         });
         walk(current.get());
         sums
+    }
+
+    /// Computes again what is not finite.
+    fn mend<'k>(
+        &self,
+        k: &'k Builder,
+        sums: &[Vec<[Var<'k, f32>; 4]>],
+        scratch: Shared<'k, f32>,
+        of: Operands<'k>,
+    ) {
+        let tile = self.tile();
+        let (row_products, token_products) = tile.products();
+        let place = |nth: Val<'k, u32>, lane: Val<'k, u32>| {
+            let (product, e) = (nth / 4, nth % 4);
+            let row = (lane % 4) * 2 + (product % row_products) * 8 + e % 2;
+            let token = lane / 4 + (product / row_products) * 16 + (e / 2) * 8;
+            let warp_row = (k.warp() % tile.warps.0) * (row_products * 8);
+            let warp_token = (k.warp() / tile.warps.0) * (token_products * 16);
+            (
+                row + warp_row + k.block_x() * tile.rows,
+                token + warp_token + k.block_y() * tile.tokens,
+            )
+        };
+        let all: Vec<&Var<'k, f32>> = sums.iter().flatten().flatten().collect();
+        Recompute::new(k, self.format, (self.rows, self.cols), of).mend(&all, Some(scratch), place);
     }
 
     /// Adds bias and residual and stores the outputs that exist.

@@ -12,8 +12,8 @@
 //! | counters | u32, with `spec.splits > 1` | [`GemmBatchSpec::counters`], zero before and after |
 //! | n | u32 | tokens, at least 1; `n * max(rows, cols)` below 2^32 |
 //!
-//! Grid `[ceil(rows / 128), ceil(n / tokens), splits]`. x is rounded to f16 (what exceeds f16
-//! becomes its largest value), sums are f32. A weight is rounded to f16 once, from `code * scale`
+//! Grid `[ceil(rows / 128), ceil(n / tokens), splits]`. x is rounded to f16, sums are f32; where x or a
+//! weight exceeds f16, its sums are computed again in f32 ([`super::recompute`]). A weight is rounded to f16 once, from `code * scale`
 //! or `code * scale + offset`, in which scale and offset have themselves been rounded to f16: that
 //! is exact but for BF16, Q6_K (`d * scale`) and Q4_K, Q5_K (`d * scale`, `-dmin * min`). Of weights
 //! of F32 neither they nor x are rounded so: both are sums of two terms of 16 bits

@@ -11,16 +11,20 @@ use super::GemmBatchSpec;
 use super::epilogue::Outputs;
 use super::gemm_batch::{THREADS, TILE_ROWS, WARPS};
 use super::gemm_batch_stage::{Chunk, Stage};
+use super::recompute::{Operands, Recompute};
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 use crate::kernels::split::{multiply, products};
 use crate::kernels::weights::WeightShape;
 use crate::kernels::weights::fragments::{Half, Held, Loaded, Matrix, half_columns};
-use crate::op::{Order, Rmw, Scope};
+use crate::op::{Fence, Order, Rmw, Scope};
 
 /// 16-byte loads of partial sums that a thread has in flight.
 const IN_FLIGHT: u32 = 16;
 /// Products between the request of a piece of x and its use.
 const X_LEAD: u32 = 2;
+
+/// The sums of eight tokens, by their number.
+type Numbered<'k> = (u32, [Val<'k, f32>; 4]);
 
 /// Sums by 16 rows of the warp, eight tokens and fragment.
 type Sums<'k> = Vec<Vec<[Var<'k, f32>; 4]>>;
@@ -46,7 +50,9 @@ pub(super) struct Block<'k> {
     stage: Stage<'k>,
     /// The warp's share of the columns.
     group: Val<'k, u32>,
-    /// First row whose sums the lane has in the end; the other is 8 further on.
+    /// First of the 16 rows whose sums the warp has in the end.
+    warp_row: Val<'k, u32>,
+    /// First of the lane's; the other is 8 further on.
     row: Val<'k, u32>,
 }
 
@@ -68,7 +74,8 @@ impl<'k> Block<'k> {
             1 => (k.constant(0), k.warp()),
             _ => (k.warp() / (WARPS / groups), k.warp() % (WARPS / groups)),
         };
-        let first = k.block_x() * TILE_ROWS + among * (16 * groups) + g;
+        let warp_row = k.block_x() * TILE_ROWS + among * (16 * groups);
+        let first = warp_row + g;
         let own: Vec<Val<'k, u32>> = (0..2 * groups)
             .map(|i| match rows.is_multiple_of(TILE_ROWS) {
                 true => first + 8 * i,
@@ -87,6 +94,7 @@ impl<'k> Block<'k> {
             matrix: Matrix::new(k, shape, w, &own),
             stage: Stage::new(k, spec, x, n, group),
             group,
+            warp_row: warp_row + group * 16,
             row: first + group * 16,
         }
     }
@@ -144,7 +152,10 @@ impl<'k> Block<'k> {
         self.turn(&sums, &turn, last, false);
         let sums = self.of_groups(&sums);
         match parts {
-            None => self.finish(&(0..).zip(sums).collect::<Vec<_>>(), outputs),
+            None => {
+                let sums = (0..).zip(sums).collect();
+                self.finish(&self.mended(sums), outputs);
+            }
             Some(parts) => self.meet(sums, outputs, parts),
         }
     }
@@ -297,18 +308,55 @@ impl<'k> Block<'k> {
                 };
                 parts.into_iter().reduce(add).unwrap_or(sums[0])
             };
-            // No load passes the stores before it: so many are in flight, and registers suffice.
+            // No load passes a store or a fence: so many are in flight, and registers suffice.
             let tiles: Vec<u32> = (0..sums.len() as u32).collect();
+            let mut totals = Vec::new();
             for round in tiles.chunks((IN_FLIGHT / spec.splits).max(1) as usize) {
-                let totals: Vec<_> = round.iter().map(|i| (*i, total(*i))).collect();
-                self.finish(&totals, outputs);
+                let of_round = round.iter().map(|i| (*i, total(*i))).collect::<Vec<_>>();
+                if !Recompute::may_mend(k, spec.format) {
+                    self.finish(&of_round, outputs);
+                    continue;
+                }
+                k.fence(Fence::AcqRel(Scope::Cta));
+                totals.extend(of_round);
+            }
+            if !totals.is_empty() {
+                self.finish(&self.mended(totals), outputs);
             }
         });
     }
 
+    /// Computes again what is not finite, of all sums with the numbers of their eight tokens.
+    fn mended(&self, sums: Vec<Numbered<'k>>) -> Vec<Numbered<'k>> {
+        let (k, spec) = (self.k, self.spec);
+        if !Recompute::may_mend(k, spec.format) {
+            return sums;
+        }
+        let vars: Vec<Var<'k, f32>> = (sums.iter())
+            .flat_map(|(_, four)| four.map(|sum| k.var(sum)))
+            .collect();
+        let place = |nth: Val<'k, u32>, lane: Val<'k, u32>| {
+            let (tile, side, e) = (nth / 4, (nth / 2) % 2, nth % 2);
+            let token = k.block_y() * spec.tokens + tile * 8 + (lane % 4) * 2 + e;
+            (self.warp_row + lane / 4 + side * 8, token)
+        };
+        // Loaded again: the loop has no registers to keep them in.
+        let of = Operands {
+            w: k.bind("w"),
+            x: k.bind("x"),
+            n: k.bind_value("n"),
+        };
+        Recompute::new(k, spec.format, (spec.rows, spec.cols), of).mend(
+            &vars.iter().collect::<Vec<_>>(),
+            None,
+            place,
+        );
+        let get = |four: &[Var<'k, f32>]| std::array::from_fn(|e| four[e].get());
+        (0..).zip(vars.chunks_exact(4).map(get)).collect()
+    }
+
     /// Adds bias and residual and stores the outputs that exist.
-    /// The sums come with the number of their eight tokens.
-    fn finish(&self, sums: &[(u32, [Val<'k, f32>; 4])], outputs: &Outputs<'k>) {
+    fn finish(&self, sums: &[Numbered<'k>], outputs: &Outputs<'k>) {
         let (k, rows) = (self.k, self.spec.rows);
         let token = k.block_y() * self.spec.tokens + (k.lane() % 4) * 2;
         // What differs between the last block and the others is compared in all.

@@ -7,10 +7,8 @@
 //! then of the lanes, so that a lane's address is one register and constants; second terms follow
 //! all of a token's first ones. Rows of tokens are padded, which lets eight tokens' units be read without bank conflicts.
 
-use half::f16;
-
 use super::{GemmBatchSpec, gemm_batch::THREADS};
-use crate::build::{Builder, F16x2, Pred, Ptr, Shared, Val};
+use crate::build::{Builder, Pred, Ptr, Shared, Val};
 use crate::kernels::split::split;
 use crate::kernels::weights::fragments::half_columns;
 
@@ -197,13 +195,11 @@ impl<'k> Stage<'k> {
     }
 }
 
-/// Two f32 rounded to f16, with the largest f16 in place of infinity; the first in the low half.
+/// Two f32 rounded to f16; the first in the low half.
 pub(in crate::kernels) fn pack<'k>(
     k: &'k Builder,
     low: Val<'k, f32>,
     high: Val<'k, f32>,
 ) -> Val<'k, u32> {
-    let most = F16x2(f16::MAX, f16::MAX);
-    let least = F16x2(f16::MIN, f16::MIN);
-    k.pack_f16(low, high).min(most).max(least).bitcast()
+    k.pack_f16(low, high).bitcast()
 }

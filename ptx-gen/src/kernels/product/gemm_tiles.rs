@@ -7,9 +7,6 @@ use crate::kernels::split::split;
 use crate::kernels::weights::geometry::{Geometry, Lane};
 use crate::kernels::weights::unpack::{Packet, Row};
 
-/// The largest f16.
-const F16_MAX: f32 = 65504.0;
-
 /// The groups of a step that a thread has loaded, one of each of its rows.
 pub(super) struct Groups<'k> {
     lane: Lane<'k>,
@@ -148,7 +145,6 @@ impl<'k> WeightTile<'k> {
         });
         match format {
             WeightFormat::F32 => terms(self.k, pairs),
-            WeightFormat::BF16 => vec![pairs.map(|[a, b]| pack_clamped(self.k, a, b)).collect()],
             _ => {
                 let pack = |[a, b]: [Val<'k, f32>; 2]| self.k.pack_f16(a, b).bitcast();
                 vec![pairs.map(pack).collect()]
@@ -223,7 +219,10 @@ impl<'k> TokenTile<'k> {
         for (i, halves) in (0u32..).zip(loaded.chunks_exact(2)) {
             let pairs = halves.iter().flat_map(|v| [[v[0], v[1]], [v[2], v[3]]]);
             let terms = match self.format.terms() {
-                1 => vec![pairs.map(|[a, b]| pack_clamped(self.k, a, b)).collect()],
+                1 => {
+                    let pack = |[a, b]: [Val<'k, f32>; 2]| self.k.pack_f16(a, b).bitcast();
+                    vec![pairs.map(pack).collect()]
+                }
                 _ => terms(self.k, pairs),
             };
             let at = to + self.first + i * self.stride;
@@ -242,10 +241,4 @@ fn terms<'k>(
 ) -> Vec<Vec<Val<'k, u32>>> {
     let (high, low) = pairs.map(|pair| split(k, pair)).map(<_>::from).unzip();
     vec![high, low]
-}
-
-/// Two f32 rounded to f16, with the largest f16 in place of infinity; the first in the low half.
-fn pack_clamped<'k>(k: &'k Builder, low: Val<'k, f32>, high: Val<'k, f32>) -> Val<'k, u32> {
-    let clamp = |v: Val<'k, f32>| v.min(F16_MAX).max(-F16_MAX);
-    k.pack_f16(clamp(low), clamp(high)).bitcast()
 }

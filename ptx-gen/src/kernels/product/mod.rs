@@ -19,6 +19,7 @@ pub(super) mod gemm_batch_stage;
 mod gemm_tiles;
 pub(super) mod gemv;
 pub(super) mod gemv_glu;
+mod recompute;
 pub(super) mod variant;
 
 pub use epilogue::Epilogue;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
+use super::BenchRow;
 use crate::Error;
 use crate::settings::Settings;
 
@@ -18,6 +19,17 @@ pub(super) fn read_ceiling(
         Some(index) => crate::exec::cuda::measure_read_ceiling(index, &settings.disk_cache),
         None => Ok(cpu_read_ceiling(weights)),
     }
+}
+
+/// The ceiling of a CPU, measured again after the rows were: where something slowed the machine down
+/// while it was measured first, it is the better of both, and the rows' shares are of that. Both in `1e9`
+/// bytes a second.
+pub(super) fn raised(before: f64, weights: u64, rows: &mut [BenchRow]) -> f64 {
+    let ceiling = before.max(cpu_read_ceiling(weights) / 1e9);
+    for row in rows {
+        row.share_of_ceiling = row.gb_per_second.map(|gb| gb / ceiling);
+    }
+    ceiling
 }
 
 /// The most bytes that the CPU's ceiling is measured with: no cache holds them.
@@ -60,7 +72,20 @@ fn xor(words: &[u64]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::BenchKind;
     use super::*;
+
+    #[test]
+    fn a_ceiling_that_was_too_low_is_raised_for_all_rows() {
+        let mut row = BenchRow::new(BenchKind::Generate, 4, 0, vec![1.0]);
+        row.gb_per_second = Some(0.5);
+        let mut rows = [row, BenchRow::new(BenchKind::Prompt, 4, 0, vec![1.0])];
+        let ceiling = raised(0.001, 1 << 20, &mut rows);
+        assert!(ceiling > 0.1, "{ceiling}");
+        assert_eq!(rows[0].share_of_ceiling, Some(0.5 / ceiling));
+        assert_eq!(rows[1].share_of_ceiling, None);
+        assert_eq!(raised(1e6, 1 << 20, &mut rows), 1e6);
+    }
 
     #[test]
     fn memory_can_be_read() {

@@ -146,6 +146,10 @@ pub fn run_on(
     let ceiling = ceiling::read_ceiling(made.gpu, weights, &settings)? / 1e9;
 
     let mut rows = subject.measure(bench, ceiling, on_row)?;
+    let ceiling = match made.gpu {
+        Some(_) => ceiling,
+        None => ceiling::raised(ceiling, weights, &mut rows),
+    };
     let (executor, fallbacks) = (subject.executor.kind(), subject.executor.stats().fallbacks);
     let notice = made.notice.or_else(|| subject.executor.notice());
     drop(subject);

@@ -26,7 +26,7 @@
 
 use super::epilogue::{Epilogue, Outputs};
 use super::gemm_tiles::{TokenTile, WeightTile};
-use super::recompute::{Operands, Recompute};
+use super::recompute::{Product, Recompute};
 use crate::build::{Builder, Shared, Val, Var};
 use crate::ir::{Kernel, Param};
 use crate::kernels::WeightFormat;
@@ -204,10 +204,17 @@ impl GemmSpec {
             // Halves in pairs: two buffers, each the weights' rows and then the tokens'.
             let pair = (tile.rows + tile.tokens) * self.stride();
             let buffers = k.dynamic_shared::<u32>("tiles", pair);
-            let sums = self.accumulate(k, buffers, Operands { w, x, n });
+            let again = Recompute {
+                k,
+                product: Product::new(self.format, self.rows, self.cols),
+                w,
+                x,
+                n,
+            };
+            let sums = self.accumulate(k, buffers, &again);
             // Nobody reads a tile any more.
             k.barrier();
-            self.mend(k, &sums, buffers.cast(), Operands { w, x, n });
+            self.mend(k, &sums, buffers.cast(), &again);
             self.finish(k, &sums, &outputs, n);
         })
     }
@@ -217,9 +224,9 @@ impl GemmSpec {
         &self,
         k: &'k Builder,
         buffers: Shared<'k, u32>,
-        of: Operands<'k>,
+        of: &Recompute<'k>,
     ) -> Vec<Vec<[Var<'k, f32>; 4]>> {
-        let Operands { w, x, n } = of;
+        let &Recompute { w, x, n, .. } = of;
         let (tile, step) = (self.tile(), self.step());
         let (terms, stride) = (self.terms(), self.stride());
         let pair = (tile.rows + tile.tokens) * stride;
@@ -299,7 +306,7 @@ impl GemmSpec {
         k: &'k Builder,
         sums: &[Vec<[Var<'k, f32>; 4]>],
         scratch: Shared<'k, f32>,
-        of: Operands<'k>,
+        of: &Recompute<'k>,
     ) {
         let tile = self.tile();
         let (row_products, token_products) = tile.products();
@@ -315,7 +322,7 @@ impl GemmSpec {
             )
         };
         let all: Vec<&Var<'k, f32>> = sums.iter().flatten().flatten().collect();
-        Recompute::new(k, self.format, (self.rows, self.cols), of).mend(&all, Some(scratch), place);
+        of.mend(&all, scratch, place);
     }
 
     /// Adds bias and residual and stores the outputs that exist.

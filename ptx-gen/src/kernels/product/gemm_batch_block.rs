@@ -11,12 +11,12 @@ use super::GemmBatchSpec;
 use super::epilogue::Outputs;
 use super::gemm_batch::{THREADS, TILE_ROWS, WARPS};
 use super::gemm_batch_stage::{Chunk, Stage};
-use super::recompute::{Operands, Recompute};
+use super::recompute::{Product, Recompute, SMALL, is_finite};
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 use crate::kernels::split::{multiply, products};
 use crate::kernels::weights::WeightShape;
 use crate::kernels::weights::fragments::{Half, Held, Loaded, Matrix, half_columns};
-use crate::op::{Fence, Order, Rmw, Scope};
+use crate::op::{Order, Rmw, Scope};
 
 /// 16-byte loads of partial sums that a thread has in flight.
 const IN_FLIGHT: u32 = 16;
@@ -153,8 +153,14 @@ impl<'k> Block<'k> {
         let sums = self.of_groups(&sums);
         match parts {
             None => {
-                let sums = (0..).zip(sums).collect();
-                self.finish(&self.mended(sums), outputs);
+                let sums: Vec<Numbered<'k>> = (0..).zip(sums).collect();
+                let seen = k.var(0f32);
+                self.finish(&sums, outputs, &seen);
+                let all: Vec<Val<'k, f32>> = sums.iter().flat_map(|(_, four)| *four).collect();
+                self.mend(&seen, all.len() as u32, outputs, &|nth| {
+                    let others = (1u32..).zip(&all[1..]);
+                    others.fold(all[0], |own, (i, sum)| k.select(nth.eq(i), *sum, own))
+                });
             }
             Some(parts) => self.meet(sums, outputs, parts),
         }
@@ -308,56 +314,69 @@ impl<'k> Block<'k> {
                 };
                 parts.into_iter().reduce(add).unwrap_or(sums[0])
             };
-            // No load passes a store or a fence: so many are in flight, and registers suffice.
+            // No load passes the stores before it: so many are in flight, and registers suffice.
             let tiles: Vec<u32> = (0..sums.len() as u32).collect();
-            let mut totals = Vec::new();
+            let seen = k.var(0f32);
             for round in tiles.chunks((IN_FLIGHT / spec.splits).max(1) as usize) {
-                let of_round = round.iter().map(|i| (*i, total(*i))).collect::<Vec<_>>();
-                if !Recompute::may_mend(k, spec.format) {
-                    self.finish(&of_round, outputs);
-                    continue;
-                }
-                k.fence(Fence::AcqRel(Scope::Cta));
-                totals.extend(of_round);
+                let totals: Vec<_> = round.iter().map(|i| (*i, total(*i))).collect();
+                self.finish(&totals, outputs, &seen);
             }
-            if !totals.is_empty() {
-                self.finish(&self.mended(totals), outputs);
-            }
+            // Added again in the same order: nothing waits in registers for what hardly ever happens.
+            let again = |nth: Val<'k, u32>| {
+                let sum = k.var(0f32);
+                k.for_each(0u32, spec.splits, 1u32, |s| {
+                    let at = (first + (s * each + (nth / 4) * THREADS)) * 4 + nth % 4;
+                    let part: Val<'k, f32> = parts.partials.load(at);
+                    sum.update(|sum| k.select(s.eq(0u32), part, sum + part));
+                });
+                sum.get()
+            };
+            self.mend(&seen, 4 * sums.len() as u32, outputs, &again);
         });
     }
 
-    /// Computes again what is not finite, of all sums with the numbers of their eight tokens.
-    fn mended(&self, sums: Vec<Numbered<'k>>) -> Vec<Numbered<'k>> {
+    /// Computes again what is not finite, of `count` sums of a lane, and stores it; `seen` says whether
+    /// there is any.
+    fn mend(
+        &self,
+        seen: &Var<'k, f32>,
+        count: u32,
+        outputs: &Outputs<'k>,
+        sum: &dyn Fn(Val<'k, u32>) -> Val<'k, f32>,
+    ) {
         let (k, spec) = (self.k, self.spec);
         if !Recompute::may_mend(k, spec.format) {
-            return sums;
+            return;
         }
-        let vars: Vec<Var<'k, f32>> = (sums.iter())
-            .flat_map(|(_, four)| four.map(|sum| k.var(sum)))
-            .collect();
         let place = |nth: Val<'k, u32>, lane: Val<'k, u32>| {
             let (tile, side, e) = (nth / 4, (nth / 2) % 2, nth % 2);
             let token = k.block_y() * spec.tokens + tile * 8 + (lane % 4) * 2 + e;
             (self.warp_row + lane / 4 + side * 8, token)
         };
-        // Loaded again: the loop has no registers to keep them in.
-        let of = Operands {
-            w: k.bind("w"),
-            x: k.bind("x"),
-            n: k.bind_value("n"),
-        };
-        Recompute::new(k, spec.format, (spec.rows, spec.cols), of).mend(
-            &vars.iter().collect::<Vec<_>>(),
-            None,
-            place,
-        );
-        let get = |four: &[Var<'k, f32>]| std::array::from_fn(|e| four[e].get());
-        (0..).zip(vars.chunks_exact(4).map(get)).collect()
+        k.if_(k.ballot(!is_finite(seen.get())).ne(0), || {
+            // Loaded again: the loop has no registers to keep them in.
+            let again = Recompute {
+                k,
+                product: Product::new(spec.format, spec.rows, spec.cols),
+                w: k.bind("w"),
+                x: k.bind("x"),
+                n: k.bind_value("n"),
+            };
+            again.each(count, sum, place, |_, lane, (r, t), dot| {
+                k.if_(k.lane().eq(lane), || {
+                    let bias = outputs.bias.map(|b| b.load(r));
+                    let sum = bias.map_or(dot, |bias| dot + bias);
+                    outputs.store_biased(t * spec.rows + r, sum);
+                });
+            });
+        });
     }
 
-    /// Adds bias and residual and stores the outputs that exist.
-    fn finish(&self, sums: &[Numbered<'k>], outputs: &Outputs<'k>) {
+    /// Adds bias and residual and stores the outputs that exist, but for those that are to be computed
+    /// again; `seen` is finite as long as there is none.
+    fn finish(&self, sums: &[Numbered<'k>], outputs: &Outputs<'k>, seen: &Var<'k, f32>) {
         let (k, rows) = (self.k, self.spec.rows);
+        let mends = Recompute::may_mend(k, self.spec.format);
         let token = k.block_y() * self.spec.tokens + (k.lane() % 4) * 2;
         // What differs between the last block and the others is compared in all.
         let exists = |r: Val<'k, u32>, then: &dyn Fn()| match rows.is_multiple_of(TILE_ROWS) {
@@ -370,9 +389,14 @@ impl<'k> Block<'k> {
                 let bias = outputs.bias.map(|b| b.load(r));
                 for &(i, sum) in sums {
                     for e in 0..2u32 {
-                        let t = token + (8 * i + e);
-                        k.if_(t.lt(self.n), || {
-                            let (at, sum) = (t * rows + r, sum[(2 * side + e) as usize]);
+                        let (t, sum) = (token + (8 * i + e), sum[(2 * side + e) as usize]);
+                        let mut is_stored = t.lt(self.n);
+                        if mends {
+                            seen.update(|seen| sum.fma(SMALL, seen));
+                            is_stored = is_stored & is_finite(sum);
+                        }
+                        k.if_(is_stored, || {
+                            let at = t * rows + r;
                             outputs.store_biased(at, bias.map_or(sum, |bias| sum + bias));
                         });
                     }

@@ -10,22 +10,40 @@
 //!
 //! Whether a sum is computed again depends on its row and its token alone.
 
-use crate::build::{Builder, Ptr, Shared, Val, Var};
+use crate::build::{Builder, Pred, Ptr, Shared, Val, Var};
 use crate::kernels::WeightFormat;
 use crate::kernels::weights::geometry::{Geometry, Lane};
 use crate::kernels::weights::unpack::Row;
 
-/// A product whose sums may have to be computed again.
-pub(super) struct Recompute<'k> {
-    k: &'k Builder,
-    geometry: Geometry,
-    w: Ptr<'k, u8>,
-    x: Ptr<'k, f32>,
-    n: Val<'k, u32>,
+/// 2^-60: numbers times it do not overflow in a sum of them, and what is not finite stays so.
+pub(super) const SMALL: f32 = f32::from_bits((127 - 60) << 23);
+
+/// Whether it is neither infinite nor NaN.
+pub(super) fn is_finite<'k>(v: Val<'k, f32>) -> Val<'k, Pred> {
+    v.abs().lt(f32::INFINITY)
 }
 
-/// Columns of a product, as it is computed again.
-pub(super) struct Operands<'k> {
+/// What is computed again: a matrix, as a lane walks along a row of it.
+#[derive(Clone, Copy)]
+pub(super) struct Product(Geometry);
+
+impl Product {
+    /// The product with a matrix of `rows` by `cols`.
+    pub(super) fn new(format: WeightFormat, rows: u32, cols: u32) -> Product {
+        Product(Geometry {
+            format,
+            rows,
+            cols,
+            lanes: 32,
+            width: Geometry::widest(format, cols),
+        })
+    }
+}
+
+/// A product whose sums may have to be computed again.
+pub(super) struct Recompute<'k> {
+    pub(super) k: &'k Builder,
+    pub(super) product: Product,
     pub(super) w: Ptr<'k, u8>,
     pub(super) x: Ptr<'k, f32>,
     /// Tokens.
@@ -33,76 +51,73 @@ pub(super) struct Operands<'k> {
 }
 
 impl<'k> Recompute<'k> {
-    /// The product of a matrix of `rows` by `cols`.
-    pub(super) fn new(
-        k: &'k Builder,
-        format: WeightFormat,
-        (rows, cols): (u32, u32),
-        of: Operands<'k>,
-    ) -> Recompute<'k> {
-        let geometry = Geometry {
-            format,
-            rows,
-            cols,
-            lanes: 32,
-            width: Geometry::widest(format, cols),
-        };
-        Recompute {
-            k,
-            geometry,
-            w: of.w,
-            x: of.x,
-            n: of.n,
-        }
-    }
-
     /// Whether weights of this format are multiplied in numbers that do not hold them all.
     pub(super) fn may_mend(k: &Builder, format: WeightFormat) -> bool {
         format != WeightFormat::F32 || !k.target().has_ampere()
     }
 
     /// Replaces those of a lane's sums that are not finite. `place` gives the row and the token of the
-    /// sum of a number in a lane. With a `scratch` of the block's, which nobody uses any more, sums wait
-    /// there: they leave few registers.
+    /// sum of a number in a lane. Sums wait in a `scratch` of the block's, which nobody uses any more:
+    /// they leave few registers.
     pub(super) fn mend(
         &self,
         sums: &[&Var<'k, f32>],
-        scratch: Option<Shared<'k, f32>>,
+        scratch: Shared<'k, f32>,
         place: impl Fn(Val<'k, u32>, Val<'k, u32>) -> (Val<'k, u32>, Val<'k, u32>),
     ) {
         let k = self.k;
-        if !Recompute::may_mend(k, self.geometry.format) {
+        if !Recompute::may_mend(k, self.product.0.format) {
             return;
         }
-        let is_finite = |v: Val<'k, f32>| v.abs().lt(f32::INFINITY);
-        // 2^-60: numbers do not overflow in such a sum.
-        const SMALL: f32 = f32::from_bits((127 - 60) << 23);
         let zero = k.constant(0f32);
         let seen = (sums.iter()).fold(zero, |seen, sum| sum.get().fma(SMALL, seen));
         k.if_(k.ballot(!is_finite(seen)).ne(0), || {
-            let waiting = Waiting { k, sums, scratch };
-            waiting.begin();
-            k.for_each(0u32, sums.len() as u32, 1u32, |nth| {
-                let own = waiting.get(nth);
-                let spoilt = k.ballot(!is_finite(own));
-                let mended = k.var(own);
-                k.for_each(0u32, 32u32, 1u32, |lane| {
-                    let (r, t) = place(nth, lane);
-                    let is_spoilt = ((spoilt >> lane) & 1u32).ne(0);
-                    k.if_(is_spoilt & r.lt(self.geometry.rows) & t.lt(self.n), || {
-                        let dot = self.dot(r, t);
-                        mended.update(|own| k.select(k.lane().eq(lane), dot, own));
-                    });
+            let at = |nth: Val<'k, u32>| nth * k.threads() + k.thread_x();
+            for (nth, sum) in (0u32..).zip(sums) {
+                scratch.store(at(k.constant(nth)), sum.get());
+            }
+            let count = sums.len() as u32;
+            self.each(
+                count,
+                |nth| scratch.load(at(nth)),
+                place,
+                |nth, lane, _, dot| {
+                    k.if_(k.lane().eq(lane), || scratch.store(at(nth), dot));
+                },
+            );
+            for (nth, sum) in (0u32..).zip(sums) {
+                sum.set(scratch.load(at(k.constant(nth))));
+            }
+        });
+    }
+
+    /// Multiplies again what is not finite of the `count` sums of each lane. `place` is that of [`mend`],
+    /// and `give` gets the number and the lane of a sum, its row and token, and what it is, in all lanes.
+    ///
+    /// [`mend`]: Recompute::mend
+    pub(super) fn each(
+        &self,
+        count: u32,
+        sum: impl Fn(Val<'k, u32>) -> Val<'k, f32>,
+        place: impl Fn(Val<'k, u32>, Val<'k, u32>) -> (Val<'k, u32>, Val<'k, u32>),
+        give: impl Fn(Val<'k, u32>, Val<'k, u32>, (Val<'k, u32>, Val<'k, u32>), Val<'k, f32>),
+    ) {
+        let k = self.k;
+        k.for_each(0u32, count, 1u32, |nth| {
+            let spoilt = k.ballot(!is_finite(sum(nth)));
+            k.for_each(0u32, 32u32, 1u32, |lane| {
+                let (r, t) = place(nth, lane);
+                let is_spoilt = ((spoilt >> lane) & 1u32).ne(0);
+                k.if_(is_spoilt & r.lt(self.product.0.rows) & t.lt(self.n), || {
+                    give(nth, lane, (r, t), self.dot(r, t));
                 });
-                waiting.set(nth, mended.get());
             });
-            waiting.end();
         });
     }
 
     /// The product of a row and a token, in every lane of the warp.
     fn dot(&self, r: Val<'k, u32>, t: Val<'k, u32>) -> Val<'k, f32> {
-        let (k, geometry) = (self.k, &self.geometry);
+        let (k, geometry) = (self.k, &self.product.0);
         let row = Row::new(k, *geometry, self.w, r);
         let x = self.x.offset(t * geometry.cols);
         let lane = Lane::new(k, geometry, k.lane(), geometry.lanes);
@@ -132,54 +147,5 @@ impl<'k> Recompute<'k> {
             }
         });
         k.warp_sum(sum.get())
-    }
-}
-
-/// A lane's sums while they are looked at one by one.
-struct Waiting<'k, 's> {
-    k: &'k Builder,
-    sums: &'s [&'s Var<'k, f32>],
-    scratch: Option<Shared<'k, f32>>,
-}
-
-impl<'k> Waiting<'k, '_> {
-    /// Where a sum waits.
-    fn at(&self, nth: Val<'k, u32>) -> Val<'k, u32> {
-        nth * self.k.threads() + self.k.thread_x()
-    }
-
-    fn begin(&self) {
-        if let Some(scratch) = self.scratch {
-            for (nth, sum) in (0u32..).zip(self.sums) {
-                scratch.store(self.at(self.k.constant(nth)), sum.get());
-            }
-        }
-    }
-
-    fn end(&self) {
-        if let Some(scratch) = self.scratch {
-            for (nth, sum) in (0u32..).zip(self.sums) {
-                sum.set(scratch.load(self.at(self.k.constant(nth))));
-            }
-        }
-    }
-
-    fn get(&self, nth: Val<'k, u32>) -> Val<'k, f32> {
-        if let Some(scratch) = self.scratch {
-            return scratch.load(self.at(nth));
-        }
-        let others = self.sums[1..].iter().zip(1u32..);
-        others.fold(self.sums[0].get(), |own, (sum, i)| {
-            self.k.select(nth.eq(i), sum.get(), own)
-        })
-    }
-
-    fn set(&self, nth: Val<'k, u32>, value: Val<'k, f32>) {
-        if let Some(scratch) = self.scratch {
-            return scratch.store(self.at(nth), value);
-        }
-        for (sum, i) in self.sums.iter().zip(0u32..) {
-            sum.update(|sum| self.k.select(nth.eq(i), value, sum));
-        }
     }
 }

@@ -31,6 +31,7 @@ use crate::build::{Builder, Shared, Val, Var};
 use crate::ir::{Kernel, Param};
 use crate::kernels::WeightFormat;
 use crate::kernels::split::{multiply, products};
+use crate::kernels::weights::WeightShape;
 use crate::target::Target;
 
 /// A product of one shape.
@@ -315,7 +316,12 @@ impl GemmSpec {
             )
         };
         let all: Vec<&Var<'k, f32>> = sums.iter().flatten().flatten().collect();
-        Recompute::new(k, self.format, (self.rows, self.cols), of).mend(&all, Some(scratch), place);
+        let matrix = WeightShape {
+            format: self.format,
+            rows: self.rows,
+            cols: self.cols,
+        };
+        Recompute::new(k, matrix, of).mend(&all, Some(scratch), place);
     }
 
     /// Adds bias and residual and stores the outputs that exist.

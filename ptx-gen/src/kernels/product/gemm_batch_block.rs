@@ -346,11 +346,12 @@ impl<'k> Block<'k> {
             x: k.bind("x"),
             n: k.bind_value("n"),
         };
-        Recompute::new(k, spec.format, (spec.rows, spec.cols), of).mend(
-            &vars.iter().collect::<Vec<_>>(),
-            None,
-            place,
-        );
+        let matrix = WeightShape {
+            format: spec.format,
+            rows: spec.rows,
+            cols: spec.cols,
+        };
+        Recompute::new(k, matrix, of).mend(&vars.iter().collect::<Vec<_>>(), None, place);
         let get = |four: &[Var<'k, f32>]| std::array::from_fn(|e| four[e].get());
         (0..).zip(vars.chunks_exact(4).map(get)).collect()
     }

@@ -12,6 +12,7 @@
 
 use crate::build::{Builder, Ptr, Shared, Val, Var};
 use crate::kernels::WeightFormat;
+use crate::kernels::weights::WeightShape;
 use crate::kernels::weights::geometry::{Geometry, Lane};
 use crate::kernels::weights::unpack::Row;
 
@@ -33,13 +34,9 @@ pub(super) struct Operands<'k> {
 }
 
 impl<'k> Recompute<'k> {
-    /// The product of a matrix of `rows` by `cols`.
-    pub(super) fn new(
-        k: &'k Builder,
-        format: WeightFormat,
-        (rows, cols): (u32, u32),
-        of: Operands<'k>,
-    ) -> Recompute<'k> {
+    /// The product of a matrix.
+    pub(super) fn new(k: &'k Builder, matrix: WeightShape, of: Operands<'k>) -> Recompute<'k> {
+        let WeightShape { format, rows, cols } = matrix;
         let geometry = Geometry {
             format,
             rows,

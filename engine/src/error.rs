@@ -229,13 +229,13 @@ pub struct NotFinite {
     /// Position of the token whose logits these are, from 0.
     pub position: usize,
     /// Where that began; `None` where running the steps again did not show it.
-    pub origin: Option<FaultOrigin>,
+    pub origin: Option<Cause>,
 }
 
 /// The first operation that gave what is not finite, or what its result cannot hold.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub struct FaultOrigin {
+pub struct Cause {
     /// Position of the token, from 0.
     pub position: usize,
     /// The unit: operation and buffer.
@@ -247,7 +247,7 @@ pub struct FaultOrigin {
 }
 
 impl NotFinite {
-    fn cause(origin: Option<&FaultOrigin>) -> String {
+    fn cause(origin: Option<&Cause>) -> String {
         let Some(origin) = origin else {
             return "penalties or biases made them so, or it does not happen again; try --exact"
                 .to_owned();
@@ -269,7 +269,7 @@ impl NotFinite {
 
 impl NotFinite {
     /// The error of a position whose own numbers they are.
-    pub(crate) fn at(origin: FaultOrigin) -> NotFinite {
+    pub(crate) fn at(origin: Cause) -> NotFinite {
         NotFinite {
             position: origin.position,
             origin: Some(origin),
@@ -277,14 +277,14 @@ impl NotFinite {
     }
 }
 
-impl FaultOrigin {
+impl Cause {
     /// What a unit gave; its name has that of the layer's weight.
-    pub(crate) fn of(position: usize, unit: &str, value: f32) -> FaultOrigin {
+    pub(crate) fn of(position: usize, unit: &str, value: f32) -> Cause {
         let layer = unit.split_once("blk.").and_then(|(_, after)| {
             let number = after.split('.').next()?;
             number.parse().ok()
         });
-        FaultOrigin {
+        Cause {
             position,
             unit: unit.to_owned(),
             layer,
@@ -408,7 +408,7 @@ mod tests {
             };
             Error::from(error).to_string()
         };
-        let of = |unit, value| line(Some(FaultOrigin::of(3, unit, value)));
+        let of = |unit, value| line(Some(Cause::of(3, unit, value)));
         let found = of("matmul blk.12.ffn_down", f32::NAN);
         assert!(
             found.contains("logits at position 7 are not finite"),

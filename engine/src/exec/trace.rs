@@ -5,7 +5,7 @@
 //! which position on that disturbs nobody.
 
 use crate::Error;
-use crate::error::{FaultOrigin, NotFinite};
+use crate::error::{Cause, NotFinite};
 use crate::exec::{Inspect, Step, StepRows};
 use crate::kv::{BlockTable, KvType};
 use crate::lower::Unit;
@@ -38,7 +38,7 @@ impl Replay<'_> {
 
     /// The first unit that gave what is not finite: all positions but the last in steps of a prompt, the
     /// last as generation computes it.
-    fn find(&self, executor: &mut dyn Inspect) -> Result<Option<FaultOrigin>, Error> {
+    fn find(&self, executor: &mut dyn Inspect) -> Result<Option<Cause>, Error> {
         let Some(last) = self.tokens.len().checked_sub(1) else {
             return Ok(None);
         };
@@ -80,7 +80,7 @@ pub(crate) fn is_idle(plan: &Plan, unit: &Unit, step: &Step<'_>) -> bool {
 }
 
 /// The first unit of a step that gives what is not finite.
-fn find_in(executor: &mut dyn Inspect, step: &Step<'_>) -> Result<Option<FaultOrigin>, Error> {
+fn find_in(executor: &mut dyn Inspect, step: &Step<'_>) -> Result<Option<Cause>, Error> {
     let units = executor.units(step.shape())?;
     executor.begin(step)?;
     let idle: Vec<bool> = (units.iter())
@@ -98,7 +98,7 @@ fn find_in(executor: &mut dyn Inspect, step: &Step<'_>) -> Result<Option<FaultOr
             }
         }
         if let Some((position, value)) = found {
-            return Ok(Some(FaultOrigin::of(position, &unit.name, value)));
+            return Ok(Some(Cause::of(position, &unit.name, value)));
         }
     }
     Ok(None)

@@ -36,7 +36,7 @@ use reference::Expected;
 pub(crate) use reference::Reference;
 
 use crate::Error;
-use crate::error::{FaultOrigin, GateFailure, NotFinite};
+use crate::error::{Cause, GateFailure, NotFinite};
 use crate::exec::trace::is_idle;
 use crate::exec::{Inspect, Limits, Step, StepRows};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
@@ -215,7 +215,7 @@ fn check_step(
 }
 
 /// Where what the CPU computes is not finite: of finite inputs, nobody can compute the model.
-fn spoilt(plan: &Plan, unit: &Unit, step: &Step<'_>, expected: &Expected) -> Option<FaultOrigin> {
+fn spoilt(plan: &Plan, unit: &Unit, step: &Step<'_>, expected: &Expected) -> Option<Cause> {
     let mut values = expected.values.iter();
     let at = values.position(|v| !v.is_finite())?;
     let of_outputs = plan.buffer(expected.buffer).rows == Rows::Outputs;
@@ -229,7 +229,7 @@ fn spoilt(plan: &Plan, unit: &Unit, step: &Step<'_>, expected: &Expected) -> Opt
         false => row,
     };
     let position = (step.lengths()[row] as usize).saturating_sub(1);
-    Some(FaultOrigin::of(position, &unit.name, expected.values[at]))
+    Some(Cause::of(position, &unit.name, expected.values[at]))
 }
 
 /// The last unit that reads each buffer.

@@ -7,6 +7,7 @@
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use gannet_gguf::shown;
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -121,7 +122,9 @@ pub(crate) fn say(line: &str) {
     }
 }
 
-/// What is said in any case: one line on standard error.
-pub(crate) fn complain(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+/// What is said in any case: a line on standard error, or those of a table. Whatever it repeats, it does
+/// not speak to a terminal.
+pub(crate) fn complain(text: &str) {
+    let lines: Vec<String> = text.split('\n').map(shown).collect();
+    let _ = writeln!(io::stderr().lock(), "{}", lines.join("\n"));
 }

@@ -116,6 +116,24 @@ impl PlaceFlags {
     pub(crate) fn settings(&self) -> Result<Settings, Failure> {
         resolve(&self.given())
     }
+
+    /// Refuses what means nothing to a measurement of every variant.
+    pub(crate) fn check_tuned(&self) -> Result<(), Failure> {
+        let idle = [
+            (
+                "--gemv-rows",
+                self.gemv_rows.is_some(),
+                "-t says what is measured",
+            ),
+            ("--exact", self.exact, "exact runs take no measured variant"),
+        ];
+        match idle.into_iter().find(|(_, given, _)| *given) {
+            None => Ok(()),
+            Some((flag, _, why)) => Err(Failure::Usage(format!(
+                "{flag} means nothing to tune: {why}; leave it out"
+            ))),
+        }
+    }
 }
 
 /// Where and how a model runs.
@@ -193,6 +211,10 @@ impl WithoutFlag {
 
 /// The settings that count, with the environment of this process.
 pub(crate) fn resolve(given: &Given) -> Result<Settings, Failure> {
+    if given.precision == Some(Precision::Exact) && given.gemv.is_some() {
+        let why = "--gemv means nothing with --exact, which has one variant; leave one of them out";
+        return Err(Failure::Usage(why.to_owned()));
+    }
     Ok(Settings::resolve(&Environment::read()?, given)?)
 }
 

@@ -23,7 +23,12 @@ fn settings(slots: usize) -> Settings {
 }
 
 fn tiny(what: &str) -> Option<Arc<Model>> {
-    Some(model(&shared(what, "models/rustdoc-tiny-F16.gguf")?))
+    tiny_of(what, "F16")
+}
+
+fn tiny_of(what: &str, types: &str) -> Option<Arc<Model>> {
+    let part = format!("models/rustdoc-tiny-{types}.gguf");
+    Some(model(&shared(what, &part)?))
 }
 
 /// The tokens of each kind alone.
@@ -35,20 +40,25 @@ fn alone(model: &Arc<Model>) -> Vec<Vec<u32>> {
 
 #[test]
 fn what_callers_get_is_what_they_get_alone() {
-    let Some(model) = tiny("many callers") else {
-        return;
-    };
-    let texts = alone(&model);
-    submit_from_many(
-        &model,
-        &settings(12),
-        requests(150),
-        |kind, cancelled, generation| {
-            let (found, text) = (&generation.tokens, &texts[kind]);
-            assert_eq!(found[..], text[..found.len()], "kind {kind}");
-            assert!(cancelled || found.len() == text.len(), "kind {kind}");
-        },
-    );
+    for types in ["F16", "Q8_0", "Q4_K_M"] {
+        let Some(model) = tiny_of("many callers", types) else {
+            continue;
+        };
+        let texts = alone(&model);
+        submit_from_many(
+            &model,
+            &settings(12),
+            requests(150),
+            |kind, cancelled, generation| {
+                let (found, text) = (&generation.tokens, &texts[kind]);
+                assert_eq!(found[..], text[..found.len()], "{types}, kind {kind}");
+                assert!(
+                    cancelled || found.len() == text.len(),
+                    "{types}, kind {kind}"
+                );
+            },
+        );
+    }
 }
 
 /// A prompt that many ask for is computed once, whoever comes while it is being computed.

@@ -3,16 +3,19 @@
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
 
+#[path = "common/callers.rs"]
+mod callers;
 mod common;
 #[path = "common/mixes.rs"]
 mod mixes;
 
 use std::path::Path;
 
+use callers::{KINDS, request, requests, submit_from_many};
 use common::{gpu, model, shared};
 use gannet_engine::internals::kv::KvType;
 use gannet_engine::settings::Precision;
-use gannet_engine::{DeviceChoice, ExecutorChoice, Settings};
+use gannet_engine::{DeviceChoice, Engine, ExecutorChoice, Settings};
 use mixes::{Mix, logits_are_those_alone, texts_are_those_alone};
 
 fn settings(precision: Precision, kv_type: KvType) -> Settings {
@@ -88,5 +91,37 @@ fn gpu_a_model_of_ones_own_gives_one_text() {
     };
     if gpu("one text of a model of one's own") {
         check(Path::new(&path), 300, Precision::Fast, KvType::F16);
+    }
+}
+
+/// As it is served: prompts and decodes of many callers in one step, queued ahead.
+#[test]
+fn gpu_many_callers_get_what_they_get_alone() {
+    for types in ["F16", "Q8_0", "Q4_K_M"] {
+        let part = format!("models/rustdoc-tiny-{types}.gguf");
+        let Some(path) = shared("many callers of one text", &part) else {
+            continue;
+        };
+        if !gpu("many callers of one text") {
+            return;
+        }
+        let model = model(&path);
+        let slots = |slots: usize| Settings {
+            context: Some(192),
+            slots: Some(slots),
+            ..settings(Precision::Fast, KvType::F16)
+        };
+        let engine = Engine::new(&model, &slots(1)).unwrap();
+        let one = |kind| engine.submit(request(model.plan().vocab_size, kind)).wait();
+        let texts: Vec<Vec<u32>> = (0..KINDS).map(|kind| one(kind).unwrap().tokens).collect();
+        drop(engine);
+        submit_from_many(&model, &slots(32), requests(600), |kind, _, generation| {
+            let found = &generation.tokens;
+            assert_eq!(
+                found[..],
+                texts[kind][..found.len()],
+                "{types}, kind {kind}"
+            );
+        });
     }
 }

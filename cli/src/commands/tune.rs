@@ -54,6 +54,7 @@ impl Tune {
             int8: self.int8,
             ..TuneOptions::default()
         };
+        self.device.check_tuned()?;
         let settings = self.device.settings()?;
         let model = self.model.open(console)?;
         let report = {

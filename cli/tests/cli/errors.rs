@@ -37,6 +37,61 @@ fn help_and_version_go_to_standard_output() {
 }
 
 #[test]
+fn flags_without_effect_are_refused() {
+    for args in [
+        &["run", "x", "--exact", "--gemv", "f32-l32-w16-r2-b4"][..],
+        &[
+            "parity",
+            "--right",
+            "interp",
+            "--exact",
+            "--gemv",
+            "f32-l32-w16-r2-b4",
+        ],
+        &["tune", "--device", "cuda", "--exact"],
+        &["tune", "--device", "cuda", "--gemv-rows", "4"],
+    ] {
+        run(args).usage();
+    }
+}
+
+#[test]
+fn logits_that_are_no_numbers_are_an_error_that_names_the_operation() {
+    let folder = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../engine/tests/data/cases/turn2"
+    );
+    let file = |name: &str| format!("{folder}/{name}");
+    let (nan, text, tokens) = (
+        file("weights-with-a-nan.gguf"),
+        file("text.txt"),
+        format!("@{}", file("tokens-32.json")),
+    );
+    let out = tempfile::tempdir().unwrap();
+    let out = out.path().join("o.f32").display().to_string();
+    for args in [
+        &["run", "Hello", "-n", "8", "--ignore-eos"][..],
+        &["run", "Hello", "-n", "8", "--ignore-eos", "--temp", "0.8"],
+        &["run", "Hello", "-n", "8", "--ignore-eos", "--json"],
+        &["run", "Hello", "-n", "8", "--exact"],
+        &["perplexity", "-c", "64", "--file", &text],
+        &["bench", "-p", "16", "-n", "4", "-r", "1"],
+        &["logits", "--tokens", &tokens, "--out", &out],
+    ] {
+        let args = [args, &["-m", &nan, "--device", "cpu"]].concat();
+        let line = run(&args).error().to_owned();
+        for part in [
+            "not finite",
+            "NaN in matmul blk.0.ffn_down",
+            "layer 0",
+            "position 0",
+        ] {
+            assert!(line.contains(part), "{args:?}: {line}");
+        }
+    }
+}
+
+#[test]
 fn bad_usage_exits_with_2() {
     run(&[]).usage();
     run(&["fly"]).usage();

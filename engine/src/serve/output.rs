@@ -327,6 +327,65 @@ mod tests {
         assert_eq!(generation.tokens, [0, 1, 2]);
     }
 
+    /// A text of pieces, those in angle brackets not shown, that ends with the token `end` if there is one.
+    fn with_hidden(stop: &[&str], pieces: &[&str], end: Option<&str>) -> Generation {
+        let mut on_event = |_: Event<'_>| ControlFlow::Continue(());
+        let mut output = Output::new(&[0], &options(stop));
+        for (id, &text) in (0..).zip(pieces) {
+            let is_hidden = text.starts_with('<');
+            let shown = if is_hidden { "" } else { text };
+            let hidden = is_hidden.then(|| text.to_owned());
+            let piece = Piece::shown(id, shown.to_owned());
+            output.add(Piece { hidden, ..piece }, &mut on_event);
+            if output.finished().is_some() {
+                return output.into_generation(&mut on_event);
+            }
+        }
+        if end.is_some() {
+            output.end_with(end, &mut on_event);
+        }
+        output.into_generation(&mut on_event)
+    }
+
+    #[test]
+    fn tokens_that_are_not_shown_can_stop_a_text() {
+        let pieces = ["Hello", " there", "<u>", " more"];
+        let cases: [(&str, &str, &[u32], Finish); 4] = [
+            ("<u>", "Hello there", &[0, 1], Finish::StopString),
+            (" there<u>", "Hello", &[0], Finish::StopString),
+            ("e<u> m", "Hello ther", &[0, 1], Finish::StopString),
+            ("u", "Hello there more", &[0, 1, 2, 3], Finish::Length),
+        ];
+        for (stop, text, tokens, finish) in cases {
+            let found = with_hidden(&[stop], &pieces, None);
+            assert_eq!(
+                (found.text.as_str(), found.finish),
+                (text, finish),
+                "{stop}"
+            );
+            assert_eq!(found.tokens, tokens, "{stop}");
+        }
+    }
+
+    /// The token that ends a text can be the end of a stop string that began before it.
+    #[test]
+    fn the_end_of_a_text_can_complete_a_stop_string() {
+        let cases = [
+            ("<e>", "xa", Finish::EndOfText),
+            ("a<e>", "x", Finish::StopString),
+            ("b<e>", "xa", Finish::EndOfText),
+            ("a<e>b", "xa", Finish::EndOfText),
+        ];
+        for (stop, text, finish) in cases {
+            let found = with_hidden(&[stop], &["x", "a"], Some("<e>"));
+            assert_eq!(
+                (found.text.as_str(), found.finish),
+                (text, finish),
+                "{stop}"
+            );
+        }
+    }
+
     #[test]
     fn a_callback_that_breaks_has_seen_everything_there_is() {
         let mut output = Output::new(&[0], &options(&["zz"]));

@@ -7,6 +7,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test target uses its part")]
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -83,12 +84,18 @@ impl Mix {
     }
 }
 
-/// The logits of an executor's last step, as bits, a row each.
-fn rows_of_logits(executor: &mut dyn Executor) -> Vec<Vec<u32>> {
+/// The logits of an executor's last step: a hash of the bits of each row, since vocabularies are large.
+fn rows_of_logits(executor: &mut dyn Executor) -> Vec<u64> {
     let vocab = executor.plan().vocab_size;
     let rows = executor.logits().unwrap().chunks_exact(vocab);
-    rows.map(|row| row.iter().map(|l| l.to_bits()).collect())
-        .collect()
+    let hash = |row: &[f32]| {
+        assert!(row.iter().all(|logit| logit.is_finite()));
+        let mut hasher = DefaultHasher::new();
+        row.iter()
+            .for_each(|logit| logit.to_bits().hash(&mut hasher));
+        hasher.finish()
+    };
+    rows.map(hash).collect()
 }
 
 fn table(executor: &dyn Executor) -> BlockTable {
@@ -102,7 +109,7 @@ fn logits_alone(
     tokens: &[u32],
     prompt: usize,
     rows: usize,
-) -> Vec<Vec<u32>> {
+) -> Vec<u64> {
     let mut table = table(executor);
     table.reserve(0, tokens.len()).unwrap();
     let mut found = Vec::new();
@@ -134,7 +141,7 @@ pub fn logits_are_those_alone(model: &Arc<Model>, settings: &Settings, mix: Mix)
     let mut many = make_executor(model, &mix.settings(settings, mix.slots)).unwrap();
     let (single, many) = (single.executor.as_mut(), many.executor.as_mut());
     let sequences = mix.sequences(&mut random, single.plan().vocab_size);
-    let alone: Vec<Vec<Vec<u32>>> = (sequences.iter())
+    let alone: Vec<Vec<u64>> = (sequences.iter())
         .map(|tokens| {
             let prompt = random.within(1, tokens.len());
             logits_alone(single, tokens, prompt, mix.rows)

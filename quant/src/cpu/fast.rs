@@ -4,7 +4,7 @@
 //! it. Otherwise a panel of rows is unpacked once and multiplied with all tokens.
 //!
 //! Always holds: all of them add up in the order of
-//! [`portable::dot_groups`](super::portable::dot_groups), and the integer parts are exact: the value
+//! [`portable::dot_groups`], and the integer parts are exact: the value
 //! of one (row, token) pair is the same bits whatever `n`, the thread that computes it, or the
 //! instruction set.
 

@@ -3,9 +3,9 @@
 //! Builds the command line and every test target named `gpu_*`, optimised and stripped, and puts
 //! them into the git-ignored folder `bundle/` with the reference data they read (`bundle.manifest`)
 //! and a script that runs them (`bundle_run.sh`). Where this machine has no reference data the bundle has
-//! what the repository ships of it, and over there the tests that read more are skipped. The tests find the data through `GANNET_SHARED`,
-//! since the paths they were compiled with do not exist over there. Links the C library of this
-//! machine: build on one that is not newer than the one that runs it.
+//! what the repository ships of it, and over there the tests that read more are skipped. The tests find
+//! the data through `GANNET_SHARED`, since the paths they were compiled with do not exist over there.
+//! Links the C library of this machine: build on one that is not newer than the one that runs it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

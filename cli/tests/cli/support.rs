@@ -99,15 +99,21 @@ pub(crate) fn model() -> String {
     here("models/rustdoc-tiny-Q4_K_M.gguf")
 }
 
-/// A file of the reference data beside the repository, or `None` with a word about it.
+/// A file of the reference data beside the repository, else of the share of it that the repository
+/// ships, or `None` with a word about it.
 pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("GANNET_SHARED").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"),
         PathBuf::from,
     );
     let file = folder.join(path);
-    if file.exists() {
-        return Some(file);
+    let shipped = match path.strip_prefix("models/") {
+        Some(model) => here(&format!("models/{model}")),
+        None => here(&format!("../engine/tests/data/{path}")),
+    };
+    let found = [file.clone(), PathBuf::from(shipped)];
+    if let Some(found) = found.into_iter().find(|file| file.exists()) {
+        return Some(found);
     }
     eprintln!("skipped: no reference data at {}", file.display());
     None

@@ -234,7 +234,7 @@ fn the_context_ends_a_sequence_as_it_does_alone() {
     for (prompt, (id, found)) in prompts.iter().zip(&finished) {
         let expected = alone(&mut session, prompt, &options);
         assert_same(found, &expected, &format!("sequence {id}"));
-        assert_eq!(found.finish, Finish::Length);
+        assert_eq!(found.finish, Finish::Context);
         assert_eq!(found.tokens.len(), 71 - prompt.len());
     }
 }

@@ -70,10 +70,19 @@ fn logits_that_are_no_numbers_are_an_error_that_names_the_operation() {
     let out = tempfile::tempdir().unwrap();
     let out = out.path().join("o.f32").display().to_string();
     for args in [
-        &["run", "Hello", "-n", "8", "--ignore-eos"][..],
-        &["run", "Hello", "-n", "8", "--ignore-eos", "--temp", "0.8"],
-        &["run", "Hello", "-n", "8", "--ignore-eos", "--json"],
-        &["run", "Hello", "-n", "8", "--exact"],
+        &["run", "-q", "Hello", "-n", "8", "--ignore-eos"][..],
+        &[
+            "run",
+            "-q",
+            "Hello",
+            "-n",
+            "8",
+            "--ignore-eos",
+            "--temp",
+            "0.8",
+        ],
+        &["run", "-q", "Hello", "-n", "8", "--ignore-eos", "--json"],
+        &["run", "-q", "Hello", "-n", "8", "--exact"],
         &["perplexity", "-c", "64", "--file", &text],
         &["bench", "-p", "16", "-n", "4", "-r", "1"],
         &["logits", "--tokens", &tokens, "--out", &out],

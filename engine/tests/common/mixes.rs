@@ -147,6 +147,8 @@ pub fn logits_are_those_alone(model: &Arc<Model>, settings: &Settings, mix: Mix)
             logits_alone(single, tokens, prompt, mix.rows)
         })
         .collect();
+    // A context bounds the rows of a step, too.
+    let most = mix.rows.min(many.limits().max_rows);
     let mut table = table(many);
     let mut slots: Vec<Option<Running>> = (0..mix.slots).map(|_| None).collect();
     let mut waiting = (0..sequences.len()).collect::<Vec<_>>();
@@ -178,7 +180,7 @@ pub fn logits_are_those_alone(model: &Arc<Model>, settings: &Settings, mix: Mix)
         for &slot in &order {
             let running = slots[slot].as_mut().expect("it is one of those");
             let tokens = &sequences[running.sequence];
-            let left = (tokens.len() - running.done).min(mix.rows - rows.len());
+            let left = (tokens.len() - running.done).min(most - rows.len());
             if left == 0 {
                 continue;
             }

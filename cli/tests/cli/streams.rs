@@ -139,10 +139,18 @@ fn an_interruption_keeps_the_text_and_the_figures() {
         } else {
             std::thread::sleep(std::time::Duration::from_secs(3));
         }
-        let killed = Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
-            .status();
-        assert!(killed.unwrap().success());
+        // Twice, as `timeout -s INT` does: to the process and to its group.
+        let kill = format!(
+            "kill -INT {0}; sleep 0.02; kill -INT {0} || true",
+            child.id()
+        );
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success()
+        );
         let mut rest = Vec::new();
         out.read_to_end(&mut rest).unwrap();
         text.push_str(&String::from_utf8_lossy(&rest));

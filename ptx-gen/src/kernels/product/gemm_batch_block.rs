@@ -372,8 +372,8 @@ impl<'k> Block<'k> {
         });
     }
 
-    /// Adds bias and residual and stores the outputs that exist, but for those that are to be computed
-    /// again; `seen` is finite as long as there is none.
+    /// Adds bias and residual and stores the outputs that exist. A sum that is to be computed again counts
+    /// as zero, so that a residual in the same place is kept; `seen` is finite as long as there is none.
     fn finish(&self, sums: &[Numbered<'k>], outputs: &Outputs<'k>, seen: &Var<'k, f32>) {
         let (k, rows) = (self.k, self.spec.rows);
         let mends = Recompute::may_mend(k, self.spec.format);
@@ -390,14 +390,13 @@ impl<'k> Block<'k> {
                 for &(i, sum) in sums {
                     for e in 0..2u32 {
                         let (t, sum) = (token + (8 * i + e), sum[(2 * side + e) as usize]);
-                        let mut is_stored = t.lt(self.n);
+                        let mut biased = bias.map_or(sum, |bias| sum + bias);
                         if mends {
                             seen.update(|seen| sum.fma(SMALL, seen));
-                            is_stored = is_stored & is_finite(sum);
+                            biased = k.select(is_finite(sum), biased, 0f32);
                         }
-                        k.if_(is_stored, || {
-                            let at = t * rows + r;
-                            outputs.store_biased(at, bias.map_or(sum, |bias| sum + bias));
+                        k.if_(t.lt(self.n), || {
+                            outputs.store_biased(t * rows + r, biased);
                         });
                     }
                 }

@@ -158,7 +158,8 @@ pub(crate) struct DeviceFlags {
     #[arg(long, value_name = "VARIANT")]
     gemv: Option<GemvVariant>,
     /// Element type of a GPU's key/value cache: f16, bf16, f32 or int8 (bytes, a scale for each head
-    /// of a position) [default: f16]
+    /// of a position); layers whose keys have large biases have f16 instead of bf16 or int8 [default:
+    /// f16]
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
     /// Have a GPU compute the same bits of a sequence whatever runs beside it: alone, batched, in

@@ -29,7 +29,8 @@ pub struct Limits {
     ///
     /// [`Executor::save_blocks`]: crate::exec::Executor::save_blocks
     pub saved_blocks: usize,
-    /// Element type of the cache on a GPU and in the interpreter; the CPU's is f32.
+    /// Element type of the cache on a GPU and in the interpreter, as asked for: a layer may have another
+    /// ([`CacheInfo::kv_type`](crate::plan::CacheInfo::kv_type)). The CPU's is f32.
     pub kv_type: KvType,
 }
 

@@ -13,9 +13,10 @@ use crate::plan::{CacheInfo, Plan, Weight};
 /// Alignment of every buffer: what the widest loads and bulk copies want.
 pub(crate) const ALIGN: usize = 256;
 
-/// Bytes of one cache block's keys (or values) in one cache.
+/// Bytes of one cache block's keys (or values) in one cache, where that type was asked for.
 pub(crate) fn block_bytes(cache: &CacheInfo, kv_type: KvType) -> usize {
-    cache.num_kv_heads * kv_type.block_bytes(BLOCK_TOKENS as u32, cache.head_dim as u32) as usize
+    let of_head = (cache.kv_type(kv_type)).block_bytes(BLOCK_TOKENS as u32, cache.head_dim as u32);
+    cache.num_kv_heads * of_head as usize
 }
 
 /// Bytes of one cache block, keys and values of all caches.

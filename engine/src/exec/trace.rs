@@ -106,10 +106,12 @@ fn find_in(executor: &mut dyn Inspect, step: &Step<'_>) -> Result<Option<Cause>,
 
 /// Whether a unit rounds keys and values to f16.
 fn writes_halves(executor: &dyn Inspect, unit: &Unit) -> bool {
-    let writes_keys = |&op: &usize| matches!(executor.plan().ops[op], Op::KvWrite { .. });
-    executor.kind().runs_kernels()
-        && executor.limits().kv_type == KvType::F16
-        && unit.ops.iter().any(writes_keys)
+    let (plan, asked) = (executor.plan(), executor.limits().kv_type);
+    let writes_halves = |&op: &usize| match plan.ops[op] {
+        Op::KvWrite { cache, .. } => plan.cache(cache).kv_type(asked) == KvType::F16,
+        _ => false,
+    };
+    executor.kind().runs_kernels() && unit.ops.iter().any(writes_halves)
 }
 
 /// The first value of a buffer that is not as it should be, and its position.

@@ -41,11 +41,11 @@ impl Selector<'_> {
         out: Buf,
     ) -> Result<Choice, Error> {
         let (rows, tokens) = (self.each_row(out), self.rows(out));
-        if let Some(flash) = self.flash(a) {
+        if let Some(flash) = self.flash(cache, a) {
             return Ok(one(flash, rows));
         }
         let splits = self.splits(a, tokens);
-        let plain = self.plain(a, splits);
+        let plain = self.plain(cache, a, splits);
         let (mut kernels, _) = if let Some(decode) = self.decode(&plain) {
             let rope = rope.map(|rope| self.rope_kind(rope));
             one(AttentionDecodeSpec { rope, ..decode }, rows)
@@ -61,7 +61,7 @@ impl Selector<'_> {
         }
         let merge = AttentionMergeSpec {
             target: self.options.target,
-            shape: self.attention_shape(a),
+            shape: self.attention_shape(cache, a),
             splits,
         };
         kernels.push(Chosen {
@@ -72,35 +72,35 @@ impl Selector<'_> {
         Ok((kernels, partials * 4))
     }
 
-    fn attention_shape(&self, a: &AttentionConfig) -> AttentionShape {
+    fn attention_shape(&self, cache: CacheId, a: &AttentionConfig) -> AttentionShape {
         AttentionShape {
             num_heads: a.num_heads as u32,
             num_kv_heads: a.num_kv_heads as u32,
             head_dim: a.head_dim as u32,
             block_tokens: BLOCK_TOKENS as u32,
             max_blocks: self.options.max_blocks as u32,
-            kv_type: self.options.kv_type,
+            kv_type: self.plan.cache(cache).kv_type(self.options.kv_type),
             scale: a.scale,
             softcap: a.softcap,
             window: a.window,
         }
     }
 
-    fn plain(&self, a: &AttentionConfig, splits: u32) -> AttentionKernel {
+    fn plain(&self, cache: CacheId, a: &AttentionConfig, splits: u32) -> AttentionKernel {
         AttentionKernel {
             target: self.options.target,
-            shape: self.attention_shape(a),
+            shape: self.attention_shape(cache, a),
             splits,
         }
     }
 
     /// The kernel for prompts, where it is one's turn.
-    fn flash(&self, a: &AttentionConfig) -> Option<AttentionFlashSpec> {
+    fn flash(&self, cache: CacheId, a: &AttentionConfig) -> Option<AttentionFlashSpec> {
         let many = self.shape.rows > GEMV_MAX_ROWS && self.shape.kind == StepKind::Prompt;
         let many = many && !self.options.batch_invariant;
         let flash = AttentionFlashSpec {
             target: self.options.target,
-            shape: self.attention_shape(a),
+            shape: self.attention_shape(cache, a),
             split_queries: self.keeps_f32(),
         };
         let rounded = AttentionFlashSpec {
@@ -135,13 +135,13 @@ impl Selector<'_> {
     }
 
     /// Whether attention runs on a kernel that can rotate its queries.
-    pub(super) fn rotated_decode(&self, rope: Rope, a: &AttentionConfig) -> bool {
-        let decode = self.decode(&self.plain(a, 1));
+    pub(super) fn rotated_decode(&self, rope: Rope, cache: CacheId, a: &AttentionConfig) -> bool {
+        let decode = self.decode(&self.plain(cache, a, 1));
         let rotated = decode.map(|decode| AttentionDecodeSpec {
             rope: Some(self.rope_kind(rope)),
             ..decode
         });
-        self.flash(a).is_none() && rotated.is_some_and(|spec| spec.check().is_ok())
+        self.flash(cache, a).is_none() && rotated.is_some_and(|spec| spec.check().is_ok())
     }
 
     pub(super) fn is_fast(&self) -> bool {

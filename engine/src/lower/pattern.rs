@@ -153,7 +153,7 @@ pub trait Kernels {
     /// Whether keys can be rotated on their way into the cache.
     fn rotates_keys(&self, rope: Rope, cache: CacheId) -> bool;
     /// Whether queries can be rotated on their way into attention.
-    fn rotates_queries(&self, rope: Rope, spec: &AttentionConfig) -> bool;
+    fn rotates_queries(&self, rope: Rope, cache: CacheId, spec: &AttentionConfig) -> bool;
 }
 
 /// What a pattern found: what it becomes, and the operations inside besides the last.
@@ -376,16 +376,18 @@ fn rotated_attention(ops: &Operations<'_>, last: &Op) -> Option<Found> {
         return None;
     };
     let Rotation { at, x, rope } = ops.rotation(q)?;
-    ops.kernels.rotates_queries(rope, &spec).then(|| Found {
-        kind: NodeKind::RotatedAttention {
-            cache,
-            spec,
-            rope,
-            q: x,
-            out,
-        },
-        inner: vec![at],
-    })
+    ops.kernels
+        .rotates_queries(rope, cache, &spec)
+        .then(|| Found {
+            kind: NodeKind::RotatedAttention {
+                cache,
+                spec,
+                rope,
+                q: x,
+                out,
+            },
+            inner: vec![at],
+        })
 }
 
 /// Groups a plan's operations into nodes, as far as the kernels of the shape allow, without the rules

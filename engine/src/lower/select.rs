@@ -72,8 +72,8 @@ impl Kernels for Selector<'_> {
         whole && self.kv_write_spec(cache, Some(rope)).check().is_ok()
     }
 
-    fn rotates_queries(&self, rope: Rope, spec: &AttentionConfig) -> bool {
-        self.turns_whole_heads(rope, spec.head_dim) && self.rotated_decode(rope, spec)
+    fn rotates_queries(&self, rope: Rope, cache: CacheId, spec: &AttentionConfig) -> bool {
+        self.turns_whole_heads(rope, spec.head_dim) && self.rotated_decode(rope, cache, spec)
     }
 }
 
@@ -312,7 +312,7 @@ impl Selector<'_> {
             head_dim: cache.head_dim as u32,
             block_tokens: BLOCK_TOKENS as u32,
             max_blocks: self.options.max_blocks as u32,
-            kv_type: self.options.kv_type,
+            kv_type: cache.kv_type(self.options.kv_type),
             rope: rope.map(|rope| self.rope_kind(rope)),
         }
     }

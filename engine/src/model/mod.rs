@@ -9,6 +9,7 @@ mod bind;
 mod blocks;
 mod families;
 mod hparams;
+mod key_bias;
 mod keys;
 mod ledger;
 mod neutral;
@@ -129,7 +130,7 @@ impl Model {
             let plan = family.plan(&binder)?;
             Ok((hparams, plan))
         });
-        let (hparams, plan) = bound?;
+        let (hparams, mut plan) = bound?;
         let unread = ledger.check(&gguf, &hparams.arch, hparams.num_layers);
         let warnings = match unread {
             Err(unread) if !options.ignore_unknown => return Err(unread),
@@ -143,10 +144,12 @@ impl Model {
             Ok(()) => Vec::new(),
         };
         let gguf = Arc::new(gguf);
+        let weights = Weights {
+            sources: vec![Arc::clone(&gguf) as Arc<dyn Source>],
+        };
+        key_bias::enter(&mut plan, &weights);
         Ok(Model {
-            weights: Weights {
-                sources: vec![Arc::clone(&gguf) as Arc<dyn Source>],
-            },
+            weights,
             gguf,
             hparams,
             tokenizer: Arc::new(tokenizer),
@@ -235,11 +238,7 @@ impl Model {
     /// A weight of a plan of this model as f32, `[rows, cols]`.
     #[must_use]
     pub(crate) fn weight_f32(&self, info: &WeightInfo) -> Vec<f32> {
-        let mut out = vec![0.0; info.rows * info.cols];
-        info.format
-            .dequantize(&self.weight_bytes(info), &mut out)
-            .expect("the tensor's size was checked when it was bound");
-        out
+        self.weights.f32(info)
     }
 
     /// Bytes of all weights of the plan, as they are stored.

@@ -25,7 +25,16 @@ impl Weights {
         )
     }
 
-    /// The same, where the rows lie one behind the other.
+    /// A weight as f32, `[rows, cols]`.
+    pub(crate) fn f32(&self, info: &WeightInfo) -> Vec<f32> {
+        let mut out = vec![0.0; info.rows * info.cols];
+        info.format
+            .dequantize(&self.bytes(info), &mut out)
+            .expect("the tensor's size was checked when it was bound");
+        out
+    }
+
+    /// The same as it is stored, where the rows lie one behind the other.
     pub(crate) fn in_place(&self, info: &WeightInfo) -> Option<&[u8]> {
         let view = &info.view;
         let (rows, first) = (view.rows.len(), self.row(info, view.rows.start));

@@ -136,6 +136,7 @@ impl PlanBuilder {
             name: name.to_owned(),
             num_kv_heads,
             head_dim,
+            key_bias: 0.0,
         });
         CacheId(self.caches.len() as u32 - 1)
     }

@@ -121,7 +121,7 @@ pub struct Settings {
     pub saved_blocks: Option<usize>,
     /// Which variants of kernels run, over what the device's profile says.
     pub overrides: Overrides,
-    /// Element type of a GPU's cache.
+    /// Element type of a GPU's cache; layers whose keys have large biases have a more exact one.
     pub kv_type: KvType,
     /// Where tokens are chosen.
     pub sampler_on: SamplerOn,

@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod eval;
 pub mod gate;
+mod notices;
 pub(crate) mod open;
 pub mod parity;
 pub mod synth;

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::gate::{self, Coverage, Identity, Serving};
+use super::notices::{beside_biases, beyond_trained};
 use crate::Error;
 use crate::error::{CudaError, NoDevice};
 use crate::exec::cpu::CpuExecutor;
@@ -52,22 +53,16 @@ pub fn make_executor_on(
         cuda(model, settings, opening, index)
     })?;
     let context = made.executor.limits().context;
-    let notices = [made.notice.clone(), beyond_trained(model, context)];
+    let notices = [
+        made.notice.clone(),
+        beyond_trained(model, context),
+        beside_biases(made.executor.as_ref()),
+    ];
     let notices: Vec<String> = notices.into_iter().flatten().collect();
     Ok(Made {
         notice: (!notices.is_empty()).then(|| notices.join("; ")),
         ..made
     })
-}
-
-/// What to know about a context that is longer than what the model was trained for.
-fn beyond_trained(model: &Model, context: usize) -> Option<String> {
-    let trained = model.hparams().context_length;
-    let notice = format!(
-        "the model was trained for {trained} positions, not for {context}: beyond {trained} its text and \
-         its figures say little"
-    );
-    (context > trained).then_some(notice)
 }
 
 /// As [`make_executor`], with what puts the model on the GPU of an index.

@@ -29,6 +29,9 @@ pub struct MicroModel {
     pub has_head: bool,
     /// The linears that have a bias.
     pub biases: &'static [&'static str],
+    /// Magnitude of the biases of keys in a few channels of each head, as files of Qwen 2 have it: of the
+    /// first layer so much, of others a tenth; with 0 all are like others.
+    pub key_outliers: f64,
     pub factors: FactorTensors,
     /// Further keys, after `ARCH.`.
     pub keys: &'static [(&'static str, Key)],
@@ -267,7 +270,22 @@ impl MicroModel {
             }
             Kind::Factors(most) => 1.0 + (most - 1.0) * random.uniform(),
         };
-        (0..tensor.rows * tensor.cols).map(|_| draw()).collect()
+        let mut values: Vec<f64> = (0..tensor.rows * tensor.cols).map(|_| draw()).collect();
+        if tensor.name.ends_with("attn_k.bias") && self.key_outliers != 0.0 {
+            let first = tensor.name.starts_with("blk.0.");
+            let part = if first { 1.0 } else { 0.1 };
+            self.plant_outliers(&mut values, part * self.key_outliers);
+        }
+        values
+    }
+
+    /// Gives the biases of three channels of each head a large magnitude, not the same channels in each.
+    fn plant_outliers(&self, key_biases: &mut [f64], magnitude: f64) {
+        for (head, biases) in key_biases.chunks_exact_mut(self.head_dim).enumerate() {
+            for (channel, part) in [(1, 1.0), (self.head_dim / 2 + 3, -0.75), (6, 0.5)] {
+                biases[(channel + head) % self.head_dim] = part * magnitude;
+            }
+        }
     }
 }
 

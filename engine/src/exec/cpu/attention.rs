@@ -209,6 +209,7 @@ mod tests {
             name: "cache".to_owned(),
             num_kv_heads: NUM_KV_HEADS,
             head_dim: HEAD_DIM,
+            key_bias: 0.0,
         };
         LayerCache::new(&info, num_blocks).unwrap()
     }

@@ -407,7 +407,7 @@ fn kv_bytes(plan: &Plan, executor: ExecutorKind, kv_type: KvType) -> u64 {
         KvType::F32
     };
     let bytes = |cache: &CacheInfo| {
-        let head = kv_type.block_bytes(1, cache.head_dim as u32) as usize;
+        let head = (cache.kv_type(kv_type)).block_bytes(1, cache.head_dim as u32) as usize;
         (2 * cache.num_kv_heads * head) as u64
     };
     plan.caches.iter().map(bytes).sum()

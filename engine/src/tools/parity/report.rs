@@ -107,7 +107,8 @@ pub(crate) struct Made {
 }
 
 impl Made {
-    /// How a buffer is made, by what the units of both sides say.
+    /// How a buffer is made, by what the units of both sides say, where caches of that type were asked
+    /// for.
     pub(crate) fn of(plan: &Plan, b: Buf, kv_type: KvType, sides: &[&[Unit]]) -> Made {
         let units = || sides.iter().flat_map(|units| units.iter());
         let own = plan.writer(b);
@@ -115,6 +116,9 @@ impl Made {
         let ops: BTreeSet<usize> = writers.flat_map(|unit| &unit.ops).copied().collect();
         let involved = units().filter(|unit| unit.ops.iter().any(|op| ops.contains(op)));
         let activations = involved.map(|unit| unit.activations).max();
+        let mut caches = ops.iter().flat_map(|&op| plan.ops[op].reads_cache());
+        let cache = caches.next();
+        let kv_type = cache.map_or(kv_type, |c| plan.cache(c).kv_type(kv_type));
         Made {
             numbers: Numbers {
                 kv_type,

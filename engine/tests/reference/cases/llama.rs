@@ -15,6 +15,7 @@ pub const LLAMA: MicroModel = MicroModel {
     rope_dim: 16,
     has_head: true,
     biases: &[],
+    key_outliers: 0.0,
     factors: FactorTensors::None,
     keys: &[],
     seed: 0,

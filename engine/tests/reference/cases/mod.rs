@@ -72,3 +72,14 @@ pub fn heads_of(dim: usize) -> MicroModel {
         ..LLAMA
     }
 }
+
+/// A Qwen 2 of heads of `dim` elements whose keys have a bias of `outliers` in a few channels.
+pub fn biased(dim: usize, outliers: f64, seed: u64) -> MicroModel {
+    MicroModel {
+        head_dim: dim,
+        rope_dim: dim,
+        key_outliers: outliers,
+        seed,
+        ..llama::QWEN2
+    }
+}

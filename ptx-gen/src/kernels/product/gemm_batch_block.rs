@@ -23,8 +23,8 @@ const IN_FLIGHT: u32 = 16;
 /// Products between the request of a piece of x and its use.
 const X_LEAD: u32 = 2;
 
-/// What an arriving block adds to the counter of its tile besides one, where one of its sums is not finite.
-/// More than there are blocks.
+/// The bit of a tile's counter that says that sums of an arriving block are not finite. The bits below
+/// count blocks, of which there are fewer.
 const SPOILT: u32 = 1 << 16;
 
 /// The sums of eight tokens, by their number.
@@ -284,13 +284,12 @@ impl<'k> Block<'k> {
         let numbered: Vec<Numbered<'k>> = (0..).zip(sums.iter().copied()).collect();
         let all: Vec<Val<'k, f32>> = sums.iter().flatten().copied().collect();
         if !self.may_mend() {
-            return self.finish(&numbered, outputs, false);
+            return self.finish(&numbered, outputs);
         }
         k.if_else(
             k.ballot(self.spoilt(&all)).eq(0),
-            || self.finish(&numbered, outputs, false),
+            || self.finish(&numbered, outputs),
             || {
-                self.finish(&numbered, outputs, true);
                 self.mend(all.len() as u32, outputs, &|nth| {
                     let others = (1u32..).zip(&all[1..]);
                     others.fold(all[0], |own, (i, sum)| k.select(nth.eq(i), *sum, own))
@@ -307,8 +306,7 @@ impl<'k> Block<'k> {
 
     /// Leaves the sums for the block of the tile that is the last to arrive, which adds all of them.
     ///
-    /// Who arrives says whether its sums are finite, which costs nothing there: a sum of parts is then
-    /// spoilt by none of them.
+    /// Whoever arrives says before whether its sums are finite: the last one need not look at each.
     fn meet(&self, sums: &[[Val<'k, f32>; 4]], outputs: &Outputs<'k>, parts: &Parts<'k>) {
         let (k, spec) = (self.k, self.spec);
         let tile = k.block_y() * spec.row_tiles() + k.block_x();
@@ -322,7 +320,8 @@ impl<'k> Block<'k> {
         if self.may_mend() {
             let all: Vec<Val<'k, f32>> = sums.iter().flatten().copied().collect();
             k.if_(self.spoilt(&all), || {
-                parts.counters.atomic_add(tile, SPOILT);
+                let order = Order::Relaxed(Scope::Gpu);
+                parts.counters.atomic(Rmw::Or, tile, SPOILT, order);
             });
         }
         k.barrier();
@@ -349,14 +348,14 @@ impl<'k> Block<'k> {
             };
             // No load passes the stores before it: so many are in flight, and registers suffice.
             let tiles: Vec<u32> = (0..sums.len() as u32).collect();
-            let finish = |guarded: bool| {
+            let finish = || {
                 for round in tiles.chunks((IN_FLIGHT / spec.splits).max(1) as usize) {
                     let totals: Vec<_> = round.iter().map(|i| (*i, total(*i))).collect();
-                    self.finish(&totals, outputs, guarded);
+                    self.finish(&totals, outputs);
                 }
             };
             if !self.may_mend() {
-                return finish(false);
+                return finish();
             }
             // Added again in the same order: nothing waits in registers for what hardly ever happens.
             let again = |nth: Val<'k, u32>| {
@@ -368,14 +367,9 @@ impl<'k> Block<'k> {
                 });
                 sum.get()
             };
-            k.if_else(
-                arrived.eq(spec.splits - 1),
-                || finish(false),
-                || {
-                    finish(true);
-                    self.mend(4 * sums.len() as u32, outputs, &again);
-                },
-            );
+            k.if_else(arrived.eq(spec.splits - 1), finish, || {
+                self.mend(4 * sums.len() as u32, outputs, &again);
+            });
         });
     }
 
@@ -384,7 +378,7 @@ impl<'k> Block<'k> {
         Recompute::may_mend(self.k, self.spec.format)
     }
 
-    /// Computes again what is not finite, of `count` sums of a lane, and stores it.
+    /// Stores the `count` sums of a lane, of which some are not finite and computed again first.
     fn mend(&self, count: u32, outputs: &Outputs<'k>, sum: &dyn Fn(Val<'k, u32>) -> Val<'k, f32>) {
         let (k, spec) = (self.k, self.spec);
         let place = |nth: Val<'k, u32>, lane: Val<'k, u32>| {
@@ -400,18 +394,26 @@ impl<'k> Block<'k> {
             x: k.bind("x"),
             n: k.bind_value("n"),
         };
-        again.each(count, sum, place, |_, lane, (r, t), dot| {
-            k.if_(k.lane().eq(lane), || {
-                let bias = outputs.bias.map(|b| b.load(r));
-                let sum = bias.map_or(dot, |bias| dot + bias);
-                outputs.store_biased(t * spec.rows + r, sum);
-            });
+        let store = |(r, t): (Val<'k, u32>, Val<'k, u32>), sum| {
+            outputs.store(r, t * spec.rows + r, sum);
+        };
+        k.for_each(0u32, count, 1u32, |nth| {
+            let sum = sum(nth);
+            let (r, t) = place(nth, k.lane());
+            let exists = r.lt(spec.rows) & t.lt(again.n);
+            k.if_(exists & is_finite(sum), || store((r, t), sum));
+            again.again(
+                sum,
+                |lane| place(nth, lane),
+                |lane, at, dot| {
+                    k.if_(k.lane().eq(lane), || store(at, dot));
+                },
+            );
         });
     }
 
-    /// Adds bias and residual and stores the outputs that exist. With `guarded` a sum that is to be
-    /// computed again counts as zero, so that a residual in the same place is kept.
-    fn finish(&self, sums: &[Numbered<'k>], outputs: &Outputs<'k>, guarded: bool) {
+    /// Adds bias and residual and stores the outputs that exist.
+    fn finish(&self, sums: &[Numbered<'k>], outputs: &Outputs<'k>) {
         let (k, rows) = (self.k, self.spec.rows);
         let token = k.block_y() * self.spec.tokens + (k.lane() % 4) * 2;
         // What differs between the last block and the others is compared in all.
@@ -426,10 +428,7 @@ impl<'k> Block<'k> {
                 for &(i, sum) in sums {
                     for e in 0..2u32 {
                         let (t, sum) = (token + (8 * i + e), sum[(2 * side + e) as usize]);
-                        let mut biased = bias.map_or(sum, |bias| sum + bias);
-                        if guarded {
-                            biased = k.select(is_finite(sum), biased, 0f32);
-                        }
+                        let biased = bias.map_or(sum, |bias| sum + bias);
                         k.if_(t.lt(self.n), || {
                             outputs.store_biased(t * rows + r, biased);
                         });

@@ -37,11 +37,12 @@ pub(crate) fn understood(args: Vec<OsString>, cli: &Command) -> Result<Vec<OsStr
             waits = false;
             continue;
         };
-        if text == "--" {
+        if text == "--" && !waits {
             all.push(word.clone());
             break;
         }
-        let is_text = is_text_with_a_dash(text);
+        let is_text = is_text_with_a_dash(text)
+            || (waits && text.len() > 1 && text.starts_with('-') && !is_a_flag(text, command));
         match (waits, is_text, all.last_mut()) {
             (true, true, Some(flag)) => {
                 flag.push("=");
@@ -94,6 +95,16 @@ fn flag<'c>(arg: &str, command: &'c Command) -> Option<&'c Arg> {
         (Some(letter), None) => arguments.find(|a| short(a, letter)),
         _ => None,
     }
+}
+
+/// Whether an argument can be one of a command's flags, with a value or without, or another program's.
+fn is_a_flag(arg: &str, command: &Command) -> bool {
+    let name = arg.split_once('=').map_or(arg, |(name, _)| name);
+    let always = |name: &str| ["-h", "--help", "-q", "--quiet"].contains(&name);
+    // Short flags come several together, or with their value.
+    let short: String = name.chars().take(2).collect();
+    let is_short = !name.starts_with("--") && (flag(&short, command).is_some() || always(&short));
+    is_short || flag(name, command).is_some() || always(name) || answers::flag(name).is_some()
 }
 
 fn waits_for_a_value(arg: &str, command: &Command) -> bool {
@@ -193,7 +204,14 @@ mod tests {
         for (given, expected) in cases {
             assert_eq!(of(given).unwrap(), expected);
         }
+        for text in ["-x", "--", "--unknown", "-x y=z"] {
+            let expected = ["run".to_owned(), format!("-p={text}")];
+            assert_eq!(of(&["run", "-p", text]).unwrap(), expected);
+        }
         // What looks like a flag is none's value.
+        for kept in ["-n5", "--temp=1", "-h", "--quiet"] {
+            assert_eq!(of(&["run", "-p", kept]).unwrap(), ["run", "-p", kept]);
+        }
         assert_eq!(
             of(&["run", "--stop", "-q"]).unwrap(),
             ["run", "--stop", "-q"]

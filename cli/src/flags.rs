@@ -38,11 +38,7 @@ impl ModelFlag {
         options.ignore_unknown = self.ignore_unknown;
         let model = match &self.model {
             Some(path) => {
-                if input::is_dash(path) {
-                    let why =
-                        "a model is mapped from a file, not read from standard input; give -m FILE";
-                    return Err(Failure::Usage(why.to_owned()));
-                }
+                refuse_dash(path)?;
                 let _progress = Progress::spinner(format!("opening {}", shown_path(path)));
                 Model::open_with(path, &options)?
             }
@@ -62,7 +58,10 @@ impl ModelFlag {
             return Err(Failure::Usage(why.to_owned()));
         }
         match &self.model {
-            Some(path) => Ok(Gguf::open(path)?),
+            Some(path) => {
+                refuse_dash(path)?;
+                Ok(Gguf::open(path)?)
+            }
             None => embedded::container(),
         }
     }
@@ -267,6 +266,15 @@ pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>, Failure> {
             "{file}: not a JSON array of token ids, such as [1, 2, 3]: {e}"
         ))
     })
+}
+
+/// Refuses standard input as a model.
+pub(crate) fn refuse_dash(path: &Path) -> Result<(), Failure> {
+    let why = "a model is mapped from a file, not read from standard input; give the file's name";
+    match input::is_dash(path) {
+        true => Err(Failure::Usage(why.to_owned())),
+        false => Ok(()),
+    }
 }
 
 /// A vocabulary that cannot be used.

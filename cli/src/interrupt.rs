@@ -1,12 +1,16 @@
-//! Ctrl-C while text is generated: what there is so far is kept, and told.
+//! Ctrl-C: what there is so far is kept, and told. A generation ends with it; what measures tells how far
+//! it came, and the process ends.
 
-use std::sync::Arc;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
+
+use crate::partial;
 
 /// Interruptions that come so close to the first are the same one: a program that ends another sends it
 /// to the process and to its group.
@@ -32,6 +36,50 @@ impl Interrupt {
     pub(crate) fn came(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
+}
+
+/// What is to be told at an interruption.
+type Tale = Box<dyn FnOnce() + Send>;
+
+static TALE: Mutex<Option<Tale>> = Mutex::new(None);
+
+fn tale() -> MutexGuard<'static, Option<Tale>> {
+    TALE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// While this lives, an interruption tells something before it ends the process.
+pub(crate) struct Telling(());
+
+impl Telling {
+    /// `what` prints by [`print`] and by what goes to standard error.
+    pub(crate) fn at_interruption(what: impl FnOnce() + Send + 'static) -> Telling {
+        *tale() = Some(Box::new(what));
+        partial::watch();
+        Telling(())
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        // Where it is being told, the end of the process is waited for.
+        *tale() = None;
+    }
+}
+
+/// Tells what there is to tell; the process is to end before what it gives back is dropped.
+pub(crate) fn tell() -> impl Sized {
+    let mut tale = tale();
+    if let Some(tell) = tale.take() {
+        tell();
+    }
+    tale
+}
+
+/// Prints to standard output while the command's own thread goes on with something else.
+pub(crate) fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    // The process ends in any case.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 fn wait(asked: &AtomicBool) {

@@ -13,6 +13,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
+use crate::interrupt;
+
 static BEGUN: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 fn begun() -> MutexGuard<'static, Vec<PathBuf>> {
@@ -62,8 +64,8 @@ impl Drop for Partial {
 }
 
 /// Waits for an interruption, once for the whole process. Where that cannot be, an interruption leaves
-/// the file behind.
-fn watch() {
+/// the file behind and tells nothing.
+pub(crate) fn watch() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let Ok(mut signals) = Signals::new([SIGINT, SIGTERM]) else {
@@ -76,6 +78,7 @@ fn watch() {
                 for path in begun.iter() {
                     let _ = std::fs::remove_file(path);
                 }
+                let _told = (signal == SIGINT).then(interrupt::tell);
                 let _ = emulate_default_handler(signal);
             }
         };

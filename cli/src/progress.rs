@@ -122,6 +122,12 @@ impl Progress {
         self.bar.set_message(text);
     }
 
+    /// What takes the bar away from another thread, for good.
+    pub(crate) fn remover(&self) -> impl FnOnce() + Send + 'static {
+        let bar = self.bar.clone();
+        move || bar.finish_and_clear()
+    }
+
     /// Takes the bar away while something else is printed.
     pub(crate) fn suspend<R>(&self, print: impl FnOnce() -> R) -> R {
         self.bar.suspend(print)

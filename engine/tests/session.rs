@@ -214,7 +214,8 @@ fn a_prompt_that_is_broken_off_leaves_what_was_computed() {
         seen.push(event == Event::Prompt { done: 2, total: 3 });
         ControlFlow::Break(())
     });
-    assert_eq!(broken.unwrap().finish, Finish::Stopped);
+    let broken = broken.unwrap();
+    assert_eq!((broken.finish, broken.prompt_tokens), (Finish::Stopped, 2));
     assert_eq!(
         seen,
         [true],

@@ -1,6 +1,7 @@
 //! `gannet bench`: prompt and generation speed, next to what the memory gives in the same run.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use gannet_engine::Opening;
@@ -9,11 +10,12 @@ use gannet_engine::tools::bench::{self, BenchOptions, BenchReport, BenchKind, Be
 use gannet_gguf::shown_path;
 use serde_json::json;
 
-use crate::console::Console;
+use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures;
 use crate::flags::{DeviceFlags, ModelFlag, WithoutFlag, at_most, resolve};
 use crate::input;
+use crate::interrupt::{self, Telling};
 use crate::launches;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -121,7 +123,13 @@ impl Bench {
         let trace = trace.transpose()?;
         let report = {
             let progress = Progress::spinner("loading");
-            let mut on_row = |row: &BenchRow| progress.message(format!("{} done", row.name()));
+            let so_far = Arc::new(Mutex::new(Vec::new()));
+            let _telling = self.tell_so_far(&so_far, progress.remover());
+            let mut on_row = |row: &BenchRow| {
+                let mut rows = so_far.lock().unwrap_or_else(PoisonError::into_inner);
+                rows.push(row.clone());
+                progress.message(format!("{} done", row.name()));
+            };
             bench::run_on(&model, &settings, &opening, &options, &mut on_row)?
         };
         if let Some(notice) = &report.notice {
@@ -150,12 +158,33 @@ impl Bench {
             console.print(&launches::as_text(&report))
         }
     }
+
+    /// Tells an interruption the results that there are.
+    fn tell_so_far(&self, so_far: &SoFar, clear: impl FnOnce() + Send + 'static) -> Telling {
+        let (so_far, json) = (Arc::clone(so_far), self.json);
+        Telling::at_interruption(move || {
+            clear();
+            let rows = so_far.lock().unwrap_or_else(PoisonError::into_inner);
+            if rows.is_empty() {
+                return console::say("[interrupted before the first result]");
+            }
+            interrupt::print(&match json {
+                true => {
+                    let object = json!({"rows": rows_as_json(&rows, None), "finish": "cancelled"});
+                    format!("{object}\n")
+                }
+                false => rows_as_text(&rows),
+            });
+            console::say("[interrupted; these are the results until then]");
+        })
+    }
 }
 
-fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
-    let rows: Vec<_> = report
-        .rows
-        .iter()
+/// The results that are there already.
+type SoFar = Arc<Mutex<Vec<BenchRow>>>;
+
+fn rows_as_json(rows: &[BenchRow], ceiling: Option<f64>) -> Vec<serde_json::Value> {
+    rows.iter()
         .map(|row| {
             json!({
                 "test": row.name(),
@@ -174,10 +203,13 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
                 "device_step_seconds": row.device_step_seconds,
                 "share_of_default": row.share_of_default,
                 "synchronizations_per_token": row.synchronizations_per_token,
-                "launches": launches::as_json(row, report.ceiling_gb_per_second),
+                "launches": ceiling.map(|ceiling| launches::as_json(row, ceiling)),
             })
         })
-        .collect();
+        .collect()
+}
+
+fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
     json!({
         "model": file,
         "device": report.executor,
@@ -189,12 +221,12 @@ fn as_json(report: &BenchReport, file: &str) -> serde_json::Value {
         "batch_invariant": report.batch_invariant,
         "without": report.without,
         "fallbacks": report.fallbacks,
-        "rows": rows,
+        "rows": rows_as_json(&report.rows, Some(report.ceiling_gb_per_second)),
     })
 }
 
-fn as_text(report: &BenchReport, file: &str) -> String {
-    let compared = report.rows.iter().any(|row| row.share_of_default.is_some());
+fn rows_as_text(rows: &[BenchRow]) -> String {
+    let compared = rows.iter().any(|row| row.share_of_default.is_some());
     let mut columns = vec![
         "test",
         ">tok/s",
@@ -209,7 +241,7 @@ fn as_text(report: &BenchReport, file: &str) -> String {
     ];
     columns.extend(compared.then_some(">of default"));
     let mut table = Table::new(&columns);
-    for row in &report.rows {
+    for row in rows {
         let rate = match row.kind {
             BenchKind::FirstToken => String::new(),
             _ => figures::rate(row.tokens_per_second),
@@ -232,6 +264,10 @@ fn as_text(report: &BenchReport, file: &str) -> String {
         cells.extend(row.share_of_default.map(figures::percent));
         table.row(cells);
     }
+    table.without_empty_columns().render()
+}
+
+fn as_text(report: &BenchReport, file: &str) -> String {
     let invariant = match report.batch_invariant {
         true => "; the same kernels for any number of rows",
         false => "",
@@ -258,6 +294,6 @@ fn as_text(report: &BenchReport, file: &str) -> String {
         times::moved(&report.load).unwrap_or_else(|| "weights stay in the file".to_owned()),
         times::phases(&report.load),
         figures::rate(report.ceiling_gb_per_second),
-        table.without_empty_columns().render()
+        rows_as_text(&report.rows)
     )
 }

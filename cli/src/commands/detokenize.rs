@@ -2,7 +2,8 @@
 //!
 //! Only the vocabulary is read, so a file without weights serves. The bytes are those that `gannet
 //! tokenize` read: nothing is added at the end, special tokens give their text, and what is not UTF-8
-//! stays as it is. The space that SentencePiece puts in front of a text is left out again, unless the
+//! stays as it is; WordPiece alone forgets case, accents and white space, and gives words with single
+//! spaces between them. The space that SentencePiece puts in front of a text is left out again, unless the
 //! ids go on after others.
 
 use std::io::{self, Write};

@@ -1,21 +1,26 @@
 //! `gannet perplexity`: how well a model predicts a text.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use gannet_engine::tools::eval;
 use gannet_engine::{Session, Settings};
 use serde_json::json;
 
-use crate::console::Console;
+use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures::{count, counted};
 use crate::flags::{DeviceFlags, ModelFlag, check_context};
 use crate::input::read_text;
+use crate::interrupt::{self, Telling};
 use crate::progress::Progress;
 
 /// Positions whose logits are computed at once.
 const POSITIONS_AT_ONCE: usize = 64;
+
+/// Windows done, of how many, and the value of those; `None` before the first.
+type SoFar = Arc<Mutex<Option<(usize, usize, f64)>>>;
 
 /// Measure how well a model predicts a text (the second half of each window is scored)
 #[derive(Args)]
@@ -61,16 +66,20 @@ impl Perplexity {
         };
         let windows = tokens.len() / self.context;
         let progress = Progress::bar("scoring", windows.max(1) as u64);
+        let so_far = Arc::new(Mutex::new(None));
+        let telling = self.tell_so_far(&so_far, progress.remover());
         let result = eval::perplexity(
             session.executor(),
             &tokens,
             bos,
             self.context,
             |done, of, value| {
+                *so_far.lock().unwrap_or_else(PoisonError::into_inner) = Some((done, of, value));
                 progress.set_of(done as u64, of as u64);
                 progress.message(format!("perplexity {value:.4}"));
             },
         )?;
+        drop(telling);
         drop(progress);
         if let Some(notice) = session.notice() {
             console.note(notice);
@@ -97,5 +106,28 @@ impl Perplexity {
             count(result.scored as u64)
         ));
         Ok(())
+    }
+
+    /// Tells an interruption the value so far, of how many windows, once there is one.
+    fn tell_so_far(&self, so_far: &SoFar, clear: impl FnOnce() + Send + 'static) -> Telling {
+        let (so_far, json, context) = (Arc::clone(so_far), self.json, self.context);
+        Telling::at_interruption(move || {
+            clear();
+            let so_far = *so_far.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some((done, of, value)) = so_far else {
+                return console::say("[interrupted before the first window was scored]");
+            };
+            interrupt::print(&match json {
+                true => {
+                    let (chunks, windows) = (done, of);
+                    let object = json!({"perplexity": value, "chunks": chunks, "windows": windows,
+                        "context": context, "finish": "cancelled"});
+                    format!("{object}\n")
+                }
+                false => format!("{value:.4}\n"),
+            });
+            let windows = counted(of, "window");
+            console::say(&format!("[interrupted after {done} of {windows} of {context}]"));
+        })
     }
 }

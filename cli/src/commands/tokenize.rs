@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use gannet_engine::internals::text::tokenizer::from_metadata;
-use gannet_engine::tokenizer::{EncodeOptions, TokenizerOptions};
+use gannet_engine::tokenizer::{Algorithm, EncodeOptions, TokenizerOptions};
 
 use crate::console::Console;
 use crate::failure::Failure;
@@ -51,10 +51,16 @@ impl Tokenize {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
         let gguf = self.model.open_container()?;
         let options = TokenizerOptions {
-            pre_override: self.pre,
+            pre_override: self.pre.clone(),
         };
         let tokenizer =
             from_metadata(gguf.metadata(), &options).map_err(|source| vocabulary(&gguf, source))?;
+        let splits = tokenizer.kind() == Algorithm::ByteLevelBpe;
+        if let Some(pre) = self.pre.filter(|_| !splits) {
+            return Err(Failure::Usage(format!(
+                "--pre {pre}: rules by which byte-level tokenizers split, and this file's is none"
+            )));
+        }
         for warning in tokenizer.warnings() {
             console.note(format!("warning: {warning}"));
         }

@@ -77,6 +77,12 @@ fn a_prompt_may_begin_with_a_dash() {
         let behind = run(&[&["run"], CPU, &["--", prompt]].concat()).ok().json();
         assert_eq!(tokens(&[prompt]), behind["tokens"], "{prompt}");
     }
+    // What is no flag of the command is the value of one that waits for it.
+    for prompt in ["-x", "--", "-what", "--no-such=1"] {
+        let attached = format!("--prompt={prompt}");
+        assert_eq!(tokens(&["-p", prompt]), tokens(&[&attached]), "{prompt}");
+    }
+    run(&["run", "-p", "-n", "4"]).usage();
     let ids = run(&["tokenize", "--text", "- a"]).ok().stdout;
     assert_eq!(ids, run(&["tokenize", "--text=- a"]).ok().stdout);
     run(&["run", "--no-such-flag"]).usage();
@@ -224,11 +230,25 @@ fn a_dash_is_standard_input_everywhere() {
         "cpu",
     ];
     piped(&logits, "[1, 2]").ok();
-    let done = run(&["run", "x", "-m", "-"]);
-    assert!(
-        done.one_line_of_usage()
-            .contains("not read from standard input")
-    );
+    for args in [
+        &["run", "x", "-m", "-"][..],
+        &["inspect", "-"],
+        &["tokenize", "-m", "-", "--text", "x"],
+        &["detokenize", "-m", "-", "--ids", "1"],
+        &[
+            "synth",
+            "--shape",
+            "tiny",
+            "--vocab-from",
+            "-",
+            "-o",
+            "/dev/null",
+        ],
+    ] {
+        let done = run(args);
+        let line = done.one_line_of_usage();
+        assert!(line.contains("not read from standard input"), "{line}");
+    }
 }
 
 #[test]

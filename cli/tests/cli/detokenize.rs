@@ -123,6 +123,32 @@ fn a_text_of_pieces_comes_back_byte_for_byte() {
     assert_eq!(run(&args).ok().json(), " Hello world");
 }
 
+/// WordPiece writes words: what it forgot of a text stays forgotten, and ids come back.
+#[test]
+fn a_text_of_words_comes_back_as_words() {
+    let Some(path) = shared("vocab/ggml-vocab-bert-bge.gguf") else {
+        return;
+    };
+    let path = path.to_str().unwrap();
+    let text = "  The H\u{e9}llo,\nW\u{d6}RLD of wordpieces! ";
+    let tokenize = |text: &str, more: &[&str]| {
+        let args = [&["tokenize", "-m", path, "--file", "-"], more].concat();
+        String::from_utf8(fed(&args, text.as_bytes()).stdout).unwrap()
+    };
+    let ids = tokenize(text, &[]);
+    let written = run(&["detokenize", "-m", path, "--ids", ids.trim()])
+        .ok()
+        .stdout;
+    assert_eq!(written, "the hello, world of wordpieces!");
+    assert_eq!(tokenize(&written, &[]), ids);
+    let whole = tokenize(text, &["--add-special"]);
+    assert_eq!(whole, format!("101 {} 102\n", ids.trim()));
+    let shown = run(&["detokenize", "-m", path, "--ids", whole.trim()])
+        .ok()
+        .stdout;
+    assert_eq!(shown, format!("[CLS] {written} [SEP]"));
+}
+
 /// Files with a vocabulary and no weights serve.
 #[test]
 fn a_file_without_weights() {

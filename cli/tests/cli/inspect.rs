@@ -113,5 +113,12 @@ fn tokens_of_a_file_without_weights() {
     let Some(bert) = shared("vocab/ggml-vocab-bert-bge.gguf") else {
         return;
     };
-    run(&["tokenize", "-m", bert.to_str().unwrap(), "--text", "a"]).error();
+    let bert = bert.to_str().unwrap();
+    let done = run(&["tokenize", "-m", bert, "--text", "A b"]).ok();
+    assert_eq!(done.stdout, "1037 1038\n");
+    let pieces = shared("vocab/ggml-vocab-phi-3.gguf").expect("lies beside it");
+    for path in [bert, pieces.to_str().unwrap()] {
+        let other = run(&["tokenize", "-m", path, "--text", "a", "--pre", "qwen2"]);
+        assert!(other.one_line_of_usage().contains("--pre qwen2"));
+    }
 }

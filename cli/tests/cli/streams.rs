@@ -174,6 +174,69 @@ fn an_interruption_keeps_the_text_and_the_figures() {
     }
 }
 
+/// What measures tells how far it came.
+#[cfg(unix)]
+#[test]
+fn an_interruption_keeps_what_was_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("text");
+    std::fs::write(&file, "Ownership is a set of rules. ".repeat(100_000)).unwrap();
+    let scored = ["perplexity", "--file", file.to_str().unwrap(), "-c", "32"];
+    let benched = [
+        "bench",
+        "-p",
+        "16",
+        "-n",
+        "64",
+        "-d",
+        "0,8,16,24,32,40,48,56",
+        "-r",
+        "100",
+    ];
+    for (args, is_json) in [
+        (&scored[..], false),
+        (&scored, true),
+        (&benched, false),
+        (&benched, true),
+    ] {
+        let json = is_json.then_some("--json");
+        let args: Vec<&str> = args
+            .iter()
+            .copied()
+            .chain(["--device", "cpu"])
+            .chain(json)
+            .collect();
+        let mut command = gannet(&args);
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        assert!(child.try_wait().unwrap().is_none(), "{args:?} was too fast");
+        let kill = ["-INT", &child.id().to_string()];
+        assert!(Command::new("kill").args(kill).status().unwrap().success());
+        let output = child.wait_with_output().unwrap();
+        assert!(!output.status.success());
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains("[interrupted"), "{args:?}: {stderr}");
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        if is_json {
+            let object: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+            assert_eq!(object["finish"], "cancelled", "{object}");
+            let is_there = object["perplexity"]
+                .as_f64()
+                .is_some_and(|value| value > 1.0)
+                || object["rows"][0]["tokens_per_second"].as_f64().is_some();
+            assert!(is_there, "{object}");
+        } else if args[0] == "bench" {
+            assert!(stdout.contains("ttft32"), "{stdout}");
+        } else {
+            assert!(stdout.trim().parse::<f64>().unwrap() > 1.0, "{stdout}");
+        }
+    }
+}
+
 #[test]
 fn where_the_time_of_lines_went() {
     let folder = tempfile::tempdir().unwrap();
@@ -217,7 +280,18 @@ fn a_broken_driver_is_called_broken() {
     let folder = tempfile::tempdir().unwrap();
     let library = folder.path().join("libcuda.so.1");
     let elf = std::fs::read(env!("CARGO_BIN_EXE_gannet")).unwrap();
-    for bytes in [&b"x"[..], &[b'x'; 4096], &elf[..64], &[]] {
+    let half = &elf[..elf.len() / 2];
+    let few = &elf[..100_000];
+    for bytes in [
+        &b"x"[..],
+        &[b'x'; 4096],
+        &elf[..64],
+        &[],
+        &elf[..5000],
+        few,
+        half,
+        &elf,
+    ] {
         std::fs::write(&library, bytes).unwrap();
         let with = |args: &[&str]| {
             let mut command = gannet(args);

@@ -4,6 +4,8 @@
 //! Always holds: a return code is a plain `u32` (never a Rust enum, which an unknown code would
 //! make undefined), and a missing symbol is an error value, never a panic.
 
+#[cfg(target_os = "linux")]
+mod library;
 pub(crate) mod raw;
 mod result;
 mod result_graph;

@@ -45,6 +45,14 @@ const LIBRARIES: &[&str] = if cfg!(windows) {
     &["libcuda.so.1", "libcuda.so"]
 };
 
+/// What is wrong with a library whose loading would end the process.
+fn cut_short() -> Option<String> {
+    #[cfg(target_os = "linux")]
+    return super::library::cut_short(&["libcuda.so", "libcuda.so.1"]);
+    #[cfg(not(target_os = "linux"))]
+    None
+}
+
 /// Why no library was loaded: there is none, or what is there does not load.
 fn not_loaded() -> Error {
     let said = |name: &&str| {
@@ -91,6 +99,9 @@ macro_rules! functions {
         impl Api {
             /// Loads libcuda and looks up every function.
             pub(crate) fn load() -> Result<Api, Error> {
+                if let Some(why) = cut_short() {
+                    return Err(Error::LibraryBroken { why });
+                }
                 // SAFETY: loading libcuda runs its initialisers, which are made to be run by any
                 // process; nothing else is loaded.
                 if !unsafe { sys::is_culib_present() } {

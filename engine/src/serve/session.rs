@@ -110,7 +110,7 @@ pub enum Finish {
 /// What a generation produced and how long it took.
 #[derive(Debug, Clone)]
 pub struct Generation {
-    /// Tokens of the prompt.
+    /// Tokens of the prompt; where a session's callback broke inside it, those that were computed.
     pub prompt_tokens: usize,
     /// The generated tokens, without what ended the text.
     pub tokens: Vec<u32>,
@@ -292,10 +292,10 @@ impl Session {
             Some(result) => result?,
             None => return Err(Error::internal("a request ended without a word")),
         };
-        generation.prompt_tokens = prompt.len();
         // A prompt that was broken off is part of the sequence as far as it goes.
         let is_whole = done == prompt.len() || !generation.tokens.is_empty();
         let kept = if is_whole { prompt.len() } else { done };
+        generation.prompt_tokens = kept;
         self.sequence = all;
         self.sequence.truncate(before + kept);
         self.sequence.extend_from_slice(&generation.tokens);

@@ -112,6 +112,28 @@ fn pieces_are_linear() {
     }
 }
 
+#[test]
+fn words_are_linear() {
+    let Some(path) = shared("vocab/ggml-vocab-bert-bge.gguf") else {
+        return;
+    };
+    let tokenizer = load(&Gguf::open(path).expect("opens")).expect("loads");
+    let words = |word: String| word.repeat(1_000_000 / word.len());
+    let mut texts = texts(1_000_000);
+    // Words as long as are looked up, with much to try at each of their characters.
+    texts.push(words("a".repeat(100) + " "));
+    texts.push(words("telecommunications".repeat(5) + "\u{4e2d}"));
+    texts.push(words("\u{1100}\u{1161}".repeat(50) + "."));
+    texts.push(words("a".to_owned() + &"\u{301}".repeat(300)));
+    for text in texts {
+        let start = now();
+        tokenizer.encode(&text, EncodeOptions::default());
+        let took = now() - start;
+        let begin: String = text.chars().take(4).collect();
+        assert!(took.as_secs() < 5, "{begin:?}...: {took:?}");
+    }
+}
+
 /// Twenty thousand tokens of users, of which a text holds all, and a text that holds their beginnings.
 #[test]
 fn any_number_of_special_tokens_is_linear() {

@@ -17,6 +17,8 @@ pub(crate) struct Made {
     pub(crate) types: Vec<i32>,
     pub(crate) scores: Vec<f32>,
     pub(crate) merges: Vec<String>,
+    /// Whether it is WordPiece's.
+    pub(crate) is_words: bool,
 }
 
 /// The character by which byte-level vocabularies write a byte.
@@ -56,6 +58,18 @@ impl Made {
         made
     }
 
+    /// The control tokens of WordPiece.
+    pub(crate) fn words() -> Made {
+        let mut made = Made {
+            is_words: true,
+            ..Made::default()
+        };
+        for text in ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] {
+            made.add(text, CONTROL);
+        }
+        made
+    }
+
     /// Adds a token; returns its id.
     pub(crate) fn add(&mut self, text: &str, ty: i32) -> u32 {
         self.scored(text, ty, 0.0)
@@ -91,7 +105,11 @@ impl Made {
     /// The file, with what `more` writes.
     pub(crate) fn file(&self, pre: Option<&str>, more: impl FnOnce(&mut Writer)) -> Gguf {
         let mut writer = Writer::new();
-        let model = if pre.is_some() { "gpt2" } else { "llama" };
+        let model = match pre {
+            _ if self.is_words => "bert",
+            Some(_) => "gpt2",
+            None => "llama",
+        };
         writer.set("tokenizer.ggml.model", model).unwrap();
         if let Some(pre) = pre {
             writer.set("tokenizer.ggml.pre", pre).unwrap();

@@ -16,6 +16,7 @@ mod oracle;
 mod published;
 mod round_trip;
 mod vectors;
+mod words;
 
 use std::path::PathBuf;
 

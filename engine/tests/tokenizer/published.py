@@ -1,5 +1,5 @@
 """The published libraries as oracles: reads {"tokenizers": JSON} or {"pieces": [...]} and texts from
-standard input, writes the ids of each text."""
+standard input, writes the ids of each text; with lists of ids in place of texts, writes their texts."""
 
 import json
 import struct
@@ -47,6 +47,10 @@ def main():
         import tokenizers
 
         tokenizer = tokenizers.Tokenizer.from_str(asked["tokenizers"])
+        if "ids" in asked:
+            skip = not asked["special"]
+            texts = tokenizer.decode_batch(asked["ids"], skip_special_tokens=skip)
+            return json.dump(texts, sys.stdout)
         encoded = tokenizer.encode_batch(asked["texts"], add_special_tokens=False)
         ids = [one.ids for one in encoded]
     json.dump(ids, sys.stdout)

@@ -18,7 +18,7 @@ const TEXTS: usize = 5000;
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Whether Python has a library.
-fn has(library: &str) -> bool {
+pub(crate) fn has(library: &str) -> bool {
     let mut command = Command::new("python3");
     command.args(["-c", &format!("import {library}")]);
     let command = command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -29,8 +29,8 @@ fn has(library: &str) -> bool {
     has
 }
 
-/// What the script answers.
-fn asked(request: &Value) -> Vec<Vec<u32>> {
+/// What the script answers: lists of ids, or texts.
+pub(crate) fn asked<T: serde::de::DeserializeOwned>(request: &Value) -> Vec<T> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tokenizer/published.py");
     let mut child = Command::new("python3")
         .arg(script)
@@ -45,11 +45,11 @@ fn asked(request: &Value) -> Vec<Vec<u32>> {
     drop(stdin);
     let output = child.wait_with_output().expect("ends");
     assert!(output.status.success());
-    serde_json::from_slice(&output.stdout).expect("lists of ids")
+    serde_json::from_slice(&output.stdout).expect("a list")
 }
 
 /// The tokens of a file: text, type and score of each.
-fn tokens(file: &Gguf) -> Vec<(String, i32, f32)> {
+pub(crate) fn tokens(file: &Gguf) -> Vec<(String, i32, f32)> {
     let meta = file.metadata();
     let texts = meta.strings("tokenizer.ggml.tokens").expect("tokens");
     let types = meta.i32s("tokenizer.ggml.token_type").expect("types");
@@ -129,7 +129,7 @@ fn byte_level_json(file: &Gguf, pipeline: &Pipeline, parsed: bool) -> String {
 }
 
 /// Texts of all kinds of characters, and of the special tokens of a vocabulary.
-fn texts(file: &Gguf, seed: u64) -> Vec<String> {
+pub(crate) fn texts(file: &Gguf, seed: u64) -> Vec<String> {
     let random = &mut Random(seed);
     let special: Vec<String> = tokens(file)
         .into_iter()

@@ -1,12 +1,13 @@
 //! The published test vectors of real vocabularies: no special tokens added or parsed.
 
 use gannet_engine::tokenizer::{Algorithm, DecodeOptions, EncodeOptions, Tokenizer};
-use gannet_gguf::Gguf;
+use gannet_gguf::{Gguf, Writer};
 
 use crate::linear::now;
 use crate::{data, embedded, load, shared};
 
-/// The number of texts that came out as published, or `None` without the data.
+/// The number of texts that came out as published, or `None` without the data. WordPiece's decoding is
+/// read again instead of compared: it loses more than the ids do.
 fn check(name: &str) -> Option<usize> {
     let path = shared(&format!("vocab/ggml-vocab-{name}.gguf"))?;
     let read = |end: &str| {
@@ -36,18 +37,20 @@ fn check(name: &str) -> Option<usize> {
             want,
             "{name}: {text:?}"
         );
-        assert_eq!(
-            &tokenizer.decode(want, DecodeOptions::default()),
-            text,
-            "{name}"
-        );
+        let back = tokenizer.decode(want, DecodeOptions::default());
+        if tokenizer.kind() != Algorithm::WordPiece {
+            assert_eq!(&back, text, "{name}");
+        } else if !want.contains(&tokenizer.token_id("[UNK]").expect("a token")) {
+            let again = tokenizer.encode(&back, EncodeOptions::default());
+            assert_eq!(&again, want, "{name}: {text:?}: {back:?}");
+        }
     }
     Some(ids.len())
 }
 
 #[test]
 fn published_vectors() {
-    for name in ["gpt-2", "qwen2", "phi-3", "falcon", "mpt"] {
+    for name in ["gpt-2", "qwen2", "phi-3", "falcon", "mpt", "bert-bge"] {
         if let Some(texts) = check(name) {
             assert!(texts > 40, "{name}: only {texts}");
         }
@@ -55,18 +58,20 @@ fn published_vectors() {
 }
 
 #[test]
-fn bert_is_refused_by_name() {
-    let Some(path) = shared("vocab/ggml-vocab-bert-bge.gguf") else {
-        return;
-    };
-    let error = load(&Gguf::open(&path).expect("opens"))
-        .expect_err("not supported")
-        .to_string();
-    assert!(
-        error.contains("'bert'") && error.contains("gpt2, llama"),
-        "{error}"
-    );
-    assert!(!error.contains('\n'));
+fn other_tokenizers_are_refused_by_name() {
+    for model in ["t5", "rwkv", "plamo2", "no\nname"] {
+        let mut writer = Writer::new();
+        writer.set("tokenizer.ggml.model", model).unwrap();
+        let bytes = writer.start(Vec::new()).unwrap().finish().unwrap();
+        let file = Gguf::from_vec("made.gguf", bytes).unwrap();
+        let error = load(&file).expect_err("not supported").to_string();
+        let name = model.escape_debug().to_string();
+        assert!(
+            error.contains(&format!("'{name}'")) && error.contains("gpt2, llama, bert"),
+            "{error}"
+        );
+        assert!(!error.contains('\n'));
+    }
 }
 
 #[test]

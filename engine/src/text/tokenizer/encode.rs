@@ -4,6 +4,7 @@ use super::bpe::{Bpe, Scratch};
 use super::special::{Found, Fragment};
 use super::spm::Spm;
 use super::vocab::{TokenKind, VISIBLE_SPACE};
+use super::wordpiece::WordPiece;
 use super::{EncodeOptions, Model, Tokenizer, normal};
 
 /// The special tokens that a text itself begins and ends with.
@@ -11,6 +12,19 @@ use super::{EncodeOptions, Model, Tokenizer, normal};
 struct Edges {
     first: Option<u32>,
     last: Option<u32>,
+}
+
+impl Edges {
+    fn of(fragments: &[Fragment<'_>]) -> Edges {
+        let token = |fragment: Option<&Fragment<'_>>| match fragment {
+            Some(&Fragment::Token(id)) => Some(id),
+            _ => None,
+        };
+        Edges {
+            first: token(fragments.first()),
+            last: token(fragments.last()),
+        }
+    }
 }
 
 /// How a part of a text is read.
@@ -62,6 +76,9 @@ impl Tokenizer {
         let edges = match &self.model {
             Model::Bpe(bpe) => self.append_words(bpe, text, reading, &mut ids),
             Model::Spm(spm) => self.append_pieces(spm, text, reading, &mut ids),
+            Model::WordPiece(words) => {
+                self.append_wordpieces(words, text, reading.parse_special, &mut ids)
+            }
         };
         if bos.is_some() && edges.first == bos {
             ids.remove(0);
@@ -86,14 +103,25 @@ impl Tokenizer {
                 }
             }
         }
-        let token = |fragment: Option<&Fragment<'_>>| match fragment {
-            Some(&Fragment::Token(id)) => Some(id),
-            _ => None,
-        };
-        Edges {
-            first: token(fragments.first()),
-            last: token(fragments.last()),
+        Edges::of(&fragments)
+    }
+
+    /// WordPiece: words between special tokens.
+    fn append_wordpieces(
+        &self,
+        words: &WordPiece,
+        text: &str,
+        parse_special: bool,
+        ids: &mut Vec<u32>,
+    ) -> Edges {
+        let fragments = self.specials.partition(text, parse_special);
+        for &fragment in &fragments {
+            match fragment {
+                Fragment::Token(id) => ids.push(id),
+                Fragment::Text(text) => words.encode(&self.vocab, &self.index, text, ids),
+            }
         }
+        Edges::of(&fragments)
     }
 
     /// SentencePiece: pieces between special tokens. A text begins with a space of the tokenizer's, at

@@ -9,7 +9,7 @@ pub enum Error {
     Metadata(#[from] gannet_gguf::Error),
     /// The kind of tokenizer is not one of those that Gannet has.
     #[error(
-        "tokenizer.ggml.model: the tokenizer '{model}' is not supported (supported: gpt2, llama)"
+        "tokenizer.ggml.model: the tokenizer '{model}' is not supported (supported: gpt2, llama, bert)"
     )]
     UnsupportedModel {
         /// The value of `tokenizer.ggml.model`.
@@ -41,6 +41,14 @@ pub enum Error {
         count: usize,
         /// What the search says.
         why: String,
+    },
+    /// A vocabulary of words lacks what every one must have.
+    #[error("{key}: {why}")]
+    Words {
+        /// The metadata key.
+        key: &'static str,
+        /// What is missing.
+        why: &'static str,
     },
     /// A score cannot be ordered.
     #[error("tokenizer.ggml.scores: token {id} has the score NaN, must be a number")]

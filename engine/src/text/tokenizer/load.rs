@@ -7,11 +7,13 @@
 
 use gannet_gguf::Metadata;
 
+use super::bert::Folding;
 use super::bpe::{Bpe, NO_TOKEN};
 use super::kinds::Kinds;
 use super::special::Specials;
 use super::spm::Spm;
-use super::vocab::{Index, TokenKind, Vocab};
+use super::vocab::{Index, TokenKind, VISIBLE_SPACE, Vocab};
+use super::wordpiece::{self, WordPiece};
 use super::{Algorithm, Error, Model, Tokenizer, TokenizerOptions, ends, pre, unread};
 
 const MODEL: &str = "tokenizer.ggml.model";
@@ -24,6 +26,15 @@ const EOS: &str = "tokenizer.ggml.eos_token_id";
 const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
+const ADD_SEP: &str = "tokenizer.ggml.add_sep_token";
+const CLS: &str = "tokenizer.ggml.cls_token_id";
+/// As files have it, and as it should be.
+const SEP: [&str; 2] = [
+    "tokenizer.ggml.seperator_token_id",
+    "tokenizer.ggml.separator_token_id",
+];
+const LOWERCASE: &str = "tokenizer.ggml.normalizer.lowercase";
+const STRIP_ACCENTS: &str = "tokenizer.ggml.normalizer.strip_accents";
 const ADD_SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
 const MERGE_SPACES: &str = "tokenizer.ggml.remove_extra_whitespaces";
 
@@ -34,6 +45,7 @@ impl Tokenizer {
         let kind = match meta.str(MODEL)? {
             "gpt2" => Algorithm::ByteLevelBpe,
             "llama" => Algorithm::SentencePiece,
+            "bert" => Algorithm::WordPiece,
             other => {
                 return Err(Error::UnsupportedModel {
                     model: shown(other),
@@ -63,7 +75,7 @@ impl Tokenizer {
         } = ids;
         let (vocab, index) = read_vocab(meta, kind, &ids, &mut warnings)?;
 
-        let (mut add_bos_default, mut composes) = (kind == Algorithm::SentencePiece, false);
+        let (mut add_bos_default, mut composes) = (kind != Algorithm::ByteLevelBpe, false);
         let model = match kind {
             Algorithm::ByteLevelBpe => {
                 let family =
@@ -87,6 +99,10 @@ impl Tokenizer {
                 warn_of_missing_bytes(spm.missing_bytes(), &mut warnings);
                 Model::Spm(spm)
             }
+            Algorithm::WordPiece => {
+                let folding = read_folding(meta, &vocab, &mut warnings)?;
+                Model::WordPiece(WordPiece::new(&vocab, folding, unknown_word(unknown)?))
+            }
         };
         let is_phi3 = meta
             .opt_str("general.name")
@@ -105,7 +121,10 @@ impl Tokenizer {
             add_space_prefix: flag(ADD_SPACE_PREFIX, kind == Algorithm::SentencePiece)?
                 && kind == Algorithm::SentencePiece,
             add_bos: flag(ADD_BOS, add_bos_default)?,
-            add_eos: flag(ADD_EOS, false)?,
+            add_eos: match kind {
+                Algorithm::WordPiece => flag(ADD_SEP, true)?,
+                _ => flag(ADD_EOS, false)?,
+            },
             specials: Specials::new(&vocab, strips)?,
             composes,
             merges_spaces: kind == Algorithm::SentencePiece && flag(MERGE_SPACES, false)?,
@@ -123,7 +142,7 @@ impl Tokenizer {
             ));
         }
         tokenizer.check_added(ADD_BOS, BOS);
-        tokenizer.warnings.extend(unread::warnings(meta));
+        tokenizer.warnings.extend(unread::warnings(meta, kind));
         tokenizer.find_ends(ids.ends);
         Ok(tokenizer)
     }
@@ -135,12 +154,16 @@ impl Tokenizer {
             self.warnings
                 .push(format!("{add_bos_key}: ignored, {bos_key} names no token"));
         }
+        let (add_eos_key, eos_key) = match self.kind {
+            Algorithm::WordPiece => (ADD_SEP, SEP[0]),
+            _ => (ADD_EOS, EOS),
+        };
         if self.add_eos && self.eos.is_none() {
             self.add_eos = false;
             self.warnings
-                .push(format!("{ADD_EOS}: ignored, {EOS} names no token"));
+                .push(format!("{add_eos_key}: ignored, {eos_key} names no token"));
         }
-        if self.add_eos {
+        if self.add_eos && !self.is_wordpiece() {
             self.warnings.push(format!(
                 "{ADD_EOS}: whole texts end with the token, prompts do not: they are continued"
             ));
@@ -164,6 +187,9 @@ impl SpecialIds {
         len: usize,
         warnings: &mut Vec<String>,
     ) -> SpecialIds {
+        if kind == Algorithm::WordPiece {
+            return SpecialIds::of_words(meta, len, warnings);
+        }
         let mut all =
             |key, default| special_ids(meta, key, default_id(kind, default), len, warnings);
         let (bos, eos, unknown) = (all(BOS, 1), all(EOS, 2), all(UNKNOWN, 0));
@@ -174,6 +200,61 @@ impl SpecialIds {
             ends: [eos, ends::named(meta, len, warnings)].concat(),
         }
     }
+
+    /// Those of WordPiece: the separator is the end of a text. What no key names is known by its text.
+    fn of_words(meta: &Metadata, len: usize, warnings: &mut Vec<String>) -> SpecialIds {
+        let mut one = |keys: &[&str], text: &str| {
+            let mut ids = keys
+                .iter()
+                .flat_map(|key| ends::ids_of(meta, key, len, warnings));
+            if let Some(id) = ids.next() {
+                return Some(id);
+            }
+            let is_given = keys.iter().any(|key| meta.get(key).is_some());
+            let mut texts = meta.strings(TOKENS).ok()?.iter();
+            let at = texts.position(|token| token == text && !is_given)?;
+            u32::try_from(at).ok()
+        };
+        SpecialIds {
+            bos: one(&[BOS, CLS], "[CLS]"),
+            eos: one(&[SEP[0], SEP[1], EOS], "[SEP]"),
+            unknown: one(&[UNKNOWN], "[UNK]"),
+            ends: ends::named(meta, len, warnings),
+        }
+    }
+}
+
+/// The token of words that the vocabulary cannot write.
+fn unknown_word(unknown: Option<u32>) -> Result<u32, Error> {
+    unknown.ok_or(Error::Words {
+        key: UNKNOWN,
+        why: "names no token, and none is [UNK]; there must be one for unknown words",
+    })
+}
+
+/// How texts are normalised: as the file says, else as its vocabulary does.
+fn read_folding(
+    meta: &Metadata,
+    vocab: &Vocab,
+    warnings: &mut Vec<String>,
+) -> Result<Folding, Error> {
+    let told = wordpiece::told_by(vocab);
+    let given = meta.opt_bool(LOWERCASE)?;
+    let lowercase = given.unwrap_or(told.lowercase);
+    let strip_accents = match meta.opt_bool(STRIP_ACCENTS)? {
+        Some(strips) => strips,
+        None if given.is_some() => lowercase,
+        None => told.strip_accents,
+    };
+    if given.is_none() && !lowercase {
+        warnings.push(format!(
+            "{LOWERCASE} is missing: the vocabulary has capitals, texts keep theirs"
+        ));
+    }
+    Ok(Folding {
+        lowercase,
+        strip_accents,
+    })
 }
 
 /// Text from the file as a message may show it.
@@ -219,6 +300,12 @@ fn read_vocab(
     let named = ids.bos.iter().chain(&ids.eos).chain(&ids.ends).copied();
     let kinds = Kinds::read(meta, kind, len, ids.unknown, named.collect(), warnings)?;
 
+    if kind == Algorithm::WordPiece && !texts.iter().any(|text| text.starts_with(VISIBLE_SPACE)) {
+        return Err(Error::Words {
+            key: TOKENS,
+            why: "no token begins a word; those that do must have U+2581 in front",
+        });
+    }
     let mut vocab = Vocab::with_capacity(kind, len);
     let mut odd_bytes = 0;
     for (id, text) in (0..).zip(texts.iter()) {
@@ -240,8 +327,13 @@ fn read_vocab(
     for tier in tiers {
         // A text outside the alphabet is no bytes that merging could give.
         let can_be_merged = |&id: &u32| {
-            let is_foreign = kind == Algorithm::ByteLevelBpe && vocab.is_foreign(id);
-            !is_foreign && !vocab.bytes(id).is_empty()
+            let can_be = match kind {
+                Algorithm::ByteLevelBpe => !vocab.is_foreign(id),
+                Algorithm::SentencePiece => true,
+                // Words are text; what users defined is found before them.
+                Algorithm::WordPiece => vocab.token_kind(id) != Some(TokenKind::UserDefined),
+            };
+            can_be && !vocab.bytes(id).is_empty()
         };
         for id in vocab.ids(tier).filter(can_be_merged) {
             let Some(first) = index.insert(&vocab, id) else {

@@ -2,12 +2,14 @@
 //!
 //! Two kinds of tokenizer cover the models in use: byte-level BPE (`gpt2`), whose families differ
 //! in how they cut text into words (`pre.rs`, one row each), and SentencePiece's BPE (`llama`).
-//! Others are refused by name. The vocabulary is read from the file's metadata alone.
+//! A third, WordPiece (`bert`), is that of encoders. Others are refused by name. The vocabulary is read
+//! from the file's metadata alone.
 //!
 //! What always holds: encoding never fails, and gives only ids of the vocabulary; with the 256
 //! bytes in the vocabulary and no special tokens parsed, decoding gives the text back (composed,
 //! where the vocabulary is one of composed texts); a stream gives whole characters and in the end the
-//! same text as decoding at once.
+//! same text as decoding at once. WordPiece forgets white space, accents and case: its decoding gives
+//! what the published decoder gives.
 //!
 //! ```
 //! use gannet_engine::Model;
@@ -27,6 +29,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod bert;
 mod bpe;
 mod bytes;
 mod class;
@@ -43,6 +46,7 @@ mod spm;
 mod stream;
 mod unread;
 mod vocab;
+mod wordpiece;
 
 use std::borrow::Cow;
 
@@ -56,6 +60,7 @@ use bpe::Bpe;
 use special::Specials;
 use spm::Spm;
 use vocab::{Index, TokenKind, VISIBLE_SPACE, Vocab, parse_byte};
+use wordpiece::WordPiece;
 
 /// The kinds of tokenizer, by `tokenizer.ggml.model`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +70,9 @@ pub enum Algorithm {
     ByteLevelBpe,
     /// `llama`: characters are merged by the score of the result, bytes being the fallback.
     SentencePiece,
+    /// `bert`: words, lower-cased and without accents where the vocabulary is, become their longest
+    /// beginnings in the vocabulary.
+    WordPiece,
 }
 
 /// What the reader of a file may decide against it.
@@ -118,6 +126,7 @@ pub struct Tokenizer {
 enum Model {
     Bpe(Bpe),
     Spm(Spm),
+    WordPiece(WordPiece),
 }
 
 /// The names of the known pre-tokenizers, for [`TokenizerOptions::pre_override`].
@@ -174,14 +183,21 @@ impl Tokenizer {
         let raw = match self.kind {
             Algorithm::ByteLevelBpe => Cow::Borrowed(text),
             Algorithm::SentencePiece => Cow::Owned(text.replace(VISIBLE_SPACE, " ")),
+            Algorithm::WordPiece => match text.strip_prefix(VISIBLE_SPACE) {
+                Some(word) => Cow::Owned(format!(" {word}")),
+                None => Cow::Borrowed(text),
+            },
         };
         let special = |text: &str| self.specials.get(&self.vocab, text.as_bytes());
-        if let Some(id) = special(text).or_else(|| special(&raw)) {
+        // A word's space is none of a token's that users defined.
+        let unspaced = || special(raw.strip_prefix(' ').filter(|_| self.is_wordpiece())?);
+        let found = special(text).or_else(|| special(&raw));
+        if let Some(id) = found.or_else(unspaced) {
             return Some(id);
         }
         let is_written_so = |&id: &u32| self.vocab.text(id).as_deref() == Some(text);
         let mut bytes = Vec::with_capacity(text.len());
-        if self.kind == Algorithm::SentencePiece || !bytes::push_bytes(text, &mut bytes) {
+        if self.kind != Algorithm::ByteLevelBpe || !bytes::push_bytes(text, &mut bytes) {
             bytes.extend_from_slice(raw.as_bytes());
         }
         let byte = || {
@@ -202,7 +218,7 @@ impl Tokenizer {
         self.bos
     }
 
-    /// The end-of-sequence token, if the model has one.
+    /// The end-of-sequence token, if the model has one; WordPiece's separator.
     pub fn eos(&self) -> Option<u32> {
         self.eos
     }
@@ -232,7 +248,7 @@ impl Tokenizer {
         self.kind
     }
 
-    /// The name of the pre-tokenizer in use; SentencePiece has none and ignores it.
+    /// The name of the pre-tokenizer in use; SentencePiece and WordPiece have none and ignore it.
     pub fn pre(&self) -> &str {
         &self.pre
     }
@@ -251,8 +267,13 @@ impl Tokenizer {
             .filter(|_| is_hidden)
     }
 
-    fn add_space_prefix(&self) -> bool {
-        self.add_space_prefix
+    /// Whether a text does not begin as it goes on.
+    fn begins_texts(&self) -> bool {
+        self.add_space_prefix || self.is_wordpiece()
+    }
+
+    fn is_wordpiece(&self) -> bool {
+        self.kind == Algorithm::WordPiece
     }
 
     fn token_kind(&self, id: u32) -> Option<TokenKind> {

@@ -168,7 +168,7 @@ impl Scanner {
 fn pattern(vocab: &Vocab, id: u32) -> Vec<u8> {
     let bytes = vocab.bytes(id);
     match vocab.algorithm() {
-        Algorithm::ByteLevelBpe => bytes.to_vec(),
+        Algorithm::ByteLevelBpe | Algorithm::WordPiece => bytes.to_vec(),
         Algorithm::SentencePiece => String::from_utf8_lossy(bytes)
             .replace(VISIBLE_SPACE, " ")
             .into_bytes(),

@@ -7,6 +7,9 @@
 use super::vocab::TokenKind;
 use super::{DecodeOptions, Tokenizer};
 
+/// Before words that begin so WordPiece's decoder writes no space.
+const CLINGING: &[&[u8]] = &[b".", b"?", b"!", b",", b"n't", b"'m", b"'s", b"'ve", b"'re"];
+
 /// Decodes one sequence of tokens piece by piece.
 ///
 /// The strings that [`push`](Self::push) and [`finish`](Self::finish) give, joined, are what
@@ -23,9 +26,9 @@ pub(crate) struct StreamState {
     options: DecodeOptions,
     /// Bytes that are not yet characters: at most three, between calls.
     pending: Vec<u8>,
-    /// Whether a space at the start is the tokenizer's own and not the text's.
+    /// Whether a text begins, where a space is the tokenizer's own and not the text's.
     at_start: bool,
-    /// Whether the tokenizer puts a space before a text.
+    /// Whether the tokenizer begins a text otherwise than it goes on.
     begins_texts: bool,
 }
 
@@ -38,7 +41,7 @@ impl<'t> StreamDecoder<'t> {
     /// A decoder at the start of a text.
     pub fn with_options(tokenizer: &'t Tokenizer, options: DecodeOptions) -> StreamDecoder<'t> {
         let mut state = StreamState::continuing(options);
-        state.begins_texts = tokenizer.add_space_prefix();
+        state.begins_texts = tokenizer.begins_texts();
         state.at_start = state.begins_texts;
         StreamDecoder { tokenizer, state }
     }
@@ -58,7 +61,7 @@ impl<'t> StreamDecoder<'t> {
     /// The end of the text: U+FFFD if it stops inside a character. The decoder is then at a
     /// start again.
     pub fn finish(&mut self) -> String {
-        self.state.at_start = self.tokenizer.add_space_prefix();
+        self.state.at_start = self.tokenizer.begins_texts();
         self.state.finish()
     }
 
@@ -127,6 +130,9 @@ impl StreamState {
         if kind.is_hidden() && !self.options.special {
             return;
         }
+        if tokenizer.is_wordpiece() {
+            return self.append_word(tokenizer, id, kind);
+        }
         let mut bytes = tokenizer.token_bytes(id);
         if kind == TokenKind::Control {
             // A control token is part of no text: none has begun with it, and after it one begins.
@@ -135,5 +141,25 @@ impl StreamState {
             bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
         }
         self.pending.extend_from_slice(bytes);
+    }
+
+    /// WordPiece, as its published decoder writes it: a space before every word but the first and before
+    /// no full stop, comma, exclamation or question mark, and what goes on with a word that is not there
+    /// after `##`.
+    fn append_word(&mut self, tokenizer: &Tokenizer, id: u32, kind: TokenKind) {
+        let bytes = tokenizer.token_bytes(id);
+        let word = match kind.is_special() {
+            true => Some(bytes),
+            false => bytes.strip_prefix(b" "),
+        };
+        let is_first = std::mem::take(&mut self.at_start);
+        match (word, is_first) {
+            (Some(word), false) if !CLINGING.iter().any(|c| word.starts_with(c)) => {
+                self.pending.push(b' ');
+            }
+            (None, true) => self.pending.extend_from_slice(b"##"),
+            _ => {}
+        }
+        self.pending.extend_from_slice(word.unwrap_or(bytes));
     }
 }

@@ -3,6 +3,8 @@
 
 use gannet_gguf::{Metadata, Value};
 
+use super::Algorithm;
+
 const PREFIX: &str = "tokenizer.ggml.";
 
 /// Keys that are read, or that change nothing of texts without padding and of models that only go on.
@@ -25,11 +27,15 @@ const KNOWN: &[&str] = &[
     "remove_extra_whitespaces",
 ];
 
+/// Keys that WordPiece reads besides.
+const OF_WORDS: &[&str] = &["normalizer.lowercase", "normalizer.strip_accents"];
+
 /// A line for each key that asks for something nothing here does.
-pub(super) fn warnings(meta: &Metadata) -> Vec<String> {
+pub(super) fn warnings(meta: &Metadata, kind: Algorithm) -> Vec<String> {
     let is_known = |name: &str| {
         let names_tokens = name.ends_with("_token_id") || name.ends_with("_token_ids");
-        names_tokens || KNOWN.contains(&name)
+        let is_read = kind == Algorithm::WordPiece && OF_WORDS.contains(&name);
+        names_tokens || is_read || KNOWN.contains(&name)
     };
     let mut lines = Vec::new();
     for (key, value) in meta.iter() {

@@ -3,8 +3,9 @@
 //! All tokens' bytes lie in one arena; an index is a hash table of ids that compares by looking
 //! into it. A vocabulary of 150,000 tokens thus is a handful of allocations. Tokens are kept as
 //! the bytes they *mean*: the byte alphabet of byte-level BPE is undone, SentencePiece's U+2581
-//! is a space again, a `<0x0A>` is one byte. Control tokens are kept as they are written, and so are
-//! those that users defined where the vocabulary is one of bytes.
+//! is a space again, a `<0x0A>` is one byte, and so is the U+2581 by which WordPiece begins words.
+//! Control tokens are kept as they are written, and so are those that users defined where the vocabulary
+//! is not SentencePiece's.
 
 use std::borrow::Cow;
 
@@ -107,7 +108,8 @@ pub(crate) struct Vocab {
     ends: Vec<usize>,
     kinds: Vec<TokenKind>,
     /// Tokens that are not written in the vocabulary's alphabet, ascending: ordinary ones of a
-    /// byte-level vocabulary, and those of SentencePiece with a plain space.
+    /// byte-level vocabulary, those of SentencePiece with a plain space, and words of WordPiece's
+    /// without a U+2581.
     foreign: Vec<u32>,
 }
 
@@ -147,23 +149,45 @@ impl Vocab {
             (
                 TokenKind::Normal | TokenKind::Unused | TokenKind::UserDefined,
                 Algorithm::SentencePiece,
-            ) => {
-                if text.contains(' ') {
-                    self.foreign.push(self.len() as u32);
-                }
-                let mut parts = text.split(VISIBLE_SPACE);
-                self.arena
-                    .extend_from_slice(parts.next().unwrap_or_default().as_bytes());
-                for part in parts {
-                    self.arena.push(b' ');
-                    self.arena.extend_from_slice(part.as_bytes());
-                }
-            }
+            ) => self.push_piece(text),
+            (
+                TokenKind::Normal | TokenKind::Unused | TokenKind::UserDefined,
+                Algorithm::WordPiece,
+            ) => self.push_word(text, kind == TokenKind::UserDefined),
             _ => self.arena.extend_from_slice(text.as_bytes()),
         }
         self.ends.push(self.arena.len());
         self.kinds.push(kind);
         !is_odd
+    }
+
+    /// The bytes of a token of SentencePiece's.
+    fn push_piece(&mut self, text: &str) {
+        if text.contains(' ') {
+            self.foreign.push(self.len() as u32);
+        }
+        let mut parts = text.split(VISIBLE_SPACE);
+        self.arena
+            .extend_from_slice(parts.next().unwrap_or_default().as_bytes());
+        for part in parts {
+            self.arena.push(b' ');
+            self.arena.extend_from_slice(part.as_bytes());
+        }
+    }
+
+    /// The bytes of a token of WordPiece's: those that begin a word have a space in front. What is in
+    /// brackets is a word, whether it is written as one or not.
+    fn push_word(&mut self, text: &str, is_of_user: bool) {
+        let word = text.strip_prefix(VISIBLE_SPACE).filter(|w| !w.is_empty());
+        let is_word = word.is_some() || (text.starts_with('[') && text.ends_with(']'));
+        if word.is_none() && (is_word || is_of_user) {
+            self.foreign.push(self.len() as u32);
+        }
+        if is_word && !is_of_user {
+            self.arena.push(b' ');
+        }
+        self.arena
+            .extend_from_slice(word.unwrap_or(text).as_bytes());
     }
 
     /// The kind of tokenizer that it is made for.
@@ -238,6 +262,21 @@ impl Vocab {
             ) if bytes.contains(&b' ') && !self.is_foreign(id) => {
                 Cow::Owned(as_written.replace(' ', VISIBLE_SPACE.encode_utf8(&mut [0; 4])))
             }
+            (
+                TokenKind::Normal | TokenKind::Unused | TokenKind::UserDefined,
+                Algorithm::WordPiece,
+            ) => {
+                let word = as_written.strip_prefix(' ');
+                let is_word = word.is_some() || kind == TokenKind::UserDefined;
+                match (word, is_word && !self.is_foreign(id)) {
+                    (_, true) => {
+                        let word = word.unwrap_or(&as_written);
+                        Cow::Owned(format!("{VISIBLE_SPACE}{word}"))
+                    }
+                    (Some(word), false) => Cow::Owned(word.to_owned()),
+                    (None, false) => as_written,
+                }
+            }
             _ => as_written,
         })
     }
@@ -280,6 +319,30 @@ mod tests {
         assert_eq!(v.text(4).as_deref(), Some("  x"));
         assert_eq!(v.bytes(5), "\u{2581}".as_bytes());
         assert_eq!(v.text(6), None);
+    }
+
+    #[test]
+    fn words_begin_with_a_space() {
+        use TokenKind::{Control, Normal, UserDefined};
+        let tokens = [
+            ("\u{2581}a", Normal, " a"),
+            ("a", Normal, "a"),
+            ("[unused0]", Normal, " [unused0]"),
+            ("\u{2581}", Normal, "\u{2581}"),
+            ("\u{2581}\u{2581}", Normal, " \u{2581}"),
+            ("[", Normal, "["),
+            ("[CLS]", Control, "[CLS]"),
+            ("\u{2581}<x>", UserDefined, "<x>"),
+            ("<y>", UserDefined, "<y>"),
+        ];
+        let mut v = Vocab::with_capacity(Algorithm::WordPiece, tokens.len());
+        for (text, kind, _) in tokens {
+            assert!(v.push(text, kind));
+        }
+        for (id, (text, _, bytes)) in (0..).zip(tokens) {
+            assert_eq!(v.bytes(id), bytes.as_bytes(), "{text}");
+            assert_eq!(v.text(id).as_deref(), Some(text));
+        }
     }
 
     #[test]

@@ -154,16 +154,23 @@ pub(crate) fn as_text(report: &RequestsReport) -> String {
     let idle = report.idle_share.map_or(String::new(), |share| {
         format!(", the device idle for {}", figures::percent(share))
     });
+    // Nothing is made ready where nothing is launched.
+    let made = match report.warm_up_seconds > 0.0 {
+        false => String::new(),
+        true => format!(
+            "; {} waits, {} kernels loaded, {} graphs built after a warm-up of {}",
+            report.synchronizations,
+            report.modules,
+            report.graphs,
+            figures::seconds(report.warm_up_seconds)
+        ),
+    };
     format!(
-        "\n{} of {TOKENS} + {TOKENS} tokens at once: {}, {} tok/s{apart}; {} waits, {} \
-         kernels loaded, {} graphs built after a warm-up of {}\nthe same over 2 s: {}{idle}\n",
+        "\n{} of {TOKENS} + {TOKENS} tokens at once: {}, {} tok/s{apart}{made}\nthe same over 2 s: \
+         {}{idle}\n",
         figures::counted(report.requests, "request"),
         figures::seconds(report.seconds),
         figures::rate(report.tokens_per_second),
-        report.synchronizations,
-        report.modules,
-        report.graphs,
-        figures::seconds(report.warm_up_seconds),
         figures::seconds(report.spread_seconds),
     )
 }

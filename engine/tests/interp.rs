@@ -122,6 +122,31 @@ fn heads_of_many_sizes() {
     }
 }
 
+/// What no kernel computes is refused by its name; nothing is said of a GPU that nobody asked for.
+#[test]
+fn a_refusal_speaks_of_the_model() {
+    let part = "golden/arch/llama/llama.gguf";
+    let Some(vocab) = shared("interpreted refusals", part) else {
+        return;
+    };
+    for dim in [12, 20, 264] {
+        let file = heads_of(dim).file(&vocab);
+        let settings = Settings {
+            device: DeviceChoice::Interp,
+            ..Settings::default()
+        };
+        let made = make_executor(&model(file.path()), &settings).map(|made| made.executor);
+        let refused = made
+            .and_then(|mut executor| eval::logits(executor.as_mut(), &[1, 2, 3], 0, |_, _| Ok(())));
+        let line = refused.expect_err("no kernel has such heads").to_string();
+        assert!(
+            line.contains("head") && line.contains("--device cpu"),
+            "{line}"
+        );
+        assert!(!line.contains("cuda") && !line.contains("GPU"), "{line}");
+    }
+}
+
 /// The head's bias counts where its matrix is the embedding.
 #[test]
 fn a_bias_of_a_head_that_is_the_embedding() {

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
+use crate::figures::counted;
 use crate::flags::{ModelFlag, WithoutFlag, at_most, resolve, token_ids};
 use crate::progress::Progress;
 use crate::table::Table;
@@ -228,8 +229,8 @@ fn as_text(reports: &[Report]) -> String {
         format!("{} against {}: ", r.left, r.right)
     });
     format!(
-        "{names}{} steps, {} buffers, {failed} past their limit; the worst:\n{}",
-        reports.len(),
+        "{names}{}, {} buffers, {failed} past their limit; the worst:\n{}",
+        counted(reports.len(), "step"),
         buffers(reports),
         table.render()
     )

@@ -95,6 +95,22 @@ fn perplexity_of_a_short_text() {
     run(&["perplexity", "--file", path, "-c", "2", "--device", "cpu"]).usage();
 }
 
+/// Counts of one are said as one.
+#[test]
+fn one_token_is_no_window() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    for (text, count) in [("", "1 token;"), ("a", "2 tokens;")] {
+        std::fs::write(path, text).unwrap();
+        let done = run(&["perplexity", "--file", path, "-c", "64", "--device", "cpu"]);
+        let line = done.error();
+        assert!(
+            line.starts_with(&format!("no window of 64 in {count}")),
+            "{line}"
+        );
+    }
+}
+
 #[test]
 fn measuring_on_a_gpu_that_is_not_there_fails() {
     if has_gpu() {

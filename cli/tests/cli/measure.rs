@@ -30,10 +30,27 @@ fn bench_prints_a_table() {
     let text = run(&args).ok().stdout;
     assert!(text.contains("of ceiling"), "{text}");
     assert!(text.lines().any(|l| l.starts_with("tg2 ")), "{text}");
-    // On a CPU no column is empty, and nothing reads faster than memory gives by more than the noise.
+    // On a CPU no column is empty, nothing is made ready for launches, and nothing reads faster than
+    // memory gives.
     let heading = text.lines().find(|l| l.starts_with("test ")).unwrap();
     for absent in ["on device", "waits/token", "  step"] {
         assert!(!heading.contains(absent), "{heading}");
+    }
+    let requests = [&args[..], &["--requests", "2"]].concat();
+    let text = run(&requests).ok().stdout;
+    assert!(text.contains("2 requests of 128 + 128 tokens"), "{text}");
+    assert!(
+        !text.contains("-0.00") && !text.contains("kernels"),
+        "{text}"
+    );
+    let object = run(&[&requests[..], &["--json"]].concat()).ok().json();
+    let warm_up = object["requests"]["warm_up_seconds"].to_string();
+    assert_eq!(warm_up, "0.0", "not below zero");
+    for row in object["rows"].as_array().unwrap() {
+        assert!(
+            row["share_of_ceiling"].as_f64().unwrap_or(0.0) <= 1.0,
+            "{row}"
+        );
     }
     run(&["bench", "-p", "0", "-n", "0", "--device", "cpu"]).error();
 }

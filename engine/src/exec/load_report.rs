@@ -98,7 +98,8 @@ impl LoadReport {
     #[must_use]
     pub fn phase_seconds(&self, phase: Phase) -> f64 {
         let runs = self.phases.iter().filter(|time| time.phase == phase);
-        runs.map(|time| time.seconds).sum()
+        // A sum of nothing would be -0.
+        runs.fold(0.0, |all, time| all + time.seconds)
     }
 }
 

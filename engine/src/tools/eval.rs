@@ -95,9 +95,13 @@ pub fn perplexity(
 ) -> Result<Perplexity, Error> {
     let chunks = tokens.len() / context.max(1);
     if context < 4 || chunks == 0 {
+        let (count, plural) = match tokens.len() {
+            1 => (1, ""),
+            count => (count, "s"),
+        };
         return Err(Error::Request(format!(
-            "{} tokens make no window of {context}; use a longer text or a smaller -c (at least 4)",
-            tokens.len()
+            "no window of {context} in {count} token{plural}; use a longer text or a smaller -c (at \
+             least 4)"
         )));
     }
     let (mut sum, mut scored) = (0.0, 0);

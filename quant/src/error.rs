@@ -47,6 +47,14 @@ pub enum Error {
         /// Position of the first such value.
         index: usize,
     },
+    /// What the errors of a column count is negative or not finite.
+    #[error("the importance of column {index} is {value}, not a finite number from 0 up")]
+    Importance {
+        /// The column.
+        index: usize,
+        /// The value found.
+        value: String,
+    },
     /// A weight leaves the range of the format that it is converted to.
     #[error("{from} to {to}: weight {index} of row {row} is out of range")]
     OutOfRange {

@@ -82,7 +82,7 @@ pub struct FormatSpec {
     /// Bytes of a block.
     pub block_bytes: usize,
     dequantize: fn(&[u8], &mut [f32]),
-    quantize: fn(&[f32], &mut [u8]),
+    quantize: fn(&[f32], Option<&[f32]>, &mut [u8]),
     random: fn(u64, u64, f32, &mut [u8]),
 }
 
@@ -222,6 +222,50 @@ impl Format {
     /// [`Error::NotFinite`] when a block format meets a NaN or an infinity.
     pub fn quantize(self, x: &[f32], out: &mut [u8]) -> Result<(), Error> {
         self.check_lengths(x.len(), out.len())?;
+        self.check_finite(x)?;
+        (self.spec().quantize)(x, None, out);
+        Ok(())
+    }
+
+    /// [`quantize`](Self::quantize) rows of a matrix whose inputs matter differently: the square of an
+    /// error in column `i` counts by `importance[i]`, at best the mean square of the input that the
+    /// column is multiplied with. `x` holds whole rows. Formats of a fixed rule (Q8_0 and those with a
+    /// minimum a block, MXFP4, floats) take no notice.
+    ///
+    /// # Errors
+    /// As [`quantize`](Self::quantize); [`Error::Size`] when `x` is no whole number of rows,
+    /// [`Error::Importance`] when an importance is negative or not finite.
+    pub fn quantize_weighted(
+        self,
+        x: &[f32],
+        importance: &[f32],
+        out: &mut [u8],
+    ) -> Result<(), Error> {
+        self.check_lengths(x.len(), out.len())?;
+        let cols = importance.len();
+        let row_bytes = self.row_bytes(cols).filter(|&bytes| bytes > 0);
+        let Some(row_bytes) = row_bytes.filter(|_| x.len().is_multiple_of(cols)) else {
+            return Err(Error::Size {
+                format: self.name(),
+                what: "the importance of columns",
+                expected: x.len(),
+                found: cols,
+            });
+        };
+        let bad = |v: &f32| !(v.is_finite() && *v >= 0.0);
+        if let Some(index) = importance.iter().position(bad) {
+            let value = importance[index].to_string();
+            return Err(Error::Importance { index, value });
+        }
+        self.check_finite(x)?;
+        for (x, out) in x.chunks_exact(cols).zip(out.chunks_exact_mut(row_bytes)) {
+            (self.spec().quantize)(x, Some(importance), out);
+        }
+        Ok(())
+    }
+
+    /// Refuses what a block format cannot hold.
+    fn check_finite(self, x: &[f32]) -> Result<(), Error> {
         if self.block_len() > 1
             && let Some(index) = x.iter().position(|v| !v.is_finite())
         {
@@ -230,7 +274,6 @@ impl Format {
                 index,
             });
         }
-        (self.spec().quantize)(x, out);
         Ok(())
     }
 
@@ -292,12 +335,11 @@ fn dequantize<B: Block>(bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-fn quantize<B: Block>(x: &[f32], out: &mut [u8]) {
-    for (block, x) in formats::blocks_mut::<B>(out)
-        .iter_mut()
-        .zip(x.chunks_exact(B::LEN))
-    {
-        *block = B::quantize(x);
+fn quantize<B: Block>(x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
+    let blocks = formats::blocks_mut::<B>(out).iter_mut();
+    for (i, (block, x)) in blocks.zip(x.chunks_exact(B::LEN)).enumerate() {
+        let importance = importance.map(|importance| &importance[i * B::LEN..][..B::LEN]);
+        *block = B::quantize(x, importance);
     }
 }
 

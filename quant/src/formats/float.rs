@@ -28,7 +28,7 @@ impl Block for BlockF32 {
         y[0] = self.0.get();
     }
 
-    fn quantize(x: &[f32]) -> Self {
+    fn quantize(x: &[f32], _importance: Option<&[f32]>) -> Self {
         BlockF32(LeF32::new(x[0]))
     }
 
@@ -45,7 +45,7 @@ impl Block for BlockF16 {
         y[0] = self.0.get();
     }
 
-    fn quantize(x: &[f32]) -> Self {
+    fn quantize(x: &[f32], _importance: Option<&[f32]>) -> Self {
         BlockF16(LeF16::new(x[0]))
     }
 
@@ -62,7 +62,7 @@ impl Block for BlockBF16 {
         y[0] = self.0.get();
     }
 
-    fn quantize(x: &[f32]) -> Self {
+    fn quantize(x: &[f32], _importance: Option<&[f32]>) -> Self {
         BlockBF16(LeBf16::new(x[0]))
     }
 

@@ -1,8 +1,10 @@
 //! IQ4_NL and IQ4_XS: 4 bits a weight that choose among 16 uneven steps, dense around zero as
 //! weights are.
 
+use super::error_weights::Weighted;
+use super::q3_k::six_bit_step;
 use super::q4::inverse;
-use super::scale_search::{signed_extreme, symmetric_by};
+use super::scale_search::{Scale, nearest_multiple, symmetric_by};
 use super::{Block, SUPER_BLOCK};
 use crate::random::{JITTER_RMS, Words};
 use crate::scalar::{LeF16, LeU16};
@@ -40,14 +42,34 @@ pub struct BlockIq4Xs {
 /// Root mean square of the table.
 const TABLE_RMS: f32 = 67.438_86;
 
+/// The step of the largest magnitude.
+const EXTREME: f32 = -127.0;
+
 /// The code of the step nearest to `v`, the lower one on a tie.
+#[inline(always)]
 fn nearest_code(v: f32) -> u8 {
-    let middle = |w: &[i8]| (f32::from(w[0]) + f32::from(w[1])) * 0.5;
-    IQ4_VALUES.windows(2).take_while(|w| v > middle(w)).count() as u8
+    let mut code = 0;
+    for pair in 0..IQ4_VALUES.len() - 1 {
+        code += u8::from(v > middle(pair));
+    }
+    code
 }
 
+/// The step nearest to `v`, the lower one on a tie; without a branch, so that a loop becomes vectors.
+#[inline(always)]
 fn nearest_value(v: f32) -> f32 {
-    f32::from(IQ4_VALUES[usize::from(nearest_code(v))])
+    let mut value = EXTREME;
+    for pair in 0..IQ4_VALUES.len() - 1 {
+        let rise = f32::from(IQ4_VALUES[pair + 1]) - f32::from(IQ4_VALUES[pair]);
+        value += if v > middle(pair) { rise } else { 0.0 };
+    }
+    value
+}
+
+/// Halfway from a step to the next.
+#[inline(always)]
+fn middle(pair: usize) -> f32 {
+    (f32::from(IQ4_VALUES[pair]) + f32::from(IQ4_VALUES[pair + 1])) * 0.5
 }
 
 #[inline]
@@ -85,8 +107,10 @@ impl Block for BlockIq4Nl {
         expand(self.d.get(), &self.qs, y);
     }
 
-    fn quantize(x: &[f32]) -> Self {
-        let d = LeF16::finite(symmetric_by(x, -127.0, nearest_value));
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
+        let block = Weighted::new(x, importance);
+        let scale = symmetric_by(block.group(0, 32), EXTREME, nearest_value);
+        let d = LeF16::finite(block.unscaled(scale.value));
         let mut qs = [0; 16];
         pack(x, inverse(d), &mut qs);
         BlockIq4Nl { d, qs }
@@ -123,19 +147,22 @@ impl Block for BlockIq4Xs {
         }
     }
 
-    fn quantize(x: &[f32]) -> Self {
-        let wanted: [f32; 8] =
-            std::array::from_fn(|g| symmetric_by(&x[32 * g..][..32], -127.0, nearest_value));
-        // The extreme scale goes to -32, which has no positive counterpart.
-        let d = LeF16::finite(signed_extreme(&wanted) / -32.0);
-        let step = inverse(d);
-        let scales = wanted.map(|s| (s * step).round().clamp(-32.0, 31.0));
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
+        let block = Weighted::new(x, importance);
+        let group = |g: usize| block.group(32 * g, 32);
+        let wanted: [Scale; 8] =
+            std::array::from_fn(|g| symmetric_by(group(g), EXTREME, nearest_value));
+        let d = six_bit_step(&wanted, &block);
+        let step = block.scaled(d.get());
+        let scales: [i32; 8] = std::array::from_fn(|g| {
+            nearest_multiple(group(g), wanted[g].value, step, (-32, 31), nearest_value)
+        });
         let (mut scales_h, mut scales_l, mut qs) = (0, [0; 4], [0; 128]);
         for (g, scale) in scales.into_iter().enumerate() {
-            let bits = (scale + 32.0) as u16;
+            let bits = (scale + 32) as u16;
             scales_h |= (bits >> 4) << (2 * g);
             scales_l[g / 2] |= ((bits & 15) as u8) << (4 * (g % 2));
-            let scale = d.get() * scale;
+            let scale = d.get() * scale as f32;
             let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
             pack(&x[32 * g..][..32], inverse, &mut qs[16 * g..][..16]);
         }

@@ -4,6 +4,7 @@
 //! address can be viewed as blocks with [`blocks`]. Layouts and formulas are ggml's; each struct's
 //! comment states them.
 
+mod error_weights;
 mod float;
 mod iq4;
 mod mxfp4;
@@ -44,8 +45,9 @@ pub trait Block: Pod + Send + Sync {
     /// Writes the `LEN` weights to `y`, bit-exact.
     fn dequantize(&self, y: &mut [f32]);
 
-    /// The block that is close to the `LEN` finite values `x`.
-    fn quantize(x: &[f32]) -> Self;
+    /// The block that is close to the `LEN` finite values `x`. Where `importance` is given, one value
+    /// for each, the square of an error counts by it; formats of a fixed rule take no notice.
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self;
 
     /// A block of random weights, mean 0, standard deviation about `std`.
     fn random(words: &mut Words, std: f32) -> Self;

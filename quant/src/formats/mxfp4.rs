@@ -73,7 +73,7 @@ impl Block for BlockMxfp4 {
 
     /// The standard's conversion, as ggml does it: the largest magnitude gets the largest exponent of
     /// E2M1, what exceeds the largest number is clipped to it.
-    fn quantize(x: &[f32]) -> Self {
+    fn quantize(x: &[f32], _importance: Option<&[f32]>) -> Self {
         // Of E2M1's numbers 4 and 6 have the largest exponent, 2.
         let e = (exponent(signed_extreme(x)) - 2).max(0) as u8;
         let scale = f64::from(half_scale(e));

@@ -1,7 +1,6 @@
 //! Q2_K: 2 bits a weight, 16 groups of 16 weights with a 4-bit scale and a 4-bit minimum each.
 
-use super::q4::inverse;
-use super::scale_search::affine;
+use super::q4_k::Lines;
 use super::{Block, SUPER_BLOCK};
 use crate::random::{JITTER_RMS, Words};
 use crate::scalar::LeF16;
@@ -36,12 +35,9 @@ impl Block for BlockQ2K {
         }
     }
 
-    fn quantize(x: &[f32]) -> Self {
-        let groups: [(f32, f32); 16] = std::array::from_fn(|g| affine(&x[16 * g..][..16], 3));
-        let d = LeF16::finite(groups.iter().fold(0.0f32, |a, g| a.max(g.0)) / 15.0);
-        let dmin = LeF16::finite(groups.iter().fold(0.0f32, |a, g| a.max(g.1)) / 15.0);
-        let nibble = |v: f32, step: LeF16| (v * inverse(step)).round().clamp(0.0, 15.0) as u8;
-        let scales = groups.map(|(scale, min)| nibble(scale, d) | nibble(min, dmin) << 4);
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
+        let Lines { d, dmin, lines } = Lines::<16>::search(x, importance, 3, 15);
+        let scales = lines.map(|(scale, min)| scale | min << 4);
         let mut qs = [0; 64];
         for (g, x) in x.chunks_exact(16).enumerate() {
             let scale = d.get() * f32::from(scales[g] & 15);

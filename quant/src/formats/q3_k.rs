@@ -1,7 +1,7 @@
 //! Q3_K: 3 bits a weight, 16 groups of 16 weights with a 6-bit scale each.
 
-use super::q4::inverse;
-use super::scale_search::{signed_extreme, symmetric};
+use super::error_weights::{Group, Weighted};
+use super::scale_search::{Scale, code, nearest_multiple, symmetric};
 use super::{Block, SUPER_BLOCK};
 use crate::random::{JITTER_RMS, Words};
 use crate::scalar::LeF16;
@@ -82,12 +82,16 @@ impl Block for BlockQ3K {
         }
     }
 
-    fn quantize(x: &[f32]) -> Self {
-        let wanted: [f32; 16] = std::array::from_fn(|g| symmetric(&x[16 * g..][..16], -4, 3));
-        // The extreme scale goes to -32, which has no positive counterpart.
-        let d = LeF16::finite(signed_extreme(&wanted) / -32.0);
-        let step = inverse(d);
-        let scales = wanted.map(|s| (s * step).round().clamp(-32.0, 31.0) as i8);
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
+        let block = Weighted::new(x, importance);
+        let group = |g: usize| block.group(16 * g, 16);
+        let wanted: [Scale; 16] = std::array::from_fn(|g| symmetric(group(g), -4, 3));
+        let d = six_bit_step(&wanted, &block);
+        let step = block.scaled(d.get());
+        let nearest = |v| code(v, -4.0, 3.0);
+        let scales = std::array::from_fn(|g| {
+            nearest_multiple(group(g), wanted[g].value, step, (-32, 31), nearest) as i8
+        });
         let codes = std::array::from_fn(|i| {
             let scale = d.get() * f32::from(scales[i / 16]);
             let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
@@ -107,4 +111,20 @@ impl Block for BlockQ3K {
             d,
         }
     }
+}
+
+/// The step of which signed 6-bit multiples are the scales of a super-block's groups: the one that keeps
+/// the errors of the scales small, counted by what they do to the weights.
+pub(super) fn six_bit_step(wanted: &[Scale], block: &Weighted) -> LeF16 {
+    let (mut x, mut w) = ([0.0; 16], [0.0; 16]);
+    for (i, scale) in wanted.iter().enumerate() {
+        (x[i], w[i]) = (scale.value, scale.curvature);
+    }
+    let len = wanted.len();
+    // The extreme scale goes to -32 or near it, which has no positive counterpart.
+    let scales = Group {
+        x: &x[..len],
+        w: &w[..len],
+    };
+    LeF16::finite(block.unscaled(symmetric(scales, -32, 31).value))
 }

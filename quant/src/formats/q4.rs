@@ -1,7 +1,8 @@
 //! Q4_0 and Q4_1: 4 bits a weight, 32 weights a block.
 
 use super::Block;
-use super::scale_search::{range, signed_extreme};
+use super::error_weights::Weighted;
+use super::scale_search::{range, signed_extreme, symmetric};
 use crate::random::{JITTER_RMS, Words};
 use crate::scalar::LeF16;
 use bytemuck::{Pod, Zeroable};
@@ -44,11 +45,17 @@ impl Block for BlockQ4_0 {
         }
     }
 
-    fn quantize(x: &[f32]) -> Self {
-        // The extreme goes to code -8, which has no positive counterpart.
-        let d = LeF16::finite(signed_extreme(x) / -8.0);
-        let inverse = inverse(d);
-        let code = |v: f32| ((v * inverse).round() + 8.0).clamp(0.0, 15.0) as u8;
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
+        let (d, inverse) = match importance {
+            // As ggml's reference: the extreme goes to code -8, which has no positive counterpart, and
+            // codes go by the scale before it is rounded.
+            None => {
+                let d = signed_extreme(x) / -8.0;
+                (LeF16::finite(d), inverse_of(d))
+            }
+            Some(_) => symmetric_scale(x, importance, -8, 7),
+        };
+        let code = |v: f32| (v * inverse + 8.5).clamp(0.0, 15.0) as u8;
         BlockQ4_0 {
             d,
             qs: std::array::from_fn(|j| code(x[j]) | code(x[j + 16]) << 4),
@@ -77,15 +84,13 @@ impl Block for BlockQ4_1 {
         }
     }
 
-    fn quantize(x: &[f32]) -> Self {
-        let (min, max) = range(x);
-        let d = LeF16::finite((max - min) / 15.0);
-        let m = LeF16::finite(min);
-        let (inverse, min) = (inverse(d), m.get());
-        let code = |v: f32| ((v - min) * inverse).round().clamp(0.0, 15.0) as u8;
+    fn quantize(x: &[f32], _importance: Option<&[f32]>) -> Self {
+        let (min, d) = reference_line(x, 15.0);
+        let inverse = inverse_of(d);
+        let code = |v: f32| ((v - min) * inverse + 0.5).clamp(0.0, 15.0) as u8;
         BlockQ4_1 {
-            d,
-            m,
+            d: LeF16::finite(d),
+            m: LeF16::finite(min),
             qs: std::array::from_fn(|j| code(x[j]) | code(x[j + 16]) << 4),
         }
     }
@@ -105,4 +110,41 @@ impl Block for BlockQ4_1 {
 pub(super) fn inverse(d: LeF16) -> f32 {
     let d = d.get();
     if d == 0.0 { 0.0 } else { 1.0 / d }
+}
+
+/// 1 / `d` for rounding to codes of a scale that is not rounded itself; 0 where that overflows, which
+/// makes every code the one of zero.
+pub(super) fn inverse_of(d: f32) -> f32 {
+    if d.abs() < f32::MIN_POSITIVE {
+        0.0
+    } else {
+        1.0 / d
+    }
+}
+
+/// A scale for one block of codes from `lo` to `hi`, searched, and its inverse.
+pub(super) fn symmetric_scale(
+    x: &[f32],
+    importance: Option<&[f32]>,
+    lo: i32,
+    hi: i32,
+) -> (LeF16, f32) {
+    let block = Weighted::new(x, importance);
+    let scale = symmetric(block.group(0, x.len()), lo, hi).value;
+    let d = LeF16::finite(block.unscaled(scale));
+    (d, inverse(d))
+}
+
+/// The least weight and the step of `steps` equal ones up to the greatest: ggml's reference for formats
+/// with a minimum.
+pub(super) fn reference_line(x: &[f32], steps: f32) -> (f32, f32) {
+    let (min, max) = range(x);
+    // Half of each, where the difference overflows.
+    let span = max - min;
+    let d = if span.is_finite() {
+        span / steps
+    } else {
+        max / steps - min / steps
+    };
+    (min, d)
 }

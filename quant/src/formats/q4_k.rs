@@ -1,8 +1,9 @@
 //! Q4_K: 4 bits a weight, 8 groups of 32 weights with a 6-bit scale and a 6-bit minimum each; and
 //! the packing of those scales, which Q5_K shares.
 
-use super::q4::{CODE_STD, inverse};
-use super::scale_search::affine;
+use super::error_weights::Weighted;
+use super::q4::CODE_STD;
+use super::scale_search::{Line, affine, nearest_line};
 use super::{Block, SUPER_BLOCK};
 use crate::random::{JITTER_RMS, Words};
 use crate::scalar::LeF16;
@@ -50,6 +51,29 @@ pub fn pack_scales_mins(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
     })
 }
 
+/// The lines of the `G` groups of a super-block, as multiples of two steps.
+pub(super) struct Lines<const G: usize> {
+    pub(super) d: LeF16,
+    pub(super) dmin: LeF16,
+    /// Scale in `d` and minimum in `dmin` of each group.
+    pub(super) lines: [(u8, u8); G],
+}
+
+impl<const G: usize> Lines<G> {
+    /// Lines for codes `0..=hi`, multiples up to `most`, close to 256 weights.
+    pub(super) fn search(x: &[f32], importance: Option<&[f32]>, hi: i32, most: u8) -> Self {
+        let block = Weighted::new(x, importance);
+        let group = |g: usize| block.group(SUPER_BLOCK / G * g, SUPER_BLOCK / G);
+        let wanted: [Line; G] = std::array::from_fn(|g| affine(group(g), hi));
+        let step = |largest: f32| LeF16::finite(block.unscaled(largest) / f32::from(most));
+        let d = step(wanted.iter().fold(0.0f32, |a, line| a.max(line.scale)));
+        let dmin = step(wanted.iter().fold(0.0f32, |a, line| a.max(line.min)));
+        let steps = (block.scaled(d.get()), block.scaled(dmin.get()));
+        let lines = std::array::from_fn(|g| nearest_line(group(g), wanted[g], steps, hi, most));
+        Lines { d, dmin, lines }
+    }
+}
+
 /// What Q4_K and Q5_K have in common: two-level scales and minima, and the codes they lead to.
 pub(super) struct Grouped {
     pub(super) d: LeF16,
@@ -60,13 +84,9 @@ pub(super) struct Grouped {
 
 impl Grouped {
     /// Quantises 256 weights to codes `0..=hi` in groups of 32.
-    pub(super) fn quantize(x: &[f32], hi: i32) -> Self {
-        let groups: [(f32, f32); 8] = std::array::from_fn(|g| affine(&x[32 * g..][..32], hi));
-        let d = LeF16::finite(groups.iter().fold(0.0f32, |a, g| a.max(g.0)) / 63.0);
-        let dmin = LeF16::finite(groups.iter().fold(0.0f32, |a, g| a.max(g.1)) / 63.0);
-        let six_bits = |v: f32, step: LeF16| (v * inverse(step)).round().clamp(0.0, 63.0) as u8;
-        let scales = groups.map(|g| six_bits(g.0, d));
-        let mins = groups.map(|g| six_bits(g.1, dmin));
+    pub(super) fn quantize(x: &[f32], importance: Option<&[f32]>, hi: i32) -> Self {
+        let Lines { d, dmin, lines } = Lines::<8>::search(x, importance, hi, 63);
+        let (scales, mins) = (lines.map(|line| line.0), lines.map(|line| line.1));
         let codes = std::array::from_fn(|i| {
             let scale = d.get() * f32::from(scales[i / 32]);
             let min = dmin.get() * f32::from(mins[i / 32]);
@@ -124,13 +144,13 @@ impl Block for BlockQ4K {
         }
     }
 
-    fn quantize(x: &[f32]) -> Self {
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
         let Grouped {
             d,
             dmin,
             scales,
             codes,
-        } = Grouped::quantize(x, 15);
+        } = Grouped::quantize(x, importance, 15);
         BlockQ4K {
             d,
             dmin,

@@ -1,8 +1,8 @@
 //! Q5_0 and Q5_1: 5 bits a weight, 32 weights a block.
 
 use super::Block;
-use super::q4::inverse;
-use super::scale_search::{range, signed_extreme};
+use super::q4::{inverse_of, reference_line, symmetric_scale};
+use super::scale_search::signed_extreme;
 use crate::random::{JITTER_RMS, Words};
 use crate::scalar::LeF16;
 use bytemuck::{Pod, Zeroable};
@@ -55,11 +55,16 @@ impl Block for BlockQ5_0 {
         }
     }
 
-    fn quantize(x: &[f32]) -> Self {
-        // The extreme goes to code -16, which has no positive counterpart.
-        let d = LeF16::finite(signed_extreme(x) / -16.0);
-        let inverse = inverse(d);
-        let code = |i: usize| ((x[i] * inverse).round() + 16.0).clamp(0.0, 31.0) as u8;
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
+        let (d, inverse) = match importance {
+            // As ggml's reference: the extreme goes to code -16, which has no positive counterpart.
+            None => {
+                let d = signed_extreme(x) / -16.0;
+                (LeF16::finite(d), inverse_of(d))
+            }
+            Some(_) => symmetric_scale(x, importance, -16, 15),
+        };
+        let code = |i: usize| (x[i] * inverse + 16.5).clamp(0.0, 31.0) as u8;
         let (qh, qs) = pack(std::array::from_fn(code));
         BlockQ5_0 { d, qh, qs }
     }
@@ -85,13 +90,12 @@ impl Block for BlockQ5_1 {
         }
     }
 
-    fn quantize(x: &[f32]) -> Self {
-        let (min, max) = range(x);
-        let d = LeF16::finite((max - min) / 31.0);
-        let m = LeF16::finite(min);
-        let (inverse, min) = (inverse(d), m.get());
-        let code = |i: usize| ((x[i] - min) * inverse).round().clamp(0.0, 31.0) as u8;
+    fn quantize(x: &[f32], _importance: Option<&[f32]>) -> Self {
+        let (min, d) = reference_line(x, 31.0);
+        let inverse = inverse_of(d);
+        let code = |i: usize| ((x[i] - min) * inverse + 0.5).clamp(0.0, 31.0) as u8;
         let (qh, qs) = pack(std::array::from_fn(code));
+        let (d, m) = (LeF16::finite(d), LeF16::finite(min));
         BlockQ5_1 { d, m, qh, qs }
     }
 

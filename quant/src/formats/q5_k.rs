@@ -43,13 +43,13 @@ impl Block for BlockQ5K {
         }
     }
 
-    fn quantize(x: &[f32]) -> Self {
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
         let Grouped {
             d,
             dmin,
             scales,
             codes,
-        } = Grouped::quantize(x, 31);
+        } = Grouped::quantize(x, importance, 31);
         let mut qh = [0; 32];
         for (i, code) in codes.iter().enumerate() {
             qh[i % 32] |= (code >> 4) << (i / 32);

@@ -1,5 +1,6 @@
 //! Q6_K: 6 bits a weight, 16 groups of 16 weights with an 8-bit scale each.
 
+use super::error_weights::Weighted;
 use super::q4::inverse;
 use super::scale_search::{signed_extreme, symmetric};
 use super::{Block, SUPER_BLOCK};
@@ -61,8 +62,10 @@ impl Block for BlockQ6K {
         }
     }
 
-    fn quantize(x: &[f32]) -> Self {
-        let wanted: [f32; 16] = std::array::from_fn(|g| symmetric(&x[16 * g..][..16], -32, 31));
+    fn quantize(x: &[f32], importance: Option<&[f32]>) -> Self {
+        let block = Weighted::new(x, importance);
+        let scale = |g| symmetric(block.group(16 * g, 16), -32, 31).value;
+        let wanted: [f32; 16] = std::array::from_fn(|g| block.unscaled(scale(g)));
         // The extreme scale goes to -128, which has no positive counterpart.
         let d = LeF16::finite(signed_extreme(&wanted) / -128.0);
         let step = inverse(d);

@@ -1,8 +1,9 @@
 //! Q8_0, Q8_1 and Q8_K: 8-bit codes. The first is a format of weights; the other two hold
 //! activations, with the sums that products with a minimum need.
 
+use super::q4::inverse_of;
 use super::scale_search::signed_extreme;
-use super::{Block, SUPER_BLOCK, q4::inverse};
+use super::{Block, SUPER_BLOCK};
 use crate::random::{JITTER_RMS, Words};
 use crate::scalar::{LeF16, LeF32, LeI16};
 use bytemuck::{Pod, Zeroable};
@@ -52,11 +53,12 @@ impl Block for BlockQ8_0 {
         scale_codes(self.d.get(), &self.qs, y);
     }
 
-    fn quantize(x: &[f32]) -> Self {
-        let d = LeF16::finite(signed_extreme(x).abs() / 127.0);
+    fn quantize(x: &[f32], _importance: Option<&[f32]>) -> Self {
+        // As ggml's reference: codes by the scale before it is rounded.
+        let d = signed_extreme(x).abs() / 127.0;
         BlockQ8_0 {
-            d,
-            qs: round_codes(x, inverse(d)),
+            d: LeF16::finite(d),
+            qs: round_codes(x, inverse_of(d)),
         }
     }
 
@@ -77,8 +79,8 @@ impl Block for BlockQ8_1 {
         scale_codes(self.d.get(), &self.qs, y);
     }
 
-    fn quantize(x: &[f32]) -> Self {
-        let BlockQ8_0 { d, qs } = BlockQ8_0::quantize(x);
+    fn quantize(x: &[f32], _importance: Option<&[f32]>) -> Self {
+        let BlockQ8_0 { d, qs } = BlockQ8_0::quantize(x, None);
         Self::with_sum(d, qs)
     }
 
@@ -107,11 +109,9 @@ impl Block for BlockQ8K {
         scale_codes(self.d.get(), &self.qs, y);
     }
 
-    fn quantize(x: &[f32]) -> Self {
+    fn quantize(x: &[f32], _importance: Option<&[f32]>) -> Self {
         let d = signed_extreme(x).abs() / 127.0;
-        // The inverse of a subnormal scale overflows; weights that small round to zero.
-        let inverse = if d < f32::MIN_POSITIVE { 0.0 } else { 1.0 / d };
-        Self::with_sums(d, round_codes(x, inverse))
+        Self::with_sums(d, round_codes(x, inverse_of(d)))
     }
 
     fn random(words: &mut Words, std: f32) -> Self {
@@ -139,7 +139,14 @@ fn scale_codes(d: f32, codes: &[i8], y: &mut [f32]) {
 }
 
 fn round_codes<const N: usize>(x: &[f32], inverse: f32) -> [i8; N] {
-    std::array::from_fn(|i| (x[i] * inverse).round().clamp(-127.0, 127.0) as i8)
+    std::array::from_fn(|i| {
+        let v = x[i] * inverse;
+        // Nearest, ties away from zero: a conversion cuts, and what it cuts off is exact.
+        let whole = v as i32;
+        let rest = v - whole as f32;
+        let away = i32::from(rest >= 0.5) - i32::from(rest <= -0.5);
+        (whole + away).clamp(-127, 127) as i8
+    })
 }
 
 /// Uniform codes from -127 to 127: quantisers never write -128, and some kernels rely on it.

@@ -21,11 +21,17 @@ const COMMANDS: &[Answer] = &[
         "models are files of yours and nothing runs in the background; there is nothing to manage",
     ),
     (
-        &[
-            "create", "convert", "quantize", "quantise", "import", "export",
-        ],
-        "it runs GGUF files as they are; llama.cpp's convert_hf_to_gguf.py and llama-quantize make \
-         them, `gannet synth` makes one of random weights",
+        &["create", "convert", "import", "export"],
+        "it runs GGUF files as they are; llama.cpp's convert_hf_to_gguf.py makes them, `gannet quantize` \
+         makes them smaller, `gannet synth` makes one of random weights",
+    ),
+    (
+        &["quantise", "llama-quantize"],
+        "`gannet quantize IN OUT --type TYPE` makes a file smaller",
+    ),
+    (
+        &["importance", "llama-imatrix"],
+        "`gannet imatrix -m MODEL --file TEXT -o FILE` finds what matters to `gannet quantize`",
     ),
     (
         &["serve", "server", "start", "api"],

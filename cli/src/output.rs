@@ -115,6 +115,31 @@ impl Write for Output {
     }
 }
 
+/// As [`Output::create`], and a file that exists is replaced only by `force`.
+pub(crate) fn create_new<P: AsRef<Path>>(
+    path: &Path,
+    inputs: &[P],
+    force: bool,
+) -> Result<Output, Failure> {
+    let out = Output::create(path, inputs)?;
+    if !force {
+        refuse_existing(path)?;
+    }
+    Ok(out)
+}
+
+/// Refuses a file that exists; pipes and devices are not replaced.
+pub(crate) fn refuse_existing(path: &Path) -> Result<(), Failure> {
+    let exists = std::fs::metadata(path).is_ok_and(|meta| meta.is_file());
+    match exists && path != Path::new("-") && !is_of_the_system(path) {
+        true => Err(Failure::Work(format!(
+            "{}: exists; name another file, or replace it with --force",
+            shown_path(path)
+        ))),
+        false => Ok(()),
+    }
+}
+
 fn refuse(path: &Path, what: &str, instead: &str) -> Failure {
     Failure::Work(format!(
         "{}: cannot create: it is {what}; {instead}",

@@ -40,4 +40,6 @@ commands! {
     Ptx: ptx,
     Doctor: doctor,
     Synth: synth,
+    Quantize: quantize,
+    Imatrix: imatrix,
 }

@@ -17,6 +17,7 @@ mod inspect;
 mod malformed;
 mod measure;
 mod outputs;
+mod quantize;
 mod run;
 mod says;
 mod streams;

@@ -5,9 +5,11 @@
 pub mod bench;
 pub mod eval;
 pub mod gate;
+pub mod imatrix;
 mod notices;
 pub(crate) mod open;
 pub mod parity;
+pub mod quantize;
 pub mod synth;
 pub mod tune;
 

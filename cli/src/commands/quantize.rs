@@ -1,0 +1,146 @@
+//! `gannet quantize`: a GGUF file with smaller weights.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use gannet_engine::settings::MAX_THREADS;
+use gannet_engine::tools::imatrix::Imatrix;
+use gannet_engine::tools::quantize::{self, QuantType, QuantizeOptions, Summary};
+use gannet_gguf::{Error as GgufError, Gguf, shown_path};
+use serde_json::json;
+
+use crate::console::{self, Console};
+use crate::failure::Failure;
+use crate::figures::{self, counted};
+use crate::flags::refuse_dash;
+use crate::input;
+use crate::output::{self, Output};
+use crate::progress::Progress;
+
+/// Write a GGUF file with its matrices rounded to fewer bits, in the mixes of the field
+#[derive(Args)]
+pub(crate) struct Quantize {
+    /// GGUF file to read, or the first of its shards
+    #[arg(value_name = "IN")]
+    input: PathBuf,
+    /// File to write; - writes to standard output
+    #[arg(value_name = "OUT")]
+    out: PathBuf,
+    /// Types of its tensors, by their names
+    #[arg(long = "type", value_name = "TYPE", value_parser = types(), ignore_case = true)]
+    to: QuantType,
+    /// What the errors of each column count: a file of `gannet imatrix` or llama-imatrix
+    #[arg(long, value_name = "FILE")]
+    imatrix: Option<PathBuf>,
+    /// Replace OUT if it exists
+    #[arg(long)]
+    force: bool,
+    /// Threads that compute [default: RAYON_NUM_THREADS, else as many as the CPU runs at once]
+    #[arg(short, long, value_name = "N",
+          value_parser = clap::value_parser!(u16).range(1..=MAX_THREADS as i64))]
+    threads: Option<u16>,
+    /// Print one JSON object about what was written
+    #[arg(long)]
+    json: bool,
+}
+
+fn types() -> impl TypedValueParser<Value = QuantType> {
+    let names = QuantType::ALL.iter().map(|t| t.name());
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<QuantType>())
+}
+
+impl Quantize {
+    pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
+        if self.json && input::is_dash(&self.out) {
+            let why = "--json and OUT - both print to standard output; name a file";
+            return Err(Failure::Usage(why.to_owned()));
+        }
+        refuse_dash(&self.input)?;
+        let gguf = Gguf::open(&self.input)?;
+        for warning in gguf.warnings() {
+            console.note(format!("warning: {warning}"));
+        }
+        let mut inputs = gguf.files().to_vec();
+        inputs.extend(self.imatrix.clone());
+        let out = output::create_new(&self.out, &inputs, self.force)?;
+        let imatrix = self.imatrix.as_ref().map(Imatrix::open).transpose();
+        let imatrix = imatrix.map_err(Failure::of)?;
+        let options = QuantizeOptions {
+            to: self.to,
+            imatrix: imatrix.as_ref(),
+        };
+        let summary = write(&gguf, options, out, &self.out, self.force)?;
+        if summary.requantized > 0 {
+            console.note(format!(
+                "warning: {} of {} were quantised before and lost a second time; start from an F16, \
+                 BF16 or F32 file where there is one",
+                summary.requantized,
+                counted(summary.converted, "converted tensor")
+            ));
+        }
+        if summary.fallbacks > 0 {
+            console.note(format!(
+                "[{} with rows that are no whole blocks of {}: in types of smaller blocks]",
+                counted(summary.fallbacks, "tensor"),
+                self.to.base()
+            ));
+        }
+        self.report(console, &summary)
+    }
+
+    fn report(&self, console: &mut Console, summary: &Summary) -> Result<(), Failure> {
+        let (before, now) = summary.bytes;
+        if self.json {
+            return console.json(&json!({
+                "file": self.out.display().to_string(),
+                "model": self.input.display().to_string(),
+                "type": self.to.name(),
+                "tensors": summary.tensors,
+                "converted": summary.converted,
+                "requantized": summary.requantized,
+                "fallbacks": summary.fallbacks,
+                "bytes_before": before,
+                "bytes": now,
+            }));
+        }
+        console.show_notes();
+        console::say(&format!(
+            "[{}: {}, {} of {} converted, {} to {}]",
+            shown_path(&self.out),
+            self.to,
+            summary.converted,
+            counted(summary.tensors, "tensor"),
+            figures::bytes(before),
+            figures::bytes(now)
+        ));
+        Ok(())
+    }
+}
+
+fn write(
+    gguf: &Gguf,
+    options: QuantizeOptions<'_>,
+    mut out: Output,
+    path: &Path,
+    force: bool,
+) -> Result<Summary, Failure> {
+    let progress = Progress::bytes("quantising", 1);
+    let mut on_bytes = |done, total| progress.set_of(done, total);
+    let summary = quantize::quantize(gguf, options, &mut out, &mut on_bytes);
+    let summary = summary.map_err(|e| match e {
+        // The output has no name in the container's errors.
+        quantize::Error::Gguf(GgufError::Io {
+            action: "write",
+            source,
+            ..
+        }) => Failure::output(path, &source),
+        e => Failure::of(e),
+    })?;
+    drop(progress);
+    if !force {
+        output::refuse_existing(path)?;
+    }
+    out.finish()?;
+    Ok(summary)
+}

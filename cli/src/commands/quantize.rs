@@ -6,7 +6,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use gannet_engine::settings::MAX_THREADS;
 use gannet_engine::tools::imatrix::Imatrix;
-use gannet_engine::tools::quantize::{self, QuantType, QuantizeOptions, Summary};
+use gannet_engine::tools::quantize::{self, QuantType, QuantizeOptions, QuantizeSummary};
 use gannet_gguf::{Error as GgufError, Gguf, shown_path};
 use serde_json::json;
 
@@ -89,7 +89,7 @@ impl Quantize {
         self.report(console, &summary)
     }
 
-    fn report(&self, console: &mut Console, summary: &Summary) -> Result<(), Failure> {
+    fn report(&self, console: &mut Console, summary: &QuantizeSummary) -> Result<(), Failure> {
         let (before, now) = summary.bytes;
         if self.json {
             return console.json(&json!({
@@ -124,7 +124,7 @@ fn write(
     mut out: Output,
     path: &Path,
     force: bool,
-) -> Result<Summary, Failure> {
+) -> Result<QuantizeSummary, Failure> {
     let progress = Progress::bytes("quantising", 1);
     let mut on_bytes = |done, total| progress.set_of(done, total);
     let summary = quantize::quantize(gguf, options, &mut out, &mut on_bytes);

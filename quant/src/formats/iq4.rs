@@ -155,7 +155,7 @@ impl Block for BlockIq4Xs {
         let d = six_bit_step(&wanted, &block);
         let step = block.scaled(d.get());
         let scales: [i32; 8] = std::array::from_fn(|g| {
-            nearest_multiple(group(g), wanted[g].value, step, (-32, 31), nearest_value)
+            nearest_multiple(group(g), wanted[g].value, step, nearest_value)
         });
         let (mut scales_h, mut scales_l, mut qs) = (0, [0; 4], [0; 128]);
         for (g, scale) in scales.into_iter().enumerate() {

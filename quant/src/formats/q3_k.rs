@@ -90,7 +90,7 @@ impl Block for BlockQ3K {
         let step = block.scaled(d.get());
         let nearest = |v| code(v, -4.0, 3.0);
         let scales = std::array::from_fn(|g| {
-            nearest_multiple(group(g), wanted[g].value, step, (-32, 31), nearest) as i8
+            nearest_multiple(group(g), wanted[g].value, step, nearest) as i8
         });
         let codes = std::array::from_fn(|i| {
             let scale = d.get() * f32::from(scales[i / 16]);

@@ -68,7 +68,10 @@ impl<const G: usize> Lines<G> {
         let step = |largest: f32| LeF16::finite(block.unscaled(largest) / f32::from(most));
         let d = step(wanted.iter().fold(0.0f32, |a, line| a.max(line.scale)));
         let dmin = step(wanted.iter().fold(0.0f32, |a, line| a.max(line.min)));
-        let steps = (block.scaled(d.get()), block.scaled(dmin.get()));
+        let steps = Line {
+            scale: block.scaled(d.get()),
+            min: block.scaled(dmin.get()),
+        };
         let lines = std::array::from_fn(|g| nearest_line(group(g), wanted[g], steps, hi, most));
         Lines { d, dmin, lines }
     }

@@ -7,6 +7,8 @@
 //!
 //! Sums run in lanes, which the compiler makes vectors of: a search is most of what quantising costs.
 
+use std::ops::RangeInclusive;
+
 use super::error_weights::Group;
 
 /// The value of the largest magnitude, with its sign; 0 of an empty slice.
@@ -120,19 +122,22 @@ pub(super) fn symmetric_by(group: Group<'_>, extreme: f32, nearest: impl Fn(f32)
     best.1
 }
 
-/// Of the scales `step * n` with `n` next to `wanted / step`, from `lo` to `hi`, the `n` whose codes are
+/// The multiples of a step that signed scales of 6 bits are.
+const SIX_BITS: RangeInclusive<i32> = -32..=31;
+
+/// Of the scales `step * n` with a signed `n` of 6 bits next to `wanted / step`, the `n` whose codes are
 /// closest to the group.
 pub(super) fn nearest_multiple(
     group: Group<'_>,
     wanted: f32,
     step: f32,
-    (lo, hi): (i32, i32),
     nearest: impl Fn(f32) -> f32,
 ) -> i32 {
-    let natural = code(wanted * inverse_of(step), lo as f32, hi as f32) as i32;
+    let (lo, hi) = (*SIX_BITS.start() as f32, *SIX_BITS.end() as f32);
+    let natural = code(wanted * inverse_of(step), lo, hi) as i32;
     let mut best = (f64::INFINITY, natural);
     for n in [natural, natural - 1, natural + 1] {
-        if n < lo || n > hi {
+        if !SIX_BITS.contains(&n) {
             continue;
         }
         let scale = step * n as f32;
@@ -206,21 +211,24 @@ fn fit_line([w, wx, q, qq, xq]: [f64; 5]) -> (f64, Line) {
     error(if qq > 0.0 { (xq / qq).max(0.0) } else { 0.0 }, 0.0)
 }
 
-/// Of the lines whose scale and minimum are multiples, up to `most`, of `d` and `dmin`, the one next to
+/// Of the lines whose scale and minimum are multiples, up to `most`, of those of `steps`, the one next to
 /// `wanted` whose values are closest to the group: both multiples.
 pub(super) fn nearest_line(
     group: Group<'_>,
     wanted: Line,
-    (d, dmin): (f32, f32),
+    steps: Line,
     hi: i32,
     most: u8,
 ) -> (u8, u8) {
     let natural = |v: f32, step: f32| code(v * inverse_of(step), 0.0, f32::from(most)) as u8;
-    let (scale, min) = (natural(wanted.scale, d), natural(wanted.min, dmin));
+    let (scale, min) = (
+        natural(wanted.scale, steps.scale),
+        natural(wanted.min, steps.min),
+    );
     let mut best = (f64::INFINITY, (scale, min));
     for scale in scale.saturating_sub(1)..=(scale + 1).min(most) {
         for min in min.saturating_sub(1)..=(min + 1).min(most) {
-            let (s, m) = (d * f32::from(scale), dmin * f32::from(min));
+            let (s, m) = (steps.scale * f32::from(scale), steps.min * f32::from(min));
             let inverse = inverse_of(s);
             let [error] = sums(group, |x, w| {
                 let e = s * code((x + m) * inverse, 0.0, hi as f32) - m - x;

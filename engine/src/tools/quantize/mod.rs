@@ -42,7 +42,7 @@ pub struct QuantizeOptions<'a> {
 /// What was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Summary {
+pub struct QuantizeSummary {
     /// Tensors of the file.
     pub tensors: usize,
     /// Those that have another type now.
@@ -104,13 +104,13 @@ pub fn quantize(
     options: QuantizeOptions<'_>,
     out: impl Write,
     progress: &mut dyn FnMut(u64, u64),
-) -> Result<Summary, Error> {
+) -> Result<QuantizeSummary, Error> {
     let formats = mix::formats(gguf, options.to, options.imatrix.is_some());
     let jobs = (gguf.tensors().iter().zip(&formats))
         .map(|(tensor, to)| job(gguf, tensor, *to, options.imatrix))
         .collect::<Result<Vec<_>, Error>>()?;
     let mut writer = header(gguf, options.to)?;
-    let mut summary = Summary {
+    let mut summary = QuantizeSummary {
         tensors: jobs.len(),
         converted: 0,
         requantized: 0,

@@ -152,8 +152,9 @@ pub(crate) struct DeviceFlags {
     /// [default: GANNET_SAMPLER_ON, else device]
     #[arg(long, value_name = "WHERE")]
     sampler_on: Option<SamplerOn>,
-    /// Variant of every matrix-vector product that has it, such as f32-l32-w16-r2-b4 [default:
-    /// GANNET_GEMV, else what `gannet tune` measured, else built in]
+    /// Variant of every matrix-vector product that has it, such as f32-l32-w16-r2-b4; those of dp4a
+    /// round activations to 8 bits [default: GANNET_GEMV, else what `gannet tune` measured (of dp4a
+    /// with its --int8), else built in]
     #[arg(long, value_name = "VARIANT")]
     gemv: Option<GemvVariant>,
     /// Element type of a GPU's key/value cache: f16, bf16, f32 or int8 (bytes, a scale for each head

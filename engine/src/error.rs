@@ -249,7 +249,8 @@ pub struct Cause {
 impl NotFinite {
     fn cause(origin: Option<&Cause>) -> String {
         let Some(origin) = origin else {
-            return "penalties or biases made them so, or it does not happen again; try --exact"
+            return "penalties or biases made them so, it does not happen again, or there was no room to \
+                    look for it; try it alone, or with --exact"
                 .to_owned();
         };
         let layer = (origin.layer).map_or(String::new(), |layer| format!(" (layer {layer})"));

@@ -7,11 +7,15 @@
 mod callers;
 mod common;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use callers::{KINDS, request, requests, submit_from_many};
 use common::{model, shared};
-use gannet_engine::{DeviceChoice, Engine, Model, Request, Session, Settings, Update};
+use gannet_engine::{
+    DeviceChoice, Engine, GenerateOptions, Model, Request, Session, Settings, Update,
+};
+use gannet_gguf::{Gguf, TensorType};
 
 fn settings(slots: usize) -> Settings {
     Settings {
@@ -128,5 +132,82 @@ fn an_engine_that_goes_ends_its_handles() {
         if let Err(why) = handle.wait() {
             assert!(why.to_string().contains("the engine has ended"), "{why}");
         }
+    }
+}
+
+/// A copy of a model of which the first element of a row of a tensor is no number.
+fn with_a_nan_in(file: &Path, tensor: &str, row: u64) -> Arc<Model> {
+    let gguf = Gguf::open(file).unwrap();
+    let table = gguf.tensor(tensor).unwrap();
+    assert_eq!(table.ty, TensorType::F32, "{tensor}");
+    let at = (table.offset + row * table.dims[0] * 4) as usize;
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let copy = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    std::fs::write(copy.path(), bytes).unwrap();
+    model(copy.path())
+}
+
+/// Requests to `model` that come upon no number beside others that do not: the former end with the error
+/// that says where, the others give what they give alone.
+fn others_go_on(model: &Arc<Model>, what: &str, bad: &[Vec<u32>]) {
+    let options = GenerateOptions {
+        max_tokens: 12,
+        ignore_eog: true,
+        ..GenerateOptions::default()
+    };
+    let of = |prompt: &[u32]| Request::new(prompt.to_vec()).with_options(options.clone());
+    let good = |i: usize| (1..8 + i as u32).map(|k| 100 + k * 3 + i as u32).collect();
+    let good: Vec<Vec<u32>> = (0..bad.len()).map(good).collect();
+    let settings = |slots| Settings {
+        context: Some(64),
+        ..settings(slots)
+    };
+    let alone = Engine::new(model, &settings(1)).unwrap();
+    let alone = |prompt: &Vec<u32>| alone.submit(of(prompt)).wait().unwrap().tokens;
+    let expected: Vec<_> = good.iter().map(alone).collect();
+    let engine = Engine::new(model, &settings(4)).unwrap();
+    let submit =
+        |(good, bad): (&Vec<u32>, &Vec<u32>)| [good, bad].map(|prompt| engine.submit(of(prompt)));
+    let handles: Vec<_> = good.iter().zip(bad).map(submit).collect();
+    for ([good, bad], expected) in handles.into_iter().zip(expected) {
+        assert_eq!(good.wait().unwrap().tokens, expected, "{what}");
+        let line = bad.wait().unwrap_err().to_string();
+        assert!(
+            line.contains("NaN") && line.contains("embed"),
+            "{what}: {line}"
+        );
+    }
+    let counters = engine.counters().unwrap().scheduler;
+    assert_eq!((counters.blocks_held, counters.running), (0, 0), "{what}");
+    // The engine serves on.
+    let again = engine.submit(of(&good[0])).wait().unwrap();
+    assert_eq!(again.tokens.len(), 12, "{what}");
+}
+
+#[test]
+fn requests_beside_one_without_numbers_go_on() {
+    let test = "requests beside one without numbers";
+    let ordinary = |i: u32, len: u32| (0..len).map(|k| 90 + k * 2 + i).collect::<Vec<u32>>();
+    // An embedding that only some prompts have; the heads are tensors of their own.
+    let token = 77;
+    let with_token = |at: usize| {
+        let mut prompt = ordinary(3, 24);
+        prompt[at] = token;
+        prompt
+    };
+    let bad: Vec<_> = [0, 9, 23, 1, 15].map(with_token).into();
+    for folder in ["golden/arch/llama", "golden/arch/phi3"] {
+        if let Some(file) = shared(test, &common::micro_file(folder)) {
+            let model = with_a_nan_in(&file, "token_embd.weight", token.into());
+            others_go_on(&model, folder, &bad);
+        }
+    }
+    // A position that longer prompts have, and others come to in mid-text.
+    let folder = "golden/arch2/gpt2";
+    if let Some(file) = shared(test, &common::micro_file(folder)) {
+        let model = with_a_nan_in(&file, "position_embd.weight", 25);
+        let bad: Vec<_> = [30, 15, 26, 25, 20].map(|len| ordinary(5, len)).into();
+        others_go_on(&model, folder, &bad);
     }
 }

@@ -26,6 +26,7 @@ use gannet_engine::tools::parity::Report;
 use gannet_engine::{Error, Model};
 use gannet_ptx_gen::kernels::GemvVariant;
 use gannet_ptx_gen::target::Target;
+use half::f16;
 use omitted::{Prompt, places, table};
 
 /// A variant that rounds activations to bytes.
@@ -175,6 +176,10 @@ enum Wrong {
     Chunk(usize),
     /// The first two sequences of a batch are taken for each other, however it runs.
     Batch,
+    /// This unit leaves NaN in this column of the first row of what it writes.
+    Stray(usize, usize),
+    /// What this unit reads beyond f16 has this magnitude, where it runs alone.
+    Beyond(usize, f32),
 }
 
 /// An executor with a fault that only whole steps show.
@@ -297,7 +302,27 @@ impl Inspect for Served {
     }
 
     fn run_unit(&mut self, step: &Step<'_>, unit: usize) -> Result<(), Error> {
-        self.inner.run_unit(step, unit)
+        if let Wrong::Beyond(wrong, largest) = self.wrong
+            && wrong == unit
+        {
+            let reads = self.inner.units(step.shape())?[unit].reads.clone();
+            for b in reads {
+                let mut values = self.inner.read(b)?.unwrap_or_default();
+                let beyond = values.iter_mut().filter(|v| v.abs() > f16::MAX.to_f32());
+                beyond.for_each(|v| *v = largest.copysign(*v));
+                self.inner.write(b, &values)?;
+            }
+        }
+        self.inner.run_unit(step, unit)?;
+        if let Wrong::Stray(wrong, column) = self.wrong
+            && wrong == unit
+            && let Some(&b) = self.inner.units(step.shape())?[unit].writes.last()
+            && let Some(mut values) = self.inner.read(b)?
+        {
+            values[column] = f32::NAN;
+            self.inner.write(b, &values)?;
+        }
+        Ok(())
     }
 
     fn read(&mut self, b: Buf) -> Result<Option<Vec<f32>>, Error> {
@@ -367,4 +392,76 @@ fn what_only_serving_shows_is_found() {
         );
     }
     assert_eq!(check(Wrong::Batch), Some(ALONE));
+}
+
+/// What only the device has of what is no number is the device's fault, also where the CPU looks at a sample
+/// of the columns.
+#[test]
+fn numbers_that_only_the_device_lacks_are_its_own_fault() {
+    let test = "the gate on NaN of a device";
+    let Some(path) = shared(test, "models/rustdoc-tiny-Q4_K_M.gguf") else {
+        return;
+    };
+    let model = model(&path);
+    let limits = Limits::new(1, 16);
+    let mut healthy = interp(&model, limits);
+    let prompt = Prompt::new(12, 0, model.plan().vocab_size);
+    let table = table(&healthy);
+    let units = healthy.units(prompt.step(&table).shape()).unwrap();
+    let chosen = units.iter().enumerate().filter(|(_, unit)| {
+        let in_layer = unit.name.contains("blk.1.") && !unit.writes.is_empty();
+        in_layer || unit.name.starts_with("embed")
+    });
+    let chosen: Vec<_> = chosen.collect();
+    assert!(chosen.len() >= 6, "{}", chosen.len());
+    for (unit, named) in chosen.into_iter().step_by(2) {
+        for column in [1, 100] {
+            let inner = interp(&model, limits);
+            let wrong = Wrong::Stray(unit, column);
+            let reports = gate::check(&model, &mut Served { inner, wrong }).unwrap();
+            let failure = reports[0].first_failure();
+            let found = failure.map(|row| (&row.unit, row.nmse));
+            assert_eq!(found, Some((&named.name, f64::INFINITY)), "column {column}");
+        }
+    }
+}
+
+/// A product that clamps activations at the range of f16, or lets them overflow, is right in every row that
+/// the gate's prompt has of itself.
+#[test]
+fn products_that_clamp_what_f16_does_not_hold_are_found() {
+    let test = "the gate on values beyond f16";
+    for (part, every) in [
+        ("golden/arch/llama/llama.gguf", 2),
+        ("golden/arch/qwen2/qwen2.gguf", 3),
+        ("models/rustdoc-tiny-Q4_K_M.gguf", 12),
+    ] {
+        let Some(path) = shared(test, part) else {
+            continue;
+        };
+        let model = model(&path);
+        let limits = Limits::new(1, 40);
+        let mut healthy = interp(&model, limits);
+        for (report, rows) in [(0, 12), (1, 1)] {
+            let prompt = Prompt::new(rows, 0, model.plan().vocab_size);
+            let table = table(&healthy);
+            let units = healthy.units(prompt.step(&table).shape()).unwrap();
+            let products = (units.iter().enumerate()).filter(|(_, u)| u.name.contains("matmul "));
+            let products: Vec<_> = products.collect();
+            assert!(products.len() >= 8, "{part}: {}", products.len());
+            for (at, (unit, product)) in products.into_iter().step_by(every).enumerate() {
+                let largest = [f16::MAX.to_f32(), f32::INFINITY][at % 2];
+                let inner = interp(&model, limits);
+                let wrong = Wrong::Beyond(unit, largest);
+                let reports = gate::check(&model, &mut Served { inner, wrong }).unwrap();
+                let failure = reports[report].first_failure();
+                let expected = format!("{} of values beyond f16", product.name);
+                assert_eq!(
+                    failure.map(|row| &row.unit),
+                    Some(&expected),
+                    "{part} {largest}"
+                );
+            }
+        }
+    }
 }

@@ -406,6 +406,28 @@ fn refuses_what_comes_before_the_wait_for_the_launch_in_front() {
     refused(&exit, "exit");
     let some = |k: &Builder| k.if_(k.thread_x().lt(32), || k.wait_for_predecessor());
     refused(&some, "griddepcontrol.wait");
+    // The builder makes loads above the wait plain ones; of the read-only path they would not be early.
+    let constant = |k: &Builder| {
+        let x = k.input::<u32>("x").read_only();
+        let out = k.output::<u32>("out");
+        let first = x.load(k.thread_x());
+        k.wait_for_predecessor();
+        out.store(k.thread_x(), first + x.load(k.thread_x() + 1));
+    };
+    let mut kernel = build(Target::Sm90a, constant);
+    let text = kernel.ptx().unwrap();
+    let (above, below) = text.split_once("griddepcontrol.wait").unwrap();
+    assert!(above.contains("ld.global.u32") && below.contains("ld.global.nc.u32"));
+    let load = kernel.body.iter_mut().find_map(|stmt| match stmt {
+        Stmt::Inst(inst) => match &mut inst.op {
+            Opcode::Ld { space, cache, .. } if *space == Space::Global => Some(cache),
+            _ => None,
+        },
+        _ => None,
+    });
+    load.unwrap().nc = true;
+    let found = kernel.verify();
+    assert!(matches!(&found, Err(Error::Early { op, .. }) if &**op == "ld.global.nc.u32"));
     // Loads, shared memory, barriers and letting the launch behind start may; and who does not say where waits at the start.
     let early = |k: &Builder| {
         let (x, out) = (k.input::<u32>("x"), k.output::<u32>("out"));

@@ -58,7 +58,8 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     }
     let root = workspace::root();
     copy_data(shared.as_deref(), &root, &bundle.join("shared"), &models)?;
-    pack(&bundle)?;
+    let programs: Vec<&str> = command.iter().map(|built| built.name.as_str()).collect();
+    pack(&bundle, &programs)?;
     let script = bundle.join("run.sh");
     std::fs::write(&script, RUN).map_err(|e| at(&script, e))?;
     make_executable(&script)?;
@@ -103,15 +104,21 @@ fn shipped(root: &Path, part: &str) -> PathBuf {
     }
 }
 
-/// Packs the tests into `tests.tar.gz`, a third of their size; the script unpacks them.
-fn pack(bundle: &Path) -> Result<(), String> {
+/// Packs the programs of these names and the tests into `programs.tar.gz`, less than half of their size;
+/// the script unpacks them.
+fn pack(bundle: &Path, programs: &[&str]) -> Result<(), String> {
     let status = Command::new("tar")
-        .args(["-czf", "tests.tar.gz", "tests"])
+        .args(["-czf", "programs.tar.gz", "tests"])
+        .args(programs)
         .current_dir(bundle)
         .status()
-        .map_err(|e| format!("tar, which packs the tests: {e}"))?;
+        .map_err(|e| format!("tar, which packs the programs: {e}"))?;
     if !status.success() {
-        return Err(format!("tar, which packs the tests: {status}"));
+        return Err(format!("tar, which packs the programs: {status}"));
+    }
+    for program in programs {
+        let program = bundle.join(program);
+        std::fs::remove_file(&program).map_err(|e| at(&program, e))?;
     }
     let tests = bundle.join("tests");
     std::fs::remove_dir_all(&tests).map_err(|e| at(&tests, e))

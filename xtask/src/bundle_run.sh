@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Runs the GPU tests of this bundle, one executable after the other, and prints a table.
-# Needs a driver and a GPU, and no Rust. Arguments select executables by a part of their name.
+# Needs a driver and a GPU, and no Rust. Arguments select executables by a part of their name. Unpacks
+# them first, and the command line: ./gannet.
 set -uo pipefail
 cd "$(dirname "$0")"
 export GANNET_SHARED="$PWD/shared" GANNET_REQUIRE_GPU=1
 export INSTA_WORKSPACE_ROOT="$PWD" INSTA_UPDATE=no
 
-[ -d tests ] || tar -xzf tests.tar.gz
+[ -d tests ] || tar -xzf programs.tar.gz
 
 rows="" reasons=""
 passed=0 failed=0 skipped=0

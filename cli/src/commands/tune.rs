@@ -27,7 +27,7 @@ pub(crate) struct Tune {
         default_value = "1,2,4,8"
     )]
     tokens: Vec<usize>,
-    /// Allow variants that round activations to 8 bits: faster, less exact
+    /// Allow variants that round activations to 8 bits (dp4a): faster, less exact
     #[arg(long)]
     int8: bool,
     /// Timings of each variant; the median counts

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use gannet_ptx_gen::target::Target;
 use serde::{Serialize, Serializer};
 
 use super::{DecodeStart, HostQueue, Limits, Load, SlotChoice, Step};
@@ -123,6 +124,11 @@ pub trait Executor: Send {
 
     /// What a user should know about how it runs, such as a graph that could not be built.
     fn notice(&self) -> Option<String> {
+        None
+    }
+
+    /// The instruction set of its kernels; `None` where it has none.
+    fn target(&self) -> Option<Target> {
         None
     }
 

@@ -267,6 +267,10 @@ impl Executor for InterpExecutor {
         ExecutorKind::Interp
     }
 
+    fn target(&self) -> Option<Target> {
+        Some(self.options.target)
+    }
+
     fn plan(&self) -> &Plan {
         self.model.plan()
     }

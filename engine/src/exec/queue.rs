@@ -92,7 +92,10 @@ impl HostQueue {
         let greedy = slots.iter().all(|&slot| self.slot(slot).sampler.is_none());
         if greedy && self.sampler_on == SamplerOn::Device && !slots.is_empty() {
             chosen.extend_from_slice(executor.next()?);
-            for (&slot, &token) in slots.iter().zip(&chosen) {
+            // A dead row is of no slot.
+            let lengths = step.column(Column::OutputLength);
+            let live = chosen.iter().zip(slots).zip(lengths);
+            for ((&token, &slot), _) in live.filter(|(_, length)| **length > 0) {
                 self.slot(slot).latest = if token == NO_TOKEN { 0 } else { token };
             }
         } else if !slots.is_empty() {

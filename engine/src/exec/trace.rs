@@ -12,7 +12,7 @@ use crate::lower::Unit;
 use crate::plan::{Buf, Element, Op, Plan, Rows, StepRow};
 
 /// The largest f16.
-const F16_MAX: f32 = 65504.0;
+pub(crate) const F16_MAX: f32 = 65504.0;
 
 /// A sequence whose last position gave logits that are not finite.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,35 @@ impl Replay<'_> {
         // A device that fails now has given what it had to say.
         let origin = self.find(executor).unwrap_or(None);
         NotFinite { position, origin }.into()
+    }
+
+    /// The error of the first position, from one on, whose logits are not finite, where a step of several
+    /// gave such.
+    ///
+    /// In a step of a prompt what is no number of a later position comes to earlier ones (a weight of zero
+    /// times NaN is NaN), so that the first without numbers there may have some alone: each runs by itself.
+    pub(crate) fn explain_from(&self, first: usize, executor: &mut dyn Inspect) -> Error {
+        let alone = (first..self.tokens.len()).find(|&position| {
+            let row = StepRow::last(&self.tokens[..=position], self.slot);
+            let ran = executor.run(&StepRows::batch([row]).step(self.table));
+            let logits = ran.and_then(|()| executor.logits());
+            // What fails now has nothing more to say.
+            logits.map_or(true, |logits| !is_finite(logits))
+        });
+        // None alone: it takes what computes several rows.
+        let end = alone.map_or(self.tokens.len(), |position| position + 1);
+        let replay = Replay {
+            tokens: &self.tokens[..end],
+            ..*self
+        };
+        let position = alone.unwrap_or(first);
+        let origin = replay.find(executor).unwrap_or(None);
+        let least = origin.as_ref().map_or(0, |origin| origin.position);
+        NotFinite {
+            position: position.max(least),
+            origin,
+        }
+        .into()
     }
 
     /// The first unit that gave what is not finite: all positions but the last in steps of a prompt, the
@@ -88,20 +117,32 @@ fn find_in(executor: &mut dyn Inspect, step: &Step<'_>) -> Result<Option<Cause>,
         .collect();
     for (i, unit) in units.iter().enumerate().filter(|(i, _)| !idle[*i]) {
         executor.run_unit(step, i)?;
-        let mut found = None;
-        for &b in &unit.writes {
-            found = found.or(spoilt(executor, b, step, |v| v.is_finite())?);
-        }
+        let is_finite = |v: f32| v.is_finite();
+        let is_held = |v: f32| v.abs() <= F16_MAX;
+        let mut looked_at: Vec<(Buf, &dyn Fn(f32) -> bool)> = Vec::new();
+        looked_at.extend(unit.writes.iter().map(|&b| (b, &is_finite as _)));
         if writes_halves(executor, unit) {
-            for &b in &unit.reads {
-                found = found.or(spoilt(executor, b, step, |v| v.abs() <= F16_MAX)?);
-            }
+            looked_at.extend(unit.reads.iter().map(|&b| (b, &is_held as _)));
         }
-        if let Some((position, value)) = found {
-            return Ok(Some(Cause::of(position, &unit.name, value)));
+        for (b, is_right) in looked_at {
+            if let Some((position, value)) = spoilt(executor, b, step, is_right)? {
+                let name = name_of(executor.plan(), unit, b);
+                return Ok(Some(Cause::of(position, &name, value)));
+            }
         }
     }
     Ok(None)
+}
+
+/// What a unit is called as to a buffer: of one that makes several the operation, and of one that makes
+/// none, but stores it, both.
+pub(crate) fn name_of(plan: &Plan, unit: &Unit, b: Buf) -> String {
+    let (name, own) = (&plan.buffer(b).name, plan.writer(b));
+    match (unit.writes.as_slice(), own) {
+        ([], _) => format!("{} of {name}", unit.name),
+        ([_, _, ..], Some(op)) => format!("{} {name}", plan.ops[op].name()),
+        _ => unit.name.clone(),
+    }
 }
 
 /// Whether a unit rounds keys and values to f16.

@@ -282,6 +282,37 @@ impl BlockTable {
         }
     }
 
+    /// Makes what is known of `tokens` unknown, from that block on, and all that goes on from there; slots
+    /// keep what they have.
+    pub fn forget_under(&mut self, key: PrefixKey, tokens: &[u32], from: usize) {
+        if let Some(&block) = self.prefixes.find(key, tokens).get(from) {
+            self.forget(self.life(block));
+        }
+    }
+
+    /// A table of the same size, of which slot 0 has blocks for `positions` positions that nobody has in
+    /// this one, and nobody else has any. `None` where there are too few; prefixes that nobody uses give way.
+    pub fn spare(&mut self, positions: usize) -> Option<BlockTable> {
+        let wanted = positions.div_ceil(BLOCK_TOKENS);
+        if wanted > self.max_blocks.min(self.free_blocks()) {
+            return None;
+        }
+        while self.pool.free() < wanted {
+            for block in self.prefixes.evict() {
+                self.pool.release(block);
+            }
+        }
+        let mut spare = BlockTable {
+            entries: vec![0; self.entries.len()],
+            held: vec![0; self.held.len()],
+            pool: self.pool.clone(),
+            prefixes: PrefixCache::new(self.pool.len()),
+            ..*self
+        };
+        spare.reserve(0, positions).ok()?;
+        Some(spare)
+    }
+
     /// Entries `first..last` of a slot's row.
     fn range(&self, slot: usize, first: usize, last: usize) -> Range<usize> {
         slot * self.max_blocks + first..slot * self.max_blocks + last

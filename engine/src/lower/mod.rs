@@ -19,6 +19,7 @@ mod listing;
 pub mod node;
 pub mod pattern;
 pub mod profile;
+mod refused;
 mod schedule;
 mod select;
 mod shape;
@@ -31,6 +32,7 @@ pub use profile::DeviceProfile;
 pub use shape::{Count, Shape, StepKind};
 
 pub(crate) use bind::Named;
+pub(crate) use refused::beside_tensor_cores;
 pub(crate) use select::weight_format;
 
 use std::sync::Arc;

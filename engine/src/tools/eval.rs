@@ -53,19 +53,13 @@ pub fn logits(
                 sink(start + i, row)?;
             }
             if let Some(position) = spoilt {
-                // With all rows of the step: a NaN of a later one may have come to this one.
                 let replay = Replay {
                     tokens: &tokens[..end],
                     from: 0,
                     slot: 0,
                     table: &table,
                 };
-                let mut error = replay.explain(executor.inspect());
-                if let Error::NotFinite(found) = &mut error {
-                    let origin = found.origin.as_ref().map_or(0, |o| o.position);
-                    found.position = position.max(origin);
-                }
-                return Err(error);
+                return Err(replay.explain_from(position, executor.inspect()));
             }
         }
         start = end;

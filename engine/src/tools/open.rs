@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::gate::{self, Coverage, Identity, Serving};
-use super::notices::{beside_biases, beyond_trained};
+use super::notices::{beside_biases, beyond_trained, of_bytes, on_slower_kernels};
 use crate::Error;
 use crate::error::{CudaError, NoDevice};
 use crate::exec::cpu::CpuExecutor;
@@ -52,11 +52,13 @@ pub fn make_executor_on(
     let made = make_with(model, settings, |index| {
         cuda(model, settings, opening, index)
     })?;
-    let context = made.executor.limits().context;
+    let executor = made.executor.as_ref();
     let notices = [
         made.notice.clone(),
-        beyond_trained(model, context),
-        beside_biases(made.executor.as_ref()),
+        beyond_trained(model, executor.limits().context),
+        beside_biases(executor),
+        on_slower_kernels(executor, settings.precision),
+        of_bytes(executor, settings.overrides),
     ];
     let notices: Vec<String> = notices.into_iter().flatten().collect();
     Ok(Made {

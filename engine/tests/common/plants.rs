@@ -150,11 +150,12 @@ pub fn check(plant: &Plant<'_>, runners: &[Runner], what: &str, limit: f64) -> u
             Ok(made) => made.executor,
             // The gate has looked before.
             Err(Error::NotFinite(found)) => {
-                assert!(found.origin.is_some(), "{what}");
+                let line = found.to_string();
+                assert!(found.origin.is_some(), "{what}, {}: {line}", runner.name);
                 errors += 1;
                 continue;
             }
-            Err(why) => panic!("{what}: {why}"),
+            Err(why) => panic!("{what}, {} before it runs: {why}", runner.name),
         };
         let mut worst = 0.0;
         let found = eval::logits(executor.as_mut(), &ids, 0, |position, row| {

@@ -74,7 +74,8 @@
 //!
 //! **Beside the launch in front.** From sm_90 on a launch may start before the one in front of it
 //! has finished. `k.wait_for_predecessor()` is where what that one wrote may be read; what stands
-//! above it overlaps: loads of weights, index arithmetic. A kernel that does not say where waits at
+//! above it overlaps: loads of weights, index arithmetic. Loads there are plain ones, also through
+//! `.read_only()` or `.streaming()`: ptxas moves the wait above others. A kernel that does not say where waits at
 //! its start. Nothing may be written, and no thread may exit, above it (the verifier insists).
 //!
 //! **What is missing** is reached by [`Builder::inst`]: any [`Opcode`] with any operands.
@@ -84,6 +85,7 @@
 //! `GANNET_BLESS=1`, and read the diff.
 
 mod copy;
+mod early;
 mod flow;
 mod fold;
 mod matrix;
@@ -175,7 +177,8 @@ impl Kernel {
             }),
         };
         body(&builder);
-        let body = std::mem::take(&mut builder.state.borrow_mut().scopes[0].stmts);
+        let mut body = std::mem::take(&mut builder.state.borrow_mut().scopes[0].stmts);
+        early::keep_order(&mut body);
         builder.wait_for_predecessor();
         let mut state = builder.state.into_inner();
         // The dynamic array follows every static one in the layout, whenever it was declared.

@@ -3,7 +3,8 @@
 //! A kernel with that wait may start before the launch in front of it has finished. So every thread waits,
 //! unconditionally, before it ends and before it writes anything. It lets the next launch start once it
 //! has waited, so that whatever is older than its predecessor is complete when a kernel starts; or, where
-//! it says so, before, and then one launch more may still run. Whether what a kernel *reads* early is
+//! it says so, before, and then one launch more may still run. Loads of the read-only path
+//! (`ld.global.nc`) are none: ptxas moves the wait above them. Whether what a kernel *reads* early is
 //! older depends on the launches: the interpreter sees it.
 
 use super::Error;
@@ -51,6 +52,8 @@ fn is_late(inst: &Inst) -> bool {
         }
         // A wait that only some threads reach is none.
         Opcode::CpAsyncBulkStore | Opcode::Exit | Opcode::GridDepWait => true,
+        // ptxas takes it for a constant's and moves the wait above it.
+        Opcode::Ld { cache, .. } => cache.nc,
         _ => false,
     }
 }

@@ -9,14 +9,13 @@
 macro_rules! portable_bodies {
     ($features:literal) => {
         #[target_feature(enable = $features)]
-        pub(super) fn quantize(
-            block: usize,
-            x: &[f32],
-            q: &mut [i8],
-            d: &mut [f32],
-            s: &mut [i32],
-        ) {
-            crate::cpu::activations::quantize_blocks(block, x, q, d, s);
+        pub(super) fn quantize(x: &[f32], q: &mut [i8], d: &mut [f32], s: &mut [[i32; 2]]) {
+            crate::cpu::activations::quantize_blocks(x, q, d, s);
+        }
+
+        #[target_feature(enable = $features)]
+        pub(super) fn squares(row: &[f32], scales: &[f32]) -> crate::cpu::outliers::Squares {
+            crate::cpu::outliers::squares(row, scales)
         }
 
         #[target_feature(enable = $features)]

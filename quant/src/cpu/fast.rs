@@ -19,7 +19,6 @@ use super::activations::Activations;
 use super::avx512_gemv::{self, Lanes, PackedRows};
 use super::exact;
 use super::isa::Isa;
-use super::outliers;
 #[cfg(target_arch = "x86_64")]
 use super::panel::GroupTerms;
 use super::parallel::{self, Output};
@@ -62,30 +61,34 @@ pub(super) fn matmul_each(isa: Isa, products: &mut [Product<'_>], x: &[f32], n: 
     let ns = jobs.iter().map(Job::ns).sum();
     parallel::for_rows_of_each(&rows, ns, |i, rows| jobs[i].multiply_rows(rows));
     drop(jobs);
-    mend_outliers(isa, products, x);
+    if let Some((_, input)) = inputs.inputs.first() {
+        mend_coarse(isa, products, x, &input.x.is_coarse);
+    }
 }
 
-/// Multiplies rows of `x` as f32 of which 8 bits hold too little, each on its own.
-fn mend_outliers(isa: Isa, products: &mut [Product<'_>], x: &[f32]) {
-    let mut found: Vec<(usize, Vec<usize>)> = Vec::new();
+/// Multiplies rows of `x` as f32 of which 8 bits hold too little.
+fn mend_coarse(isa: Isa, products: &mut [Product<'_>], x: &[f32], is_coarse: &[bool]) {
+    let rows = (0..).zip(is_coarse).filter_map(|(t, &is)| is.then_some(t));
+    let rows: Vec<usize> = rows.collect();
+    if rows.is_empty() {
+        return;
+    }
+    let cols = x.len() / is_coarse.len();
+    let x = rows.iter().flat_map(|&t| &x[t * cols..][..cols]);
+    let x: Vec<f32> = x.copied().collect();
     for Product { w, out } in products {
-        let Some(Shape { act_block, .. }) = Shape::of(w.format) else {
+        if Shape::of(w.format).is_none() || w.rows == 0 {
             continue;
-        };
-        let known = found.iter().position(|(block, _)| *block == act_block);
-        let known = known.unwrap_or_else(|| {
-            found.push((act_block, outliers::rows(x, w.cols, act_block)));
-            found.len() - 1
-        });
-        for &t in &found[known].1 {
-            let x = &x[t * w.cols..][..w.cols];
-            exact::matmul(isa, w, x, 1, &mut out[t * w.rows..][..w.rows]);
+        }
+        let mut mended = vec![0.0; rows.len() * w.rows];
+        exact::matmul(isa, w, &x, rows.len(), &mut mended);
+        for (&t, mended) in rows.iter().zip(mended.chunks_exact(w.rows)) {
+            out[t * w.rows..][..w.rows].copy_from_slice(mended);
         }
     }
 }
 
-/// What the products of one `x` read: quantised once for each size of block, and laid out once
-/// for each format.
+/// What the products of one `x` read: quantised once, and laid out once for each format.
 struct Inputs {
     inputs: Vec<(Format, Input)>,
 }
@@ -120,10 +123,9 @@ impl Inputs {
             if inputs.iter().any(|&(format, _)| format == w.format) {
                 continue;
             }
-            let same = inputs.iter().find(|(_, i)| i.x.block == shape.act_block);
-            let x = match same {
+            let x = match inputs.first() {
                 Some((_, input)) => Arc::clone(&input.x),
-                None => Arc::new(Activations::quantize(isa, x, n, w.cols, shape.act_block)),
+                None => Arc::new(Activations::quantize(isa, x, n, w.cols)),
             };
             let layout = Layout::new(isa, w.format, shape, &x, n);
             inputs.push((w.format, Input { x, layout }));

@@ -22,6 +22,8 @@ mod avx512_gemm;
 #[cfg(target_arch = "x86_64")]
 mod avx512_gemv;
 #[cfg(target_arch = "x86_64")]
+mod avx512_quantize;
+#[cfg(target_arch = "x86_64")]
 mod avx512_rows;
 #[cfg(target_arch = "x86_64")]
 mod bodies;
@@ -29,7 +31,6 @@ mod exact;
 mod fast;
 mod floats;
 mod isa;
-#[cfg(target_arch = "x86_64")]
 mod outliers;
 mod panel;
 mod parallel;
@@ -69,11 +70,12 @@ pub fn matmul_exact(w: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f32]) {
 /// [`matmul_exact`] with activations quantised to int8, for block formats; float weights are
 /// multiplied in f32.
 ///
-/// Each 32 activations (256 for the super-block formats) share a scale, their largest magnitude
-/// over 127. On normally distributed activations the normalised squared error of the result is
-/// below 1e-4. A NaN or an infinity in `x` makes the outputs of its row NaN. The values for one row
-/// of `x` depend neither on `n` nor on the number of threads, and those of block formats not even
-/// on the instruction set.
+/// Each 32 activations share a scale, their largest magnitude over 127. On normally distributed
+/// activations the normalised squared error of the result is below 1e-4. A row of `x` in which a few
+/// values are so large that little is left of the others of their blocks is multiplied as
+/// [`matmul_exact`] does it. A NaN or an infinity in `x` makes the outputs of its row NaN. The values
+/// for one row of `x` depend neither on `n` nor on the number of threads, and those of block formats
+/// not even on the instruction set, unless they are of such a row.
 ///
 /// # Panics
 /// As [`matmul_exact`].

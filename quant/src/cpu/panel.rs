@@ -7,7 +7,7 @@
 //! Always holds: a panel kernel adds up in the order of
 //! [`portable::dot_groups`](super::portable::dot_groups) and returns the same bits.
 
-use super::activations::{Activations, SUM_LEN, Token};
+use super::activations::{Activations, BLOCK, BLOCK_SUMS, Token};
 use super::unpack::Shape;
 
 /// Rows in a panel.
@@ -73,18 +73,25 @@ pub(super) struct GroupTerms {
 impl GroupTerms {
     /// Those of all tokens.
     pub(super) fn new(shape: Shape, x: &Activations) -> GroupTerms {
-        GroupTerms::of(shape, x.block, &x.sums, &x.scales, x.cols)
+        GroupTerms::of(shape, &x.sums, &x.scales, x.cols)
     }
 
     /// Those of one token.
     pub(super) fn of_token(shape: Shape, x: Token<'_>) -> GroupTerms {
-        GroupTerms::of(shape, x.block, x.sums, x.scales, x.q.len())
+        GroupTerms::of(shape, x.sums, x.scales, x.q.len())
     }
 
-    fn of(shape: Shape, block: usize, sums: &[i32], scales: &[f32], cols: usize) -> GroupTerms {
-        let (per_sum, per_scale) = (shape.group / SUM_LEN, block / shape.group);
-        let sums: Vec<i32> = sums.chunks_exact(per_sum).map(|s| s.iter().sum()).collect();
-        let scales: Vec<f32> = (0..sums.len()).map(|g| scales[g / per_scale]).collect();
+    fn of(shape: Shape, sums: &[[i32; BLOCK_SUMS]], scales: &[f32], cols: usize) -> GroupTerms {
+        let (scales, sums): (Vec<f32>, Vec<i32>) = match shape.group {
+            BLOCK => (scales.to_vec(), sums.iter().map(|[a, b]| a + b).collect()),
+            _ => (
+                scales
+                    .iter()
+                    .flat_map(|&scale| [scale; BLOCK_SUMS])
+                    .collect(),
+                sums.as_flattened().to_vec(),
+            ),
+        };
         GroupTerms {
             groups: cols / shape.group,
             starts: sums.iter().map(|s| -shape.offset * s).collect(),

@@ -4,7 +4,7 @@
 //! The bodies are `inline(always)`, so that the instruction-set modules can compile them again
 //! with wider vectors. Always holds: each fixes its order of additions, whatever the vectors.
 
-use super::activations::{SUM_LEN, Token};
+use super::activations::{BLOCK, SUM_LEN, Token};
 use super::unpack::Shape;
 
 /// A row in the common form of [`super::unpack`].
@@ -28,13 +28,12 @@ pub(super) fn dot_groups(shape: Shape, row: Row<'_>, x: Token<'_>) -> f32 {
 
 #[inline(always)]
 fn dot<const G: usize>(shape: Shape, row: Row<'_>, x: Token<'_>) -> f32 {
-    let groups_per_scale = x.block / G;
     let mut acc = 0.0f32;
     let groups = row
         .q
         .chunks_exact(G)
         .zip(x.q.chunks_exact(G))
-        .zip(x.sums.chunks_exact(G / SUM_LEN));
+        .zip(x.sums.as_flattened().chunks_exact(G / SUM_LEN));
     for (g, ((q, xq), sums)) in groups.enumerate() {
         let sum: i32 = sums.iter().sum();
         let mut dot = 0i32;
@@ -42,7 +41,7 @@ fn dot<const G: usize>(shape: Shape, row: Row<'_>, x: Token<'_>) -> f32 {
             dot += i32::from(q) * i32::from(x);
         }
         dot -= shape.offset * sum;
-        let scale = x.scales[g / groups_per_scale];
+        let scale = x.scales[g / (BLOCK / G)];
         acc = (dot as f32).mul_add(row.scales[g] * scale, acc);
         if shape.mins {
             acc = (-row.mins[g]).mul_add(scale * sum as f32, acc);

@@ -20,33 +20,30 @@ pub(super) struct Shape {
     pub(super) offset: i32,
     /// Whether groups carry a minimum as well.
     pub(super) mins: bool,
-    /// Activations that share a scale: 32, or 256 for the super-block formats.
-    pub(super) act_block: usize,
 }
 
 impl Shape {
     /// The common form of `format`, or `None` for the float formats, which have none.
     #[inline]
     pub(super) fn of(format: Format) -> Option<Shape> {
-        let (group, offset, mins, act_block) = match format {
-            Format::Q4_0 => (32, 8, false, 32),
-            Format::Q4_1 => (32, 0, true, 32),
-            Format::Q5_0 => (32, 16, false, 32),
-            Format::Q5_1 => (32, 0, true, 32),
-            Format::Q8_0 | Format::Q8_1 | Format::IQ4_NL => (32, 128, false, 32),
-            Format::Q2_K => (16, 0, true, 256),
-            Format::Q3_K => (16, 4, false, 256),
-            Format::Q4_K | Format::Q5_K => (32, 0, true, 256),
-            Format::Q6_K => (16, 32, false, 256),
-            Format::MXFP4 => (32, 12, false, 32),
-            Format::Q8_K | Format::IQ4_XS => (32, 128, false, 256),
+        let (group, offset, mins) = match format {
+            Format::Q4_0 => (32, 8, false),
+            Format::Q4_1 => (32, 0, true),
+            Format::Q5_0 => (32, 16, false),
+            Format::Q5_1 => (32, 0, true),
+            Format::Q8_0 | Format::Q8_1 | Format::IQ4_NL => (32, 128, false),
+            Format::Q2_K => (16, 0, true),
+            Format::Q3_K => (16, 4, false),
+            Format::Q4_K | Format::Q5_K => (32, 0, true),
+            Format::Q6_K => (16, 32, false),
+            Format::MXFP4 => (32, 12, false),
+            Format::Q8_K | Format::IQ4_XS => (32, 128, false),
             Format::F32 | Format::F16 | Format::BF16 => return None,
         };
         Some(Shape {
             group,
             offset,
             mins,
-            act_block,
         })
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytemuck::cast_slice_mut;
+use gannet_ptx_gen::target::Target;
 
 use super::decode::{self, DecodeShape};
 use super::open::Gpu;
@@ -93,6 +94,10 @@ impl Executor for CudaExecutor {
         Some(format!(
             "no graph could be built ({why}); launching kernels one by one"
         ))
+    }
+
+    fn target(&self) -> Option<Target> {
+        Some(self.first().gpu().target)
     }
 
     fn plan(&self) -> &Plan {

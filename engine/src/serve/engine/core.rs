@@ -20,10 +20,9 @@ use super::callers::Listener;
 use super::counters::EngineCounters;
 use super::live::Live;
 use super::request::Request;
-use super::spoilt::Spoilt;
+use super::spoilt;
 use crate::Error;
 use crate::exec::sample::NO_TOKEN;
-use crate::exec::trace::is_finite;
 use crate::exec::{Executor, SlotChoice, StepRows};
 use crate::kv::{BlockTable, PrefixKey};
 use crate::model::Model;
@@ -51,26 +50,28 @@ pub struct Submitted {
 }
 
 /// A step that was handed to the executor.
-struct Flight {
+pub(super) struct Flight {
     ticket: Ticket,
     /// Positions of each of its requests that are done with it.
     done: Vec<(RequestId, usize)>,
     /// Whether a row of it is chosen on the host.
-    has_host_rows: bool,
+    pub(super) has_host_rows: bool,
     /// Its wanted rows, in order.
-    wanted: Vec<WorkRow>,
+    pub(super) wanted: Vec<WorkRow>,
+    /// Its logits, where they were fetched before its turn.
+    pub(super) logits: Option<Vec<f32>>,
     /// Why it was not queued.
-    failed: Option<Error>,
+    pub(super) failed: Option<Error>,
 }
 
 /// Requests on an executor.
 pub struct Core {
     model: Arc<Model>,
-    executor: Box<dyn Executor>,
-    scheduler: Scheduler,
-    live: HashMap<RequestId, Live>,
-    by_key: HashMap<u64, RequestId>,
-    in_flight: VecDeque<Flight>,
+    pub(super) executor: Box<dyn Executor>,
+    pub(super) scheduler: Scheduler,
+    pub(super) live: HashMap<RequestId, Live>,
+    pub(super) by_key: HashMap<u64, RequestId>,
+    pub(super) in_flight: VecDeque<Flight>,
     counters: EngineCounters,
     /// Whether all that steps need has been made.
     is_warm: bool,
@@ -286,6 +287,7 @@ impl Core {
                 has_host_rows: last.clone().any(|row| row.wanted && host(&row.request)),
                 done: last.map(|row| (row.request, row.position + 1)).collect(),
                 failed: queued.err(),
+                logits: None,
             });
         }
     }
@@ -343,31 +345,28 @@ impl Core {
         tokens: &[u32],
         listener: &mut dyn Listener,
     ) -> Result<(), Error> {
-        let Some(flight) = self.in_flight.pop_front() else {
+        let Some(mut flight) = self.in_flight.pop_front() else {
             return Ok(());
         };
         let vocab_size = self.model.plan().vocab_size;
-        let logits: &[f32] = match flight.has_host_rows {
-            true => match self.executor.logits() {
+        let fetched = flight.logits.take();
+        let logits: &[f32] = match &fetched {
+            Some(logits) => logits,
+            None if flight.has_host_rows => match self.executor.logits() {
                 Ok(logits) => logits,
                 Err(error) => {
                     self.in_flight.push_front(flight);
                     return Err(error);
                 }
             },
-            false => &[],
+            None => &[],
         };
-        let spoilt = |(output, row): &(usize, &WorkRow)| {
-            let live = self.live.get(&row.request).filter(|live| !live.is_over());
-            live.is_some_and(|live| match live.is_chosen_by_host() {
-                true => !is_finite(&logits[output * vocab_size..][..vocab_size]),
-                false => tokens.get(*output) == Some(&NO_TOKEN),
-            })
+        let chosen = spoilt::Chosen {
+            tokens,
+            logits,
+            vocab_size,
         };
-        let spoilt = (flight.wanted.iter().enumerate()).filter(spoilt);
-        let mut spoilt: HashMap<RequestId, Spoilt> = spoilt
-            .filter_map(|(_, row)| Some((row.request, Spoilt::of(row, &self.scheduler)?)))
-            .collect();
+        let mut spoilt = spoilt::find(&flight, chosen, &self.live, &mut self.scheduler);
         let mut faults = Vec::new();
         let now = Instant::now();
         listener.results(now);
@@ -411,6 +410,10 @@ impl Core {
             }
         };
         let ended = self.scheduler.complete(flight.ticket, &mut choose);
+        let fetched = match faults.is_empty() {
+            true => Ok(()),
+            false => self.fetch_logits(),
+        };
         for (id, spoilt) in faults {
             self.end_spoilt(id, spoilt, listener);
         }
@@ -427,7 +430,7 @@ impl Core {
             self.scheduler.cancel(id);
             self.end(id, Finish::Stopped, listener);
         }
-        Ok(())
+        fetched
     }
 
     fn end(&mut self, id: RequestId, finish: Finish, listener: &mut dyn Listener) {
@@ -435,22 +438,6 @@ impl Core {
             self.by_key.remove(&live.key);
             live.end(finish, listener);
         }
-    }
-
-    /// Ends a request whose logits are no numbers. Nothing was given its blocks yet.
-    fn end_spoilt(&mut self, id: RequestId, spoilt: Option<Spoilt>, listener: &mut dyn Listener) {
-        let Some(live) = self.live.remove(&id) else {
-            return;
-        };
-        self.by_key.remove(&live.key);
-        let error = match spoilt {
-            Some(spoilt) => spoilt.explain(self.scheduler.table(), self.executor.as_mut()),
-            None => Error::Request(
-                "biases or a hook leave no token that could be chosen; leave some logits finite"
-                    .to_owned(),
-            ),
-        };
-        listener.end(live.key, Err(error));
     }
 
     /// Ends the requests of the oldest step with its error.

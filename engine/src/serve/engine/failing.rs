@@ -47,6 +47,19 @@ fn micro_file() -> PathBuf {
     folder.join("tests/data/golden/arch/llama/llama.gguf")
 }
 
+/// The same without numbers for one token: its row of the embedding has a NaN.
+pub(in crate::serve) fn micro_without(token: u32) -> Arc<Model> {
+    let file = Gguf::open(micro_file()).unwrap();
+    let embedding = file.tensor("token_embd.weight").unwrap();
+    assert_eq!(embedding.ty, TensorType::F32);
+    let at = embedding.offset + u64::from(token) * embedding.dims[0] * 4;
+    let mut bytes = std::fs::read(micro_file()).unwrap();
+    bytes[at as usize..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    Arc::new(Model::open(file.path()).unwrap())
+}
+
 /// The same with its matrices in F16.
 pub(in crate::serve) fn micro_f16() -> Arc<Model> {
     let file = Gguf::open(micro_file()).unwrap();

@@ -172,6 +172,7 @@ impl Scheduler {
             published: given.positions - given.positions % BLOCK_TOKENS,
             known: request.tokens.len(),
         });
+        request.own_from = request.own_from.min(given.known);
         self.waiting.remove(&order);
         draft.work.joined.push(order.id);
         self.running.push(order.id);

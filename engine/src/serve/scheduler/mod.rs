@@ -285,6 +285,34 @@ impl Scheduler {
         }
     }
 
+    /// Makes unknown what a request has computed, now and for good: numbers of it are none. A prefix that it
+    /// was given stays known. Who was given its blocks before has them and finds out by itself.
+    pub fn forget_computed(&mut self, id: RequestId) {
+        let key = self.key_of(id);
+        let Some(request) = self.requests.get_mut(&id) else {
+            return;
+        };
+        if let Place::Running(seat) = &mut request.place {
+            seat.published = usize::MAX;
+        }
+        let from = request.own_from / BLOCK_TOKENS;
+        (self.table).forget_under(key, &request.tokens, from);
+    }
+
+    /// Whether a request has that slot now.
+    #[must_use]
+    pub fn has_slot(&self, id: RequestId, slot: usize) -> bool {
+        let request = self.requests.get(&id);
+        request.is_some_and(|r| r.seat().is_some_and(|seat| seat.slot == slot))
+    }
+
+    /// A table whose first slot has blocks for so many positions that nobody has: whoever writes there
+    /// behind all steps in flight, and before the next one is asked for, disturbs nobody. `None` where there
+    /// are too few; known prefixes that nobody uses give way.
+    pub fn spare_table(&mut self, positions: usize) -> Option<BlockTable> {
+        self.table.spare(positions)
+    }
+
     fn is_running(&self, id: RequestId) -> bool {
         let request = self.requests.get(&id);
         request.is_some_and(|r| r.seat().is_some())

@@ -96,6 +96,8 @@ pub(super) struct Request {
     pub(super) place: Place,
     /// What it had when it was preempted. Only who waits has any.
     pub(super) saved: Option<Saved>,
+    /// From here on it computed itself what it made known, whole blocks of positions.
+    pub(super) own_from: usize,
     /// Joins of requests behind it while it waited for a prefix under way.
     pub(super) passed: u64,
 }
@@ -152,6 +154,7 @@ impl Request {
             awaited_of: StayId::default(),
             place: Place::Waiting { behind: None },
             saved: None,
+            own_from: usize::MAX,
             passed: 0,
         }
     }

@@ -4,8 +4,10 @@
 //! A short prompt and a token after it run unit by unit, and every unit is held against what the CPU
 //! computes from the same inputs: all of its output, but of matrix products a sample of the output
 //! features, so that every weight matrix is looked at and the whole takes a fraction of a second.
-//! Buffers may share memory: a unit's output is read before the next unit runs. Then `served` runs
-//! whole steps the way they are served, which no CPU needs to compute again:
+//! Products run once more with a row beyond f16 (`beyond`). Where the CPU computes what is not finite, too,
+//! the model is at fault and not the device (`numbers`). Buffers may share memory: a unit's output is
+//! read before the next unit runs. Then `served` runs whole steps the way they are served, which no CPU
+//! needs to compute again:
 //!
 //! - the next token decoded as it is served (a graph where one is replayed), bit by bit against its
 //!   launches one after the other;
@@ -19,8 +21,10 @@
 //! A pass is remembered in the cache folder under the model and all that decides what runs (file, GPU,
 //! driver, build, precision, type of the cache, variants, executor, what was looked at), and
 //! nothing runs the next time; without a folder it runs every time. A failure is an error that names
-//! the unit and the buffer, and is not remembered.
+//! the unit and the buffer; it is not remembered, and neither is a model that gives no numbers.
 
+mod beyond;
+mod numbers;
 mod record;
 mod reference;
 mod served;
@@ -29,21 +33,21 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use numbers::Watch;
 pub(crate) use record::{Identity, Serving};
 pub use record::{Passed, passed};
 
-use reference::Expected;
 pub(crate) use reference::Reference;
 
 use crate::Error;
-use crate::error::{Cause, GateFailure, NotFinite};
+use crate::error::GateFailure;
 use crate::exec::trace::is_idle;
 use crate::exec::{Inspect, Limits, Step, StepRows};
 use crate::kv::{BLOCK_TOKENS, BlockTable};
 use crate::lower::Unit;
 use crate::lower::{BATCH_MAX_ROWS, GEMV_MAX_ROWS};
 use crate::model::Model;
-use crate::plan::{Buf, Plan, Rows};
+use crate::plan::{Buf, Plan};
 use crate::tools::parity::{Made, Report, Tolerance, Written};
 
 /// Tokens of the prompt: more rows than matrix-vector kernels take.
@@ -151,9 +155,9 @@ pub fn check(model: &Arc<Model>, device: &mut dyn Inspect) -> Result<Vec<Report>
         }
         let rows = StepRows::of_slot(&tokens, 0, rows);
         // What is no number is handed on through the cache, too.
-        let all_numbers = reports.iter().all(Report::passes);
+        let watch = Watch::new(reports.iter().all(Report::passes));
         let step = rows.step(&table);
-        reports.push(check_step(device, &mut reference, &step, all_numbers)?);
+        reports.push(check_step(device, &mut reference, &step, watch)?);
     }
     if reports.iter().all(Report::passes) {
         reports.extend(served::check(device, coverage, &mut table)?);
@@ -161,12 +165,15 @@ pub fn check(model: &Arc<Model>, device: &mut dyn Inspect) -> Result<Vec<Report>
     Ok(reports)
 }
 
-/// Holds a step against the CPU. `all_numbers`: whether all that the device computed before is finite.
+/// Holds a step against the CPU.
+///
+/// # Errors
+/// [`Error::NotFinite`] where nobody can compute the model, or the device failed.
 fn check_step(
     device: &mut dyn Inspect,
     reference: &mut Reference,
     step: &Step<'_>,
-    mut all_numbers: bool,
+    mut watch: Watch,
 ) -> Result<Report, Error> {
     let plan = device.plan().clone();
     let units = device.units(step.shape())?;
@@ -190,51 +197,51 @@ fn check_step(
             continue;
         }
         device.run_unit(step, i)?;
-        let reads_numbers = all_numbers;
-        for expected in reference.unit(unit, &made, step)? {
+        let place = Place {
+            plan: &plan,
+            unit,
+            step,
+        };
+        let computed = reference.unit(unit, &made, step)?;
+        watch.stored(&place, &computed.stored, device)?;
+        let mut unit_watch = watch;
+        for expected in computed.expected {
             let Some(found) = device.read(expected.buffer)? else {
                 continue;
             };
-            let sampled = expected.pick(&plan, &found);
-            let origin = spoilt(&plan, unit, step, &expected);
-            if let Some(origin) = origin.filter(|_| reads_numbers) {
-                return Err(NotFinite::at(origin).into());
-            }
+            watch.computed(&place, &expected)?;
+            let strays = expected.strays(&plan, &found);
+            let strays = reference.at(unit, &made, expected.buffer, strays);
             let written = Written {
                 unit: &unit.name,
                 buffer: expected.buffer,
                 made: &Made::of(&plan, expected.buffer, device.limits().kv_type, &[&units]),
                 tolerance: Tolerance::PerOperation,
             };
-            let mut row = written.compare(&plan, &expected.values, &sampled);
-            row.limit *= SLACK;
-            row.pass = row.nmse <= row.limit;
-            report.buffers.push(row);
-            drop(sampled);
-            all_numbers &= found.iter().all(|v| v.is_finite());
-            made.insert(expected.buffer, found);
+            for expected in [Some(expected), strays].into_iter().flatten() {
+                watch.computed(&place, &expected)?;
+                let sampled = expected.pick(&plan, &found);
+                let mut row = written.compare(&plan, &expected.values, &sampled);
+                row.limit *= SLACK;
+                row.pass = row.nmse <= row.limit;
+                report.buffers.push(row);
+            }
+            unit_watch.found(&found);
+            made.insert(written.buffer, found);
         }
+        watch = unit_watch;
+        let beyond = beyond::check(device, reference, &place, (i, &units), &made)?;
+        report.buffers.extend(beyond);
         made.retain(|b, _| readers.get(b).is_some_and(|&last| last > i));
     }
     Ok(report)
 }
 
-/// Where what the CPU computes is not finite: of finite inputs, nobody can compute the model.
-fn spoilt(plan: &Plan, unit: &Unit, step: &Step<'_>, expected: &Expected) -> Option<Cause> {
-    let mut values = expected.values.iter();
-    let at = values.position(|v| !v.is_finite())?;
-    let of_outputs = plan.buffer(expected.buffer).rows == Rows::Outputs;
-    let rows = match of_outputs {
-        true => step.outputs().len(),
-        false => step.rows(),
-    };
-    let row = at / (expected.values.len() / rows.max(1)).max(1);
-    let row = match of_outputs {
-        true => step.outputs()[row] as usize,
-        false => row,
-    };
-    let position = (step.lengths()[row] as usize).saturating_sub(1);
-    Some(Cause::of(position, &unit.name, expected.values[at]))
+/// A unit in a step.
+struct Place<'a> {
+    plan: &'a Plan,
+    unit: &'a Unit,
+    step: &'a Step<'a>,
 }
 
 /// The last unit that reads each buffer.

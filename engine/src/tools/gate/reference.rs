@@ -4,7 +4,7 @@
 //! everything else, being cheap, for all of them.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use gannet_quant::Matrix;
@@ -16,7 +16,7 @@ use crate::exec::{Inspect, Limits, Step};
 use crate::kv::BlockTable;
 use crate::lower::Unit;
 use crate::model::Model;
-use crate::plan::{Activation, Buf, ColumnSample, Op, Plan, Weight};
+use crate::plan::{Activation, Buf, CacheId, ColumnSample, Op, Plan, Weight};
 use crate::settings::{Buffers, Precision};
 
 /// Output features of a product that are computed.
@@ -39,6 +39,34 @@ impl Expected {
             Some(columns) => Cow::Owned(columns_of(data, plan.buffer(self.buffer).cols, columns)),
         }
     }
+
+    /// Some columns of a buffer's contents that were not computed here and hold what is not finite.
+    pub(super) fn strays(&self, plan: &Plan, data: &[f32]) -> Vec<usize> {
+        let Some(columns) = &self.columns else {
+            return Vec::new();
+        };
+        let cols = plan.buffer(self.buffer).cols;
+        let strays = (data.iter().enumerate()).filter(|(_, v)| !v.is_finite());
+        let strays: BTreeSet<usize> = strays.map(|(i, _)| i % cols).collect();
+        let is_new = |column: &usize| !columns.contains(column);
+        strays.into_iter().filter(is_new).take(SAMPLE).collect()
+    }
+}
+
+/// Keys or values as a unit stores them.
+pub(super) struct Stored {
+    pub(super) cache: CacheId,
+    pub(super) buffer: Buf,
+    /// `[rows, elements of a token]`.
+    pub(super) values: Vec<f32>,
+}
+
+/// What the CPU makes of a unit.
+pub(super) struct Computed {
+    /// What its outputs should hold.
+    pub(super) expected: Vec<Expected>,
+    /// What goes to caches.
+    pub(super) stored: Vec<Stored>,
 }
 
 /// The CPU's side of the gate.
@@ -78,14 +106,17 @@ impl Reference {
         unit: &Unit,
         made: &HashMap<Buf, Vec<f32>>,
         step: &Step<'_>,
-    ) -> Result<Vec<Expected>, Error> {
+    ) -> Result<Computed, Error> {
         let model = Arc::clone(&self.model);
         let of_product =
             |&i: &usize| model.plan().ops[i].contract().sample == ColumnSample::Product;
         if unit.ops.iter().any(of_product)
             && let Some(sampled) = self.sampled(unit, made)
         {
-            return Ok(sampled);
+            return Ok(Computed {
+                expected: sampled,
+                stored: Vec::new(),
+            });
         }
         for &b in &unit.reads {
             let data = made.get(&b).ok_or_else(|| self.unread(unit, b))?;
@@ -95,7 +126,18 @@ impl Reference {
             table: &self.table,
             ..*step
         };
+        let mut stored = Vec::new();
         for &op in &unit.ops {
+            if let Op::KvWrite { cache, k, v } = model.plan().ops[op] {
+                for buffer in [k, v] {
+                    let values = self.cpu.read(buffer)?.unwrap_or_default();
+                    stored.push(Stored {
+                        cache,
+                        buffer,
+                        values,
+                    });
+                }
+            }
             self.cpu.run_unit(&own, op)?;
         }
         let mut expected = Vec::new();
@@ -108,7 +150,7 @@ impl Reference {
                 });
             }
         }
-        Ok(expected)
+        Ok(Computed { expected, stored })
     }
 
     /// Some columns of what a unit of matrix products should write; `None` as for one buffer.
@@ -125,6 +167,21 @@ impl Reference {
     /// and on products.
     fn sample(&self, unit: &Unit, made: &HashMap<Buf, Vec<f32>>, b: Buf) -> Option<Expected> {
         let columns = sample(self.model.plan().buffer(b).cols, u64::from(b.0));
+        self.at(unit, made, b, columns)
+    }
+
+    /// Given columns of a buffer; `None` without any, and where they depend on more than the same
+    /// columns of others and on products.
+    pub(super) fn at(
+        &self,
+        unit: &Unit,
+        made: &HashMap<Buf, Vec<f32>>,
+        b: Buf,
+        columns: Vec<usize>,
+    ) -> Option<Expected> {
+        if columns.is_empty() {
+            return None;
+        }
         let values = self.columns(unit, made, b, &columns)?;
         Some(Expected {
             buffer: b,

@@ -9,16 +9,18 @@
 //! - That batch, of each of two slots: against the slot alone.
 //! - A chunk of a prompt on the kernels for many rows: against the same tokens in short steps, by
 //!   the residual stream that leaves the last layer, row by row.
+//!
+//! Where launch by launch no numbers come out either, the model has none of these tokens.
 
 use std::ops::{ControlFlow, Range};
 
 use super::{BATCH_STEPS, Coverage, PROMPT, SLACK, tokens};
 use crate::Error;
 use crate::exec::sample::Sampling;
-use crate::exec::trace::is_idle;
+use crate::exec::trace::{Replay, explain_row, is_finite, is_idle};
 use crate::exec::{DecodeStart, Inspect, Step, StepRows};
 use crate::kv::BlockTable;
-use crate::plan::Op;
+use crate::plan::{Op, StepRow};
 use crate::tools::parity::{
     ALONE_LIMIT, BufferRow, Report, alone_limit, bit_equal, compare_tokens, error,
 };
@@ -132,6 +134,16 @@ fn chunk(
         device.run(&part.step(table))?;
         expected.extend(device.read(stream)?.unwrap_or_default());
     }
+    // Launches that were held against the CPU, on tokens of which the model makes no numbers.
+    if let Some(row) = expected.chunks_exact(cols).position(|row| !is_finite(row)) {
+        let replay = Replay {
+            tokens: &tokens[..range.end],
+            from: range.start,
+            slot: 0,
+            table,
+        };
+        return Err(replay.explain_from(range.start + row, device));
+    }
     let left = format!("the same in steps of {PROMPT}");
     let mut report = report(device, &left, &whole.step(table));
     let place = Place {
@@ -169,7 +181,14 @@ fn batch(
     }
     for by in 1..BATCH_STEPS {
         grow(&mut sequences, by);
-        unit_by_unit(device, &StepRows::last_of_each(&sequences).step(table))?;
+        let step = StepRows::last_of_each(&sequences);
+        let (logits, _) = unit_by_unit(device, &step.step(table))?;
+        for (slot, logits) in logits.chunks_exact(vocab_size).enumerate() {
+            match sequences.get(slot) {
+                Some(tokens) if !is_finite(logits) => has_numbers(device, tokens, slot, table)?,
+                _ => {}
+            }
+        }
     }
     grow(&mut sequences, BATCH_STEPS);
     let (report_replayed, (together, _)) = replayed(device, &sequences, table)?;
@@ -195,6 +214,24 @@ fn batch(
         report.buffers.push(near(&place, &alone, together, limit));
     }
     Ok(vec![report_replayed, report])
+}
+
+/// Runs the last token of a sequence alone.
+///
+/// # Errors
+/// [`Error::NotFinite`] where that gives no numbers.
+fn has_numbers(
+    device: &mut dyn Inspect,
+    tokens: &[u32],
+    slot: usize,
+    table: &BlockTable,
+) -> Result<(), Error> {
+    let row = StepRow::last(tokens, slot);
+    let (alone, _) = unit_by_unit(device, &StepRows::batch([row]).step(table))?;
+    match is_finite(&alone) {
+        true => Ok(()),
+        false => Err(explain_row(device, row, table)),
+    }
 }
 
 /// Runs a step by the launches that the CPU was held against.

@@ -12,7 +12,7 @@ use super::epilogue::Outputs;
 use super::gemm_batch::{THREADS, TILE_ROWS, WARPS};
 use super::gemm_batch_stage::{Chunk, Stage};
 use super::recompute::{Product, Recompute, SMALL, is_finite};
-use crate::build::{Builder, Ptr, Shared, Val, Var};
+use crate::build::{Builder, Pred, Ptr, Shared, Val, Var};
 use crate::kernels::split::{multiply, products};
 use crate::kernels::weights::WeightShape;
 use crate::kernels::weights::fragments::{Half, Held, Loaded, Matrix, half_columns};
@@ -22,6 +22,10 @@ use crate::op::{Order, Rmw, Scope};
 const IN_FLIGHT: u32 = 16;
 /// Products between the request of a piece of x and its use.
 const X_LEAD: u32 = 2;
+
+/// The bit of a tile's counter that says that sums of an arriving block are not finite. The bits below
+/// count blocks, of which there are fewer.
+const SPOILT: u32 = 1 << 16;
 
 /// The sums of eight tokens, by their number.
 type Numbered<'k> = (u32, [Val<'k, f32>; 4]);
@@ -129,6 +133,7 @@ impl<'k> Block<'k> {
             halves: [hold(a), hold(c)],
             common: hold(b),
         };
+        k.wait_for_predecessor();
         let chunk = Chunk {
             turn: first,
             half: 0,
@@ -152,17 +157,8 @@ impl<'k> Block<'k> {
         self.turn(&sums, &turn, last, false);
         let sums = self.of_groups(&sums);
         match parts {
-            None => {
-                let sums: Vec<Numbered<'k>> = (0..).zip(sums).collect();
-                let seen = k.var(0f32);
-                self.finish(&sums, outputs, &seen);
-                let all: Vec<Val<'k, f32>> = sums.iter().flat_map(|(_, four)| *four).collect();
-                self.mend(&seen, all.len() as u32, outputs, &|nth| {
-                    let others = (1u32..).zip(&all[1..]);
-                    others.fold(all[0], |own, (i, sum)| k.select(nth.eq(i), *sum, own))
-                });
-            }
-            Some(parts) => self.meet(sums, outputs, parts),
+            None => self.whole(&sums, outputs),
+            Some(parts) => self.meet(&sums, outputs, parts),
         }
     }
 
@@ -282,24 +278,60 @@ impl<'k> Block<'k> {
         (0u32..).zip(kept).map(add).collect()
     }
 
+    /// Stores the sums, of which each is whole.
+    fn whole(&self, sums: &[[Val<'k, f32>; 4]], outputs: &Outputs<'k>) {
+        let k = self.k;
+        let numbered: Vec<Numbered<'k>> = (0..).zip(sums.iter().copied()).collect();
+        let all: Vec<Val<'k, f32>> = sums.iter().flatten().copied().collect();
+        if !self.may_mend() {
+            return self.finish(&numbered, outputs);
+        }
+        k.if_else(
+            k.ballot(self.spoilt(&all)).eq(0),
+            || self.finish(&numbered, outputs),
+            || {
+                self.mend(all.len() as u32, outputs, &|nth| {
+                    let others = (1u32..).zip(&all[1..]);
+                    others.fold(all[0], |own, (i, sum)| k.select(nth.eq(i), *sum, own))
+                });
+            },
+        );
+    }
+
+    /// Whether one of the sums is not finite.
+    fn spoilt(&self, sums: &[Val<'k, f32>]) -> Val<'k, Pred> {
+        let zero = self.k.constant(0f32);
+        !is_finite(sums.iter().fold(zero, |seen, sum| sum.fma(SMALL, seen)))
+    }
+
     /// Leaves the sums for the block of the tile that is the last to arrive, which adds all of them.
-    fn meet(&self, sums: Vec<[Val<'k, f32>; 4]>, outputs: &Outputs<'k>, parts: &Parts<'k>) {
+    ///
+    /// Whoever arrives says before whether its sums are finite: the last one need not look at each.
+    fn meet(&self, sums: &[[Val<'k, f32>; 4]], outputs: &Outputs<'k>, parts: &Parts<'k>) {
         let (k, spec) = (self.k, self.spec);
         let tile = k.block_y() * spec.row_tiles() + k.block_x();
         let each = sums.len() as u32 * THREADS;
         let start = |split: Val<'k, u32>| (tile * spec.splits + split) * each + k.thread_x();
         let own = start(k.block_z());
-        for (i, sum) in (0u32..).zip(&sums) {
+        for (i, sum) in (0u32..).zip(sums) {
             parts.partials.store_vec((own + i * THREADS) * 4, *sum);
         }
         let arrived: Shared<'k, u32> = k.shared("arrived", 1);
+        if self.may_mend() {
+            let all: Vec<Val<'k, f32>> = sums.iter().flatten().copied().collect();
+            k.if_(self.spoilt(&all), || {
+                let order = Order::Relaxed(Scope::Gpu);
+                parts.counters.atomic(Rmw::Or, tile, SPOILT, order);
+            });
+        }
         k.barrier();
         k.if_(k.thread_x().eq(0u32), || {
             let order = Order::AcqRel(Scope::Gpu);
             arrived.store(0u32, parts.counters.atomic(Rmw::Add, tile, 1u32, order));
         });
         k.barrier();
-        k.if_(arrived.load(0u32).eq(spec.splits - 1), || {
+        let arrived = arrived.load(0u32);
+        k.if_((arrived % SPOILT).eq(spec.splits - 1), || {
             k.if_(k.thread_x().eq(0u32), || parts.counters.store(tile, 0u32));
             let first = start(k.constant(0u32));
             let total = |i: u32| {
@@ -316,10 +348,14 @@ impl<'k> Block<'k> {
             };
             // No load passes the stores before it: so many are in flight, and registers suffice.
             let tiles: Vec<u32> = (0..sums.len() as u32).collect();
-            let seen = k.var(0f32);
-            for round in tiles.chunks((IN_FLIGHT / spec.splits).max(1) as usize) {
-                let totals: Vec<_> = round.iter().map(|i| (*i, total(*i))).collect();
-                self.finish(&totals, outputs, &seen);
+            let finish = || {
+                for round in tiles.chunks((IN_FLIGHT / spec.splits).max(1) as usize) {
+                    let totals: Vec<_> = round.iter().map(|i| (*i, total(*i))).collect();
+                    self.finish(&totals, outputs);
+                }
+            };
+            if !self.may_mend() {
+                return finish();
             }
             // Added again in the same order: nothing waits in registers for what hardly ever happens.
             let again = |nth: Val<'k, u32>| {
@@ -331,52 +367,54 @@ impl<'k> Block<'k> {
                 });
                 sum.get()
             };
-            self.mend(&seen, 4 * sums.len() as u32, outputs, &again);
+            k.if_else(arrived.eq(spec.splits - 1), finish, || {
+                self.mend(4 * sums.len() as u32, outputs, &again);
+            });
         });
     }
 
-    /// Computes again what is not finite, of `count` sums of a lane, and stores it; `seen` says whether
-    /// there is any.
-    fn mend(
-        &self,
-        seen: &Var<'k, f32>,
-        count: u32,
-        outputs: &Outputs<'k>,
-        sum: &dyn Fn(Val<'k, u32>) -> Val<'k, f32>,
-    ) {
+    /// Whether sums may have to be computed again.
+    fn may_mend(&self) -> bool {
+        Recompute::may_mend(self.k, self.spec.format)
+    }
+
+    /// Stores the `count` sums of a lane, of which some are not finite and computed again first.
+    fn mend(&self, count: u32, outputs: &Outputs<'k>, sum: &dyn Fn(Val<'k, u32>) -> Val<'k, f32>) {
         let (k, spec) = (self.k, self.spec);
-        if !Recompute::may_mend(k, spec.format) {
-            return;
-        }
         let place = |nth: Val<'k, u32>, lane: Val<'k, u32>| {
             let (tile, side, e) = (nth / 4, (nth / 2) % 2, nth % 2);
             let token = k.block_y() * spec.tokens + tile * 8 + (lane % 4) * 2 + e;
             (self.warp_row + lane / 4 + side * 8, token)
         };
-        k.if_(k.ballot(!is_finite(seen.get())).ne(0), || {
-            // Loaded again: the loop has no registers to keep them in.
-            let again = Recompute {
-                k,
-                product: Product::new(spec.format, spec.rows, spec.cols),
-                w: k.bind("w"),
-                x: k.bind("x"),
-                n: k.bind_value("n"),
-            };
-            again.each(count, sum, place, |_, lane, (r, t), dot| {
-                k.if_(k.lane().eq(lane), || {
-                    let bias = outputs.bias.map(|b| b.load(r));
-                    let sum = bias.map_or(dot, |bias| dot + bias);
-                    outputs.store_biased(t * spec.rows + r, sum);
-                });
-            });
+        // Loaded again: the loop has no registers to keep them in.
+        let again = Recompute {
+            k,
+            product: Product::new(spec.format, spec.rows, spec.cols),
+            w: k.bind("w"),
+            x: k.bind("x"),
+            n: k.bind_value("n"),
+        };
+        let store = |(r, t): (Val<'k, u32>, Val<'k, u32>), sum| {
+            outputs.store(r, t * spec.rows + r, sum);
+        };
+        k.for_each(0u32, count, 1u32, |nth| {
+            let sum = sum(nth);
+            let (r, t) = place(nth, k.lane());
+            let exists = r.lt(spec.rows) & t.lt(again.n);
+            k.if_(exists & is_finite(sum), || store((r, t), sum));
+            again.again(
+                sum,
+                |lane| place(nth, lane),
+                |lane, at, dot| {
+                    k.if_(k.lane().eq(lane), || store(at, dot));
+                },
+            );
         });
     }
 
-    /// Adds bias and residual and stores the outputs that exist. A sum that is to be computed again counts
-    /// as zero, so that a residual in the same place is kept; `seen` is finite as long as there is none.
-    fn finish(&self, sums: &[Numbered<'k>], outputs: &Outputs<'k>, seen: &Var<'k, f32>) {
+    /// Adds bias and residual and stores the outputs that exist.
+    fn finish(&self, sums: &[Numbered<'k>], outputs: &Outputs<'k>) {
         let (k, rows) = (self.k, self.spec.rows);
-        let mends = Recompute::may_mend(k, self.spec.format);
         let token = k.block_y() * self.spec.tokens + (k.lane() % 4) * 2;
         // What differs between the last block and the others is compared in all.
         let exists = |r: Val<'k, u32>, then: &dyn Fn()| match rows.is_multiple_of(TILE_ROWS) {
@@ -390,11 +428,7 @@ impl<'k> Block<'k> {
                 for &(i, sum) in sums {
                     for e in 0..2u32 {
                         let (t, sum) = (token + (8 * i + e), sum[(2 * side + e) as usize]);
-                        let mut biased = bias.map_or(sum, |bias| sum + bias);
-                        if mends {
-                            seen.update(|seen| sum.fma(SMALL, seen));
-                            biased = k.select(is_finite(sum), biased, 0f32);
-                        }
+                        let biased = bias.map_or(sum, |bias| sum + bias);
                         k.if_(t.lt(self.n), || {
                             outputs.store_biased(t * rows + r, biased);
                         });

@@ -76,41 +76,33 @@ impl<'k> Recompute<'k> {
             for (nth, sum) in (0u32..).zip(sums) {
                 scratch.store(at(k.constant(nth)), sum.get());
             }
-            let count = sums.len() as u32;
-            self.each(
-                count,
-                |nth| scratch.load(at(nth)),
-                place,
-                |nth, lane, _, dot| {
+            k.for_each(0u32, sums.len() as u32, 1u32, |nth| {
+                let place = |lane| place(nth, lane);
+                self.again(scratch.load(at(nth)), place, |lane, _, dot| {
                     k.if_(k.lane().eq(lane), || scratch.store(at(nth), dot));
-                },
-            );
+                });
+            });
             for (nth, sum) in (0u32..).zip(sums) {
                 sum.set(scratch.load(at(k.constant(nth))));
             }
         });
     }
 
-    /// Multiplies again what is not finite of the `count` sums of each lane. `place` is that of [`mend`],
-    /// and `give` gets the number and the lane of a sum, its row and token, and what it is, in all lanes.
-    ///
-    /// [`mend`]: Recompute::mend
-    pub(super) fn each(
+    /// Multiplies again those of a sum of each lane that are not finite. `place` gives the row and the token
+    /// of the sum in a lane, and `give` gets the lane of a sum, its row and token, and what it is, in all lanes.
+    pub(super) fn again(
         &self,
-        count: u32,
-        sum: impl Fn(Val<'k, u32>) -> Val<'k, f32>,
-        place: impl Fn(Val<'k, u32>, Val<'k, u32>) -> (Val<'k, u32>, Val<'k, u32>),
-        give: impl Fn(Val<'k, u32>, Val<'k, u32>, (Val<'k, u32>, Val<'k, u32>), Val<'k, f32>),
+        sum: Val<'k, f32>,
+        place: impl Fn(Val<'k, u32>) -> (Val<'k, u32>, Val<'k, u32>),
+        give: impl Fn(Val<'k, u32>, (Val<'k, u32>, Val<'k, u32>), Val<'k, f32>),
     ) {
         let k = self.k;
-        k.for_each(0u32, count, 1u32, |nth| {
-            let spoilt = k.ballot(!is_finite(sum(nth)));
-            k.for_each(0u32, 32u32, 1u32, |lane| {
-                let (r, t) = place(nth, lane);
-                let is_spoilt = ((spoilt >> lane) & 1u32).ne(0);
-                k.if_(is_spoilt & r.lt(self.product.0.rows) & t.lt(self.n), || {
-                    give(nth, lane, (r, t), self.dot(r, t));
-                });
+        let spoilt = k.ballot(!is_finite(sum));
+        k.for_each(0u32, 32u32, 1u32, |lane| {
+            let (r, t) = place(lane);
+            let is_spoilt = ((spoilt >> lane) & 1u32).ne(0);
+            k.if_(is_spoilt & r.lt(self.product.0.rows) & t.lt(self.n), || {
+                give(lane, (r, t), self.dot(r, t));
             });
         });
     }

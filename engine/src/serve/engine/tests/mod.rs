@@ -2,6 +2,8 @@
 //!
 //! `GANNET_ORDERS=all` runs ten thousand orders; otherwise a sample of them.
 
+mod spoilt;
+
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};

@@ -4,18 +4,17 @@
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
 
-#[path = "common/callers.rs"]
-mod callers;
 mod common;
 #[path = "common/plants.rs"]
 mod plants;
 mod reference;
 
-use callers::{KINDS, request};
 use common::{gpu, model, shared};
-use gannet_engine::requests::Prompt;
 use gannet_engine::settings::{KvType, Precision};
-use gannet_engine::{DeviceChoice, Engine, Error, ExecutorChoice, Request, Settings};
+use gannet_engine::{
+    DeviceChoice, Engine, Error, ExecutorChoice, GenerateOptions, Generation, Request, Sampling,
+    Settings,
+};
 use gannet_gguf::Gguf;
 use plants::{generates_nothing, plant_everywhere, planted, runner, with_a_nan_in_down};
 
@@ -47,16 +46,31 @@ fn gpu_generation_ends_with_the_operation() {
 /// The token that gives no numbers.
 const SPOILT: u32 = 300;
 
+/// Kinds of prompts.
+const KINDS: usize = 12;
+
 /// A request: of an odd number one that has the token somewhere, and of every third one that the host chooses
-/// for. Ids of `callers` are below the token's.
+/// for. Other tokens of prompts are below the token's.
 fn beside(i: usize) -> Request {
-    let mut request = request(SPOILT as usize, i % KINDS);
-    if let Prompt::Tokens(tokens) = &mut request.prompt
-        && i % 2 == 1
-    {
-        let at = (i * 7) % tokens.len();
-        tokens[at] = SPOILT;
+    let kind = i % KINDS;
+    let len = [4, 30, 64, 9, 100, 2, 33, 70][kind % 8];
+    // Some begin alike.
+    let start = if kind.is_multiple_of(3) { 0 } else { kind };
+    let token = |n: usize| ((n * n * 7 + start * 31 + 11 * n + 5) % 290) as u32;
+    let mut tokens: Vec<u32> = (0..len).map(token).collect();
+    if i % 2 == 1 {
+        tokens[(i * 7) % len] = SPOILT;
     }
+    let mut request = Request::new(tokens).with_options(GenerateOptions {
+        max_tokens: 1 + (kind * 7) % 24,
+        ignore_eog: true,
+        sampling: Sampling {
+            temperature: if kind % 4 == 1 { 0.9 } else { 0.0 },
+            seed: kind as u64,
+            ..Sampling::default()
+        },
+        ..GenerateOptions::default()
+    });
     if i.is_multiple_of(3) {
         request.logit_bias = vec![(SPOILT, f32::NEG_INFINITY), (9, 1.5)];
     }
@@ -89,7 +103,7 @@ fn gpu_requests_beside_one_without_numbers() {
         ..Settings::default()
     };
     // Whatever was generated, and the position that made it end.
-    let heard = |result: Result<gannet_engine::Generation, Error>| match result {
+    let heard = |result: Result<Generation, Error>| match result {
         Ok(generation) => Ok(generation.tokens),
         Err(Error::NotFinite(why)) => {
             println!("{why}");

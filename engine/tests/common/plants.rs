@@ -67,6 +67,9 @@ pub struct Runner {
     pub rounding: f32,
     /// Whether it rounds the inputs of products to 8 bits.
     pub rounds_to_bytes: bool,
+    /// The largest finite value that it is held to the reference with: that of a cache whose roundings
+    /// decide beyond it which key is looked at.
+    pub largest: f32,
 }
 
 pub fn runner(
@@ -76,6 +79,7 @@ pub fn runner(
     rounding: f32,
 ) -> Runner {
     Runner {
+        largest: f32::MAX,
         rounds_to_bytes: (device, precision) == (DeviceChoice::Cpu, Precision::Fast),
         rounding,
         name,
@@ -208,7 +212,8 @@ pub fn check(plant: &Plant<'_>, runners: &[Runner], what: &str, limit: f64) -> u
         });
         match found {
             Ok(()) => {
-                if worst > f64::max(limit, runner.limit) {
+                let is_held = plant.value.abs() <= runner.largest || plant.value.is_nan();
+                if is_held && worst > f64::max(limit, runner.limit) {
                     plant.hold(runner, what, &ids, worst);
                 }
             }

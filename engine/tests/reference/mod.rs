@@ -13,6 +13,7 @@
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
 
+mod bytes;
 pub mod cases;
 mod config;
 mod forward;
@@ -52,6 +53,12 @@ impl Reference {
         let config = Config::read(gguf)?;
         let weights = Weights::read(gguf, &config)?;
         Ok(Reference { config, weights })
+    }
+
+    /// The same, with the inputs of products with weights in blocks rounded to 8 bits in the way of a seed
+    /// (0: to the nearest): what an executor that rounds so may give.
+    pub fn round_inputs(&mut self, seed: u64) {
+        self.weights.round_inputs(bytes::Rounding::new(seed));
     }
 
     /// Entries of the vocabulary.

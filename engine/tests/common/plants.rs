@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::common::{gpu, model, shared};
-use crate::reference::{Reference, kld};
+use crate::reference::{Reference, Rounding, kld};
 use gannet_engine::internals::exec::{Executor, StepRows};
 use gannet_engine::internals::kv::BlockTable;
 use gannet_engine::internals::plan::{Buf, Element};
@@ -97,7 +97,7 @@ pub fn runner(
 pub fn runners() -> Vec<Runner> {
     let (exact, fast) = (Precision::Exact, Precision::Fast);
     vec![
-        runner("exact", (DeviceChoice::Cpu, exact), 1e-6, 1e-6),
+        runner("exact", (DeviceChoice::Cpu, exact), 1e-6, f32::EPSILON),
         runner("fast", (DeviceChoice::Cpu, fast), 1e-3, 1.0 / 127.0),
         runner("interp", (DeviceChoice::Interp, fast), 1e-3, 1.0 / 1024.0),
     ]
@@ -116,7 +116,7 @@ pub fn worst(right: &[f64], found: &[f64], vocab_size: usize) -> f64 {
     rows.map(|(a, b)| kld(a, b)).fold(0.0, f64::max)
 }
 
-/// Ways to round to 8 bits that are tried.
+/// Ways to round that are tried.
 const ROUNDINGS: u64 = 9;
 
 /// A value in place of a weight of a model.
@@ -141,13 +141,13 @@ impl Plant<'_> {
         of(1.0 + rounding).max(of(1.0 - rounding))
     }
 
-    /// How far they go where nothing but the inputs of products is rounded, to 8 bits, in some ways. A large
-    /// value makes of scores a choice of one key, and of all that follows one direction or another: where
-    /// two keys are close, whatever is rounded before decides.
-    fn of_bytes(&self, ids: &[u32], right: &[f64]) -> f64 {
+    /// How far they go where nothing but products round, in some ways. A large value makes
+    /// of scores a choice of one key, and of all that follows one direction or another: where two keys are
+    /// close, whatever is rounded before decides.
+    fn of_products(&self, ids: &[u32], right: &[f64], way: impl Fn(u64) -> Rounding) -> f64 {
         let mut rounded = Reference::open(self.times(1.0).path()).unwrap();
         let of = |seed| {
-            rounded.round_inputs(seed);
+            rounded.round_products(way(seed));
             worst(right, &rounded.logits(ids, 64), rounded.vocab_size())
         };
         (0..ROUNDINGS).map(of).fold(0.0, f64::max)
@@ -159,9 +159,13 @@ impl Plant<'_> {
     fn hold(&self, runner: &Runner, what: &str, ids: &[u32], worst: f64) {
         let file = self.times(1.0);
         let right = Reference::open(file.path()).unwrap().logits(ids, 64);
-        let mut allowed = self.sensitivity(ids, &right, runner.rounding);
+        let share = f64::from(runner.rounding);
+        let of_products = match runner.rounds_to_bytes {
+            true => self.of_products(ids, &right, Rounding::Bytes),
+            false => self.of_products(ids, &right, |seed| Rounding::Share(seed, share)),
+        };
+        let allowed = of_products.max(self.sensitivity(ids, &right, runner.rounding));
         if runner.rounds_to_bytes {
-            allowed = allowed.max(self.of_bytes(ids, &right));
             let options = ParityOptions {
                 left: Side::Cpu,
                 right: Side::CpuFast,

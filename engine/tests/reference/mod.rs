@@ -13,12 +13,12 @@
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
 
-mod bytes;
 pub mod cases;
 mod config;
 mod forward;
 pub mod micro;
 mod rope;
+mod rounding;
 mod silent;
 mod tensors;
 
@@ -27,6 +27,7 @@ use std::path::Path;
 use gannet_gguf::Gguf;
 
 use config::Config;
+pub use rounding::Rounding;
 use tensors::Weights;
 
 /// A model whose weights are f64.
@@ -55,10 +56,9 @@ impl Reference {
         Ok(Reference { config, weights })
     }
 
-    /// The same, with the inputs of products with weights in blocks rounded to 8 bits in the way of a seed
-    /// (0: to the nearest): what an executor that rounds so may give.
-    pub fn round_inputs(&mut self, seed: u64) {
-        self.weights.round_inputs(bytes::Rounding::new(seed));
+    /// Rounds in products from here on, and nowhere else.
+    pub fn round_products(&mut self, rounding: Rounding) {
+        self.weights.round_products(rounding);
     }
 
     /// Entries of the vocabulary.

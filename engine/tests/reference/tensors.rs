@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use gannet_gguf::Gguf;
 use gannet_quant::Format;
 
-use super::bytes::Rounding;
 use super::config::{Config, FactorTensors};
+use super::rounding::Rounding;
 
 /// `[rows, cols]`, row-major.
 pub(super) struct Matrix {
@@ -16,7 +16,7 @@ pub(super) struct Matrix {
     data: Vec<f64>,
     /// Whether the file has it in blocks, not as floats.
     is_packed: bool,
-    /// How what it is multiplied with is rounded first.
+    /// How what it is multiplied with is rounded first, and what comes of it.
     rounding: Option<Rounding>,
 }
 
@@ -33,8 +33,8 @@ impl Matrix {
         (0..self.rows).map(|r| dot(self.row(r), x)).collect()
     }
 
-    fn round_inputs(&mut self, rounding: Rounding) {
-        self.rounding = self.is_packed.then_some(rounding);
+    fn round_products(&mut self, rounding: Rounding) {
+        self.rounding = rounding.is_of(self.is_packed).then_some(rounding);
     }
 
     /// Cuts rows off at the front.
@@ -67,7 +67,10 @@ impl Linear {
         if let Some(bias) = &self.bias {
             y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         }
-        y
+        match self.weight.rounding {
+            Some(rounding) => rounding.round_output(y),
+            None => y,
+        }
     }
 
     fn split_rows(&mut self, rows: usize) -> Linear {
@@ -119,18 +122,18 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Has the products with weights in blocks round what they are given.
-    pub(super) fn round_inputs(&mut self, rounding: Rounding) {
+    /// Has products round.
+    pub(super) fn round_products(&mut self, rounding: Rounding) {
         let of_layer = |layer: &mut Layer| {
             let attention = [&mut layer.q, &mut layer.k, &mut layer.v, &mut layer.o];
             let others = [&mut layer.up, &mut layer.down];
             let linears = attention.into_iter().chain(others).chain(&mut layer.gate);
-            linears.for_each(|linear| linear.weight.round_inputs(rounding));
+            linears.for_each(|linear| linear.weight.round_products(rounding));
         };
         self.layers.iter_mut().for_each(of_layer);
-        self.embedding.round_inputs(rounding);
+        self.embedding.round_products(rounding);
         if let Some(output) = &mut self.output {
-            output.weight.round_inputs(rounding);
+            output.weight.round_products(rounding);
         }
     }
 

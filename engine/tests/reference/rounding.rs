@@ -1,46 +1,63 @@
-//! Activations as bytes: what an executor may make of a model that rounds the inputs of products so.
+//! What products read and give, rounded: what an executor that rounds so may make of a model.
 
 /// Activations that share a scale.
 const BLOCK: usize = 32;
 
-/// One of the ways to round: to the nearest step, or to either of the two that enclose a value, as
-/// numbers of a seed decide, more often to the nearer.
+/// A way to round. Ways of other seeds are as coarse.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Rounding {
-    seed: u64,
+pub enum Rounding {
+    /// To bytes, of products with weights in blocks. Seed 0 rounds to the nearest step; others to either of
+    /// the two that enclose a value, more often to the nearer.
+    Bytes(u64),
+    /// By up to a share of each value, of all products: what they read, and their sums with a bias.
+    Share(u64, f64),
 }
 
 impl Rounding {
-    /// Seed 0 rounds to the nearest step.
-    pub(super) fn new(seed: u64) -> Rounding {
-        Rounding { seed }
+    /// Whether it is of products with weights in blocks, or with those that are floats.
+    pub(super) fn is_of(self, is_packed: bool) -> bool {
+        is_packed || matches!(self, Rounding::Share(..))
     }
 
-    /// What 8 bits hold of a row: of each block whole multiples of a 127th of its largest magnitude. All of
-    /// a row of which that would lose too much.
+    /// A row as it is multiplied.
     pub(super) fn round(self, row: &[f64]) -> Vec<f64> {
-        if is_coarse(row) {
-            return row.to_vec();
+        match self {
+            Rounding::Bytes(seed) => to_bytes(row, seed),
+            Rounding::Share(..) => self.round_output(row.to_vec()),
         }
-        let mut rounded = Vec::with_capacity(row.len());
-        for block in row.chunks(BLOCK) {
-            let step = largest(block) / 127.0;
-            rounded.extend(block.iter().map(|&x| match step > 1e-37 {
-                true => self.whole(x / step) * step,
-                false => 0.0,
-            }));
-        }
-        rounded
     }
 
-    fn whole(self, steps: f64) -> f64 {
-        match self.seed {
-            0 => steps.round_ties_even(),
-            seed => (steps + share(seed ^ steps.to_bits()))
-                .floor()
-                .clamp(-127.0, 127.0),
+    /// What comes of it.
+    pub(super) fn round_output(self, mut row: Vec<f64>) -> Vec<f64> {
+        if let Rounding::Share(seed, most) = self {
+            let off = |x: f64| most * (2.0 * share(seed ^ x.to_bits()) - 1.0);
+            row.iter_mut().for_each(|x| *x *= 1.0 + off(*x));
         }
+        row
     }
+}
+
+/// What 8 bits hold of a row: of each block whole multiples of a 127th of its largest magnitude. All of a
+/// row of which that would lose too much.
+fn to_bytes(row: &[f64], seed: u64) -> Vec<f64> {
+    if is_coarse(row) {
+        return row.to_vec();
+    }
+    let whole = |steps: f64| match seed {
+        0 => steps.round_ties_even(),
+        _ => (steps + share(seed ^ steps.to_bits()))
+            .floor()
+            .clamp(-127.0, 127.0),
+    };
+    let mut rounded = Vec::with_capacity(row.len());
+    for block in row.chunks(BLOCK) {
+        let step = largest(block) / 127.0;
+        rounded.extend(block.iter().map(|&x| match step > 1e-37 {
+            true => whole(x / step) * step,
+            false => 0.0,
+        }));
+    }
+    rounded
 }
 
 /// A number from 0 to 1 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
@@ -80,7 +97,7 @@ fn nearest_steps_err_by_half_of_one_and_others_by_less_than_one() {
         .map(|i| ((i * 37 % 101) as f64 - 50.0) / 7.0)
         .collect();
     for seed in 0..9 {
-        let rounded = Rounding::new(seed).round(&row);
+        let rounded = Rounding::Bytes(seed).round(&row);
         let mut errors = 0.0;
         for (block, found) in row.chunks(BLOCK).zip(rounded.chunks(BLOCK)) {
             let step = largest(block) / 127.0;
@@ -96,5 +113,12 @@ fn nearest_steps_err_by_half_of_one_and_others_by_less_than_one() {
     }
     let mut large = row.clone();
     large[77] = 1e6;
-    assert_eq!(Rounding::new(0).round(&large), large);
+    assert_eq!(Rounding::Bytes(0).round(&large), large);
+    let moved = Rounding::Share(3, 1e-3).round(&row);
+    let errors = row
+        .iter()
+        .zip(&moved)
+        .map(|(x, found)| (x - found).abs() / x.abs().max(1e-9));
+    let most = errors.fold(0.0, f64::max);
+    assert!((5e-4..=1.001e-3).contains(&most), "{most}");
 }

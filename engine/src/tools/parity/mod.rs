@@ -4,7 +4,7 @@
 //! compare: *lockstep* runs the right side unit by unit, each on the left side's inputs, and so
 //! measures every operation on its own; *free* runs both sides whole and compares what they left,
 //! which is the only way to look at a graph. In lockstep the products of a CPU that rounds activations to
-//! bytes are compared once more, with exact ones of the same bytes ([`bytes`]).
+//! bytes are compared once more, with exact ones of the same bytes (`bytes`).
 //!
 //! The cache cannot be poisoned, since it holds the tokens before the step. A write to it that never
 //! happened shows in the attention that reads it: cells that nobody wrote are zero, so a step must be

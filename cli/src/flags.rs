@@ -38,7 +38,7 @@ impl ModelFlag {
         options.ignore_unknown = self.ignore_unknown;
         let model = match &self.model {
             Some(path) => {
-                refuse_dash(path)?;
+                refuse_no_file(path)?;
                 let _progress = Progress::spinner(format!("opening {}", shown_path(path)));
                 Model::open_with(path, &options)?
             }
@@ -59,7 +59,7 @@ impl ModelFlag {
         }
         match &self.model {
             Some(path) => {
-                refuse_dash(path)?;
+                refuse_no_file(path)?;
                 Ok(Gguf::open(path)?)
             }
             None => embedded::container(),
@@ -269,11 +269,21 @@ pub(crate) fn token_ids(text: &str) -> Result<Vec<u32>, Failure> {
     })
 }
 
-/// Refuses standard input as a model.
-pub(crate) fn refuse_dash(path: &Path) -> Result<(), Failure> {
-    let why = "a model is mapped from a file, not read from standard input; give the file's name";
-    match input::is_dash(path) {
-        true => Err(Failure::Usage(why.to_owned())),
+/// Refuses standard input and addresses as a model.
+pub(crate) fn refuse_no_file(path: &Path) -> Result<(), Failure> {
+    if input::is_dash(path) {
+        let why =
+            "a model is mapped from a file, not read from standard input; give the file's name";
+        return Err(Failure::Usage(why.to_owned()));
+    }
+    let name = path.to_string_lossy();
+    let scheme = name.split_once("://").map_or("", |(scheme, _)| scheme);
+    let is_address = !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric());
+    match is_address && !path.exists() {
+        true => Err(Failure::Usage(format!(
+            "{}: nothing is downloaded; fetch the GGUF file and give its name",
+            shown_path(path)
+        ))),
         false => Ok(()),
     }
 }

@@ -51,7 +51,7 @@ fn tale() -> MutexGuard<'static, Option<Tale>> {
 pub(crate) struct Telling(());
 
 impl Telling {
-    /// `what` prints by [`print`] and by what goes to standard error.
+    /// `what` prints by [`print()`] and by what goes to standard error.
     pub(crate) fn at_interruption(what: impl FnOnce() + Send + 'static) -> Telling {
         *tale() = Some(Box::new(what));
         partial::watch();

@@ -27,11 +27,15 @@ use plants::*;
 /// What the gate says of a model on interpreted kernels: that it is computed rightly, or why it has no
 /// numbers. Never that the device is wrong.
 fn gate_of(file: &Path, limits: Limits, what: &str) -> Option<NotFinite> {
+    gate_in(Precision::Fast, file, limits, what)
+}
+
+fn gate_in(precision: Precision, file: &Path, limits: Limits, what: &str) -> Option<NotFinite> {
     let model = model(file);
     let mut executor = InterpExecutor::new(
         model.clone(),
         Target::Sm90a,
-        Precision::Fast,
+        precision,
         limits,
         Buffers::Shared,
     )
@@ -168,6 +172,10 @@ fn values_that_the_cache_does_not_hold() {
                 kv_type,
                 ..Limits::new(1, 40)
             };
+            if kv_type == KvType::Int8 {
+                let exact = gate_in(Precision::Exact, copy.path(), limits, &what);
+                assert_eq!(exact, None, "{what}, exact");
+            }
             let found = gate_of(copy.path(), limits, &what);
             assert_eq!(found.is_none(), is_held, "{what}: {found:?}");
             if let Some(found) = found {

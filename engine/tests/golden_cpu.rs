@@ -73,13 +73,35 @@ fn text_perplexity(file: &str) {
         return;
     };
     let model = model(&path);
-    for (precision, limit) in [(Precision::Exact, 2e-4), (Precision::Fast, 2e-3)] {
+    for (precision, limit) in [(Precision::Exact, 2e-4), (Precision::Fast, 1e-3)] {
         let options = options(DeviceChoice::Cpu, precision, 256);
         let mut executor = make_executor(&model, &options).unwrap().executor;
         let (found, reference) = perplexity(&text, &model, &name, executor.as_mut());
         let error = (found / reference - 1.0).abs();
         println!("{file} {precision:?}: {found} against {reference}: {error:e}");
         assert!(error <= limit, "{file} {precision:?}: {error}");
+    }
+}
+
+/// Formats of blocks of 256: each 32 activations have a scale of their own all the same.
+#[test]
+fn fast_perplexity_of_formats_of_few_bits() {
+    let test = "fast perplexity";
+    let Some(text) = shared(test, "golden/rustdoc-tiny/val-200k.txt") else {
+        return;
+    };
+    for types in ["Q2_K", "Q3_K_M", "IQ4_XS"] {
+        let name = format!("rustdoc-tiny-4l-{types}.gguf");
+        let Some(path) = shared(test, &format!("models/more/{name}")) else {
+            continue;
+        };
+        let model = model(&path);
+        let options = options(DeviceChoice::Cpu, Precision::Fast, 256);
+        let mut executor = make_executor(&model, &options).unwrap().executor;
+        let (found, reference) = perplexity(&text, &model, &name, executor.as_mut());
+        let error = (found / reference - 1.0).abs();
+        println!("{types}: {found} against {reference}: {error:e}");
+        assert!(error <= 1e-3, "{types}: {error}");
     }
 }
 

@@ -5,10 +5,18 @@
 
 mod common;
 
+use std::path::Path;
+
 use common::{model, shared};
-use gannet_engine::Error;
-use gannet_engine::settings::{Faults, Overrides, Settings};
-use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
+use gannet_engine::internals::exec::StepRows;
+use gannet_engine::internals::kv::BlockTable;
+use gannet_engine::settings::{Buffers, Faults, Overrides, Precision, Settings};
+use gannet_engine::tools::make_executor;
+use gannet_engine::tools::parity::{Mode, ParityOptions, Report, Side, Tolerance, compare, diff};
+use gannet_engine::{DeviceChoice, Error};
+use gannet_gguf::{Gguf, TensorType};
+use half::f16;
+use tempfile::NamedTempFile;
 
 /// Compares on the micro-model of a family and checks that everything passes.
 fn reports(test: &str, family: &str, options: &ParityOptions) -> Option<Vec<Report>> {
@@ -199,6 +207,97 @@ fn sides_go_by_the_names_that_were_given_and_the_fast_cpu_passes() {
                 assert_eq!(report.right, right.to_string());
                 assert!(report.passes(), "{:?}", report.first_failure());
             }
+        }
+    }
+}
+
+/// A copy of a model of which the scale of one block of a tensor is a factor of what it was.
+fn with_a_scale_off(file: &Path, tensor: &str, block: u64, factor: f32) -> NamedTempFile {
+    let gguf = Gguf::open(file).unwrap();
+    let tensor = gguf.tensor(tensor).unwrap();
+    let behind = match tensor.ty {
+        TensorType::Q6_K => 208,
+        TensorType::Q3_K => 108,
+        TensorType::Q2_K => 80,
+        _ => 0,
+    };
+    let block = block % (tensor.elements() / tensor.ty.block_len());
+    let at = (tensor.offset + block * tensor.ty.block_bytes() + behind) as usize;
+    let mut bytes = std::fs::read(file).unwrap();
+    let scale = f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
+    let off = f16::from_f32(scale * factor).to_le_bytes();
+    bytes[at..at + 2].copy_from_slice(&off);
+    let copy = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
+    std::fs::write(copy.path(), bytes).unwrap();
+    copy
+}
+
+/// The fast CPU on one file against the exact one on another, in lockstep on a prompt.
+fn fast_against_exact(fast: &Path, exact: &Path) -> Report {
+    let make = |file, precision| {
+        let settings = Settings {
+            device: DeviceChoice::Cpu,
+            precision,
+            context: Some(64),
+            buffers: Buffers::Distinct,
+            ..Settings::default()
+        };
+        make_executor(&model(file), &settings).unwrap().executor
+    };
+    let (mut left, mut right) = (make(exact, Precision::Exact), make(fast, Precision::Fast));
+    let limits = left.limits();
+    let mut table = BlockTable::new(1, limits.context, limits.cache_blocks);
+    let ids: Vec<u32> = (0..19).map(|i| i * i * 7 + 3 * i + 11).collect();
+    table.reserve(0, ids.len()).unwrap();
+    let rows = StepRows::of_slot(&ids, 0, 0..ids.len());
+    let (left, right) = (left.inspect(), right.inspect());
+    let tolerance = Tolerance::PerOperation;
+    diff(left, right, &rows.step(&table), Mode::Lockstep, tolerance).unwrap()
+}
+
+#[test]
+fn one_scale_of_a_model_that_is_off_by_a_twentieth_is_found() {
+    let off = [
+        ("blk.0.attn_q", 3, 1.05),
+        ("blk.2.attn_v", 200, 0.95),
+        ("blk.3.ffn_gate", 511, 1.05),
+        ("blk.1.ffn_down", 77, 1.05),
+    ];
+    for name in [
+        "Q4_K_M",
+        "Q8_0",
+        "Q4_0",
+        "Q5_K_M",
+        "more/4l-Q2_K",
+        "more/4l-IQ4_NL",
+    ] {
+        let part = match name.strip_prefix("more/") {
+            Some(name) => format!("models/more/rustdoc-tiny-{name}.gguf"),
+            None => format!("models/rustdoc-tiny-{name}.gguf"),
+        };
+        let Some(file) = shared("one scale that is off", &part) else {
+            continue;
+        };
+        let right = fast_against_exact(&file, &file);
+        assert!(right.passes(), "{name}: {:?}", right.first_failure());
+        let of_bytes = right
+            .buffers
+            .iter()
+            .filter(|row| row.buffer.ends_with("bytes"));
+        let worst = of_bytes.clone().map(|row| row.nmse).fold(0.0, f64::max);
+        println!("{name}: {worst:e} of {}", of_bytes.count());
+        for (tensor, block, factor) in off {
+            let weight = format!("{tensor}.weight");
+            let copy = with_a_scale_off(&file, &weight, block, factor);
+            let report = fast_against_exact(copy.path(), &file);
+            let failed: Vec<_> = report.buffers.iter().filter(|row| !row.pass).collect();
+            let is_found = |row: &&gannet_engine::tools::parity::BufferRow| {
+                row.buffer == format!("{tensor} of the same bytes")
+            };
+            assert!(
+                failed.len() == 1 && failed.iter().all(is_found),
+                "{name}, {tensor}: {failed:?}"
+            );
         }
     }
 }

@@ -2,6 +2,10 @@
 //! one activation: whatever executor runs the model, its logits are those of the reference or an error
 //! that names the operation.
 //!
+//! Where rounding what precedes a large value decides on all that follows it, logits may go as far as those
+//! of the reference do that rounds as much. That it is the model that magnifies what 8 bits take, and no
+//! operation that errs, is shown by comparing each on the same inputs.
+//!
 //! `GANNET_PLANTED=all` plants in every tensor of every layer; by default in those of one layer.
 
 // Helpers of tests are tests; the lint knows functions marked so only.
@@ -41,9 +45,7 @@ fn weights_of_a_trained_model() {
         ) else {
             continue;
         };
-        let mut runners = runners();
-        runners[1].largest = 65_520.0;
-        plant_everywhere(&file, &runners[..2], 1e-2);
+        plant_everywhere(&file, &runners()[..2], 1e-2);
     }
 }
 

@@ -41,7 +41,7 @@ struct Input {
     #[arg(long, value_name = "IDS")]
     ids: Option<String>,
     /// File with the ids, written the same way; - reads standard input
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
 }
 

@@ -15,7 +15,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
-use crate::flags::refuse_dash;
+use crate::flags::refuse_no_file;
 use crate::figures;
 use crate::table::Table;
 
@@ -60,7 +60,7 @@ struct Named {
 impl Inspect {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
         let path = self.file.named.or(self.file.model).unwrap_or_default();
-        refuse_dash(&path)?;
+        refuse_no_file(&path)?;
         let found = if is_safetensors(&path) {
             of_safetensors(&SafeTensors::open(&path).map_err(Failure::of)?)
         } else {

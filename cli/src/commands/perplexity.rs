@@ -28,7 +28,7 @@ pub(crate) struct Perplexity {
     #[command(flatten)]
     model: ModelFlag,
     /// File with the text, which counts byte for byte; - is standard input
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
     /// Tokens in a window
     #[arg(short, long, value_name = "N", default_value_t = 512)]

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures;
-use crate::flags::refuse_dash;
+use crate::flags::refuse_no_file;
 use crate::input;
 use crate::output::Output;
 use crate::progress::Progress;
@@ -56,7 +56,7 @@ impl Synth {
             let why = "--json and --out - both print to standard output; name a file";
             return Err(Failure::Usage(why.to_owned()));
         }
-        self.vocab_from.as_deref().map_or(Ok(()), refuse_dash)?;
+        self.vocab_from.as_deref().map_or(Ok(()), refuse_no_file)?;
         let options = SynthOptions {
             shape: self.shape,
             mix: self.mix,

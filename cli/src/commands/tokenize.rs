@@ -40,7 +40,7 @@ pub(crate) struct Tokenize {
 #[group(required = true, multiple = false)]
 struct Input {
     /// File with the text, which counts byte for byte; - is standard input
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// The text itself
     #[arg(long, value_name = "TEXT")]

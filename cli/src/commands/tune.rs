@@ -17,7 +17,8 @@ use crate::table::Table;
 pub(crate) struct Tune {
     #[command(flatten)]
     model: ModelFlag,
-    /// Rows of activations to tune for: 1, 2, 4 or 8
+    /// Rows of activations to tune for: 1, 2, 4 or 8. GPUs from sm_80 on take what 8 rows gave with
+    /// --gemv-rows alone
     #[arg(
         short,
         long,

@@ -216,10 +216,16 @@ fn a_dash_is_standard_input_everywhere() {
             ids,
             run(&["tokenize", "--text", text, "--json"]).ok().json()
         );
+        let short = piped(&["tokenize", "-f", "-", "--json"], text);
+        assert_eq!(short.ok().json(), ids);
+        let back = piped(&["detokenize", "-f", "-"], &ids.to_string());
+        assert_eq!(back.ok().stdout, text);
     }
     let text = "Ownership is a set of rules. ".repeat(20);
     let args = ["perplexity", "--file", "-", "-c", "32", "--device", "cpu"];
-    piped(&args, &text).ok();
+    let short = ["perplexity", "-f", "-", "-c", "32", "--device", "cpu"];
+    let measured = piped(&args, &text).ok().stdout;
+    assert_eq!(piped(&short, &text).ok().stdout, measured);
     let logits = [
         "logits",
         "--tokens",
@@ -248,6 +254,16 @@ fn a_dash_is_standard_input_everywhere() {
         let done = run(args);
         let line = done.one_line_of_usage();
         assert!(line.contains("not read from standard input"), "{line}");
+    }
+    for address in ["https://host/m.gguf", "hf://a/b", "ollama://llama3"] {
+        for args in [&["run", "x", "-m", address][..], &["inspect", address]] {
+            let done = run(args);
+            let line = done.one_line_of_usage();
+            assert!(
+                line.starts_with(address) && line.contains("nothing is downloaded"),
+                "{line}"
+            );
+        }
     }
 }
 

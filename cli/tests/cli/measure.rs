@@ -145,6 +145,47 @@ fn several_sequences_are_compared_in_chunks_and_with_themselves_alone() {
 }
 
 #[test]
+fn the_fast_cpu_passes_on_the_embedded_model() {
+    let done = run(&["parity", "--right", "cpu-fast"]).ok();
+    assert!(
+        done.stderr.contains("buffers within their limits]"),
+        "{}",
+        done.stderr
+    );
+    let cases: [&[&str]; 3] = [
+        &["--right", "cpu-fast", "--batch", "3", "-n", "2"],
+        &["--right", "cpu-fast", "--chunk", "7", "-n", "2"],
+        &[
+            "--left",
+            "cpu-fast",
+            "--right",
+            "cpu",
+            "-n",
+            "2",
+            "--tokens",
+            "8184,5,6,7,80,9",
+        ],
+    ];
+    for args in cases {
+        let object = run(&[&["parity", "--json"], args].concat()).ok().json();
+        assert_eq!(object["pass"], true, "{args:?}");
+        let reports = object["reports"].as_array().unwrap();
+        let rows = reports
+            .iter()
+            .flat_map(|r| r["buffers"].as_array().unwrap());
+        let (of_bytes, others): (Vec<_>, Vec<_>) = rows.partition(|row| {
+            let buffer = row["buffer"].as_str().unwrap();
+            buffer.ends_with("of the same bytes")
+        });
+        // Products round, and are what those bytes give.
+        let rounds = others
+            .iter()
+            .any(|row| row["nmse"].as_f64().unwrap() > 1e-6);
+        assert!(rounds && !of_bytes.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
 fn executors_that_do_not_exist_are_refused() {
     run(&["parity", "--left", "cpu", "--right", "abacus"]).usage();
 }

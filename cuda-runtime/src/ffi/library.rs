@@ -5,7 +5,6 @@
 //! first, of the file that the loader comes to first: in the folders of `LD_LIBRARY_PATH`, by the
 //! loader's own list, in the system's folders.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -22,14 +21,16 @@ const FOLDERS: &[&str] = &[
     "/usr/lib",
 ];
 
+/// The environment that the process began with: what the loader has read, whatever became of it.
+const BEGINNING: &str = "/proc/self/environ";
+
 /// The loader's list of libraries: their paths, each ended by a zero byte, among other things.
 const LIST: &str = "/etc/ld.so.cache";
 
 /// What is wrong with a library that may be loaded by one of some names: that the file is shorter than
 /// what is to be mapped of it.
 pub(super) fn cut_short(names: &[&str]) -> Option<String> {
-    let folders = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    let folders: Vec<PathBuf> = split(&folders).collect();
+    let folders = folders(&std::fs::read(BEGINNING).unwrap_or_default());
     let list = std::fs::read(LIST).unwrap_or_default();
     let found = |name: &&str| {
         let mut all = candidates(name, &folders, &list);
@@ -43,15 +44,17 @@ pub(super) fn cut_short(names: &[&str]) -> Option<String> {
     ))
 }
 
-/// The folders of a list with colons (or semicolons) between; an empty one is the current folder.
-fn split(folders: &OsStr) -> impl Iterator<Item = PathBuf> {
-    let text = folders.to_string_lossy().into_owned();
+/// The folders that an environment names to the loader, with colons or semicolons between; an empty one is
+/// the current folder.
+fn folders(environment: &[u8]) -> Vec<PathBuf> {
+    let mut variables = environment.split(|&byte| byte == 0);
+    let list = variables.find_map(|text| text.strip_prefix(b"LD_LIBRARY_PATH="));
+    let list = String::from_utf8_lossy(list.unwrap_or_default());
     let folder = |part: &str| PathBuf::from(if part.is_empty() { "." } else { part });
-    let parts: Vec<PathBuf> = match text.is_empty() {
+    match list.is_empty() {
         true => Vec::new(),
-        false => text.split([':', ';']).map(folder).collect(),
-    };
-    parts.into_iter()
+        false => list.split([':', ';']).map(folder).collect(),
+    }
 }
 
 /// Where a library of some name may be, in the loader's order.
@@ -155,9 +158,12 @@ mod tests {
 
     #[test]
     fn the_loaders_order() {
-        let folders: Vec<PathBuf> = split(OsStr::new("/a::/b")).collect();
+        let none: [PathBuf; 0] = [];
+        for environment in [&b""[..], b"A=LD_LIBRARY_PATH=/x\0", b"LD_LIBRARY_PATH=\0"] {
+            assert_eq!(folders(environment), none);
+        }
+        let folders = folders(b"HOME=/\0LD_LIBRARY_PATH=/a::/b\0X=1\0");
         assert_eq!(folders, ["/a", ".", "/b"].map(PathBuf::from));
-        assert_eq!(split(OsStr::new("")).count(), 0);
         let list = b"junk\0libx.so\0/opt/libx.so\0/opt/notlibx.so\0/opt/libx.so.1\0";
         let found: Vec<PathBuf> = candidates("libx.so", &folders, list).take(5).collect();
         let expected = [

@@ -115,23 +115,78 @@ fn find_in(executor: &mut dyn Inspect, step: &Step<'_>) -> Result<Option<Cause>,
     let idle: Vec<bool> = (units.iter())
         .map(|unit| is_idle(executor.plan(), unit, step))
         .collect();
+    // What attention may not hold of the keys and values in front of it.
+    let mut beside = None;
     for (i, unit) in units.iter().enumerate().filter(|(i, _)| !idle[*i]) {
         executor.run_unit(step, i)?;
-        let is_finite = |v: f32| v.is_finite();
-        let is_held = |v: f32| v.abs() <= F16_MAX;
-        let mut looked_at: Vec<(Buf, &dyn Fn(f32) -> bool)> = Vec::new();
-        looked_at.extend(unit.writes.iter().map(|&b| (b, &is_finite as _)));
-        if writes_halves(executor, unit) {
-            looked_at.extend(unit.reads.iter().map(|&b| (b, &is_held as _)));
+        if let Some(cause) = wrong(executor, &unit.writes, unit, step, |v| v.is_finite())? {
+            let attends = attends(executor.plan(), unit);
+            return Ok(beside.filter(|_| attends).or(Some(cause)));
         }
-        for (b, is_right) in looked_at {
-            if let Some((position, value)) = spoilt(executor, b, step, is_right)? {
-                let name = name_of(executor.plan(), unit, b);
-                return Ok(Some(Cause::of(position, &name, value)));
+        let (plan, asked) = (executor.plan(), executor.limits().kv_type);
+        let held = match executor.kind().runs_kernels() {
+            true => Held::of(plan, unit, asked),
+            false => Held::All,
+        };
+        if held != Held::All {
+            let is_held = |v: f32| v.abs() <= F16_MAX;
+            let cause = wrong(executor, &unit.reads, unit, step, is_held)?;
+            match held {
+                Held::Halves if cause.is_some() => return Ok(cause),
+                _ => beside = cause,
             }
         }
     }
     Ok(None)
+}
+
+/// The first of the values that a unit has in buffers which is not as it should be.
+fn wrong(
+    executor: &mut dyn Inspect,
+    buffers: &[Buf],
+    unit: &Unit,
+    step: &Step<'_>,
+    is_right: impl Fn(f32) -> bool,
+) -> Result<Option<Cause>, Error> {
+    for &b in buffers {
+        if let Some((position, value)) = spoilt(executor, b, step, &is_right)? {
+            let name = name_of(executor.plan(), unit, b);
+            return Ok(Some(Cause::of(position, &name, value)));
+        }
+    }
+    Ok(None)
+}
+
+/// Which keys and values that a unit stores can be attended to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// All, or it stores none.
+    All,
+    /// Those that f16 holds.
+    Halves,
+    /// All by some kernels; what attends to many rows at once computes in f16 with what bytes stand for.
+    HalvesByRows,
+}
+
+impl Held {
+    /// Of a unit that kernels run, on caches of the type asked for.
+    pub(crate) fn of(plan: &Plan, unit: &Unit, asked: KvType) -> Held {
+        let stored = unit.ops.iter().find_map(|&op| match plan.ops[op] {
+            Op::KvWrite { cache, .. } => Some(plan.cache(cache).kv_type(asked)),
+            _ => None,
+        });
+        match stored {
+            Some(KvType::F16) => Held::Halves,
+            Some(KvType::Int8) => Held::HalvesByRows,
+            Some(KvType::BF16 | KvType::F32) | None => Held::All,
+        }
+    }
+}
+
+/// Whether a unit attends to keys.
+pub(crate) fn attends(plan: &Plan, unit: &Unit) -> bool {
+    let is_attention = |&op: &usize| matches!(plan.ops[op], Op::Attention { .. });
+    unit.ops.iter().any(is_attention)
 }
 
 /// What a unit is called as to a buffer: of one that makes several the operation, and of one that makes
@@ -143,16 +198,6 @@ pub(crate) fn name_of(plan: &Plan, unit: &Unit, b: Buf) -> String {
         ([_, _, ..], Some(op)) => format!("{} {name}", plan.ops[op].name()),
         _ => unit.name.clone(),
     }
-}
-
-/// Whether a unit rounds keys and values to f16.
-fn writes_halves(executor: &dyn Inspect, unit: &Unit) -> bool {
-    let (plan, asked) = (executor.plan(), executor.limits().kv_type);
-    let writes_halves = |&op: &usize| match plan.ops[op] {
-        Op::KvWrite { cache, .. } => plan.cache(cache).kv_type(asked) == KvType::F16,
-        _ => false,
-    };
-    executor.kind().runs_kernels() && unit.ops.iter().any(writes_halves)
 }
 
 /// The first value of a buffer that is not as it should be, and its position.

@@ -1,13 +1,11 @@
 //! Shapes that no kernel on tensor cores takes, so that slower ones compute them: what a user should know.
 
-use gannet_ptx_gen::kernels::{
-    AttentionFlashSpec, AttentionShape, Epilogue, GemmSpec, KvType, WeightFormat,
-};
+use gannet_ptx_gen::kernels::{AttentionFlashSpec, AttentionShape, Epilogue, GemmSpec, KvType};
 use gannet_ptx_gen::target::Target;
 
 use super::weight_format;
 use crate::kv::BLOCK_TOKENS;
-use crate::plan::{AttentionConfig, CacheId, Op, Plan};
+use crate::plan::{AttentionConfig, Op, Plan};
 
 /// A reason why tensor cores compute a part of a plan neither for prompts nor for batches.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,12 +25,25 @@ pub(crate) fn beside_tensor_cores(plan: &Plan, target: Target, kv_type: KvType) 
         let refused = match *op {
             Op::MatMul { weight, .. } => {
                 let info = plan.weight(weight);
-                let product = product(weight_format(info.format), (info.rows, info.cols), target);
+                let product = GemmSpec {
+                    target,
+                    format: weight_format(info.format),
+                    rows: info.rows as u32,
+                    cols: info.cols as u32,
+                    epilogue: Epilogue::default(),
+                };
                 product.check().err().map(|why| (why, &info.name))
             }
             Op::Attention {
                 cache, ref spec, ..
-            } => attention(plan, cache, spec, (target, kv_type)),
+            } => {
+                let info = plan.cache(cache);
+                let flash = flash(spec, target, info.kv_type(kv_type));
+                // A cache of f32 was asked for.
+                let is_why = flash.shape.kv_type == KvType::F32;
+                let why = flash.check().err().filter(|_| !is_why);
+                why.map(|why| (why, &info.name))
+            }
             _ => None,
         };
         let Some((why, name)) = refused else {
@@ -50,26 +61,9 @@ pub(crate) fn beside_tensor_cores(plan: &Plan, target: Target, kv_type: KvType) 
     refusals
 }
 
-fn product(format: WeightFormat, (rows, cols): (usize, usize), target: Target) -> GemmSpec {
-    GemmSpec {
-        target,
-        format,
-        rows: rows as u32,
-        cols: cols as u32,
-        epilogue: Epilogue::default(),
-    }
-}
-
-/// Why the attention of prompts does not take a layer; nothing of a cache of f32, which was asked for.
-fn attention<'p>(
-    plan: &'p Plan,
-    cache: CacheId,
-    config: &AttentionConfig,
-    (target, asked): (Target, KvType),
-) -> Option<(String, &'p String)> {
-    let info = plan.cache(cache);
-    let kv_type = info.kv_type(asked);
-    let flash = AttentionFlashSpec {
+/// The attention of prompts on tensor cores.
+fn flash(config: &AttentionConfig, target: Target, kv_type: KvType) -> AttentionFlashSpec {
+    AttentionFlashSpec {
         target,
         shape: AttentionShape {
             num_heads: config.num_heads as u32,
@@ -83,9 +77,7 @@ fn attention<'p>(
             window: config.window,
         },
         split_queries: false,
-    };
-    let why = flash.check().err().filter(|_| kv_type != KvType::F32)?;
-    Some((why, &info.name))
+    }
 }
 
 #[cfg(test)]

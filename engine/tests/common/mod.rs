@@ -215,9 +215,8 @@ pub fn perplexity(
     executor: &mut dyn gannet_engine::internals::exec::Executor,
 ) -> (f64, f64) {
     let protocol = json(&text.with_file_name("perplexity.json"));
-    let reference = protocol["models"][name]["ref64"]
-        .as_f64()
-        .expect("a perplexity");
+    let of = |list: &str| protocol[list][name]["ref64"].as_f64();
+    let reference = of("models").or_else(|| of("more")).expect("a perplexity");
     let text = std::fs::read_to_string(text).expect("the text");
     let encode = gannet_engine::tokenizer::EncodeOptions {
         add_special: true,

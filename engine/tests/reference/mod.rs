@@ -18,6 +18,7 @@ mod config;
 mod forward;
 pub mod micro;
 mod rope;
+mod rounding;
 mod silent;
 mod tensors;
 
@@ -26,6 +27,7 @@ use std::path::Path;
 use gannet_gguf::Gguf;
 
 use config::Config;
+pub use rounding::Rounding;
 use tensors::Weights;
 
 /// A model whose weights are f64.
@@ -52,6 +54,11 @@ impl Reference {
         let config = Config::read(gguf)?;
         let weights = Weights::read(gguf, &config)?;
         Ok(Reference { config, weights })
+    }
+
+    /// Rounds in products from here on, and nowhere else.
+    pub fn round_products(&mut self, rounding: Rounding) {
+        self.weights.round_products(rounding);
     }
 
     /// Entries of the vocabulary.

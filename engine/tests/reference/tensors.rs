@@ -7,12 +7,17 @@ use gannet_gguf::Gguf;
 use gannet_quant::Format;
 
 use super::config::{Config, FactorTensors};
+use super::rounding::Rounding;
 
 /// `[rows, cols]`, row-major.
 pub(super) struct Matrix {
     pub(super) rows: usize,
     cols: usize,
     data: Vec<f64>,
+    /// Whether the file has it in blocks, not as floats.
+    is_packed: bool,
+    /// How what it is multiplied with is rounded first, and what comes of it.
+    rounding: Option<Rounding>,
 }
 
 impl Matrix {
@@ -23,7 +28,13 @@ impl Matrix {
     /// The product with a vector of `cols` elements.
     pub(super) fn apply(&self, x: &[f64]) -> Vec<f64> {
         assert_eq!(x.len(), self.cols);
+        let rounded = self.rounding.map(|rounding| rounding.round(x));
+        let x = rounded.as_deref().unwrap_or(x);
         (0..self.rows).map(|r| dot(self.row(r), x)).collect()
+    }
+
+    fn round_products(&mut self, rounding: Rounding) {
+        self.rounding = rounding.is_of(self.is_packed).then_some(rounding);
     }
 
     /// Cuts rows off at the front.
@@ -33,6 +44,8 @@ impl Matrix {
         Matrix {
             rows,
             cols: self.cols,
+            is_packed: self.is_packed,
+            rounding: self.rounding,
             data: std::mem::replace(&mut self.data, rest),
         }
     }
@@ -54,7 +67,10 @@ impl Linear {
         if let Some(bias) = &self.bias {
             y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         }
-        y
+        match self.weight.rounding {
+            Some(rounding) => rounding.round_output(y),
+            None => y,
+        }
     }
 
     fn split_rows(&mut self, rows: usize) -> Linear {
@@ -106,6 +122,21 @@ pub(super) struct Weights {
 }
 
 impl Weights {
+    /// Has products round.
+    pub(super) fn round_products(&mut self, rounding: Rounding) {
+        let of_layer = |layer: &mut Layer| {
+            let attention = [&mut layer.q, &mut layer.k, &mut layer.v, &mut layer.o];
+            let others = [&mut layer.up, &mut layer.down];
+            let linears = attention.into_iter().chain(others).chain(&mut layer.gate);
+            linears.for_each(|linear| linear.weight.round_products(rounding));
+        };
+        self.layers.iter_mut().for_each(of_layer);
+        self.embedding.round_products(rounding);
+        if let Some(output) = &mut self.output {
+            output.weight.round_products(rounding);
+        }
+    }
+
     pub(super) fn read(gguf: &Gguf, config: &Config) -> Result<Weights, String> {
         let file = File {
             gguf,
@@ -280,7 +311,14 @@ impl File<'_> {
             return Err(format!("{name} is {dims:?}, not of {cols} columns"));
         }
         let rows = data.len() / cols;
-        Ok(Matrix { rows, cols, data })
+        let tensor = self.gguf.tensor(name);
+        Ok(Matrix {
+            rows,
+            cols,
+            data,
+            is_packed: tensor.is_some_and(|tensor| tensor.ty.block_len() > 1),
+            rounding: None,
+        })
     }
 
     fn linear(&self, name: &str, rows: usize, cols: usize) -> Result<Linear, String> {

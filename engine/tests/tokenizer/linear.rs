@@ -86,10 +86,12 @@ fn every_family_is_linear() {
 fn a_megabyte_takes_no_longer_in_proportion() {
     let model = embedded();
     let (short, long) = (texts(250_000), texts(1_000_000));
-    for (at, pre) in ["deepseek-llm", "qwen2", "gpt-4o"].into_iter().enumerate() {
+    let half = short.len() / 2;
+    for (at, pre) in families().into_iter().enumerate() {
         let tokenizer = load_as(&model, pre);
-        // Each has a third of the texts.
-        for (short, long) in short.iter().zip(&long).skip(at).step_by(3) {
+        // Each has two of the texts, which are others for the next: one of white space, one of others.
+        for text in [at % half, half + at % (short.len() - half)] {
+            let (short, long) = (&short[text], &long[text]);
             let (few, many) = (time(&tokenizer, short), time(&tokenizer, long));
             let begin: String = short.chars().take(4).collect();
             // Four times as much, and room for a machine that does other things.

@@ -379,3 +379,58 @@ fn vocabularies_that_are_none_of_words_are_refused() {
     let named = made.tokenizer(None, |w| w.set(&key("unknown_token_id"), 1u32).unwrap());
     assert_eq!(named.decode(&[5, 1], DecodeOptions::default()), "the");
 }
+
+/// Whatever a vocabulary holds: ids are of it, and a stream writes what decoding writes.
+#[test]
+fn odd_vocabularies_hold_what_always_holds() {
+    let random = &mut Random(0x0dd);
+    let odd = [
+        "",
+        "\u{2581}",
+        "\u{2581}\u{2581}",
+        " ",
+        "\u{2581} a",
+        "##",
+        "##a",
+        "[",
+        "[]",
+        "\u{2581}[",
+        "]",
+        "\u{301}",
+        "\u{2581}\u{301}",
+        "A",
+        "\u{2581}\u{e9}",
+        "\0",
+        ".",
+        "\u{2581}'s",
+        "\u{2581}.x",
+        "a b",
+    ];
+    for round in 0..40 {
+        let mut made = Made::words();
+        made.add("\u{2581}a", NORMAL);
+        for _ in 0..12 {
+            let ty =
+                [NORMAL, NORMAL, NORMAL, USER, CONTROL, UNKNOWN, 5, 6][random.below(8) as usize];
+            let text = random.of(&odd);
+            made.add(text, ty);
+        }
+        let file = made.file(None, |_| {});
+        let ours = load(&file).expect("loads");
+        for text in &texts(&file, 0xfade + round)[..40] {
+            let ids = ours.encode(text, ADDED);
+            assert!(
+                ids.iter().all(|&id| (id as usize) < ours.vocab_size()),
+                "{text:?}"
+            );
+            let mut stream = StreamDecoder::new(&ours);
+            let mut parts: String = ids.iter().map(|&id| stream.push(id)).collect();
+            parts += &stream.finish();
+            assert_eq!(
+                parts,
+                ours.decode(&ids, DecodeOptions::default()),
+                "{text:?}"
+            );
+        }
+    }
+}

@@ -89,6 +89,25 @@ impl Activations {
     }
 }
 
+/// What [`matmul_fast`](super::matmul_fast) multiplies weights of block formats with in place of `x`, whole
+/// blocks of 32, unless it multiplies a row as f32: written apart from it, for results to be held against.
+///
+/// Of each block whole multiples of a scale; those of a block that holds a NaN or an infinity are NaN.
+#[must_use]
+pub fn rounded_to_bytes(x: &[f32]) -> Vec<f32> {
+    let rounded = |block: &[f32]| {
+        let largest = block.iter().map(|x| x.abs());
+        let largest = largest.fold(0.0, |a, b| if b <= a || a.is_nan() { a } else { b });
+        let (scale, inverse) = match largest {
+            ..1e-35 => (0.0, 0.0),
+            _ => (largest / 127.0, 127.0 / largest),
+        };
+        let of = |x: &f32| (x * inverse).round_ties_even() * scale;
+        block.iter().map(of).collect::<Vec<f32>>()
+    };
+    x.chunks(BLOCK).flat_map(rounded).collect()
+}
+
 /// Quantises consecutive blocks with the instructions of `isa`.
 fn quantize_row(isa: Isa, x: &[f32], q: &mut [i8], d: &mut [f32], s: &mut [[i32; BLOCK_SUMS]]) {
     match isa {
@@ -152,4 +171,48 @@ fn quantize_block(x: &[f32; BLOCK], q: &mut [i8; BLOCK]) -> f32 {
         *q = (x * inverse + ROUND).to_bits() as i8;
     }
     max / 127.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::tests::{bits, gaussian};
+
+    #[test]
+    fn quantised_activations_are_the_same_bits_everywhere() {
+        let mut x = gaussian(256 * 9);
+        // Blocks of nothing, of next to nothing, of what is no number, and of one large value.
+        x[32..64].fill(0.0);
+        x[64..96].fill(-1e-38);
+        x[100] = f32::NEG_INFINITY;
+        x[800] = f32::NAN;
+        x[1600] = -f32::MAX;
+        x[1701] = 3e4;
+        let want = Activations::quantize(Isa::Portable, &x, 3, 768);
+        let scale_bits = |of: &Activations| bits(&of.scales);
+        for isa in Isa::available() {
+            let got = Activations::quantize(isa, &x, 3, 768);
+            assert_eq!(got.q, want.q);
+            assert_eq!(got.sums, want.sums);
+            assert_eq!(scale_bits(&got), scale_bits(&want));
+            assert_eq!(got.is_coarse, want.is_coarse);
+        }
+        for (i, (q, scale)) in want.q.chunks(BLOCK).zip(&want.scales).enumerate() {
+            let largest = q.iter().map(|q| q.unsigned_abs()).max().unwrap();
+            let (is_number, is_zero) = (![3, 25].contains(&i), [1, 2].contains(&i));
+            assert_eq!(scale.is_finite(), is_number, "{i}");
+            let expected = if is_number && !is_zero { 127 } else { 0 };
+            assert_eq!(largest, expected, "{i}");
+        }
+        let taken = (0..x.len()).map(|i| f32::from(want.q[i]) * want.scales[i / BLOCK]);
+        let rounded = rounded_to_bytes(&x);
+        for (i, (taken, rounded)) in taken.zip(rounded).enumerate() {
+            assert!(
+                taken == rounded || taken.is_nan() && rounded.is_nan(),
+                "{i}: {taken} for {rounded}"
+            );
+        }
+        // The second row holds a number that is none, which is the product's to say.
+        assert_eq!(want.is_coarse, [false, false, true]);
+    }
 }

@@ -45,6 +45,7 @@ mod unpack;
 use crate::Matrix;
 use isa::Isa;
 
+pub use activations::rounded_to_bytes;
 pub use floats::{
     StridedRows, StridedRowsMut, accumulate, gelu_mul, silu_mul, softmax, sum_squares,
 };

@@ -20,15 +20,15 @@ const LEAST: f32 = 262_144.0;
 
 /// Runs the unit that has just run once more on inputs beyond f16, and holds it against the CPU; its
 /// inputs and outputs are then as they were. Nothing for one that is no product of buffers, or whose
-/// results f32 does not hold. `units` are those of the step, the unit the one of that index.
+/// results f32 does not hold.
 pub(super) fn check(
     device: &mut dyn Inspect,
     reference: &Reference,
     place: &Place<'_>,
-    (index, units): (usize, &[Unit]),
     made: &HashMap<Buf, Vec<f32>>,
 ) -> Result<Vec<BufferRow>, Error> {
-    let Place { plan, unit, step } = *place;
+    let Place { plan, step, .. } = *place;
+    let unit = place.unit();
     let Some(inputs) = inputs(plan, unit, made) else {
         return Ok(Vec::new());
     };
@@ -41,7 +41,7 @@ pub(super) fn check(
     for (&b, values) in &inputs {
         device.write(b, values)?;
     }
-    device.run_unit(step, index)?;
+    device.run_unit(step, place.index)?;
     let kv_type = device.limits().kv_type;
     let mut rows = Vec::new();
     for expected in &expected {
@@ -51,7 +51,7 @@ pub(super) fn check(
         let written = Written {
             unit: &format!("{} of values beyond f16", unit.name),
             buffer: expected.buffer,
-            made: &Made::of(plan, expected.buffer, kv_type, &[units]),
+            made: &Made::of(plan, expected.buffer, kv_type, &[place.units]),
             tolerance: Tolerance::PerOperation,
         };
         let found = expected.pick(plan, &found);

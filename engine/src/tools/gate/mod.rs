@@ -192,6 +192,7 @@ fn check_step(
     // What the device computed and a later unit reads. A unit that spoils another's output fails
     // where that is read.
     let mut made: HashMap<Buf, Vec<f32>> = HashMap::new();
+    let mut beside = None;
     for (i, unit) in units.iter().enumerate() {
         if is_idle(&plan, unit, step) {
             continue;
@@ -199,17 +200,21 @@ fn check_step(
         device.run_unit(step, i)?;
         let place = Place {
             plan: &plan,
-            unit,
+            units: &units,
+            index: i,
             step,
         };
         let computed = reference.unit(unit, &made, step)?;
-        watch.stored(&place, &computed.stored, device)?;
+        if !computed.stored.is_empty() {
+            beside = watch.stored(&place, &computed.stored, device)?;
+        }
         let mut unit_watch = watch;
         for expected in computed.expected {
             let Some(found) = device.read(expected.buffer)? else {
                 continue;
             };
             watch.computed(&place, &expected)?;
+            watch.attended(&place, &found, &mut beside)?;
             let strays = expected.strays(&plan, &found);
             let strays = reference.at(unit, &made, expected.buffer, strays);
             let written = Written {
@@ -230,7 +235,7 @@ fn check_step(
             made.insert(written.buffer, found);
         }
         watch = unit_watch;
-        let beyond = beyond::check(device, reference, &place, (i, &units), &made)?;
+        let beyond = beyond::check(device, reference, &place, &made)?;
         report.buffers.extend(beyond);
         made.retain(|b, _| readers.get(b).is_some_and(|&last| last > i));
     }
@@ -240,8 +245,15 @@ fn check_step(
 /// A unit in a step.
 struct Place<'a> {
     plan: &'a Plan,
-    unit: &'a Unit,
+    units: &'a [Unit],
+    index: usize,
     step: &'a Step<'a>,
+}
+
+impl<'a> Place<'a> {
+    fn unit(&self) -> &'a Unit {
+        &self.units[self.index]
+    }
 }
 
 /// The last unit that reads each buffer.

@@ -9,8 +9,7 @@ use super::reference::{Expected, Stored};
 use crate::Error;
 use crate::error::{Cause, NotFinite};
 use crate::exec::Inspect;
-use crate::exec::trace::{F16_MAX, name_of};
-use crate::kv::KvType;
+use crate::exec::trace::{F16_MAX, Held, attends, name_of};
 use crate::plan::{Buf, Rows};
 
 /// Whether all that the device has computed so far is finite.
@@ -39,33 +38,50 @@ impl Watch {
     }
 
     /// Looks at the keys and values that a unit stores: what the device's cache does not hold is an error
-    /// of the model on that cache, not of the device.
+    /// of the model on that cache, not of the device. Gives what attention may not hold of them.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] with the first that it does not hold.
+    /// [`Error::NotFinite`] with the first that the cache does not hold.
     pub(super) fn stored(
         self,
         place: &Place<'_>,
         stored: &[Stored],
         device: &dyn Inspect,
-    ) -> Result<(), Error> {
-        let asked = device.limits().kv_type;
-        for Stored {
-            cache,
-            buffer,
-            values,
-        } in stored
-        {
-            let kv_type = place.plan.cache(*cache).kv_type(asked);
-            let is_half = match kv_type {
-                // Prompts attend in f16 to what bytes stand for.
-                KvType::F16 | KvType::Int8 => device.kind().runs_kernels(),
-                KvType::BF16 | KvType::F32 => false,
-            };
-            let most = if is_half { F16_MAX } else { f32::MAX };
-            self.refuse(place, *buffer, values, |v| v.abs() <= most)?;
+    ) -> Result<Option<Box<NotFinite>>, Error> {
+        let held = match device.kind().runs_kernels() {
+            true => Held::of(place.plan, place.unit(), device.limits().kv_type),
+            false => Held::All,
+        };
+        let mut beside = None;
+        for Stored { buffer, values } in stored {
+            self.refuse(place, *buffer, values, f32::is_finite)?;
+            let beyond = self.refuse(place, *buffer, values, |v| v.abs() <= F16_MAX);
+            match (held, beyond) {
+                (Held::Halves, beyond) => beyond?,
+                (Held::HalvesByRows, Err(Error::NotFinite(beyond))) => beside = Some(beyond),
+                _ => {}
+            }
         }
-        Ok(())
+        Ok(beside)
+    }
+
+    /// Looks at what the device's unit gave where the CPU gives numbers: attention that gives none beside
+    /// keys or values that it does not hold is not wrong.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] with what it does not hold.
+    pub(super) fn attended(
+        self,
+        place: &Place<'_>,
+        found: &[f32],
+        beside: &mut Option<Box<NotFinite>>,
+    ) -> Result<(), Error> {
+        let spoilt = found.iter().any(|v| !v.is_finite());
+        let here = self.all_numbers && spoilt && attends(place.plan, place.unit());
+        match beside.take_if(|_| here) {
+            Some(beside) => Err(beside.into()),
+            None => Ok(()),
+        }
     }
 
     /// The error of the first value that is not as it should be, in the order of rows.
@@ -81,7 +97,7 @@ impl Watch {
             None => Ok(()),
             Some(at) => {
                 let position = place.position(b, at, values.len());
-                let name = name_of(place.plan, place.unit, b);
+                let name = name_of(place.plan, place.unit(), b);
                 let cause = Cause::of(position, &name, values[at]);
                 Err(NotFinite::at(cause).into())
             }

@@ -16,7 +16,7 @@ use crate::exec::{Inspect, Limits, Step};
 use crate::kv::BlockTable;
 use crate::lower::Unit;
 use crate::model::Model;
-use crate::plan::{Activation, Buf, CacheId, ColumnSample, Op, Plan, Weight};
+use crate::plan::{Activation, Buf, ColumnSample, Op, Plan, Weight};
 use crate::settings::{Buffers, Precision};
 
 /// Output features of a product that are computed.
@@ -55,7 +55,6 @@ impl Expected {
 
 /// Keys or values as a unit stores them.
 pub(super) struct Stored {
-    pub(super) cache: CacheId,
     pub(super) buffer: Buf,
     /// `[rows, elements of a token]`.
     pub(super) values: Vec<f32>,
@@ -128,14 +127,10 @@ impl Reference {
         };
         let mut stored = Vec::new();
         for &op in &unit.ops {
-            if let Op::KvWrite { cache, k, v } = model.plan().ops[op] {
+            if let Op::KvWrite { k, v, .. } = model.plan().ops[op] {
                 for buffer in [k, v] {
                     let values = self.cpu.read(buffer)?.unwrap_or_default();
-                    stored.push(Stored {
-                        cache,
-                        buffer,
-                        values,
-                    });
+                    stored.push(Stored { buffer, values });
                 }
             }
             self.cpu.run_unit(&own, op)?;

@@ -3,7 +3,8 @@
 //! Both sides are poisoned first, so that a buffer nobody wrote can never look equal. Two ways to
 //! compare: *lockstep* runs the right side unit by unit, each on the left side's inputs, and so
 //! measures every operation on its own; *free* runs both sides whole and compares what they left,
-//! which is the only way to look at a graph.
+//! which is the only way to look at a graph. In lockstep the products of a CPU that rounds activations to
+//! bytes are compared once more, with exact ones of the same bytes (`bytes`).
 //!
 //! The cache cannot be poisoned, since it holds the tokens before the step. A write to it that never
 //! happened shows in the attention that reads it: cells that nobody wrote are zero, so a step must be
@@ -12,6 +13,7 @@
 //! Rows of a step with length 0 do nothing. What their rows of buffers hold means nothing and is not
 //! compared.
 
+mod bytes;
 mod compare;
 mod report;
 mod side;
@@ -20,6 +22,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use bytes::SameBytes;
 pub(crate) use compare::alone_limit;
 pub use compare::{ALONE_INT8_LIMIT, ALONE_LIMIT, MARGIN, ParityOptions, compare, prompts};
 pub use report::{BufferRow, Numbers, Report, Tolerance, limit};
@@ -94,6 +97,12 @@ pub fn diff(
                 }
                 right.run_unit(step, i)?;
                 comparison.writes(left, right, unit, &mut report)?;
+                let of_bytes = SameBytes {
+                    step,
+                    units: comparison.sides,
+                    live: &comparison.live,
+                };
+                report.buffers.extend(of_bytes.compare(left, right, unit)?);
             }
         }
     }

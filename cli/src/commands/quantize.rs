@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures::{self, counted};
-use crate::flags::refuse_dash;
+use crate::flags::refuse_no_file;
 use crate::input;
 use crate::output::{self, Output};
 use crate::progress::Progress;
@@ -56,7 +56,7 @@ impl Quantize {
             let why = "--json and OUT - both print to standard output; name a file";
             return Err(Failure::Usage(why.to_owned()));
         }
-        refuse_dash(&self.input)?;
+        refuse_no_file(&self.input)?;
         let gguf = Gguf::open(&self.input)?;
         for warning in gguf.warnings() {
             console.note(format!("warning: {warning}"));

@@ -5,7 +5,7 @@
 //! The file is llama.cpp's: GGUF with `general.type` `imatrix` and two f32 tensors for each matrix,
 //! `NAME.in_sum2` (`[cols, matrices]`, sums of squares) and `NAME.counts` (`[1, matrices]`, how many inputs
 //! were summed); a stack of experts has a row and a count for each. The older binary form is read, too
-//! ([`legacy`]).
+//! (`legacy.rs`).
 
 mod collect;
 mod legacy;

@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
+use gannet_engine::batch::SeqId;
 use gannet_engine::times::Times;
-use gannet_engine::{Batch, Event, GenerateOptions, Generation, SeqId};
+use gannet_engine::{Batch, Event, GenerateOptions, Generation};
 use serde_json::json;
 
 use crate::commands::run::{Begun, explained};

@@ -43,8 +43,7 @@ pub use exec::sample::Sampling;
 pub use exec::{ExecutorKind, Opening};
 pub use model::{Model, ModelOptions};
 pub use serve::{
-    Batch, BatchStats, Engine, Event, Finish, Finished, GenerateOptions, Generation, Handle,
-    Request, SeqId, Session, Update,
+    Batch, Engine, Event, Finish, GenerateOptions, Generation, Handle, Request, Session, Update,
 };
 pub use settings::{DeviceChoice, ExecutorChoice, SamplerOn, Settings};
 
@@ -54,6 +53,11 @@ pub mod tokenizer {
         Algorithm, DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer, TokenizerOptions,
         pre_tokenizers,
     };
+}
+
+/// What a [`Batch`] gives.
+pub mod batch {
+    pub use crate::serve::{BatchStats, Finished, SeqId};
 }
 
 /// What requests to an [`Engine`] are made of, and what it counts.

@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use common::{model, shared};
 use gannet_engine::Finish;
+use gannet_engine::batch::SeqId;
 use gannet_engine::settings::Precision;
 use gannet_engine::{
-    Batch, DeviceChoice, Error, Event, GenerateOptions, Model, SamplerOn, Sampling, SeqId, Session,
+    Batch, DeviceChoice, Error, Event, GenerateOptions, Model, SamplerOn, Sampling, Session,
     Settings,
 };
 use sequences::{add_known, alone, assert_same, given, prompt, request, run_all};

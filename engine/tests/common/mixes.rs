@@ -11,12 +11,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use gannet_engine::batch::SeqId;
 use gannet_engine::internals::exec::{Executor, StepRows};
 use gannet_engine::internals::kv::{BLOCK_TOKENS, BlockTable};
 use gannet_engine::internals::plan::StepRow;
 use gannet_engine::tools::make_executor;
 use gannet_engine::{
-    Batch, Event, GenerateOptions, Generation, Model, Sampling, SeqId, Session, Settings,
+    Batch, Event, GenerateOptions, Generation, Model, Sampling, Session, Settings,
 };
 
 /// SplitMix64.

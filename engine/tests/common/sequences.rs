@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use gannet_engine::batch::{BatchStats, Finished, SeqId};
 use gannet_engine::internals::kv::BLOCK_TOKENS;
 use gannet_engine::tokenizer::EncodeOptions;
 use gannet_engine::{
-    Batch, BatchStats, Event, Finish, Finished, GenerateOptions, Generation, Model, Sampling,
-    SeqId, Session, Settings,
+    Batch, Event, Finish, GenerateOptions, Generation, Model, Sampling, Session, Settings,
 };
 
 const TEXT: &str = "Ownership is a set of rules that govern how a program manages memory. \

@@ -2,13 +2,16 @@
 //!
 //! `models/MODEL_CARD.md` says what it is. It is behind the default feature `embedded-model`.
 
-use gannet_engine::{Model, ModelOptions};
+use gannet_engine::{Error, Model, ModelOptions};
 use gannet_gguf::Gguf;
 
 use crate::failure::Failure;
 
 /// The name of its file.
 pub(crate) const FILE: &str = "rustdoc-tiny-Q4_K_M.gguf";
+
+/// What it is called by programs that ask for it.
+pub(crate) const ID: &str = "rustdoc-tiny";
 
 /// What stands for its path in messages.
 #[cfg(feature = "embedded-model")]
@@ -26,10 +29,20 @@ static MODEL: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(
     "/models/rustdoc-tiny-Q4_K_M.gguf"
 )));
 
+/// What it is.
+pub(crate) const ABOUT: &str = "the embedded demonstration model: 12 million weights trained on Rust \
+                                documentation; a base model, which continues text and follows no \
+                                instructions";
+
+/// The embedded model.
+pub(crate) fn model(options: &ModelOptions) -> Result<Model, Failure> {
+    Ok(open(options)?)
+}
+
 /// The embedded model.
 #[cfg(feature = "embedded-model")]
-pub(crate) fn model(options: &ModelOptions) -> Result<Model, Failure> {
-    Ok(Model::from_bytes(NAME, &MODEL.0, options)?)
+pub(crate) fn open(options: &ModelOptions) -> Result<Model, Error> {
+    Model::from_bytes(NAME, &MODEL.0, options)
 }
 
 /// The container of the embedded model.
@@ -40,22 +53,19 @@ pub(crate) fn container() -> Result<Gguf, Failure> {
 
 /// Says that there is none.
 #[cfg(not(feature = "embedded-model"))]
-pub(crate) fn model(_: &ModelOptions) -> Result<Model, Failure> {
-    Err(none())
+pub(crate) fn open(_: &ModelOptions) -> Result<Model, Error> {
+    Err(Error::Request(NONE.to_owned()))
 }
 
 /// Says that there is none.
 #[cfg(not(feature = "embedded-model"))]
 pub(crate) fn container() -> Result<Gguf, Failure> {
-    Err(none())
+    Err(Failure::Work(NONE.to_owned()))
 }
 
 #[cfg(not(feature = "embedded-model"))]
-fn none() -> Failure {
-    let what = "no model given, and this build carries none; give one with -m FILE.gguf, or build \
-                with the feature embedded-model";
-    Failure::Work(what.to_owned())
-}
+const NONE: &str = "no model given, and this build carries none; give one with -m FILE.gguf, or build \
+                    with the feature embedded-model";
 
 #[cfg(all(test, feature = "embedded-model"))]
 mod tests {

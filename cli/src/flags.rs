@@ -66,6 +66,16 @@ impl ModelFlag {
         }
     }
 
+    /// The file that was named.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        self.model.as_deref()
+    }
+
+    /// Whether what nothing uses is to be ignored.
+    pub(crate) fn ignores_unknown(&self) -> bool {
+        self.ignore_unknown
+    }
+
     /// Takes a file that was named otherwise.
     pub(crate) fn set(&mut self, path: PathBuf) {
         self.model = Some(path);

@@ -23,6 +23,7 @@ mod progress;
 mod prompt;
 mod requests;
 mod sampling;
+mod server;
 mod stream;
 mod table;
 mod threads;

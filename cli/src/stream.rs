@@ -174,6 +174,7 @@ mod tests {
     fn figures(tokens: usize, finish: Finish) -> String {
         let generation = Generation {
             prompt_tokens: 1,
+            cached_tokens: 0,
             tokens: vec![0; tokens],
             text: String::new(),
             finish,

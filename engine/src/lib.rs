@@ -26,6 +26,7 @@
 //!
 //! What is listed here needs no import from another crate; [`internals`] is for the curious.
 
+pub mod chat;
 pub mod error;
 mod exec;
 mod files;
@@ -36,6 +37,7 @@ mod plan;
 mod serve;
 pub mod settings;
 mod text;
+pub mod tool_calls;
 pub mod tools;
 
 pub use error::Error;
@@ -63,7 +65,9 @@ pub mod batch {
 /// What requests to an [`Engine`] are made of, and what it counts.
 pub mod requests {
     pub use crate::serve::scheduler::SchedulerCounters;
-    pub use crate::serve::{EngineCounters, Histogram, LogProbs, LogitHook, Prompt};
+    pub use crate::serve::{
+        Canceller, EngineCounters, Grammar, Histogram, LogProbs, LogitHook, Prompt,
+    };
 }
 
 /// Where the time went: of a load, of a generation.

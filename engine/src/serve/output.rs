@@ -151,6 +151,7 @@ impl Output {
         let prompt_time = self.prompt_time.unwrap_or(elapsed);
         Generation {
             prompt_tokens: self.prompt_tokens,
+            cached_tokens: 0,
             tokens: self.tokens,
             text: self.text,
             finish: self.finish.unwrap_or(Finish::Length),

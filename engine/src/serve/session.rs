@@ -112,6 +112,8 @@ pub enum Finish {
 pub struct Generation {
     /// Tokens of the prompt; where a session's callback broke inside it, those that were computed.
     pub prompt_tokens: usize,
+    /// Of these, such as were known already when it began: those of a prefix that another prompt shares.
+    pub cached_tokens: usize,
     /// The generated tokens, without what ended the text.
     pub tokens: Vec<u32>,
     /// Their text.

@@ -26,13 +26,26 @@ pub trait Listener {
     fn end(&mut self, key: u64, result: Result<Generation, Error>);
 }
 
+/// Who hears the updates of a request; breaking ends it.
+pub(super) type Hear = Box<dyn FnMut(Update) -> ControlFlow<()> + Send>;
+
+/// Sends updates into a channel, until nobody reads it.
+pub(super) fn into_channel(
+    updates: Sender<Update>,
+) -> impl FnMut(Update) -> ControlFlow<()> + Send {
+    move |update| match updates.send(update) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    }
+}
+
 /// Where the updates of each request go that has not ended.
 #[derive(Default)]
-pub(super) struct Callers(HashMap<u64, Sender<Update>>);
+pub(super) struct Callers(HashMap<u64, Hear>);
 
 impl Callers {
-    pub(super) fn add(&mut self, key: u64, updates: Sender<Update>) {
-        self.0.insert(key, updates);
+    pub(super) fn add(&mut self, key: u64, hear: Hear) {
+        self.0.insert(key, hear);
     }
 }
 
@@ -46,17 +59,16 @@ impl Listener for Callers {
                 log_probs,
             },
         };
-        let sent = self.0.get(&key).map(|caller| caller.send(update));
-        match sent {
-            Some(Ok(())) => ControlFlow::Continue(()),
-            Some(Err(_)) | None => ControlFlow::Break(()),
+        match self.0.get_mut(&key) {
+            Some(caller) => caller(update),
+            None => ControlFlow::Break(()),
         }
     }
 
     fn end(&mut self, key: u64, result: Result<Generation, Error>) {
-        if let Some(caller) = self.0.remove(&key) {
-            // Whoever is gone wants to hear nothing.
-            let _ = caller.send(Update::Ended(result));
+        if let Some(mut caller) = self.0.remove(&key) {
+            // It is over in any case.
+            let _ = caller(Update::Ended(result));
         }
     }
 }

@@ -302,10 +302,11 @@ impl Core {
         for id in &work.joined {
             let row = work.rows.iter().find(|row| row.request == *id);
             let (Some(live), Some(row), Some(tokens)) =
-                (self.live.get(id), row, self.scheduler.tokens(*id))
+                (self.live.get_mut(id), row, self.scheduler.tokens(*id))
             else {
                 continue;
             };
+            live.join(row.position);
             self.executor.set_slot(&SlotChoice {
                 slot: row.slot as u32,
                 sampling: &live.sampling,

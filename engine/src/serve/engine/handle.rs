@@ -7,19 +7,41 @@ use super::{Mail, gone};
 use crate::Error;
 use crate::serve::session::Generation;
 
-/// A request that was submitted. Dropping it cancels the request, if it has not ended.
-pub struct Handle {
+/// What ends a request that was submitted. Dropping it does so too, if the request has not ended.
+pub struct Canceller {
     key: u64,
     mail: Sender<Mail>,
+}
+
+impl Canceller {
+    pub(super) fn new(key: u64, mail: Sender<Mail>) -> Canceller {
+        Canceller { key, mail }
+    }
+
+    /// Asks for the end; it comes as an update, with what there was until then.
+    pub fn cancel(&self) {
+        // An engine that is gone has nothing to cancel, and one that has ended the request knows it no more.
+        let _ = self.mail.send(Mail::Cancel(self.key));
+    }
+}
+
+impl Drop for Canceller {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+/// A request that was submitted. Dropping it cancels the request, if it has not ended.
+pub struct Handle {
+    canceller: Canceller,
     updates: Receiver<Update>,
     ended: bool,
 }
 
 impl Handle {
-    pub(super) fn new(key: u64, mail: Sender<Mail>, updates: Receiver<Update>) -> Handle {
+    pub(super) fn new(canceller: Canceller, updates: Receiver<Update>) -> Handle {
         Handle {
-            key,
-            mail,
+            canceller,
             updates,
             ended: false,
         }
@@ -67,8 +89,7 @@ impl Handle {
 
     /// Asks for the end; it comes as an update, with what there was until then.
     pub fn cancel(&self) {
-        // An engine that is gone has nothing to cancel.
-        let _ = self.mail.send(Mail::Cancel(self.key));
+        self.canceller.cancel();
     }
 }
 
@@ -78,13 +99,5 @@ impl Iterator for Handle {
     /// As [`Handle::next_update`].
     fn next(&mut self) -> Option<Update> {
         self.next_update()
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.cancel();
-        }
     }
 }

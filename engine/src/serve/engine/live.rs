@@ -22,6 +22,8 @@ pub(super) struct Live {
     host: Option<HostChoice>,
     /// Tokens of the prompt that the caller knows to be done.
     announced: usize,
+    /// Tokens of its prompt that were known when it first joined.
+    cached: Option<usize>,
     pub(super) submitted: Instant,
     pub(super) latest: Option<Instant>,
     pub(super) deadline: Option<Instant>,
@@ -54,6 +56,7 @@ impl Live {
             log_probs: VecDeque::new(),
             host,
             announced: 0,
+            cached: None,
             submitted,
             latest: None,
             deadline: request.deadline.map(|after| submitted + after),
@@ -63,6 +66,11 @@ impl Live {
     /// Draws that it has made where it has that many tokens: one for each behind its prompt.
     pub(super) fn draws(&self, tokens: usize) -> u64 {
         (tokens - self.output.prompt().len()) as u64
+    }
+
+    /// Notes how many of its tokens were known when it joined; later times it was there already.
+    pub(super) fn join(&mut self, known: usize) {
+        self.cached.get_or_insert(known);
     }
 
     /// Whether the host chooses its tokens.
@@ -133,8 +141,9 @@ impl Live {
     pub(super) fn end(mut self, finish: Finish, listener: &mut dyn Listener) {
         self.output.end(finish);
         let (key, log_probs) = (self.key, &mut self.log_probs);
-        let generation = (self.output)
+        let mut generation = (self.output)
             .into_generation(&mut |event| listener.hear(key, event, log_probs.pop_front()));
+        generation.cached_tokens = self.cached.unwrap_or(0);
         listener.end(key, Ok(generation));
     }
 }

@@ -22,13 +22,14 @@ mod spoilt;
 #[cfg(test)]
 mod tests;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use self::callers::Callers;
+use self::callers::{Callers, Hear};
 use self::core::{Core, Submitted};
 use crate::Error;
 use crate::exec::{Executor, ExecutorKind, LoadReport, Opening};
@@ -38,15 +39,15 @@ use crate::tools::make_executor_on;
 
 pub use callers::Listener;
 pub use counters::{EngineCounters, Histogram};
-pub use handle::Handle;
-pub use request::{LogProbs, LogitHook, Prompt, Request, Update};
+pub use handle::{Canceller, Handle};
+pub use request::{Grammar, LogProbs, LogitHook, Prompt, Request, Update};
 
 /// How long a turn waits for a result before mail is read again.
 const PATIENCE: Duration = Duration::from_micros(200);
 
 /// What comes to the thread.
 enum Mail {
-    Submit(Box<Submitted>, Sender<Update>),
+    Submit(Box<Submitted>, Hear),
     Cancel(u64),
     Counters(Sender<EngineCounters>),
     TimeSteps(bool),
@@ -137,19 +138,32 @@ impl Engine {
     }
 
     /// Hands a request over. Whatever becomes of it, refusal included, comes through the handle.
-    pub fn submit(&self, mut request: Request) -> Handle {
+    pub fn submit(&self, request: Request) -> Handle {
+        let (updates, heard) = channel();
+        let canceller = self.submit_with(request, callers::into_channel(updates));
+        Handle::new(canceller, heard)
+    }
+
+    /// As [`Engine::submit`] for callers that wait in ways of their own, such as tasks of an asynchronous
+    /// runtime: `hear` is called on the engine's thread with every update as it happens, must not wait, and
+    /// ends the request by breaking.
+    pub fn submit_with(
+        &self,
+        mut request: Request,
+        hear: impl FnMut(Update) -> ControlFlow<()> + Send + 'static,
+    ) -> Canceller {
         // Here, so that the engine's thread has nothing to do with text that comes.
         request.prompt = Prompt::Tokens(request.tokens(&self.model));
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
-        let (updates, heard) = channel();
         let submitted = Submitted {
             key,
             request,
             at: Instant::now(),
         };
-        // The thread lives as long as this; if it panicked, the handle hears that nobody answers.
-        let _ = self.mail.send(Mail::Submit(Box::new(submitted), updates));
-        Handle::new(key, self.mail.clone(), heard)
+        // The thread lives as long as this; if it panicked, `hear` is dropped, by which its caller knows.
+        let mail = Mail::Submit(Box::new(submitted), Box::new(hear));
+        let _ = self.mail.send(mail);
+        Canceller::new(key, self.mail.clone())
     }
 
     /// How it is doing.
@@ -227,9 +241,9 @@ fn run(mut core: Core, inbox: &Receiver<Mail>) {
             false => inbox.try_recv(),
         };
         match mail {
-            Ok(Mail::Submit(submitted, updates)) => {
+            Ok(Mail::Submit(submitted, hear)) => {
                 let key = submitted.key;
-                callers.add(key, updates);
+                callers.add(key, hear);
                 if let Err(why) = core.submit(*submitted) {
                     callers.end(key, Err(why));
                 }

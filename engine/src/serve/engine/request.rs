@@ -70,6 +70,14 @@ pub struct Request {
     pub log_probs: Option<usize>,
     /// The longest that it may take, waiting included.
     pub deadline: Option<Duration>,
+    pub grammar: Option<Grammar>,
+}
+#[derive(Debug, Clone)]
+pub enum Grammar {
+    JsonSchema(String),
+    JsonObject,
+    Regex(String),
+    Lark(String),
 }
 
 impl Default for Prompt {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
+use super::callers::into_channel;
 use super::callers::{Callers, Listener};
 use super::core::{Core, Submitted};
 use super::failing::{Failing, Random, cpu, micro, micro_f16};
@@ -90,7 +91,7 @@ impl Served {
     fn submit(&mut self, key: u64, request: Request) -> Receiver<Update> {
         let (updates, heard) = channel();
         let at = Instant::now();
-        self.callers.add(key, updates);
+        self.callers.add(key, Box::new(into_channel(updates)));
         if let Err(why) = self.core.submit(Submitted { key, request, at }) {
             self.callers.end(key, Err(why));
         }

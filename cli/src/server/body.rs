@@ -1,0 +1,207 @@
+//! Bodies of requests: JSON objects, read strictly.
+//!
+//! A parameter that nothing knows, one that comes twice and one of a wrong type are refused by name.
+
+use std::fmt;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::{Map, Value};
+
+use super::error::ApiError;
+
+/// A JSON object as it comes: names that occur once each.
+#[derive(Debug, Default)]
+pub(crate) struct Object(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object, D::Error> {
+        struct Names;
+        impl<'de> Visitor<'de> for Names {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut object = Map::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    if object.contains_key(&name) {
+                        return Err(A::Error::custom(format!("{name:?} is given twice")));
+                    }
+                    object.insert(name, value);
+                }
+                Ok(Object(object))
+            }
+        }
+        deserializer.deserialize_map(Names)
+    }
+}
+
+impl Object {
+    /// Takes these parameters out and reads them as one struct, which knows no others.
+    pub(crate) fn part<T: DeserializeOwned>(&mut self, names: &[&str]) -> Result<T, ApiError> {
+        let taken = names.iter().filter_map(|&name| {
+            let (name, value) = self.0.shift_remove_entry(name)?;
+            Some((name, value))
+        });
+        read(Value::Object(taken.collect()))
+    }
+
+    /// Reads what is left.
+    pub(crate) fn rest<T: DeserializeOwned>(self) -> Result<T, ApiError> {
+        read(Value::Object(self.0))
+    }
+
+    /// A parameter that is there and not null.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|value| !value.is_null())
+    }
+}
+
+/// Reads a value, and says where it is wrong.
+pub(crate) fn read<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let why = error.into_inner().to_string();
+        let unknown = why.strip_prefix("unknown field `");
+        let unknown = unknown.and_then(|rest| Some(rest.split_once('`')?.0.to_owned()));
+        let missing = why.strip_prefix("missing field `");
+        let missing = missing.and_then(|rest| Some(rest.split_once('`')?.0.to_owned()));
+        let inside = |name: &str| match path.as_str() {
+            "." => name.to_owned(),
+            _ => format!("{path}.{name}"),
+        };
+        match (unknown, missing) {
+            (Some(name), _) => {
+                // The path of serde's names the field itself where a struct refuses it.
+                let param = match path == name || path.ends_with(&format!(".{name}")) {
+                    true => path.clone(),
+                    false => inside(&name),
+                };
+                ApiError::param(
+                    &param,
+                    format!("{param} is not a parameter that is supported here"),
+                )
+                .code("unknown_parameter")
+            }
+            (None, Some(name)) => {
+                let param = inside(&name);
+                ApiError::param(&param, format!("{param} is missing"))
+                    .code("missing_required_parameter")
+            }
+            (None, None) => match path.as_str() {
+                "." => ApiError::invalid(why),
+                _ => ApiError::param(&path, format!("{path}: {why}")).code("invalid_type"),
+            },
+        }
+    })
+}
+
+/// Whether a body is said to be JSON.
+fn is_json(headers: &HeaderMap) -> bool {
+    let given = headers.get(header::CONTENT_TYPE);
+    let given = given.and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = given.split(';').next().unwrap_or("").trim();
+    essence.eq_ignore_ascii_case("application/json")
+        || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// The bytes of a body; too many of them are refused.
+async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+    Bytes::from_request(request, state)
+        .await
+        .map_err(|refused| match refused.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is larger than this server takes; see --max-body",
+            )
+            .code("request_too_large"),
+            _ => ApiError::invalid(format!(
+                "the body could not be read: {}",
+                refused.body_text()
+            )),
+        })
+}
+
+/// Reads bytes as a JSON object.
+fn object(bytes: &[u8]) -> Result<Object, ApiError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let what = match error.is_data() {
+            true => "the body is not what is expected",
+            false => "the body is not JSON",
+        };
+        ApiError::invalid(format!("{what}: {error}")).code("invalid_json")
+    })
+}
+
+impl<S: Send + Sync> FromRequest<S> for Object {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Object, ApiError> {
+        if !is_json(request.headers()) {
+            let message = "the body must be JSON, with Content-Type: application/json";
+            let error = ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message);
+            return Err(error.code("unsupported_media_type"));
+        }
+        object(&bytes(request, state).await?)
+    }
+}
+
+/// A JSON object from clients that may not say that it is one.
+pub(crate) struct Untyped(pub(crate) Object);
+
+impl<S: Send + Sync> FromRequest<S> for Untyped {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Untyped, ApiError> {
+        Ok(Untyped(object(&bytes(request, state).await?)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[expect(dead_code, reason = "read, not used")]
+        b: u32,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[expect(dead_code, reason = "read, not used")]
+        a: Vec<Inner>,
+    }
+
+    #[test]
+    fn errors_name_their_parameter() {
+        let cases = [
+            (r#"{"a": [{"b": "x"}]}"#, Some("a[0].b")),
+            (r#"{"a": [{"b": 1}, {"b": 1, "c": 2}]}"#, Some("a[1].c")),
+            (r#"{"a": [], "z": 1}"#, Some("z")),
+            (r#"{"a": [{}]}"#, Some("a[0].b")),
+            (r#"{}"#, Some("a")),
+            (r#"{"a": 1}"#, Some("a")),
+        ];
+        for (text, param) in cases {
+            let error = object(text.as_bytes())
+                .unwrap()
+                .rest::<Outer>()
+                .unwrap_err();
+            assert_eq!(error.param.as_deref(), param, "{text}: {}", error.message);
+            assert_eq!(error.status, StatusCode::BAD_REQUEST);
+        }
+        for text in ["", "{", "[]", "1", r#"{"a": 1, "a": 2}"#, "\u{feff}{}"] {
+            let error = object(text.as_bytes()).unwrap_err();
+            assert_eq!(error.code, Some("invalid_json"), "{text}");
+        }
+    }
+}

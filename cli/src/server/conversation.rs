@@ -1,0 +1,256 @@
+//! A turn of a conversation, in no dialect: messages to a prompt, and a reply to text, thoughts and calls.
+//!
+//! Every chat route reads its own words into a [`Turn`] and writes what [`Replies`] yields in its own words.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gannet_engine::chat::{Message, TemplateOptions, Tool};
+use gannet_engine::requests::Grammar;
+use gannet_engine::tool_calls::{ReplyParser, ReplyPart, ToolChoice, tool_grammar};
+use gannet_engine::{GenerateOptions, Generation};
+
+use super::error::ApiError;
+use super::generation::{Job, Part, Running, Token, finished};
+use super::models::Loaded;
+
+/// What is asked of a model in a conversation.
+#[derive(Default)]
+pub(crate) struct Turn {
+    pub(crate) messages: Vec<Message>,
+    pub(crate) tools: Vec<Tool>,
+    /// How tools are to be used; `None`: as the model likes, unless there are none.
+    pub(crate) tool_choice: Option<ToolChoice>,
+    /// Whether several calls may come at once.
+    pub(crate) parallel: bool,
+    /// What the text must match.
+    pub(crate) format: Option<Grammar>,
+    /// Whether the model is to think, where it can.
+    pub(crate) thinking: Option<bool>,
+    /// Variables of the template: names and JSON.
+    pub(crate) variables: Vec<(String, String)>,
+    pub(crate) options: GenerateOptions,
+    pub(crate) n: usize,
+    pub(crate) logit_bias: Vec<(u32, f32)>,
+    pub(crate) log_probs: Option<usize>,
+    pub(crate) priority: u8,
+    /// Prefixes are shared among turns of equal numbers.
+    pub(crate) salt: u64,
+    pub(crate) deadline: Option<Duration>,
+}
+
+/// A prompt, and how its reply is to be read.
+pub(crate) struct Prompt {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) text: String,
+    parser: ReplyParser,
+}
+
+impl Turn {
+    /// The prompt of the turn.
+    pub(crate) fn prompt(&self, model: &Loaded) -> Result<Prompt, ApiError> {
+        let template = model.template()?;
+        let options = TemplateOptions {
+            add_generation_prompt: true,
+            thinking: self.thinking,
+            variables: self.variables.clone(),
+            ..TemplateOptions::default()
+        };
+        let text = template.render(&self.messages, &self.tools, &options);
+        let text = text.map_err(|e| ApiError::param("messages", e.to_string()))?;
+        let tokens = template.prompt_tokens(model.model().tokenizer(), &text);
+        let format = match self.tools.is_empty() {
+            true => None,
+            false => model.tool_format(),
+        };
+        let in_thought = text.trim_end().ends_with("<think>");
+        Ok(Prompt {
+            tokens,
+            parser: ReplyParser::new(format, template.thinks(), in_thought),
+            text,
+        })
+    }
+
+    /// What the whole reply must match: the format of its text, or that of calls that must come.
+    fn grammar(&self, model: &Loaded, prompt: &Prompt) -> Result<Option<Grammar>, ApiError> {
+        let thinks = prompt.text.trim_end().ends_with("<think>");
+        let forced = match &self.tool_choice {
+            Some(choice @ (ToolChoice::Required | ToolChoice::Named(_))) => choice.clone(),
+            _ if self.format.is_some() && !self.tools.is_empty() => ToolChoice::Auto,
+            _ => return Ok(self.format.clone()),
+        };
+        let Some(format) = model.tool_format() else {
+            let why = "the template of this model has no calls of tools; leave tool_choice out";
+            return Err(ApiError::param("tool_choice", why));
+        };
+        let tools: Vec<(String, String)> = (self.tools.iter())
+            .map(|tool| {
+                let schema = tool.parameters.clone();
+                (tool.name.clone(), schema.unwrap_or_else(|| "{}".to_owned()))
+            })
+            .collect();
+        let grammar = tool_grammar(
+            format,
+            &tools,
+            &forced,
+            self.parallel,
+            thinks,
+            self.format.as_ref(),
+        );
+        grammar
+            .map(Some)
+            .map_err(|e| ApiError::param("tools", e.to_string()))
+    }
+
+    /// Starts it.
+    pub(crate) async fn start(self, model: &Arc<Loaded>) -> Result<Replies, ApiError> {
+        let prompt = self.prompt(model)?;
+        let grammar = self.grammar(model, &prompt)?;
+        let n = self.n.max(1);
+        let mut options = self.options;
+        // A reply has no end of its own but the context's.
+        options.max_tokens = options.max_tokens.min(model.engine().context());
+        let job = Job {
+            prompts: vec![prompt.tokens],
+            n,
+            options,
+            logit_bias: self.logit_bias,
+            log_probs: self.log_probs,
+            priority: self.priority,
+            salt: self.salt,
+            deadline: self.deadline,
+            grammar,
+        };
+        Ok(Replies {
+            running: job.start(model).await?,
+            parsers: vec![prompt.parser; n],
+            ready: VecDeque::new(),
+        })
+    }
+}
+
+/// What comes of a turn.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// A token with its log-probabilities, in front of what it says.
+    Token(Token),
+    /// Part of the text, of thoughts, or of a call.
+    Part(ReplyPart),
+    /// The end.
+    End(Generation),
+}
+
+/// Replies as they come, `n` of them.
+pub(crate) struct Replies {
+    running: Running,
+    parsers: Vec<ReplyParser>,
+    ready: VecDeque<(usize, Reply)>,
+}
+
+impl Replies {
+    /// Tokens of the prompt.
+    pub(crate) fn prompt_tokens(&self) -> usize {
+        self.running.prompt_tokens()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.parsers.len()
+    }
+
+    /// What comes next, and of which reply; `None` after the end of all.
+    pub(crate) async fn next(&mut self) -> Option<Result<(usize, Reply), ApiError>> {
+        loop {
+            if let Some(ready) = self.ready.pop_front() {
+                return Some(Ok(ready));
+            }
+            match self.running.next().await? {
+                Part::Prompt => {}
+                Part::Token {
+                    choice,
+                    id,
+                    text,
+                    log_probs,
+                } => {
+                    let parts = self.parsers[choice].push(&text);
+                    if log_probs.is_some() {
+                        let token = Token {
+                            id,
+                            text,
+                            log_probs,
+                        };
+                        self.ready.push_back((choice, Reply::Token(token)));
+                    }
+                    self.add(choice, parts);
+                }
+                Part::Ended { choice, result } => match result.and_then(finished) {
+                    Ok(generation) => {
+                        let parts = self.parsers[choice].finish();
+                        self.add(choice, parts);
+                        self.ready.push_back((choice, Reply::End(generation)));
+                    }
+                    Err(error) => return Some(Err(error)),
+                },
+            }
+        }
+    }
+
+    fn add(&mut self, choice: usize, parts: Vec<ReplyPart>) {
+        let parts = parts.into_iter().map(|part| (choice, Reply::Part(part)));
+        self.ready.extend(parts);
+    }
+
+    /// Waits for the ends of all replies.
+    pub(crate) async fn collect(mut self) -> Result<Vec<Whole>, ApiError> {
+        let mut wholes: Vec<Whole> = Vec::new();
+        wholes.resize_with(self.parsers.len(), Whole::default);
+        while let Some(next) = self.next().await {
+            let (choice, reply) = next?;
+            wholes[choice].add(reply);
+        }
+        Ok(wholes)
+    }
+}
+
+/// A call of a tool.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Call {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    /// JSON.
+    pub(crate) arguments: String,
+}
+
+/// A reply that has ended.
+#[derive(Debug, Default)]
+pub(crate) struct Whole {
+    pub(crate) text: String,
+    pub(crate) reasoning: String,
+    pub(crate) calls: Vec<Call>,
+    /// Tokens with log-probabilities, where they were asked for.
+    pub(crate) tokens: Vec<Token>,
+    pub(crate) generation: Option<Generation>,
+}
+
+impl Whole {
+    fn add(&mut self, reply: Reply) {
+        match reply {
+            Reply::Token(token) => self.tokens.push(token),
+            Reply::Part(ReplyPart::Text(text)) => self.text.push_str(&text),
+            Reply::Part(ReplyPart::Reasoning(text)) => self.reasoning.push_str(&text),
+            Reply::Part(ReplyPart::CallStart { id, name, .. }) => self.calls.push(Call {
+                id,
+                name,
+                arguments: String::new(),
+            }),
+            Reply::Part(ReplyPart::CallArguments { index, delta }) => {
+                if let Some(call) = self.calls.get_mut(index) {
+                    call.arguments.push_str(&delta);
+                }
+            }
+            Reply::Part(ReplyPart::CallEnd { .. }) => {}
+            Reply::End(generation) => self.generation = Some(generation),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The OpenAPI document, generated from the routes and the types that they read.
+
+use axum::Json;
+use utoipa::OpenApi;
+use utoipa::openapi;
+
+use super::{health, openai as o, tokens};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "gannet", description = "Language models on this machine"),
+    paths(
+        o::models::list,
+        o::models::one,
+        o::completions::create,
+        o::chat::create,
+        tokens::tokenize,
+        tokens::detokenize,
+        tokens::apply_template,
+        health::live,
+        health::ready,
+        health::health,
+        health::metrics,
+    )
+)]
+struct Document;
+
+/// What the server offers.
+pub(crate) async fn document() -> Json<openapi::OpenApi> {
+    Json(Document::openapi())
+}

@@ -1,0 +1,25 @@
+//! The HTTP server of `gannet serve`.
+//!
+//! Routes read their dialect's words into a [`generation::Job`] or a [`conversation::Turn`] and write what
+//! comes of it in the same words; nothing else knows dialects. The engine has a thread of its own and hands
+//! tokens over without waiting. What goes wrong is an [`error::ApiError`], whose body is written last.
+
+mod app;
+mod auth;
+mod body;
+mod controls;
+mod conversation;
+mod document;
+mod error;
+mod generation;
+mod health;
+mod metrics;
+pub(crate) mod models;
+mod openai;
+mod router;
+mod run;
+mod sse;
+mod tokens;
+
+pub(crate) use app::Config;
+pub(crate) use run::{Serving, serve};

@@ -36,6 +36,12 @@ use crate::serve::session::Finish;
 /// Steps queued ahead on a device: enough to hide the host.
 const STEPS_AHEAD: usize = 4;
 
+/// Rows of prompts in a step while sequences decode, on a GPU: what a batch of as many sequences costs.
+const PROMPT_BUDGET: usize = 64;
+
+/// The same on the host, where every row costs.
+const PROMPT_BUDGET_HOST: usize = 32;
+
 /// Requests submitted later that may join before one, for each class that it is less urgent.
 const OVERTAKES: u64 = 32;
 
@@ -106,6 +112,21 @@ impl Core {
             is_warm: false,
             lost: None,
         }
+    }
+
+    /// Says how many rows of prompts steps may have while sequences decode; without a number, as many as
+    /// cost the device little.
+    pub fn set_prompt_budget(&mut self, rows: Option<usize>) {
+        let few = match self.executor.kind().is_gpu() {
+            true => PROMPT_BUDGET,
+            false => PROMPT_BUDGET_HOST,
+        };
+        self.scheduler.set_prompt_budget(rows.unwrap_or(few));
+    }
+
+    /// Rows of prompts in a step while sequences decode.
+    pub fn prompt_budget(&self) -> usize {
+        self.scheduler.prompt_budget()
     }
 
     /// Makes whatever steps need, so that nothing is compiled or built while they run.

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use self::callers::{Callers, Hear};
 use self::core::{Core, Submitted};
 use crate::Error;
-use crate::exec::{Executor, ExecutorKind, LoadReport, Opening};
+use crate::exec::{ExecutorKind, LoadReport, Opening};
 use crate::model::Model;
 use crate::settings::Settings;
 use crate::tools::make_executor_on;
@@ -86,6 +86,7 @@ pub struct Engine {
     model: Arc<Model>,
     kind: ExecutorKind,
     context: usize,
+    prompt_budget: usize,
     notice: Option<String>,
     load: LoadReport,
 }
@@ -106,28 +107,28 @@ impl Engine {
     /// As [`Engine::new`].
     pub fn on(model: &Arc<Model>, settings: &Settings, opening: &Opening) -> Result<Engine, Error> {
         let made = make_executor_on(model, settings, opening)?;
-        Engine::of(model, made.executor, made.notice)
+        let mut core = Core::new(model, made.executor);
+        core.set_prompt_budget(settings.prompt_budget);
+        Engine::of(core, made.notice)
     }
 
-    /// An engine on an executor of its own.
-    fn of(
-        model: &Arc<Model>,
-        executor: Box<dyn Executor>,
-        notice: Option<String>,
-    ) -> Result<Engine, Error> {
+    /// An engine of a core, on a thread of its own.
+    fn of(mut core: Core, notice: Option<String>) -> Result<Engine, Error> {
         let (mail, inbox) = channel();
-        let mut core = Core::new(model, executor);
         core.warm_up()?;
+        let model = Arc::clone(core.model());
+        let prompt_budget = core.prompt_budget();
         let executor = core.executor();
         let mut engine = Engine {
             mail,
             thread: None,
             next_key: AtomicU64::new(0),
-            model: Arc::clone(model),
             kind: executor.kind(),
             context: executor.limits().context,
+            prompt_budget,
             notice: notice.or_else(|| executor.notice()),
-            load: LoadReport::new(model, executor),
+            load: LoadReport::new(&model, executor),
+            model,
         };
         let thread = std::thread::Builder::new().name("gannet-engine".to_owned());
         let thread = thread.spawn(move || run(core, &inbox));
@@ -199,6 +200,12 @@ impl Engine {
     #[must_use]
     pub fn context(&self) -> usize {
         self.context
+    }
+
+    /// Tokens of prompts in a step while sequences decode.
+    #[must_use]
+    pub fn prompt_budget(&self) -> usize {
+        self.prompt_budget
     }
 
     /// What a user should know about the choice of device, such as a fallback to the CPU.

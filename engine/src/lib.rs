@@ -64,6 +64,7 @@ pub mod batch {
 pub mod requests {
     pub use crate::serve::scheduler::SchedulerCounters;
     pub use crate::serve::{EngineCounters, Histogram, LogProbs, LogitHook, Prompt};
+    pub use crate::text::grammar::Grammar;
 }
 
 /// Where the time went: of a load, of a generation.

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::callers::Callers;
 use self::core::{Core, Submitted};
@@ -136,17 +136,50 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Hands a request over. Whatever becomes of it, refusal included, comes through the handle.
-    pub fn submit(&self, mut request: Request) -> Handle {
-        // Here, so that the engine's thread has nothing to do with text that comes.
-        request.prompt = Prompt::Tokens(request.tokens(&self.model));
+    /// Hands a request over. Whatever becomes of it, refusal included, comes through the handle. A grammar
+    /// is compiled first, which takes milliseconds, of large ones more.
+    pub fn submit(&self, request: Request) -> Handle {
+        let submitted = self.submitted(request).compiled(&self.model);
+        self.send(submitted)
+    }
+
+    /// Hands a request over whose prompt is to be continued [`Request::n`] times, with a handle for each
+    /// choice: choice `i` is what the request gives alone with the seed `i` higher. The prompt is computed
+    /// once.
+    ///
+    /// # Errors
+    /// No choices are asked for, or more than 128, or several with a [`LogitHook`]. All else comes through
+    /// the handles.
+    pub fn submit_choices(&self, request: Request) -> Result<Vec<Handle>, Error> {
+        let request = request.with_tokens(&self.model);
+        let mut choices = request.choices()?.into_iter();
+        let first = choices
+            .next()
+            .map(|r| self.submitted(r).compiled(&self.model));
+        let matcher = first.as_ref().and_then(|first| first.matcher.as_ref());
+        let forks: Vec<_> = choices
+            .map(|choice| Submitted {
+                matcher: match matcher {
+                    Some(Ok(matcher)) => Some(Ok(matcher.fork())),
+                    Some(Err(error)) => Some(Err(Error::Request(error.to_string()))),
+                    None => None,
+                },
+                ..self.submitted(choice)
+            })
+            .collect();
+        let all = first.into_iter().chain(forks);
+        Ok(all.map(|submitted| self.send(submitted)).collect())
+    }
+
+    fn submitted(&self, request: Request) -> Submitted {
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
+        // Here, so that the engine's thread has nothing to do with text that comes.
+        Submitted::now(key, request.with_tokens(&self.model))
+    }
+
+    fn send(&self, submitted: Submitted) -> Handle {
+        let key = submitted.key;
         let (updates, heard) = channel();
-        let submitted = Submitted {
-            key,
-            request,
-            at: Instant::now(),
-        };
         // The thread lives as long as this; if it panicked, the handle hears that nobody answers.
         let _ = self.mail.send(Mail::Submit(Box::new(submitted), updates));
         Handle::new(key, self.mail.clone(), heard)

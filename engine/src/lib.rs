@@ -55,6 +55,14 @@ pub mod tokenizer {
     };
 }
 
+/// Conversations as the text that a model was trained on.
+pub mod chat {
+    pub use crate::text::chat::{
+        ChatError, ChatTemplate, Message, TemplateOptions, Tool, ToolCall, parse_messages,
+        parse_tools,
+    };
+}
+
 /// What a [`Batch`] gives.
 pub mod batch {
     pub use crate::serve::{BatchStats, Finished, SeqId};

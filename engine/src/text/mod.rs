@@ -1,3 +1,4 @@
 //! Text and tokens.
 
+pub mod chat;
 pub mod tokenizer;

@@ -26,7 +26,6 @@
 //!
 //! What is listed here needs no import from another crate; [`internals`] is for the curious.
 
-pub mod chat;
 pub mod error;
 mod exec;
 mod files;
@@ -37,7 +36,6 @@ mod plan;
 mod serve;
 pub mod settings;
 mod text;
-pub mod tool_calls;
 pub mod tools;
 
 pub use error::Error;
@@ -54,6 +52,14 @@ pub mod tokenizer {
     pub use crate::text::tokenizer::{
         Algorithm, DecodeOptions, EncodeOptions, StreamDecoder, Tokenizer, TokenizerOptions,
         pre_tokenizers,
+    };
+}
+
+/// Conversations as the text that a model was trained on.
+pub mod chat {
+    pub use crate::text::chat::{
+        ChatError, ChatTemplate, Message, TemplateOptions, Tool, ToolCall, parse_messages,
+        parse_tools,
     };
 }
 

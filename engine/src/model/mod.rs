@@ -7,6 +7,7 @@
 
 mod bind;
 mod blocks;
+mod chat;
 mod families;
 mod hparams;
 mod key_bias;

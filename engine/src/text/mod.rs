@@ -1,4 +1,5 @@
-//! Text and tokens: the tokenizer, and grammars that a text must match.
+//! Text to tokens and back, conversations as prompts, and replies as what they say and do.
 
+pub mod chat;
 pub mod grammar;
 pub mod tokenizer;

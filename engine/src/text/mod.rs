@@ -1,4 +1,5 @@
-//! Text and tokens: the tokenizer, and grammars that a text must match.
+//! Text and tokens: the tokenizer, grammars that a text must match, and replies that call tools.
 
 pub mod grammar;
 pub mod tokenizer;
+pub mod tools;

@@ -75,6 +75,11 @@ pub mod requests {
     pub use crate::text::grammar::Grammar;
 }
 
+/// Replies that call tools: read as they come, and forced by a [`Grammar`](crate::requests::Grammar).
+pub mod tool_calls {
+    pub use crate::text::tools::{ReplyParser, ReplyPart, ToolFormat};
+}
+
 /// Where the time went: of a load, of a generation.
 pub mod times {
     pub use crate::exec::load_report::{LoadReport, PhaseTime};

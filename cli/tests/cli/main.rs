@@ -14,6 +14,7 @@ mod errors;
 mod evaluate;
 mod files;
 mod inspect;
+mod logging;
 mod malformed;
 mod measure;
 mod outputs;

@@ -129,6 +129,7 @@ impl Engine {
             notice: notice.or_else(|| executor.notice()),
             load: LoadReport::new(model, executor),
         };
+        engine.load.tell();
         let thread = std::thread::Builder::new().name("gannet-engine".to_owned());
         let thread = thread.spawn(move || run(core, &inbox));
         let thread =

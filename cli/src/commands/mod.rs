@@ -43,4 +43,6 @@ commands! {
     Synth: synth,
     Quantize: quantize,
     Imatrix: imatrix,
+    Completions: completions,
+    Man: man,
 }

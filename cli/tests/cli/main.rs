@@ -21,6 +21,7 @@ mod outputs;
 mod quantize;
 mod run;
 mod says;
+mod shells;
 mod streams;
 mod support;
 mod text;

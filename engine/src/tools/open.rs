@@ -170,6 +170,7 @@ fn falls_back(error: &Error) -> bool {
         | Error::HyperParameter { .. }
         | Error::Tensor { .. }
         | Error::Unread { .. }
+        | Error::Folder { .. }
         | Error::ContextFull { .. }
         | Error::TooLarge { .. }
         | Error::Memory { .. }
@@ -186,6 +187,7 @@ fn falls_back(error: &Error) -> bool {
         | Error::Unsupported { .. }
         | Error::Interp(_)
         | Error::Internal { .. }
+        | Error::Grammar(_)
         | Error::Io { .. } => false,
     }
 }

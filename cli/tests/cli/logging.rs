@@ -154,7 +154,15 @@ fn a_filter_that_is_none_is_bad_usage() {
         );
     }
     // The error that ends a server is a line like all others.
-    let args = ["serve", "--log-format", "json", "-m", "/nowhere.gguf"];
+    let args = [
+        "serve",
+        "--log-format",
+        "json",
+        "--port",
+        "0",
+        "-m",
+        "/nowhere.gguf",
+    ];
     let done = finish(&mut gannet(&args), &args);
     assert_eq!(done.code, Some(1));
     let error: Value = serde_json::from_str(done.stderr.lines().last().unwrap()).unwrap();

@@ -34,9 +34,8 @@ const COMMANDS: &[Answer] = &[
         "`gannet imatrix -m MODEL --file TEXT -o FILE` finds what matters to `gannet quantize`",
     ),
     (
-        &["serve", "server", "start", "api"],
-        "there is no server; `gannet run --prompts FILE` continues many prompts at once, and the \
-         type Engine of the crate gannet-engine serves many callers",
+        &["server", "start", "api", "llama-server"],
+        "`gannet serve` answers programs over HTTP",
     ),
     (
         &[

@@ -229,7 +229,7 @@ mod tests {
             (&["run", "x", "-i"], "special tokens"),
             (&["pull", "llama3"], "-m FILE"),
             (&["list"], "inspect"),
-            (&["serve"], "Engine"),
+            (&["server"], "gannet serve"),
             (&["a.gguf"], "gannet run a.gguf"),
             (&["bench", "a.gguf"], "-m a.gguf"),
         ] {

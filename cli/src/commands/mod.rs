@@ -44,4 +44,6 @@ commands! {
     Convert: convert,
     Quantize: quantize,
     Imatrix: imatrix,
+    Completions: completions,
+    Man: man,
 }

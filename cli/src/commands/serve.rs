@@ -14,6 +14,7 @@ use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::input;
+use crate::logging::LogFormat;
 use crate::server::models::{Loading, Source, TemplateChoice, name_of, of_folder};
 use crate::server::{Config, Serving, serve};
 
@@ -77,6 +78,9 @@ pub(crate) struct Serve {
     /// Seconds without use after which a model of --models is unloaded
     #[arg(long, value_name = "SECONDS", default_value = "300")]
     keep_alive: u32,
+    /// How lines of the log are written; which ones, RUST_LOG says [default there: warn,gannet=info]
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
     /// Do not serve the page
     #[arg(long)]
     no_page: bool,

@@ -18,6 +18,7 @@ use tokio::sync::Mutex as AsyncMutex;
 
 use super::error::{ApiError, ENGINE_LOST};
 use super::metrics::Metrics;
+use super::record::{self, Record};
 use crate::embedded;
 
 /// Where a model comes from.
@@ -108,6 +109,7 @@ impl Loaded {
                 Ok(Active {
                     model: Arc::clone(self),
                     left: choices,
+                    record: record::current(),
                 })
             }
             Err(active) if choices > self.most => Err(ApiError::invalid(format!(
@@ -132,12 +134,20 @@ impl Loaded {
 pub(crate) struct Active {
     model: Arc<Loaded>,
     left: usize,
+    /// Of the request that they are for.
+    record: Option<Arc<Record>>,
 }
 
 impl Active {
     /// A choice has ended.
     pub(crate) fn ended(&mut self, result: &Result<Generation, ApiError>, begun: Instant) {
         self.model.metrics.ended(result, begun.elapsed());
+        if let Some(record) = &self.record {
+            match result {
+                Ok(generation) => record.generated(generation),
+                Err(error) => record.failed(&error.message),
+            }
+        }
         if let Err(error) = result
             && error.code == Some(ENGINE_LOST)
         {
@@ -157,6 +167,9 @@ impl Drop for Active {
     fn drop(&mut self) {
         if self.left > 0 {
             self.model.metrics.abandoned(self.left as u64);
+            if let Some(record) = &self.record {
+                record.abandoned();
+            }
             self.give_back(self.left);
         }
     }

@@ -10,7 +10,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use super::app::App;
-use super::{auth, document, error, health, openai, tokens};
+use super::{auth, document, error, health, openai, record, tokens};
 
 /// All routes.
 pub(crate) fn router(app: &App) -> Router {
@@ -46,11 +46,8 @@ pub(crate) fn router(app: &App) -> Router {
 
 /// Counts answers, and says them to who listens.
 async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response = next.run(request).await;
-    let status = response.status().as_u16();
-    app.metrics.answered(status);
-    tracing::info!(%method, path, status, "answered");
+    let response = record::record(request, |request| next.run(request)).await;
+    app.metrics.answered(response.status().as_u16());
     response
 }
 

@@ -28,6 +28,8 @@ pub(crate) struct Turn {
     pub(crate) format: Option<Grammar>,
     /// Whether the model is to think, where it can.
     pub(crate) thinking: Option<bool>,
+    /// Whether the last message, an assistant's, is the beginning of the reply.
+    pub(crate) continues: bool,
     /// Variables of the template: names and JSON.
     pub(crate) variables: Vec<(String, String)>,
     pub(crate) options: GenerateOptions,
@@ -52,7 +54,8 @@ impl Turn {
     pub(crate) fn prompt(&self, model: &Loaded) -> Result<Prompt, ApiError> {
         let template = model.template()?;
         let options = TemplateOptions {
-            add_generation_prompt: true,
+            add_generation_prompt: !self.continues,
+            continue_final_message: self.continues,
             thinking: self.thinking,
             variables: self.variables.clone(),
             ..TemplateOptions::default()

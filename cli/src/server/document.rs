@@ -4,6 +4,7 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi;
 
+use super::anthropic::messages;
 use super::{health, openai as o, tokens};
 
 #[derive(OpenApi)]
@@ -14,6 +15,8 @@ use super::{health, openai as o, tokens};
         o::models::one,
         o::completions::create,
         o::chat::create,
+        messages::create,
+        messages::count_tokens,
         tokens::tokenize,
         tokens::detokenize,
         tokens::apply_template,

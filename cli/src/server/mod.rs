@@ -4,6 +4,7 @@
 //! comes of it in the same words; nothing else knows dialects. The engine has a thread of its own and hands
 //! tokens over without waiting. What goes wrong is an [`error::ApiError`], whose body is written last.
 
+mod anthropic;
 mod app;
 mod auth;
 mod body;

@@ -9,6 +9,7 @@ use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
+use super::anthropic::messages;
 use super::app::App;
 use super::{auth, document, error, health, openai, tokens};
 
@@ -19,6 +20,8 @@ pub(crate) fn router(app: &App) -> Router {
         .route("/v1/models/{*model}", get(openai::models::one))
         .route("/v1/completions", post(openai::completions::create))
         .route("/v1/chat/completions", post(openai::chat::create))
+        .route("/v1/messages", post(messages::create))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))

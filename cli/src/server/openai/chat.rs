@@ -189,6 +189,7 @@ impl ChatRequest {
             thinking: self
                 .reasoning_effort
                 .map(|effort| effort != ReasoningEffort::None),
+            continues: false,
             variables: variables
                 .map(|(name, value)| (name.clone(), value.to_string()))
                 .collect(),

@@ -111,6 +111,30 @@ impl Turn {
     pub(crate) async fn start(self, model: &Arc<Loaded>) -> Result<Replies, ApiError> {
         let prompt = self.prompt(model)?;
         let grammar = self.grammar(model, &prompt)?;
+        self.begin(prompt, grammar, model).await
+    }
+
+    /// Starts it with a text instead of messages, which is gone on with as it is.
+    pub(crate) async fn start_bare(
+        self,
+        text: &str,
+        model: &Arc<Loaded>,
+    ) -> Result<Replies, ApiError> {
+        let prompt = Prompt {
+            tokens: model.model().tokenizer().encode_prompt(&[], text, true),
+            text: text.to_owned(),
+            parser: ReplyParser::new(None, false, false),
+        };
+        let grammar = self.format.clone();
+        self.begin(prompt, grammar, model).await
+    }
+
+    async fn begin(
+        self,
+        prompt: Prompt,
+        grammar: Option<Grammar>,
+        model: &Arc<Loaded>,
+    ) -> Result<Replies, ApiError> {
         let n = self.n.max(1);
         let mut options = self.options;
         // A reply has no end of its own but the context's.

@@ -5,6 +5,7 @@ use utoipa::OpenApi;
 use utoipa::openapi;
 
 use super::anthropic::messages;
+use super::ollama::{chat, generate, listing};
 use super::{health, openai as o, tokens};
 
 #[derive(OpenApi)]
@@ -17,6 +18,12 @@ use super::{health, openai as o, tokens};
         o::chat::create,
         messages::create,
         messages::count_tokens,
+        listing::version,
+        listing::tags,
+        listing::ps,
+        listing::show,
+        generate::create,
+        chat::create,
         tokens::tokenize,
         tokens::detokenize,
         tokens::apply_template,

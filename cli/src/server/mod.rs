@@ -16,6 +16,7 @@ mod generation;
 mod health;
 mod metrics;
 pub(crate) mod models;
+mod ollama;
 mod openai;
 mod router;
 mod run;

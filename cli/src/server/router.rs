@@ -11,6 +11,7 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use super::anthropic::messages;
 use super::app::App;
+use super::ollama::{chat, generate, listing};
 use super::{auth, document, error, health, openai, tokens};
 
 /// All routes.
@@ -22,6 +23,12 @@ pub(crate) fn router(app: &App) -> Router {
         .route("/v1/chat/completions", post(openai::chat::create))
         .route("/v1/messages", post(messages::create))
         .route("/v1/messages/count_tokens", post(messages::count_tokens))
+        .route("/api/version", get(listing::version))
+        .route("/api/tags", get(listing::tags))
+        .route("/api/ps", get(listing::ps))
+        .route("/api/show", post(listing::show))
+        .route("/api/generate", post(generate::create))
+        .route("/api/chat", post(chat::create))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))

@@ -10,6 +10,7 @@ use gannet_engine::chat::{Message, TemplateOptions, Tool};
 use gannet_engine::requests::Grammar;
 use gannet_engine::tool_calls::{ReplyParser, ReplyPart, ToolFormat};
 use gannet_engine::{GenerateOptions, Generation};
+use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::generation::{Job, Part, Running, Token, finished};
@@ -32,6 +33,8 @@ pub(crate) struct Turn {
     pub(crate) tool_choice: Option<ToolChoice>,
     /// Whether several calls may come at once.
     pub(crate) parallel: bool,
+    /// Whether calls come only once they are complete: what breaks off is text then.
+    pub(crate) whole_calls: bool,
     /// What the text must match.
     pub(crate) format: Option<Grammar>,
     /// Whether the model is to think, where it can.
@@ -58,11 +61,16 @@ pub(crate) struct Prompt {
     format: Option<ToolFormat>,
     thinks: bool,
     in_thought: bool,
+    whole_calls: bool,
 }
 
 impl Prompt {
     fn parser(&self) -> ReplyParser {
-        ReplyParser::new(self.format, self.thinks, self.in_thought)
+        let parser = ReplyParser::new(self.format, self.thinks, self.in_thought);
+        match self.whole_calls {
+            true => parser.whole_calls(),
+            false => parser,
+        }
     }
 }
 
@@ -90,6 +98,7 @@ impl Turn {
             format,
             thinks: template.thinks(),
             in_thought,
+            whole_calls: self.whole_calls,
             text,
         })
     }
@@ -129,7 +138,10 @@ impl Turn {
         let prompt = Prompt {
             tokens: model.model().tokenizer().encode_prompt(&[], text, true),
             text: text.to_owned(),
-            parser: ReplyParser::new(None, false, false),
+            format: None,
+            thinks: false,
+            in_thought: false,
+            whole_calls: false,
         };
         let grammar = self.format.clone();
         self.begin(prompt, grammar, model).await
@@ -256,6 +268,15 @@ pub(crate) struct Call {
     pub(crate) name: String,
     /// JSON.
     pub(crate) arguments: String,
+}
+
+impl Call {
+    /// The arguments of a call that is complete.
+    pub(crate) fn object(&self) -> Value {
+        let arguments = serde_json::from_str::<Value>(&self.arguments).ok();
+        let arguments = arguments.filter(Value::is_object);
+        arguments.unwrap_or_else(|| Value::Object(Map::new()))
+    }
 }
 
 /// A reply that has ended.

@@ -16,6 +16,7 @@ use super::{health, openai as o, tokens};
         o::models::one,
         o::completions::create,
         o::chat::create,
+        o::responses::create,
         messages::create,
         messages::count_tokens,
         listing::version,

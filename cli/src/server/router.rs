@@ -21,6 +21,7 @@ pub(crate) fn router(app: &App) -> Router {
         .route("/v1/models/{*model}", get(openai::models::one))
         .route("/v1/completions", post(openai::completions::create))
         .route("/v1/chat/completions", post(openai::chat::create))
+        .route("/v1/responses", post(openai::responses::create))
         .route("/v1/messages", post(messages::create))
         .route("/v1/messages/count_tokens", post(messages::count_tokens))
         .route("/api/version", get(listing::version))

@@ -6,7 +6,7 @@ from common import KEY, MODEL, NARROW, PLAIN, TOOLS, metric, raises, wait_until
 client = anthropic.Anthropic(base_url=PLAIN, api_key=KEY, max_retries=0)
 with_tools = anthropic.Anthropic(base_url=TOOLS, api_key=KEY, max_retries=0)
 ASK = [{"role": "user", "content": "What is ownership in Rust?"}]
-GREEDY = dict(model=MODEL, messages=ASK, max_tokens=24, temperature=0, system="Docs.")
+GREEDY = dict(model=MODEL, messages=ASK, max_tokens=24, system="Docs.", extra_body={"temperature": 0})
 WEATHER = {
     "name": "get_weather",
     "description": "The weather of a place.",
@@ -87,7 +87,7 @@ def errors():
     unknown = raises(anthropic.BadRequestError, ask(extra_body={"no_such_thing": 1}))
     assert unknown.body["type"] == "error" and kind(unknown) == "invalid_request_error", unknown.body
     assert "no_such_thing" in str(unknown)
-    assert "temperature" in str(raises(anthropic.BadRequestError, ask(temperature=1.5)))
+    assert "temperature" in str(raises(anthropic.BadRequestError, ask(extra_body={"temperature": 1.5})))
     picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}
     image = raises(anthropic.BadRequestError, ask(messages=[{"role": "user", "content": [picture]}]))
     assert "messages[0].content[0]" in str(image) and "image" in str(image)
@@ -101,7 +101,7 @@ def errors():
     narrow = anthropic.Anthropic(base_url=NARROW, api_key="any", max_retries=0)
     # Several, since the model may end one soon.
     for _ in range(5):
-        held = narrow.messages.create(**{**GREEDY, "max_tokens": 900, "stream": True, "temperature": 1})
+        held = narrow.messages.create(**{**GREEDY, "max_tokens": 900, "stream": True, "extra_body": {}})
         next(iter(held))
         try:
             busy = raises(anthropic.RateLimitError, ask(to=narrow))
@@ -129,7 +129,7 @@ def schema():
 
 
 def tools():
-    ask = {**GREEDY, "tools": [WEATHER], "max_tokens": 300, "temperature": 1}
+    ask = {**GREEDY, "tools": [WEATHER], "max_tokens": 300, "extra_body": {}}
     one = {"type": "any", "disable_parallel_tool_use": True}
     reply = with_tools.messages.create(tool_choice=one, **ask)
     assert reply.stop_reason == "tool_use", reply

@@ -171,6 +171,50 @@ def schema():
     assert bad.param == "response_format.json_schema.schema", bad
 
 
+def responses():
+    ask = dict(model=MODEL, input="What is ownership in Rust?", instructions="Docs.", temperature=0)
+    reply = client.responses.create(max_output_tokens=24, **ask)
+    assert reply.status == "incomplete" and reply.incomplete_details.reason == "max_output_tokens"
+    assert reply.output_text and reply.output[0].type == "message" and reply.output[0].role == "assistant"
+    assert reply.usage.output_tokens == 24 and reply.usage.input_tokens > 0
+    assert reply.usage.input_tokens_details.cached_tokens >= 0
+    events = list(client.responses.create(max_output_tokens=24, stream=True, **ask))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert events[0].type == "response.created" and events[-1].type == "response.incomplete"
+    deltas = [event for event in events if event.type == "response.output_text.delta"]
+    assert "".join(event.delta for event in deltas) == reply.output_text and len(deltas) > 5
+    final = events[-1].response
+    assert {event.item_id for event in deltas} == {final.output[0].id}
+    done = [event.item for event in events if event.type == "response.output_item.done"]
+    assert done == final.output
+    told = client.responses.create(
+        max_output_tokens=4, include=["message.output_text.logprobs"], top_logprobs=2, **ask
+    )
+    assert sum(len(part.logprobs) for part in told.output[0].content) == 4
+    items = [
+        {"role": "user", "content": [{"type": "input_text", "text": "Look."}]},
+        {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": "A crate."},
+    ]
+    offered = [
+        {"type": "web_search"},
+        {"type": "custom", "name": "apply_patch"},
+        {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}, "strict": False},
+    ]
+    after = with_tools.responses.create(model=MODEL, input=items, tools=offered, max_output_tokens=4)
+    assert [tool.name for tool in after.tools] == ["look"]
+    stored = raises(openai.BadRequestError, lambda: client.responses.create(previous_response_id="resp_1", **ask))
+    assert stored.param == "previous_response_id", stored
+    picture = [{"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]}]
+    image = raises(openai.BadRequestError, lambda: client.responses.create(model=MODEL, input=picture))
+    assert image.param == "input[0].content[0]", image
+    form = {"type": "json_schema", "name": "item", "strict": True, "schema": {
+        "type": "object", "properties": {"public": {"type": "boolean"}}, "required": ["public"],
+        "additionalProperties": False}}
+    matched = client.responses.create(max_output_tokens=100, text={"format": form}, **ask)
+    assert matched.status == "completed" and isinstance(json.loads(matched.output_text)["public"], bool)
+
+
 def check_call(call):
     assert call.function.name == "get_weather" and call.id
     value = json.loads(call.function.arguments)
@@ -207,4 +251,5 @@ log_probs()
 completions()
 errors()
 schema()
+responses()
 tools()

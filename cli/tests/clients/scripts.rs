@@ -18,7 +18,9 @@ fn run(interpreter: &Interpreter, script: &str) {
     let plain = Server::start(&["--api-key", KEY]);
     let tools = Server::start(&["--api-key", KEY, "--chat-template", "hermes"]);
     let narrow = Server::start(&["--slots", "1", "--queue", "0"]);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/clients")
+        .join(script);
     let done = command
         .arg(path)
         .env("PLAIN", plain.url())
@@ -32,7 +34,11 @@ fn run(interpreter: &Interpreter, script: &str) {
         .unwrap();
     let said = String::from_utf8_lossy(&done.stdout);
     let errors = String::from_utf8_lossy(&done.stderr);
-    assert!(done.status.success(), "{script}: {}\n{said}{errors}", done.status);
+    assert!(
+        done.status.success(),
+        "{script}: {}\n{said}{errors}",
+        done.status
+    );
 }
 
 #[test]
@@ -52,7 +58,10 @@ fn openai_of_npm() {
 
 #[test]
 fn anthropic_of_npm() {
-    run(&Interpreter::Node("@anthropic-ai/sdk"), "anthropic_client.cjs");
+    run(
+        &Interpreter::Node("@anthropic-ai/sdk"),
+        "anthropic_client.cjs",
+    );
 }
 
 #[test]

@@ -17,7 +17,10 @@ impl Server {
             command.env_remove(variable.name);
         }
         command.args(["serve", "--port", "0", "--device", "cpu"]);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let url = lines.find_map(|line| {

@@ -36,7 +36,7 @@ pub(super) fn usage(prompt: usize, cached: usize, output: usize) -> Value {
 pub(super) fn message(id: &str, model: &str, usage: &Value) -> Value {
     json!({
         "id": id, "type": "message", "role": "assistant", "model": model, "content": [],
-        "stop_reason": null, "stop_sequence": null, "usage": usage,
+        "stop_reason": null, "stop_sequence": null, "stop_details": null, "usage": usage,
     })
 }
 
@@ -62,9 +62,7 @@ pub(super) fn whole(
         content.push(json!({"type": "text", "text": reply.text, "citations": null}));
     }
     for call in &reply.calls {
-        // A call that was cut off is no JSON; the reason of the end says so.
-        let input = serde_json::from_str::<Value>(&call.arguments).ok();
-        let input = input.filter(Value::is_object).unwrap_or_else(|| json!({}));
+        let input = call.object();
         content.push(json!({"type": "tool_use", "id": call.id, "name": call.name, "input": input}));
     }
     let (reason, sequence) = stop_reason(generation, !reply.calls.is_empty());

@@ -16,19 +16,30 @@ use crate::server::error::ApiError;
 use crate::server::openai::new_id;
 use crate::server::sse;
 
-/// Versions of the interface that there are.
-const VERSIONS: &[&str] = &["2023-06-01", "2023-01-01"];
+/// The first version of the interface.
+const FIRST_VERSION: &str = "2023-01-01";
 
-/// Refuses versions that there are not. Without one it is the newest.
+/// Whether a text is a day: `2023-06-01`.
+fn is_day(text: &str) -> bool {
+    let fits = |(i, c): (usize, char)| match i {
+        4 | 7 => c == '-',
+        _ => c.is_ascii_digit(),
+    };
+    text.len() == FIRST_VERSION.len() && text.char_indices().all(fits)
+}
+
+/// Refuses what is no version. Later ones differ in what clients can ask, not in what is answered here; without
+/// one it is the newest.
 fn check_version(headers: &HeaderMap) -> Result<(), ApiError> {
     let Some(version) = headers.get("anthropic-version") else {
         return Ok(());
     };
     let version = version.to_str().unwrap_or_default();
-    match VERSIONS.contains(&version) {
+    match is_day(version) && version >= FIRST_VERSION {
         true => Ok(()),
         false => {
-            let why = format!("anthropic-version is {version:?}; expected {}", VERSIONS[0]);
+            let why =
+                format!("anthropic-version is {version:?}; expected a version such as 2023-06-01");
             Err(ApiError::param("anthropic-version", why))
         }
     }
@@ -92,4 +103,30 @@ pub(crate) async fn count_tokens(
     let model = app.models.get(request.model()).await?;
     let prompt = request.prompt()?.prompt(&model)?;
     Ok(Json(json!({"input_tokens": prompt.tokens.len()})))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_days() {
+        let check = |version: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("anthropic-version", version.parse().unwrap());
+            check_version(&headers).is_ok()
+        };
+        assert!(check("2023-01-01") && check("2023-06-01") && check("2026-10-21"));
+        for wrong in [
+            "",
+            "1999-01-01",
+            "2023-6-1",
+            "2023-06-01 ",
+            "latest",
+            "20230601xx",
+        ] {
+            assert!(!check(wrong), "{wrong}");
+        }
+        assert!(check_version(&HeaderMap::new()).is_ok());
+    }
 }

@@ -53,9 +53,16 @@ pub(crate) struct MessagesRequest {
     #[schema(value_type = Option<Object>)]
     output_format: Option<Value>,
     /// Whoever asks; nothing is done with it.
-    metadata: Option<Metadata>,
+    #[serde(rename = "metadata")]
+    _metadata: Option<Metadata>,
     /// auto or `standard_only`.
     service_tier: Option<String>,
+    /// standard: there is one speed.
+    speed: Option<String>,
+    /// Nothing is diagnosed.
+    #[schema(value_type = Option<Object>)]
+    #[serde(rename = "diagnostics")]
+    _diagnostics: Option<Value>,
     /// Prefixes are always shared.
     #[schema(value_type = Option<Object>)]
     #[serde(rename = "cache_control")]
@@ -76,7 +83,7 @@ struct Metadata {
 #[derive(Debug, Clone, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Thinking {
-    /// enabled, adaptive or disabled.
+    /// enabled, adaptive, `between_tools` or disabled.
     #[serde(rename = "type")]
     kind: String,
     /// What thoughts should take. A model that runs here is told of no budget; `max_tokens` is the limit.
@@ -124,6 +131,9 @@ impl MessagesRequest {
                 "there are auto and standard_only",
             ));
         }
+        if !matches!(self.speed.as_deref(), None | Some("standard")) {
+            return Err(ApiError::unsupported("speed", "there is one; leave it out"));
+        }
         let effort = self
             .output_config
             .as_ref()
@@ -144,11 +154,12 @@ impl MessagesRequest {
             return Ok(None);
         };
         let wanted = match thinking.kind.as_str() {
-            "enabled" | "adaptive" => true,
+            "enabled" | "adaptive" | "between_tools" => true,
             "disabled" => false,
             kind => {
-                let why =
-                    format!("thinking.type is {kind:?}; expected enabled, adaptive or disabled");
+                let why = format!(
+                    "thinking.type is {kind:?}; expected enabled, adaptive, between_tools or disabled"
+                );
                 return Err(ApiError::param("thinking.type", why));
             }
         };
@@ -247,6 +258,7 @@ impl MessagesRequest {
             format: self.format()?,
             thinking: self.thinks()?,
             continues,
+            whole_calls: !self.streams(),
             n: 1,
             ..Turn::default()
         })
@@ -377,10 +389,7 @@ mod tests {
             (json!({"top_p": -1}), "top_p"),
             (json!({"stop_sequences": [""]}), "stop_sequences"),
             (json!({"stop_sequences": vec!["x"; 17]}), "stop_sequences"),
-            (
-                json!({"thinking": {"type": "between_tools"}}),
-                "thinking.type",
-            ),
+            (json!({"thinking": {"type": "always"}}), "thinking.type"),
             (
                 json!({"thinking": {"type": "enabled", "budget_tokens": 0}}),
                 "thinking.budget_tokens",
@@ -402,6 +411,7 @@ mod tests {
                 "output_format.schema",
             ),
             (json!({"service_tier": "priority"}), "service_tier"),
+            (json!({"speed": "fast"}), "speed"),
             (json!({"system": 1}), "system"),
             (
                 json!({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}),

@@ -84,6 +84,8 @@ impl Blocks {
                     .push(self.delta(&json!({"type": "input_json_delta", "partial_json": delta})));
             }
             ReplyPart::CallEnd { .. } => self.end(&mut events),
+            // Whatever else there will be is no part of a message.
+            _ => {}
         }
         events
     }
@@ -137,7 +139,7 @@ pub(super) async fn stream(
                 let (reason, sequence) = stop_reason(&generation, calls);
                 events.push(json!({
                     "type": "message_delta",
-                    "delta": {"stop_reason": reason, "stop_sequence": sequence},
+                    "delta": {"stop_reason": reason, "stop_sequence": sequence, "stop_details": null},
                     "usage": usage(prompt, generation.cached_tokens, generation.tokens.len()),
                 }));
                 events.push(json!({"type": "message_stop"}));

@@ -1,6 +1,5 @@
 //! Answers of texts and conversations: lines as they come, or one object.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -55,15 +54,15 @@ struct Piece {
 
 impl Piece {
     fn is_empty(&self) -> bool {
-        self.text.is_empty() && self.thinking.is_empty() && self.calls.is_empty() && self.tokens.is_empty()
+        self.text.is_empty()
+            && self.thinking.is_empty()
+            && self.calls.is_empty()
+            && self.tokens.is_empty()
     }
 }
 
 fn call_json(call: &Call) -> Value {
-    // A call that was cut off is no JSON.
-    let arguments = serde_json::from_str::<Value>(&call.arguments).ok();
-    let arguments = arguments.filter(Value::is_object).unwrap_or_else(|| json!({}));
-    json!({"id": call.id, "function": {"name": call.name, "arguments": arguments}})
+    json!({"id": call.id, "function": {"name": call.name, "arguments": call.object()}})
 }
 
 impl Head {
@@ -129,9 +128,15 @@ impl Head {
     }
 
     /// The answer.
-    pub(super) async fn answer(self, replies: Replies, streams: bool) -> Result<Response, ApiError> {
+    pub(super) async fn answer(
+        self,
+        replies: Replies,
+        streams: bool,
+    ) -> Result<Response, ApiError> {
         if streams {
-            return Ok(sse::lines(move |sink| async move { stream(&sink, &self, replies).await }));
+            return Ok(sse::lines(move |sink| async move {
+                stream(&sink, &self, replies).await
+            }));
         }
         let mut reading = Reading::new(replies);
         let mut all = Piece::default();
@@ -143,7 +148,9 @@ impl Head {
                     all.calls.extend(piece.calls);
                     all.tokens.extend(piece.tokens);
                 }
-                Next::End(generation) => return Ok(Json(self.last(&all, &generation)).into_response()),
+                Next::End(generation) => {
+                    return Ok(Json(self.last(&all, &generation)).into_response());
+                }
             }
         }
     }
@@ -158,8 +165,8 @@ enum Next {
 /// A reply whose calls come whole.
 struct Reading {
     replies: Replies,
-    /// Calls that have not ended.
-    open: HashMap<usize, Call>,
+    /// The call that has not ended.
+    open: Call,
     /// Tokens that no piece has told of.
     tokens: Vec<Token>,
     end: Option<Box<Generation>>,
@@ -167,7 +174,12 @@ struct Reading {
 
 impl Reading {
     fn new(replies: Replies) -> Reading {
-        Reading { replies, open: HashMap::new(), tokens: Vec::new(), end: None }
+        Reading {
+            replies,
+            open: Call::default(),
+            tokens: Vec::new(),
+            end: None,
+        }
     }
 
     async fn next(&mut self) -> Result<Next, ApiError> {
@@ -183,10 +195,6 @@ impl Reading {
                     Reply::Part(part) => self.part(part, &mut piece),
                     Reply::End(generation) => {
                         self.end = Some(Box::new(generation));
-                        // Calls that were cut off are calls all the same.
-                        let mut left: Vec<(usize, Call)> = self.open.drain().collect();
-                        left.sort_by_key(|(index, _)| *index);
-                        piece.calls = left.into_iter().map(|(_, call)| call).collect();
                         piece.tokens = std::mem::take(&mut self.tokens);
                     }
                 },
@@ -202,16 +210,17 @@ impl Reading {
         match part {
             ReplyPart::Text(text) => piece.text = text,
             ReplyPart::Reasoning(text) => piece.thinking = text,
-            ReplyPart::CallStart { index, id, name } => {
-                let call = Call { id, name, arguments: String::new() };
-                self.open.insert(index, call);
+            ReplyPart::CallStart { id, name, .. } => {
+                self.open = Call {
+                    id,
+                    name,
+                    arguments: String::new(),
+                };
             }
-            ReplyPart::CallArguments { index, delta } => {
-                if let Some(call) = self.open.get_mut(&index) {
-                    call.arguments.push_str(&delta);
-                }
-            }
-            ReplyPart::CallEnd { index } => piece.calls.extend(self.open.remove(&index)),
+            ReplyPart::CallArguments { delta, .. } => self.open.arguments.push_str(&delta),
+            ReplyPart::CallEnd { .. } => piece.calls.push(std::mem::take(&mut self.open)),
+            // Whatever else there will be is no part of a message.
+            _ => {}
         }
     }
 }

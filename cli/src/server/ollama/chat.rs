@@ -53,7 +53,10 @@ impl ChatRequest {
     fn turn(self, messages: Vec<Value>) -> Result<Turn, ApiError> {
         for (name, given) in [("truncate", self.truncate), ("shift", self.shift)] {
             if given == Some(true) {
-                return Err(ApiError::unsupported(name, "conversations are never cut; leave it out"));
+                return Err(ApiError::unsupported(
+                    name,
+                    "conversations are never cut; leave it out",
+                ));
             }
         }
         let messages = self::messages(messages)?;
@@ -63,6 +66,7 @@ impl ChatRequest {
             messages,
             tools: parse_tools(&tools.to_string())?,
             parallel: true,
+            whole_calls: true,
             format: format(self.format.as_ref())?,
             thinking: think(self.think.as_ref())?,
             log_probs: log_probs(self.logprobs, self.top_logprobs)?,
@@ -85,11 +89,18 @@ impl ChatRequest {
     (status = 429, description = "Too many requests wait", body = Value),
     (status = 503, description = "Loading, shutting down, or the device is lost", body = Value),
 ))]
-pub(crate) async fn create(State(app): State<App>, Untyped(body): Untyped) -> Result<Response, ApiError> {
+pub(crate) async fn create(
+    State(app): State<App>,
+    Untyped(body): Untyped,
+) -> Result<Response, ApiError> {
     let mut request: ChatRequest = body.rest()?;
     let keep_alive = request.keep_alive.take();
     let name = std::mem::take(&mut request.model);
-    let asked = Asked { name: &name, keep_alive: keep_alive.as_ref(), route: Route::Chat };
+    let asked = Asked {
+        name: &name,
+        keep_alive: keep_alive.as_ref(),
+        route: Route::Chat,
+    };
     let given = request.messages.take().unwrap_or_default();
     if given.is_empty() {
         return Ok(Json(asked.nothing(&app).await?).into_response());

@@ -62,13 +62,41 @@ impl GenerateRequest {
     fn check(&self) -> Result<(), ApiError> {
         let some = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
         for (name, given, why) in [
-            ("suffix", some(&self.suffix), "there is no infilling here; leave it out"),
-            ("template", some(&self.template), "start the server with --chat-template, or use raw"),
-            ("images", self.images.iter().flatten().next().is_some(), "only text is supported"),
-            ("context", self.context.iter().flatten().next().is_some(), "send earlier texts by /api/chat"),
-            ("truncate", self.truncate == Some(true), "prompts are never cut; leave it out"),
-            ("shift", self.shift == Some(true), "contexts never move on; leave it out"),
-            ("system", some(&self.system) && self.raw == Some(true), "a raw prompt has none; leave it out"),
+            (
+                "suffix",
+                some(&self.suffix),
+                "there is no infilling here; leave it out",
+            ),
+            (
+                "template",
+                some(&self.template),
+                "start the server with --chat-template, or use raw",
+            ),
+            (
+                "images",
+                self.images.iter().flatten().next().is_some(),
+                "only text is supported",
+            ),
+            (
+                "context",
+                self.context.iter().flatten().next().is_some(),
+                "send earlier texts by /api/chat",
+            ),
+            (
+                "truncate",
+                self.truncate == Some(true),
+                "prompts are never cut; leave it out",
+            ),
+            (
+                "shift",
+                self.shift == Some(true),
+                "contexts never move on; leave it out",
+            ),
+            (
+                "system",
+                some(&self.system) && self.raw == Some(true),
+                "a raw prompt has none; leave it out",
+            ),
         ] {
             if given {
                 return Err(ApiError::unsupported(name, why));
@@ -85,7 +113,8 @@ impl GenerateRequest {
             ..Message::default()
         };
         let system = self.system.as_deref().filter(|system| !system.is_empty());
-        let mut messages: Vec<Message> = system.iter().map(|text| message("system", text)).collect();
+        let mut messages: Vec<Message> =
+            system.iter().map(|text| message("system", text)).collect();
         messages.push(message("user", self.prompt.as_deref().unwrap_or_default()));
         Ok(Turn {
             messages,
@@ -109,11 +138,18 @@ impl GenerateRequest {
     (status = 429, description = "Too many requests wait", body = Value),
     (status = 503, description = "Loading, shutting down, or the device is lost", body = Value),
 ))]
-pub(crate) async fn create(State(app): State<App>, Untyped(body): Untyped) -> Result<Response, ApiError> {
+pub(crate) async fn create(
+    State(app): State<App>,
+    Untyped(body): Untyped,
+) -> Result<Response, ApiError> {
     let request: GenerateRequest = body.rest()?;
     request.check()?;
     let is_empty = request.prompt.as_deref().unwrap_or_default().is_empty();
-    let asked = Asked { name: &request.model, keep_alive: request.keep_alive.as_ref(), route: Route::Generate };
+    let asked = Asked {
+        name: &request.model,
+        keep_alive: request.keep_alive.as_ref(),
+        route: Route::Generate,
+    };
     let head = match is_empty {
         true => return Ok(Json(asked.nothing(&app).await?).into_response()),
         false => asked.head(&app).await?,
@@ -126,7 +162,10 @@ pub(crate) async fn create(State(app): State<App>, Untyped(body): Untyped) -> Re
     // What no template says how to write is gone on with as it is.
     let bare = request.raw == Some(true) || (turn.messages.len() == 1 && model.template().is_err());
     let replies = match bare {
-        true => turn.start_bare(&request.prompt.unwrap_or_default(), model).await?,
+        true => {
+            turn.start_bare(&request.prompt.unwrap_or_default(), model)
+                .await?
+        }
         false => turn.start(model).await?,
     };
     head.answer(replies, request.stream != Some(false)).await

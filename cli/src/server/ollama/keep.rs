@@ -29,7 +29,9 @@ impl KeepAlive {
         };
         match seconds {
             Some(seconds) if seconds < 0.0 => Ok(FOR_EVER),
-            Some(seconds) => Ok(Duration::try_from_secs_f64(seconds).map_or(FOR_EVER, |d| d.min(FOR_EVER))),
+            Some(seconds) => {
+                Ok(Duration::try_from_secs_f64(seconds).map_or(FOR_EVER, |d| d.min(FOR_EVER)))
+            }
             None => {
                 let why = "keep_alive: expected seconds, or a duration such as \"5m\"";
                 Err(ApiError::param("keep_alive", why))
@@ -79,10 +81,17 @@ mod tests {
         assert_eq!(text("0").unwrap(), Duration::ZERO);
         assert_eq!(text("-1").unwrap(), FOR_EVER);
         assert_eq!(text("-1m").unwrap(), FOR_EVER);
-        assert_eq!(KeepAlive::Seconds(2.0).read().unwrap(), Duration::from_secs(2));
+        assert_eq!(
+            KeepAlive::Seconds(2.0).read().unwrap(),
+            Duration::from_secs(2)
+        );
         assert_eq!(KeepAlive::Seconds(1e300).read().unwrap(), FOR_EVER);
         for wrong in ["", "m", "5 minutes", "5x", "nan", "inf", "-", "5m3"] {
-            assert_eq!(text(wrong).unwrap_err().param.as_deref(), Some("keep_alive"), "{wrong}");
+            assert_eq!(
+                text(wrong).unwrap_err().param.as_deref(),
+                Some("keep_alive"),
+                "{wrong}"
+            );
         }
     }
 }

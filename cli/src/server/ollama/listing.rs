@@ -104,7 +104,10 @@ fn modified(path: &Path) -> Option<SystemTime> {
 fn folder_bytes(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let sizes = entries.filter_map(|entry| entry.metadata().ok());
-    sizes.filter(std::fs::Metadata::is_file).map(|data| data.len()).sum()
+    sizes
+        .filter(std::fs::Metadata::is_file)
+        .map(|data| data.len())
+        .sum()
 }
 
 /// What tells versions of a model apart: its name, size and time. Reading all of a large file would take
@@ -175,13 +178,22 @@ pub(crate) async fn tags(State(app): State<App>) -> Result<Json<Value>, ApiError
     (status = 503, description = "Shutting down", body = Value),
 ))]
 pub(crate) async fn ps(State(app): State<App>) -> Result<Json<Value>, ApiError> {
-    let loaded: Vec<_> = app.models.list().filter_map(|l| Some((owned(&l), l.loaded?))).collect();
+    let loaded: Vec<_> = app
+        .models
+        .list()
+        .filter_map(|l| Some((owned(&l), l.loaded?)))
+        .collect();
     let all = about(loaded.iter().map(|(listed, _)| listed.clone()).collect()).await?;
     let for_ever = Duration::from_secs(100 * 365 * 86_400);
     let models: Vec<Value> = (all.iter().zip(&loaded))
         .map(|((id, about), (_, loaded))| {
-            let left = app.models.idle().map_or(for_ever, |idle| loaded.goes_in(idle));
-            let expires = jiff::Timestamp::now().checked_add(left).unwrap_or(jiff::Timestamp::MAX);
+            let left = app
+                .models
+                .idle()
+                .map_or(for_ever, |idle| loaded.goes_in(idle));
+            let expires = jiff::Timestamp::now()
+                .checked_add(left)
+                .unwrap_or(jiff::Timestamp::MAX);
             let mut shown = about.listed(id);
             shown["expires_at"] = json!(expires.to_string());
             shown["size_vram"] = json!(if loaded.on_gpu() { about.bytes } else { 0 });
@@ -210,7 +222,10 @@ const SHORT: usize = 16;
 fn known_json(value: &Known<'_>, verbose: bool) -> Value {
     if let Some(array) = value.as_array() {
         return match verbose || array.len() <= SHORT {
-            true => array.iter().map(|value| known_json(&value, verbose)).collect(),
+            true => array
+                .iter()
+                .map(|value| known_json(&value, verbose))
+                .collect(),
             false => Value::Null,
         };
     }
@@ -240,14 +255,20 @@ fn is_told(key: &str) -> bool {
     (status = 413, description = "The body is too large", body = Value),
     (status = 503, description = "Shutting down", body = Value),
 ))]
-pub(crate) async fn show(State(app): State<App>, Untyped(body): Untyped) -> Result<Json<Value>, ApiError> {
+pub(crate) async fn show(
+    State(app): State<App>,
+    Untyped(body): Untyped,
+) -> Result<Json<Value>, ApiError> {
     let request: ShowRequest = body.rest()?;
     let Some(name) = request.model.or(request.name) else {
         let missing = ApiError::param("model", "model is missing");
         return Err(missing.code("missing_required_parameter"));
     };
     let listed = app.models.find(&name)?;
-    let template = listed.loaded.as_ref().and_then(|loaded| Some(loaded.template().ok()?.source().to_owned()));
+    let template = listed
+        .loaded
+        .as_ref()
+        .and_then(|loaded| Some(loaded.template().ok()?.source().to_owned()));
     let mut all = about(vec![owned(&listed)]).await?;
     let Some((_, about)) = all.pop() else {
         return Err(ApiError::internal("nothing was looked at"));
@@ -284,7 +305,10 @@ fn capabilities(template: &str, about: &About) -> Vec<&'static str> {
         can.push("thinking");
     }
     let family = about.text("general.architecture").unwrap_or_default();
-    let pools = about.gguf.as_ref().and_then(|gguf| gguf.metadata().get(&format!("{family}.pooling_type")));
+    let pools = about
+        .gguf
+        .as_ref()
+        .and_then(|gguf| gguf.metadata().get(&format!("{family}.pooling_type")));
     if matches!(pools.and_then(|value| value.as_int()), Some(1 | 3)) {
         can.push("embedding");
     }
@@ -310,7 +334,12 @@ mod tests {
         assert_eq!(listed["details"]["quantization_level"], "Q4_K");
         assert_eq!(listed["digest"].as_str().unwrap().len(), 64);
         assert!(listed["size"].as_u64().unwrap() > 7_000_000);
-        assert!(listed["details"]["parameter_size"].as_str().unwrap().ends_with('M'));
+        assert!(
+            listed["details"]["parameter_size"]
+                .as_str()
+                .unwrap()
+                .ends_with('M')
+        );
         assert_eq!(capabilities("", &about), ["completion"]);
     }
 

@@ -88,15 +88,26 @@ pub(super) fn messages(given: Vec<Value>) -> Result<Vec<Message>, ApiError> {
 fn check(given: &Given, place: &str) -> Result<(), ApiError> {
     if !ROLES.contains(&given.role.as_str()) {
         let place = format!("{place}.role");
-        let why = format!("{place} is {:?}; expected one of {}", given.role, ROLES.join(", "));
+        let why = format!(
+            "{place} is {:?}; expected one of {}",
+            given.role,
+            ROLES.join(", ")
+        );
         return Err(ApiError::param(place, why));
     }
-    if given.images.as_ref().is_some_and(|images| !images.is_empty()) {
+    if given
+        .images
+        .as_ref()
+        .is_some_and(|images| !images.is_empty())
+    {
         let place = format!("{place}.images");
         let why = format!("{place}: only text is supported: describe it in words");
         return Err(ApiError::param(place, why).code("unsupported_content"));
     }
-    let calls = given.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty());
+    let calls = given
+        .tool_calls
+        .as_ref()
+        .is_some_and(|calls| !calls.is_empty());
     if calls && given.role != "assistant" {
         let place = format!("{place}.tool_calls");
         let why = format!("{place}: only an assistant calls tools");
@@ -117,7 +128,10 @@ fn answer(message: &mut Message, waiting: &mut VecDeque<(String, String)>) {
         (None, Some(wanted)) => name == wanted,
         (None, None) => true,
     };
-    let found = waiting.iter().position(fits).and_then(|at| waiting.remove(at));
+    let found = waiting
+        .iter()
+        .position(fits)
+        .and_then(|at| waiting.remove(at));
     if let Some((id, name)) = found {
         message.tool_call_id.get_or_insert(id);
         message.name.get_or_insert(name);
@@ -144,7 +158,11 @@ mod tests {
             {"role": "tool", "content": "1"},
         ]))
         .unwrap();
-        let ids: Vec<&str> = found[1].tool_calls.iter().map(|call| call.id.as_str()).collect();
+        let ids: Vec<&str> = found[1]
+            .tool_calls
+            .iter()
+            .map(|call| call.id.as_str())
+            .collect();
         assert_eq!(found[2].tool_call_id.as_deref(), Some(ids[1]));
         assert_eq!(found[3].tool_call_id.as_deref(), Some(ids[0]));
         assert_eq!(found[3].name.as_deref(), Some("one"));
@@ -155,11 +173,23 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_named() {
         for (given, place) in [
-            (json!([{"role": "user", "content": "x", "images": ["AAAA"]}]), "messages[0].images"),
-            (json!([{"role": "wizard", "content": "x"}]), "messages[0].role"),
+            (
+                json!([{"role": "user", "content": "x", "images": ["AAAA"]}]),
+                "messages[0].images",
+            ),
+            (
+                json!([{"role": "wizard", "content": "x"}]),
+                "messages[0].role",
+            ),
             (json!([{"role": "user"}]), "messages[0].content"),
-            (json!([{"role": "user", "content": [1]}]), "messages[0].content"),
-            (json!([{"role": "user", "content": "x", "more": 1}]), "messages[0].more"),
+            (
+                json!([{"role": "user", "content": [1]}]),
+                "messages[0].content",
+            ),
+            (
+                json!([{"role": "user", "content": "x", "more": 1}]),
+                "messages[0].more",
+            ),
             (
                 json!([{"role": "assistant", "tool_calls": [{"function": {"name": "x", "arguments": "{}"}}]}]),
                 "messages[0].tool_calls[0].function.arguments",
@@ -170,7 +200,12 @@ mod tests {
             ),
         ] {
             let error = read(given.clone()).unwrap_err();
-            assert_eq!(error.param.as_deref(), Some(place), "{given}: {}", error.message);
+            assert_eq!(
+                error.param.as_deref(),
+                Some(place),
+                "{given}: {}",
+                error.message
+            );
         }
     }
 }

@@ -142,8 +142,13 @@ impl Options {
             repetition_window: window.max(1),
         };
         Ok(match window {
-            0 => Sampling { repetition_penalty: 1.0, presence_penalty: 0.0, frequency_penalty: 0.0,
-                            repetition_window: none.repetition_window, ..sampling },
+            0 => Sampling {
+                repetition_penalty: 1.0,
+                presence_penalty: 0.0,
+                frequency_penalty: 0.0,
+                repetition_window: none.repetition_window,
+                ..sampling
+            },
             _ => sampling,
         })
     }
@@ -156,7 +161,10 @@ pub(super) fn format(given: Option<&Value>) -> Result<Option<Grammar>, ApiError>
         Some(Value::String(word)) if word.is_empty() => Ok(None),
         Some(Value::String(word)) if word == "json" => Ok(Some(Grammar::JsonObject)),
         Some(schema @ Value::Object(_)) => Ok(Some(Grammar::JsonSchema(schema.to_string()))),
-        Some(_) => Err(ApiError::param("format", "format: expected \"json\" or a JSON schema")),
+        Some(_) => Err(ApiError::param(
+            "format",
+            "format: expected \"json\" or a JSON schema",
+        )),
     }
 }
 
@@ -165,8 +173,13 @@ pub(super) fn think(given: Option<&Value>) -> Result<Option<bool>, ApiError> {
     match given {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Bool(think)) => Ok(Some(*think)),
-        Some(Value::String(word)) if matches!(word.as_str(), "low" | "medium" | "high") => Ok(Some(true)),
-        Some(_) => Err(ApiError::param("think", "think: expected true, false, low, medium or high")),
+        Some(Value::String(word)) if matches!(word.as_str(), "low" | "medium" | "high") => {
+            Ok(Some(true))
+        }
+        Some(_) => Err(ApiError::param(
+            "think",
+            "think: expected true, false, low, medium or high",
+        )),
     }
 }
 
@@ -185,13 +198,24 @@ mod tests {
     fn what_is_not_said_is_as_ollamas() {
         let none = options(json!({})).unwrap();
         let sampling = &none.sampling;
-        assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (0.8, 40, 0.9));
-        assert_eq!((sampling.repetition_penalty, sampling.repetition_window), (1.1, 64));
+        assert_eq!(
+            (sampling.temperature, sampling.top_k, sampling.top_p),
+            (0.8, 40, 0.9)
+        );
+        assert_eq!(
+            (sampling.repetition_penalty, sampling.repetition_window),
+            (1.1, 64)
+        );
         assert_eq!(none.max_tokens, 100);
-        let some = options(json!({"seed": 4, "num_predict": 0, "stop": ["a", ""], "repeat_last_n": 0,
-                                  "num_ctx": 100, "num_keep": 4, "mirostat": 0, "typical_p": 1.0}));
+        let some = options(
+            json!({"seed": 4, "num_predict": 0, "stop": ["a", ""], "repeat_last_n": 0,
+                                  "num_ctx": 100, "num_keep": 4, "mirostat": 0, "typical_p": 1.0}),
+        );
         let some = some.unwrap();
-        assert_eq!((some.sampling.seed, some.max_tokens, some.stop), (4, 0, vec!["a".to_owned()]));
+        assert_eq!(
+            (some.sampling.seed, some.max_tokens, some.stop),
+            (4, 0, vec!["a".to_owned()])
+        );
         assert_eq!(some.sampling.repetition_penalty, 1.0);
     }
 
@@ -217,18 +241,35 @@ mod tests {
             ("penalize_newline", json!(true)),
         ] {
             let error = options(json!({ name: value })).unwrap_err();
-            assert_eq!(error.param, Some(format!("options.{name}")), "{}", error.message);
+            assert_eq!(
+                error.param,
+                Some(format!("options.{name}")),
+                "{}",
+                error.message
+            );
         }
     }
 
     #[test]
     fn formats_and_thoughts_are_read() {
         assert!(format(Some(&json!(""))).unwrap().is_none());
-        assert!(matches!(format(Some(&json!("json"))).unwrap(), Some(Grammar::JsonObject)));
-        assert!(matches!(format(Some(&json!({"type": "object"}))).unwrap(), Some(Grammar::JsonSchema(_))));
-        assert_eq!(format(Some(&json!("xml"))).unwrap_err().param.as_deref(), Some("format"));
+        assert!(matches!(
+            format(Some(&json!("json"))).unwrap(),
+            Some(Grammar::JsonObject)
+        ));
+        assert!(matches!(
+            format(Some(&json!({"type": "object"}))).unwrap(),
+            Some(Grammar::JsonSchema(_))
+        ));
+        assert_eq!(
+            format(Some(&json!("xml"))).unwrap_err().param.as_deref(),
+            Some("format")
+        );
         assert_eq!(think(Some(&json!("low"))).unwrap(), Some(true));
         assert_eq!(think(Some(&json!(false))).unwrap(), Some(false));
-        assert_eq!(think(Some(&json!("max"))).unwrap_err().param.as_deref(), Some("think"));
+        assert_eq!(
+            think(Some(&json!("max"))).unwrap_err().param.as_deref(),
+            Some("think")
+        );
     }
 }

@@ -26,7 +26,13 @@ impl Asked<'_> {
         if let Some(keep) = keep {
             model.keep_for(keep);
         }
-        Ok(Head { route: self.route, name: self.name.to_owned(), model, load: begun.elapsed(), begun })
+        Ok(Head {
+            route: self.route,
+            name: self.name.to_owned(),
+            model,
+            load: begun.elapsed(),
+            begun,
+        })
     }
 
     /// The answer to who wants no text: the model is loaded, or unloaded where it is to be kept for no time.
@@ -48,7 +54,10 @@ pub(super) fn log_probs(wanted: Option<bool>, top: Option<u64>) -> Result<Option
     match (wanted.unwrap_or(false), top.unwrap_or(0)) {
         (_, top) if top > MOST_TOP => Err(out_of_range("top_logprobs", top, "0 to 20")),
         (false, 0) => Ok(None),
-        (false, _) => Err(ApiError::param("top_logprobs", "top_logprobs needs logprobs: true")),
+        (false, _) => Err(ApiError::param(
+            "top_logprobs",
+            "top_logprobs needs logprobs: true",
+        )),
         (true, top) => Ok(Some(top as usize)),
     }
 }

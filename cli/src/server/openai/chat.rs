@@ -192,6 +192,7 @@ impl ChatRequest {
                 .reasoning_effort
                 .map(|effort| effort != ReasoningEffort::None),
             continues: false,
+            whole_calls: self.stream != Some(true),
             variables: variables
                 .map(|(name, value)| (name.clone(), value.to_string()))
                 .collect(),

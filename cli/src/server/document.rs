@@ -5,7 +5,7 @@ use utoipa::OpenApi;
 use utoipa::openapi;
 
 use super::anthropic::messages;
-use super::ollama::{chat, generate, listing};
+use super::ollama::{chat, embed, generate, listing};
 use super::{health, openai as o, tokens};
 
 #[derive(OpenApi)]
@@ -17,6 +17,7 @@ use super::{health, openai as o, tokens};
         o::completions::create,
         o::chat::create,
         o::responses::create,
+        o::embeddings::create,
         messages::create,
         messages::count_tokens,
         listing::version,
@@ -24,6 +25,7 @@ use super::{health, openai as o, tokens};
         listing::ps,
         listing::show,
         generate::create,
+        embed::create,
         chat::create,
         tokens::tokenize,
         tokens::detokenize,

@@ -22,6 +22,7 @@ mod router;
 mod run;
 mod sse;
 mod tokens;
+mod vectors;
 
 pub(crate) use app::Config;
 pub(crate) use run::{Serving, serve};

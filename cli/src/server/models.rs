@@ -162,12 +162,22 @@ impl Active {
     /// A choice has ended.
     pub(crate) fn ended(&mut self, result: &Result<Generation, ApiError>, begun: Instant) {
         self.model.metrics.ended(result, begun.elapsed());
-        if let Err(error) = result
-            && error.code == Some(ENGINE_LOST)
-        {
-            lock(&self.model.lost).get_or_insert_with(|| error.message.clone());
+        if let Err(error) = result {
+            self.note(error);
         }
         self.give_back(1);
+    }
+
+    /// All that it counts is done.
+    pub(crate) fn done(&mut self) {
+        self.give_back(self.left);
+    }
+
+    /// Something went wrong: an engine that is lost is never trusted again.
+    pub(crate) fn note(&self, error: &ApiError) {
+        if error.code == Some(ENGINE_LOST) {
+            lock(&self.model.lost).get_or_insert_with(|| error.message.clone());
+        }
     }
 
     fn give_back(&mut self, choices: usize) {

@@ -11,7 +11,7 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use super::anthropic::messages;
 use super::app::App;
-use super::ollama::{chat, generate, listing};
+use super::ollama::{chat, embed, generate, listing};
 use super::{auth, document, error, health, openai, tokens};
 
 /// All routes.
@@ -21,6 +21,7 @@ pub(crate) fn router(app: &App) -> Router {
         .route("/v1/models/{*model}", get(openai::models::one))
         .route("/v1/completions", post(openai::completions::create))
         .route("/v1/chat/completions", post(openai::chat::create))
+        .route("/v1/embeddings", post(openai::embeddings::create))
         .route("/v1/responses", post(openai::responses::create))
         .route("/v1/messages", post(messages::create))
         .route("/v1/messages/count_tokens", post(messages::count_tokens))
@@ -29,6 +30,7 @@ pub(crate) fn router(app: &App) -> Router {
         .route("/api/ps", get(listing::ps))
         .route("/api/show", post(listing::show))
         .route("/api/generate", post(generate::create))
+        .route("/api/embed", post(embed::create))
         .route("/api/chat", post(chat::create))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))

@@ -7,6 +7,7 @@ import urllib.request
 PLAIN = os.environ["PLAIN"]
 TOOLS = os.environ["TOOLS"]
 NARROW = os.environ["NARROW"]
+POOLED = os.environ["POOLED"]
 KEY = os.environ["KEY"]
 MODEL = "rustdoc-tiny"
 

@@ -4,7 +4,7 @@ import json
 
 import httpx
 import ollama
-from common import KEY, MODEL, NARROW, PLAIN, TOOLS, metric, raises, wait_until
+from common import KEY, MODEL, NARROW, PLAIN, POOLED, TOOLS, metric, raises, wait_until
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 client = ollama.Client(host=PLAIN, headers=HEADERS)
@@ -109,6 +109,18 @@ def errors():
     wait_until(lambda: metric(NARROW, "gannet:num_requests_running") == 0)
 
 
+def embed():
+    pooled = ollama.Client(host=POOLED, headers=HEADERS)
+    found = pooled.embed(model="pooled", input=["A crate.", "Ownership."])
+    assert [len(vector) for vector in found.embeddings] == [256, 256] and found.prompt_eval_count > 0
+    assert "embedding" in pooled.show("pooled").capabilities
+    cut = pooled.embed(model="pooled", input="word " * 3000, truncate=True)
+    assert cut.prompt_eval_count == 1024
+    long = raises(ollama.ResponseError, lambda: pooled.embed(model="pooled", input="word " * 3000, truncate=False))
+    assert long.status_code == 400
+    assert raises(ollama.ResponseError, lambda: client.embed(model=MODEL, input="x")).status_code == 400
+
+
 def schema():
     wanted = {"type": "object", "properties": {"public": {"type": "boolean"}}, "required": ["public"],
               "additionalProperties": False}
@@ -133,5 +145,6 @@ generate()
 chat()
 log_probs()
 errors()
+embed()
 schema()
 tools()

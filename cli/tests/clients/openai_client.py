@@ -3,7 +3,7 @@
 import json
 
 import openai
-from common import KEY, MODEL, NARROW, PLAIN, TOOLS, metric, raises, wait_until
+from common import KEY, MODEL, NARROW, PLAIN, POOLED, TOOLS, metric, raises, wait_until
 
 client = openai.OpenAI(base_url=PLAIN + "/v1", api_key=KEY, max_retries=0)
 with_tools = openai.OpenAI(base_url=TOOLS + "/v1", api_key=KEY, max_retries=0)
@@ -215,6 +215,26 @@ def responses():
     assert matched.status == "completed" and isinstance(json.loads(matched.output_text)["public"], bool)
 
 
+def embeddings():
+    pooled = openai.OpenAI(base_url=POOLED + "/v1", api_key=KEY, max_retries=0)
+    texts = ["Ownership moves.", "A crate is a package.", "Ownership moves."]
+    # The client asks for base64 and reads it.
+    found = pooled.embeddings.create(model="pooled", input=texts)
+    vectors = [entry.embedding for entry in found.data]
+    assert [len(vector) for vector in vectors] == [256] * 3 and [entry.index for entry in found.data] == [0, 1, 2]
+    assert vectors[0] == vectors[2] != vectors[1]
+    assert all(abs(sum(value * value for value in vector) - 1) < 1e-5 for vector in vectors)
+    assert found.usage.prompt_tokens == found.usage.total_tokens > 0
+    plain = pooled.embeddings.create(model="pooled", input=texts[1], encoding_format="float")
+    assert max(abs(a - b) for a, b in zip(plain.data[0].embedding, vectors[1])) < 1e-6
+    none = raises(openai.BadRequestError, lambda: client.embeddings.create(model=MODEL, input="x"))
+    assert "llama.pooling_type" in str(none) and none.code == "no_embeddings", none
+    cut = raises(openai.BadRequestError, lambda: pooled.embeddings.create(model="pooled", input="x", dimensions=8))
+    assert cut.param == "dimensions", cut
+    long = raises(openai.BadRequestError, lambda: pooled.embeddings.create(model="pooled", input=["x", "word " * 3000]))
+    assert long.code == "context_length_exceeded" and long.param == "input[1]", long
+
+
 def check_call(call):
     assert call.function.name == "get_weather" and call.id
     value = json.loads(call.function.arguments)
@@ -252,4 +272,5 @@ completions()
 errors()
 schema()
 responses()
+embeddings()
 tools()

@@ -39,7 +39,7 @@ fn now() -> String {
     jiff::Timestamp::now().to_string()
 }
 
-fn nanoseconds(duration: Duration) -> u64 {
+pub(super) fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -49,6 +49,9 @@ fn seconds_of(text: &str) -> Option<f64> {
         Some(rest) => (-1.0, rest),
         None => (1.0, text),
     };
+    if rest.is_empty() {
+        return None;
+    }
     let mut total = 0.0;
     while !rest.is_empty() {
         let is_number = |c: char| c.is_ascii_digit() || c == '.';
@@ -66,7 +69,7 @@ fn seconds_of(text: &str) -> Option<f64> {
         total += number.parse::<f64>().ok()? * scale;
         rest = after;
     }
-    (!text.is_empty()).then_some(sign * total)
+    Some(sign * total)
 }
 
 #[cfg(test)]

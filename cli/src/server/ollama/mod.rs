@@ -4,6 +4,7 @@
 
 mod answer;
 pub(crate) mod chat;
+pub(crate) mod embed;
 pub(crate) mod generate;
 mod keep;
 pub(crate) mod listing;

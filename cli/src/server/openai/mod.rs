@@ -2,6 +2,7 @@
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod embeddings;
 pub(crate) mod log_probs;
 pub(crate) mod models;
 pub(crate) mod responses;

@@ -47,7 +47,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", default_value = "256")]
     queue: u32,
     /// Tokens of prompts in a step while others get their next tokens: fewer keep those coming, more get
-    /// prompts done sooner [default: 64 on a GPU, 32 on the CPU]
+    /// prompts done sooner [default: what a batch of 64 leaves on a GPU, 32 on the CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     prompt_budget: Option<u32>,
     /// Chat template: a name, or a file [default: the model's]

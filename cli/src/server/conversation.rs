@@ -170,8 +170,12 @@ impl Turn {
             deadline: self.deadline,
             grammar,
         };
+        let running = job.start(model).await.map_err(|error| match error.code {
+            Some("invalid_grammar") => error.about("response_format"),
+            _ => error,
+        })?;
         Ok(Replies {
-            running: job.start(model).await?,
+            running,
             parsers,
             ready: VecDeque::new(),
         })

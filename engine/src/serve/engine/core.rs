@@ -29,18 +29,24 @@ use crate::kv::{BlockTable, PrefixKey};
 use crate::model::Model;
 use crate::plan::StepRow;
 use crate::serve::scheduler::{
-    Choice, ChosenBy, EndReason, Entry, Refusal, RequestId, Scheduler, SchedulerConfig, Ticket,
-    TokenSource, Wanted, Work, WorkRow,
+    BatchBudget, Choice, ChosenBy, EndReason, Entry, PromptBudget, Refusal, RequestId, Scheduler,
+    SchedulerConfig, Ticket, TokenSource, Wanted, Work, WorkRow,
 };
 use crate::serve::session::Finish;
 
 /// Steps queued ahead on a device: enough to hide the host.
 const STEPS_AHEAD: usize = 4;
 
-/// Rows of prompts in a step while sequences decode, on a GPU: what a batch of as many sequences costs.
-const PROMPT_BUDGET: usize = 64;
+/// How prompts and decoding share the steps of a GPU: products of batches have kernels of up to 64 rows. An
+/// 8B model on an H200 takes 7.6 ms for 64 rows and 37 ms for 96.
+const BATCH: BatchBudget = BatchBudget {
+    rows: 64,
+    least: 16,
+    short: 32,
+    many: 8,
+};
 
-/// The same on the host, where every row costs.
+/// Rows of prompts in a step while sequences decode, on the host, where every row costs.
 const PROMPT_BUDGET_HOST: usize = 32;
 
 /// Requests submitted later that may join before one, for each class that it is less urgent.
@@ -111,16 +117,12 @@ impl Core {
     /// Says how many rows of prompts steps may have while sequences decode; without a number, as many as
     /// cost the device little.
     pub fn set_prompt_budget(&mut self, rows: Option<usize>) {
-        let few = match self.executor.kind().is_gpu() {
-            true => PROMPT_BUDGET,
-            false => PROMPT_BUDGET_HOST,
+        let budget = match rows {
+            Some(rows) => PromptBudget::Rows(rows),
+            None if self.executor.kind().is_gpu() => PromptBudget::Batch(BATCH),
+            None => PromptBudget::Rows(PROMPT_BUDGET_HOST),
         };
-        self.scheduler.set_prompt_budget(rows.unwrap_or(few));
-    }
-
-    /// Rows of prompts in a step while sequences decode.
-    pub fn prompt_budget(&self) -> usize {
-        self.scheduler.prompt_budget()
+        self.scheduler.set_prompt_budget(budget);
     }
 
     /// Makes whatever steps need, so that nothing is compiled or built while they run.

@@ -90,7 +90,6 @@ pub struct Engine {
     model: Arc<Model>,
     kind: ExecutorKind,
     context: usize,
-    prompt_budget: usize,
     notice: Option<String>,
     load: LoadReport,
 }
@@ -121,7 +120,6 @@ impl Engine {
         let (mail, inbox) = channel();
         core.warm_up()?;
         let model = Arc::clone(core.model());
-        let prompt_budget = core.prompt_budget();
         let executor = core.executor();
         let mut engine = Engine {
             mail,
@@ -129,7 +127,6 @@ impl Engine {
             next_key: AtomicU64::new(0),
             kind: executor.kind(),
             context: executor.limits().context,
-            prompt_budget,
             notice: notice.or_else(|| executor.notice()),
             load: LoadReport::new(&model, executor),
             model,
@@ -293,12 +290,6 @@ impl Engine {
     #[must_use]
     pub fn context(&self) -> usize {
         self.context
-    }
-
-    /// Tokens of prompts in a step while sequences decode.
-    #[must_use]
-    pub fn prompt_budget(&self) -> usize {
-        self.prompt_budget
     }
 
     /// What a user should know about the choice of device, such as a fallback to the CPU.

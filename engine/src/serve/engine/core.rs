@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::callers::Listener;
 use super::counters::EngineCounters;
+use super::embed::Embedding;
 use super::live::Live;
 use super::spoilt;
 pub use super::submitted::Submitted;
@@ -78,7 +79,9 @@ pub struct Core {
     /// Whether all that steps need has been made.
     is_warm: bool,
     /// Why the executor is lost.
-    lost: Option<String>,
+    pub(super) lost: Option<String>,
+    /// Texts whose vectors are wanted.
+    pub(super) embeddings: VecDeque<Embedding>,
 }
 
 impl Core {
@@ -107,6 +110,7 @@ impl Core {
             counters: EngineCounters::default(),
             is_warm: false,
             lost: None,
+            embeddings: VecDeque::new(),
         }
     }
 
@@ -251,13 +255,14 @@ impl Core {
 
     /// Whether there is nothing to do.
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.live.is_empty()
+        self.in_flight.is_empty() && self.live.is_empty() && self.embeddings.is_empty()
     }
 
     /// Queues the steps that can be, and hands out the results of the oldest, if they come within
     /// `patience`.
     pub fn turn(&mut self, patience: Duration, listener: &mut dyn Listener) {
         self.end_late(listener);
+        self.embed_next(listener);
         self.queue_steps();
         self.prepare_choices();
         let Some(flight) = self.in_flight.front_mut() else {
@@ -493,7 +498,7 @@ impl Core {
     }
 
     /// Ends the requests of all steps that are queued; all there are if the executor is lost.
-    fn fail_all(&mut self, error: &Error, listener: &mut dyn Listener) {
+    pub(super) fn fail_all(&mut self, error: &Error, listener: &mut dyn Listener) {
         let emptied = self.executor.abandon();
         while !self.in_flight.is_empty() {
             self.fail_oldest(error, listener);
@@ -506,6 +511,7 @@ impl Core {
             }
             self.by_key.clear();
             tracing::error!(error = why, "the executor is lost");
+            self.fail_embeddings(&why);
             self.lost = Some(why);
         }
     }

@@ -16,6 +16,7 @@ mod health;
 mod metrics;
 pub(crate) mod models;
 mod openai;
+mod page;
 mod router;
 mod run;
 mod sse;

@@ -10,7 +10,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use super::app::App;
-use super::{auth, document, error, health, openai, tokens};
+use super::{auth, document, error, health, openai, page, tokens};
 
 /// All routes.
 pub(crate) fn router(app: &App) -> Router {
@@ -32,6 +32,7 @@ pub(crate) fn router(app: &App) -> Router {
         .route("/openapi.json", get(document::document));
     let routes = work
         .merge(open)
+        .merge(page::routes(app.config.page))
         .fallback(error::no_such_path)
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(DefaultBodyLimit::max(app.config.max_body))

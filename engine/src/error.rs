@@ -13,6 +13,7 @@ pub use gannet_cuda_runtime::Error as CudaError;
 pub use gannet_gguf::Error as GgufError;
 
 pub use crate::files::safetensors::Error as SafetensorsError;
+pub use crate::text::grammar::GrammarError;
 pub use crate::text::tokenizer::Error as TokenizerError;
 
 /// An error of the engine.
@@ -133,6 +134,9 @@ pub enum Error {
     /// A request that makes no sense, such as a prompt without tokens.
     #[error("{0}")]
     Request(String),
+    /// A grammar that cannot be used.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// A setting that was given and means nothing on the device.
     #[error("{flag} means nothing on device {device}; leave it out, or choose --device cuda")]
     Idle {

@@ -65,9 +65,8 @@ pub mod batch {
 /// What requests to an [`Engine`] are made of, and what it counts.
 pub mod requests {
     pub use crate::serve::scheduler::SchedulerCounters;
-    pub use crate::serve::{
-        Canceller, EngineCounters, Grammar, Histogram, LogProbs, LogitHook, Prompt,
-    };
+    pub use crate::serve::{Canceller, EngineCounters, Histogram, LogProbs, LogitHook, Prompt};
+    pub use crate::text::grammar::Grammar;
 }
 
 /// Where the time went: of a load, of a generation.

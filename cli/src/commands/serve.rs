@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -45,9 +46,10 @@ pub(crate) struct Serve {
     /// Answers that may wait for a slot; more are refused
     #[arg(long, value_name = "N", default_value = "256")]
     queue: u32,
-    /// Tokens of a step at most: fewer let short answers pass long prompts sooner [default: the device's]
-    #[arg(long, value_name = "N")]
-    step_tokens: Option<u32>,
+    /// Tokens of prompts in a step while others get their next tokens: fewer keep those coming, more get
+    /// prompts done sooner [default: 64 on a GPU, 32 on the CPU]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    prompt_budget: Option<u32>,
     /// Chat template: a name, or a file [default: the model's]
     #[arg(long, value_name = "NAME|FILE")]
     chat_template: Option<String>,
@@ -88,14 +90,7 @@ impl Serve {
             slots: Some(self.slots.into()),
             ..self.device.given()
         })?;
-        if let Some(rows) = self.step_tokens {
-            let least = u32::from(self.slots);
-            if rows < least {
-                let why = format!("--step-tokens {rows} is less than --slots {least}; a step has a token of each");
-                return Err(Failure::Usage(why));
-            }
-            settings.max_rows = Some(rows as usize);
-        }
+        settings.prompt_budget = self.prompt_budget.map(|tokens| tokens as usize);
         let serving = Serving {
             address: SocketAddr::new(self.host, self.port),
             sources: self.sources()?,
@@ -115,6 +110,7 @@ impl Serve {
                 page: !self.no_page,
             },
             drain: Duration::from_secs(self.drain.into()),
+            stop: Arc::default(),
         };
         serve(serving, |address| {
             console::say(&format!("listening on http://{address}"));

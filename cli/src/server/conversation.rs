@@ -34,6 +34,7 @@ pub(crate) struct Turn {
     pub(crate) n: usize,
     pub(crate) logit_bias: Vec<(u32, f32)>,
     pub(crate) log_probs: Option<usize>,
+    pub(crate) min_tokens: usize,
     pub(crate) priority: u8,
     /// Prefixes are shared among turns of equal numbers.
     pub(crate) salt: u64,
@@ -117,6 +118,7 @@ impl Turn {
             options,
             logit_bias: self.logit_bias,
             log_probs: self.log_probs,
+            min_tokens: self.min_tokens,
             priority: self.priority,
             salt: self.salt,
             deadline: self.deadline,

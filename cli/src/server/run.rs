@@ -28,6 +28,8 @@ pub(crate) struct Serving {
     pub(crate) config: Config,
     /// How long requests under way may take to end.
     pub(crate) drain: Duration,
+    /// Asks it to stop, as a signal does.
+    pub(crate) stop: Arc<Notify>,
 }
 
 /// Serves until it is asked to stop. `bound` hears of the address.
@@ -77,6 +79,7 @@ async fn run(serving: Serving, bound: impl FnOnce(SocketAddr)) -> Result<(), Fai
             }
         } => { loaded = true; result }
         () = asked_to_stop() => Ok(()),
+        () = serving.stop.notified() => Ok(()),
     };
     app.drain();
     let drained = async {

@@ -37,6 +37,7 @@ use weights::Weights;
 use crate::Error;
 use crate::files::Source;
 use crate::plan::{Plan, WeightInfo};
+use crate::text::grammar::{Grammar, Grammars, Matcher};
 use crate::text::tokenizer::{self, Tokenizer, TokenizerOptions};
 
 /// How a model is opened.
@@ -58,6 +59,7 @@ pub struct Model {
     weights: Weights,
     hparams: HyperParams,
     tokenizer: Arc<Tokenizer>,
+    grammars: Arc<Grammars>,
     plan: Arc<Plan>,
     /// What of the file is ignored.
     warnings: Vec<String>,
@@ -148,11 +150,13 @@ impl Model {
             sources: vec![Arc::clone(&gguf) as Arc<dyn Source>],
         };
         key_bias::enter(&mut plan, &weights);
+        let tokenizer = Arc::new(tokenizer);
         Ok(Model {
             weights,
             gguf,
             hparams,
-            tokenizer: Arc::new(tokenizer),
+            grammars: Arc::new(Grammars::new(&tokenizer)),
+            tokenizer,
             plan: Arc::new(plan),
             warnings,
             opening: vec![vocabulary_span, plan_span],
@@ -168,6 +172,7 @@ impl Model {
             weights: self.weights.clone(),
             hparams: self.hparams.clone(),
             tokenizer: Arc::clone(&self.tokenizer),
+            grammars: Arc::clone(&self.grammars),
             plan,
             warnings: self.warnings.clone(),
             opening: self.opening.clone(),
@@ -214,6 +219,23 @@ impl Model {
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// Checks that a grammar can be followed with its vocabulary. What takes time the first time is then
+    /// done.
+    ///
+    /// # Errors
+    /// The grammar is none, allows nothing, uses what is not supported or is too large.
+    pub fn check_grammar(&self, grammar: &Grammar) -> Result<(), Error> {
+        self.matcher(grammar).map(|_| ())
+    }
+
+    /// A grammar at the start of a text.
+    ///
+    /// # Errors
+    /// As [`Model::check_grammar`].
+    pub(crate) fn matcher(&self, grammar: &Grammar) -> Result<Matcher, Error> {
+        Ok(self.grammars.compile(grammar)?)
     }
 
     /// The forward step.

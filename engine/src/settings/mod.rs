@@ -107,6 +107,9 @@ pub struct Settings {
     pub context: Option<usize>,
     /// Rows of the largest step; `None`: the device's choice.
     pub max_rows: Option<usize>,
+    /// Tokens of prompts in a step of an [`Engine`](crate::Engine) while sequences decode: fewer keep the next
+    /// tokens of those coming, more get prompts done sooner. `None`: as many as cost the device little.
+    pub prompt_budget: Option<usize>,
     /// Rows of a step whose logits are wanted; 1 for generation.
     pub max_outputs: Option<usize>,
     /// Sequences at once; `None`: one.
@@ -144,6 +147,7 @@ impl Default for Settings {
             batch_invariant: false,
             context: None,
             max_rows: None,
+            prompt_budget: None,
             max_outputs: None,
             slots: None,
             cache_blocks: None,

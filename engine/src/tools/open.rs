@@ -186,6 +186,7 @@ fn falls_back(error: &Error) -> bool {
         | Error::Unsupported { .. }
         | Error::Interp(_)
         | Error::Internal { .. }
+        | Error::Grammar(_)
         | Error::Io { .. } => false,
     }
 }

@@ -74,6 +74,7 @@ pub(crate) struct ChatRequest {
     store: Option<bool>,
     /// Kept by nobody.
     #[serde(default)]
+    #[expect(dead_code, reason = "nothing is done with it")]
     metadata: Option<Map<String, Value>>,
     /// auto or default.
     #[serde(default)]
@@ -83,6 +84,7 @@ pub(crate) struct ChatRequest {
     prompt_cache_key: Option<String>,
     /// Whoever asks; nothing is done with it.
     #[serde(default)]
+    #[expect(dead_code, reason = "nothing is done with it")]
     safety_identifier: Option<String>,
 }
 
@@ -196,6 +198,7 @@ impl ChatRequest {
             n: controls.choices()?,
             logit_bias: controls.logit_bias(model.model())?,
             log_probs: self.log_probs()?,
+            min_tokens: controls.min_tokens(),
             priority: controls.priority(),
             salt: self.prompt_cache_key.as_deref().map_or(0, salt_of),
             deadline: None,

@@ -12,9 +12,11 @@
 //! that says what made them so. An executor that cannot even be emptied is lost: every request ends with its
 //! error, and so does every later one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
 
 use super::callers::Listener;
 use super::counters::EngineCounters;
@@ -32,9 +34,16 @@ use crate::serve::scheduler::{
     TokenSource, Wanted, Work, WorkRow,
 };
 use crate::serve::session::Finish;
+use crate::text::grammar::Matcher;
 
 /// Steps queued ahead on a device: enough to hide the host.
 const STEPS_AHEAD: usize = 4;
+
+/// Rows of prompts in a step while sequences decode, on a GPU: what a batch of as many sequences costs.
+const PROMPT_BUDGET: usize = 64;
+
+/// The same on the host, where every row costs.
+const PROMPT_BUDGET_HOST: usize = 32;
 
 /// Requests submitted later that may join before one, for each class that it is less urgent.
 const OVERTAKES: u64 = 32;
@@ -47,6 +56,28 @@ pub struct Submitted {
     pub request: Request,
     /// When it was.
     pub at: Instant,
+    /// Its grammar at the start of the text, where it was compiled already.
+    pub matcher: Option<Result<Matcher, Error>>,
+}
+
+impl Submitted {
+    /// A request that comes now.
+    #[must_use]
+    pub fn now(key: u64, request: Request) -> Submitted {
+        Submitted {
+            key,
+            request,
+            at: Instant::now(),
+            matcher: None,
+        }
+    }
+
+    /// The same with its grammar compiled: what takes time is then done.
+    #[must_use]
+    pub fn compiled(self, model: &Model) -> Submitted {
+        let matcher = self.request.grammar.as_ref().map(|g| model.matcher(g));
+        Submitted { matcher, ..self }
+    }
 }
 
 /// A step that was handed to the executor.
@@ -108,6 +139,21 @@ impl Core {
         }
     }
 
+    /// Says how many rows of prompts steps may have while sequences decode; without a number, as many as
+    /// cost the device little.
+    pub fn set_prompt_budget(&mut self, rows: Option<usize>) {
+        let few = match self.executor.kind().is_gpu() {
+            true => PROMPT_BUDGET,
+            false => PROMPT_BUDGET_HOST,
+        };
+        self.scheduler.set_prompt_budget(rows.unwrap_or(few));
+    }
+
+    /// Rows of prompts in a step while sequences decode.
+    pub fn prompt_budget(&self) -> usize {
+        self.scheduler.prompt_budget()
+    }
+
     /// Makes whatever steps need, so that nothing is compiled or built while they run.
     ///
     /// # Errors
@@ -132,9 +178,24 @@ impl Core {
     }
 
     fn take(&mut self, submitted: Submitted) -> Result<(), Error> {
-        let Submitted { key, request, at } = submitted;
+        let submitted = match submitted.matcher {
+            Some(_) => submitted,
+            None => submitted.compiled(&self.model),
+        };
+        let Submitted {
+            key,
+            request,
+            at,
+            matcher,
+        } = submitted;
         if let Some(why) = &self.lost {
             return Err(Error::Lost(why.clone()));
+        }
+        if request.n != 1 {
+            return Err(Error::Request(format!(
+                "n is {}; one handle hears of one choice: use Engine::submit_choices",
+                request.n
+            )));
         }
         request.options.check()?;
         let prompt = request.tokens(&self.model);
@@ -156,7 +217,9 @@ impl Core {
             },
             prompt: prompt.clone(),
         };
-        let live = Live::new(key, &prompt, request, at);
+        let matcher = matcher.transpose()?;
+        let tokenizer = self.model.tokenizer();
+        let live = Live::new(tokenizer, key, &prompt, request, at).with(tokenizer, matcher);
         let id = self.scheduler.submit(entry).map_err(|why| match why {
             Refusal::TooLong { tokens, context } => Error::ContextFull { tokens, context },
             Refusal::EmptyPrompt | Refusal::NoTokens => Error::Request(why.to_string()),
@@ -228,6 +291,7 @@ impl Core {
     pub fn turn(&mut self, patience: Duration, listener: &mut dyn Listener) {
         self.end_late(listener);
         self.queue_steps();
+        self.prepare_choices();
         let Some(flight) = self.in_flight.front_mut() else {
             return;
         };
@@ -243,6 +307,21 @@ impl Core {
                 }
             }
             Err(error) => self.fail_all(&error, listener),
+        }
+    }
+
+    /// Finds out which tokens may come next in texts with a grammar, while the step runs that gives their
+    /// logits.
+    fn prepare_choices(&mut self) {
+        let wanted = self.in_flight.iter().flat_map(|flight| &flight.wanted);
+        let wanted: HashSet<RequestId> = wanted.map(|row| row.request).collect();
+        let unprepared = |(id, live): &(&RequestId, &mut Live)| wanted.contains(id) && live.waits();
+        let live = self.live.iter_mut().filter(unprepared);
+        let mut live: Vec<&mut Live> = live.map(|(_, live)| live).collect();
+        match live.as_mut_slice() {
+            [] => {}
+            [one] => one.prepare(),
+            many => many.par_iter_mut().for_each(|live| live.prepare()),
         }
     }
 
@@ -384,7 +463,10 @@ impl Core {
         }
         let mut choose = |wanted: Wanted| {
             let on_device = tokens.get(wanted.output).copied().unwrap_or(0);
-            let live = live.get_mut(&wanted.request);
+            let mut live = live.get_mut(&wanted.request);
+            if let Some(live) = &mut live {
+                live.end_if_complete();
+            }
             let Some(live) = live.filter(|live| !live.is_over()) else {
                 return Choice {
                     token: on_device,

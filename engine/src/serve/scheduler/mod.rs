@@ -36,7 +36,8 @@
 //! it joins before it.
 //!
 //! A step has a row of every sequence that can decode, then rows of prompts in the order that they
-//! joined, as far as the budget of rows goes: the last that fits is cut. There are never more running
+//! joined, as far as the budget of rows goes (a smaller one while sequences decode, whose tokens wait for
+//! every step): the last that fits is cut. There are never more running
 //! sequences than a step has rows and outputs, so that decoding never leaves a prompt without a row.
 //!
 //! When a decoding sequence needs a block and none is left, the running one of the largest rank is
@@ -102,6 +103,8 @@ pub struct Scheduler {
     /// Positions of a sequence.
     context: usize,
     rows: usize,
+    /// Rows of prompts in a step while sequences decode.
+    prompt_budget: usize,
     steps_ahead: usize,
     overtakes: u64,
     requests: BTreeMap<RequestId, Request>,
@@ -138,6 +141,7 @@ impl Scheduler {
             table: BlockTable::new(limits.num_slots.max(1), limits.context, limits.cache_blocks),
             context: limits.context.min(limits.cache_blocks * BLOCK_TOKENS),
             rows,
+            prompt_budget: rows,
             steps_ahead: config.steps_ahead.max(1),
             overtakes: config.overtakes.max(1),
             requests: BTreeMap::new(),
@@ -162,6 +166,18 @@ impl Scheduler {
     #[must_use]
     pub fn context(&self) -> usize {
         self.context
+    }
+
+    /// Says how many rows of prompts a step may have while sequences decode, at least one: their next tokens
+    /// wait for it. Without it prompts fill what steps have room for.
+    pub fn set_prompt_budget(&mut self, rows: usize) {
+        self.prompt_budget = rows.clamp(1, self.rows);
+    }
+
+    /// Rows of prompts that a step may have while sequences decode.
+    #[must_use]
+    pub fn prompt_budget(&self) -> usize {
+        self.prompt_budget
     }
 
     /// Where the blocks of every slot are, as rows of the latest [`Work`] have them. It is valid for

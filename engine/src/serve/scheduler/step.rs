@@ -35,6 +35,9 @@ impl Scheduler {
             left: self.rows,
         };
         self.decode(&mut draft);
+        if self.anybody_decodes() {
+            draft.left = draft.left.min(self.prompt_budget);
+        }
         self.go_on_with_prompts(&mut draft);
         self.admit(&mut draft);
         let Draft { work, groups, .. } = draft;
@@ -49,6 +52,12 @@ impl Scheduler {
         self.next_ticket += 1;
         self.in_flight.push_back(QueuedStep { ticket, groups });
         Some(work)
+    }
+
+    /// Whether a running sequence is past its prompt: its next token waits for every step.
+    fn anybody_decodes(&self) -> bool {
+        let running = self.running.iter().filter_map(|id| self.requests.get(id));
+        running.into_iter().any(|r| r.rows_to_come() <= 1)
     }
 
     /// Frees what those have whose last row is queued.

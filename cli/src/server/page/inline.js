@@ -148,11 +148,7 @@ class Inline {
       this.at += 4;
       return;
     }
-    // A sentence's end is no part of an address.
-    let address = found[0];
-    while (/[.,;:!?*_~\])]$/.test(address) && !(address.endsWith(")") && address.includes("("))) {
-      address = address.slice(0, -1);
-    }
+    const address = withoutEnd(found[0]);
     const href = safeAddress(address);
     if (href) {
       this.out.push({ type: "link", href, children: [{ type: "text", text: address }] });
@@ -213,6 +209,21 @@ class Inline {
     }
     return left;
   }
+}
+
+// An address without what ends the sentence around it: signs, and brackets that were opened before it.
+function withoutEnd(address) {
+  let closing = address.split(")").length - address.split("(").length;
+  let end = address.length;
+  for (; end > 0; end -= 1) {
+    const last = address[end - 1];
+    if (last === ")" && closing > 0) {
+      closing -= 1;
+    } else if (!/[.,;:!?*_~\]]/.test(last)) {
+      break;
+    }
+  }
+  return address.slice(0, end);
 }
 
 // Texts side by side as one.

@@ -110,14 +110,14 @@ function read(data) {
 
 // A reply that is under way.
 export class Reply {
-  constructor() {
+  constructor(begun = performance.now()) {
     this.content = "";
     this.reasoning = "";
     this.calls = [];
     this.finish = null;
     this.usage = null;
     this.pieces = 0;
-    this.begun = performance.now();
+    this.begun = begun;
     this.first = null;
     this.last = null;
   }
@@ -170,20 +170,25 @@ export class Reply {
 // Asks for a reply; `changed(reply)` hears of every piece. A model that is being loaded is waited for, which
 // `waiting(message)` hears of.
 export async function chat(body, { key, signal, changed, waiting }) {
-  const request = { ...body, stream: true, stream_options: { include_usage: true } };
+  const whole = { ...body, stream: true, stream_options: { include_usage: true } };
   const options = {
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify(request),
+    body: JSON.stringify(whole),
     signal,
   };
-  const response = await patiently(() => ask("v1/chat/completions", key, options), signal, waiting);
-  const reply = new Reply();
-  let whole = false;
+  let begun;
+  const request = () => {
+    begun = performance.now();
+    return ask("v1/chat/completions", key, options);
+  };
+  const response = await patiently(request, signal, waiting);
+  const reply = new Reply(begun);
+  let ended = false;
   try {
     for await (const data of events(response.body)) {
-      whole = data === "[DONE]";
-      if (whole) {
+      ended = data === "[DONE]";
+      if (ended) {
         break;
       }
       reply.add(read(data));
@@ -192,7 +197,7 @@ export async function chat(body, { key, signal, changed, waiting }) {
   } catch (error) {
     throw ofFailure(error, signal, LOST);
   }
-  if (!whole) {
+  if (!ended) {
     throw ofFailure(null, signal, LOST);
   }
   return reply;

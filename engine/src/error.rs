@@ -83,6 +83,14 @@ pub enum Error {
         /// The keys with their values, and the tensors.
         items: String,
     },
+    /// A file of a model's folder cannot be used.
+    #[error("{}: {problem}", shown_path(file))]
+    Folder {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
     /// A prompt and its continuation do not fit the context.
     #[error(
         "{tokens} tokens do not fit the context of {context}; shorten the prompt or raise --ctx"

@@ -170,6 +170,7 @@ fn falls_back(error: &Error) -> bool {
         | Error::HyperParameter { .. }
         | Error::Tensor { .. }
         | Error::Unread { .. }
+        | Error::Folder { .. }
         | Error::ContextFull { .. }
         | Error::TooLarge { .. }
         | Error::Memory { .. }

@@ -5,11 +5,13 @@ use gannet_engine::requests::Grammar;
 
 use super::{drawn, engine};
 
+type Case = (Grammar, fn(&str) -> bool);
+
 #[test]
 fn texts_match_their_grammar_and_end_with_it() {
     let engine = engine(8, 256);
     let lark = "start: \"yes\" | \"no\" \" \" NUMBER\nNUMBER: /[0-9]{1,4}/";
-    let cases: [(Grammar, fn(&str) -> bool); 5] = [
+    let cases: [Case; 5] = [
         (Grammar::Regex("[0-9]{3}-[a-f]{2}".to_owned()), |text| {
             text.len() == 6 && text[..3].bytes().all(|b| b.is_ascii_digit())
         }),

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use gannet_engine::chat::{parse_messages, parse_tools};
 use gannet_engine::requests::Grammar;
-use gannet_engine::tool_calls::{ReplyPart, ToolChoice};
+use gannet_engine::tool_calls::ReplyPart;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -16,7 +16,7 @@ use super::{StreamOptions, Usage, finish_reason, log_probs, new_id, now};
 use crate::server::app::App;
 use crate::server::body::{Object, read};
 use crate::server::controls::{Controls, MOST_TOP, out_of_range};
-use crate::server::conversation::{Call, Replies, Reply, Turn, Whole};
+use crate::server::conversation::{Call, Replies, Reply, ToolChoice, Turn, Whole};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::generation::Token;
 use crate::server::models::Loaded;
@@ -418,7 +418,7 @@ fn delta(part: &ReplyPart) -> Option<Value> {
         ReplyPart::CallArguments { index, delta } => json!({"tool_calls": [{
             "index": index, "function": {"arguments": delta},
         }]}),
-        ReplyPart::CallEnd { .. } => return None,
+        _ => return None,
     })
 }
 

@@ -12,17 +12,15 @@
 //! that says what made them so. An executor that cannot even be emptied is lost: every request ends with its
 //! error, and so does every later one.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-use rayon::prelude::*;
 
 use super::callers::Listener;
 use super::counters::EngineCounters;
 use super::live::Live;
-use super::request::Request;
 use super::spoilt;
+pub use super::submitted::Submitted;
 use crate::Error;
 use crate::exec::sample::NO_TOKEN;
 use crate::exec::{Executor, SlotChoice, StepRows};
@@ -34,7 +32,6 @@ use crate::serve::scheduler::{
     TokenSource, Wanted, Work, WorkRow,
 };
 use crate::serve::session::Finish;
-use crate::text::grammar::Matcher;
 
 /// Steps queued ahead on a device: enough to hide the host.
 const STEPS_AHEAD: usize = 4;
@@ -47,38 +44,6 @@ const PROMPT_BUDGET_HOST: usize = 32;
 
 /// Requests submitted later that may join before one, for each class that it is less urgent.
 const OVERTAKES: u64 = 32;
-
-/// A request as it comes.
-pub struct Submitted {
-    /// What the listener knows it by; never used again for another.
-    pub key: u64,
-    /// What is asked for.
-    pub request: Request,
-    /// When it was.
-    pub at: Instant,
-    /// Its grammar at the start of the text, where it was compiled already.
-    pub matcher: Option<Result<Matcher, Error>>,
-}
-
-impl Submitted {
-    /// A request that comes now.
-    #[must_use]
-    pub fn now(key: u64, request: Request) -> Submitted {
-        Submitted {
-            key,
-            request,
-            at: Instant::now(),
-            matcher: None,
-        }
-    }
-
-    /// The same with its grammar compiled: what takes time is then done.
-    #[must_use]
-    pub fn compiled(self, model: &Model) -> Submitted {
-        let matcher = self.request.grammar.as_ref().map(|g| model.matcher(g));
-        Submitted { matcher, ..self }
-    }
-}
 
 /// A step that was handed to the executor.
 pub(super) struct Flight {
@@ -307,21 +272,6 @@ impl Core {
                 }
             }
             Err(error) => self.fail_all(&error, listener),
-        }
-    }
-
-    /// Finds out which tokens may come next in texts with a grammar, while the step runs that gives their
-    /// logits.
-    fn prepare_choices(&mut self) {
-        let wanted = self.in_flight.iter().flat_map(|flight| &flight.wanted);
-        let wanted: HashSet<RequestId> = wanted.map(|row| row.request).collect();
-        let unprepared = |(id, live): &(&RequestId, &mut Live)| wanted.contains(id) && live.waits();
-        let live = self.live.iter_mut().filter(unprepared);
-        let mut live: Vec<&mut Live> = live.map(|(_, live)| live).collect();
-        match live.as_mut_slice() {
-            [] => {}
-            [one] => one.prepare(),
-            many => many.par_iter_mut().for_each(|live| live.prepare()),
         }
     }
 

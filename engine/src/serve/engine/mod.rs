@@ -19,6 +19,7 @@ mod handle;
 mod live;
 mod request;
 mod spoilt;
+mod submitted;
 #[cfg(test)]
 mod tests;
 

@@ -279,7 +279,7 @@ fn other_programs_flags_and_commands_are_answered() {
         (&["list"], "gannet inspect"),
         (&["ps"], "nothing"),
         (&["create", "x", "-f", "Modelfile"], "convert_hf_to_gguf"),
-        (&["serve"], "gannet-engine"),
+        (&["server"], "gannet serve"),
         (&["x.gguf"], "gannet run x.gguf"),
         (&["bench", "x.gguf"], "-m x.gguf"),
     ];

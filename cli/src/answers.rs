@@ -21,9 +21,9 @@ const COMMANDS: &[Answer] = &[
         "models are files of yours and nothing runs in the background; there is nothing to manage",
     ),
     (
-        &["create", "convert", "import", "export"],
-        "it runs GGUF files as they are; llama.cpp's convert_hf_to_gguf.py makes them, `gannet quantize` \
-         makes them smaller, `gannet synth` makes one of random weights",
+        &["create", "import", "export"],
+        "`gannet convert FOLDER -o FILE.gguf` makes a GGUF file of safetensors, `gannet quantize` makes one \
+         smaller, `gannet synth` makes one of random weights",
     ),
     (
         &["quantise", "llama-quantize"],

@@ -73,6 +73,8 @@ impl Talk<'_> {
             match done {
                 Ok(Flow::GoesOn) => {}
                 Ok(Flow::Ends) => return Ok(()),
+                // It was said, and somebody is there to go on.
+                Err(Failure::Interrupted) if reader.is_terminal() => {}
                 Err(Failure::Work(why)) if reader.is_terminal() && !self.is_lost() => {
                     console::complain(&format!("error: {}", crate::failure::one_line(&why)));
                 }
@@ -255,10 +257,10 @@ impl Talk<'_> {
     fn hear(&mut self, reply: Reply) -> Result<(), Failure> {
         let generation = &reply.generation;
         let is_empty = reply.text.is_empty() && reply.reasoning.is_empty();
-        if generation.finish == Finish::Stopped && is_empty && !self.is_pipe() {
+        if generation.finish == Finish::Stopped && is_empty {
             self.take_back();
             console::say("[interrupted before anything came; the message is taken back]");
-            return Ok(());
+            return Err(Failure::Interrupted);
         }
         let message = Message {
             reasoning: (!reply.reasoning.is_empty()).then(|| reply.reasoning.clone()),
@@ -277,15 +279,10 @@ impl Talk<'_> {
             let full = full(self.engine.context(), trained);
             console::complain(&format!("the reply is cut: {full}; /clear begins anew"));
         }
-        match generation.finish == Finish::Stopped && self.is_pipe() {
+        match generation.finish == Finish::Stopped {
             true => Err(Failure::Interrupted),
             false => Ok(()),
         }
-    }
-
-    /// Whether nobody is there to say what comes next.
-    fn is_pipe(&self) -> bool {
-        !matches!(self.look, Look::Terminal { .. })
     }
 
     fn json(&self, reply: &Reply) -> serde_json::Value {

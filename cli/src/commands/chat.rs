@@ -29,7 +29,7 @@ const DEMONSTRATION_TOKENS: usize = 128;
 #[derive(Args)]
 #[command(after_help = DEFAULTS)]
 pub(crate) struct Chat {
-    /// GGUF file to talk with
+    /// The model to talk with, as of -m
     #[arg(value_name = "MODEL", conflicts_with = "model")]
     file: Option<PathBuf>,
     #[command(flatten)]

@@ -2,10 +2,14 @@
 
 import { createServer } from "node:http";
 
-// `replies`: what to do with each request for a reply, in order: functions of the response's writer.
-export async function fake(origin, replies) {
+// `replies`: what to do with each request for a reply, in order: functions of the response's writer. With a
+// `key`, models are shown to those who give it.
+export async function fake(origin, replies, key = null) {
   const seen = { bodies: [], gone: 0, keys: [] };
   const server = createServer(async (request, response) => {
+    if (request.url === "/v1/models" && key && request.headers.authorization !== `Bearer ${key}`) {
+      return json(response, 401, { error: { message: "an API key is needed", code: "invalid_api_key" } });
+    }
     if (request.url === "/v1/models") {
       return json(response, 200, { object: "list", data: [{ id: "fake", loaded: true, max_model_len: 64 }] });
     }

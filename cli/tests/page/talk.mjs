@@ -240,22 +240,58 @@ async function conversationsAreKept(browser) {
   server.close();
 }
 
-// A server that wants a key is asked again with the one that somebody gives.
+async function giveKey(page) {
+  await page.until("document.querySelector('#settings').open && document.activeElement.name === 'key'");
+  assert.equal(await page.text("#notice"), "an API key is needed");
+  await page.type("secret");
+  await page.press("Enter");
+  await page.until("!document.querySelector('#settings').open");
+}
+
+// A server that wants a key is asked again with the one that somebody gives, once he opens the page or later.
 async function keysAreAskedFor(browser) {
+  const closed = await fake(origin, replies("welcome"), "secret");
+  const visitor = await browser.page(closed.address);
+  await giveKey(visitor);
+  await visitor.until("document.querySelector('#model').value === 'fake'");
+  await visitor.until("document.querySelector('#notice').hidden");
+  closed.close();
   const refused = (to) => to.refuse(401, { message: "an API key is needed", code: "invalid_api_key" });
   const server = await fake(origin, [refused, ...replies("welcome")]);
   const page = await browser.page(server.address);
   await say(page, "hello");
-  await page.until("document.querySelector('#settings').open && document.activeElement.name === 'key'");
-  await page.type("secret");
-  await page.press("Enter");
-  await page.until("!document.querySelector('#settings').open");
+  await giveKey(page);
   await page.click(`${LAST} [data-action=again]`);
   await answered(page);
   assert.equal(await page.text(`${LAST} > .content`), "welcome");
   assert.deepEqual(server.seen.keys, [null, "Bearer secret"]);
   const kept = await page.eval("JSON.stringify(localStorage)");
   assert.ok(!kept.includes("secret"), "keys are kept for the tab alone");
+  server.close();
+}
+
+// A browser without room says so and goes on.
+async function aFullBrowserIsSaid(browser) {
+  const server = await fake(origin, replies("first", "second"));
+  const page = await browser.page(server.address);
+  await page.eval(`(() => {
+    let text = "x".repeat(1 << 22);
+    for (let i = 0; text; i += 1) {
+      try {
+        localStorage.setItem("other" + i, text);
+      } catch {
+        text = text.slice(0, text.length >> 1);
+      }
+    }
+  })()`);
+  await say(page, "hello");
+  await answered(page);
+  assert.match(await page.text("#notice"), /no more room.*gone when the tab closes/);
+  assert.equal(await page.text(`${LAST} > .content`), "first");
+  await say(page, "again");
+  await answered(page, 4);
+  assert.equal(await page.count("#conversations li"), 1);
+  assert.deepEqual(page.complaints, []);
   server.close();
 }
 
@@ -304,7 +340,8 @@ async function picture(page, name) {
 }
 
 const scenes = [
-  theModelReplies, markupStaysText, repliesEndInManyWays, conversationsAreKept, keysAreAskedFor, itFitsEveryScreen,
+  theModelReplies, markupStaysText, repliesEndInManyWays, conversationsAreKept, keysAreAskedFor,
+  aFullBrowserIsSaid, itFitsEveryScreen,
 ];
 const browser = await Browser.start(program);
 try {

@@ -194,6 +194,7 @@ class App {
 
   // A change of the conversation's messages.
   change(messages) {
+    this.notice("");
     this.conversation.messages = messages;
     this.conversation.changed = Date.now();
     if (messages.length === 0) {
@@ -258,14 +259,17 @@ class App {
     const stopper = new AbortController();
     this.stopper = stopper;
     conversation.messages.push(message);
-    this.notice("");
     this.show();
     let reply = null;
+    let waits = false;
     try {
       reply = await chat(body, {
         key: this.store.key,
         signal: stopper.signal,
-        waiting: (what) => this.notice(what),
+        waiting: (what) => {
+          waits = true;
+          this.notice(what);
+        },
         changed: (now) => {
           reply = now;
           Object.assign(message, partsOf(now), { note: figures(now, null) });
@@ -277,6 +281,9 @@ class App {
       Object.assign(message, partsOf(reply), { note: figures(reply, this.model) });
     } catch (error) {
       this.endEarly(message, reply, error);
+    }
+    if (waits) {
+      this.notice("");
     }
     this.end(conversation, message, stopper);
   }
@@ -308,9 +315,6 @@ class App {
       this.stopper = null;
     }
     if (conversation === this.conversation) {
-      if (!message.error) {
-        this.notice("");
-      }
       this.show();
     } else {
       this.showList();

@@ -101,7 +101,7 @@ impl Serve {
             loading: Loading {
                 settings,
                 ignore_unknown: self.model.ignores_unknown(),
-                template: self.template()?,
+                template: template_choice(self.chat_template.as_deref())?,
                 queue: self.queue as usize,
                 idle: (self.models.is_some()).then(|| Duration::from_secs(self.keep_alive.into())),
                 most: self.max_models.into(),
@@ -142,12 +142,30 @@ impl Serve {
         }
     }
 
-    fn template(&self) -> Result<Option<TemplateChoice>, Failure> {
-        let Some(given) = &self.chat_template else {
+    fn keys(&self) -> Result<Vec<String>, Failure> {
+        let mut keys = self.api_key.clone();
+        if let Some(path) = &self.api_key_file {
+            let text = input::text(input::bytes_of(path)?, &shown_path(path))?;
+            keys.extend(text.lines().map(|line| line.trim().to_owned()));
+            keys.retain(|key| !key.is_empty());
+            if keys.is_empty() {
+                return Err(Failure::Work(format!("{}: no key in it", shown_path(path))));
+            }
+        }
+        if keys.iter().any(|key| key.trim().is_empty()) {
+            return Err(Failure::Usage("--api-key is empty; give a key or leave it out".to_owned()));
+        }
+        Ok(keys)
+    }
+}
+
+/// The template that `--chat-template` names.
+pub(crate) fn template_choice(given: Option<&str>) -> Result<Option<TemplateChoice>, Failure> {
+        let Some(given) = given else {
             return Ok(None);
         };
-        if ChatTemplate::names().any(|name| name == given.as_str()) {
-            return Ok(Some(TemplateChoice::Named(given.clone())));
+        if ChatTemplate::names().any(|name| name == given) {
+            return Ok(Some(TemplateChoice::Named(given.to_owned())));
         }
         let path = PathBuf::from(given);
         if !path.is_file() {
@@ -165,19 +183,3 @@ impl Serve {
         }))
     }
 
-    fn keys(&self) -> Result<Vec<String>, Failure> {
-        let mut keys = self.api_key.clone();
-        if let Some(path) = &self.api_key_file {
-            let text = input::text(input::bytes_of(path)?, &shown_path(path))?;
-            keys.extend(text.lines().map(|line| line.trim().to_owned()));
-            keys.retain(|key| !key.is_empty());
-            if keys.is_empty() {
-                return Err(Failure::Work(format!("{}: no key in it", shown_path(path))));
-            }
-        }
-        if keys.iter().any(|key| key.trim().is_empty()) {
-            return Err(Failure::Usage("--api-key is empty; give a key or leave it out".to_owned()));
-        }
-        Ok(keys)
-    }
-}

@@ -18,6 +18,7 @@ mod metrics;
 pub(crate) mod models;
 mod ollama;
 mod openai;
+mod page;
 mod record;
 mod router;
 mod run;

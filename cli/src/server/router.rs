@@ -12,7 +12,7 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use super::anthropic::messages;
 use super::app::App;
 use super::ollama::{chat, embed, generate, listing};
-use super::{auth, document, error, health, openai, record, tokens};
+use super::{auth, document, error, health, openai, page, record, tokens};
 
 /// All routes.
 pub(crate) fn router(app: &App) -> Router {
@@ -45,6 +45,7 @@ pub(crate) fn router(app: &App) -> Router {
         .route("/openapi.json", get(document::document));
     let routes = work
         .merge(open)
+        .merge(page::routes(app.config.page))
         .fallback(error::no_such_path)
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(DefaultBodyLimit::max(app.config.max_body))

@@ -13,6 +13,7 @@ use gannet_engine::requests::{Canceller, Grammar, LogProbs};
 use gannet_engine::{Finish, GenerateOptions, Generation, Request, Update};
 use tokio::sync::mpsc;
 
+use super::admission::Admitted;
 use super::error::{ApiError, ENGINE_LOST};
 use super::metrics::Metrics;
 use super::models::{Active, Loaded};
@@ -114,6 +115,7 @@ impl Job {
                     choice: i * self.n + k,
                     sender: sender.clone(),
                     too_slow: Arc::clone(&too_slow),
+                    choices: Arc::clone(active.choices()),
                     metrics: model.metrics(),
                 };
                 cancellers.push(
@@ -151,6 +153,7 @@ struct Hearer {
     choice: usize,
     sender: mpsc::Sender<Part>,
     too_slow: Arc<AtomicBool>,
+    choices: Arc<Admitted>,
     metrics: Arc<Metrics>,
 }
 
@@ -184,6 +187,8 @@ impl Hearer {
             Err(mpsc::error::TrySendError::Full(_)) => {
                 if !self.too_slow.swap(true, Ordering::Relaxed) {
                     self.metrics.slow_reader();
+                    // Its writer waits for the reader and gives nothing back.
+                    self.choices.give_up();
                 }
                 ControlFlow::Break(())
             }
@@ -207,15 +212,14 @@ impl Running {
             _ => {
                 self.left = 0;
                 self.cancellers.clear();
-                return Some(Part::Ended {
-                    choice: 0,
-                    result: Err(self.why_lost()),
-                });
+                let result = Err(self.why_lost());
+                self.active.choices().ended(&result, self.begun);
+                return Some(Part::Ended { choice: 0, result });
             }
         };
         if let Part::Ended { result, .. } = &part {
             self.left -= 1;
-            self.active.ended(result, self.begun);
+            self.active.choices().ended(result, self.begun);
         }
         Some(part)
     }

@@ -10,6 +10,8 @@ pub mod cpu;
 pub mod cuda;
 mod decode;
 mod executor;
+pub(crate) mod faulty;
+pub(crate) mod guarded;
 pub(crate) mod host;
 #[cfg(feature = "interp")]
 pub mod interp;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use gannet_engine::error::TokenizerError;
 use gannet_engine::internals::lower::FusionRule;
+use gannet_engine::internals::model::hf::HfFolder;
 use gannet_engine::settings::{
     DeviceChoice, Environment, ExecutorChoice, GemvVariant, Given, KvType, MAX_CONTEXT,
     MAX_THREADS, Precision, RuleSet, SamplerOn, Settings,
@@ -22,8 +23,9 @@ use crate::progress::Progress;
 /// The model to work with.
 #[derive(Args)]
 pub(crate) struct ModelFlag {
-    /// GGUF file, or the first of its shards [default: the embedded demonstration model]
-    #[arg(short, long, value_name = "FILE")]
+    /// GGUF file, or the first of its shards, or a folder of config.json, tokenizer.json and safetensors
+    /// [default: the embedded demonstration model]
+    #[arg(short, long, value_name = "MODEL")]
     model: Option<PathBuf>,
     /// Run a model whose file has keys or tensors that nothing here uses, with a warning that names
     /// them: what it computes may be something else than was meant
@@ -51,7 +53,7 @@ impl ModelFlag {
     }
 
     /// Opens the container alone.
-    pub(crate) fn open_container(&self) -> Result<Gguf, Failure> {
+    pub(crate) fn open_container(&self) -> Result<Arc<Gguf>, Failure> {
         if self.ignore_unknown {
             let why =
                 "--ignore-unknown means nothing where only the vocabulary is read; leave it out";
@@ -60,9 +62,12 @@ impl ModelFlag {
         match &self.model {
             Some(path) => {
                 refuse_no_file(path)?;
-                Ok(Gguf::open(path)?)
+                match path.is_dir() {
+                    true => Ok(Arc::clone(HfFolder::open(path, false)?.header())),
+                    false => Ok(Arc::new(Gguf::open(path)?)),
+                }
             }
-            None => embedded::container(),
+            None => embedded::container().map(Arc::new),
         }
     }
 

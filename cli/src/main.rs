@@ -7,6 +7,7 @@
 
 mod answers;
 mod arguments;
+mod clients;
 mod commands;
 mod console;
 mod embedded;

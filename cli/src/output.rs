@@ -128,6 +128,14 @@ pub(crate) fn create_new<P: AsRef<Path>>(
     Ok(out)
 }
 
+/// Ends what [`create_new`] began: a file that has come to be meanwhile is replaced only by `force`.
+pub(crate) fn finish_new(out: Output, path: &Path, force: bool) -> Result<(), Failure> {
+    if !force {
+        refuse_existing(path)?;
+    }
+    out.finish()
+}
+
 /// Refuses a file that exists; pipes and devices are not replaced.
 pub(crate) fn refuse_existing(path: &Path) -> Result<(), Failure> {
     let exists = std::fs::metadata(path).is_ok_and(|meta| meta.is_file());

@@ -13,6 +13,7 @@ pub use gannet_cuda_runtime::Error as CudaError;
 pub use gannet_gguf::Error as GgufError;
 
 pub use crate::files::safetensors::Error as SafetensorsError;
+pub use crate::text::grammar::GrammarError;
 pub use crate::text::tokenizer::Error as TokenizerError;
 
 /// An error of the engine.
@@ -82,6 +83,14 @@ pub enum Error {
         /// The keys with their values, and the tensors.
         items: String,
     },
+    /// A file of a model's folder cannot be used.
+    #[error("{}: {problem}", shown_path(file))]
+    Folder {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
     /// A prompt and its continuation do not fit the context.
     #[error(
         "{tokens} tokens do not fit the context of {context}; shorten the prompt or raise --ctx"
@@ -133,6 +142,9 @@ pub enum Error {
     /// A request that makes no sense, such as a prompt without tokens.
     #[error("{0}")]
     Request(String),
+    /// A grammar that cannot be used.
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
     /// A setting that was given and means nothing on the device.
     #[error("{flag} means nothing on device {device}; leave it out, or choose --device cuda")]
     Idle {

@@ -26,7 +26,6 @@
 //!
 //! What is listed here needs no import from another crate; [`internals`] is for the curious.
 
-pub mod chat;
 pub mod error;
 mod exec;
 mod files;
@@ -37,7 +36,6 @@ mod plan;
 mod serve;
 pub mod settings;
 mod text;
-pub mod tool_calls;
 pub mod tools;
 
 pub use error::Error;
@@ -57,6 +55,14 @@ pub mod tokenizer {
     };
 }
 
+/// Conversations as the text that a model was trained on.
+pub mod chat {
+    pub use crate::text::chat::{
+        ChatError, ChatTemplate, Message, TemplateOptions, Tool, ToolCall, parse_messages,
+        parse_tools,
+    };
+}
+
 /// What a [`Batch`] gives.
 pub mod batch {
     pub use crate::serve::{BatchStats, Finished, SeqId};
@@ -65,9 +71,13 @@ pub mod batch {
 /// What requests to an [`Engine`] are made of, and what it counts.
 pub mod requests {
     pub use crate::serve::scheduler::SchedulerCounters;
-    pub use crate::serve::{
-        Canceller, EngineCounters, Grammar, Histogram, LogProbs, LogitHook, Prompt,
-    };
+    pub use crate::serve::{Canceller, EngineCounters, Histogram, LogProbs, LogitHook, Prompt};
+    pub use crate::text::grammar::Grammar;
+}
+
+/// Replies that call tools: read as they come, and forced by a [`Grammar`](crate::requests::Grammar).
+pub mod tool_calls {
+    pub use crate::text::tools::{ReplyParser, ReplyPart, ToolFormat};
 }
 
 /// Where the time went: of a load, of a generation.

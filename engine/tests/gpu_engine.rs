@@ -10,7 +10,7 @@ mod common;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use callers::{KINDS, request, requests, submit_from_many};
 use common::{gpu, model, shared};
@@ -203,8 +203,7 @@ fn gpu_a_cancelled_request_frees_its_slot_within_a_step() {
     core.warm_up().unwrap();
     let mut heard = Heard::default();
     let submit = |core: &mut Core, key, request| {
-        let at = Instant::now();
-        core.submit(Submitted { key, request, at }).unwrap();
+        core.submit(Submitted::now(key, request)).unwrap();
     };
     let patience = Duration::from_micros(200);
     let of = |heard: &Heard, key: u64| heard.0.get(&key).copied().unwrap_or(0);

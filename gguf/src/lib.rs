@@ -48,6 +48,7 @@ pub use fault::exit_on_fault;
 pub use metadata::Metadata;
 pub use reader::Gguf;
 pub use shard::{SPLIT_COUNT_KEY, SPLIT_NO_KEY, SPLIT_TENSORS_KEY, shard_path};
+pub use source::MappedFile;
 pub use tensor::{MAX_DIMS, MAX_NAME_BYTES, ShapeError, TensorInfo, TensorType};
 pub use value::{Array, StringArray, Value, ValueType};
 pub use writer::{ArrayElement, DataWriter, Writer};

@@ -88,6 +88,25 @@ impl Source {
     }
 }
 
+/// A file of another format, mapped as model files are: read where the file system cannot map it, and a
+/// signal told of where it is cut short ([`exit_on_fault`](crate::exit_on_fault)).
+pub struct MappedFile(Source);
+
+impl MappedFile {
+    /// Maps the file at `path`, which must not be rewritten or shortened while this lives.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Header`] for what is no regular file.
+    pub fn open(path: &Path) -> Result<MappedFile, Error> {
+        Source::open(path).map(MappedFile)
+    }
+
+    /// All of its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.0.bytes()
+    }
+}
+
 /// The first `len` bytes of `file`: one that grows meanwhile must not outgrow the reservation.
 fn read(file: &mut File, len: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();

@@ -1,15 +1,16 @@
 //! `gannet bench`: prompt and generation speed, next to what the memory gives in the same run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::Args;
 use gannet_engine::Opening;
-use gannet_engine::settings::{Given, MAX_CONTEXT, MAX_SLOTS};
+use gannet_engine::settings::{Given, MAX_CONTEXT, MAX_SLOTS, Settings};
 use gannet_engine::tools::bench::{self, BenchOptions, BenchReport, BenchKind, BenchRow};
 use gannet_gguf::shown_path;
 use serde_json::json;
 
+use crate::clients;
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures;
@@ -66,6 +67,14 @@ pub(crate) struct Bench {
     /// Also time that many requests of 128 + 128 tokens which arrive at once
     #[arg(long, value_name = "N")]
     requests: Option<usize>,
+    /// Also measure a server that many clients ask over sockets: at once, while a long prompt joins, and
+    /// with one long prefix
+    #[arg(long, value_name = "N")]
+    clients: Option<usize>,
+    /// Tokens of prompts in a step while others get their next tokens, of the server of --clients
+    #[arg(long, value_name = "N", requires = "clients",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    prompt_budget: Option<u32>,
     /// Show what every kernel of a generating step takes
     #[arg(long)]
     profile: bool,
@@ -94,6 +103,7 @@ impl Bench {
             ("-d", &self.depth, MAX_CONTEXT),
             ("-b", &self.batch, MAX_SLOTS),
             ("--requests", self.requests.as_slice(), MAX_SLOTS),
+            ("--clients", self.clients.as_slice(), MAX_SLOTS - 1),
         ] {
             sizes
                 .iter()
@@ -140,6 +150,17 @@ impl Bench {
             requests::measure(&model, &settings, n, options.repeats, &report)
         });
         let requests = requests.transpose()?;
+        let clients = self.clients.filter(|&n| n > 0).map(|n| {
+            let _progress = Progress::spinner("clients");
+            let settings = Settings {
+                prompt_budget: self.prompt_budget.map(|tokens| tokens as usize),
+                ..settings.clone()
+            };
+            let path = self.model.path().map(Path::to_owned);
+            let trained = model.hparams().context_length;
+            clients::measure(path, &settings, n, trained, model.tokenizer().vocab_size())
+        });
+        let clients = clients.transpose()?;
         let file = shown_path(model.path());
         if let (Some(mut out), Some(path)) = (trace, &self.trace) {
             let written = serde_json::to_writer(&mut out, &launches::chrome_trace(&report));
@@ -149,11 +170,15 @@ impl Bench {
         if self.json {
             let mut json = as_json(&report, &file);
             json["requests"] = json!(requests.as_ref().map(requests::RequestsReport::as_json));
+            json["clients"] = json!(clients.as_ref().map(|clients| clients.as_json(&report)));
             console.json(&json)
         } else {
             console.print(&as_text(&report, &file))?;
             if let Some(requests) = &requests {
                 console.print(&requests::as_text(requests))?;
+            }
+            if let Some(clients) = &clients {
+                console.print(&clients.as_text(&report))?;
             }
             console.print(&launches::as_text(&report))
         }

@@ -41,6 +41,7 @@ commands! {
     Ptx: ptx,
     Doctor: doctor,
     Synth: synth,
+    Convert: convert,
     Quantize: quantize,
     Imatrix: imatrix,
 }

@@ -1,9 +1,11 @@
-//! `gannet quantize`: a GGUF file with smaller weights.
+//! `gannet quantize`: a GGUF file with smaller weights, from a GGUF file or a folder.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use gannet_engine::internals::files::Source;
+use gannet_engine::internals::model::hf::HfFolder;
 use gannet_engine::settings::MAX_THREADS;
 use gannet_engine::tools::imatrix::Imatrix;
 use gannet_engine::tools::quantize::{self, QuantType, QuantizeOptions, QuantizeSummary};
@@ -21,7 +23,7 @@ use crate::progress::Progress;
 /// Write a GGUF file with its matrices rounded to fewer bits, in the mixes of the field
 #[derive(Args)]
 pub(crate) struct Quantize {
-    /// GGUF file to read, or the first of its shards
+    /// GGUF file to read, or the first of its shards, or a folder as models are published in
     #[arg(value_name = "IN")]
     input: PathBuf,
     /// File to write; - writes to standard output
@@ -56,12 +58,8 @@ impl Quantize {
             let why = "--json and OUT - both print to standard output; name a file";
             return Err(Failure::Usage(why.to_owned()));
         }
-        refuse_no_file(&self.input)?;
-        let gguf = Gguf::open(&self.input)?;
-        for warning in gguf.warnings() {
-            console.note(format!("warning: {warning}"));
-        }
-        let mut inputs = gguf.files().to_vec();
+        let Input { source, files } = Input::open(&self.input, false, console)?;
+        let mut inputs = files;
         inputs.extend(self.imatrix.clone());
         let out = output::create_new(&self.out, &inputs, self.force)?;
         let imatrix = self.imatrix.as_ref().map(Imatrix::open).transpose();
@@ -70,7 +68,7 @@ impl Quantize {
             to: self.to,
             imatrix: imatrix.as_ref(),
         };
-        let summary = write(&gguf, options, out, &self.out, self.force)?;
+        let summary = write(source.as_ref(), options, out, &self.out, self.force)?;
         if summary.requantized > 0 {
             console.note(format!(
                 "warning: {} of {} were quantised before and lost a second time; start from an F16, \
@@ -119,7 +117,7 @@ impl Quantize {
 }
 
 fn write(
-    gguf: &Gguf,
+    source: &dyn Source,
     options: QuantizeOptions<'_>,
     mut out: Output,
     path: &Path,
@@ -127,20 +125,56 @@ fn write(
 ) -> Result<QuantizeSummary, Failure> {
     let progress = Progress::bytes("quantising", 1);
     let mut on_bytes = |done, total| progress.set_of(done, total);
-    let summary = quantize::quantize(gguf, options, &mut out, &mut on_bytes);
-    let summary = summary.map_err(|e| match e {
+    let summary = quantize::quantize(source, options, &mut out, &mut on_bytes);
+    let summary = summary.map_err(|e| failed(path, e))?;
+    drop(progress);
+    output::finish_new(out, path, force)?;
+    Ok(summary)
+}
+
+/// Why a file at `path` was not made.
+pub(super) fn failed(path: &Path, error: quantize::Error) -> Failure {
+    match error {
         // The output has no name in the container's errors.
         quantize::Error::Gguf(GgufError::Io {
             action: "write",
             source,
             ..
         }) => Failure::output(path, &source),
-        e => Failure::of(e),
-    })?;
-    drop(progress);
-    if !force {
-        output::refuse_existing(path)?;
+        error => Failure::of(error),
     }
-    out.finish()?;
-    Ok(summary)
+}
+
+/// A model whose tensors are written anew.
+pub(super) struct Input {
+    pub(super) source: Box<dyn Source>,
+    pub(super) files: Vec<PathBuf>,
+}
+
+impl Input {
+    /// Opens a GGUF file or a folder, and notes what is odd about it.
+    pub(super) fn open(
+        path: &Path,
+        ignore_unknown: bool,
+        console: &mut Console,
+    ) -> Result<Input, Failure> {
+        refuse_no_file(path)?;
+        let mut note = |warnings: &[String]| {
+            for warning in warnings {
+                console.note(format!("warning: {warning}"));
+            }
+        };
+        if path.is_dir() {
+            let folder = HfFolder::open(path, ignore_unknown)?;
+            note(folder.warnings());
+            let files = folder.files().to_vec();
+            let source: Box<dyn Source> = Box::new(folder);
+            return Ok(Input { source, files });
+        }
+        let gguf = Gguf::open(path)?;
+        note(gguf.warnings());
+        let files = gguf.files().to_vec();
+        let source: Box<dyn Source> = Box::new(gguf);
+        Ok(Input { source, files })
+    }
 }

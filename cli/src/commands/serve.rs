@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -125,6 +126,7 @@ impl Serve {
                 page: !self.no_page,
             },
             drain: Duration::from_secs(self.drain.into()),
+            stop: Arc::default(),
         };
         serve(serving, |address| {
             console::say(&format!("listening on http://{address}"));

@@ -6,6 +6,7 @@
 //! on it would take the answer away with it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,7 +21,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Sleep, sleep, timeout};
 
@@ -32,6 +33,16 @@ const LINGER: Duration = Duration::from_secs(2);
 
 /// After so long without a byte it sends no more.
 const SILENCE: Duration = Duration::from_millis(250);
+
+/// Bytes that the system keeps of answers that are not read: left to itself it would keep megabytes, and a
+/// reader that does not read would be found out late.
+const SEND_BUFFER: u32 = 1 << 17;
+
+/// Bytes that are kept of a request's head, and of an answer in front of the system's.
+const BUFFER: usize = 1 << 16;
+
+/// Connections that wait to be taken.
+const BACKLOG: u32 = 1024;
 
 tokio::task_local! {
     static CLOSER: Closer;
@@ -51,6 +62,19 @@ impl Closer {
     pub(crate) fn close(&self) {
         self.0.notify_one();
     }
+}
+
+/// Listens at an address.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    // Connections have it from here.
+    socket.set_send_buffer_size(SEND_BUFFER)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Takes connections until it is notified; then waits until those that there are have had their answers.
@@ -106,7 +130,7 @@ async fn serve_one(
     });
     let mut builder = Builder::new();
     builder.timer(TokioTimer::new());
-    builder.header_read_timeout(patience);
+    builder.header_read_timeout(patience).max_buf_size(BUFFER);
     let patient = Patient::new(stream, patience);
     let mut connection = builder.serve_connection(TokioIo::new(patient), service);
     let mut is_leaving = false;

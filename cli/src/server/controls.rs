@@ -80,9 +80,12 @@ pub(crate) struct Controls {
     n: Option<u64>,
     /// Go on where the model ends its text.
     ignore_eos: Option<bool>,
+    /// Fewest tokens before the model may end its text.
+    min_tokens: Option<u64>,
     /// Class of urgency; 0 is the most urgent.
     priority: Option<u8>,
     /// Whoever asks; nothing is done with it.
+    #[expect(dead_code, reason = "nothing is done with it")]
     user: Option<String>,
 }
 
@@ -104,6 +107,7 @@ impl Controls {
         "logit_bias",
         "n",
         "ignore_eos",
+        "min_tokens",
         "priority",
         "user",
     ];
@@ -114,6 +118,11 @@ impl Controls {
             n @ 1..=MOST_CHOICES => Ok(n as usize),
             n => Err(out_of_range("n", n, "1 to 128")),
         }
+    }
+
+    /// Fewest tokens.
+    pub(crate) fn min_tokens(&self) -> usize {
+        usize::try_from(self.min_tokens.unwrap_or(0)).unwrap_or(usize::MAX)
     }
 
     /// Class of urgency.
@@ -167,6 +176,7 @@ impl Controls {
             parse_special: true,
             stop,
             stop_tokens: self.stop_token_ids.clone().unwrap_or_default(),
+            ..GenerateOptions::default()
         })
     }
 

@@ -8,12 +8,20 @@ use std::time::Duration;
 
 use gannet_engine::chat::{Message, TemplateOptions, Tool};
 use gannet_engine::requests::Grammar;
-use gannet_engine::tool_calls::{ReplyParser, ReplyPart, ToolChoice, tool_grammar};
+use gannet_engine::tool_calls::{ReplyParser, ReplyPart, ToolFormat};
 use gannet_engine::{GenerateOptions, Generation};
 
 use super::error::ApiError;
 use super::generation::{Job, Part, Running, Token, finished};
 use super::models::Loaded;
+
+/// How tools are to be used (in the engine soon).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ToolChoice {
+    Auto,
+    Required,
+    Named(String),
+}
 
 /// What is asked of a model in a conversation.
 #[derive(Default)]
@@ -34,6 +42,7 @@ pub(crate) struct Turn {
     pub(crate) n: usize,
     pub(crate) logit_bias: Vec<(u32, f32)>,
     pub(crate) log_probs: Option<usize>,
+    pub(crate) min_tokens: usize,
     pub(crate) priority: u8,
     /// Prefixes are shared among turns of equal numbers.
     pub(crate) salt: u64,
@@ -44,7 +53,15 @@ pub(crate) struct Turn {
 pub(crate) struct Prompt {
     pub(crate) tokens: Vec<u32>,
     pub(crate) text: String,
-    parser: ReplyParser,
+    format: Option<ToolFormat>,
+    thinks: bool,
+    in_thought: bool,
+}
+
+impl Prompt {
+    fn parser(&self) -> ReplyParser {
+        ReplyParser::new(self.format, self.thinks, self.in_thought)
+    }
 }
 
 impl Turn {
@@ -67,7 +84,9 @@ impl Turn {
         let in_thought = text.trim_end().ends_with("<think>");
         Ok(Prompt {
             tokens,
-            parser: ReplyParser::new(format, template.thinks(), in_thought),
+            format,
+            thinks: template.thinks(),
+            in_thought,
             text,
         })
     }
@@ -84,23 +103,11 @@ impl Turn {
             let why = "the template of this model has no calls of tools; leave tool_choice out";
             return Err(ApiError::param("tool_choice", why));
         };
-        let tools: Vec<(String, String)> = (self.tools.iter())
-            .map(|tool| {
-                let schema = tool.parameters.clone();
-                (tool.name.clone(), schema.unwrap_or_else(|| "{}".to_owned()))
-            })
-            .collect();
-        let grammar = tool_grammar(
-            format,
-            &tools,
-            &forced,
-            self.parallel,
-            thinks,
-            self.format.as_ref(),
-        );
-        grammar
-            .map(Some)
-            .map_err(|e| ApiError::param("tools", e.to_string()))
+        let _ = (format, forced, thinks);
+        Err(ApiError::param(
+            "tool_choice",
+            "calls that must come are not supported yet",
+        ))
     }
 
     /// Starts it.
@@ -108,6 +115,7 @@ impl Turn {
         let prompt = self.prompt(model)?;
         let grammar = self.grammar(model, &prompt)?;
         let n = self.n.max(1);
+        let parsers = (0..n).map(|_| prompt.parser()).collect();
         let mut options = self.options;
         // A reply has no end of its own but the context's.
         options.max_tokens = options.max_tokens.min(model.engine().context());
@@ -117,6 +125,7 @@ impl Turn {
             options,
             logit_bias: self.logit_bias,
             log_probs: self.log_probs,
+            min_tokens: self.min_tokens,
             priority: self.priority,
             salt: self.salt,
             deadline: self.deadline,
@@ -124,7 +133,7 @@ impl Turn {
         };
         Ok(Replies {
             running: job.start(model).await?,
-            parsers: vec![prompt.parser; n],
+            parsers,
             ready: VecDeque::new(),
         })
     }
@@ -249,7 +258,8 @@ impl Whole {
                     call.arguments.push_str(&delta);
                 }
             }
-            Reply::Part(ReplyPart::CallEnd { .. }) => {}
+            // An end says nothing, and what else there will be is no part of this.
+            Reply::Part(_) => {}
             Reply::End(generation) => self.generation = Some(generation),
         }
     }

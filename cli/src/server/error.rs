@@ -148,6 +148,8 @@ impl From<Error> for ApiError {
         match error {
             Error::ContextFull { tokens, context } => ApiError::too_long(tokens, context),
             Error::Request(why) => ApiError::invalid(why),
+            Error::Grammar(why) => ApiError::invalid(why.to_string()).code("invalid_grammar"),
+            error @ Error::TokenOutOfRange { .. } => ApiError::invalid(error.to_string()),
             Error::Lost(why) => ApiError::unavailable(ENGINE_LOST, why),
             other => ApiError::internal(other.to_string()),
         }

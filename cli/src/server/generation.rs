@@ -20,7 +20,7 @@ use super::models::{Active, Loaded};
 
 /// Parts that wait for a reader before he is too slow. A reader that lags this far behind on top of what the
 /// sockets hold is not reading.
-const PARTS: usize = 512;
+const PARTS: usize = 256;
 
 /// What is asked for.
 #[derive(Default)]
@@ -34,6 +34,8 @@ pub(crate) struct Job {
     pub(crate) priority: u8,
     pub(crate) salt: u64,
     pub(crate) deadline: Option<Duration>,
+    /// Fewest tokens before the model may end its text.
+    pub(crate) min_tokens: usize,
     /// What each continuation must match.
     pub(crate) grammar: Option<Grammar>,
 }
@@ -88,17 +90,35 @@ impl Job {
         Ok(())
     }
 
-    fn request(&self, prompt: &[u32], choice: usize) -> Request {
-        let mut options = self.options.clone();
-        options.sampling.seed = options.sampling.seed.wrapping_add(choice as u64);
-        let mut request = Request::new(prompt.to_vec()).with_options(options);
+    /// The request for the choices of a prompt.
+    fn request(&self, prompt: &[u32]) -> Request {
+        let mut request = Request::new(prompt.to_vec()).with_options(self.options.clone());
+        request.n = self.n;
         request.priority = self.priority;
         request.salt = self.salt;
         request.logit_bias.clone_from(&self.logit_bias);
         request.log_probs = self.log_probs;
+        request.min_tokens = self.min_tokens;
         request.deadline = self.deadline;
         request.grammar.clone_from(&self.grammar);
         request
+    }
+
+    /// Hands all of it to the engine. A grammar is compiled here, which takes a moment.
+    fn submit(&self, model: &Loaded, hearer: Hearer) -> Result<Vec<Canceller>, ApiError> {
+        let mut cancellers = Vec::new();
+        for (i, prompt) in self.prompts.iter().enumerate() {
+            let hear = |k| {
+                let to = Hearer {
+                    choice: i * self.n + k,
+                    ..hearer.clone()
+                };
+                move |update| to.hear(update)
+            };
+            let engine = model.engine();
+            cancellers.extend(engine.submit_choices_with(self.request(prompt), hear)?);
+        }
+        Ok(cancellers)
     }
 
     /// Starts it, if there is room for it, and waits until it is known not to be refused.
@@ -108,23 +128,23 @@ impl Job {
         let active = model.admit(choices)?;
         let (sender, parts) = mpsc::channel(PARTS * choices.max(1));
         let too_slow = Arc::new(AtomicBool::new(false));
-        let mut cancellers = Vec::with_capacity(choices);
-        for (i, prompt) in self.prompts.iter().enumerate() {
-            for k in 0..self.n {
-                let to = Hearer {
-                    choice: i * self.n + k,
-                    sender: sender.clone(),
-                    too_slow: Arc::clone(&too_slow),
-                    choices: Arc::clone(active.choices()),
-                    metrics: model.metrics(),
-                };
-                cancellers.push(
-                    model
-                        .engine()
-                        .submit_with(self.request(prompt, k), move |update| to.hear(update)),
-                );
+        let prompt_tokens = self.prompts.iter().map(Vec::len).sum();
+        let hearer = Hearer {
+            choice: 0,
+            sender,
+            too_slow: Arc::clone(&too_slow),
+            choices: Arc::clone(active.choices()),
+            metrics: model.metrics(),
+        };
+        let cancellers = match self.grammar {
+            None => self.submit(model, hearer)?,
+            Some(_) => {
+                let model = Arc::clone(model);
+                let submit = move || self.submit(&model, hearer);
+                let submitted = tokio::task::spawn_blocking(submit).await;
+                submitted.map_err(|e| ApiError::internal(e.to_string()))??
             }
-        }
+        };
         let mut running = Running {
             parts,
             cancellers,
@@ -132,7 +152,7 @@ impl Job {
             too_slow,
             first: None,
             active,
-            prompt_tokens: self.prompts.iter().map(Vec::len).sum(),
+            prompt_tokens,
             begun: Instant::now(),
         };
         // Nothing has been sent to the client yet: what is refused has a status of its own.
@@ -149,6 +169,7 @@ impl Job {
 }
 
 /// What the engine's thread calls: it never waits.
+#[derive(Clone)]
 struct Hearer {
     choice: usize,
     sender: mpsc::Sender<Part>,

@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
@@ -36,6 +35,8 @@ pub(crate) struct Serving {
     pub(crate) config: Config,
     /// How long requests under way may take to end.
     pub(crate) drain: Duration,
+    /// Asks it to stop, as a signal does.
+    pub(crate) stop: Arc<Notify>,
 }
 
 /// Serves until it is asked to stop. `bound` hears of the address.
@@ -61,7 +62,7 @@ async fn run(serving: Serving, bound: impl FnOnce(SocketAddr)) -> Result<(), Fai
         ))
     };
     let mut signals = Signals::new()?;
-    let listener = TcpListener::bind(serving.address).await.map_err(cannot)?;
+    let listener = connections::listen(serving.address).map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
     let metrics = Arc::new(Metrics::new());
     let models = Models::new(serving.sources, serving.loading, Arc::clone(&metrics));
@@ -75,6 +76,7 @@ async fn run(serving: Serving, bound: impl FnOnce(SocketAddr)) -> Result<(), Fai
         why = watch(&app) => End::Lost(why),
         why = load(&app) => End::NotLoaded(why),
         _ = signals.next() => End::Asked,
+        () = serving.stop.notified() => End::Asked,
     };
     let drained = async {
         let left = drain(&app, &why, serving.drain).await;

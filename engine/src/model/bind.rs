@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use gannet_gguf::TensorType;
 use gannet_quant::Format;
 
 use super::hparams::{HyperParams, MAX_LAYERS};
@@ -231,12 +232,12 @@ impl<'a> Binder<'a> {
         let tensor = self.require(name)?;
         let pairs = dim / 2;
         self.check_shape(name, tensor, &[pairs as u64])?;
-        if tensor.format != Some(Format::F32) {
-            return Err(self.bad(name, format!("type {}; expected F32", tensor.type_name)));
+        if tensor.ty != TensorType::F32 {
+            return Err(self.bad(name, format!("type {}; expected F32", tensor.ty)));
         }
         let mut factors = vec![0.0; pairs];
         Format::F32
-            .dequantize(self.source.bytes(tensor.index), &mut factors)
+            .dequantize(&self.source.bytes(tensor.index), &mut factors)
             .map_err(|e| self.bad(name, e.to_string()))?;
         let is_factor = |f: &f32| f.is_finite() && *f >= LEAST_FACTOR;
         match factors.iter().find(|f| !is_factor(f)) {
@@ -257,11 +258,11 @@ impl<'a> Binder<'a> {
     fn stored_vector(&self, name: &str, len: usize) -> Result<WeightInfo, Error> {
         let tensor = self.require(name)?;
         self.check_shape(name, tensor, &[len as u64])?;
-        match tensor.format {
+        match tensor.format() {
             Some(Format::F32 | Format::F16 | Format::BF16) => self.info(name, tensor, 1, len),
             _ => Err(self.bad(
                 name,
-                format!("type {}; expected F32, F16 or BF16", tensor.type_name),
+                format!("type {}; expected F32, F16 or BF16", tensor.ty),
             )),
         }
     }
@@ -273,9 +274,9 @@ impl<'a> Binder<'a> {
         rows: usize,
         cols: usize,
     ) -> Result<WeightInfo, Error> {
-        let format = tensor.format.ok_or_else(|| {
+        let format = tensor.format().ok_or_else(|| {
             let names: Vec<_> = Format::ALL.iter().map(|f| f.name()).collect();
-            let problem = format!("type {} cannot be computed with", tensor.type_name);
+            let problem = format!("type {} cannot be computed with", tensor.ty);
             self.bad(name, format!("{problem}; supported: {}", names.join(", ")))
         })?;
         Ok(WeightInfo {

@@ -6,12 +6,14 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::path::Path;
 
-use gannet_gguf::{Gguf, TensorInfo, Value};
+use gannet_gguf::{Value, shown_path};
 
 use super::keys::uniform;
 use super::neutral;
 use crate::Error;
+use crate::files::Source;
 
 /// The keys and tensors that were looked at.
 #[derive(Default)]
@@ -40,26 +42,18 @@ impl Ledger {
 
     /// The error that names what nothing has read, if there is anything; `num_layers` are those of
     /// the plan.
-    pub(crate) fn check(&self, gguf: &Gguf, arch: &str, num_layers: usize) -> Result<(), Error> {
-        let mut items = self.unread_keys(gguf, arch, num_layers);
-        items.extend(self.unread_tensors(gguf, num_layers));
-        if items.is_empty() {
-            return Ok(());
-        }
-        let more = items.len().saturating_sub(NAMED);
-        items.truncate(NAMED);
-        let mut items = items.join(", ");
-        if more > 0 {
-            items.push_str(&format!(" and {more} more"));
-        }
-        Err(Error::Unread {
-            file: gguf.path().to_owned(),
-            arch: arch.to_owned(),
-            items,
-        })
+    pub(crate) fn check(
+        &self,
+        source: &dyn Source,
+        arch: &str,
+        num_layers: usize,
+    ) -> Result<(), Error> {
+        let mut items = self.unread_keys(source, arch, num_layers);
+        items.extend(self.unread_tensors(source, num_layers));
+        refuse_unread(source.path(), arch, items)
     }
 
-    fn unread_keys(&self, gguf: &Gguf, arch: &str, num_layers: usize) -> Vec<String> {
+    fn unread_keys(&self, source: &dyn Source, arch: &str, num_layers: usize) -> Vec<String> {
         let read = self.keys.borrow();
         let prefix = format!("{arch}.");
         let is_neutral = |suffix: &str, value: Value<'_>| {
@@ -69,7 +63,7 @@ impl Ledger {
             };
             neutral::reason(suffix, &value).is_some()
         };
-        let unread = gguf.metadata().iter().filter_map(|(key, value)| {
+        let unread = source.metadata().iter().filter_map(|(key, value)| {
             let suffix = key.strip_prefix(&prefix)?;
             (!read.contains(suffix) && !is_neutral(suffix, value)).then_some((suffix, value))
         });
@@ -86,24 +80,55 @@ impl Ledger {
     }
 
     /// Tensors, those of like name in several layers together, and whole layers that the plan lacks.
-    fn unread_tensors(&self, gguf: &Gguf, num_layers: usize) -> Vec<String> {
+    fn unread_tensors(&self, source: &dyn Source, num_layers: usize) -> Vec<String> {
         let read = self.tensors.borrow();
-        let unread = (gguf.tensors().iter().enumerate())
-            .filter(|(index, _)| !read.contains(index))
-            .map(|(_, tensor)| tensor);
+        let unread = (0..source.num_tensors())
+            .filter(|index| !read.contains(index))
+            .map(|index| source.tensor(index).name);
         let mut groups: Vec<Group<'_>> = Vec::new();
-        for tensor in unread {
-            let kind = Kind::of(tensor, num_layers);
+        for name in unread {
+            let kind = Kind::of(name, num_layers);
             match groups.iter_mut().find(|g| g.kind == kind) {
                 Some(group) => group.count += 1,
                 None => groups.push(Group {
                     kind,
-                    first: &tensor.name,
+                    first: name,
                     count: 1,
                 }),
             }
         }
         groups.iter().map(|g| g.text(num_layers)).collect()
+    }
+}
+
+/// The error that names `items` of a file, the first of them, if there are any.
+pub(super) fn refuse_unread(file: &Path, arch: &str, mut items: Vec<String>) -> Result<(), Error> {
+    if items.is_empty() {
+        return Ok(());
+    }
+    let more = items.len().saturating_sub(NAMED);
+    items.truncate(NAMED);
+    let mut items = items.join(", ");
+    if more > 0 {
+        items.push_str(&format!(" and {more} more"));
+    }
+    Err(Error::Unread {
+        file: file.to_owned(),
+        arch: arch.to_owned(),
+        items,
+    })
+}
+
+/// Lets what is unread pass where that was asked for, as a warning.
+pub(super) fn pass(unread: Result<(), Error>, ignore: bool) -> Result<Option<String>, Error> {
+    match unread {
+        Err(Error::Unread { file, arch, items }) if ignore => {
+            let file = shown_path(&file);
+            Ok(Some(format!(
+                "{file}: ignored, as {arch} models here do not use it: {items}"
+            )))
+        }
+        unread => unread.map(|()| None),
     }
 }
 
@@ -119,15 +144,15 @@ enum Kind<'a> {
 }
 
 impl<'a> Kind<'a> {
-    fn of(tensor: &'a TensorInfo, num_layers: usize) -> Kind<'a> {
-        let in_layer = tensor.name.strip_prefix("blk.");
+    fn of(tensor: &'a str, num_layers: usize) -> Kind<'a> {
+        let in_layer = tensor.strip_prefix("blk.");
         match in_layer.and_then(|rest| rest.split_once('.')) {
             Some((layer, name)) => match layer.parse::<usize>() {
                 Ok(layer) if layer >= num_layers => Kind::Beyond,
                 Ok(_) => Kind::InLayers(name),
-                Err(_) => Kind::Single(&tensor.name),
+                Err(_) => Kind::Single(tensor),
             },
-            None => Kind::Single(&tensor.name),
+            None => Kind::Single(tensor),
         }
     }
 }

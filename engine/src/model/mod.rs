@@ -7,7 +7,9 @@
 
 mod bind;
 mod blocks;
+mod chat;
 mod families;
+pub mod hf;
 mod hparams;
 mod key_bias;
 mod keys;
@@ -21,7 +23,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gannet_gguf::{Gguf, shown_path};
+use gannet_gguf::{Gguf, Metadata};
 
 pub(crate) use bind::{Binder, FactorTensors, Part};
 pub use families::{FAMILIES, Family};
@@ -29,6 +31,7 @@ pub use hparams::HyperParams;
 pub use phase::{Phase, Span};
 pub use rope::RopeParams;
 
+use hf::{HfFolder, Origins};
 use hparams::MAX_CONTEXT;
 use keys::Keys;
 use ledger::Ledger;
@@ -37,6 +40,7 @@ use weights::Weights;
 use crate::Error;
 use crate::files::Source;
 use crate::plan::{Plan, WeightInfo};
+use crate::text::grammar::{Grammar, Grammars, Matcher};
 use crate::text::tokenizer::{self, Tokenizer, TokenizerOptions};
 
 /// How a model is opened.
@@ -54,10 +58,13 @@ pub struct ModelOptions {
 ///
 /// Opening maps the file and reads metadata; weights are touched only when an executor loads them.
 pub struct Model {
+    /// The container; of a folder, the header of the file that it would be.
     gguf: Arc<Gguf>,
+    files: Vec<PathBuf>,
     weights: Weights,
     hparams: HyperParams,
     tokenizer: Arc<Tokenizer>,
+    grammars: Arc<Grammars>,
     plan: Arc<Plan>,
     /// What of the file is ignored.
     warnings: Vec<String>,
@@ -65,7 +72,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens a GGUF file, or the first of its shards.
+    /// Opens a GGUF file, the first of its shards, or a folder as models are published in: `config.json`,
+    /// `tokenizer.json` and weights in safetensors ([`hf`]).
     ///
     /// # Errors
     /// The file cannot be read, is not a valid container, is of an unsupported family, or lacks
@@ -80,9 +88,8 @@ impl Model {
     /// As [`Model::open`].
     pub fn open_with(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Model, Error> {
         let path = path.as_ref();
-        crate::files::safetensors::refuse_as_model(path)?;
-        let (gguf, span) = Span::time(Phase::File, || Gguf::open(path));
-        let mut model = Model::of(gguf?, options)?;
+        let (container, span) = Span::time(Phase::File, || Container::open(path, options));
+        let mut model = Model::of(container?, options)?;
         model.opening.insert(0, span);
         Ok(model)
     }
@@ -97,10 +104,22 @@ impl Model {
         bytes: &'static [u8],
         options: &ModelOptions,
     ) -> Result<Model, Error> {
-        Model::of(Gguf::from_static(name, bytes)?, options)
+        Model::of(Gguf::from_static(name, bytes)?.into(), options)
     }
 
-    fn of(gguf: Gguf, options: &ModelOptions) -> Result<Model, Error> {
+    fn of(container: Container, options: &ModelOptions) -> Result<Model, Error> {
+        let origins = Arc::clone(&container.origins);
+        Model::assemble(container, options).map_err(|error| origins.name(error))
+    }
+
+    fn assemble(container: Container, options: &ModelOptions) -> Result<Model, Error> {
+        let Container {
+            gguf,
+            source,
+            files,
+            mut warnings,
+            origins: _,
+        } = container;
         let ledger = Ledger::default();
         let keys = Keys::new(&gguf, &ledger)?;
         keys.check_quantization()?;
@@ -126,33 +145,25 @@ impl Model {
         })?;
         let (bound, plan_span) = Span::time(Phase::Plan, || -> Result<_, Error> {
             let hparams = HyperParams::read(&keys, family)?;
-            let binder = Binder::new(&gguf, keys, &hparams, tokenizer.vocab_size());
+            let binder = Binder::new(source.as_ref(), keys, &hparams, tokenizer.vocab_size());
             let plan = family.plan(&binder)?;
             Ok((hparams, plan))
         });
         let (hparams, mut plan) = bound?;
-        let unread = ledger.check(&gguf, &hparams.arch, hparams.num_layers);
-        let warnings = match unread {
-            Err(unread) if !options.ignore_unknown => return Err(unread),
-            Err(Error::Unread { file, arch, items }) => {
-                let file = shown_path(&file);
-                vec![format!(
-                    "{file}: ignored, as {arch} models here do not use it: {items}"
-                )]
-            }
-            Err(other) => return Err(other),
-            Ok(()) => Vec::new(),
-        };
-        let gguf = Arc::new(gguf);
+        let unread = ledger.check(source.as_ref(), &hparams.arch, hparams.num_layers);
+        warnings.extend(ledger::pass(unread, options.ignore_unknown)?);
         let weights = Weights {
-            sources: vec![Arc::clone(&gguf) as Arc<dyn Source>],
+            sources: vec![source],
         };
         key_bias::enter(&mut plan, &weights);
+        let tokenizer = Arc::new(tokenizer);
         Ok(Model {
             weights,
             gguf,
+            files,
             hparams,
-            tokenizer: Arc::new(tokenizer),
+            grammars: Arc::new(Grammars::new(&tokenizer)),
+            tokenizer,
             plan: Arc::new(plan),
             warnings,
             opening: vec![vocabulary_span, plan_span],
@@ -165,9 +176,11 @@ impl Model {
     pub fn of_rank(&self, plan: Arc<Plan>) -> Model {
         Model {
             gguf: Arc::clone(&self.gguf),
+            files: self.files.clone(),
             weights: self.weights.clone(),
             hparams: self.hparams.clone(),
             tokenizer: Arc::clone(&self.tokenizer),
+            grammars: Arc::clone(&self.grammars),
             plan,
             warnings: self.warnings.clone(),
             opening: self.opening.clone(),
@@ -188,7 +201,7 @@ impl Model {
 
     /// The files that it was read from; none for one in memory.
     pub fn files(&self) -> &[PathBuf] {
-        self.gguf.files()
+        &self.files
     }
 
     /// What is odd about the file or its vocabulary and does not stop it from running, a line each.
@@ -198,10 +211,22 @@ impl Model {
         all.map(String::as_str)
     }
 
-    /// The container.
+    /// The container; of a folder, the header of the file that it would be, without tensors.
     #[must_use]
     pub(crate) fn gguf(&self) -> &Gguf {
         &self.gguf
+    }
+
+    /// What the model says of itself, in the keys of GGUF files.
+    #[must_use]
+    pub fn metadata(&self) -> &Metadata {
+        self.gguf().metadata()
+    }
+
+    /// Where the weights of the plan come from.
+    #[must_use]
+    pub(crate) fn source(&self) -> &dyn Source {
+        self.weights.sources[0].as_ref()
     }
 
     /// The hyper-parameters.
@@ -214,6 +239,23 @@ impl Model {
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// Checks that a grammar can be followed with its vocabulary. What takes time the first time is then
+    /// done.
+    ///
+    /// # Errors
+    /// The grammar is none, allows nothing, uses what is not supported or is too large.
+    pub fn check_grammar(&self, grammar: &Grammar) -> Result<(), Error> {
+        self.matcher(grammar).map(|_| ())
+    }
+
+    /// A grammar at the start of a text.
+    ///
+    /// # Errors
+    /// As [`Model::check_grammar`].
+    pub(crate) fn matcher(&self, grammar: &Grammar) -> Result<Matcher, Error> {
+        Ok(self.grammars.compile(grammar)?)
     }
 
     /// The forward step.
@@ -265,5 +307,51 @@ impl Model {
 /// # Errors
 /// As [`Model::open`].
 pub fn of_container(gguf: Gguf, options: &ModelOptions) -> Result<Model, Error> {
-    Model::of(gguf, options)
+    Model::of(gguf.into(), options)
+}
+
+/// What a model is made of, whatever it was read from.
+struct Container {
+    /// Metadata, in the keys of GGUF files.
+    gguf: Arc<Gguf>,
+    source: Arc<dyn Source>,
+    files: Vec<PathBuf>,
+    warnings: Vec<String>,
+    /// What the files themselves call the keys of the metadata.
+    origins: Arc<Origins>,
+}
+
+impl Container {
+    fn open(path: &Path, options: &ModelOptions) -> Result<Container, Error> {
+        if path.is_dir() {
+            return HfFolder::open(path, options.ignore_unknown).map(Container::from);
+        }
+        crate::files::safetensors::refuse_as_model(path)?;
+        Ok(Gguf::open(path)?.into())
+    }
+}
+
+impl From<Gguf> for Container {
+    fn from(gguf: Gguf) -> Container {
+        let gguf = Arc::new(gguf);
+        Container {
+            source: Arc::clone(&gguf) as Arc<dyn Source>,
+            files: gguf.files().to_vec(),
+            warnings: Vec::new(),
+            origins: Arc::default(),
+            gguf,
+        }
+    }
+}
+
+impl From<HfFolder> for Container {
+    fn from(folder: HfFolder) -> Container {
+        Container {
+            gguf: Arc::clone(folder.header()),
+            files: folder.files().to_vec(),
+            warnings: folder.warnings().to_vec(),
+            origins: Arc::clone(folder.origins()),
+            source: Arc::new(folder),
+        }
+    }
 }

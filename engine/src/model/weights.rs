@@ -16,13 +16,17 @@ pub(crate) struct Weights {
 impl Weights {
     /// The bytes of a weight, row after row; a copy where its rows do not lie so.
     pub(crate) fn bytes(&self, info: &WeightInfo) -> Cow<'_, [u8]> {
-        self.in_place(info).map_or_else(
-            || {
-                let rows = info.view.rows.clone();
-                Cow::Owned(rows.flat_map(|r| self.row(info, r)).copied().collect())
-            },
-            Cow::Borrowed,
-        )
+        if let Some(bytes) = self.in_place(info) {
+            return Cow::Borrowed(bytes);
+        }
+        let view = &info.view;
+        let stored = self.sources[view.source].bytes(view.tensor);
+        let is_whole = view.is_contiguous() && view.rows.len() * row_bytes(info) == stored.len();
+        if is_whole {
+            return stored;
+        }
+        let rows = view.rows.clone();
+        Cow::Owned(rows.flat_map(|r| row(info, &stored, r)).copied().collect())
     }
 
     /// A weight as f32, `[rows, cols]`.
@@ -34,25 +38,30 @@ impl Weights {
         out
     }
 
-    /// The same as it is stored, where the rows lie one behind the other.
+    /// The same as it is stored, where the rows lie one behind the other in the file.
     pub(crate) fn in_place(&self, info: &WeightInfo) -> Option<&[u8]> {
         let view = &info.view;
-        let (rows, first) = (view.rows.len(), self.row(info, view.rows.start));
+        let stored = self.sources[view.source].in_place(view.tensor)?;
+        let (rows, first) = (view.rows.len(), row(info, stored, view.rows.start));
         if rows == 1 {
             return Some(first);
         }
-        let stored = self.sources[view.source].bytes(view.tensor);
         let start = view.rows.start * first.len();
         view.is_contiguous()
             .then(|| &stored[start..start + rows * first.len()])
     }
+}
 
-    /// What a weight has of a row of its tensor.
-    fn row(&self, info: &WeightInfo, row: usize) -> &[u8] {
-        let view = &info.view;
-        // All were checked when the view was made.
-        let bytes = |elements: usize| info.format.row_bytes(elements).unwrap_or(0);
-        let start = row * bytes(view.stored_cols) + bytes(view.cols.start);
-        &self.sources[view.source].bytes(view.tensor)[start..][..bytes(view.cols.len())]
-    }
+/// Bytes of a row of the tensor that a weight is a view of.
+fn row_bytes(info: &WeightInfo) -> usize {
+    // All were checked when the view was made.
+    info.format.row_bytes(info.view.stored_cols).unwrap_or(0)
+}
+
+/// What a weight has of a row of its tensor.
+fn row<'a>(info: &WeightInfo, stored: &'a [u8], row: usize) -> &'a [u8] {
+    let view = &info.view;
+    let bytes = |elements: usize| info.format.row_bytes(elements).unwrap_or(0);
+    let start = row * row_bytes(info) + bytes(view.cols.start);
+    &stored[start..][..bytes(view.cols.len())]
 }

@@ -15,8 +15,8 @@ mod times;
 pub use batch::{Batch, BatchStats, Finished, SeqId};
 pub use engine::core;
 pub use engine::{
-    Canceller, Engine, EngineCounters, Grammar, Handle, Histogram, Listener, LogProbs, LogitHook,
-    Prompt, Request, Update,
+    Canceller, Engine, EngineCounters, Handle, Histogram, Listener, LogProbs, LogitHook, Prompt,
+    Request, Update,
 };
 pub use session::{Event, Finish, GenerateOptions, Generation, Session};
 pub use times::{GenerationTimes, Times};

@@ -47,6 +47,7 @@ pub(crate) struct Output {
     clear: usize,
     ignore_eog: bool,
     stop_tokens: Vec<u32>,
+    shown_tokens: Vec<u32>,
     max_tokens: usize,
     /// Tokens of the prompt and those generated, held ones included; not a token that ended the text.
     history: Vec<u32>,
@@ -67,6 +68,7 @@ impl Output {
             clear: 0,
             ignore_eog: options.ignore_eog,
             stop_tokens: options.stop_tokens.clone(),
+            shown_tokens: options.shown_tokens.clone(),
             max_tokens: options.max_tokens,
             history: prompt.to_vec(),
             prompt_tokens: prompt.len(),
@@ -76,6 +78,11 @@ impl Output {
             start: Instant::now(),
             prompt_time: None,
         }
+    }
+
+    /// Whether it goes on after a token that ends the text.
+    pub(crate) fn ignores_ends(&self) -> bool {
+        self.ignore_eog
     }
 
     /// Tokens of the prompt and those generated.
@@ -108,6 +115,14 @@ impl Output {
         self.finish.get_or_insert(finish);
     }
 
+    /// Ends the sequence with the token that was pushed last: it is complete, even where that was also the
+    /// last that it may have.
+    pub(crate) fn complete(&mut self) {
+        if matches!(self.finish, None | Some(Finish::Length)) {
+            self.finish = Some(Finish::EndOfText);
+        }
+    }
+
     /// Adds a chosen token. Breaks when the sequence is over with it.
     pub(crate) fn push(
         &mut self,
@@ -127,9 +142,10 @@ impl Output {
             return ControlFlow::Break(());
         }
         self.history.push(token);
-        let text = self.decoder.push(tokenizer, token);
+        let is_shown = self.shown_tokens.contains(&token);
+        let text = self.decoder.push_as(tokenizer, token, is_shown);
         let piece = Piece::shown(token, text);
-        let hidden = hidden.map(str::to_owned);
+        let hidden = hidden.filter(|_| !is_shown).map(str::to_owned);
         self.add(Piece { hidden, ..piece }, on_event);
         if self.remaining() == 0 {
             self.end(Finish::Length);

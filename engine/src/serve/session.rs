@@ -38,6 +38,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Tokens that end the text and are not part of it, control tokens among them.
     pub stop_tokens: Vec<u32>,
+    /// Control tokens whose text is given out as any other's is, such as those that begin calls of tools.
+    pub shown_tokens: Vec<u32>,
 }
 
 impl GenerateOptions {
@@ -64,6 +66,7 @@ impl Default for GenerateOptions {
             parse_special: true,
             stop: Vec::new(),
             stop_tokens: Vec::new(),
+            shown_tokens: Vec::new(),
         }
     }
 }
@@ -270,8 +273,7 @@ impl Session {
         self.next_key += 1;
         let mut request = Request::new(all.clone()).with_options(options.clone());
         request.salt = self.salt;
-        let at = Instant::now();
-        self.core.submit(Submitted { key, request, at })?;
+        self.core.submit(Submitted::now(key, request))?;
         let taken = Instant::now();
         let mut heard = Heard {
             on_event: &mut on_event,

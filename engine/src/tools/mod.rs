@@ -3,6 +3,7 @@
 //! Executors know nothing of these.
 
 pub mod bench;
+pub mod convert;
 pub mod eval;
 pub mod gate;
 pub mod imatrix;

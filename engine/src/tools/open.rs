@@ -171,6 +171,7 @@ fn falls_back(error: &Error) -> bool {
         | Error::HyperParameter { .. }
         | Error::Tensor { .. }
         | Error::Unread { .. }
+        | Error::Folder { .. }
         | Error::ContextFull { .. }
         | Error::TooLarge { .. }
         | Error::Memory { .. }
@@ -187,6 +188,7 @@ fn falls_back(error: &Error) -> bool {
         | Error::Unsupported { .. }
         | Error::Interp(_)
         | Error::Internal { .. }
+        | Error::Grammar(_)
         | Error::Io { .. } => false,
     }
 }

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use gannet_engine::chat::{parse_messages, parse_tools};
 use gannet_engine::requests::Grammar;
-use gannet_engine::tool_calls::{ReplyPart, ToolChoice};
+use gannet_engine::tool_calls::ReplyPart;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -16,7 +16,7 @@ use super::{StreamOptions, Usage, finish_reason, log_probs, new_id, now};
 use crate::server::app::App;
 use crate::server::body::{Object, read};
 use crate::server::controls::{Controls, MOST_TOP, out_of_range};
-use crate::server::conversation::{Call, Replies, Reply, Turn, Whole};
+use crate::server::conversation::{Call, Replies, Reply, ToolChoice, Turn, Whole};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::generation::Token;
 use crate::server::models::Loaded;
@@ -74,6 +74,7 @@ pub(crate) struct ChatRequest {
     store: Option<bool>,
     /// Kept by nobody.
     #[serde(default)]
+    #[expect(dead_code, reason = "nothing is done with it")]
     metadata: Option<Map<String, Value>>,
     /// auto or default.
     #[serde(default)]
@@ -83,6 +84,7 @@ pub(crate) struct ChatRequest {
     prompt_cache_key: Option<String>,
     /// Whoever asks; nothing is done with it.
     #[serde(default)]
+    #[expect(dead_code, reason = "nothing is done with it")]
     safety_identifier: Option<String>,
 }
 
@@ -196,6 +198,7 @@ impl ChatRequest {
             n: controls.choices()?,
             logit_bias: controls.logit_bias(model.model())?,
             log_probs: self.log_probs()?,
+            min_tokens: controls.min_tokens(),
             priority: controls.priority(),
             salt: self.prompt_cache_key.as_deref().map_or(0, salt_of),
             deadline: None,
@@ -415,7 +418,7 @@ fn delta(part: &ReplyPart) -> Option<Value> {
         ReplyPart::CallArguments { index, delta } => json!({"tool_calls": [{
             "index": index, "function": {"arguments": delta},
         }]}),
-        ReplyPart::CallEnd { .. } => return None,
+        _ => return None,
     })
 }
 

@@ -185,6 +185,7 @@ pub(crate) async fn create(State(app): State<App>, mut body: Object) -> Result<R
         n,
         logit_bias: controls.logit_bias(model.model())?,
         log_probs,
+        min_tokens: controls.min_tokens(),
         priority: controls.priority(),
         prompts: request.prompts(&model)?,
         deadline: app.config.timeout,

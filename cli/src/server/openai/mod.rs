@@ -22,6 +22,7 @@ pub(crate) struct StreamOptions {
     /// A last chunk with the tokens used.
     pub(crate) include_usage: Option<bool>,
     /// Padding against observers of lengths; there is none to leave out.
+    #[expect(dead_code, reason = "nothing is done with it")]
     pub(crate) include_obfuscation: Option<bool>,
 }
 

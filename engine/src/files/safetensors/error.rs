@@ -86,9 +86,22 @@ pub enum Error {
         /// The name asked for, quoted.
         tensor: String,
     },
+    /// A folder has no weights, or one cannot tell which.
+    #[error(
+        "{}: {found}; expected model.safetensors.index.json, model.safetensors or a single \
+         .safetensors file",
+        shown_path(folder)
+    )]
+    Weights {
+        /// The folder.
+        folder: PathBuf,
+        /// What it has.
+        found: String,
+    },
     /// The file is sound, but it is no model that can be run.
     #[error(
-        "{}: running safetensors models is not supported yet; convert the model to GGUF",
+        "{}: a lone safetensors file is not supported as a model; give its folder, with config.json and \
+         tokenizer.json in it, or a GGUF file",
         shown_path(file)
     )]
     NotRunnable {

@@ -23,6 +23,7 @@ mod dtype;
 mod error;
 mod json;
 mod layout;
+mod mapped;
 mod shards;
 
 use std::fs::File;
@@ -32,6 +33,7 @@ use std::path::{Path, PathBuf};
 
 pub use dtype::Dtype;
 pub use error::Error;
+pub use mapped::MappedTensors;
 
 use error::quoted;
 use json::{Header, Text};

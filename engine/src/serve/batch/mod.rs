@@ -29,7 +29,7 @@ mod tests;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::Error;
 use crate::exec::{Executor, LoadReport, Opening};
@@ -163,11 +163,8 @@ impl Batch {
 
     fn submit(&mut self, prompt: Prompt, options: GenerateOptions) -> Result<SeqId, Error> {
         let key = self.next_id;
-        self.core.submit(Submitted {
-            key,
-            request: Request::new(prompt).with_options(options),
-            at: Instant::now(),
-        })?;
+        let request = Request::new(prompt).with_options(options);
+        self.core.submit(Submitted::now(key, request))?;
         self.next_id += 1;
         Ok(SeqId(key))
     }

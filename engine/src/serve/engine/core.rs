@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use super::callers::Listener;
 use super::counters::EngineCounters;
 use super::live::Live;
-use super::request::Request;
 use super::spoilt;
+pub use super::submitted::Submitted;
 use crate::Error;
 use crate::exec::sample::NO_TOKEN;
 use crate::exec::{Executor, SlotChoice, StepRows};
@@ -44,16 +44,6 @@ const PROMPT_BUDGET_HOST: usize = 32;
 
 /// Requests submitted later that may join before one, for each class that it is less urgent.
 const OVERTAKES: u64 = 32;
-
-/// A request as it comes.
-pub struct Submitted {
-    /// What the listener knows it by; never used again for another.
-    pub key: u64,
-    /// What is asked for.
-    pub request: Request,
-    /// When it was.
-    pub at: Instant,
-}
 
 /// A step that was handed to the executor.
 pub(super) struct Flight {
@@ -153,9 +143,24 @@ impl Core {
     }
 
     fn take(&mut self, submitted: Submitted) -> Result<(), Error> {
-        let Submitted { key, request, at } = submitted;
+        let submitted = match submitted.matcher {
+            Some(_) => submitted,
+            None => submitted.compiled(&self.model),
+        };
+        let Submitted {
+            key,
+            request,
+            at,
+            matcher,
+        } = submitted;
         if let Some(why) = &self.lost {
             return Err(Error::Lost(why.clone()));
+        }
+        if request.n != 1 {
+            return Err(Error::Request(format!(
+                "n is {}; one handle hears of one choice: use Engine::submit_choices",
+                request.n
+            )));
         }
         request.options.check()?;
         let prompt = request.tokens(&self.model);
@@ -177,7 +182,9 @@ impl Core {
             },
             prompt: prompt.clone(),
         };
-        let live = Live::new(key, &prompt, request, at);
+        let matcher = matcher.transpose()?;
+        let tokenizer = self.model.tokenizer();
+        let live = Live::new(tokenizer, key, &prompt, request, at).with(tokenizer, matcher);
         let id = self.scheduler.submit(entry).map_err(|why| match why {
             Refusal::TooLong { tokens, context } => Error::ContextFull { tokens, context },
             Refusal::EmptyPrompt | Refusal::NoTokens => Error::Request(why.to_string()),
@@ -249,6 +256,7 @@ impl Core {
     pub fn turn(&mut self, patience: Duration, listener: &mut dyn Listener) {
         self.end_late(listener);
         self.queue_steps();
+        self.prepare_choices();
         let Some(flight) = self.in_flight.front_mut() else {
             return;
         };
@@ -405,7 +413,10 @@ impl Core {
         }
         let mut choose = |wanted: Wanted| {
             let on_device = tokens.get(wanted.output).copied().unwrap_or(0);
-            let live = live.get_mut(&wanted.request);
+            let mut live = live.get_mut(&wanted.request);
+            if let Some(live) = &mut live {
+                live.end_if_complete();
+            }
             let Some(live) = live.filter(|live| !live.is_over()) else {
                 return Choice {
                     token: on_device,

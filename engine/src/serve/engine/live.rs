@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use super::callers::Listener;
 use super::request::{LogProbs, LogitHook, Request};
-use crate::exec::sample::{Sampler, Sampling, argmax};
+use crate::exec::sample::{NO_TOKEN, Sampler, Sampling, argmax};
 use crate::serve::output::Output;
 use crate::serve::session::{Event, Finish};
+use crate::text::grammar::{Allowed, Matcher};
 use crate::text::tokenizer::Tokenizer;
 
 /// A request under way.
@@ -35,18 +36,77 @@ struct HostChoice {
     bias: Vec<(u32, f32)>,
     hook: Option<Box<dyn LogitHook>>,
     log_probs: Option<usize>,
+    /// Fewest tokens in front of one of `ends`.
+    min_tokens: usize,
+    /// Tokens that end the text.
+    ends: Vec<u32>,
+    grammar: Option<Following>,
     /// Logits as they are changed.
     changed: Vec<f32>,
 }
 
+/// The grammar of a text under way.
+struct Following {
+    matcher: Matcher,
+    /// Tokens that end the text for its grammar, and are none of the text.
+    ends: Vec<u32>,
+    /// Whether those end it for the request.
+    ignores_ends: bool,
+    /// The tokens that may come next, once that is known; `None` where nothing may.
+    next: Option<Option<Allowed>>,
+    /// Why no token can be chosen any more.
+    fault: Option<String>,
+}
+
+impl Following {
+    /// Finds out which tokens may come next, where that is not known; `barred` may not.
+    fn prepare(&mut self, barred: &[u32]) {
+        if self.next.is_some() || self.fault.is_some() {
+            return;
+        }
+        match self.matcher.allowed() {
+            Ok(allowed) => {
+                let ends: &[u32] = match self.ignores_ends {
+                    true => &self.ends,
+                    false => &[],
+                };
+                let open = allowed.and_then(|allowed| allowed.without(barred));
+                self.next = Some(open.and_then(|allowed| allowed.without(ends)));
+            }
+            Err(why) => self.fault = Some(why),
+        }
+    }
+
+    /// Takes the token that was chosen.
+    fn accept(&mut self, token: u32) {
+        self.next = None;
+        if self.ends.contains(&token) {
+            return;
+        }
+        self.fault = self.matcher.accept(token).err();
+    }
+}
+
 impl Live {
-    pub(super) fn new(key: u64, prompt: &[u32], request: Request, submitted: Instant) -> Live {
+    pub(super) fn new(
+        tokenizer: &Tokenizer,
+        key: u64,
+        prompt: &[u32],
+        request: Request,
+        submitted: Instant,
+    ) -> Live {
+        let options = &request.options;
+        let stops = options.stop_tokens.iter();
+        let ends = tokenizer.ends().iter().filter(|_| !options.ignore_eog);
         let host = request.needs_logits().then(|| HostChoice {
             sampler: (!request.options.sampling.is_greedy())
                 .then(|| Sampler::new(request.options.sampling.clone())),
             bias: request.logit_bias,
             hook: request.logit_hook,
             log_probs: request.log_probs,
+            min_tokens: request.min_tokens,
+            ends: ends.chain(stops).copied().collect(),
+            grammar: None,
             changed: Vec::new(),
         });
         Live {
@@ -60,6 +120,69 @@ impl Live {
             submitted,
             latest: None,
             deadline: request.deadline.map(|after| submitted + after),
+        }
+    }
+
+    /// The same with a grammar.
+    pub(super) fn with(mut self, tokenizer: &Tokenizer, matcher: Option<Matcher>) -> Live {
+        if let (Some(host), Some(matcher)) = (&mut self.host, matcher) {
+            host.grammar = Some(Following {
+                matcher,
+                ends: tokenizer.ends().to_vec(),
+                ignores_ends: self.output.ignores_ends(),
+                next: None,
+                fault: None,
+            });
+        }
+        self
+    }
+
+    fn grammar(&mut self) -> Option<&mut Following> {
+        self.host.as_mut()?.grammar.as_mut()
+    }
+
+    /// Whether it is to be found out which tokens may come next.
+    pub(super) fn waits(&self) -> bool {
+        let grammar = self.host.as_ref().and_then(|host| host.grammar.as_ref());
+        grammar.is_some_and(|g| g.next.is_none() && g.fault.is_none()) && !self.is_over()
+    }
+
+    /// Finds out which tokens may come next, where there is a grammar.
+    pub(super) fn prepare(&mut self) {
+        let generated = self.output.generated();
+        let Some(host) = &mut self.host else {
+            return;
+        };
+        if let Some(grammar) = &mut host.grammar {
+            grammar.prepare(match generated < host.min_tokens {
+                true => &host.ends,
+                false => &[],
+            });
+        }
+    }
+
+    /// Ends a text whose grammar lets nothing more come.
+    pub(super) fn end_if_complete(&mut self) {
+        self.prepare();
+        if self.grammar().is_some_and(|g| matches!(g.next, Some(None))) {
+            self.output.end(Finish::EndOfText);
+        }
+    }
+
+    /// Why there is no token that could be chosen, though its logits are numbers.
+    pub(super) fn why_none(&mut self) -> String {
+        let fault = self.grammar().map(|grammar| grammar.fault.take());
+        match fault {
+            Some(Some(why)) => format!("the grammar cannot be followed here: {why}"),
+            Some(None) => {
+                "biases or a hook leave no token that the grammar allows; leave the logits \
+                           of some of these finite"
+                    .to_owned()
+            }
+            None => {
+                "biases or a hook leave no token that could be chosen; leave some logits finite"
+                    .to_owned()
+            }
         }
     }
 
@@ -100,6 +223,7 @@ impl Live {
 
     /// Chooses a token from logits.
     pub(super) fn choose(&mut self, logits: &[f32]) -> u32 {
+        self.prepare();
         let history = self.output.history();
         let Some(host) = &mut self.host else {
             return argmax(logits);
@@ -114,10 +238,29 @@ impl Live {
         if let Some(hook) = &mut host.hook {
             hook.change(history, &mut host.changed);
         }
+        if self.output.generated() < host.min_tokens {
+            for &end in &host.ends {
+                if let Some(logit) = host.changed.get_mut(end as usize) {
+                    *logit = f32::NEG_INFINITY;
+                }
+            }
+        }
+        if let Some(grammar) = &mut host.grammar {
+            match &grammar.next {
+                Some(Some(allowed)) => allowed.apply(&mut host.changed),
+                Some(None) | None => return NO_TOKEN,
+            }
+        }
         let token = match &mut host.sampler {
             Some(sampler) => sampler.sample(&host.changed, history),
             None => argmax(&host.changed),
         };
+        if token == NO_TOKEN {
+            return token;
+        }
+        if let Some(grammar) = &mut host.grammar {
+            grammar.accept(token);
+        }
         if let Some(most) = host.log_probs {
             self.log_probs.push_back(log_probs(logits, token, most));
         }
@@ -132,9 +275,17 @@ impl Live {
         listener: &mut dyn Listener,
     ) -> ControlFlow<()> {
         let (key, log_probs) = (self.key, &mut self.log_probs);
-        self.output.push(tokenizer, token, &mut |event| {
+        let flow = self.output.push(tokenizer, token, &mut |event| {
             listener.hear(key, event, log_probs.pop_front())
-        })
+        });
+        let is_complete = self.grammar().is_some_and(|g| g.matcher.is_complete());
+        match is_complete {
+            true => {
+                self.output.complete();
+                ControlFlow::Break(())
+            }
+            false => flow,
+        }
     }
 
     /// Ends it, with what it has given.

@@ -19,6 +19,7 @@ mod handle;
 mod live;
 mod request;
 mod spoilt;
+mod submitted;
 #[cfg(test)]
 mod tests;
 
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use self::callers::{Callers, Hear};
 use self::core::{Core, Submitted};
@@ -40,7 +41,7 @@ use crate::tools::make_executor_on;
 pub use callers::Listener;
 pub use counters::{EngineCounters, Histogram};
 pub use handle::{Canceller, Handle};
-pub use request::{Grammar, LogProbs, LogitHook, Prompt, Request, Update};
+pub use request::{LogProbs, LogitHook, Prompt, Request, Update};
 
 /// How long a turn waits for a result before mail is read again.
 const PATIENCE: Duration = Duration::from_micros(200);
@@ -138,7 +139,8 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Hands a request over. Whatever becomes of it, refusal included, comes through the handle.
+    /// Hands a request over. Whatever becomes of it, refusal included, comes through the handle. A grammar
+    /// is compiled first, which takes milliseconds, of large ones more.
     pub fn submit(&self, request: Request) -> Handle {
         let (updates, heard) = channel();
         let canceller = self.submit_with(request, callers::into_channel(updates));
@@ -150,20 +152,76 @@ impl Engine {
     /// ends the request by breaking.
     pub fn submit_with(
         &self,
-        mut request: Request,
+        request: Request,
         hear: impl FnMut(Update) -> ControlFlow<()> + Send + 'static,
     ) -> Canceller {
-        // Here, so that the engine's thread has nothing to do with text that comes.
-        request.prompt = Prompt::Tokens(request.tokens(&self.model));
+        let submitted = self.submitted(request).compiled(&self.model);
+        self.send(submitted, Box::new(hear))
+    }
+
+    /// Hands a request over whose prompt is to be continued [`Request::n`] times, with a handle for each
+    /// choice: choice `i` is what the request gives alone with the seed `i` higher. The prompt is computed
+    /// once.
+    ///
+    /// # Errors
+    /// No choices are asked for, or more than 128, or several with a [`LogitHook`]. All else comes through
+    /// the handles.
+    pub fn submit_choices(&self, request: Request) -> Result<Vec<Handle>, Error> {
+        let mut heard = Vec::new();
+        let cancellers = self.submit_choices_with(request, |_| {
+            let (updates, receiver) = channel();
+            heard.push(receiver);
+            callers::into_channel(updates)
+        })?;
+        let both = cancellers.into_iter().zip(heard);
+        Ok(both.map(|(c, heard)| Handle::new(c, heard)).collect())
+    }
+
+    /// As [`Engine::submit_choices`] for callers that wait in ways of their own, as
+    /// [`Engine::submit_with`]: `hear` makes what hears of each choice.
+    ///
+    /// # Errors
+    /// As [`Engine::submit_choices`].
+    pub fn submit_choices_with<H>(
+        &self,
+        request: Request,
+        mut hear: impl FnMut(usize) -> H,
+    ) -> Result<Vec<Canceller>, Error>
+    where
+        H: FnMut(Update) -> ControlFlow<()> + Send + 'static,
+    {
+        let request = request.with_tokens(&self.model);
+        let mut choices = request.choices()?.into_iter();
+        let first = choices
+            .next()
+            .map(|r| self.submitted(r).compiled(&self.model));
+        let matcher = first.as_ref().and_then(|first| first.matcher.as_ref());
+        let forks: Vec<_> = choices
+            .map(|choice| Submitted {
+                matcher: match matcher {
+                    Some(Ok(matcher)) => Some(Ok(matcher.fork())),
+                    Some(Err(error)) => Some(Err(Error::Request(error.to_string()))),
+                    None => None,
+                },
+                ..self.submitted(choice)
+            })
+            .collect();
+        let all = first.into_iter().chain(forks).enumerate();
+        Ok(all
+            .map(|(i, submitted)| self.send(submitted, Box::new(hear(i))))
+            .collect())
+    }
+
+    fn submitted(&self, request: Request) -> Submitted {
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
-        let submitted = Submitted {
-            key,
-            request,
-            at: Instant::now(),
-        };
+        // Here, so that the engine's thread has nothing to do with text that comes.
+        Submitted::now(key, request.with_tokens(&self.model))
+    }
+
+    fn send(&self, submitted: Submitted, hear: Hear) -> Canceller {
+        let key = submitted.key;
         // The thread lives as long as this; if it panicked, `hear` is dropped, by which its caller knows.
-        let mail = Mail::Submit(Box::new(submitted), Box::new(hear));
-        let _ = self.mail.send(mail);
+        let _ = self.mail.send(Mail::Submit(Box::new(submitted), hear));
         Canceller::new(key, self.mail.clone())
     }
 

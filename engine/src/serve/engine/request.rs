@@ -3,8 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::Error;
 use crate::model::Model;
 use crate::serve::session::{GenerateOptions, Generation};
+use crate::text::grammar::Grammar;
+
+/// The most choices of one prompt.
+const MOST_CHOICES: usize = 128;
 
 /// The text to continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +55,6 @@ impl<F: FnMut(&[u32], &mut [f32]) + Send> LogitHook for F {
 }
 
 /// What is asked of an engine.
-#[derive(Default)]
 pub struct Request {
     /// What to continue.
     pub prompt: Prompt,
@@ -68,16 +72,36 @@ pub struct Request {
     /// How many of the most likely tokens to report with each token, and its own log-probability;
     /// `None` reports none.
     pub log_probs: Option<usize>,
+    /// Fewest tokens before one that ends the text, or is one of the options' stop tokens, may be chosen.
+    /// Stop strings end it all the same, and so does a grammar of which it is the end.
+    pub min_tokens: usize,
+    /// What the text must match as a whole; tokens are chosen among those that may come next, after
+    /// biases and the hook. Once nothing more may come, the text has ended
+    /// ([`Finish::EndOfText`](crate::Finish)).
+    pub grammar: Option<Grammar>,
+    /// How many texts are to continue the prompt; more than one by
+    /// [`Engine::submit_choices`](crate::Engine::submit_choices) only.
+    pub n: usize,
     /// The longest that it may take, waiting included.
     pub deadline: Option<Duration>,
-    pub grammar: Option<Grammar>,
 }
-#[derive(Debug, Clone)]
-pub enum Grammar {
-    JsonSchema(String),
-    JsonObject,
-    Regex(String),
-    Lark(String),
+
+impl Default for Request {
+    fn default() -> Request {
+        Request {
+            prompt: Prompt::default(),
+            options: GenerateOptions::default(),
+            priority: 0,
+            salt: 0,
+            logit_bias: Vec::new(),
+            logit_hook: None,
+            log_probs: None,
+            min_tokens: 0,
+            grammar: None,
+            n: 1,
+            deadline: None,
+        }
+    }
 }
 
 impl Default for Prompt {
@@ -113,9 +137,56 @@ impl Request {
         }
     }
 
+    /// The same with its prompt as tokens.
+    pub(super) fn with_tokens(mut self, model: &Model) -> Request {
+        self.prompt = Prompt::Tokens(self.tokens(model));
+        self
+    }
+
     /// Whether its tokens are chosen on the host.
     pub(super) fn needs_logits(&self) -> bool {
-        !self.logit_bias.is_empty() || self.logit_hook.is_some() || self.log_probs.is_some()
+        !self.logit_bias.is_empty()
+            || self.logit_hook.is_some()
+            || self.log_probs.is_some()
+            || self.min_tokens > 0
+            || self.grammar.is_some()
+    }
+
+    /// The requests of its choices: each draws with the seed behind the one before it.
+    ///
+    /// # Errors
+    /// None is asked for, or too many; a hook cannot be had twice.
+    pub(super) fn choices(self) -> Result<Vec<Request>, Error> {
+        let n = self.n;
+        if n == 0 || n > MOST_CHOICES {
+            return Err(Error::Request(format!(
+                "n is {n}; ask for 1 to {MOST_CHOICES} choices"
+            )));
+        }
+        if n > 1 && self.logit_hook.is_some() {
+            let why = "a logit hook serves one choice; ask for n = 1, or submit each with its own";
+            return Err(Error::Request(why.to_owned()));
+        }
+        let choice = |i: usize| {
+            let mut options = self.options.clone();
+            options.sampling.seed = options.sampling.seed.wrapping_add(i as u64);
+            Request {
+                prompt: self.prompt.clone(),
+                options,
+                priority: self.priority,
+                salt: self.salt,
+                logit_bias: self.logit_bias.clone(),
+                logit_hook: None,
+                log_probs: self.log_probs,
+                min_tokens: self.min_tokens,
+                grammar: self.grammar.clone(),
+                n: 1,
+                deadline: self.deadline,
+            }
+        };
+        let mut choices: Vec<Request> = (0..n).map(choice).collect();
+        choices[0].logit_hook = self.logit_hook;
+        Ok(choices)
     }
 }
 
@@ -126,6 +197,9 @@ impl fmt::Debug for Request {
             .field("options", &self.options)
             .field("priority", &self.priority)
             .field("log_probs", &self.log_probs)
+            .field("min_tokens", &self.min_tokens)
+            .field("grammar", &self.grammar)
+            .field("n", &self.n)
             .field("deadline", &self.deadline)
             .finish_non_exhaustive()
     }

@@ -126,16 +126,13 @@ impl Core {
         spoilt: Option<Spoilt>,
         listener: &mut dyn Listener,
     ) {
-        let Some(live) = self.live.remove(&id) else {
+        let Some(mut live) = self.live.remove(&id) else {
             return;
         };
         self.by_key.remove(&live.key);
         let error = match spoilt {
             Some(spoilt) => spoilt.explain(&mut self.scheduler, self.executor.as_mut()),
-            None => Error::Request(
-                "biases or a hook leave no token that could be chosen; leave some logits finite"
-                    .to_owned(),
-            ),
+            None => Error::Request(live.why_none()),
         };
         listener.end(live.key, Err(error));
     }

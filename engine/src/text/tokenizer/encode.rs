@@ -69,6 +69,15 @@ impl Tokenizer {
         self.encode_with_bos(text, reading, add_bos).0
     }
 
+    /// The ids of a part of a text, which does not begin there; no control tokens are read.
+    pub(crate) fn encode_within(&self, text: &str) -> Vec<u32> {
+        let reading = Reading {
+            parse_special: false,
+            begins: false,
+        };
+        self.encode_with_bos(text, reading, false).0
+    }
+
     fn encode_with_bos(&self, text: &str, reading: Reading, add_bos: bool) -> (Vec<u32>, Edges) {
         let mut ids = Vec::with_capacity(text.len() / 4 + 2);
         let bos = self.bos.filter(|_| add_bos);

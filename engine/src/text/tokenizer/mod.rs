@@ -267,6 +267,21 @@ impl Tokenizer {
             .filter(|_| is_hidden)
     }
 
+    /// Whether decoding leaves a token out unless asked for it.
+    pub(crate) fn is_hidden(&self, id: u32) -> bool {
+        self.token_kind(id).is_some_and(TokenKind::is_hidden)
+    }
+
+    /// Whether a token stands for a byte that the vocabulary may have no other for.
+    pub(crate) fn is_byte(&self, id: u32) -> bool {
+        self.token_kind(id) == Some(TokenKind::Byte)
+    }
+
+    /// Tokens that end a generation, ascending.
+    pub(crate) fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
     /// Whether a text does not begin as it goes on.
     fn begins_texts(&self) -> bool {
         self.add_space_prefix || self.is_wordpiece()

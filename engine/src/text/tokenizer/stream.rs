@@ -90,6 +90,20 @@ impl StreamState {
     /// As [`StreamDecoder::push`].
     pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
         self.append(tokenizer, id);
+        self.whole()
+    }
+
+    /// The same, with the text of the token even if it is a control token where it `is_shown`.
+    pub(crate) fn push_as(&mut self, tokenizer: &Tokenizer, id: u32, is_shown: bool) -> String {
+        let options = self.options;
+        self.options.special |= is_shown;
+        let text = self.push(tokenizer, id);
+        self.options = options;
+        text
+    }
+
+    /// The whole characters of what is pending.
+    fn whole(&mut self) -> String {
         let mut text = String::new();
         let mut rest = self.pending.as_slice();
         loop {

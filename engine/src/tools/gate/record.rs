@@ -61,13 +61,16 @@ pub(crate) struct Identity {
 impl Identity {
     /// A model as it is served.
     pub(crate) fn new(cache_dir: &Path, model: &Model, serving: &Serving) -> Identity {
-        let gguf = model.gguf();
         let text = format!(
             "model {}\ndevice {}\nmodel file {} bytes{}, contents {:016x}\n{serving}",
-            gguf.path().display(),
+            model.path().display(),
             serving.machine.device,
-            gguf.file_bytes(),
-            modified(gguf.path()),
+            model.source().file_bytes(),
+            model
+                .files()
+                .iter()
+                .map(|f| modified(f))
+                .collect::<String>(),
             contents(model),
         );
         let mut hash = Fnv::default();
@@ -133,13 +136,15 @@ pub fn passed(cache_dir: &Path) -> Vec<Passed> {
 /// A hash of a model's tensors: names, types, shapes, and the first bytes of each.
 fn contents(model: &Model) -> u64 {
     let mut hash = Fnv::default();
-    for tensor in model.gguf().tensors() {
+    let source = model.source();
+    for index in 0..source.num_tensors() {
+        let tensor = source.tensor(index);
         hash.part(tensor.name.as_bytes());
         hash.part(&tensor.ty.id().to_le_bytes());
-        for dim in &tensor.dims {
+        for dim in tensor.dims {
             hash.part(&dim.to_le_bytes());
         }
-        let data = model.gguf().data(tensor);
+        let data = source.bytes(index);
         hash.part(&data[..data.len().min(HEAD)]);
     }
     hash.value()

@@ -89,7 +89,7 @@ impl Sums {
                 return None;
             };
             let info = plan.weight(weight);
-            let name = model.gguf().tensors()[info.view.tensor].name.clone();
+            let name = model.source().tensor(info.view.tensor).name.to_owned();
             let none = (vec![0.0; info.cols], 0);
             let is_first = || by_name.insert(name.clone(), none).is_none();
             (name.starts_with(LAYERS) && is_first()).then_some((x, info.cols, name))

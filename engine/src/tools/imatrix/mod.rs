@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 
 use gannet_gguf::{Gguf, TensorInfo, TensorType, Writer, shown, shown_path};
 
+use crate::files::SourceTensor;
+
 pub use collect::{CollectOptions, collect};
 
 /// The suffixes of the tensors of a matrix.
@@ -86,9 +88,9 @@ impl Imatrix {
 
     /// The importance of a tensor's columns, for each of its matrices; `None` for one outside the layers
     /// that the file does not have.
-    pub(crate) fn of(&self, tensor: &TensorInfo) -> Result<Option<&[f32]>, String> {
+    pub(crate) fn of(&self, tensor: &SourceTensor<'_>) -> Result<Option<&[f32]>, String> {
         let again = "make one of this model with gannet imatrix";
-        let Some(values) = self.entries.get(&tensor.name) else {
+        let Some(values) = self.entries.get(tensor.name) else {
             return match tensor.name.starts_with(LAYERS) {
                 true => Err(format!("no importance of {}; {again}", tensor.name)),
                 false => Ok(None),

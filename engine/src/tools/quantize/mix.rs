@@ -25,8 +25,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use gannet_gguf::{Gguf, Metadata, TensorInfo, Value};
+use gannet_gguf::{Metadata, Value};
 use gannet_quant::Format;
+
+use crate::files::{Source, SourceTensor};
 
 macro_rules! targets {
     ($($(#[$doc:meta])* $variant:ident = $base:ident, $file_type:literal;)*) => {
@@ -144,7 +146,7 @@ const KEPT: &[&str] = &[
 ];
 
 /// Whether a tensor is made smaller at all.
-fn is_matrix(t: &TensorInfo) -> bool {
+pub(in crate::tools) fn is_matrix(t: &SourceTensor<'_>) -> bool {
     let dims = t
         .dims
         .iter()
@@ -154,18 +156,22 @@ fn is_matrix(t: &TensorInfo) -> bool {
 }
 
 /// The types that a file's tensors get, in its order; `None` for what stays as it is.
-pub(super) fn formats(gguf: &Gguf, to: QuantType, has_imatrix: bool) -> Vec<Option<Format>> {
-    let mut rules = Rules::new(gguf, to, has_imatrix);
-    let mut order: Vec<usize> = (0..gguf.tensors().len()).collect();
+pub(super) fn formats(
+    source: &dyn Source,
+    to: QuantType,
+    has_imatrix: bool,
+) -> Vec<Option<Format>> {
+    let mut rules = Rules::new(source, to, has_imatrix);
+    let mut order: Vec<usize> = (0..source.num_tensors()).collect();
     // Layers count in their order, whatever that of the file.
     order.sort_by_key(|&i| {
-        let name = gguf.tensors()[i].name.as_str();
+        let name = source.tensor(i).name;
         (layer_of(name).map_or(0, |layer| layer + 1), name)
     });
     let mut formats = vec![None; order.len()];
     for i in order {
-        let tensor = &gguf.tensors()[i];
-        formats[i] = is_matrix(tensor).then(|| rules.format(tensor));
+        let tensor = source.tensor(i);
+        formats[i] = is_matrix(&tensor).then(|| rules.format(&tensor));
     }
     formats
 }
@@ -209,8 +215,8 @@ fn is_value(name: &str) -> bool {
 }
 
 impl Rules {
-    fn new(gguf: &Gguf, to: QuantType, has_imatrix: bool) -> Rules {
-        let metadata = gguf.metadata();
+    fn new(source: &dyn Source, to: QuantType, has_imatrix: bool) -> Rules {
+        let metadata = source.metadata();
         let arch = metadata.opt_str("general.architecture").ok().flatten();
         let arch = arch.unwrap_or_default();
         let number = |suffix: &str| first_number(metadata, &format!("{arch}.{suffix}"));
@@ -225,25 +231,27 @@ impl Rules {
             has_imatrix,
             is_falcon: arch == "falcon",
             is_70b: ["llama", "qwen2"].contains(&arch) && num_layers == 80 && sharing > 1,
-            is_tied: gguf.tensor("output.weight").is_none(),
+            is_tied: source.find("output.weight").is_none(),
             num_layers,
             num_experts: number("expert_count").unwrap_or(0),
             sharing,
             values: (
-                gguf.tensors().iter().filter(|t| is_value(&t.name)).count(),
+                (0..source.num_tensors())
+                    .filter(|&i| is_value(source.tensor(i).name))
+                    .count(),
                 0,
             ),
             downs: 0,
         }
     }
 
-    fn format(&mut self, t: &TensorInfo) -> Format {
+    fn format(&mut self, t: &SourceTensor<'_>) -> Format {
         let base = self.to.base();
         if base.block_len() == 1 {
             return base;
         }
         let cols = usize::try_from(t.dims[0]).unwrap_or(usize::MAX);
-        let name = t.name.as_str();
+        let name = t.name;
         let is_embedding = ["token_embd.weight", "per_layer_token_embd.weight"].contains(&name);
         let wanted = if name == "output.weight" || self.is_tied && is_embedding {
             self.head(cols)

@@ -6,7 +6,7 @@ mod spoilt;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rayon::prelude::*;
 
@@ -90,9 +90,8 @@ impl Served {
 
     fn submit(&mut self, key: u64, request: Request) -> Receiver<Update> {
         let (updates, heard) = channel();
-        let at = Instant::now();
         self.callers.add(key, Box::new(into_channel(updates)));
-        if let Err(why) = self.core.submit(Submitted { key, request, at }) {
+        if let Err(why) = self.core.submit(Submitted::now(key, request)) {
             self.callers.end(key, Err(why));
         }
         heard

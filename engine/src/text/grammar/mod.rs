@@ -1,0 +1,44 @@
+//! Grammars: what a generated text must match, and which tokens may come next.
+//!
+//! A [`Grammar`] is compiled once for a request ([`Grammars::compile`]): the work of the `llguidance`
+//! crate, over a trie of the vocabulary that is made once for a model (`env.rs`). Schemas are read by
+//! `schema.rs` first, which refuses what would be ignored and says what llguidance gets wrong in terms
+//! that it gets right. A [`Matcher`] then follows one text token by token.
+//!
+//! Always holds: compiling takes bounded time and memory whatever the grammar is, and its errors are one
+//! line; a text that a matcher calls complete matches the whole grammar.
+
+mod compile;
+mod env;
+mod matcher;
+mod schema;
+
+pub use compile::Grammars;
+pub use matcher::{Allowed, Matcher};
+
+/// What a generated text must match, as a whole.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Grammar {
+    /// A JSON value that a schema accepts; the schema as text. Drafts 4 to 2020-12, but for keywords
+    /// that cannot be followed token by token, which are refused by name. White space between the parts of
+    /// the value is bounded, so that a text comes to its end.
+    JsonSchema(String),
+    /// A JSON object.
+    JsonObject,
+    /// A regular expression in the syntax of Rust's `regex` crate, matched as a whole. No look-around
+    /// and no back references.
+    Regex(String),
+    /// A grammar in llguidance's dialect of Lark; the text matches its rule `start`.
+    Lark(String),
+}
+
+/// Why a grammar cannot be used: one line that says what and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("grammar: {0}")]
+pub struct GrammarError(pub(crate) String);
+
+/// The error of a reason.
+fn refused<T>(why: impl Into<String>) -> Result<T, GrammarError> {
+    Err(GrammarError(why.into()))
+}

@@ -5,6 +5,7 @@
 
 mod controls;
 mod generator;
+mod hostile;
 mod schemas;
 mod texts;
 mod tools;

@@ -89,6 +89,8 @@ pub(super) fn limits() -> ParserLimits {
         // At most 100 MB or so of states.
         max_lexer_states: 50_000,
         max_grammar_size: 300_000,
+        // An object of so many optional properties has a few of them for each.
+        max_items_in_row: 10_000,
         verbose_errors: false,
         ..ParserLimits::default()
     }
@@ -118,7 +120,10 @@ fn compile(
         None => {
             let is_json = matches!(grammar, Grammar::JsonSchema(_) | Grammar::JsonObject);
             let numerals = is_json.then(|| Numerals::new(factory.tok_env()));
-            Ok(Matcher::new(parser, numerals))
+            let mut matcher = Matcher::new(parser, numerals);
+            // What lets nothing begin is refused now, and later steps find a part of their work done.
+            matcher.allowed().map_err(GrammarError)?;
+            Ok(matcher)
         }
         Some(error) => {
             let place = schema.and_then(|schema| locate::failing(&schema));
@@ -207,8 +212,23 @@ pub(crate) fn embedded_object(schema: &str) -> Result<String, GrammarError> {
 pub(super) fn one_line(message: &str) -> String {
     let line = message.lines().map(str::trim).find(|line| !line.is_empty());
     let line = line.unwrap_or("no reason was given");
+    if line == "NoExtensionBias" {
+        return "nothing may come next, and the text is not complete: it can match nothing"
+            .to_owned();
+    }
+    // A regular expression is shown in lines of its own before the reason.
+    let reason = message
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("error: "));
+    let reason = reason
+        .last()
+        .filter(|_| line.ends_with("regex parse error:"));
+    let line = &match reason {
+        Some(reason) => format!("invalid regular expression: {reason}"),
+        None => line.to_owned(),
+    };
     let internal = line.strip_prefix("panic: ");
-    let line = internal.map_or(line.to_owned(), |why| format!("internal: {why}"));
+    let line = internal.map_or(line.clone(), |why| format!("internal: {why}"));
     match line.char_indices().nth(300) {
         Some((at, _)) => format!("{}...", &line[..at]),
         None => line,

@@ -198,6 +198,10 @@ impl<'a> Walk<'a> {
         if ANNOTATIONS.contains(&key) {
             return Ok(Kept::No);
         }
+        if let Some(expected) = kind_of(key).filter(|kind| !kind.holds(value)) {
+            let found = short(value);
+            return at(format!("{found} is not {}", expected.name()));
+        }
         match (key, value) {
             ("uniqueItems", Value::Bool(false)) | ("nullable", Value::Bool(false)) => Ok(Kept::No),
             ("uniqueItems", _) if map.get("maxItems").is_some_and(|n| *n == 0 || *n == 1) => {
@@ -338,6 +342,78 @@ impl<'a> Walk<'a> {
         }
         true
     }
+}
+
+/// What the value of a keyword is.
+#[derive(Clone, Copy)]
+enum Kind {
+    Count,
+    Number,
+    Bound,
+    Text,
+    Texts,
+    Types,
+    List,
+    Map,
+}
+
+impl Kind {
+    fn holds(self, value: &Value) -> bool {
+        let is_text = Value::is_string;
+        match self {
+            Kind::Count => value.is_u64(),
+            Kind::Number => value.is_number(),
+            Kind::Bound => value.is_number() || value.is_boolean(),
+            Kind::Text => is_text(value),
+            Kind::Texts => value
+                .as_array()
+                .is_some_and(|list| list.iter().all(is_text)),
+            Kind::Types => {
+                let is_type = |kind: &Value| kind.as_str().is_some_and(|k| TYPES.contains(&k));
+                is_type(value)
+                    || value
+                        .as_array()
+                        .is_some_and(|list| list.iter().all(is_type))
+            }
+            Kind::List => value.is_array(),
+            Kind::Map => value.is_object(),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Count => "a count: a whole number from 0",
+            Kind::Number => "a number",
+            Kind::Bound => "a number, or true or false",
+            Kind::Text => "a string",
+            Kind::Texts => "a list of strings",
+            Kind::Types => {
+                "a type: null, boolean, integer, number, string, array, object, or a list of them"
+            }
+            Kind::List => "a list",
+            Kind::Map => "an object of schemas by name",
+        }
+    }
+}
+
+const TYPES: &[&str] = &[
+    "null", "boolean", "integer", "number", "string", "array", "object",
+];
+
+fn kind_of(key: &str) -> Option<Kind> {
+    Some(match key {
+        "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties" | "maxProperties" => {
+            Kind::Count
+        }
+        "minimum" | "maximum" | "multipleOf" => Kind::Number,
+        "exclusiveMinimum" | "exclusiveMaximum" => Kind::Bound,
+        "pattern" | "format" | "$ref" | "$schema" => Kind::Text,
+        "required" => Kind::Texts,
+        "type" => Kind::Types,
+        "enum" | "anyOf" | "allOf" | "oneOf" | "prefixItems" => Kind::List,
+        "properties" | "patternProperties" | "$defs" | "definitions" => Kind::Map,
+        _ => return None,
+    })
 }
 
 /// What becomes of a keyword.

@@ -174,6 +174,10 @@ fn text(random: &mut Random) -> Value {
             let least = random.below(4);
             json!({"type": "string", "minLength": least, "maxLength": least + random.below(8)})
         }
+        1 if random.once_in(4) => {
+            let pattern = ["b", "^a|c$", "^\\S", "\\d\\d", "^$", "x*$"][random.below(6)];
+            json!({"type": "string", "pattern": pattern, "maxLength": 6})
+        }
         1 => json!({"type": "string", "pattern": PATTERNS[random.below(PATTERNS.len())]}),
         _ => json!({"type": "string", "format": FORMATS[random.below(FORMATS.len())]}),
     }

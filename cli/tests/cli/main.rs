@@ -9,6 +9,7 @@
 #![cfg(feature = "embedded-model")]
 
 mod asked;
+mod convert;
 mod detokenize;
 mod errors;
 mod evaluate;

@@ -15,6 +15,7 @@ use crate::failure::Failure;
 use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::input;
 use crate::server::models::{Loading, Source, TemplateChoice, name_of, of_folder};
+use crate::server::planted::{self, Planted};
 use crate::server::{Config, Serving, serve};
 
 /// Serve models over HTTP, as OpenAI, Anthropic and Ollama do
@@ -43,6 +44,9 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", default_value = "8",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     slots: u16,
+    /// Blocks of the cache, of 32 positions each, that all sequences share [default: a whole context each]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    cache_blocks: Option<u32>,
     /// Answers that may wait for a slot; more are refused
     #[arg(long, value_name = "N", default_value = "256")]
     queue: u32,
@@ -68,6 +72,10 @@ pub(crate) struct Serve {
     /// Seconds that requests under way have to end after SIGTERM
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     drain: u32,
+    /// Seconds that a connection may stand still, with half a request or an answer that is not read
+    #[arg(long, value_name = "SECONDS", default_value = "30",
+          value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    patience: u32,
     /// Bytes of a request's body at most
     #[arg(long, value_name = "BYTES", default_value = "33554432")]
     max_body: usize,
@@ -77,6 +85,9 @@ pub(crate) struct Serve {
     /// Seconds without use after which a model of --models is unloaded
     #[arg(long, value_name = "SECONDS", default_value = "300")]
     keep_alive: u32,
+    /// A fault to plant, for tests of what must bear it; see `server/planted.rs`
+    #[arg(long, value_name = "KIND=N", hide = true, value_parser = planted::parse)]
+    fault: Vec<Planted>,
     /// Do not serve the page
     #[arg(long)]
     no_page: bool,
@@ -91,6 +102,10 @@ impl Serve {
             ..self.device.given()
         })?;
         settings.prompt_budget = self.prompt_budget.map(|tokens| tokens as usize);
+        settings.cache_blocks = self.cache_blocks.map(|blocks| blocks as usize);
+        for fault in &self.fault {
+            fault.plant(&mut settings.faults);
+        }
         let serving = Serving {
             address: SocketAddr::new(self.host, self.port),
             sources: self.sources()?,
@@ -107,6 +122,7 @@ impl Serve {
                 origins: self.cors_origin.clone(),
                 max_body: self.max_body,
                 timeout: self.timeout.map(|seconds| Duration::from_secs(seconds.into())),
+                patience: Duration::from_secs(self.patience.into()),
                 page: !self.no_page,
             },
             drain: Duration::from_secs(self.drain.into()),

@@ -5,17 +5,18 @@
 //! beside it. Whoever uses a model holds an [`Active`], and a model in use is never unloaded.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use gannet_engine::chat::ChatTemplate;
 use gannet_engine::settings::Settings;
 use gannet_engine::tool_calls::ToolFormat;
-use gannet_engine::{Engine, Error, ExecutorKind, Generation, Model, ModelOptions};
+use gannet_engine::{Engine, Error, ExecutorKind, Model, ModelOptions};
 use tokio::sync::Mutex as AsyncMutex;
 
+use super::admission::{Admitted, Lost, Tally, lock};
 use super::error::{ApiError, ENGINE_LOST};
 use super::metrics::Metrics;
 use crate::embedded;
@@ -35,20 +36,11 @@ pub(crate) struct Loaded {
     /// How conversations are written, or why none can be.
     template: Result<ChatTemplate, String>,
     created: u64,
-    /// Choices that have not ended, those that wait among them.
-    active: AtomicUsize,
-    /// How many of these there may be.
-    most: usize,
-    slots: usize,
-    used: Mutex<Instant>,
     /// How long it stays without use, where a request said so.
     keep: Mutex<Option<Duration>>,
+    tally: Arc<Tally>,
     metrics: Arc<Metrics>,
-    lost: Lost,
 }
-
-/// Why an engine was lost, once one was: the process is not to be trusted any more.
-type Lost = Arc<Mutex<Option<String>>>;
 
 impl Loaded {
     pub(crate) fn id(&self) -> &str {
@@ -111,26 +103,10 @@ impl Loaded {
 
     /// Counts choices in, if there is room for them.
     pub(crate) fn admit(self: &Arc<Self>, choices: usize) -> Result<Active, ApiError> {
-        let room = |active: usize| (active + choices <= self.most).then_some(active + choices);
-        match (self.active).fetch_update(Ordering::AcqRel, Ordering::Acquire, room) {
-            Ok(_) => {
-                *lock(&self.used) = Instant::now();
-                Ok(Active {
-                    model: Arc::clone(self),
-                    left: choices,
-                })
-            }
-            Err(active) if choices > self.most => Err(ApiError::invalid(format!(
-                "{choices} answers at once are more than this server takes ({}); ask for fewer",
-                self.most
-            ))
-            .about("n"))
-            .inspect_err(|_| self.metrics.refused(active)),
-            Err(active) => {
-                self.metrics.refused(active);
-                Err(ApiError::busy(active.saturating_sub(self.slots)))
-            }
-        }
+        Ok(Active {
+            choices: Arc::new(self.tally.admit(choices)?),
+            _model: Arc::clone(self),
+        })
     }
 
     /// Lets it stay so long without use, if it is one that goes at all.
@@ -148,51 +124,26 @@ impl Loaded {
     }
 
     fn is_idle_since(&self) -> Option<Instant> {
-        (self.active.load(Ordering::Acquire) == 0).then(|| *lock(&self.used))
+        self.tally.is_idle_since()
     }
 }
 
-/// Choices under way, of which what ends is counted.
+/// Choices under way, and the model that is not unloaded meanwhile. What has not ended is given up with it.
 pub(crate) struct Active {
-    model: Arc<Loaded>,
-    left: usize,
+    choices: Arc<Admitted>,
+    _model: Arc<Loaded>,
 }
 
 impl Active {
-    /// A choice has ended.
-    pub(crate) fn ended(&mut self, result: &Result<Generation, ApiError>, begun: Instant) {
-        self.model.metrics.ended(result, begun.elapsed());
-        if let Err(error) = result {
-            self.note(error);
-        }
-        self.give_back(1);
-    }
-
-    /// All that it counts is done.
-    pub(crate) fn done(&mut self) {
-        self.give_back(self.left);
-    }
-
-    /// Something went wrong: an engine that is lost is never trusted again.
-    pub(crate) fn note(&self, error: &ApiError) {
-        if error.code == Some(ENGINE_LOST) {
-            lock(&self.model.lost).get_or_insert_with(|| error.message.clone());
-        }
-    }
-
-    fn give_back(&mut self, choices: usize) {
-        self.left -= choices;
-        *lock(&self.model.used) = Instant::now();
-        self.model.active.fetch_sub(choices, Ordering::AcqRel);
+    /// The choices.
+    pub(crate) fn choices(&self) -> &Arc<Admitted> {
+        &self.choices
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        if self.left > 0 {
-            self.model.metrics.abandoned(self.left as u64);
-            self.give_back(self.left);
-        }
+        self.choices.give_up();
     }
 }
 
@@ -445,7 +396,7 @@ impl Models {
 
     /// Choices that have not ended, of all models.
     pub(crate) fn active(&self) -> usize {
-        let active = |listed: Listed<'_>| Some(listed.loaded?.active.load(Ordering::Acquire));
+        let active = |listed: Listed<'_>| Some(listed.loaded?.tally.active());
         self.list().filter_map(active).sum()
     }
 }
@@ -513,13 +464,9 @@ fn open(
         engine,
         template,
         created: unix_seconds(),
-        active: AtomicUsize::new(0),
-        most: slots + loading.queue,
-        slots,
-        used: Mutex::new(Instant::now()),
         keep: Mutex::new(None),
+        tally: Arc::new(Tally::new(slots, loading.queue, Arc::clone(&metrics), lost)),
         metrics,
-        lost,
     })
 }
 
@@ -596,11 +543,6 @@ pub(crate) fn name_of(path: &Path) -> String {
 fn unix_seconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
-}
-
-/// A lock whose holder cannot leave anything half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

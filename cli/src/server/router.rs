@@ -1,16 +1,17 @@
 //! Which path is whose.
 
-use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
 use super::anthropic::messages;
 use super::app::App;
+use super::body::BodyLimits;
 use super::ollama::{chat, embed, generate, listing};
 use super::{auth, document, error, health, openai, tokens};
 
@@ -47,7 +48,10 @@ pub(crate) fn router(app: &App) -> Router {
         .merge(open)
         .fallback(error::no_such_path)
         .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(DefaultBodyLimit::max(app.config.max_body))
+        .layer(Extension(BodyLimits {
+            most: app.config.max_body,
+            patience: app.config.patience,
+        }))
         .layer(from_fn(error::write_errors))
         .layer(from_fn_with_state(app.clone(), count));
     let routes = match cors(&app.config.origins) {

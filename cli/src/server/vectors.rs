@@ -52,7 +52,7 @@ pub(crate) async fn vectors(
 ) -> Result<Vectors, ApiError> {
     let pooling = pooling(model)?;
     check(model, &texts, param)?;
-    let mut active = model.admit(1)?;
+    let active = model.admit(1)?;
     let tokens = texts.iter().map(Vec::len).sum();
     let mut vectors = Vec::with_capacity(texts.len());
     // One after the other, so that whoever goes away leaves little behind.
@@ -64,9 +64,11 @@ pub(crate) async fn vectors(
         });
         let lost = |_| ApiError::unavailable(ENGINE_LOST, "the engine has ended");
         let vector = heard.await.map_err(lost)?.map_err(ApiError::from);
-        vectors.push(unit(vector.inspect_err(|error| active.note(error))?));
+        vectors.push(unit(
+            vector.inspect_err(|error| active.choices().note(error))?,
+        ));
     }
-    active.done();
+    active.choices().done();
     Ok(Vectors { vectors, tokens })
 }
 

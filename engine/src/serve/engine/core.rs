@@ -268,7 +268,7 @@ impl Core {
             return;
         };
         if let Some(error) = flight.failed.take() {
-            self.fail_oldest(&error, listener);
+            self.fail_oldest(&|| Error::Step(error.to_string()), listener);
             return;
         }
         match self.executor.take(patience) {
@@ -480,34 +480,39 @@ impl Core {
         }
     }
 
-    /// Ends the requests of the oldest step with its error.
-    fn fail_oldest(&mut self, error: &Error, listener: &mut dyn Listener) {
+    /// Ends the requests of the oldest step.
+    fn fail_oldest(&mut self, why: &dyn Fn() -> Error, listener: &mut dyn Listener) {
         let Some(flight) = self.in_flight.pop_front() else {
             return;
         };
         for id in self.scheduler.fail(flight.ticket) {
             if let Some(live) = self.live.remove(&id) {
                 self.by_key.remove(&live.key);
-                listener.end(live.key, Err(Error::Step(error.to_string())));
+                listener.end(live.key, Err(why()));
             }
         }
     }
 
     /// Ends the requests of all steps that are queued; all there are if the executor is lost.
     pub(super) fn fail_all(&mut self, error: &Error, listener: &mut dyn Listener) {
-        let emptied = self.executor.abandon();
+        // What is there to be told of the error is told of it: emptying a lost executor says less.
+        let is_lost = self.executor.abandon().is_err();
+        let said = error.to_string();
+        let why = || match is_lost {
+            true => Error::Lost(said.clone()),
+            false => Error::Step(said.clone()),
+        };
         while !self.in_flight.is_empty() {
-            self.fail_oldest(error, listener);
+            self.fail_oldest(&why, listener);
         }
-        if let Err(lost) = emptied {
-            let why = lost.to_string();
+        if is_lost {
             for (id, live) in std::mem::take(&mut self.live) {
                 self.scheduler.cancel(id);
-                listener.end(live.key, Err(Error::Lost(why.clone())));
+                listener.end(live.key, Err(why()));
             }
             self.by_key.clear();
-            self.fail_embeddings(&why);
-            self.lost = Some(why);
+            self.fail_embeddings(&said);
+            self.lost = Some(said);
         }
     }
 }

@@ -78,7 +78,9 @@ pub mod requests {
 
 /// Replies that call tools: read as they come, and forced by a [`Grammar`](crate::requests::Grammar).
 pub mod tool_calls {
-    pub use crate::text::tools::{ReplyParser, ReplyPart, ToolFormat};
+    pub use crate::text::tools::{
+        ReplyParser, ReplyPart, ToolChoice, ToolFormat, Turn, tool_grammar,
+    };
 }
 
 /// Where the time went: of a load, of a generation.

@@ -29,6 +29,7 @@ macro_rules! commands {
 
 commands! {
     Run: run,
+    Chat: chat,
     Serve: serve,
     Inspect: inspect,
     Tokenize: tokenize,
@@ -44,4 +45,6 @@ commands! {
     Convert: convert,
     Quantize: quantize,
     Imatrix: imatrix,
+    Completions: completions,
+    Man: man,
 }

@@ -14,6 +14,7 @@ use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::input;
+use crate::logging::LogFormat;
 use crate::server::models::{Loading, Source, TemplateChoice, name_of, of_folder};
 use crate::server::planted::{self, Planted};
 use crate::server::{Config, Serving, serve};
@@ -85,6 +86,9 @@ pub(crate) struct Serve {
     /// Seconds without use after which a model of --models is unloaded
     #[arg(long, value_name = "SECONDS", default_value = "300")]
     keep_alive: u32,
+    /// How lines of the log are written; which ones, RUST_LOG says [default there: warn,gannet=info]
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
     /// A fault to plant, for tests of what must bear it; see `server/planted.rs`
     #[arg(long, value_name = "KIND=N", hide = true, value_parser = planted::parse)]
     fault: Vec<Planted>,
@@ -112,7 +116,7 @@ impl Serve {
             loading: Loading {
                 settings,
                 ignore_unknown: self.model.ignores_unknown(),
-                template: self.template()?,
+                template: template_choice(self.chat_template.as_deref())?,
                 queue: self.queue as usize,
                 idle: (self.models.is_some()).then(|| Duration::from_secs(self.keep_alive.into())),
                 most: self.max_models.into(),
@@ -154,12 +158,30 @@ impl Serve {
         }
     }
 
-    fn template(&self) -> Result<Option<TemplateChoice>, Failure> {
-        let Some(given) = &self.chat_template else {
+    fn keys(&self) -> Result<Vec<String>, Failure> {
+        let mut keys = self.api_key.clone();
+        if let Some(path) = &self.api_key_file {
+            let text = input::text(input::bytes_of(path)?, &shown_path(path))?;
+            keys.extend(text.lines().map(|line| line.trim().to_owned()));
+            keys.retain(|key| !key.is_empty());
+            if keys.is_empty() {
+                return Err(Failure::Work(format!("{}: no key in it", shown_path(path))));
+            }
+        }
+        if keys.iter().any(|key| key.trim().is_empty()) {
+            return Err(Failure::Usage("--api-key is empty; give a key or leave it out".to_owned()));
+        }
+        Ok(keys)
+    }
+}
+
+/// The template that `--chat-template` names.
+pub(crate) fn template_choice(given: Option<&str>) -> Result<Option<TemplateChoice>, Failure> {
+        let Some(given) = given else {
             return Ok(None);
         };
-        if ChatTemplate::names().any(|name| name == given.as_str()) {
-            return Ok(Some(TemplateChoice::Named(given.clone())));
+        if ChatTemplate::names().any(|name| name == given) {
+            return Ok(Some(TemplateChoice::Named(given.to_owned())));
         }
         let path = PathBuf::from(given);
         if !path.is_file() {
@@ -177,19 +199,3 @@ impl Serve {
         }))
     }
 
-    fn keys(&self) -> Result<Vec<String>, Failure> {
-        let mut keys = self.api_key.clone();
-        if let Some(path) = &self.api_key_file {
-            let text = input::text(input::bytes_of(path)?, &shown_path(path))?;
-            keys.extend(text.lines().map(|line| line.trim().to_owned()));
-            keys.retain(|key| !key.is_empty());
-            if keys.is_empty() {
-                return Err(Failure::Work(format!("{}: no key in it", shown_path(path))));
-            }
-        }
-        if keys.iter().any(|key| key.trim().is_empty()) {
-            return Err(Failure::Usage("--api-key is empty; give a key or leave it out".to_owned()));
-        }
-        Ok(keys)
-    }
-}

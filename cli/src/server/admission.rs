@@ -3,12 +3,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gannet_engine::Generation;
 
 use super::error::{ApiError, ENGINE_LOST};
 use super::metrics::Metrics;
+use super::record::{self, Record};
 
 /// Why an engine was lost, once one was: the process is not to be trusted any more.
 pub(crate) type Lost = Arc<Mutex<Option<String>>>;
@@ -21,6 +22,8 @@ pub(crate) struct Tally {
     most: usize,
     slots: usize,
     used: Mutex<Instant>,
+    /// How long the model stays without use, where a request said so.
+    keep: Mutex<Option<Duration>>,
     metrics: Arc<Metrics>,
     lost: Lost,
 }
@@ -32,6 +35,7 @@ impl Tally {
             most: slots + queue,
             slots,
             used: Mutex::new(Instant::now()),
+            keep: Mutex::new(None),
             metrics,
             lost,
         }
@@ -47,6 +51,20 @@ impl Tally {
         (self.active() == 0).then(|| *lock(&self.used))
     }
 
+    /// Lets the model stay so long without use.
+    pub(crate) fn keep_for(&self, time: Duration) {
+        *lock(&self.keep) = Some(time);
+    }
+
+    /// How much longer the model stays if nobody uses it, where `idle` holds unless a request said otherwise.
+    pub(crate) fn goes_in(&self, idle: Duration) -> Duration {
+        let keep = lock(&self.keep).unwrap_or(idle);
+        match self.is_idle_since() {
+            Some(since) => keep.saturating_sub(since.elapsed()),
+            None => keep,
+        }
+    }
+
     /// Counts choices in, if there is room for them.
     pub(crate) fn admit(self: &Arc<Self>, choices: usize) -> Result<Admitted, ApiError> {
         let room = |active: usize| (active + choices <= self.most).then_some(active + choices);
@@ -56,6 +74,7 @@ impl Tally {
             return Ok(Admitted {
                 tally: Arc::clone(self),
                 left: AtomicUsize::new(choices),
+                record: record::current(),
             });
         };
         self.metrics.refused(active);
@@ -75,12 +94,13 @@ pub(crate) struct Admitted {
     tally: Arc<Tally>,
     /// Those that have not ended.
     left: AtomicUsize,
+    /// Of the request that they are for.
+    record: Option<Arc<Record>>,
 }
 
 impl Admitted {
     /// A choice has ended.
     pub(crate) fn ended(&self, result: &Result<Generation, ApiError>, begun: Instant) {
-        let tally = &self.tally;
         if let Err(error) = result {
             self.note(error);
         }
@@ -88,7 +108,13 @@ impl Admitted {
         // Those that were given up have been counted.
         let counted = (self.left).fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less);
         if counted.is_ok() {
-            tally.metrics.ended(result, begun.elapsed());
+            if let Some(record) = &self.record {
+                match result {
+                    Ok(generation) => record.generated(generation),
+                    Err(error) => record.failed(&error.message),
+                }
+            }
+            self.tally.metrics.ended(result, begun.elapsed());
             self.give_back(1);
         }
     }
@@ -100,9 +126,10 @@ impl Admitted {
         }
     }
 
-    /// All of it is done, and was no generation.
+    /// All of it is done.
     pub(crate) fn done(&self) {
-        self.give_back(self.left.swap(0, Ordering::AcqRel));
+        let left = self.left.swap(0, Ordering::AcqRel);
+        self.give_back(left);
     }
 
     /// What has not ended is given up.
@@ -110,6 +137,9 @@ impl Admitted {
         let left = self.left.swap(0, Ordering::AcqRel);
         if left > 0 {
             self.tally.metrics.abandoned(left as u64);
+            if let Some(record) = &self.record {
+                record.abandoned();
+            }
             self.give_back(left);
         }
     }

@@ -5,8 +5,8 @@
 //! beside it. Whoever uses a model holds an [`Active`], and a model in use is never unloaded.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
@@ -36,8 +36,6 @@ pub(crate) struct Loaded {
     /// How conversations are written, or why none can be.
     template: Result<ChatTemplate, String>,
     created: u64,
-    /// How long it stays without use, where a request said so.
-    keep: Mutex<Option<Duration>>,
     tally: Arc<Tally>,
     metrics: Arc<Metrics>,
 }
@@ -111,16 +109,12 @@ impl Loaded {
 
     /// Lets it stay so long without use, if it is one that goes at all.
     pub(crate) fn keep_for(&self, time: Duration) {
-        *lock(&self.keep) = Some(time);
+        self.tally.keep_for(time);
     }
 
     /// When it goes if nobody uses it, counted from now, where it is one that is kept so long otherwise.
     pub(crate) fn goes_in(&self, idle: Duration) -> Duration {
-        let keep = lock(&self.keep).unwrap_or(idle);
-        match self.is_idle_since() {
-            Some(since) => keep.saturating_sub(since.elapsed()),
-            None => keep,
-        }
+        self.tally.goes_in(idle)
     }
 
     fn is_idle_since(&self) -> Option<Instant> {
@@ -464,7 +458,6 @@ fn open(
         engine,
         template,
         created: unix_seconds(),
-        keep: Mutex::new(None),
         tally: Arc::new(Tally::new(slots, loading.queue, Arc::clone(&metrics), lost)),
         metrics,
     })

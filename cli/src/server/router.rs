@@ -13,7 +13,7 @@ use super::anthropic::messages;
 use super::app::App;
 use super::body::BodyLimits;
 use super::ollama::{chat, embed, generate, listing};
-use super::{auth, document, error, health, openai, tokens};
+use super::{auth, document, error, health, openai, page, record, tokens};
 
 /// All routes.
 pub(crate) fn router(app: &App) -> Router {
@@ -46,6 +46,7 @@ pub(crate) fn router(app: &App) -> Router {
         .route("/openapi.json", get(document::document));
     let routes = work
         .merge(open)
+        .merge(page::routes(app.config.page))
         .fallback(error::no_such_path)
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(Extension(BodyLimits {
@@ -63,11 +64,8 @@ pub(crate) fn router(app: &App) -> Router {
 
 /// Counts answers, and says them to who listens.
 async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response = next.run(request).await;
-    let status = response.status().as_u16();
-    app.metrics.answered(status);
-    tracing::info!(%method, path, status, "answered");
+    let response = record::record(request, |request| next.run(request)).await;
+    app.metrics.answered(response.status().as_u16());
     response
 }
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use tracing::Instrument;
 
 use super::connections::Closer;
 
@@ -56,11 +57,6 @@ impl Sink {
     pub(crate) fn fail(&self) {
         self.closer.close();
     }
-
-    /// Returns once the reader has gone.
-    pub(crate) async fn closed(&self) {
-        self.chunks.closed().await;
-    }
 }
 
 /// An answer that `write` writes in a task of its own. Where the reader goes, the task is dropped at its next
@@ -76,13 +72,14 @@ where
         closer: Closer::of_request(),
     };
     let writing = write(sink);
-    tokio::spawn(async move {
+    let written = async move {
         tokio::select! {
             // It ends where it likes; who is gone hears nothing of it.
             _ = writing => {}
             () = watch.closed() => {}
         }
-    });
+    };
+    tokio::spawn(written.in_current_span());
     let body = ReceiverStream::new(chunks).map(Ok::<_, Infallible>);
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),

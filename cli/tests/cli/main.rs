@@ -9,17 +9,21 @@
 #![cfg(feature = "embedded-model")]
 
 mod asked;
+mod chat;
+mod convert;
 mod detokenize;
 mod errors;
 mod evaluate;
 mod files;
 mod inspect;
+mod logging;
 mod malformed;
 mod measure;
 mod outputs;
 mod quantize;
 mod run;
 mod says;
+mod shells;
 mod streams;
 mod support;
 mod text;

@@ -8,6 +8,7 @@ use gannet_gguf::{Gguf, Writer};
 /// `gannet` with an environment of its own: no settings of whoever runs the tests.
 pub(crate) fn gannet(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gannet"));
+    command.env_remove("RUST_LOG");
     for variable in gannet_engine::settings::TABLE {
         command.env_remove(variable.name);
     }
@@ -56,6 +57,19 @@ impl Done {
         assert_eq!(self.stderr.lines().count(), 1, "{what}");
         assert!(self.stderr.ends_with('\n'), "{what}");
         self.stderr.trim_end().strip_prefix("error: ").expect(&what)
+    }
+
+    /// The work failed with one line behind notices, which is returned without `error: `.
+    pub(crate) fn error_behind_notes(&self) -> &str {
+        let what = format!("gannet {}: {:?}\n{}", self.args, self.code, self.stderr);
+        assert_eq!(self.code, Some(1), "{what}");
+        let errors = self
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("error: "));
+        assert_eq!(errors.count(), 1, "{what}");
+        let last = self.stderr.lines().last().expect(&what);
+        last.strip_prefix("error: ").expect(&what)
     }
 
     /// The arguments made no sense; standard output stayed empty.

@@ -15,7 +15,9 @@ use std::time::Duration;
 pub use gannet_ptx_gen::kernels::{GemvVariant, KvType};
 
 pub use choice::{DeviceChoice, ExecutorChoice, SamplerOn};
-pub use environment::{Environment, MAX_THREADS, TABLE, Variable, markdown, pool_threads};
+pub use environment::{
+    Environment, MAX_THREADS, TABLE, Variable, log_filter, markdown, pool_threads,
+};
 pub use resolve::Given;
 pub use rules::RuleSet;
 

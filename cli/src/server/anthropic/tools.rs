@@ -1,11 +1,11 @@
 //! Tools in Anthropic's words, and how they are to be used.
 
 use gannet_engine::chat::Tool;
+use gannet_engine::tool_calls::ToolChoice;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::server::body::read_at;
-use crate::server::conversation::ToolChoice;
 use crate::server::error::ApiError;
 
 /// A tool that the client runs. Where caches end, how its arguments are streamed and who may call it changes

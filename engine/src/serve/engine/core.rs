@@ -197,6 +197,7 @@ impl Core {
         })?;
         self.by_key.insert(key, id);
         self.live.insert(id, live);
+        tracing::debug!(key, prompt_tokens = prompt.len(), "taken");
         Ok(())
     }
 
@@ -476,6 +477,7 @@ impl Core {
     fn end(&mut self, id: RequestId, finish: Finish, listener: &mut dyn Listener) {
         if let Some(live) = self.live.remove(&id) {
             self.by_key.remove(&live.key);
+            tracing::debug!(key = live.key, ?finish, "ended");
             live.end(finish, listener);
         }
     }
@@ -485,7 +487,9 @@ impl Core {
         let Some(flight) = self.in_flight.pop_front() else {
             return;
         };
-        for id in self.scheduler.fail(flight.ticket) {
+        let failed = self.scheduler.fail(flight.ticket);
+        tracing::warn!(requests = failed.len(), error = %why(), "a step failed");
+        for id in failed {
             if let Some(live) = self.live.remove(&id) {
                 self.by_key.remove(&live.key);
                 listener.end(live.key, Err(why()));
@@ -511,6 +515,7 @@ impl Core {
                 listener.end(live.key, Err(why()));
             }
             self.by_key.clear();
+            tracing::error!(error = said, "the executor is lost");
             self.fail_embeddings(&said);
             self.lost = Some(said);
         }

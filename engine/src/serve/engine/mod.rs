@@ -131,6 +131,7 @@ impl Engine {
             load: LoadReport::new(&model, executor),
             model,
         };
+        engine.load.tell();
         let thread = std::thread::Builder::new().name("gannet-engine".to_owned());
         let thread = thread.spawn(move || run(core, &inbox));
         let thread =

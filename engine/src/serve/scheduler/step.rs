@@ -103,6 +103,7 @@ impl Scheduler {
             self.publish(id);
             self.save(id, draft);
             self.send_back(id);
+            tracing::debug!(request = ?id, "gave way");
             self.totals.preemptions += 1;
         }
     }

@@ -34,7 +34,7 @@ const COMMANDS: &[Answer] = &[
         "`gannet imatrix -m MODEL --file TEXT -o FILE` finds what matters to `gannet quantize`",
     ),
     (
-        &["server", "start", "api"],
+        &["server", "start", "api", "llama-server"],
         "`gannet serve` answers programs over HTTP and has a page to chat on",
     ),
     (

@@ -11,6 +11,7 @@ use gannet_gguf::shown;
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::logging;
 
 /// The two streams of a command.
 pub(crate) struct Console {
@@ -126,5 +127,6 @@ pub(crate) fn say(line: &str) {
 /// not speak to a terminal.
 pub(crate) fn complain(text: &str) {
     let lines: Vec<String> = text.split('\n').map(shown).collect();
-    let _ = writeln!(io::stderr().lock(), "{}", lines.join("\n"));
+    let text = logging::in_form(&lines.join("\n"));
+    let _ = writeln!(io::stderr().lock(), "{text}");
 }

@@ -19,6 +19,7 @@ mod input;
 mod interrupt;
 mod launches;
 mod lines;
+mod logging;
 mod output;
 mod partial;
 mod progress;
@@ -38,6 +39,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 use commands::Command;
 use console::Console;
 use failure::Failure;
+use logging::{LogFormat, Unasked};
 
 /// Runs quantised language models from GGUF files, on the CPU and on NVIDIA GPUs.
 #[derive(Parser)]
@@ -59,9 +61,10 @@ fn main() -> ExitCode {
     };
     let parsed = command.try_get_matches_from(args).and_then(|matches| {
         let threads = threads_asked(&matches);
-        Ok((Cli::from_arg_matches(&matches)?, threads))
+        let log = log_asked(&matches);
+        Ok((Cli::from_arg_matches(&matches)?, threads, log))
     });
-    let (cli, threads) = match parsed {
+    let (cli, threads, log) = match parsed {
         Ok(parsed) => parsed,
         Err(usage) => {
             // Help that nobody reads to its end is still help: a closed pipe does not matter.
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
     let _ = gannet_gguf::exit_on_fault();
     let mut console = Console::new();
     let run = || {
+        logging::start(log.unwrap_or_default(), unasked(log, cli.quiet))?;
         threads::start(threads)?;
         cli.command.run(&mut console)?;
         console.finish()
@@ -88,6 +92,21 @@ fn threads_asked(matches: &ArgMatches) -> Option<usize> {
     let (_, of_command) = matches.subcommand()?;
     let threads = of_command.try_get_one::<u16>("threads").ok().flatten();
     threads.copied().map(usize::from)
+}
+
+/// What `--log-format` says, of a command that has it: one that goes on and on, and tells how.
+fn log_asked(matches: &ArgMatches) -> Option<LogFormat> {
+    let (_, of_command) = matches.subcommand()?;
+    let format = of_command.try_get_one::<LogFormat>("log_format");
+    format.ok().flatten().copied()
+}
+
+/// Which events are told where `RUST_LOG` says nothing.
+fn unasked(log: Option<LogFormat>, is_quiet: bool) -> Unasked {
+    match log.is_some() && !is_quiet {
+        true => Unasked::Server,
+        false => Unasked::Warnings,
+    }
 }
 
 /// Says why a command ended, where there is something to say.

@@ -70,6 +70,7 @@ pub mod batch {
 
 /// What requests to an [`Engine`] are made of, and what it counts.
 pub mod requests {
+    pub use crate::model::Pooling;
     pub use crate::serve::scheduler::SchedulerCounters;
     pub use crate::serve::{Canceller, EngineCounters, Histogram, LogProbs, LogitHook, Prompt};
     pub use crate::text::grammar::Grammar;

@@ -45,4 +45,6 @@ commands! {
     Convert: convert,
     Quantize: quantize,
     Imatrix: imatrix,
+    Completions: completions,
+    Man: man,
 }

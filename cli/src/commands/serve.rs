@@ -14,6 +14,7 @@ use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::input;
+use crate::logging::LogFormat;
 use crate::server::models::{Loading, Source, TemplateChoice, name_of, of_folder};
 use crate::server::{Config, Serving, serve};
 
@@ -47,7 +48,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", default_value = "256")]
     queue: u32,
     /// Tokens of prompts in a step while others get their next tokens: fewer keep those coming, more get
-    /// prompts done sooner [default: 64 on a GPU, 32 on the CPU]
+    /// prompts done sooner [default: what a batch of 64 leaves on a GPU, 32 on the CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     prompt_budget: Option<u32>,
     /// Chat template: a name, or a file [default: the model's]
@@ -77,6 +78,9 @@ pub(crate) struct Serve {
     /// Seconds without use after which a model of --models is unloaded
     #[arg(long, value_name = "SECONDS", default_value = "300")]
     keep_alive: u32,
+    /// How lines of the log are written; which ones, RUST_LOG says [default there: warn,gannet=info]
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    log_format: LogFormat,
     /// Do not serve the page
     #[arg(long)]
     no_page: bool,

@@ -102,6 +102,22 @@ pub(crate) fn read<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
     })
 }
 
+/// Reads a value that stands at a place of a body, such as `messages[2].content[0]`.
+pub(crate) fn read_at<T: DeserializeOwned>(value: Value, place: &str) -> Result<T, ApiError> {
+    read(value).map_err(|error| {
+        let Some(inside) = &error.param else {
+            let message = format!("{place}: {}", error.message);
+            return ApiError { message, ..error }.about(place);
+        };
+        let whole = match inside.starts_with('[') {
+            true => format!("{place}{inside}"),
+            false => format!("{place}.{inside}"),
+        };
+        let message = error.message.replacen(inside, &whole, 1);
+        ApiError { message, ..error }.about(whole)
+    })
+}
+
 /// Whether a body is said to be JSON.
 fn is_json(headers: &HeaderMap) -> bool {
     let given = headers.get(header::CONTENT_TYPE);
@@ -179,6 +195,22 @@ mod tests {
     struct Outer {
         #[expect(dead_code, reason = "read, not used")]
         a: Vec<Inner>,
+    }
+
+    #[test]
+    fn errors_inside_a_body_name_their_place() {
+        let at = |value: Value| read_at::<Outer>(value, "x[1]").unwrap_err();
+        let cases = [
+            (serde_json::json!({"a": [{"b": "x"}]}), "x[1].a[0].b"),
+            (serde_json::json!({"a": [], "c": 1}), "x[1].c"),
+            (serde_json::json!({}), "x[1].a"),
+            (serde_json::json!(1), "x[1]"),
+        ];
+        for (value, param) in cases {
+            let error = at(value);
+            assert_eq!(error.param.as_deref(), Some(param), "{}", error.message);
+            assert!(error.message.starts_with(param), "{}", error.message);
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ use axum::Json;
 use utoipa::OpenApi;
 use utoipa::openapi;
 
+use super::anthropic::messages;
+use super::ollama::{chat, embed, generate, listing};
 use super::{health, openai as o, tokens};
 
 #[derive(OpenApi)]
@@ -14,6 +16,17 @@ use super::{health, openai as o, tokens};
         o::models::one,
         o::completions::create,
         o::chat::create,
+        o::responses::create,
+        o::embeddings::create,
+        messages::create,
+        messages::count_tokens,
+        listing::version,
+        listing::tags,
+        listing::ps,
+        listing::show,
+        generate::create,
+        embed::create,
+        chat::create,
         tokens::tokenize,
         tokens::detokenize,
         tokens::apply_template,

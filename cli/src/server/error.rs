@@ -192,6 +192,9 @@ pub(crate) async fn write_errors(request: Request, next: Next) -> Response {
         ),
         None => return response,
     };
+    if let Some(record) = super::record::current() {
+        record.failed(&error.message);
+    }
     let dialect = Dialect::of_path(&path);
     let body = error.body(dialect).to_string();
     let json = HeaderValue::from_static("application/json");

@@ -4,6 +4,7 @@
 //! comes of it in the same words; nothing else knows dialects. The engine has a thread of its own and hands
 //! tokens over without waiting. What goes wrong is an [`error::ApiError`], whose body is written last.
 
+mod anthropic;
 mod app;
 mod auth;
 mod body;
@@ -15,12 +16,15 @@ mod generation;
 mod health;
 mod metrics;
 pub(crate) mod models;
+mod ollama;
 mod openai;
 mod page;
+mod record;
 mod router;
 mod run;
 mod sse;
 mod tokens;
+mod vectors;
 
 pub(crate) use app::Config;
 pub(crate) use run::{Serving, serve};

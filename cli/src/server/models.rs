@@ -13,11 +13,12 @@ use axum::http::StatusCode;
 use gannet_engine::chat::ChatTemplate;
 use gannet_engine::settings::Settings;
 use gannet_engine::tool_calls::ToolFormat;
-use gannet_engine::{Engine, Error, Generation, Model, ModelOptions};
+use gannet_engine::{Engine, Error, ExecutorKind, Generation, Model, ModelOptions};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::error::{ApiError, ENGINE_LOST};
 use super::metrics::Metrics;
+use super::record::{self, Record};
 use crate::embedded;
 
 /// Where a model comes from.
@@ -41,6 +42,8 @@ pub(crate) struct Loaded {
     most: usize,
     slots: usize,
     used: Mutex<Instant>,
+    /// How long it stays without use, where a request said so.
+    keep: Mutex<Option<Duration>>,
     metrics: Arc<Metrics>,
     lost: Lost,
 }
@@ -63,6 +66,14 @@ impl Loaded {
 
     pub(crate) fn is_demonstration(&self) -> bool {
         self.source == Source::Embedded
+    }
+
+    /// Whether it runs on a GPU.
+    pub(crate) fn on_gpu(&self) -> bool {
+        matches!(
+            self.engine.kind(),
+            ExecutorKind::CudaEager | ExecutorKind::CudaGraph | ExecutorKind::CudaCapture
+        )
     }
 
     pub(crate) fn metrics(&self) -> Arc<Metrics> {
@@ -108,6 +119,7 @@ impl Loaded {
                 Ok(Active {
                     model: Arc::clone(self),
                     left: choices,
+                    record: record::current(),
                 })
             }
             Err(active) if choices > self.most => Err(ApiError::invalid(format!(
@@ -123,6 +135,20 @@ impl Loaded {
         }
     }
 
+    /// Lets it stay so long without use, if it is one that goes at all.
+    pub(crate) fn keep_for(&self, time: Duration) {
+        *lock(&self.keep) = Some(time);
+    }
+
+    /// When it goes if nobody uses it, counted from now, where it is one that is kept so long otherwise.
+    pub(crate) fn goes_in(&self, idle: Duration) -> Duration {
+        let keep = lock(&self.keep).unwrap_or(idle);
+        match self.is_idle_since() {
+            Some(since) => keep.saturating_sub(since.elapsed()),
+            None => keep,
+        }
+    }
+
     fn is_idle_since(&self) -> Option<Instant> {
         (self.active.load(Ordering::Acquire) == 0).then(|| *lock(&self.used))
     }
@@ -132,18 +158,36 @@ impl Loaded {
 pub(crate) struct Active {
     model: Arc<Loaded>,
     left: usize,
+    /// Of the request that they are for.
+    record: Option<Arc<Record>>,
 }
 
 impl Active {
     /// A choice has ended.
     pub(crate) fn ended(&mut self, result: &Result<Generation, ApiError>, begun: Instant) {
         self.model.metrics.ended(result, begun.elapsed());
-        if let Err(error) = result
-            && error.code == Some(ENGINE_LOST)
-        {
-            lock(&self.model.lost).get_or_insert_with(|| error.message.clone());
+        if let Some(record) = &self.record {
+            match result {
+                Ok(generation) => record.generated(generation),
+                Err(error) => record.failed(&error.message),
+            }
+        }
+        if let Err(error) = result {
+            self.note(error);
         }
         self.give_back(1);
+    }
+
+    /// All that it counts is done.
+    pub(crate) fn done(&mut self) {
+        self.give_back(self.left);
+    }
+
+    /// Something went wrong: an engine that is lost is never trusted again.
+    pub(crate) fn note(&self, error: &ApiError) {
+        if error.code == Some(ENGINE_LOST) {
+            lock(&self.model.lost).get_or_insert_with(|| error.message.clone());
+        }
     }
 
     fn give_back(&mut self, choices: usize) {
@@ -157,6 +201,9 @@ impl Drop for Active {
     fn drop(&mut self) {
         if self.left > 0 {
             self.model.metrics.abandoned(self.left as u64);
+            if let Some(record) = &self.record {
+                record.abandoned();
+            }
             self.give_back(self.left);
         }
     }
@@ -370,11 +417,18 @@ impl Models {
             return;
         };
         for entry in &self.entries {
-            let since = ready_of(entry).and_then(|loaded| loaded.is_idle_since());
-            if since.is_some_and(|since| since.elapsed() >= idle) {
+            let goes = |loaded: Arc<Loaded>| {
+                loaded.is_idle_since().is_some() && loaded.goes_in(idle).is_zero()
+            };
+            if ready_of(entry).is_some_and(goes) {
                 unload(entry).await;
             }
         }
+    }
+
+    /// How long models stay without use; `None`: for ever.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.loading.idle
     }
 
     /// Unloads a model now, if nobody uses it.
@@ -476,6 +530,7 @@ fn open(
         most: slots + loading.queue,
         slots,
         used: Mutex::new(Instant::now()),
+        keep: Mutex::new(None),
         metrics,
         lost,
     })

@@ -9,8 +9,10 @@ use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
+use super::anthropic::messages;
 use super::app::App;
-use super::{auth, document, error, health, openai, page, tokens};
+use super::ollama::{chat, embed, generate, listing};
+use super::{auth, document, error, health, openai, page, record, tokens};
 
 /// All routes.
 pub(crate) fn router(app: &App) -> Router {
@@ -19,6 +21,17 @@ pub(crate) fn router(app: &App) -> Router {
         .route("/v1/models/{*model}", get(openai::models::one))
         .route("/v1/completions", post(openai::completions::create))
         .route("/v1/chat/completions", post(openai::chat::create))
+        .route("/v1/embeddings", post(openai::embeddings::create))
+        .route("/v1/responses", post(openai::responses::create))
+        .route("/v1/messages", post(messages::create))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
+        .route("/api/version", get(listing::version))
+        .route("/api/tags", get(listing::tags))
+        .route("/api/ps", get(listing::ps))
+        .route("/api/show", post(listing::show))
+        .route("/api/generate", post(generate::create))
+        .route("/api/embed", post(embed::create))
+        .route("/api/chat", post(chat::create))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))
@@ -47,11 +60,8 @@ pub(crate) fn router(app: &App) -> Router {
 
 /// Counts answers, and says them to who listens.
 async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response = next.run(request).await;
-    let status = response.status().as_u16();
-    app.metrics.answered(status);
-    tracing::info!(%method, path, status, "answered");
+    let response = record::record(request, |request| next.run(request)).await;
+    app.metrics.answered(response.status().as_u16());
     response
 }
 

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use tracing::Instrument;
 
 /// Chunks that wait for the connection.
 const CHUNKS: usize = 8;
@@ -62,14 +63,15 @@ where
     let (sender, chunks) = mpsc::channel(CHUNKS);
     let watch = sender.clone();
     let writing = write(Sink(sender));
-    tokio::spawn(async move {
+    let written = async move {
         let watch = Sink(watch);
         tokio::select! {
             // It ends where it likes; who is gone hears nothing of it.
             _ = writing => {}
             () = watch.closed() => {}
         }
-    });
+    };
+    tokio::spawn(written.in_current_span());
     let body = ReceiverStream::new(chunks).map(Ok::<_, Infallible>);
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),

@@ -8,6 +8,7 @@ use gannet_gguf::{Gguf, Writer};
 /// `gannet` with an environment of its own: no settings of whoever runs the tests.
 pub(crate) fn gannet(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gannet"));
+    command.env_remove("RUST_LOG");
     for variable in gannet_engine::settings::TABLE {
         command.env_remove(variable.name);
     }

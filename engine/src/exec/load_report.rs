@@ -64,6 +64,15 @@ impl LoadReport {
         LoadReport::of(spans, &load)
     }
 
+    /// Tells whoever listens.
+    pub(crate) fn tell(&self) {
+        for PhaseTime { phase, seconds, .. } in &self.phases {
+            tracing::debug!(?phase, seconds, "loading");
+        }
+        let (seconds, bytes, kernels) = (self.seconds, self.bytes, self.kernels);
+        tracing::debug!(seconds, bytes, kernels, compiled = self.compiled, "ready");
+    }
+
     fn of(mut spans: Vec<Span>, load: &Load) -> LoadReport {
         spans.sort_by_key(|span| span.start);
         let origin = spans.first().map(|span| span.start);

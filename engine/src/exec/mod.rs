@@ -9,6 +9,7 @@ mod addresses;
 pub mod cpu;
 pub mod cuda;
 mod decode;
+pub(crate) mod embed;
 mod executor;
 pub(crate) mod host;
 #[cfg(feature = "interp")]

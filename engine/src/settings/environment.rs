@@ -56,6 +56,25 @@ pub fn pool_threads() -> Result<Option<usize>, Error> {
     threads_in(value.as_deref().unwrap_or_default())
 }
 
+/// The variable of `tracing`'s filter, which is read here so that what is no filter is an error of a line.
+const LOG: &str = "RUST_LOG";
+
+/// What the environment wants to be logged; `None` where it leaves that open.
+///
+/// # Errors
+/// It is no text.
+pub fn log_filter() -> Result<Option<String>, Error> {
+    match std::env::var(LOG) {
+        Ok(filter) => Ok(Some(filter).filter(|filter| !filter.trim().is_empty())),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(value)) => Err(Error::Variable {
+            variable: LOG,
+            value: value.to_string_lossy().into_owned(),
+            expected: "UTF-8 text",
+        }),
+    }
+}
+
 fn threads_in(value: &str) -> Result<Option<usize>, Error> {
     match value.trim() {
         "" | "0" => Ok(None),

@@ -14,7 +14,9 @@ use std::path::PathBuf;
 pub use gannet_ptx_gen::kernels::{GemvVariant, KvType};
 
 pub use choice::{DeviceChoice, ExecutorChoice, SamplerOn};
-pub use environment::{Environment, MAX_THREADS, TABLE, Variable, markdown, pool_threads};
+pub use environment::{
+    Environment, MAX_THREADS, TABLE, Variable, log_filter, markdown, pool_threads,
+};
 pub use resolve::Given;
 pub use rules::RuleSet;
 

@@ -191,6 +191,8 @@ impl ChatRequest {
             thinking: self
                 .reasoning_effort
                 .map(|effort| effort != ReasoningEffort::None),
+            continues: false,
+            whole_calls: self.stream != Some(true),
             variables: variables
                 .map(|(name, value)| (name.clone(), value.to_string()))
                 .collect(),

@@ -292,6 +292,7 @@ pub(crate) fn at_first_use(
             })));
         }
     }
+    tracing::debug!(device = name, "the gate has passed");
     if let Some(identity) = identity {
         identity.remember();
     }

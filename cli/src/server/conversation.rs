@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use super::error::ApiError;
 use super::generation::{Job, Part, Running, Token, finished};
 use super::models::Loaded;
+use super::openai::new_id;
 
 /// What is asked of a model in a conversation.
 #[derive(Default)]
@@ -263,8 +264,17 @@ impl Replies {
     }
 
     fn add(&mut self, choice: usize, parts: Vec<ReplyPart>) {
-        let parts = parts.into_iter().map(|part| (choice, Reply::Part(part)));
-        self.ready.extend(parts);
+        let named = parts.into_iter().map(|part| match part {
+            // Calls of one conversation are told apart by their ids.
+            ReplyPart::CallStart { index, name, .. } => ReplyPart::CallStart {
+                index,
+                id: new_id("call_"),
+                name,
+            },
+            part => part,
+        });
+        self.ready
+            .extend(named.map(|part| (choice, Reply::Part(part))));
     }
 
     /// Waits for the ends of all replies.

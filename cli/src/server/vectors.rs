@@ -23,7 +23,6 @@ pub(crate) fn tokens_of(model: &Loaded, text: &str) -> Vec<u32> {
     let options = EncodeOptions {
         add_special: true,
         parse_special: true,
-        ..EncodeOptions::default()
     };
     model.model().tokenizer().encode(text, options)
 }

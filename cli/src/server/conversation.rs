@@ -30,6 +30,8 @@ pub(crate) struct Turn {
     pub(crate) whole_calls: bool,
     /// What the text must match.
     pub(crate) format: Option<Grammar>,
+    /// The parameter that said so.
+    pub(crate) format_param: Option<&'static str>,
     /// Whether the model is to think, where it can.
     pub(crate) thinking: Option<bool>,
     /// Whether the last message, an assistant's, is the beginning of the reply.
@@ -186,7 +188,7 @@ impl Turn {
             grammar,
         };
         let running = job.start(model).await.map_err(|error| match error.code {
-            Some("invalid_grammar") => error.about("response_format"),
+            Some("invalid_grammar") => error.about(self.format_param.unwrap_or("response_format")),
             _ => error,
         })?;
         Ok(Replies {

@@ -255,6 +255,10 @@ impl MessagesRequest {
             tools: if used.never { Vec::new() } else { tools },
             tool_choice: used.choice,
             parallel: used.parallel,
+            format_param: match self.output_format {
+                Some(_) => Some("output_format"),
+                None => Some("output_config.format"),
+            },
             format: self.format()?,
             thinking: self.thinks()?,
             continues,

@@ -187,6 +187,11 @@ impl ChatRequest {
             tools,
             tool_choice,
             parallel: self.parallel_tool_calls.unwrap_or(true),
+            format_param: match (&self.guided_regex, &self.guided_grammar) {
+                (Some(_), _) => Some("guided_regex"),
+                (None, Some(_)) => Some("guided_grammar"),
+                (None, None) => Some("response_format"),
+            },
             format: self.format()?,
             thinking: self
                 .reasoning_effort

@@ -344,6 +344,7 @@ impl ResponsesRequest {
             parallel: self.parallel_tool_calls.unwrap_or(true),
             whole_calls: !self.streams(),
             format: self.format()?,
+            format_param: Some("text.format"),
             thinking: effort.map(|effort| effort != "none"),
             options: self.options()?,
             log_probs: self.log_probs()?,

@@ -15,7 +15,9 @@ use crate::failure::Failure;
 use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::input;
 use crate::logging::LogFormat;
-use crate::server::models::{Loading, Source, TemplateChoice, name_of, of_folder};
+use crate::server::folder::{Source, name_of, of_folder};
+use crate::server::loaded::TemplateChoice;
+use crate::server::models::Loading;
 use crate::server::planted::{self, Planted};
 use crate::server::{Config, Serving, serve};
 

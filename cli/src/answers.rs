@@ -21,9 +21,9 @@ const COMMANDS: &[Answer] = &[
         "models are files of yours and nothing runs in the background; there is nothing to manage",
     ),
     (
-        &["create", "convert", "import", "export"],
-        "it runs GGUF files as they are; llama.cpp's convert_hf_to_gguf.py makes them, `gannet quantize` \
-         makes them smaller, `gannet synth` makes one of random weights",
+        &["create", "import", "export"],
+        "`gannet convert FOLDER -o FILE.gguf` makes a GGUF file of safetensors, `gannet quantize` makes one \
+         smaller, `gannet synth` makes one of random weights",
     ),
     (
         &["quantise", "llama-quantize"],
@@ -35,11 +35,11 @@ const COMMANDS: &[Answer] = &[
     ),
     (
         &["server", "start", "api", "llama-server"],
-        "`gannet serve` answers programs over HTTP",
+        "`gannet serve` answers programs over HTTP and has a page to chat on",
     ),
     (
         &[
-            "chat",
+            "talk",
             "generate",
             "complete",
             "completion",
@@ -47,8 +47,7 @@ const COMMANDS: &[Answer] = &[
             "prompt",
             "infer",
         ],
-        "`gannet run` continues a prompt; write a chat's template in the prompt, special tokens are \
-         read in it",
+        "`gannet chat` talks with a model; `gannet run` continues a prompt",
     ),
     (
         &["embed", "embedding", "embeddings"],
@@ -157,7 +156,8 @@ const FLAGS: &[Answer] = &[
             "--jinja",
             "-if",
         ],
-        "it continues a text; write the chat's template in the prompt, special tokens are read in it",
+        "`gannet chat` is a conversation, in the model's own template; `gannet run` continues a text, and \
+         special tokens are read in it",
     ),
     (
         &[

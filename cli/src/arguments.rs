@@ -121,7 +121,8 @@ fn refuse(arg: &str, name: &str, command: &Command) -> Result<(), String> {
             None => Ok(()),
         };
     }
-    let takes_model = flag("--model", command).is_some() && !["run", "inspect"].contains(&name);
+    let takes_model =
+        flag("--model", command).is_some() && !["run", "chat", "inspect"].contains(&name);
     if takes_model && prompt::names_a_model(arg) {
         return Err(format!(
             "{arg}: did you mean -m {arg}? `gannet {name}` takes its model by a flag"
@@ -226,7 +227,7 @@ mod tests {
             (&["bench", "--gpu-layers", "9"], "--device cuda"),
             (&["run", "x", "-fa"], "leave it out"),
             (&["run", "x", "-hf", "a/b"], "downloaded"),
-            (&["run", "x", "-i"], "special tokens"),
+            (&["run", "x", "-i"], "gannet chat"),
             (&["pull", "llama3"], "-m FILE"),
             (&["list"], "inspect"),
             (&["server"], "gannet serve"),

@@ -10,7 +10,7 @@ use gannet_gguf::shown_path;
 use crate::failure::Failure;
 
 /// The most bytes of a text or a list of tokens: far more than any context, far less than a memory.
-const MOST_BYTES: u64 = 256 << 20;
+pub(crate) const MOST_BYTES: u64 = 256 << 20;
 
 /// Whether a path stands for a standard stream.
 pub(crate) fn is_dash(path: &Path) -> bool {

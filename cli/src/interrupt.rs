@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::SIGINT;
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -92,5 +93,50 @@ fn wait(asked: &AtomicBool) {
         if first.get_or_insert_with(Instant::now).elapsed() >= SAME {
             let _ = emulate_default_handler(signal);
         }
+    }
+}
+
+/// Ctrl-C in a conversation: it ends the reply that is under way. Where none is, it does what it always
+/// does.
+pub(crate) struct Interruptions {
+    came: Arc<AtomicBool>,
+    idle: Arc<AtomicBool>,
+}
+
+/// While this lives, Ctrl-C is for the reply that is under way.
+pub(crate) struct Working<'a>(&'a Interruptions);
+
+impl Interruptions {
+    pub(crate) fn watch() -> Interruptions {
+        let (came, idle) = (Arc::default(), Arc::new(AtomicBool::new(true)));
+        // In this order: where nothing is under way the process ends. Where nothing can be registered,
+        // Ctrl-C does what it always does.
+        if flag::register_conditional_default(SIGINT, Arc::clone(&idle)).is_ok() {
+            let _ = flag::register(SIGINT, Arc::clone(&came));
+        }
+        Interruptions { came, idle }
+    }
+
+    /// A reply is under way from now on.
+    pub(crate) fn begin(&self) -> Working<'_> {
+        self.came.store(false, Ordering::SeqCst);
+        self.idle.store(false, Ordering::SeqCst);
+        Working(self)
+    }
+
+    /// The next Ctrl-C ends the process.
+    pub(crate) fn end(&self) {
+        self.idle.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it came since a reply began.
+    pub(crate) fn came(&self) -> bool {
+        self.came.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.end();
     }
 }

@@ -7,6 +7,7 @@
 
 mod answers;
 mod arguments;
+mod chat;
 mod clients;
 mod commands;
 mod console;

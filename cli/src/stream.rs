@@ -178,6 +178,7 @@ mod tests {
             tokens: vec![0; tokens],
             text: String::new(),
             finish,
+            stop: None,
             prompt_time: Duration::from_secs(1),
             decode_time: Duration::from_secs(1),
         };

@@ -70,6 +70,7 @@ pub mod batch {
 
 /// What requests to an [`Engine`] are made of, and what it counts.
 pub mod requests {
+    pub use crate::model::Pooling;
     pub use crate::serve::scheduler::SchedulerCounters;
     pub use crate::serve::{Canceller, EngineCounters, Histogram, LogProbs, LogitHook, Prompt};
     pub use crate::text::grammar::Grammar;
@@ -77,7 +78,9 @@ pub mod requests {
 
 /// Replies that call tools: read as they come, and forced by a [`Grammar`](crate::requests::Grammar).
 pub mod tool_calls {
-    pub use crate::text::tools::{ReplyParser, ReplyPart, ToolFormat};
+    pub use crate::text::tools::{
+        ReplyParser, ReplyPart, ToolChoice, ToolFormat, Turn, tool_grammar,
+    };
 }
 
 /// Where the time went: of a load, of a generation.

@@ -54,6 +54,7 @@ pub(crate) fn measure(
         },
         config: Config {
             max_body: 64 << 20,
+            patience: Duration::from_secs(600),
             ..Config::default()
         },
         drain: Duration::from_secs(1),

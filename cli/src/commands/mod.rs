@@ -29,6 +29,7 @@ macro_rules! commands {
 
 commands! {
     Run: run,
+    Chat: chat,
     Serve: serve,
     Inspect: inspect,
     Tokenize: tokenize,

@@ -78,7 +78,8 @@ pub(crate) struct Begun {
     pub(crate) opening: Opening,
 }
 
-fn most_tokens(text: &str) -> Result<usize, String> {
+/// A number of tokens, or -1 for no limit.
+pub(crate) fn most_tokens(text: &str) -> Result<usize, String> {
     match text {
         "-1" => Ok(usize::MAX),
         _ => text

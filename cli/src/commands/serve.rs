@@ -16,6 +16,7 @@ use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::input;
 use crate::logging::LogFormat;
 use crate::server::models::{Loading, Source, TemplateChoice, name_of, of_folder};
+use crate::server::planted::{self, Planted};
 use crate::server::{Config, Serving, serve};
 
 /// Serve models over HTTP, as OpenAI, Anthropic and Ollama do
@@ -44,11 +45,14 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "N", default_value = "8",
           value_parser = clap::value_parser!(u16).range(1..=1024))]
     slots: u16,
+    /// Blocks of the cache, of 32 positions each, that all sequences share [default: a whole context each]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    cache_blocks: Option<u32>,
     /// Answers that may wait for a slot; more are refused
     #[arg(long, value_name = "N", default_value = "256")]
     queue: u32,
     /// Tokens of prompts in a step while others get their next tokens: fewer keep those coming, more get
-    /// prompts done sooner [default: 64 on a GPU, 32 on the CPU]
+    /// prompts done sooner [default: what a batch of 64 leaves on a GPU, 32 on the CPU]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     prompt_budget: Option<u32>,
     /// Chat template: a name, or a file [default: the model's]
@@ -69,6 +73,10 @@ pub(crate) struct Serve {
     /// Seconds that requests under way have to end after SIGTERM
     #[arg(long, value_name = "SECONDS", default_value = "30")]
     drain: u32,
+    /// Seconds that a connection may stand still, with half a request or an answer that is not read
+    #[arg(long, value_name = "SECONDS", default_value = "30",
+          value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    patience: u32,
     /// Bytes of a request's body at most
     #[arg(long, value_name = "BYTES", default_value = "33554432")]
     max_body: usize,
@@ -81,6 +89,9 @@ pub(crate) struct Serve {
     /// How lines of the log are written; which ones, RUST_LOG says [default there: warn,gannet=info]
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     log_format: LogFormat,
+    /// A fault to plant, for tests of what must bear it; see `server/planted.rs`
+    #[arg(long, value_name = "KIND=N", hide = true, value_parser = planted::parse)]
+    fault: Vec<Planted>,
     /// Do not serve the page
     #[arg(long)]
     no_page: bool,
@@ -95,13 +106,17 @@ impl Serve {
             ..self.device.given()
         })?;
         settings.prompt_budget = self.prompt_budget.map(|tokens| tokens as usize);
+        settings.cache_blocks = self.cache_blocks.map(|blocks| blocks as usize);
+        for fault in &self.fault {
+            fault.plant(&mut settings.faults);
+        }
         let serving = Serving {
             address: SocketAddr::new(self.host, self.port),
             sources: self.sources()?,
             loading: Loading {
                 settings,
                 ignore_unknown: self.model.ignores_unknown(),
-                template: self.template()?,
+                template: template_choice(self.chat_template.as_deref())?,
                 queue: self.queue as usize,
                 idle: (self.models.is_some()).then(|| Duration::from_secs(self.keep_alive.into())),
                 most: self.max_models.into(),
@@ -111,6 +126,7 @@ impl Serve {
                 origins: self.cors_origin.clone(),
                 max_body: self.max_body,
                 timeout: self.timeout.map(|seconds| Duration::from_secs(seconds.into())),
+                patience: Duration::from_secs(self.patience.into()),
                 page: !self.no_page,
             },
             drain: Duration::from_secs(self.drain.into()),
@@ -142,12 +158,30 @@ impl Serve {
         }
     }
 
-    fn template(&self) -> Result<Option<TemplateChoice>, Failure> {
-        let Some(given) = &self.chat_template else {
+    fn keys(&self) -> Result<Vec<String>, Failure> {
+        let mut keys = self.api_key.clone();
+        if let Some(path) = &self.api_key_file {
+            let text = input::text(input::bytes_of(path)?, &shown_path(path))?;
+            keys.extend(text.lines().map(|line| line.trim().to_owned()));
+            keys.retain(|key| !key.is_empty());
+            if keys.is_empty() {
+                return Err(Failure::Work(format!("{}: no key in it", shown_path(path))));
+            }
+        }
+        if keys.iter().any(|key| key.trim().is_empty()) {
+            return Err(Failure::Usage("--api-key is empty; give a key or leave it out".to_owned()));
+        }
+        Ok(keys)
+    }
+}
+
+/// The template that `--chat-template` names.
+pub(crate) fn template_choice(given: Option<&str>) -> Result<Option<TemplateChoice>, Failure> {
+        let Some(given) = given else {
             return Ok(None);
         };
-        if ChatTemplate::names().any(|name| name == given.as_str()) {
-            return Ok(Some(TemplateChoice::Named(given.clone())));
+        if ChatTemplate::names().any(|name| name == given) {
+            return Ok(Some(TemplateChoice::Named(given.to_owned())));
         }
         let path = PathBuf::from(given);
         if !path.is_file() {
@@ -165,19 +199,3 @@ impl Serve {
         }))
     }
 
-    fn keys(&self) -> Result<Vec<String>, Failure> {
-        let mut keys = self.api_key.clone();
-        if let Some(path) = &self.api_key_file {
-            let text = input::text(input::bytes_of(path)?, &shown_path(path))?;
-            keys.extend(text.lines().map(|line| line.trim().to_owned()));
-            keys.retain(|key| !key.is_empty());
-            if keys.is_empty() {
-                return Err(Failure::Work(format!("{}: no key in it", shown_path(path))));
-            }
-        }
-        if keys.iter().any(|key| key.trim().is_empty()) {
-            return Err(Failure::Usage("--api-key is empty; give a key or leave it out".to_owned()));
-        }
-        Ok(keys)
-    }
-}

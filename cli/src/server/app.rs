@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) max_body: usize,
     /// The longest that a request may take.
     pub(crate) timeout: Option<Duration>,
+    /// How long a connection may stand still, with half a request or an answer that nobody reads.
+    pub(crate) patience: Duration,
     /// Whether the page is served.
     pub(crate) page: bool,
 }

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::error::ApiError;
 
 /// Stop strings that a request may have.
-const MOST_STOPS: usize = 16;
+pub(crate) const MOST_STOPS: usize = 16;
 
 /// Choices that a request may ask for.
 const MOST_CHOICES: u64 = 128;

@@ -10,6 +10,7 @@ use gannet_engine::chat::{Message, TemplateOptions, Tool};
 use gannet_engine::requests::Grammar;
 use gannet_engine::tool_calls::{ReplyParser, ReplyPart, ToolFormat};
 use gannet_engine::{GenerateOptions, Generation};
+use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::generation::{Job, Part, Running, Token, finished};
@@ -32,10 +33,14 @@ pub(crate) struct Turn {
     pub(crate) tool_choice: Option<ToolChoice>,
     /// Whether several calls may come at once.
     pub(crate) parallel: bool,
+    /// Whether calls come only once they are complete: what breaks off is text then.
+    pub(crate) whole_calls: bool,
     /// What the text must match.
     pub(crate) format: Option<Grammar>,
     /// Whether the model is to think, where it can.
     pub(crate) thinking: Option<bool>,
+    /// Whether the last message, an assistant's, is the beginning of the reply.
+    pub(crate) continues: bool,
     /// Variables of the template: names and JSON.
     pub(crate) variables: Vec<(String, String)>,
     pub(crate) options: GenerateOptions,
@@ -56,11 +61,16 @@ pub(crate) struct Prompt {
     format: Option<ToolFormat>,
     thinks: bool,
     in_thought: bool,
+    whole_calls: bool,
 }
 
 impl Prompt {
     fn parser(&self) -> ReplyParser {
-        ReplyParser::new(self.format, self.thinks, self.in_thought)
+        let parser = ReplyParser::new(self.format, self.thinks, self.in_thought);
+        match self.whole_calls {
+            true => parser.whole_calls(),
+            false => parser,
+        }
     }
 }
 
@@ -69,7 +79,8 @@ impl Turn {
     pub(crate) fn prompt(&self, model: &Loaded) -> Result<Prompt, ApiError> {
         let template = model.template()?;
         let options = TemplateOptions {
-            add_generation_prompt: true,
+            add_generation_prompt: !self.continues,
+            continue_final_message: self.continues,
             thinking: self.thinking,
             variables: self.variables.clone(),
             ..TemplateOptions::default()
@@ -87,6 +98,7 @@ impl Turn {
             format,
             thinks: template.thinks(),
             in_thought,
+            whole_calls: self.whole_calls,
             text,
         })
     }
@@ -114,6 +126,33 @@ impl Turn {
     pub(crate) async fn start(self, model: &Arc<Loaded>) -> Result<Replies, ApiError> {
         let prompt = self.prompt(model)?;
         let grammar = self.grammar(model, &prompt)?;
+        self.begin(prompt, grammar, model).await
+    }
+
+    /// Starts it with a text instead of messages, which is gone on with as it is.
+    pub(crate) async fn start_bare(
+        self,
+        text: &str,
+        model: &Arc<Loaded>,
+    ) -> Result<Replies, ApiError> {
+        let prompt = Prompt {
+            tokens: model.model().tokenizer().encode_prompt(&[], text, true),
+            text: text.to_owned(),
+            format: None,
+            thinks: false,
+            in_thought: false,
+            whole_calls: false,
+        };
+        let grammar = self.format.clone();
+        self.begin(prompt, grammar, model).await
+    }
+
+    async fn begin(
+        self,
+        prompt: Prompt,
+        grammar: Option<Grammar>,
+        model: &Arc<Loaded>,
+    ) -> Result<Replies, ApiError> {
         let n = self.n.max(1);
         let parsers = (0..n).map(|_| prompt.parser()).collect();
         let mut options = self.options;
@@ -131,8 +170,12 @@ impl Turn {
             deadline: self.deadline,
             grammar,
         };
+        let running = job.start(model).await.map_err(|error| match error.code {
+            Some("invalid_grammar") => error.about("response_format"),
+            _ => error,
+        })?;
         Ok(Replies {
-            running: job.start(model).await?,
+            running,
             parsers,
             ready: VecDeque::new(),
         })
@@ -229,6 +272,15 @@ pub(crate) struct Call {
     pub(crate) name: String,
     /// JSON.
     pub(crate) arguments: String,
+}
+
+impl Call {
+    /// The arguments of a call that is complete.
+    pub(crate) fn object(&self) -> Value {
+        let arguments = serde_json::from_str::<Value>(&self.arguments).ok();
+        let arguments = arguments.filter(Value::is_object);
+        arguments.unwrap_or_else(|| Value::Object(Map::new()))
+    }
 }
 
 /// A reply that has ended.

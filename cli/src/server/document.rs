@@ -1,9 +1,13 @@
 //! The OpenAPI document, generated from the routes and the types that they read.
 
 use axum::Json;
+use serde_json::{Map, Value, json};
 use utoipa::OpenApi;
-use utoipa::openapi;
+use utoipa::openapi::{self, ContentBuilder, Object, ResponseBuilder};
 
+use super::anthropic::messages;
+use super::error::ApiError;
+use super::ollama::{chat, embed, generate, listing};
 use super::{health, openai as o, tokens};
 
 #[derive(OpenApi)]
@@ -14,6 +18,17 @@ use super::{health, openai as o, tokens};
         o::models::one,
         o::completions::create,
         o::chat::create,
+        o::responses::create,
+        o::embeddings::create,
+        messages::create,
+        messages::count_tokens,
+        listing::version,
+        listing::tags,
+        listing::ps,
+        listing::show,
+        generate::create,
+        embed::create,
+        chat::create,
         tokens::tokenize,
         tokens::detokenize,
         tokens::apply_template,
@@ -25,7 +40,103 @@ use super::{health, openai as o, tokens};
 )]
 struct Document;
 
+/// Answers that every route may give besides its own: of which, with what status, and when.
+const COMMON: &[(Which, &str, &str)] = &[
+    (Which::All, "400", "What was asked makes no sense"),
+    (Which::Keyed, "401", "No key, or a wrong one"),
+    (
+        Which::Posts,
+        "408",
+        "The request came, or was answered, too slowly",
+    ),
+    (Which::Posts, "413", "The body is too large"),
+    (Which::Posts, "415", "The body is not JSON"),
+    (
+        Which::All,
+        "500",
+        "Something failed that was asked for rightly",
+    ),
+    (
+        Which::Keyed,
+        "503",
+        "Loading, shutting down, or the device is lost",
+    ),
+];
+
+/// Which routes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    All,
+    /// Such as need a key where there is one.
+    Keyed,
+    Posts,
+}
+
+/// Adds what any route may answer to what each says itself.
+fn add_common(document: &mut openapi::OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        let is_open = path.starts_with("/health");
+        let of_methods = [
+            (&mut item.get, false),
+            (&mut item.post, true),
+            (&mut item.delete, true),
+        ];
+        for (operation, is_post) in of_methods {
+            let Some(operation) = operation else {
+                continue;
+            };
+            for &(which, status, why) in COMMON {
+                let applies = match which {
+                    Which::All => true,
+                    Which::Keyed => !is_open,
+                    Which::Posts => is_post,
+                };
+                let responses = &mut operation.responses.responses;
+                if applies && !responses.contains_key(status) {
+                    let json = ContentBuilder::new().schema(Some(Object::new())).build();
+                    let error = ResponseBuilder::new().description(why);
+                    let error = error.content("application/json", json).build();
+                    responses.insert(status.to_owned(), error.into());
+                }
+            }
+        }
+    }
+}
+
+/// Makes bodies that are read in parts one object each: every part allows its own names only, so that no
+/// body would be all of them.
+fn join_parts(document: &mut Value) {
+    let schemas = document.pointer_mut("/components/schemas");
+    let Some(schemas) = schemas.and_then(Value::as_object_mut) else {
+        return;
+    };
+    for schema in schemas.values_mut() {
+        let Some(parts) = schema.get("allOf").and_then(Value::as_array) else {
+            continue;
+        };
+        let is_object = |part: &Value| part["type"] == "object";
+        if !parts.iter().all(is_object) {
+            continue;
+        }
+        let (mut properties, mut required) = (Map::new(), Vec::new());
+        for part in parts {
+            properties.extend(part["properties"].as_object().cloned().unwrap_or_default());
+            required.extend(part["required"].as_array().cloned().unwrap_or_default());
+        }
+        let description = schema["description"].take();
+        *schema = json!({
+            "type": "object", "properties": properties, "required": required,
+            "additionalProperties": false, "description": description.as_str().unwrap_or_default(),
+        });
+    }
+}
+
 /// What the server offers.
-pub(crate) async fn document() -> Json<openapi::OpenApi> {
-    Json(Document::openapi())
+pub(crate) async fn document() -> Result<Json<Value>, ApiError> {
+    let mut document = Document::openapi();
+    add_common(&mut document);
+    let document = serde_json::to_value(document);
+    let mut document = document.map_err(|e| ApiError::internal(e.to_string()))?;
+    join_parts(&mut document);
+    Ok(Json(document))
 }

@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 /// Seconds after which a client may come again where the server is busy or not ready.
 const RETRY_SECONDS: u32 = 1;
 
+/// Bytes of an error's text that is not the server's own.
+const FOREIGN_BYTES: usize = 4096;
+
 /// The code of an engine that computes nothing any more.
 pub(crate) const ENGINE_LOST: &str = "engine_lost";
 
@@ -189,7 +192,9 @@ pub(crate) async fn write_errors(request: Request, next: Next) -> Response {
         None if response.status() == StatusCode::METHOD_NOT_ALLOWED => ApiError::new(
             StatusCode::METHOD_NOT_ALLOWED,
             format!("{method} is no method of {path}"),
-        ),
+        )
+        .code("method_not_allowed"),
+        None if is_error(response.status()) => foreign(&mut response).await,
         None => return response,
     };
     if let Some(record) = super::record::current() {
@@ -210,6 +215,23 @@ pub(crate) async fn write_errors(request: Request, next: Next) -> Response {
         headers.insert(header::WWW_AUTHENTICATE, bearer);
     }
     response
+}
+
+fn is_error(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
+}
+
+/// An error of what stands below the routes, such as a path that is no text.
+async fn foreign(response: &mut Response) -> ApiError {
+    let body = std::mem::take(response.body_mut());
+    let text = axum::body::to_bytes(body, FOREIGN_BYTES).await;
+    let text = String::from_utf8_lossy(&text.unwrap_or_default()).into_owned();
+    let status = response.status();
+    let message = match text.is_empty() {
+        true => status.canonical_reason().unwrap_or("an error").to_owned(),
+        false => text,
+    };
+    ApiError::new(status, message)
 }
 
 /// A path that there is not.

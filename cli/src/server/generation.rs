@@ -13,13 +13,14 @@ use gannet_engine::requests::{Canceller, Grammar, LogProbs};
 use gannet_engine::{Finish, GenerateOptions, Generation, Request, Update};
 use tokio::sync::mpsc;
 
+use super::admission::Admitted;
 use super::error::{ApiError, ENGINE_LOST};
 use super::metrics::Metrics;
 use super::models::{Active, Loaded};
 
 /// Parts that wait for a reader before he is too slow. A reader that lags this far behind on top of what the
 /// sockets hold is not reading.
-const PARTS: usize = 512;
+const PARTS: usize = 256;
 
 /// What is asked for.
 #[derive(Default)]
@@ -104,20 +105,13 @@ impl Job {
     }
 
     /// Hands all of it to the engine. A grammar is compiled here, which takes a moment.
-    fn submit(
-        &self,
-        model: &Loaded,
-        sender: &mpsc::Sender<Part>,
-        too_slow: &Arc<AtomicBool>,
-    ) -> Result<Vec<Canceller>, ApiError> {
+    fn submit(&self, model: &Loaded, hearer: Hearer) -> Result<Vec<Canceller>, ApiError> {
         let mut cancellers = Vec::new();
         for (i, prompt) in self.prompts.iter().enumerate() {
             let hear = |k| {
                 let to = Hearer {
                     choice: i * self.n + k,
-                    sender: sender.clone(),
-                    too_slow: Arc::clone(too_slow),
-                    metrics: model.metrics(),
+                    ..hearer.clone()
                 };
                 move |update| to.hear(update)
             };
@@ -135,11 +129,18 @@ impl Job {
         let (sender, parts) = mpsc::channel(PARTS * choices.max(1));
         let too_slow = Arc::new(AtomicBool::new(false));
         let prompt_tokens = self.prompts.iter().map(Vec::len).sum();
+        let hearer = Hearer {
+            choice: 0,
+            sender,
+            too_slow: Arc::clone(&too_slow),
+            choices: Arc::clone(active.choices()),
+            metrics: model.metrics(),
+        };
         let cancellers = match self.grammar {
-            None => self.submit(model, &sender, &too_slow)?,
+            None => self.submit(model, hearer)?,
             Some(_) => {
-                let (model, too_slow) = (Arc::clone(model), Arc::clone(&too_slow));
-                let submit = move || self.submit(&model, &sender, &too_slow);
+                let model = Arc::clone(model);
+                let submit = move || self.submit(&model, hearer);
                 let submitted = tokio::task::spawn_blocking(submit).await;
                 submitted.map_err(|e| ApiError::internal(e.to_string()))??
             }
@@ -168,10 +169,12 @@ impl Job {
 }
 
 /// What the engine's thread calls: it never waits.
+#[derive(Clone)]
 struct Hearer {
     choice: usize,
     sender: mpsc::Sender<Part>,
     too_slow: Arc<AtomicBool>,
+    choices: Arc<Admitted>,
     metrics: Arc<Metrics>,
 }
 
@@ -205,6 +208,8 @@ impl Hearer {
             Err(mpsc::error::TrySendError::Full(_)) => {
                 if !self.too_slow.swap(true, Ordering::Relaxed) {
                     self.metrics.slow_reader();
+                    // Its writer waits for the reader and gives nothing back.
+                    self.choices.give_up();
                 }
                 ControlFlow::Break(())
             }
@@ -228,15 +233,14 @@ impl Running {
             _ => {
                 self.left = 0;
                 self.cancellers.clear();
-                return Some(Part::Ended {
-                    choice: 0,
-                    result: Err(self.why_lost()),
-                });
+                let result = Err(self.why_lost());
+                self.active.choices().ended(&result, self.begun);
+                return Some(Part::Ended { choice: 0, result });
             }
         };
         if let Part::Ended { result, .. } = &part {
             self.left -= 1;
-            self.active.ended(result, self.begun);
+            self.active.choices().ended(result, self.begun);
         }
         Some(part)
     }

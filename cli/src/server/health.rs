@@ -48,7 +48,7 @@ pub(crate) async fn health(State(app): State<App>) -> Result<Json<Value>, ApiErr
 
 /// Counters in the text format of Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses(
-    (status = 200, description = "The counters", body = String, content_type = "text/plain"),
+    (status = 200, description = "The counters", body = String, content_type = "application/openmetrics-text"),
     (status = 401, description = "No key, or a wrong one", body = Value),
 ))]
 pub(crate) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {

@@ -4,23 +4,31 @@
 //! comes of it in the same words; nothing else knows dialects. The engine has a thread of its own and hands
 //! tokens over without waiting. What goes wrong is an [`error::ApiError`], whose body is written last.
 
+mod admission;
+mod anthropic;
 mod app;
 mod auth;
 mod body;
+mod connections;
 mod controls;
 mod conversation;
 mod document;
 mod error;
 mod generation;
 mod health;
+mod json;
 mod metrics;
 pub(crate) mod models;
+mod ollama;
 mod openai;
+mod page;
+pub(crate) mod planted;
 mod record;
 mod router;
 mod run;
 mod sse;
 mod tokens;
+mod vectors;
 
 pub(crate) use app::Config;
 pub(crate) use run::{Serving, serve};

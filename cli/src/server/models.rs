@@ -5,20 +5,20 @@
 //! beside it. Whoever uses a model holds an [`Active`], and a model in use is never unloaded.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::http::StatusCode;
 use gannet_engine::chat::ChatTemplate;
 use gannet_engine::settings::Settings;
 use gannet_engine::tool_calls::ToolFormat;
-use gannet_engine::{Engine, Error, Generation, Model, ModelOptions};
+use gannet_engine::{Engine, Error, ExecutorKind, Model, ModelOptions};
 use tokio::sync::Mutex as AsyncMutex;
 
+use super::admission::{Admitted, Lost, Tally, lock};
 use super::error::{ApiError, ENGINE_LOST};
 use super::metrics::Metrics;
-use super::record::{self, Record};
 use crate::embedded;
 
 /// Where a model comes from.
@@ -36,18 +36,9 @@ pub(crate) struct Loaded {
     /// How conversations are written, or why none can be.
     template: Result<ChatTemplate, String>,
     created: u64,
-    /// Choices that have not ended, those that wait among them.
-    active: AtomicUsize,
-    /// How many of these there may be.
-    most: usize,
-    slots: usize,
-    used: Mutex<Instant>,
+    tally: Arc<Tally>,
     metrics: Arc<Metrics>,
-    lost: Lost,
 }
-
-/// Why an engine was lost, once one was: the process is not to be trusted any more.
-type Lost = Arc<Mutex<Option<String>>>;
 
 impl Loaded {
     pub(crate) fn id(&self) -> &str {
@@ -64,6 +55,14 @@ impl Loaded {
 
     pub(crate) fn is_demonstration(&self) -> bool {
         self.source == Source::Embedded
+    }
+
+    /// Whether it runs on a GPU.
+    pub(crate) fn on_gpu(&self) -> bool {
+        matches!(
+            self.engine.kind(),
+            ExecutorKind::CudaEager | ExecutorKind::CudaGraph | ExecutorKind::CudaCapture
+        )
     }
 
     pub(crate) fn metrics(&self) -> Arc<Metrics> {
@@ -102,76 +101,43 @@ impl Loaded {
 
     /// Counts choices in, if there is room for them.
     pub(crate) fn admit(self: &Arc<Self>, choices: usize) -> Result<Active, ApiError> {
-        let room = |active: usize| (active + choices <= self.most).then_some(active + choices);
-        match (self.active).fetch_update(Ordering::AcqRel, Ordering::Acquire, room) {
-            Ok(_) => {
-                *lock(&self.used) = Instant::now();
-                Ok(Active {
-                    model: Arc::clone(self),
-                    left: choices,
-                    record: record::current(),
-                })
-            }
-            Err(active) if choices > self.most => Err(ApiError::invalid(format!(
-                "{choices} answers at once are more than this server takes ({}); ask for fewer",
-                self.most
-            ))
-            .about("n"))
-            .inspect_err(|_| self.metrics.refused(active)),
-            Err(active) => {
-                self.metrics.refused(active);
-                Err(ApiError::busy(active.saturating_sub(self.slots)))
-            }
-        }
+        Ok(Active {
+            choices: Arc::new(self.tally.admit(choices)?),
+            _model: Arc::clone(self),
+        })
+    }
+
+    /// Lets it stay so long without use, if it is one that goes at all.
+    pub(crate) fn keep_for(&self, time: Duration) {
+        self.tally.keep_for(time);
+    }
+
+    /// When it goes if nobody uses it, counted from now, where it is one that is kept so long otherwise.
+    pub(crate) fn goes_in(&self, idle: Duration) -> Duration {
+        self.tally.goes_in(idle)
     }
 
     fn is_idle_since(&self) -> Option<Instant> {
-        (self.active.load(Ordering::Acquire) == 0).then(|| *lock(&self.used))
+        self.tally.is_idle_since()
     }
 }
 
-/// Choices under way, of which what ends is counted.
+/// Choices under way, and the model that is not unloaded meanwhile. What has not ended is given up with it.
 pub(crate) struct Active {
-    model: Arc<Loaded>,
-    left: usize,
-    /// Of the request that they are for.
-    record: Option<Arc<Record>>,
+    choices: Arc<Admitted>,
+    _model: Arc<Loaded>,
 }
 
 impl Active {
-    /// A choice has ended.
-    pub(crate) fn ended(&mut self, result: &Result<Generation, ApiError>, begun: Instant) {
-        self.model.metrics.ended(result, begun.elapsed());
-        if let Some(record) = &self.record {
-            match result {
-                Ok(generation) => record.generated(generation),
-                Err(error) => record.failed(&error.message),
-            }
-        }
-        if let Err(error) = result
-            && error.code == Some(ENGINE_LOST)
-        {
-            lock(&self.model.lost).get_or_insert_with(|| error.message.clone());
-        }
-        self.give_back(1);
-    }
-
-    fn give_back(&mut self, choices: usize) {
-        self.left -= choices;
-        *lock(&self.model.used) = Instant::now();
-        self.model.active.fetch_sub(choices, Ordering::AcqRel);
+    /// The choices.
+    pub(crate) fn choices(&self) -> &Arc<Admitted> {
+        &self.choices
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        if self.left > 0 {
-            self.model.metrics.abandoned(self.left as u64);
-            if let Some(record) = &self.record {
-                record.abandoned();
-            }
-            self.give_back(self.left);
-        }
+        self.choices.give_up();
     }
 }
 
@@ -383,11 +349,18 @@ impl Models {
             return;
         };
         for entry in &self.entries {
-            let since = ready_of(entry).and_then(|loaded| loaded.is_idle_since());
-            if since.is_some_and(|since| since.elapsed() >= idle) {
+            let goes = |loaded: Arc<Loaded>| {
+                loaded.is_idle_since().is_some() && loaded.goes_in(idle).is_zero()
+            };
+            if ready_of(entry).is_some_and(goes) {
                 unload(entry).await;
             }
         }
+    }
+
+    /// How long models stay without use; `None`: for ever.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        self.loading.idle
     }
 
     /// Unloads a model now, if nobody uses it.
@@ -417,7 +390,7 @@ impl Models {
 
     /// Choices that have not ended, of all models.
     pub(crate) fn active(&self) -> usize {
-        let active = |listed: Listed<'_>| Some(listed.loaded?.active.load(Ordering::Acquire));
+        let active = |listed: Listed<'_>| Some(listed.loaded?.tally.active());
         self.list().filter_map(active).sum()
     }
 }
@@ -485,12 +458,8 @@ fn open(
         engine,
         template,
         created: unix_seconds(),
-        active: AtomicUsize::new(0),
-        most: slots + loading.queue,
-        slots,
-        used: Mutex::new(Instant::now()),
+        tally: Arc::new(Tally::new(slots, loading.queue, Arc::clone(&metrics), lost)),
         metrics,
-        lost,
     })
 }
 
@@ -567,11 +536,6 @@ pub(crate) fn name_of(path: &Path) -> String {
 fn unix_seconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
-}
-
-/// A lock whose holder cannot leave anything half done.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,16 +1,19 @@
 //! Which path is whose.
 
-use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 
+use super::anthropic::messages;
 use super::app::App;
-use super::{auth, document, error, health, openai, record, tokens};
+use super::body::BodyLimits;
+use super::ollama::{chat, embed, generate, listing};
+use super::{auth, document, error, health, openai, page, record, tokens};
 
 /// All routes.
 pub(crate) fn router(app: &App) -> Router {
@@ -19,6 +22,17 @@ pub(crate) fn router(app: &App) -> Router {
         .route("/v1/models/{*model}", get(openai::models::one))
         .route("/v1/completions", post(openai::completions::create))
         .route("/v1/chat/completions", post(openai::chat::create))
+        .route("/v1/embeddings", post(openai::embeddings::create))
+        .route("/v1/responses", post(openai::responses::create))
+        .route("/v1/messages", post(messages::create))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
+        .route("/api/version", get(listing::version))
+        .route("/api/tags", get(listing::tags))
+        .route("/api/ps", get(listing::ps))
+        .route("/api/show", post(listing::show))
+        .route("/api/generate", post(generate::create))
+        .route("/api/embed", post(embed::create))
+        .route("/api/chat", post(chat::create))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))
@@ -32,9 +46,13 @@ pub(crate) fn router(app: &App) -> Router {
         .route("/openapi.json", get(document::document));
     let routes = work
         .merge(open)
+        .merge(page::routes(app.config.page))
         .fallback(error::no_such_path)
         .layer(CatchPanicLayer::custom(error::panicked))
-        .layer(DefaultBodyLimit::max(app.config.max_body))
+        .layer(Extension(BodyLimits {
+            most: app.config.max_body,
+            patience: app.config.patience,
+        }))
         .layer(from_fn(error::write_errors))
         .layer(from_fn_with_state(app.clone(), count));
     let routes = match cors(&app.config.origins) {

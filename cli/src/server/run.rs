@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use super::app::{App, Config, Shared};
+use super::connections;
 use super::metrics::Metrics;
 use super::models::{Loading, Models, Source};
 use super::router::router;
@@ -19,6 +20,12 @@ use crate::failure::Failure;
 
 /// How often is looked whether something is over.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// How long answers that are whole may take to go out at the end.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// How long a server says that it is of no use before it ends.
+const UNHEALTHY: Duration = Duration::from_secs(1);
 
 /// What is served, where and how.
 pub(crate) struct Serving {
@@ -40,7 +47,10 @@ pub(crate) fn serve(serving: Serving, bound: impl FnOnce(SocketAddr)) -> Result<
     let runtime = runtime.map_err(|e| Failure::Work(format!("no threads for a server: {e}")))?;
     let served = runtime.block_on(run(serving, bound));
     // What still waits for a reader is left behind.
-    runtime.shutdown_timeout(Duration::from_millis(500));
+    runtime.shutdown_timeout(match served {
+        Err(Failure::Interrupted) => Duration::ZERO,
+        _ => Duration::from_millis(500),
+    });
     served
 }
 
@@ -51,80 +61,123 @@ async fn run(serving: Serving, bound: impl FnOnce(SocketAddr)) -> Result<(), Fai
             "cannot listen on {address}: {e}; choose another with --host and --port"
         ))
     };
-    let listener = TcpListener::bind(serving.address).await.map_err(cannot)?;
+    let mut signals = Signals::new()?;
+    let listener = connections::listen(serving.address).map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
     let metrics = Arc::new(Metrics::new());
     let models = Models::new(serving.sources, serving.loading, Arc::clone(&metrics));
     let app: App = Arc::new(Shared::new(models, metrics, serving.config));
-    bound(address);
     let ends = Arc::new(Notify::new());
-    let server = axum::serve(listener, router(&app)).with_graceful_shutdown({
-        let ends = Arc::clone(&ends);
-        async move { ends.notified().await }
-    });
-    let server = tokio::spawn(server.into_future());
-    let mut loading = tokio::spawn({
-        let app = Arc::clone(&app);
-        async move { app.models.start().await }
-    });
-    let mut loaded = false;
-    let result = tokio::select! {
-        result = watch(&app) => result,
-        result = async {
-            let started = (&mut loading).await;
-            match started {
-                Ok(Ok(())) => std::future::pending().await,
-                Ok(Err(why)) => Err(Failure::Work(why)),
-                Err(panicked) => Err(Failure::Work(panicked.to_string())),
-            }
-        } => { loaded = true; result }
-        () = asked_to_stop() => Ok(()),
-        () = serving.stop.notified() => Ok(()),
+    let patience = app.config.patience;
+    let server = connections::serve(listener, router(&app), patience, Arc::clone(&ends));
+    let server = tokio::spawn(server);
+    bound(address);
+    let why = tokio::select! {
+        why = watch(&app) => End::Lost(why),
+        why = load(&app) => End::NotLoaded(why),
+        _ = signals.next() => End::Asked,
+        () = serving.stop.notified() => End::Asked,
     };
-    app.drain();
     let drained = async {
-        let begun = Instant::now();
-        while !loaded && app.models.active() > 0 && begun.elapsed() < serving.drain {
-            tokio::time::sleep(LOOK).await;
-        }
+        let left = drain(&app, &why, serving.drain).await;
         ends.notify_one();
         // Answers that are whole go out; readers that do not read are not waited for.
-        let left = serving.drain.saturating_sub(begun.elapsed()).max(LOOK);
-        let _ = tokio::time::timeout(left.min(Duration::from_secs(5)), server).await;
+        let _ = tokio::time::timeout(left.min(FLUSH), server).await;
     };
-    tokio::select! {
-        () = drained => {}
-        () = asked_to_stop() => tracing::warn!("a second signal: ending at once"),
+    let result = tokio::select! {
+        () = drained => why.result(),
+        _ = signals.next() => {
+            tracing::warn!("a second signal: ending at once");
+            Err(Failure::Interrupted)
+        }
+    };
+    if result.is_err() || app.models.active() > 0 {
+        // An engine is waited for where it is dropped, and it may be in the middle of a long step.
+        std::mem::forget(app);
     }
     result
 }
 
-/// Looks after models: unloads those that nobody uses, and ends once an engine is lost and nothing of it is
-/// under way.
-async fn watch(app: &App) -> Result<(), Failure> {
+/// Why a server ends.
+enum End {
+    /// Somebody asked for it.
+    Asked,
+    /// The model cannot be loaded.
+    NotLoaded(String),
+    /// An engine computes nothing any more.
+    Lost(String),
+}
+
+impl End {
+    fn result(self) -> Result<(), Failure> {
+        match self {
+            End::Asked => Ok(()),
+            End::NotLoaded(why) | End::Lost(why) => Err(Failure::Work(why)),
+        }
+    }
+}
+
+/// Loads what is loaded in front of the first request; returns where that is not possible, and why.
+async fn load(app: &App) -> String {
+    let app = Arc::clone(app);
+    match tokio::spawn(async move { app.models.start().await }).await {
+        Ok(Ok(())) => std::future::pending().await,
+        Ok(Err(why)) => why,
+        Err(panicked) => panicked.to_string(),
+    }
+}
+
+/// Waits for what is under way; returns how much of the time for it is left.
+async fn drain(app: &App, why: &End, most: Duration) -> Duration {
+    let begun = Instant::now();
+    if !matches!(why, End::Lost(_)) {
+        app.drain();
+    }
+    while app.models.active() > 0 && begun.elapsed() < most {
+        tokio::time::sleep(LOOK).await;
+    }
+    if matches!(why, End::Lost(_)) {
+        // Who sends requests here learns that there is nothing to be had.
+        tokio::time::sleep(UNHEALTHY).await;
+    }
+    most.saturating_sub(begun.elapsed()).max(LOOK)
+}
+
+/// Looks after models: unloads those that nobody uses, and returns once an engine is lost, and why.
+async fn watch(app: &App) -> String {
     loop {
         tokio::time::sleep(LOOK * 10).await;
         app.models.unload_idle().await;
         if let Some(why) = app.models.why_lost() {
             tracing::error!("{why}");
-            return Err(Failure::Work(why));
+            return why;
         }
     }
 }
 
-/// Returns at the next SIGTERM or Ctrl-C.
-async fn asked_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let both = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    );
-    let (Ok(mut terminate), Ok(mut interrupt)) = both else {
-        // Without handlers signals do what they always do.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and Ctrl-C, none of which is missed once this is made.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, Failure> {
+        let listen = |kind| {
+            let cannot = |e| Failure::Work(format!("cannot listen for signals: {e}"));
+            signal(kind).map_err(cannot)
+        };
+        Ok(Signals {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Returns at the next of them.
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }

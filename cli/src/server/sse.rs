@@ -13,11 +13,16 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::Instrument;
 
+use super::connections::Closer;
+
 /// Chunks that wait for the connection.
 const CHUNKS: usize = 8;
 
 /// Where a stream's writer puts what it has.
-pub(crate) struct Sink(mpsc::Sender<Bytes>);
+pub(crate) struct Sink {
+    chunks: mpsc::Sender<Bytes>,
+    closer: Closer,
+}
 
 /// The reader has gone.
 #[derive(Debug)]
@@ -25,7 +30,7 @@ pub(crate) struct Gone;
 
 impl Sink {
     async fn send(&self, text: String) -> Result<(), Gone> {
-        self.0.send(Bytes::from(text)).await.map_err(|_| Gone)
+        self.chunks.send(Bytes::from(text)).await.map_err(|_| Gone)
     }
 
     /// An event of data alone.
@@ -48,9 +53,14 @@ impl Sink {
         self.send(format!("{data}\n")).await
     }
 
+    /// Says that the stream has failed: what its client hears next is the last of this connection.
+    pub(crate) fn fail(&self) {
+        self.closer.close();
+    }
+
     /// Returns once the reader has gone.
     pub(crate) async fn closed(&self) {
-        self.0.closed().await;
+        self.chunks.closed().await;
     }
 }
 
@@ -62,9 +72,12 @@ where
 {
     let (sender, chunks) = mpsc::channel(CHUNKS);
     let watch = sender.clone();
-    let writing = write(Sink(sender));
+    let sink = Sink {
+        chunks: sender,
+        closer: Closer::of_request(),
+    };
+    let writing = write(sink);
     let written = async move {
-        let watch = Sink(watch);
         tokio::select! {
             // It ends where it likes; who is gone hears nothing of it.
             _ = writing => {}

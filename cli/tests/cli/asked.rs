@@ -278,7 +278,7 @@ fn other_programs_flags_and_commands_are_answered() {
         (&["pull", "llama3"], "gannet run -m FILE"),
         (&["list"], "gannet inspect"),
         (&["ps"], "nothing"),
-        (&["create", "x", "-f", "Modelfile"], "convert_hf_to_gguf"),
+        (&["create", "x", "-f", "Modelfile"], "gannet convert"),
         (&["server"], "gannet serve"),
         (&["x.gguf"], "gannet run x.gguf"),
         (&["bench", "x.gguf"], "-m x.gguf"),

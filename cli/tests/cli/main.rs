@@ -9,6 +9,7 @@
 #![cfg(feature = "embedded-model")]
 
 mod asked;
+mod chat;
 mod detokenize;
 mod errors;
 mod evaluate;

@@ -59,6 +59,19 @@ impl Done {
         self.stderr.trim_end().strip_prefix("error: ").expect(&what)
     }
 
+    /// The work failed with one line behind notices, which is returned without `error: `.
+    pub(crate) fn error_behind_notes(&self) -> &str {
+        let what = format!("gannet {}: {:?}\n{}", self.args, self.code, self.stderr);
+        assert_eq!(self.code, Some(1), "{what}");
+        let errors = self
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("error: "));
+        assert_eq!(errors.count(), 1, "{what}");
+        let last = self.stderr.lines().last().expect(&what);
+        last.strip_prefix("error: ").expect(&what)
+    }
+
     /// The arguments made no sense; standard output stayed empty.
     pub(crate) fn usage(&self) -> &str {
         assert_eq!(self.code, Some(2), "gannet {}\n{}", self.args, self.stderr);

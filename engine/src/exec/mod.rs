@@ -9,7 +9,10 @@ mod addresses;
 pub mod cpu;
 pub mod cuda;
 mod decode;
+pub(crate) mod embed;
 mod executor;
+pub(crate) mod faulty;
+pub(crate) mod guarded;
 pub(crate) mod host;
 #[cfg(feature = "interp")]
 pub mod interp;

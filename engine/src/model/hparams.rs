@@ -6,6 +6,7 @@
 
 use super::families::{Family, Norms};
 use super::keys::Keys;
+use super::pooling::Pooling;
 use super::rope::RopeParams;
 use crate::Error;
 
@@ -32,6 +33,8 @@ pub struct HyperParams {
     pub rope: Option<RopeParams>,
     /// Epsilon of the norms.
     pub norm_eps: f32,
+    /// How a text's vectors become one.
+    pub pooling: Pooling,
 }
 
 /// The limits that keep a hostile file from sizing anything absurd.
@@ -74,6 +77,7 @@ impl HyperParams {
             head_dim,
             rope,
             norm_eps: keys.number(epsilon(family), 0.0..=1.0)?,
+            pooling: Pooling::read(keys)?,
         })
     }
 }

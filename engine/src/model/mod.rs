@@ -16,6 +16,7 @@ mod keys;
 mod ledger;
 mod neutral;
 mod phase;
+mod pooling;
 mod rope;
 mod weights;
 
@@ -29,6 +30,7 @@ pub(crate) use bind::{Binder, FactorTensors, Part};
 pub use families::{FAMILIES, Family};
 pub use hparams::HyperParams;
 pub use phase::{Phase, Span};
+pub use pooling::Pooling;
 pub use rope::RopeParams;
 
 use hf::{HfFolder, Origins};

@@ -45,7 +45,6 @@ const TABLE: &[Row] = &[
         With::Flag(true),
         "every plan attends causally",
     ),
-    Row("pooling_type", ZERO, "0 pools nothing"),
     Row(
         "use_parallel_residual",
         With::Flag(false),

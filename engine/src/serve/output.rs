@@ -165,12 +165,16 @@ impl Output {
             self.give_rest(on_event);
         }
         let prompt_time = self.prompt_time.unwrap_or(elapsed);
+        // The end of a text may be one too, and is no stop string where nothing stood in front of it.
+        let stop = self.filter.found();
+        let stop = stop.filter(|_| self.finish == Some(Finish::StopString));
         Generation {
             prompt_tokens: self.prompt_tokens,
             cached_tokens: 0,
             tokens: self.tokens,
             text: self.text,
             finish: self.finish.unwrap_or(Finish::Length),
+            stop: stop.map(str::to_owned),
             prompt_time,
             decode_time: elapsed.saturating_sub(prompt_time),
         }
@@ -318,6 +322,15 @@ mod tests {
         assert_eq!(generation.tokens, [0, 1]);
         assert_eq!(generation.text, "a b ");
         assert_eq!(generation.finish, Finish::StopString);
+        assert_eq!(generation.stop.as_deref(), Some("STOP"));
+    }
+
+    #[test]
+    fn the_longest_stop_string_that_is_complete_is_named() {
+        let (_, generation) = given(&["b", "a b", "x"], &["a", " ", "b"]);
+        assert_eq!(generation.stop.as_deref(), Some("a b"));
+        let (_, generation) = given(&["b", "a bc"], &["a", " ", "b", "c"]);
+        assert_eq!(generation.stop.as_deref(), Some("b"));
     }
 
     #[test]
@@ -327,6 +340,7 @@ mod tests {
         assert_eq!(found, all);
         assert_eq!(generation.text, "a STOxST");
         assert_eq!(generation.finish, Finish::Length);
+        assert_eq!(generation.stop, None);
     }
 
     /// The tokens of a character that begins the stop string have no text but the last.
@@ -395,6 +409,8 @@ mod tests {
         ];
         for (stop, text, finish) in cases {
             let found = with_hidden(&[stop], &["x", "a"], Some("<e>"));
+            let named = (finish == Finish::StopString).then_some(stop);
+            assert_eq!(found.stop.as_deref(), named, "{stop}");
             assert_eq!(
                 (found.text.as_str(), found.finish),
                 (text, finish),

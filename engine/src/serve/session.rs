@@ -123,6 +123,8 @@ pub struct Generation {
     pub text: String,
     /// Why it ended.
     pub finish: Finish,
+    /// The stop string that ended it, where one did.
+    pub stop: Option<String>,
     /// Time for the prompt, including the first token.
     pub prompt_time: Duration,
     /// Time for the tokens after the first.

@@ -17,6 +17,8 @@ pub(super) struct StopFilter {
     begun: Vec<Begun>,
     /// Bytes at the end of the text that might still belong to a stop string.
     held: usize,
+    /// Which of them came.
+    found: Option<usize>,
 }
 
 /// The beginning of a stop string.
@@ -48,6 +50,11 @@ impl StopFilter {
             stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(),
             ..StopFilter::default()
         }
+    }
+
+    /// The stop string that came.
+    pub(super) fn found(&self) -> Option<&str> {
+        self.found.map(|stop| self.stops[stop].as_str())
     }
 
     /// Whether there is nothing to look for: all text is clear at once.
@@ -111,7 +118,8 @@ impl StopFilter {
     fn complete(&mut self, at: usize) -> Option<Scan> {
         let is_whole = |begun: &&Begun| self.stops[begun.stop].len() == begun.matched;
         let whole = self.begun.iter().filter(is_whole);
-        let since = whole.map(|begun| begun.since).max()?;
+        let Begun { stop, since, .. } = *whole.max_by_key(|begun| begun.since)?;
+        self.found = Some(stop);
         self.begun.clear();
         self.held = 0;
         Some(Scan {

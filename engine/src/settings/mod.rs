@@ -10,6 +10,7 @@ mod resolve;
 mod rules;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 pub use gannet_ptx_gen::kernels::{GemvVariant, KvType};
 
@@ -47,6 +48,40 @@ pub struct Faults {
     pub omit_launch: Option<usize>,
     /// Refuse to build graphs.
     pub refuse_graphs: bool,
+    /// Fail this step of those that are queued, counted from 1.
+    pub fail_step: Option<u64>,
+    /// Fail every step whose number this divides; at least 1.
+    pub fail_every: Option<u64>,
+    /// Lose the executor where the results of this step are due.
+    pub lose_at: Option<u64>,
+    /// Panic at this step.
+    pub panic_at: Option<u64>,
+    /// The logits of the first output of this step are no numbers.
+    pub nan_at: Option<u64>,
+    /// Every step takes so much longer.
+    pub slow_steps: Duration,
+    /// Putting a model on its device takes so much longer.
+    pub slow_load: Duration,
+}
+
+impl Faults {
+    /// Whether there are any that show in steps that are queued.
+    #[must_use]
+    pub fn are_of_steps(&self) -> bool {
+        let Faults {
+            omit_launch: _,
+            refuse_graphs: _,
+            slow_load: _,
+            fail_step,
+            fail_every,
+            lose_at,
+            panic_at,
+            nan_at,
+            slow_steps,
+        } = *self;
+        let steps = [fail_step, fail_every, lose_at, panic_at, nan_at];
+        steps.iter().any(Option::is_some) || !slow_steps.is_zero()
+    }
 }
 
 /// What a user asked for, over whatever was measured.

@@ -12,7 +12,7 @@ use crate::Error;
 use crate::error::{CudaError, NoDevice};
 use crate::exec::cpu::CpuExecutor;
 use crate::exec::cuda::{CudaExecutor, Gpu};
-use crate::exec::{Executor, Opening, host, limits};
+use crate::exec::{Executor, Opening, faulty, host, limits};
 use crate::kv::KvType;
 use crate::model::{Model, Phase, Span};
 use crate::settings::{Buffers, DeviceChoice, ExecutorChoice, Settings};
@@ -63,7 +63,8 @@ pub fn make_executor_on(
     let notices: Vec<String> = notices.into_iter().flatten().collect();
     Ok(Made {
         notice: (!notices.is_empty()).then(|| notices.join("; ")),
-        ..made
+        executor: faulty::plant(made.executor, settings.faults),
+        gpu: made.gpu,
     })
 }
 

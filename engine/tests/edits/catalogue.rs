@@ -45,7 +45,10 @@ pub(crate) const KEYS: &[(&str, &[(Const, bool)])] = &[
         "attention.causal",
         &[(Bool(true), true), (Bool(false), false), (U32(1), false)],
     ),
-    ("pooling_type", &[(U32(0), true), (U32(3), false)]),
+    (
+        "pooling_type",
+        &[(U32(0), true), (U32(3), true), (U32(9), false)],
+    ),
     (
         "use_parallel_residual",
         &[(Bool(false), true), (Bool(true), false)],

@@ -186,7 +186,6 @@ fn keys_that_change_the_arithmetic_are_named() {
         ("qwen3", "rope.scaling.yarn_beta_fast", F32(8.0)),
         ("llama", "attention.key_length_swa", U32(16)),
         ("qwen3", "rope.dimension_sections", U32(8)),
-        ("qwen2", "pooling_type", U32(3)),
         ("llama", "tensor_data_layout", Val::Text("rows".to_owned())),
         ("llama", "ssm.conv_kernel", U32(4)),
         ("llama", "what_comes_next", U32(0)),
@@ -215,6 +214,8 @@ fn numbers_that_no_model_has_are_refused() {
         ("llama", "expert_count", U32(8)),
         ("qwen3", "expert_count", U32(128)),
         ("gpt2", "expert_count", U32(2)),
+        ("qwen2", "pooling_type", U32(5)),
+        ("llama", "pooling_type", Val::Text("mean".to_owned())),
         (
             "llama",
             "rope.scaling.type",
@@ -290,5 +291,14 @@ fn lists_by_layer_count_where_they_are_uniform() {
         let (refused, _) = ends(arch, |file| set(file, suffix, uniform.clone()));
         assert_eq!(refused, None, "{arch} {suffix}");
         is_refused(arch, suffix, |file| set(file, suffix, other.clone()));
+    }
+}
+
+/// How vectors of texts are made changes no logits: the file is read, whatever it says.
+#[test]
+fn pooling_is_read() {
+    for number in 0..=4 {
+        let (refused, warnings) = ends("qwen2", |file| set(file, "pooling_type", Val::U32(number)));
+        assert_eq!((refused, warnings), (None, Some(Vec::new())), "{number}");
     }
 }

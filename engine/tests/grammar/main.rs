@@ -3,11 +3,17 @@
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
 
+mod controls;
+mod generator;
+mod hostile;
+mod schemas;
 mod texts;
+mod tools;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use gannet_engine::tokenizer::{DecodeOptions, StreamDecoder};
 use gannet_engine::{DeviceChoice, Engine, GenerateOptions, Model, Request, Sampling, Settings};
 
 /// The model that is shipped.
@@ -28,6 +34,26 @@ fn engine(slots: usize, context: usize) -> Engine {
         ..Settings::default()
     };
     Engine::new(model(), &settings).unwrap()
+}
+
+/// What a hook does that makes a model write a text: tokens that go on with it are likelier by `by`; behind
+/// it, and where it was left, nothing changes.
+fn leads_to(target: String, prompt: usize, by: f32) -> impl FnMut(&[u32], &mut [f32]) + Send {
+    move |history, logits| {
+        let tokenizer = model().tokenizer();
+        let options = DecodeOptions::default();
+        let mut text = StreamDecoder::continuing(tokenizer, options);
+        let text: String = history[prompt..].iter().map(|&id| text.push(id)).collect();
+        let Some(rest) = target.strip_prefix(&text).filter(|rest| !rest.is_empty()) else {
+            return;
+        };
+        for (id, logit) in (0..).zip(logits) {
+            let bytes = tokenizer.token_bytes(id);
+            if !bytes.is_empty() && rest.as_bytes().starts_with(bytes) {
+                *logit += by + bytes.len() as f32;
+            }
+        }
+    }
 }
 
 /// A request that draws at temperature 1.

@@ -11,7 +11,7 @@ type Case = (Grammar, fn(&str) -> bool);
 fn texts_match_their_grammar_and_end_with_it() {
     let engine = engine(8, 256);
     let lark = "start: \"yes\" | \"no\" \" \" NUMBER\nNUMBER: /[0-9]{1,4}/";
-    let cases: [Case; 5] = [
+    let cases: [Case; 6] = [
         (Grammar::Regex("[0-9]{3}-[a-f]{2}".to_owned()), |text| {
             text.len() == 6 && text[..3].bytes().all(|b| b.is_ascii_digit())
         }),
@@ -19,6 +19,7 @@ fn texts_match_their_grammar_and_end_with_it() {
             text == "yes" || text.strip_prefix("no ").is_some_and(|n| n.parse::<u32>().is_ok())
         }),
         (Grammar::Regex(String::new()), str::is_empty),
+        (Grammar::Regex("^(a|b)/c$".to_owned()), |text| ["a/c", "b/c"].contains(&text)),
         (
             Grammar::JsonSchema(r#"{"enum": ["a", 1, null]}"#.to_owned()),
             |text| [r#""a""#, "1", "null"].contains(&text),

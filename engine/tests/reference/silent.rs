@@ -7,7 +7,7 @@ const ALWAYS: &[&str] = &["vocab_size", "rope.scaling.finetuned"];
 
 /// Keys that say nothing with these numbers: scales of 1, windows and caps and experts of 0.
 const NUMBERS: &[(&str, &[f64])] = &[
-    ("pooling_type", &[0.0]),
+    ("pooling_type", &[0.0, 1.0, 2.0, 3.0, 4.0]),
     ("attention.sliding_window", &[0.0]),
     ("attention.clamp_kqv", &[0.0]),
     ("attention.max_alibi_bias", &[0.0]),

@@ -191,6 +191,8 @@ impl ChatRequest {
             thinking: self
                 .reasoning_effort
                 .map(|effort| effort != ReasoningEffort::None),
+            continues: false,
+            whole_calls: self.stream != Some(true),
             variables: variables
                 .map(|(name, value)| (name.clone(), value.to_string()))
                 .collect(),
@@ -444,7 +446,10 @@ async fn stream(
         let (index, reply) = match next {
             Ok(next) => next,
             // Nothing follows: no end that looks like a good one.
-            Err(error) => return sink.data(&error.body(Dialect::OpenAi)).await,
+            Err(error) => {
+                sink.fail();
+                return sink.data(&error.body(Dialect::OpenAi)).await;
+            }
         };
         let chunk = match reply {
             Reply::Token(token) => {

@@ -276,7 +276,10 @@ async fn stream(
                     sink.data(&head.json(json!([last]))).await?;
                 }
                 // Nothing follows: no end that looks like a good one.
-                Err(error) => return sink.data(&error.body(Dialect::OpenAi)).await,
+                Err(error) => {
+                    sink.fail();
+                    return sink.data(&error.body(Dialect::OpenAi)).await;
+                }
             },
         }
     }

@@ -17,6 +17,8 @@ use gannet_quant::cpu::{Product, matmul_exact, matmul_fast_each};
 use attention::LayerCache;
 use groups::{group_products, storage_of};
 
+pub(crate) use ops::{layer_norm, rms_norm};
+
 use super::decode::{
     HostDecode, check_blocks, check_places, check_sequences, decode_on_host, swapped,
 };

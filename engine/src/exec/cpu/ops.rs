@@ -13,7 +13,7 @@ use crate::plan::{RopeKind, RopeTable};
 const PARALLEL_VALUES: usize = 1 << 14;
 
 /// `out[g] = x[g] * weight / sqrt(mean(x[g]^2) + eps)` for each group as long as the weight.
-pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+pub(crate) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
     let dim = weight.len();
     for (x, out) in x.chunks_exact(dim).zip(out.chunks_exact_mut(dim)) {
         let mean = sum_squares(x) / dim as f64;
@@ -26,7 +26,7 @@ pub(super) fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
 
 /// `out[g] = (x[g] - mean(x[g])) * weight / sqrt(variance(x[g]) + eps) (+ bias)` for each group as
 /// long as the weight.
-pub(super) fn layer_norm(
+pub(crate) fn layer_norm(
     x: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,

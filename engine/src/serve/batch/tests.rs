@@ -49,15 +49,8 @@ fn sequences_outlive_a_step_that_fails() {
     let texts: Vec<_> = (0..12).map(|seed| alone(&model, seed)).collect();
     let (mut failed, mut whole) = (0, 0);
     for round in 0..60 {
-        let executor = Failing {
-            inner: cpu(&model, limits(3)),
-            random: Random::new(round),
-            rate: 25,
-            fatal: 0,
-            is_lost: false,
-            failures: 0,
-        };
-        let mut batch = Batch::of(&model, Box::new(executor), None);
+        let executor = Failing::executor(cpu(&model, limits(3)), Random::new(round), 25, 0);
+        let mut batch = Batch::of(&model, executor, None);
         let mut ids: HashMap<SeqId, usize> = HashMap::new();
         for seed in 0..texts.len() {
             ids.insert(batch.add(&prompt(seed), options(seed)).unwrap(), seed);
@@ -107,15 +100,8 @@ fn a_lost_executor_ends_everything_and_takes_no_more() {
     let model = micro();
     let mut lost = 0;
     for round in 0..20 {
-        let executor = Failing {
-            inner: cpu(&model, limits(2)),
-            random: Random::new(round),
-            rate: 9,
-            fatal: 1,
-            is_lost: false,
-            failures: 0,
-        };
-        let mut batch = Batch::of(&model, Box::new(executor), None);
+        let executor = Failing::executor(cpu(&model, limits(2)), Random::new(round), 9, 1);
+        let mut batch = Batch::of(&model, executor, None);
         for seed in 0..9 {
             batch.add(&prompt(seed), options(seed)).unwrap();
         }

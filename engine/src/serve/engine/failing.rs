@@ -1,20 +1,16 @@
 //! An executor of which calls fail, for tests of those that drive one.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use gannet_gguf::{Gguf, TensorInfo, TensorType, Writer};
 use half::f16;
 
 use crate::Error;
 use crate::exec::cpu::CpuExecutor;
-use crate::exec::{DecodeStart, Executor, ExecutorKind, HostQueue, Inspect, Limits};
-use crate::exec::{SlotChoice, Stats, Step};
-use crate::kv::BlockTable;
+use crate::exec::guarded::{Call, Guard, Guarded, planted};
+use crate::exec::{Executor, Limits};
 use crate::model::Model;
-use crate::plan::Plan;
 use crate::settings::{Buffers, Precision};
 
 /// A small generator: the same numbers every time.
@@ -100,134 +96,58 @@ pub(in crate::serve) fn cpu(model: &Arc<Model>, limits: Limits) -> CpuExecutor {
     CpuExecutor::new(Arc::clone(model), Precision::Exact, limits, Buffers::Shared).unwrap()
 }
 
-/// An executor of which calls fail, before they do anything or after they have.
+/// Calls fail at random, before they do anything or after they have.
 pub(in crate::serve) struct Failing {
-    pub(in crate::serve) inner: CpuExecutor,
     pub(in crate::serve) random: Random,
     /// One call in so many fails; none for 0.
     pub(in crate::serve) rate: usize,
     /// One failure in so many takes the executor with it.
     pub(in crate::serve) fatal: usize,
-    pub(in crate::serve) is_lost: bool,
-    pub(in crate::serve) failures: u64,
+    is_lost: bool,
 }
 
 impl Failing {
-    fn fails(&mut self) -> bool {
-        let fails = self.is_lost || self.random.once_in(self.rate);
-        self.is_lost |= fails && self.random.once_in(self.fatal);
-        self.failures += u64::from(fails);
-        fails
+    /// An executor that is to fail.
+    pub(in crate::serve) fn executor(
+        inner: CpuExecutor,
+        random: Random,
+        rate: usize,
+        fatal: usize,
+    ) -> Box<dyn Executor> {
+        let failing = Failing {
+            random,
+            rate,
+            fatal,
+            is_lost: false,
+        };
+        Box::new(Guarded::new(Box::new(inner), failing))
     }
 
     fn guard(&mut self) -> Result<(), Error> {
-        match self.fails() {
+        let fails = self.is_lost || self.random.once_in(self.rate);
+        self.is_lost |= fails && self.random.once_in(self.fatal);
+        match fails {
             true => Err(planted()),
             false => Ok(()),
         }
     }
 }
 
-fn planted() -> Error {
-    Error::Interp("a planted fault".to_owned())
-}
-
-impl Executor for Failing {
-    fn kind(&self) -> ExecutorKind {
-        self.inner.kind()
+impl Guard for Failing {
+    fn before(&mut self, _: Call) -> Result<(), Error> {
+        self.guard()
     }
 
-    fn plan(&self) -> &Plan {
-        self.inner.plan()
+    fn after(&mut self, _: Call) -> Result<(), Error> {
+        self.guard()
     }
 
-    fn limits(&self) -> Limits {
-        self.inner.limits()
-    }
-
-    fn run(&mut self, step: &Step<'_>) -> Result<(), Error> {
-        self.inner.run(step)
-    }
-
-    fn logits(&mut self) -> Result<&[f32], Error> {
-        self.guard()?;
-        self.inner.logits()
-    }
-
-    fn next(&mut self) -> Result<&[u32], Error> {
-        self.inner.next()
-    }
-
-    fn decode(
-        &mut self,
-        sequences: &[DecodeStart<'_>],
-        steps: usize,
-        table: &BlockTable,
-        on_token: &mut dyn FnMut(usize, u32) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
-        self.inner.decode(sequences, steps, table, on_token)
-    }
-
-    fn host_queue(&mut self) -> &mut HostQueue {
-        self.inner.host_queue()
-    }
-
-    fn set_slot(&mut self, choice: &SlotChoice<'_>) -> Result<(), Error> {
-        self.guard()?;
-        self.inner.set_slot(choice)
-    }
-
-    fn queue(&mut self, step: &Step<'_>) -> Result<(), Error> {
-        self.guard()?;
-        self.inner.queue(step)?;
-        if self.fails() {
-            // It ran, and nobody will hear of it.
-            self.inner.take(Duration::ZERO)?;
-            return Err(planted());
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, patience: Duration) -> Result<Option<Vec<u32>>, Error> {
-        self.guard()?;
+    fn holds_back(&mut self) -> bool {
         // The device is slow now and then.
-        match self.random.once_in(5) {
-            true => Ok(None),
-            false => self.inner.take(patience),
-        }
+        self.random.once_in(5)
     }
 
-    fn abandon(&mut self) -> Result<(), Error> {
-        self.inner.abandon()?;
-        match self.is_lost {
-            true => Err(planted()),
-            false => Ok(()),
-        }
-    }
-
-    fn copy_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
-        self.guard()?;
-        self.inner.copy_blocks(pairs)?;
-        self.guard()
-    }
-
-    fn save_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
-        self.guard()?;
-        self.inner.save_blocks(pairs)?;
-        self.guard()
-    }
-
-    fn restore_blocks(&mut self, pairs: &[(u32, u32)]) -> Result<(), Error> {
-        self.guard()?;
-        self.inner.restore_blocks(pairs)?;
-        self.guard()
-    }
-
-    fn stats(&self) -> Stats {
-        self.inner.stats()
-    }
-
-    fn inspect(&mut self) -> &mut dyn Inspect {
-        self.inner.inspect()
+    fn is_lost(&mut self) -> bool {
+        self.is_lost
     }
 }

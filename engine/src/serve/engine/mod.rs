@@ -13,6 +13,7 @@
 mod callers;
 pub mod core;
 mod counters;
+mod embed;
 #[cfg(test)]
 pub(in crate::serve) mod failing;
 mod handle;
@@ -32,9 +33,10 @@ use std::time::Duration;
 
 use self::callers::{Callers, Hear};
 use self::core::{Core, Submitted};
+use self::embed::Embedding;
 use crate::Error;
 use crate::exec::{ExecutorKind, LoadReport, Opening};
-use crate::model::Model;
+use crate::model::{Model, Pooling};
 use crate::settings::Settings;
 use crate::tools::make_executor_on;
 
@@ -50,6 +52,7 @@ const PATIENCE: Duration = Duration::from_micros(200);
 enum Mail {
     Submit(Box<Submitted>, Hear),
     Cancel(u64),
+    Embed(Embedding),
     Counters(Sender<EngineCounters>),
     TimeSteps(bool),
     Stop,
@@ -87,7 +90,6 @@ pub struct Engine {
     model: Arc<Model>,
     kind: ExecutorKind,
     context: usize,
-    prompt_budget: usize,
     notice: Option<String>,
     load: LoadReport,
 }
@@ -118,7 +120,6 @@ impl Engine {
         let (mail, inbox) = channel();
         core.warm_up()?;
         let model = Arc::clone(core.model());
-        let prompt_budget = core.prompt_budget();
         let executor = core.executor();
         let mut engine = Engine {
             mail,
@@ -126,7 +127,6 @@ impl Engine {
             next_key: AtomicU64::new(0),
             kind: executor.kind(),
             context: executor.limits().context,
-            prompt_budget,
             notice: notice.or_else(|| executor.notice()),
             load: LoadReport::new(&model, executor),
             model,
@@ -226,6 +226,38 @@ impl Engine {
         Canceller::new(key, self.mail.clone())
     }
 
+    /// The vector of a text: what stands in front of the model's head, pooled and not scaled to any length.
+    /// It does not depend on what else runs. [`HyperParams::pooling`](crate::internals::model::HyperParams)
+    /// is what the model's file asks for.
+    ///
+    /// # Errors
+    /// No tokens, more than the context holds, ids that are none, a pooling that gives no vector, numbers
+    /// that are not finite, or the device failed.
+    pub fn embed(&self, tokens: Vec<u32>, pooling: Pooling) -> Result<Vec<f32>, Error> {
+        let (answer, heard) = channel();
+        self.embed_with(tokens, pooling, move |vector| {
+            // Whoever asked may be gone.
+            let _ = answer.send(vector);
+        });
+        heard.recv().map_err(|_| gone())?
+    }
+
+    /// As [`Engine::embed`] for callers that wait in ways of their own: `hear` is called on the engine's
+    /// thread and must not wait; where that is gone it is dropped.
+    pub fn embed_with(
+        &self,
+        tokens: Vec<u32>,
+        pooling: Pooling,
+        hear: impl FnOnce(Result<Vec<f32>, Error>) + Send + 'static,
+    ) {
+        let hear = Box::new(hear);
+        let _ = self.mail.send(Mail::Embed(Embedding {
+            tokens,
+            pooling,
+            hear,
+        }));
+    }
+
     /// How it is doing.
     ///
     /// # Errors
@@ -259,12 +291,6 @@ impl Engine {
     #[must_use]
     pub fn context(&self) -> usize {
         self.context
-    }
-
-    /// Tokens of prompts in a step while sequences decode.
-    #[must_use]
-    pub fn prompt_budget(&self) -> usize {
-        self.prompt_budget
     }
 
     /// What a user should know about the choice of device, such as a fallback to the CPU.
@@ -314,6 +340,7 @@ fn run(mut core: Core, inbox: &Receiver<Mail>) {
                     callers.end(key, Err(why));
                 }
             }
+            Ok(Mail::Embed(embedding)) => core.submit_embedding(embedding),
             Ok(Mail::Cancel(key)) => core.cancel(key, &mut callers),
             Ok(Mail::Counters(answer)) => {
                 // Whoever asked may be gone.

@@ -42,7 +42,7 @@ impl Scheduler {
     pub(super) fn admit(&mut self, draft: &mut Draft) {
         let mut passed: Vec<RequestId> = Vec::new();
         let mut last: Option<Order> = None;
-        while draft.left > 0 && !self.free_slots.is_empty() {
+        while draft.left > 0 && !draft.share.is_gone() && !self.free_slots.is_empty() {
             let after = last.map_or(Unbounded, Excluded);
             let Some(&order) = self.waiting.range((after, Unbounded)).next() else {
                 break;
@@ -109,14 +109,20 @@ impl Scheduler {
             self.table.release(slot);
             return Join::NotYet;
         }
+        let to_come = length - given.positions;
+        if draft.share.of_joining(to_come) == 0 {
+            self.table.release(slot);
+            return Join::NotYet;
+        }
         let restored = self.restore(id, slot, given.known, draft);
         let positions = match restored.is_empty() {
             true => given.positions,
             false => saved,
         };
         self.seat(order, &given, positions, draft);
-        let rows = (length - positions).min(draft.left);
+        let rows = draft.share.of_joining(length - positions).min(draft.left);
         self.add_rows(id, rows, draft);
+        draft.share.take(rows);
         self.fill(id, &restored, draft);
         Join::Joined
     }

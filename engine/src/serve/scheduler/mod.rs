@@ -61,6 +61,7 @@ mod failure;
 mod outcome;
 mod request;
 mod saved;
+mod share;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -79,6 +80,7 @@ use crate::kv::{BLOCK_TOKENS, BlockTable};
 pub use counters::SchedulerCounters;
 pub use outcome::{Choice, EndReason, Ended, Wanted};
 pub use request::{ChosenBy, Entry, Refusal, RequestId};
+pub use share::{Batch as BatchBudget, PromptBudget};
 pub use work::{Ticket, TokenSource, Work, WorkRow};
 
 /// What a scheduler may use.
@@ -104,7 +106,9 @@ pub struct Scheduler {
     context: usize,
     rows: usize,
     /// Rows of prompts in a step while sequences decode.
-    prompt_budget: usize,
+    prompt_budget: PromptBudget,
+    /// Whether the next step is of prompts, where steps take turns.
+    prompts_are_next: bool,
     steps_ahead: usize,
     overtakes: u64,
     requests: BTreeMap<RequestId, Request>,
@@ -141,7 +145,8 @@ impl Scheduler {
             table: BlockTable::new(limits.num_slots.max(1), limits.context, limits.cache_blocks),
             context: limits.context.min(limits.cache_blocks * BLOCK_TOKENS),
             rows,
-            prompt_budget: rows,
+            prompt_budget: PromptBudget::All,
+            prompts_are_next: false,
             steps_ahead: config.steps_ahead.max(1),
             overtakes: config.overtakes.max(1),
             requests: BTreeMap::new(),
@@ -168,15 +173,14 @@ impl Scheduler {
         self.context
     }
 
-    /// Says how many rows of prompts a step may have while sequences decode, at least one: their next tokens
-    /// wait for it. Without it prompts fill what steps have room for.
-    pub fn set_prompt_budget(&mut self, rows: usize) {
-        self.prompt_budget = rows.clamp(1, self.rows);
+    /// Says how many rows of prompts a step may have while sequences decode: their next tokens wait for it.
+    pub fn set_prompt_budget(&mut self, budget: PromptBudget) {
+        self.prompt_budget = budget;
     }
 
     /// Rows of prompts that a step may have while sequences decode.
     #[must_use]
-    pub fn prompt_budget(&self) -> usize {
+    pub fn prompt_budget(&self) -> PromptBudget {
         self.prompt_budget
     }
 

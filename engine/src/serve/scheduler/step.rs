@@ -5,6 +5,7 @@
 
 use super::Scheduler;
 use super::request::{ChosenBy, Order, Place, Request, RequestId};
+use super::share::Share;
 use super::weakness::Weakness;
 use super::work::{Group, QueuedStep, Ticket, TokenSource, Work, WorkRow};
 use crate::kv::{BLOCK_TOKENS, PrefixKey};
@@ -15,6 +16,8 @@ pub(super) struct Draft {
     pub(super) groups: Vec<Group>,
     /// Rows that still fit.
     pub(super) left: usize,
+    /// Of these, such as prompts may have.
+    pub(super) share: Share,
 }
 
 impl Scheduler {
@@ -33,13 +36,19 @@ impl Scheduler {
             },
             groups: Vec::new(),
             left: self.rows,
+            share: Share::all(self.rows),
         };
-        self.decode(&mut draft);
-        if self.anybody_decodes() {
-            draft.left = draft.left.min(self.prompt_budget);
+        let turn = self.turn();
+        if turn.decodes {
+            self.decode(&mut draft);
         }
+        draft.share = turn.share(draft.work.rows.is_empty());
         self.go_on_with_prompts(&mut draft);
         self.admit(&mut draft);
+        if draft.work.rows.is_empty() && !turn.decodes {
+            // No prompt could go on.
+            self.decode(&mut draft);
+        }
         let Draft { work, groups, .. } = draft;
         if work.rows.is_empty() {
             // Nobody gives way for nothing; a step that is not queued saves nothing.
@@ -50,14 +59,9 @@ impl Scheduler {
             self.publish(group.request);
         }
         self.next_ticket += 1;
+        self.prompts_are_next = turn.is_followed_by_prompts();
         self.in_flight.push_back(QueuedStep { ticket, groups });
         Some(work)
-    }
-
-    /// Whether a running sequence is past its prompt: its next token waits for every step.
-    fn anybody_decodes(&self) -> bool {
-        let running = self.running.iter().filter_map(|id| self.requests.get(id));
-        running.into_iter().any(|r| r.rows_to_come() <= 1)
     }
 
     /// Frees what those have whose last row is queued.
@@ -109,8 +113,10 @@ impl Scheduler {
         for id in self.running.clone() {
             let rows = self.requests.get(&id).map_or(0, Request::rows_to_come);
             // One row is there to decode, now or when its token is known.
-            if rows > 1 && draft.left > 0 {
-                self.add_rows(id, rows.min(draft.left), draft);
+            let rows = rows.min(draft.left).min(draft.share.rows);
+            if rows > 1 || (rows == 1 && !self.decodes(id)) {
+                self.add_rows(id, rows, draft);
+                draft.share.take(rows);
             }
         }
     }

@@ -3,8 +3,10 @@
 use llguidance::toktrie::SimpleVob;
 
 use super::compile::one_line;
+use super::numerals::Numerals;
 
 /// The tokens that may come next, by id.
+#[derive(Clone)]
 pub struct Allowed(SimpleVob);
 
 impl Allowed {
@@ -13,6 +15,11 @@ impl Allowed {
     pub fn contains(&self, token: u32) -> bool {
         let word = self.0.as_slice().get(token as usize / 32);
         word.is_some_and(|word| word >> (token % 32) & 1 == 1)
+    }
+
+    /// Their ids, ascending.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = u32> {
+        self.0.iter()
     }
 
     /// The same without some tokens; `None` where there are no others.
@@ -49,17 +56,24 @@ impl Allowed {
 }
 
 /// A compiled grammar and what it has seen of a text.
-pub struct Matcher(llguidance::Matcher);
+pub struct Matcher {
+    parser: llguidance::Matcher,
+    numerals: Option<Numerals>,
+}
 
 impl Matcher {
-    pub(super) fn new(matcher: llguidance::Matcher) -> Matcher {
-        Matcher(matcher)
+    /// At the start of a text; `numerals` follow one that is JSON.
+    pub(super) fn new(parser: llguidance::Matcher, numerals: Option<Numerals>) -> Matcher {
+        Matcher { parser, numerals }
     }
 
     /// The same at the same place, for another text.
     #[must_use]
     pub fn fork(&self) -> Matcher {
-        Matcher(self.0.deep_clone())
+        Matcher {
+            parser: self.parser.deep_clone(),
+            numerals: self.numerals.clone(),
+        }
     }
 
     /// The tokens that may come next, those that end a text among them where it may end here; `None`
@@ -72,10 +86,16 @@ impl Matcher {
         if self.is_complete() {
             return Ok(None);
         }
-        let may_end = self.0.is_accepting();
+        let may_end = self.parser.is_accepting();
         let may_end = may_end.map_err(|e| one_line(&e.to_string()))?;
-        match self.0.compute_mask() {
-            Ok(mask) => Ok(Some(Allowed(mask))),
+        match self.parser.compute_mask() {
+            Ok(mask) => {
+                let (allowed, numerals) = (Allowed(mask), self.numerals.as_ref());
+                Ok(Some(match numerals {
+                    Some(numerals) => numerals.bound(allowed),
+                    None => allowed,
+                }))
+            }
             Err(_) if may_end => Ok(None),
             Err(error) => Err(one_line(&error.to_string())),
         }
@@ -86,18 +106,21 @@ impl Matcher {
     /// # Errors
     /// It is not allowed.
     pub fn accept(&mut self, token: u32) -> Result<(), String> {
-        let taken = self.0.consume_token(token);
+        if let Some(numerals) = &mut self.numerals {
+            numerals.accept(token);
+        }
+        let taken = self.parser.consume_token(token);
         taken.map_err(|e| one_line(&e.to_string()))
     }
 
     /// Whether the text matches the grammar and cannot go on.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        !self.0.is_error() && self.0.is_stopped()
+        !self.parser.is_error() && self.parser.is_stopped()
     }
 
     /// Whether the text may end here.
     pub fn may_end(&mut self) -> bool {
-        self.is_complete() || self.0.is_accepting().unwrap_or(false)
+        self.is_complete() || self.parser.is_accepting().unwrap_or(false)
     }
 }

@@ -10,10 +10,17 @@
 
 mod compile;
 mod env;
+mod formats;
+mod lark;
+mod locate;
 mod matcher;
+mod numerals;
 mod schema;
 
+use crate::text::tools::Turn;
+
 pub use compile::Grammars;
+pub(crate) use compile::{embedded, embedded_object};
 pub use matcher::{Allowed, Matcher};
 
 /// What a generated text must match, as a whole.
@@ -31,6 +38,8 @@ pub enum Grammar {
     Regex(String),
     /// A grammar in llguidance's dialect of Lark; the text matches its rule `start`.
     Lark(String),
+    /// A whole turn of a model that may call tools; see [`tool_grammar`](crate::text::tools::tool_grammar).
+    Turn(Box<Turn>),
 }
 
 /// Why a grammar cannot be used: one line that says what and where.
@@ -39,6 +48,6 @@ pub enum Grammar {
 pub struct GrammarError(pub(crate) String);
 
 /// The error of a reason.
-fn refused<T>(why: impl Into<String>) -> Result<T, GrammarError> {
+pub(crate) fn refused<T>(why: impl Into<String>) -> Result<T, GrammarError> {
     Err(GrammarError(why.into()))
 }

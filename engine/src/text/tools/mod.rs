@@ -6,6 +6,8 @@ mod json;
 mod parser;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub use format::ToolFormat;
 pub use parser::{ReplyParser, ReplyPart};
+pub use turn::{ToolChoice, Turn, tool_grammar};

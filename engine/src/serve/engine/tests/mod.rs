@@ -194,15 +194,11 @@ fn order(model: &Arc<Model>, texts: &[Vec<u32>], seed: u64) -> Met {
         max_rows: slots.max(8 + random.below(56)),
         ..Limits::new(slots, 160)
     };
-    let executor = Failing {
-        inner: cpu(model, limits),
-        rate: [0, 0, 200, 40][random.below(4)],
-        fatal: [0, 0, 0, 4][random.below(4)],
-        random: Random::new(seed ^ 0xabcd),
-        is_lost: false,
-        failures: 0,
-    };
-    let mut served = Served::new(Core::new(model, Box::new(executor)));
+    let rate = [0, 0, 200, 40][random.below(4)];
+    let fatal = [0, 0, 0, 4][random.below(4)];
+    let faults = Random::new(seed ^ 0xabcd);
+    let executor = Failing::executor(cpu(model, limits), faults, rate, fatal);
+    let mut served = Served::new(Core::new(model, executor));
     let mut callers: Vec<Caller> = Vec::new();
     let requests = 1 + random.below(9);
     while callers.len() < requests || !served.core.is_idle() {

@@ -7,7 +7,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use rayon::prelude::*;
 
 use super::super::weakness::Weakness;
-use super::super::{ChosenBy, Entry, SchedulerConfig, SchedulerCounters};
+use super::super::{
+    BatchBudget, ChosenBy, Entry, PromptBudget, SchedulerConfig, SchedulerCounters,
+};
 use super::Random;
 use super::world::World;
 use crate::exec::Limits;
@@ -147,6 +149,17 @@ fn explore(seed: u64, weakness: Option<Weakness>) -> World {
     let theme = [Theme::Mixed, Theme::Tight, Theme::Alike][random.below(3)];
     let config = config(theme, random);
     let mut world = World::new(config, seed);
+    let budget = match seed % 3 {
+        0 => PromptBudget::All,
+        1 => PromptBudget::Rows(1 + random.below(40)),
+        _ => PromptBudget::Batch(BatchBudget {
+            rows: 1 + random.below(12),
+            least: random.below(6),
+            short: random.below(20),
+            many: 1 + random.below(4),
+        }),
+    };
+    world.scheduler.set_prompt_budget(budget);
     if let Some(weakness) = weakness {
         world.weaken(weakness);
     }

@@ -10,6 +10,7 @@ mod device;
 mod explore;
 mod failures;
 mod saving;
+mod sharing;
 mod world;
 
 /// A small generator of the tests' own: the same numbers every time.

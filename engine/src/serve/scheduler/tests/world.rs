@@ -108,9 +108,11 @@ impl World {
     pub(super) fn queue(&mut self, fails: bool) -> Option<Work> {
         let sat = self.sat();
         let known = self.known();
+        // Steps of prompts have decoding ones before and behind them.
+        let may_pass = self.scheduler.prompts_are_next;
         let Some(work) = self.scheduler.next() else {
             if self.pending.len() < self.config.steps_ahead {
-                self.check_decoding(&sat, &[]);
+                self.check_decoding(&sat, &[], false);
                 let waits = self.pending.is_empty() && self.alive().next().is_some();
                 assert!(!waits, "nothing runs, and somebody waits");
             }
@@ -119,7 +121,8 @@ impl World {
         assert!(self.pending.len() < self.config.steps_ahead);
         self.steps += 1;
         self.check_rows(&work, &known);
-        self.check_decoding(&sat, &work.rows);
+        self.check_decoding(&sat, &work.rows, may_pass);
+        assert!(!may_pass || !self.scheduler.prompts_are_next || self.decodes(&work));
         self.check_prefixes(&sat, &work);
         self.count_overtaking(&work);
         // Now and then nothing can be saved, and the step runs all the same.
@@ -308,8 +311,16 @@ impl World {
         }
     }
 
-    /// Who could decode has a row or was preempted, and the first in rank was not.
-    fn check_decoding(&self, sat: &[Sat], rows: &[WorkRow]) {
+    /// Whether a step has the next row of somebody past his prompt.
+    fn decodes(&self, work: &Work) -> bool {
+        work.rows
+            .iter()
+            .any(|row| row.source == TokenSource::Chosen || self.scheduler.decodes(row.request))
+    }
+
+    /// Who could decode has a row or was preempted, unless all are passed over; and the first in rank was
+    /// not preempted.
+    fn check_decoding(&self, sat: &[Sat], rows: &[WorkRow], may_pass: bool) {
         let stays = sat.iter().filter(|sat| !sat.is_over);
         let first = stays.clone().map(|sat| sat.rank).min();
         for sat in stays {
@@ -320,7 +331,7 @@ impl World {
             assert!(!has_left || Some(sat.rank) != first, "the first gave way");
             let row = rows.iter().find(|row| row.request == sat.request);
             assert!(
-                !sat.can_decode || has_left || row.is_some(),
+                !sat.can_decode || has_left || row.is_some() || may_pass,
                 "no row to decode"
             );
         }

@@ -232,7 +232,10 @@ async fn stream(sink: &Sink, head: &Head, replies: Replies) -> Result<(), Gone> 
             Ok(Next::Piece(piece)) => sink.line(&head.line(&piece, false)).await?,
             Ok(Next::End(end)) => return sink.line(&head.last(&Piece::default(), &end)).await,
             // Nothing follows: no end that looks like a good one.
-            Err(error) => return sink.line(&error.body(Dialect::Ollama)).await,
+            Err(error) => {
+                sink.fail();
+                return sink.line(&error.body(Dialect::Ollama)).await;
+            }
         }
     }
 }

@@ -66,7 +66,7 @@ pub(crate) struct Serve {
     /// File of keys, one a line
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    /// Origin whose pages may ask, such as https://example.org, or * for all; may be given several times
+    /// Origin whose pages may ask, such as <https://example.org>, or * for all; may be given several times
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
     /// Seconds that a request may take [default: no limit]

@@ -2,7 +2,7 @@
 //!
 //! A model is loaded by whoever asks first; others wait for the same load. One that nobody has used for a
 //! while gives its memory back, and so does the one that was used longest ago where another does not fit
-//! beside it. Whoever uses a model holds an [`Active`], and a model in use is never unloaded.
+//! beside it. Whoever uses a model holds an [`Active`](super::loaded::Active), and a model in use is never unloaded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::server::conversation::{Call, Replies, Reply};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::generation::Token;
-use crate::server::models::Loaded;
+use crate::server::loaded::Loaded;
 use crate::server::openai::log_probs;
 use crate::server::sse::{self, Gone, Sink};
 

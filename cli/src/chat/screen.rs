@@ -21,13 +21,11 @@ pub(crate) enum Look {
 }
 
 impl Look {
-    /// What fits standard output.
-    pub(crate) fn of_output(json: bool) -> Look {
-        // https://no-color.org
-        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    /// What fits standard output; `plain` is without shades.
+    pub(crate) fn of_output(json: bool, plain: bool) -> Look {
         match (json, io::stdout().is_terminal()) {
             (true, _) => Look::Json,
-            (false, true) => Look::Terminal { shades: !no_color },
+            (false, true) => Look::Terminal { shades: !plain },
             (false, false) => Look::Pipe,
         }
     }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::generation::{Job, Part, Running, Token, finished};
-use super::models::Loaded;
+use super::loaded::Loaded;
 use super::openai::new_id;
 
 /// What is asked of a model in a conversation.

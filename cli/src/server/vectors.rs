@@ -7,7 +7,7 @@ use gannet_engine::tokenizer::EncodeOptions;
 use tokio::sync::oneshot;
 
 use super::error::{ApiError, ENGINE_LOST};
-use super::models::Loaded;
+use super::loaded::Loaded;
 
 /// Texts that a request may have.
 const MOST: usize = 2048;

@@ -12,7 +12,7 @@ use crate::server::body::read_at;
 use crate::server::controls::{MOST_TOP, out_of_range, random_seed, ranged};
 use crate::server::conversation::Turn;
 use crate::server::error::ApiError;
-use crate::server::openai::chat::salt_of;
+use crate::server::openai::asked::salt_of;
 
 /// A request.
 #[derive(Debug, Default, Deserialize, ToSchema)]

@@ -29,7 +29,9 @@ impl Look {
         let no_color = Environment::read().is_ok_and(|environment| environment.no_color);
         match (json, io::stdout().is_terminal()) {
             (true, _) => Look::Json,
-            (false, true) => Look::Terminal { shades: !plain && !no_color },
+            (false, true) => Look::Terminal {
+                shades: !plain && !no_color,
+            },
             (false, false) => Look::Pipe,
         }
     }

@@ -23,13 +23,15 @@ pub(crate) enum Look {
 }
 
 impl Look {
-    /// What fits standard output.
-    pub(crate) fn of_output(json: bool) -> Look {
+    /// What fits standard output; `plain` is without shades.
+    pub(crate) fn of_output(json: bool, plain: bool) -> Look {
         // A variable that cannot be read is told of where settings are.
         let no_color = Environment::read().is_ok_and(|environment| environment.no_color);
         match (json, io::stdout().is_terminal()) {
             (true, _) => Look::Json,
-            (false, true) => Look::Terminal { shades: !no_color },
+            (false, true) => Look::Terminal {
+                shades: !plain && !no_color,
+            },
             (false, false) => Look::Pipe,
         }
     }

@@ -59,6 +59,9 @@ pub(crate) struct Chat {
     /// Ask the model not to think first, where its template can
     #[arg(long)]
     no_thinking: bool,
+    /// Mark thoughts by a word instead of a shade, for terminals that have none
+    #[arg(long, conflicts_with = "json")]
+    plain: bool,
     /// Print a JSON object for each reply instead of text as it comes
     #[arg(long)]
     json: bool,
@@ -95,7 +98,7 @@ impl Chat {
             engine,
             template,
             controls,
-            look: Look::of_output(self.json),
+            look: Look::of_output(self.json, self.plain),
             system: self.system.filter(|text| !text.is_empty()),
             interruptions: Interruptions::watch(),
             said: Default::default(),

@@ -65,6 +65,10 @@ fn a_message_costs_its_own_tokens() {
         // All but what is in no whole block.
         assert!(known + 64 > said && known > 0, "{known} of {said}");
     }
+    // What was generated is known as well, though the template writes it anew.
+    let short = self::replies(&["-n", "80"], "Ownership is\nGo on.\n");
+    let (known, asked) = (&short[1]["cached_tokens"], &short[0]["prompt_tokens"]);
+    assert!(known.as_u64() > asked.as_u64(), "{known} behind {asked}");
 }
 
 #[test]

@@ -11,10 +11,10 @@ PATIENCE = 60
 
 
 class Terminal:
-    def __init__(self, program, *more, shades=False):
+    def __init__(self, program, *more):
         self.master, child = pty.openpty()
         args = [program, "chat", "--device", "cpu", *(more or ["-n", "400"])]
-        environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "" if shades else "1"}
+        environment = {**os.environ, "TERM": "xterm"}
         self.process = subprocess.Popen(
             args, stdin=child, stdout=child, stderr=child, env=environment, start_new_session=True,
             preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0))
@@ -81,12 +81,12 @@ two.until("> ")
 two.type("\x04")
 assert two.end() == 0, "Ctrl-D ends"
 
-for shades, begins in ((False, "[thoughts] "), (True, "\x1b[2m")):
-    three = Terminal(sys.argv[1], "--chat-template", sys.argv[2], "-n", "3", shades=shades)
+for more, begins in ((["--plain"], "[thoughts] "), ([], "\x1b[2m")):
+    three = Terminal(sys.argv[1], "--chat-template", sys.argv[2], "-n", "3", *more)
     three.until("> ")
     three.type("fn main\r")
     three.until(begins)
-    if shades:
+    if not more:
         three.until("\x1b[0m")
     three.until("3 tokens")
     three.type("\x04")

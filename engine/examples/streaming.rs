@@ -25,7 +25,8 @@ fn main() -> Result<(), Error> {
         },
         ..GenerateOptions::default()
     };
-    let mut handle = engine.submit(Request::new("Ownership is a set of rules").with_options(options));
+    let mut handle =
+        engine.submit(Request::new("Ownership is a set of rules").with_options(options));
     print!("Ownership is a set of rules");
     // Dropping the handle ends the request at any time.
     while let Some(update) = handle.next_update() {

@@ -112,7 +112,7 @@ fn vectors_are_those_of_float64() {
 #[test]
 fn vectors_of_the_gpu_are_those_of_float64() {
     if gpu("embed") {
-        check(&settings(DeviceChoice::Cuda, Precision::Exact), 0.05);
+        check(&settings(DeviceChoice::Cuda(0), Precision::Exact), 0.05);
     }
 }
 
@@ -172,7 +172,7 @@ fn vectors_and_texts_do_not_depend_on_each_other() {
 #[test]
 fn vectors_and_texts_do_not_depend_on_each_other_on_a_gpu() {
     if gpu("embed") {
-        do_not_depend_on_others(DeviceChoice::Cuda);
+        do_not_depend_on_others(DeviceChoice::Cuda(0));
     }
 }
 

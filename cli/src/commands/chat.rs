@@ -20,7 +20,8 @@ use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::interrupt::Interruptions;
 use crate::progress::Progress;
 use crate::sampling::{DEFAULTS, SamplingFlags};
-use crate::server::models::{Source, template_of};
+use crate::server::folder::Source;
+use crate::server::loaded::template_of;
 
 /// Tokens of a reply of the demonstration model, whose texts have no end of their own.
 const DEMONSTRATION_TOKENS: usize = 128;

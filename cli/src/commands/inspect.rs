@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use gannet_engine::internals::files::safetensors::SafeTensors;
+use gannet_engine::internals::files::Source;
+use gannet_engine::internals::files::safetensors::{SafeTensors, weights_of};
+use gannet_engine::internals::model::hf::HfFolder;
 use gannet_engine::settings::DEFAULT_CONTEXT;
 use gannet_engine::{Model, ModelOptions};
 use gannet_gguf::{Gguf, Value, shown_path};
@@ -26,7 +28,7 @@ const SHOWN_ELEMENTS: usize = 4;
 /// Characters shown of a text, outside JSON.
 const SHOWN_CHARS: usize = 80;
 
-/// Show metadata, tensors and what is needed to run a model (GGUF or safetensors)
+/// Show metadata, tensors and what is needed to run a model (GGUF, safetensors or a folder of them)
 #[derive(Args)]
 pub(crate) struct Inspect {
     #[command(flatten)]
@@ -61,7 +63,9 @@ impl Inspect {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
         let path = self.file.named.or(self.file.model).unwrap_or_default();
         refuse_no_file(&path)?;
-        let found = if is_safetensors(&path) {
+        let found = if path.is_dir() {
+            of_folder(&path, self.ignore_unknown)?
+        } else if is_safetensors(&path) {
             of_safetensors(&SafeTensors::open(&path).map_err(Failure::of)?)
         } else {
             of_gguf(&Gguf::open(&path)?)
@@ -128,14 +132,48 @@ fn of_gguf(gguf: &Gguf) -> Found {
         bytes: gguf.file_bytes(),
         files: gguf.num_shards(),
         alignment: Some(gguf.alignment()),
-        metadata: gguf
-            .metadata()
-            .iter()
-            .map(|(key, value)| (key.to_owned(), value_text(&value), value_json(&value)))
-            .collect(),
+        metadata: metadata(gguf),
         tensors: tensors.collect(),
         warnings: gguf.warnings().to_vec(),
     }
+}
+
+/// A folder as the file that it would be; of one that cannot be run, its tensors.
+fn of_folder(path: &Path, ignore_unknown: bool) -> Result<Found, Failure> {
+    let Ok(folder) = HfFolder::open(path, ignore_unknown) else {
+        let weights = weights_of(path).map_err(Failure::of)?;
+        let found = of_safetensors(&SafeTensors::open(&weights).map_err(Failure::of)?);
+        return Ok(Found {
+            file: path.to_owned(),
+            ..found
+        });
+    };
+    let tensor = |index| {
+        let t = folder.tensor(index);
+        Tensor {
+            name: t.name.to_owned(),
+            shape: t.dims.iter().rev().copied().collect(),
+            ty: t.ty.name().to_owned(),
+            bytes: t.bytes(),
+        }
+    };
+    Ok(Found {
+        file: path.to_owned(),
+        format: "a folder of safetensors, as GGUF".to_owned(),
+        bytes: folder.file_bytes(),
+        files: folder.files().len(),
+        metadata: metadata(folder.header()),
+        tensors: (0..folder.num_tensors()).map(tensor).collect(),
+        alignment: None,
+        warnings: folder.warnings().to_vec(),
+    })
+}
+
+/// The keys of a GGUF file, with their values as text and as JSON.
+fn metadata(gguf: &Gguf) -> Vec<(String, String, Json)> {
+    let all = gguf.metadata().iter();
+    all.map(|(key, value)| (key.to_owned(), value_text(&value), value_json(&value)))
+        .collect()
 }
 
 fn of_safetensors(model: &SafeTensors) -> Found {

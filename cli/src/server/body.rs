@@ -53,11 +53,6 @@ impl Object {
     pub(crate) fn rest<T: DeserializeOwned>(self) -> Result<T, ApiError> {
         read(Value::Object(self.0))
     }
-
-    /// A parameter that is there and not null.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.0.get(name).is_some_and(|value| !value.is_null())
-    }
 }
 
 /// Reads a value, and says where it is wrong.

@@ -8,21 +8,14 @@ use std::time::Duration;
 
 use gannet_engine::chat::{Message, TemplateOptions, Tool};
 use gannet_engine::requests::Grammar;
-use gannet_engine::tool_calls::{ReplyParser, ReplyPart, ToolFormat};
+use gannet_engine::tool_calls::{ReplyParser, ReplyPart, ToolChoice, ToolFormat, tool_grammar};
 use gannet_engine::{GenerateOptions, Generation};
 use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::generation::{Job, Part, Running, Token, finished};
-use super::models::Loaded;
-
-/// How tools are to be used (in the engine soon).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ToolChoice {
-    Auto,
-    Required,
-    Named(String),
-}
+use super::loaded::Loaded;
+use super::openai::new_id;
 
 /// What is asked of a model in a conversation.
 #[derive(Default)]
@@ -103,23 +96,41 @@ impl Turn {
         })
     }
 
-    /// What the whole reply must match: the format of its text, or that of calls that must come.
+    /// What the whole reply must match: thoughts, calls that must come or must be exact, and the format of
+    /// its text.
     fn grammar(&self, model: &Loaded, prompt: &Prompt) -> Result<Option<Grammar>, ApiError> {
-        let thinks = prompt.text.trim_end().ends_with("<think>");
-        let forced = match &self.tool_choice {
-            Some(choice @ (ToolChoice::Required | ToolChoice::Named(_))) => choice.clone(),
-            _ if self.format.is_some() && !self.tools.is_empty() => ToolChoice::Auto,
-            _ => return Ok(self.format.clone()),
+        let thinks = prompt.thinks && self.thinking != Some(false);
+        let must = match &self.tool_choice {
+            Some(ToolChoice::Required | ToolChoice::Named(_)) => true,
+            Some(ToolChoice::Auto) | None => self.tools.iter().any(|t| t.strict == Some(true)),
         };
-        let Some(format) = model.tool_format() else {
-            let why = "the template of this model has no calls of tools; leave tool_choice out";
-            return Err(ApiError::param("tool_choice", why));
+        let has_answer = self.format.is_some() && (!self.tools.is_empty() || thinks);
+        if !must && !has_answer {
+            return Ok(self.format.clone());
+        }
+        let format = match model.tool_format() {
+            Some(format) => format,
+            // Nothing of it is looked for.
+            None if self.tools.is_empty() => ToolFormat::Hermes,
+            None => {
+                let why = "the template of this model has no calls of tools; leave tool_choice and tools out";
+                return Err(ApiError::param("tool_choice", why));
+            }
         };
-        let _ = (format, forced, thinks);
-        Err(ApiError::param(
-            "tool_choice",
-            "calls that must come are not supported yet",
-        ))
+        let tools: Vec<(String, String)> = (self.tools.iter())
+            .map(|tool| {
+                let schema = tool.parameters.clone();
+                let any = || r#"{"type": "object"}"#.to_owned();
+                (tool.name.clone(), schema.unwrap_or_else(any))
+            })
+            .collect();
+        let choice = self.tool_choice.clone().unwrap_or_default();
+        let answer = self.format.clone();
+        let grammar = tool_grammar(format, &tools, choice, self.parallel, thinks, answer);
+        Ok(Some(match prompt.in_thought {
+            true => grammar.in_thinking(),
+            false => grammar,
+        }))
     }
 
     /// Starts it.
@@ -158,6 +169,10 @@ impl Turn {
         let mut options = self.options;
         // A reply has no end of its own but the context's.
         options.max_tokens = options.max_tokens.min(model.engine().context());
+        if prompt.format.is_some() || prompt.thinks {
+            let tokenizer = model.model().tokenizer();
+            options.shown_tokens = ToolFormat::shown_tokens(prompt.format, tokenizer);
+        }
         let job = Job {
             prompts: vec![prompt.tokens],
             n,
@@ -249,8 +264,17 @@ impl Replies {
     }
 
     fn add(&mut self, choice: usize, parts: Vec<ReplyPart>) {
-        let parts = parts.into_iter().map(|part| (choice, Reply::Part(part)));
-        self.ready.extend(parts);
+        let named = parts.into_iter().map(|part| match part {
+            // Calls of one conversation are told apart by their ids.
+            ReplyPart::CallStart { index, name, .. } => ReplyPart::CallStart {
+                index,
+                id: new_id("call_"),
+                name,
+            },
+            part => part,
+        });
+        self.ready
+            .extend(named.map(|part| (choice, Reply::Part(part))));
     }
 
     /// Waits for the ends of all replies.

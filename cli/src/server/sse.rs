@@ -57,11 +57,6 @@ impl Sink {
     pub(crate) fn fail(&self) {
         self.closer.close();
     }
-
-    /// Returns once the reader has gone.
-    pub(crate) async fn closed(&self) {
-        self.chunks.closed().await;
-    }
 }
 
 /// An answer that `write` writes in a task of its own. Where the reader goes, the task is dropped at its next

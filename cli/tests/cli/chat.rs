@@ -216,6 +216,20 @@ fn flags_are_checked_before_anything_is_loaded() {
     assert_eq!(named[0]["tokens"], 3);
 }
 
+/// What a model thinks is no reply: it stands apart, and in a pipe it is left out.
+#[test]
+fn thoughts_are_no_replies() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("thinks.jinja");
+    let template = "{% for m in messages %}{{ m.content }}\n{% endfor %}<think>";
+    std::fs::write(&file, template).unwrap();
+    let args = ["--chat-template", file.to_str().unwrap(), "-n", "8"];
+    let thought = replies(&args, "Ownership is\n");
+    assert_eq!(thought[0]["reply"], "");
+    assert!(!thought[0]["reasoning"].as_str().unwrap().is_empty());
+    assert_eq!(chat(&args, "Ownership is\n").ok().stdout, "");
+}
+
 /// Ctrl-C ends a reply and keeps what there is of it.
 #[cfg(unix)]
 #[test]
@@ -278,8 +292,11 @@ fn it_talks_on_a_terminal() {
         return;
     }
     let cache = tempfile::tempdir().unwrap();
+    let template = cache.path().join("thinks.jinja");
+    std::fs::write(&template, "{{ messages[-1].content }}<think>").unwrap();
     let done = Command::new("python3")
         .args([script.as_str(), env!("CARGO_BIN_EXE_gannet")])
+        .arg(&template)
         .env("GANNET_CACHE", cache.path())
         .stdin(Stdio::null())
         .output()

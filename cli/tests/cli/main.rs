@@ -10,6 +10,7 @@
 
 mod asked;
 mod chat;
+mod convert;
 mod detokenize;
 mod errors;
 mod evaluate;

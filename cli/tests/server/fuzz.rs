@@ -82,6 +82,43 @@ fn good() -> Vec<(&'static str, Value)> {
             say(json!({"chat_template_kwargs": {"x": [1, {"y": null}]}})),
         ),
         (
+            "/v1/responses",
+            json!({"input": "Hello", "max_output_tokens": 2, "stream": true}),
+        ),
+        (
+            "/v1/responses",
+            json!({"input": [{"role": "user", "content": [{"type": "input_text", "text": "x"}]}],
+            "max_output_tokens": 2, "instructions": "Be.", "temperature": 0.3}),
+        ),
+        (
+            "/v1/messages",
+            json!({"model": "rustdoc-tiny", "max_tokens": 2, "system": [{"type": "text", "text": "Be."}],
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}], "stop_sequences": ["q"]}),
+        ),
+        (
+            "/v1/messages/count_tokens",
+            json!({"model": "rustdoc-tiny", "messages":
+            [{"role": "user", "content": "x"}]}),
+        ),
+        (
+            "/api/generate",
+            json!({"model": "rustdoc-tiny", "prompt": "x", "options": {"num_predict": 2, "seed": 1}}),
+        ),
+        (
+            "/api/chat",
+            json!({"model": "rustdoc-tiny", "messages": hello, "stream": false, "format": "json",
+            "options": {"num_predict": 2}}),
+        ),
+        (
+            "/api/embed",
+            json!({"model": "rustdoc-tiny", "input": ["x", "y"]}),
+        ),
+        (
+            "/v1/embeddings",
+            json!({"input": [[5, 6], [7]], "encoding_format": "base64"}),
+        ),
+        ("/api/show", json!({"model": "rustdoc-tiny"})),
+        (
             "/tokenize",
             json!({"content": "Hello \u{1f980}", "add_special": true}),
         ),
@@ -241,7 +278,7 @@ fn survive(server: &Server, bytes: &[u8], then_close: bool) {
         );
         let is_error = status >= 400 && !answer.body.is_empty();
         if is_error && answer.head.header("content-type") == Some("application/json") {
-            answer.error();
+            assert!(!answer.json()["error"].is_null(), "{}", answer.text());
         }
     }
     let took = begun.elapsed();
@@ -304,7 +341,9 @@ fn spoilt_bodies_are_answered() {
     let good = good();
     for (path, body) in &good {
         let answer = server.post(path, body);
-        assert_eq!(answer.status(), 200, "{body}: {}", answer.text());
+        // A model may have no embeddings; it says so.
+        let is_good = answer.status() == 200 || path.contains("embed");
+        assert!(is_good, "{path} {body}: {}", answer.text());
     }
     let before = server.memory();
     each(&server, count(BODIES), |i| {

@@ -1,11 +1,11 @@
 //! Tools in Anthropic's words, and how they are to be used.
 
 use gannet_engine::chat::Tool;
+use gannet_engine::tool_calls::ToolChoice;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::server::body::read_at;
-use crate::server::conversation::ToolChoice;
 use crate::server::error::ApiError;
 
 /// A tool that the client runs. Where caches end, how its arguments are streamed and who may call it changes
@@ -166,7 +166,7 @@ mod tests {
                 "tools[0].defer_loading",
             ),
         ] {
-            let error = tools(&[tool.clone()]).unwrap_err();
+            let error = tools(std::slice::from_ref(&tool)).unwrap_err();
             assert_eq!(
                 error.param.as_deref(),
                 Some(place),

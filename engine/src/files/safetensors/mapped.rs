@@ -87,8 +87,11 @@ impl MappedTensors {
     }
 }
 
-/// The file or index of a folder's weights.
-fn weights_of(folder: &Path) -> Result<PathBuf, Error> {
+/// The file or index of a folder's weights, by the rule of [`MappedTensors::open`].
+///
+/// # Errors
+/// There is none, or several without an index; the folder cannot be read.
+pub fn weights_of(folder: &Path) -> Result<PathBuf, Error> {
     let usual = NAMES.iter().map(|name| folder.join(name));
     if let Some(path) = usual.into_iter().find(|path| path.exists()) {
         return Ok(path);

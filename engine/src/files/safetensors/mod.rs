@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 
 pub use dtype::Dtype;
 pub use error::Error;
-pub use mapped::MappedTensors;
+pub use mapped::{MappedTensors, weights_of};
 
 use error::quoted;
 use json::{Header, Text};

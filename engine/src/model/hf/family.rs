@@ -427,6 +427,7 @@ fn gpt2(c: &Config, head: &mut Head) -> Result<Shape, Error> {
     if heads == 0 {
         return Err(c.bad("n_head", &json!(heads), "must be at least 1"));
     }
+    head.set("attention.head_count_kv", heads as u32, c, "n_head")?;
     let eps = c.number("layer_norm_epsilon", Some(1e-5))?;
     head.set(
         "attention.layer_norm_epsilon",

@@ -74,12 +74,16 @@ impl Core {
         // What a step in flight leaves for the host would be overwritten.
         let fetched = self.fetch_logits();
         let model = Arc::clone(self.model());
-        let vector =
+        let mut vector =
             fetched.and_then(|()| embed(&model, self.executor.as_mut(), &tokens, pooling, &table));
-        match &vector {
-            Ok(_) | Err(Error::Request(_) | Error::NotFinite(_)) => {}
+        if let Err(error) = &vector
+            && !matches!(error, Error::Request(_) | Error::NotFinite(_))
+        {
             // What else was queued may have failed with it.
-            Err(error) => self.fail_all(error, listener),
+            self.fail_all(error, listener);
+            if let Some(why) = &self.lost {
+                vector = Err(Error::Lost(why.clone()));
+            }
         }
         hear(vector);
     }

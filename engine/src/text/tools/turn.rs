@@ -182,7 +182,7 @@ impl Turn {
     /// Its Lark grammar for a vocabulary.
     ///
     /// # Errors
-    /// There are no tools, or none of a name that is asked for; a name or a schema that cannot be used.
+    /// There are no tools and no answer to match either, or no tool of a name that is asked for; a name or a schema that cannot be used.
     pub fn lark(&self, tokenizer: &Tokenizer) -> Result<String, GrammarError> {
         let text = "%llguidance {}\n".to_owned();
         let mut writer = Writer { tokenizer, text };
@@ -198,8 +198,16 @@ impl Turn {
             let think = writer.marker("<think>");
             writer.rule("think", &format!("{think} thought"));
         }
-        self.body(&mut writer)?;
-        self.calls(&mut writer)?;
+        match (&self.choice, &self.answer) {
+            // Thoughts and an answer.
+            (ToolChoice::Auto, Some(answer)) if self.tools.is_empty() => {
+                writer.rule("body", &embedded(answer)?);
+            }
+            _ => {
+                self.body(&mut writer)?;
+                self.calls(&mut writer)?;
+            }
+        }
         Ok(writer.text)
     }
 

@@ -12,7 +12,7 @@ use crate::server::body::read_at;
 use crate::server::controls::{MOST_TOP, out_of_range, random_seed, ranged};
 use crate::server::conversation::Turn;
 use crate::server::error::ApiError;
-use crate::server::openai::chat::salt_of;
+use crate::server::openai::asked::salt_of;
 
 /// A request.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -302,9 +302,9 @@ impl ResponsesRequest {
             Some(most) => usize::try_from(most).unwrap_or(usize::MAX),
             None => usize::MAX,
         };
-        let top_p = ranged("top_p", self.top_p, 1.0, (0.0, 1.0))?;
+        let top_p = ranged("top_p", self.top_p, 1.0, 0.0..=1.0)?;
         let sampling = Sampling {
-            temperature: ranged("temperature", self.temperature, 1.0, (0.0, 2.0))?,
+            temperature: ranged("temperature", self.temperature, 1.0, 0.0..=2.0)?,
             // No probability at all leaves the most likely token.
             top_k: usize::from(top_p == 0.0),
             top_p: if top_p == 0.0 { 1.0 } else { top_p },

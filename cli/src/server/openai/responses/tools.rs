@@ -4,11 +4,11 @@
 //! others are left out and named in the log.
 
 use gannet_engine::chat::Tool;
+use gannet_engine::tool_calls::ToolChoice;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::server::body::read_at;
-use crate::server::conversation::ToolChoice;
 use crate::server::error::ApiError;
 
 /// The tools of a request.

@@ -91,8 +91,9 @@ fn fill(folder: &Path, binary: &Path) -> Outcome {
     for (from, to) in FILES {
         copy(&root.join(from), &folder.join(to))?;
     }
-    for page in workspace::entries(&root.join("cli/docs"))? {
-        copy(&page, &folder.join("docs").join(file_name(&page)))?;
+    let docs = root.join("cli/docs");
+    for page in workspace::files_of_folder(&docs)? {
+        copy(&docs.join(&page), &folder.join("docs").join(&page))?;
     }
     for (shell, file) in SHELLS {
         let script = output(Command::new(binary).args(["completions", shell]))?;

@@ -186,7 +186,7 @@ fn what_has_no_vector_is_refused() {
     ));
     assert!(matches!(
         refused(vec![1 << 30], Pooling::Mean),
-        Error::Request(_)
+        Error::TokenOutOfRange { .. }
     ));
     let long = refused(text(97), Pooling::Mean);
     assert!(

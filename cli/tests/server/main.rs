@@ -18,6 +18,7 @@ mod harness;
 mod hostile;
 mod keys;
 mod leaving;
+mod models;
 mod origins;
 mod refused;
 mod schema;

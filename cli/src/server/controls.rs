@@ -241,6 +241,13 @@ pub(crate) fn random_seed() -> u64 {
     RandomState::new().hash_one(0)
 }
 
+/// A number for a key of the prefix cache.
+pub(crate) fn salt_of(key: &str) -> u64 {
+    // FNV-1a, 64 bits: http://www.isthe.com/chongo/tech/comp/fnv/
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    key.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

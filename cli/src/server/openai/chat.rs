@@ -15,7 +15,7 @@ use utoipa::ToSchema;
 use super::{StreamOptions, Usage, finish_reason, log_probs, new_id, now};
 use crate::server::app::App;
 use crate::server::body::{Object, read};
-use crate::server::controls::{Controls, MOST_TOP, out_of_range};
+use crate::server::controls::{Controls, MOST_TOP, out_of_range, salt_of};
 use crate::server::conversation::{Call, Replies, Reply, Turn, Whole};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::generation::Token;
@@ -206,13 +206,6 @@ impl ChatRequest {
             deadline: None,
         })
     }
-}
-
-/// A number for a key of the prefix cache.
-pub(crate) fn salt_of(key: &str) -> u64 {
-    // FNV-1a, 64 bits: http://www.isthe.com/chongo/tech/comp/fnv/
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    key.bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 #[derive(Deserialize)]

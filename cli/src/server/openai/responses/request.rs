@@ -9,10 +9,9 @@ use utoipa::ToSchema;
 use super::input::{messages, said};
 use super::tools::{Tools, Use, tool_choice, tools};
 use crate::server::body::read_at;
-use crate::server::controls::{MOST_TOP, out_of_range, random_seed, ranged};
+use crate::server::controls::{MOST_TOP, out_of_range, random_seed, ranged, salt_of};
 use crate::server::conversation::Turn;
 use crate::server::error::ApiError;
-use crate::server::openai::chat::salt_of;
 
 /// A request.
 #[derive(Debug, Default, Deserialize, ToSchema)]

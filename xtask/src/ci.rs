@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use crate::ptx_check::{self, Verdict};
-use crate::{Outcome, no_arguments, runner, test, tidy, workspace};
+use crate::{Outcome, no_arguments, package, runner, test, tidy, workspace};
 
 /// A step's name and what it does.
 type Step = (&'static str, fn() -> Result<Verdict, String>);
@@ -23,6 +23,7 @@ const STEPS: &[Step] = &[
         cargo(&arguments, &[("RUSTDOCFLAGS", "-D warnings")])
     }),
     ("tidy", || tidy::run(&[]).map(|()| Verdict::Passed)),
+    ("package", || package::run(&[]).map(|()| Verdict::Passed)),
     ("ptx-check", || ptx_check::check(&[])),
 ];
 

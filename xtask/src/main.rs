@@ -10,8 +10,10 @@ use std::process::ExitCode;
 mod bless;
 mod bundle;
 mod ci;
+mod dist;
 mod gpu;
 mod listing;
+mod package;
 mod ptx_check;
 mod runner;
 mod tally;
@@ -52,7 +54,7 @@ const COMMANDS: &[Command] = &[
     Command {
         name: "ci",
         arguments: "",
-        about: "format, clippy, docs, tidy, ptx-check and test, as .ci/run does",
+        about: "format, clippy, docs, tidy, packages, ptx-check and test, as .ci/run does",
         run: ci::run,
     },
     Command {
@@ -72,6 +74,18 @@ const COMMANDS: &[Command] = &[
         arguments: "[--models Q4_K_M,Q8_0]",
         about: "packs the GPU tests into bundle/ for a machine without Rust",
         run: bundle::run,
+    },
+    Command {
+        name: "package",
+        arguments: "[--verify]",
+        about: "every crate as it would be published, and what is in it",
+        run: package::run,
+    },
+    Command {
+        name: "dist",
+        arguments: "",
+        about: "the archive of a release for Linux on x86-64, in target/dist",
+        run: dist::run,
     },
 ];
 

@@ -72,6 +72,25 @@ pub(crate) fn shared_dir() -> Option<PathBuf> {
     dir.is_dir().then_some(dir)
 }
 
+/// The version of all crates.
+pub(crate) fn version() -> Result<String, String> {
+    let manifest = root().join("Cargo.toml");
+    let text =
+        std::fs::read_to_string(&manifest).map_err(|e| format!("{}: {e}", manifest.display()))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("version = "));
+    let version = line.map(|version| version.trim_matches('"').to_owned());
+    version.ok_or_else(|| format!("{}: no version", manifest.display()))
+}
+
+/// Every file in a folder, relative to it.
+pub(crate) fn files_of_folder(folder: &Path) -> Result<Vec<String>, String> {
+    let mut files = Vec::new();
+    walk(folder, folder, &mut files)?;
+    Ok(files)
+}
+
 /// Every file of the repository at `root`, relative to it, sorted: what git tracks, or, in a copy
 /// without git, what lies in the folder outside build output.
 pub(crate) fn files(root: &Path) -> Result<Vec<String>, String> {

@@ -6,6 +6,8 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal};
 
+use gannet_engine::settings::Environment;
+
 use crate::console::Console;
 use crate::failure::Failure;
 
@@ -21,13 +23,15 @@ pub(crate) enum Look {
 }
 
 impl Look {
-    /// What fits standard output.
-    pub(crate) fn of_output(json: bool) -> Look {
-        // https://no-color.org
-        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    /// What fits standard output; `plain` is without shades.
+    pub(crate) fn of_output(json: bool, plain: bool) -> Look {
+        // A variable that cannot be read is told of where settings are.
+        let no_color = Environment::read().is_ok_and(|environment| environment.no_color);
         match (json, io::stdout().is_terminal()) {
             (true, _) => Look::Json,
-            (false, true) => Look::Terminal { shades: !no_color },
+            (false, true) => Look::Terminal {
+                shades: !plain && !no_color,
+            },
             (false, false) => Look::Pipe,
         }
     }

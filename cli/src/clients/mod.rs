@@ -17,7 +17,8 @@ use gannet_engine::settings::Settings;
 use tokio::sync::Notify;
 
 use crate::failure::Failure;
-use crate::server::models::{Loading, Source};
+use crate::server::folder::Source;
+use crate::server::models::Loading;
 use crate::server::{Config, Serving, serve};
 pub(crate) use report::ClientsReport;
 use trials::Sizes;

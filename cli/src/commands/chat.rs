@@ -20,7 +20,8 @@ use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::interrupt::Interruptions;
 use crate::progress::Progress;
 use crate::sampling::{DEFAULTS, SamplingFlags};
-use crate::server::models::{Source, template_of};
+use crate::server::folder::Source;
+use crate::server::loaded::template_of;
 
 /// Tokens of a reply of the demonstration model, whose texts have no end of their own.
 const DEMONSTRATION_TOKENS: usize = 128;
@@ -58,6 +59,9 @@ pub(crate) struct Chat {
     /// Ask the model not to think first, where its template can
     #[arg(long)]
     no_thinking: bool,
+    /// Mark thoughts by a word instead of a shade, for terminals that have none
+    #[arg(long, conflicts_with = "json")]
+    plain: bool,
     /// Print a JSON object for each reply instead of text as it comes
     #[arg(long)]
     json: bool,
@@ -94,7 +98,7 @@ impl Chat {
             engine,
             template,
             controls,
-            look: Look::of_output(self.json),
+            look: Look::of_output(self.json, self.plain),
             system: self.system.filter(|text| !text.is_empty()),
             interruptions: Interruptions::watch(),
             said: Default::default(),

@@ -15,7 +15,9 @@ use crate::failure::Failure;
 use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::input;
 use crate::logging::LogFormat;
-use crate::server::models::{Loading, Source, TemplateChoice, name_of, of_folder};
+use crate::server::folder::{Source, name_of, of_folder};
+use crate::server::loaded::TemplateChoice;
+use crate::server::models::Loading;
 use crate::server::planted::{self, Planted};
 use crate::server::{Config, Serving, serve};
 
@@ -64,7 +66,7 @@ pub(crate) struct Serve {
     /// File of keys, one a line
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
-    /// Origin whose pages may ask, such as https://example.org, or * for all; may be given several times
+    /// Origin whose pages may ask, such as <https://example.org>, or * for all; may be given several times
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
     /// Seconds that a request may take [default: no limit]

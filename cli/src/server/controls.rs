@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
+use std::ops::RangeInclusive;
 
 use gannet_engine::{GenerateOptions, Model, Sampling};
 use serde::Deserialize;
@@ -145,7 +146,7 @@ impl Controls {
                 let why = format!("{param} is no token id; there are 0 to {most}");
                 return Err(ApiError::param(param, why));
             };
-            found.push((id, ranged(&param, Some(bias), 0.0, (-100.0, 100.0))?));
+            found.push((id, ranged(&param, Some(bias), 0.0, -100.0..=100.0)?));
         }
         Ok(found)
     }
@@ -182,7 +183,7 @@ impl Controls {
 
     fn sampling(&self) -> Result<Sampling, ApiError> {
         let none = Sampling::default();
-        let top_p = ranged("top_p", self.top_p, 1.0, (0.0, 1.0))?;
+        let top_p = ranged("top_p", self.top_p, 1.0, 0.0..=1.0)?;
         let top_k = match self.top_k.unwrap_or(0) {
             -1 => 0,
             k if k >= 0 => usize::try_from(k).unwrap_or(usize::MAX),
@@ -197,17 +198,17 @@ impl Controls {
             ));
         }
         Ok(Sampling {
-            temperature: ranged("temperature", self.temperature, 1.0, (0.0, 2.0))?,
+            temperature: ranged("temperature", self.temperature, 1.0, 0.0..=2.0)?,
             // No probability at all leaves the most likely token.
             top_k: if top_p == 0.0 { 1 } else { top_k },
             top_p: if top_p == 0.0 { 1.0 } else { top_p },
-            min_p: ranged("min_p", self.min_p, 0.0, (0.0, 1.0))?,
-            presence_penalty: ranged("presence_penalty", self.presence_penalty, 0.0, (-2.0, 2.0))?,
+            min_p: ranged("min_p", self.min_p, 0.0, 0.0..=1.0)?,
+            presence_penalty: ranged("presence_penalty", self.presence_penalty, 0.0, -2.0..=2.0)?,
             frequency_penalty: ranged(
                 "frequency_penalty",
                 self.frequency_penalty,
                 0.0,
-                (-2.0, 2.0),
+                -2.0..=2.0,
             )?,
             repetition_penalty: penalty as f32,
             seed: self.seed.map_or_else(random_seed, |seed| seed as u64),
@@ -221,11 +222,14 @@ pub(crate) fn ranged(
     param: &str,
     value: Option<f64>,
     default: f64,
-    (least, most): (f64, f64),
+    range: RangeInclusive<f64>,
 ) -> Result<f32, ApiError> {
     match value.unwrap_or(default) {
-        value if value >= least && value <= most => Ok(value as f32),
-        value => Err(out_of_range(param, value, &format!("{least} to {most}"))),
+        value if range.contains(&value) => Ok(value as f32),
+        value => {
+            let expected = format!("{} to {}", range.start(), range.end());
+            Err(out_of_range(param, value, &expected))
+        }
     }
 }
 
@@ -239,13 +243,6 @@ pub(crate) fn out_of_range(param: &str, value: impl std::fmt::Display, range: &s
 pub(crate) fn random_seed() -> u64 {
     // The standard library's own source of randomness for its tables.
     RandomState::new().hash_one(0)
-}
-
-/// A number for a key of the prefix cache.
-pub(crate) fn salt_of(key: &str) -> u64 {
-    // FNV-1a, 64 bits: http://www.isthe.com/chongo/tech/comp/fnv/
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    key.bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use super::generation::{Job, Part, Running, Token, finished};
-use super::models::Loaded;
+use super::loaded::Loaded;
+use super::openai::new_id;
 
 /// What is asked of a model in a conversation.
 #[derive(Default)]
@@ -29,6 +30,8 @@ pub(crate) struct Turn {
     pub(crate) whole_calls: bool,
     /// What the text must match.
     pub(crate) format: Option<Grammar>,
+    /// The parameter that said so.
+    pub(crate) format_param: Option<&'static str>,
     /// Whether the model is to think, where it can.
     pub(crate) thinking: Option<bool>,
     /// Whether the last message, an assistant's, is the beginning of the reply.
@@ -185,7 +188,7 @@ impl Turn {
             grammar,
         };
         let running = job.start(model).await.map_err(|error| match error.code {
-            Some("invalid_grammar") => error.about("response_format"),
+            Some("invalid_grammar") => error.about(self.format_param.unwrap_or("response_format")),
             _ => error,
         })?;
         Ok(Replies {
@@ -263,8 +266,17 @@ impl Replies {
     }
 
     fn add(&mut self, choice: usize, parts: Vec<ReplyPart>) {
-        let parts = parts.into_iter().map(|part| (choice, Reply::Part(part)));
-        self.ready.extend(parts);
+        let named = parts.into_iter().map(|part| match part {
+            // Calls of one conversation are told apart by their ids.
+            ReplyPart::CallStart { index, name, .. } => ReplyPart::CallStart {
+                index,
+                id: new_id("call_"),
+                name,
+            },
+            part => part,
+        });
+        self.ready
+            .extend(named.map(|part| (choice, Reply::Part(part))));
     }
 
     /// Waits for the ends of all replies.

@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 
 use super::admission::Admitted;
 use super::error::{ApiError, ENGINE_LOST};
+use super::loaded::{Active, Loaded};
 use super::metrics::Metrics;
-use super::models::{Active, Loaded};
 
 /// Parts that wait for a reader before he is too slow. A reader that lags this far behind on top of what the
 /// sockets hold is not reading.

@@ -56,7 +56,7 @@ pub(crate) async fn metrics(State(app): State<App>) -> Result<Response, ApiError
         let app = app.clone();
         move || -> Vec<(String, EngineCounters)> {
             let loaded = app.models.list().filter_map(|listed| listed.loaded);
-            let counters = |loaded: std::sync::Arc<super::models::Loaded>| {
+            let counters = |loaded: std::sync::Arc<super::loaded::Loaded>| {
                 Some((loaded.id().to_owned(), loaded.engine().counters().ok()?))
             };
             loaded.filter_map(counters).collect()

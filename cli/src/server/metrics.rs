@@ -161,6 +161,13 @@ impl Metrics {
     }
 }
 
+/// A number, and what it is.
+struct What<'a> {
+    name: &'a str,
+    help: &'a str,
+    kind: MetricType,
+}
+
 /// How the engines do, by the names of their models.
 #[derive(Debug)]
 struct Engines(Arc<Vec<(String, EngineCounters)>>);
@@ -170,10 +177,10 @@ impl Engines {
     fn all(
         &self,
         encoder: &mut DescriptorEncoder<'_>,
-        (name, help, kind): (&str, &str, MetricType),
+        what: What<'_>,
         write: impl Fn(MetricEncoder<'_>, &EngineCounters) -> fmt::Result,
     ) -> fmt::Result {
-        let mut of_kind = encoder.encode_descriptor(name, help, None, kind)?;
+        let mut of_kind = encoder.encode_descriptor(what.name, what.help, None, what.kind)?;
         for (model, counters) in self.0.iter() {
             let labels = [("model_name", model.as_str())];
             write(of_kind.encode_family(&labels)?, counters)?;
@@ -190,7 +197,11 @@ impl Engines {
     ) -> fmt::Result {
         self.all(
             encoder,
-            (name, help, MetricType::Gauge),
+            What {
+                name,
+                help,
+                kind: MetricType::Gauge,
+            },
             |mut to, counters| to.encode_gauge(&value(counters)),
         )
     }
@@ -204,7 +215,11 @@ impl Engines {
     ) -> fmt::Result {
         self.all(
             encoder,
-            (name, help, MetricType::Counter),
+            What {
+                name,
+                help,
+                kind: MetricType::Counter,
+            },
             |mut to, counters| to.encode_counter::<NoLabels, u64, f64>(&value(counters), None),
         )
     }
@@ -218,7 +233,11 @@ impl Engines {
     ) -> fmt::Result {
         self.all(
             encoder,
-            (name, help, MetricType::Histogram),
+            What {
+                name,
+                help,
+                kind: MetricType::Histogram,
+            },
             |mut to, counters| {
                 let times = times(counters);
                 let bound = |i| EngineTimes::bound(i).map_or(f64::MAX, |bound| bound.as_secs_f64());

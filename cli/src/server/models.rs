@@ -2,144 +2,22 @@
 //!
 //! A model is loaded by whoever asks first; others wait for the same load. One that nobody has used for a
 //! while gives its memory back, and so does the one that was used longest ago where another does not fit
-//! beside it. Whoever uses a model holds an [`Active`], and a model in use is never unloaded.
+//! beside it. Whoever uses a model holds an [`Active`](super::loaded::Active), and a model in use is never unloaded.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::http::StatusCode;
-use gannet_engine::chat::ChatTemplate;
+use gannet_engine::Error;
 use gannet_engine::settings::Settings;
-use gannet_engine::tool_calls::ToolFormat;
-use gannet_engine::{Engine, Error, ExecutorKind, Model, ModelOptions};
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::admission::{Admitted, Lost, Tally, lock};
+use super::admission::{Lost, lock};
 use super::error::{ApiError, ENGINE_LOST};
+use super::folder::Source;
+use super::loaded::{Loaded, TemplateChoice, open};
 use super::metrics::Metrics;
-use crate::embedded;
-
-/// Where a model comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Source {
-    Embedded,
-    File(PathBuf),
-}
-
-/// A model on a device.
-pub(crate) struct Loaded {
-    id: String,
-    source: Source,
-    engine: Engine,
-    /// How conversations are written, or why none can be.
-    template: Result<ChatTemplate, String>,
-    created: u64,
-    tally: Arc<Tally>,
-    metrics: Arc<Metrics>,
-}
-
-impl Loaded {
-    pub(crate) fn id(&self) -> &str {
-        &self.id
-    }
-
-    pub(crate) fn engine(&self) -> &Engine {
-        &self.engine
-    }
-
-    pub(crate) fn model(&self) -> &Model {
-        self.engine.model()
-    }
-
-    pub(crate) fn is_demonstration(&self) -> bool {
-        self.source == Source::Embedded
-    }
-
-    /// Whether it runs on a GPU.
-    pub(crate) fn on_gpu(&self) -> bool {
-        matches!(
-            self.engine.kind(),
-            ExecutorKind::CudaEager | ExecutorKind::CudaGraph | ExecutorKind::CudaCapture
-        )
-    }
-
-    pub(crate) fn metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.metrics)
-    }
-
-    /// How its conversations are written.
-    pub(crate) fn template(&self) -> Result<&ChatTemplate, ApiError> {
-        let why = |why: &String| ApiError::param("messages", why.clone()).code("no_chat_template");
-        self.template.as_ref().map_err(why)
-    }
-
-    /// How its template writes calls of tools, if it does.
-    pub(crate) fn tool_format(&self) -> Option<ToolFormat> {
-        let template = self.template.as_ref().ok()?;
-        ToolFormat::of_template(template.source())
-    }
-
-    /// What a user should know before a conversation.
-    pub(crate) fn describe_chat(&self) -> String {
-        match &self.template {
-            Ok(template) if self.is_demonstration() => format!(
-                "a base model of Rust documentation, which continues text and follows no instructions; \
-                 its template is {}",
-                template.name()
-            ),
-            Ok(template) => format!("template: {}", template.name()),
-            Err(why) => why.clone(),
-        }
-    }
-
-    /// When it was loaded, in seconds since 1970.
-    pub(crate) fn created(&self) -> u64 {
-        self.created
-    }
-
-    /// Counts choices in, if there is room for them.
-    pub(crate) fn admit(self: &Arc<Self>, choices: usize) -> Result<Active, ApiError> {
-        Ok(Active {
-            choices: Arc::new(self.tally.admit(choices)?),
-            _model: Arc::clone(self),
-        })
-    }
-
-    /// Lets it stay so long without use, if it is one that goes at all.
-    pub(crate) fn keep_for(&self, time: Duration) {
-        self.tally.keep_for(time);
-    }
-
-    /// When it goes if nobody uses it, counted from now, where it is one that is kept so long otherwise.
-    pub(crate) fn goes_in(&self, idle: Duration) -> Duration {
-        self.tally.goes_in(idle)
-    }
-
-    fn is_idle_since(&self) -> Option<Instant> {
-        self.tally.is_idle_since()
-    }
-}
-
-/// Choices under way, and the model that is not unloaded meanwhile. What has not ended is given up with it.
-pub(crate) struct Active {
-    choices: Arc<Admitted>,
-    _model: Arc<Loaded>,
-}
-
-impl Active {
-    /// The choices.
-    pub(crate) fn choices(&self) -> &Arc<Admitted> {
-        &self.choices
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.choices.give_up();
-    }
-}
 
 /// What a model's place in the server holds.
 enum State {
@@ -390,7 +268,7 @@ impl Models {
 
     /// Choices that have not ended, of all models.
     pub(crate) fn active(&self) -> usize {
-        let active = |listed: Listed<'_>| Some(listed.loaded?.tally.active());
+        let active = |listed: Listed<'_>| Some(listed.loaded?.active());
         self.list().filter_map(active).sum()
     }
 }
@@ -426,139 +304,4 @@ async fn unload(entry: &Entry) -> bool {
     // Whoever looked at it just now drops it in a moment; its thread is waited for elsewhere.
     let _ = tokio::task::spawn_blocking(move || drop(loaded)).await;
     true
-}
-
-/// Opens a model and puts it on its device.
-fn open(
-    id: String,
-    source: Source,
-    loading: &Loading,
-    metrics: Arc<Metrics>,
-    lost: Lost,
-) -> Result<Loaded, Error> {
-    let mut options = ModelOptions::default();
-    options.ignore_unknown = loading.ignore_unknown;
-    let model = match &source {
-        Source::Embedded => embedded::open(&options)?,
-        Source::File(path) => Model::open_with(path, &options)?,
-    };
-    for warning in model.warnings() {
-        tracing::warn!(model = id, "{warning}");
-    }
-    let engine = Engine::new(&Arc::new(model), &loading.settings)?;
-    if let Some(notice) = engine.notice() {
-        tracing::warn!(model = id, "{notice}");
-    }
-    let slots = loading.settings.slots.unwrap_or(1);
-    let template = template_of(engine.model(), &source, loading.template.as_ref());
-    tracing::info!(model = id, executor = %engine.kind(), context = engine.context(), slots, "loaded");
-    Ok(Loaded {
-        id,
-        source,
-        engine,
-        template,
-        created: unix_seconds(),
-        tally: Arc::new(Tally::new(slots, loading.queue, Arc::clone(&metrics), lost)),
-        metrics,
-    })
-}
-
-/// A template that was given.
-#[derive(Debug, Clone)]
-pub(crate) enum TemplateChoice {
-    /// One of those that the engine has.
-    Named(String),
-    /// The text of a file.
-    Source { name: String, text: String },
-}
-
-/// How conversations with a model are written, or why none can be.
-pub(crate) fn template_of(
-    model: &Model,
-    source: &Source,
-    choice: Option<&TemplateChoice>,
-) -> Result<ChatTemplate, String> {
-    let tokenizer = model.tokenizer();
-    let template = match choice {
-        Some(TemplateChoice::Named(name)) => ChatTemplate::named(name, tokenizer),
-        Some(TemplateChoice::Source { name, text }) => ChatTemplate::parse(name, text, tokenizer),
-        None if *source == Source::Embedded => ChatTemplate::named("plain", tokenizer),
-        None => ChatTemplate::of(model),
-    };
-    template.map_err(|error| error.to_string())
-}
-
-/// The names and files of a folder's models, by name.
-pub(crate) fn of_folder(folder: &Path) -> std::io::Result<Vec<(String, Source)>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let is_model = match path.is_dir() {
-            true => path.join("config.json").is_file(),
-            false => path
-                .extension()
-                .is_some_and(|e| e.eq_ignore_ascii_case("gguf")),
-        };
-        if is_model && !is_later_shard(&path) {
-            found.push((name_of(&path), Source::File(path)));
-        }
-    }
-    found.sort_by(|a, b| a.0.cmp(&b.0));
-    Ok(found)
-}
-
-/// Whether a file is a shard other than the first: `name-00002-of-00003.gguf`.
-fn is_later_shard(path: &Path) -> bool {
-    let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
-    let stem = stem.unwrap_or_default();
-    let Some((before, of)) = stem.rsplit_once("-of-") else {
-        return false;
-    };
-    let number = before.rsplit('-').next().unwrap_or("");
-    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
-    is_number(of) && is_number(number) && number != "00001"
-}
-
-/// What a model of a file is called: its name without the extension.
-pub(crate) fn name_of(path: &Path) -> String {
-    let name = match path.is_dir() {
-        true => path.file_name(),
-        false => path.file_stem(),
-    };
-    let name = name.map(|name| name.to_string_lossy().into_owned());
-    let name = name.unwrap_or_else(|| "model".to_owned());
-    match name.rsplit_once("-00001-of-") {
-        Some((before, of)) if of.len() == 5 => before.to_owned(),
-        _ => name,
-    }
-}
-
-fn unix_seconds() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn models_are_named_after_their_files() {
-        for (file, name) in [
-            ("/m/a.gguf", "a"),
-            ("b-Q4_K_M.gguf", "b-Q4_K_M"),
-            ("c-00001-of-00003.gguf", "c"),
-            ("d-1-of-3.gguf", "d-1-of-3"),
-        ] {
-            assert_eq!(name_of(Path::new(file)), name);
-        }
-    }
-
-    #[test]
-    fn later_shards_are_no_models() {
-        assert!(is_later_shard(Path::new("c-00002-of-00003.gguf")));
-        for file in ["c-00001-of-00003.gguf", "c.gguf", "one-of-two.gguf"] {
-            assert!(!is_later_shard(Path::new(file)), "{file}");
-        }
-    }
 }

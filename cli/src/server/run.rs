@@ -13,8 +13,9 @@ use tokio::sync::Notify;
 
 use super::app::{App, Config, Shared};
 use super::connections;
+use super::folder::Source;
 use super::metrics::Metrics;
-use super::models::{Loading, Models, Source};
+use super::models::{Loading, Models};
 use super::router::router;
 use crate::failure::Failure;
 

@@ -48,7 +48,6 @@ pub(crate) async fn tokenize(
     let options = EncodeOptions {
         add_special: request.add_special.unwrap_or(false),
         parse_special: request.parse_special.unwrap_or(true),
-        ..EncodeOptions::default()
     };
     let tokens = model.model().tokenizer().encode(&request.content, options);
     Ok(Json(json!({"tokens": tokens, "count": tokens.len()})))

@@ -7,7 +7,7 @@ use gannet_engine::tokenizer::EncodeOptions;
 use tokio::sync::oneshot;
 
 use super::error::{ApiError, ENGINE_LOST};
-use super::models::Loaded;
+use super::loaded::Loaded;
 
 /// Texts that a request may have.
 const MOST: usize = 2048;
@@ -23,7 +23,6 @@ pub(crate) fn tokens_of(model: &Loaded, text: &str) -> Vec<u32> {
     let options = EncodeOptions {
         add_special: true,
         parse_special: true,
-        ..EncodeOptions::default()
     };
     model.model().tokenizer().encode(text, options)
 }

@@ -65,6 +65,10 @@ fn a_message_costs_its_own_tokens() {
         // All but what is in no whole block.
         assert!(known + 64 > said && known > 0, "{known} of {said}");
     }
+    // What was generated is known as well, though the template writes it anew.
+    let short = self::replies(&["-n", "80"], "Ownership is\nGo on.\n");
+    let (known, asked) = (&short[1]["cached_tokens"], &short[0]["prompt_tokens"]);
+    assert!(known.as_u64() > asked.as_u64(), "{known} behind {asked}");
 }
 
 #[test]
@@ -216,6 +220,20 @@ fn flags_are_checked_before_anything_is_loaded() {
     assert_eq!(named[0]["tokens"], 3);
 }
 
+/// What a model thinks is no reply: it stands apart, and in a pipe it is left out.
+#[test]
+fn thoughts_are_no_replies() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("thinks.jinja");
+    let template = "{% for m in messages %}{{ m.content }}\n{% endfor %}<think>";
+    std::fs::write(&file, template).unwrap();
+    let args = ["--chat-template", file.to_str().unwrap(), "-n", "8"];
+    let thought = replies(&args, "Ownership is\n");
+    assert_eq!(thought[0]["reply"], "");
+    assert!(!thought[0]["reasoning"].as_str().unwrap().is_empty());
+    assert_eq!(chat(&args, "Ownership is\n").ok().stdout, "");
+}
+
 /// Ctrl-C ends a reply and keeps what there is of it.
 #[cfg(unix)]
 #[test]
@@ -278,8 +296,11 @@ fn it_talks_on_a_terminal() {
         return;
     }
     let cache = tempfile::tempdir().unwrap();
+    let template = cache.path().join("thinks.jinja");
+    std::fs::write(&template, "{{ messages[-1].content }}<think>").unwrap();
     let done = Command::new("python3")
         .args([script.as_str(), env!("CARGO_BIN_EXE_gannet")])
+        .arg(&template)
         .env("GANNET_CACHE", cache.path())
         .stdin(Stdio::null())
         .output()

@@ -330,3 +330,40 @@ fn bench_tells_what_batch_invariance_costs() {
     let plain = with(&[]).stdout;
     assert!(!plain.contains("of default"), "{plain}");
 }
+
+#[test]
+fn bench_measures_clients_of_a_server() {
+    let args = [
+        "bench",
+        "-p",
+        "0",
+        "-n",
+        "2",
+        "-r",
+        "1",
+        "--device",
+        "cpu",
+        "--clients",
+        "2",
+    ];
+    let object = run(&[&args[..], &["--json"]].concat()).ok().json();
+    let clients = &object["clients"];
+    assert_eq!(
+        (&clients["clients"], &clients["tokens"]),
+        (&2.into(), &128.into())
+    );
+    for time in ["seconds", "first_token_p50_seconds"] {
+        assert!(clients[time].as_f64().unwrap() > 0.0, "{time}: {clients}");
+    }
+    let joining = &clients["joining"];
+    for time in ["first_token_seconds", "inter_token_p99_before_seconds"] {
+        assert!(joining[time].as_f64().unwrap() > 0.0, "{time}: {joining}");
+    }
+    // The prefix once, and what each has of its own; the last block is computed by each where it is not full.
+    let shared = &clients["shared"];
+    let number = |name: &str| shared[name].as_u64().unwrap();
+    let (prefix, tail, block) = (number("prefix"), number("tail"), 32);
+    let rows = number("prompt_rows_computed");
+    let least = prefix + 2 * tail;
+    assert!((least..least + 2 * block).contains(&rows), "{shared}");
+}

@@ -1,4 +1,4 @@
-"""`gannet chat` on a terminal: python3 terminal.py GANNET."""
+"""`gannet chat` on a terminal: python3 terminal.py GANNET TEMPLATE, whose replies are thoughts."""
 
 import os
 import pty
@@ -11,10 +11,10 @@ PATIENCE = 60
 
 
 class Terminal:
-    def __init__(self, program):
+    def __init__(self, program, *more):
         self.master, child = pty.openpty()
-        args = [program, "chat", "--device", "cpu", "-n", "400"]
-        environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "1"}
+        args = [program, "chat", "--device", "cpu", *(more or ["-n", "400"])]
+        environment = {**os.environ, "TERM": "xterm"}
         self.process = subprocess.Popen(
             args, stdin=child, stdout=child, stderr=child, env=environment, start_new_session=True,
             preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0))
@@ -80,3 +80,14 @@ two.until("2 tokens")
 two.until("> ")
 two.type("\x04")
 assert two.end() == 0, "Ctrl-D ends"
+
+for more, begins in ((["--plain"], "[thoughts] "), ([], "\x1b[2m")):
+    three = Terminal(sys.argv[1], "--chat-template", sys.argv[2], "-n", "3", *more)
+    three.until("> ")
+    three.type("fn main\r")
+    three.until(begins)
+    if not more:
+        three.until("\x1b[0m")
+    three.until("3 tokens")
+    three.type("\x04")
+    assert three.end() == 0

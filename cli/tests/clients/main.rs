@@ -6,6 +6,9 @@
 //! package is missing, the test is skipped. `GANNET_PYTHON` names another Python; Node finds packages by
 //! `NODE_PATH`.
 
+// Helpers of tests are tests; the lint knows functions marked so only.
+#![allow(clippy::unwrap_used)]
+
 mod interpreters;
 mod scripts;
 mod server;

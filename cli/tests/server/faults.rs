@@ -215,6 +215,54 @@ fn a_failure_in_mid_stream_is_an_event_and_the_end_of_the_connection() {
     }
 }
 
+/// Streams of other clients end alike: with an error in their words, and nothing that looks like an end.
+#[test]
+fn streams_of_all_dialects_fail_alike() {
+    let messages = json!([{"role": "user", "content": "Ownership is"}]);
+    let cases = [
+        (
+            "/v1/messages",
+            json!({"model": "rustdoc-tiny", "messages": messages, "max_tokens": 40, "stream": true}),
+            "event: error",
+            "message_stop",
+        ),
+        (
+            "/v1/responses",
+            json!({"input": "Ownership is", "max_output_tokens": 40, "stream": true}),
+            "\"type\":\"error\"",
+            "response.completed",
+        ),
+        (
+            "/api/generate",
+            json!({"model": "rustdoc-tiny", "prompt": "Ownership is"}),
+            "{\"error\":",
+            "\"done\":true",
+        ),
+        (
+            "/api/chat",
+            json!({"model": "rustdoc-tiny", "messages": messages}),
+            "{\"error\":",
+            "\"done\":true",
+        ),
+    ];
+    for (path, body, error, end) in cases {
+        let server = Server::start(&["--fault", "fail-step=4"]);
+        let mut connection = server.open();
+        connection.send(&request("POST", path, &body)).unwrap();
+        let head = connection.head().unwrap();
+        assert_eq!(head.status, 200, "{path}");
+        // It is closed behind it.
+        let (rest, in_order) = connection.rest();
+        let rest = String::from_utf8_lossy(&rest);
+        assert!(
+            rest.contains(error) && rest.contains("a planted fault"),
+            "{path}: {rest}"
+        );
+        assert!(!rest.contains(end) && in_order, "{path}: {rest}");
+        assert!(server.metrics().is_idle());
+    }
+}
+
 #[test]
 fn an_engine_that_is_lost_ends_the_process_with_an_error() {
     let alone = alone();

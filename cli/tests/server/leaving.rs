@@ -30,7 +30,15 @@ fn cases() -> Vec<Left> {
         body: body.clone(),
         choices,
     };
+    let ask =
+        json!({"model": "rustdoc-tiny", "messages": message, "max_tokens": 900, "stream": true});
+    let respond = json!({"input": "Ownership is", "max_output_tokens": 900, "stream": true});
+    let generate =
+        json!({"model": "rustdoc-tiny", "prompt": "Ownership is", "options": {"num_predict": 900}});
     vec![
+        left("a message", "/v1/messages", &ask, 1.0),
+        left("a response", "/v1/responses", &respond, 1.0),
+        left("lines", "/api/generate", &generate, 1.0),
         left("a stream", COMPLETIONS, &streamed(long.clone()), 1.0),
         left("an answer in one piece", COMPLETIONS, &long, 1.0),
         left("a stream of a reply", CHAT, &streamed(say.clone()), 1.0),
@@ -113,7 +121,7 @@ fn a_client_that_leaves_while_it_waits_is_forgotten() {
     }
     let is_idle = |s: &Server| s.metrics().is_idle();
     leave(&server, runs, is_idle, "the one that ran");
-    assert_eq!(server.metrics().ended("abort"), 10.0);
+    assert_eq!(server.metrics().ended("abort"), 13.0);
 }
 
 /// Half a request holds nothing, and is not waited for for ever.

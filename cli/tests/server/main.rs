@@ -15,6 +15,7 @@ mod ends;
 mod faults;
 mod fuzz;
 mod harness;
+mod hostile;
 mod keys;
 mod leaving;
 mod origins;

@@ -163,7 +163,7 @@ fn run(server: &Server, time: Duration, known: &[(&str, Value, String)], round: 
 #[test]
 fn clients_of_all_kinds_at_once_get_what_each_gets_alone() {
     let is_long = std::env::var_os("GANNET_STRESS").is_some_and(|v| v == "all");
-    let server = Server::start(&["--slots", "16", "--cache-blocks", "32", "--ctx", "512"]);
+    let server = Server::start(&["--slots", "16", "--cache-blocks", "20", "--ctx", "512"]);
     let alone = |(path, body): (&'static str, Value)| {
         let text = server.post(path, &body).said();
         (path, body, text)

@@ -207,6 +207,8 @@ pub struct Environment {
     /// The user's cache folder, by `XDG_CACHE_HOME`, else by `HOME`, and in it one of ours: what
     /// counts without `GANNET_CACHE`.
     pub user_cache: Option<PathBuf>,
+    /// `NO_COLOR` is set: text has no colours or shades (<https://no-color.org>).
+    pub no_color: bool,
 }
 
 impl Environment {
@@ -248,6 +250,7 @@ impl Environment {
             cache: set("GANNET_CACHE").map(PathBuf::from),
             cubin_cache: switch(&set, "GANNET_CUBIN_CACHE")?,
             gate: switch(&set, "GANNET_GATE")?,
+            no_color: set("NO_COLOR").is_some(),
             user_cache: user_cache.or_else(home).map(|caches| caches.join("gannet")),
         })
     }

@@ -154,6 +154,7 @@ mod tests {
             cubin_cache: Some(false),
             gate: Some(false),
             user_cache: Some(PathBuf::from("/user")),
+            no_color: false,
         }
     }
 

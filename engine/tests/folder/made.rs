@@ -326,18 +326,22 @@ pub(crate) fn tokenizer(meta: &Metadata) -> Value {
             "use_regex": words})
     };
     let pre = meta.str("tokenizer.ggml.pre").unwrap();
+    let words = |rule: &str| {
+        json!({"type": "Sequence", "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": rule}, "behavior": "Isolated", "invert": false},
+            bytes(false)]})
+    };
     let steps = match pre {
         "gpt-2" => bytes(true),
-        "llama-bpe" => json!({"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": LLAMA3}, "behavior": "Isolated", "invert": false},
-            bytes(false)]}),
+        "llama-bpe" => words(LLAMA3),
+        "qwen2" => words(&LLAMA3.replace("{1,3}", "")),
         other => panic!("{other}"),
     };
     let bos = meta.u64("tokenizer.ggml.bos_token_id").unwrap() as usize;
     let first = json!({"SpecialToken": {"id": texts[bos], "type_id": 0}});
     json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
-        "normalizer": null, "pre_tokenizer": steps, "decoder": {"type": "ByteLevel"},
+        "normalizer": (pre == "qwen2").then(|| json!({"type": "NFC"})), "pre_tokenizer": steps, "decoder": {"type": "ByteLevel"},
         "post_processor": {"type": "TemplateProcessing",
             "single": [first, {"Sequence": {"id": "A", "type_id": 0}}],
             "pair": [], "special_tokens": {}},

@@ -250,6 +250,22 @@ fn texts_have_the_fewest_tokens_that_are_asked_for() {
     );
 }
 
+/// A control token is part of a text where it is to be shown, and of no other.
+#[test]
+fn control_tokens_are_shown_where_they_are_asked_for() {
+    let of = |shown: &[u32]| {
+        let mut request = drawn("x", 0, 20);
+        request.grammar = Some(Grammar::Lark(
+            r#"start: "a" <|end_header_id|> "b""#.to_owned(),
+        ));
+        request.options.shown_tokens = shown.to_vec();
+        finished(request).text
+    };
+    let token = model().tokenizer().token_id("<|end_header_id|>").unwrap();
+    assert_eq!(of(&[]), "ab");
+    assert_eq!(of(&[token]), "a<|end_header_id|>b");
+}
+
 /// A grammar is followed from the first token, and its hook is asked before it.
 #[test]
 fn a_hook_comes_before_the_grammar() {

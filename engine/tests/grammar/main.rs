@@ -9,6 +9,7 @@ mod hostile;
 mod schemas;
 mod texts;
 mod tools;
+mod vocabularies;
 
 use std::path::Path;
 use std::sync::{Arc, OnceLock};

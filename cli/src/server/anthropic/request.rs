@@ -223,10 +223,10 @@ impl MessagesRequest {
     }
 
     fn sampling(&self) -> Result<Sampling, ApiError> {
-        let top_p = ranged("top_p", self.top_p, 1.0, (0.0, 1.0))?;
+        let top_p = ranged("top_p", self.top_p, 1.0, 0.0..=1.0)?;
         let top_k = usize::try_from(self.top_k.unwrap_or(0)).unwrap_or(usize::MAX);
         Ok(Sampling {
-            temperature: ranged("temperature", self.temperature, 1.0, (0.0, 1.0))?,
+            temperature: ranged("temperature", self.temperature, 1.0, 0.0..=1.0)?,
             // No probability at all leaves the most likely token.
             top_k: if top_p == 0.0 { 1 } else { top_k },
             top_p: if top_p == 0.0 { 1.0 } else { top_p },
@@ -255,6 +255,10 @@ impl MessagesRequest {
             tools: if used.never { Vec::new() } else { tools },
             tool_choice: used.choice,
             parallel: used.parallel,
+            format_param: match self.output_format {
+                Some(_) => Some("output_format"),
+                None => Some("output_config.format"),
+            },
             format: self.format()?,
             thinking: self.thinks()?,
             continues,

@@ -125,7 +125,10 @@ pub(super) async fn stream(
         };
         match next {
             // Nothing follows: no end that looks like a good one.
-            Err(error) => return event(sink, &error.body(Dialect::Anthropic)).await,
+            Err(error) => {
+                sink.fail();
+                return event(sink, &error.body(Dialect::Anthropic)).await;
+            }
             Ok((_, Reply::Token(_))) => {}
             Ok((_, Reply::Part(part))) => {
                 calls |= matches!(part, ReplyPart::CallStart { .. });

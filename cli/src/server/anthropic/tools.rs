@@ -166,7 +166,7 @@ mod tests {
                 "tools[0].defer_loading",
             ),
         ] {
-            let error = tools(&[tool.clone()]).unwrap_err();
+            let error = tools(std::slice::from_ref(&tool)).unwrap_err();
             assert_eq!(
                 error.param.as_deref(),
                 Some(place),

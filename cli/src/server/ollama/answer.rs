@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::server::conversation::{Call, Replies, Reply};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::generation::Token;
-use crate::server::models::Loaded;
+use crate::server::loaded::Loaded;
 use crate::server::openai::log_probs;
 use crate::server::sse::{self, Gone, Sink};
 
@@ -232,7 +232,10 @@ async fn stream(sink: &Sink, head: &Head, replies: Replies) -> Result<(), Gone> 
             Ok(Next::Piece(piece)) => sink.line(&head.line(&piece, false)).await?,
             Ok(Next::End(end)) => return sink.line(&head.last(&Piece::default(), &end)).await,
             // Nothing follows: no end that looks like a good one.
-            Err(error) => return sink.line(&error.body(Dialect::Ollama)).await,
+            Err(error) => {
+                sink.fail();
+                return sink.line(&error.body(Dialect::Ollama)).await;
+            }
         }
     }
 }

@@ -68,6 +68,7 @@ impl ChatRequest {
             parallel: true,
             whole_calls: true,
             format: format(self.format.as_ref())?,
+            format_param: Some("format"),
             thinking: think(self.think.as_ref())?,
             log_probs: log_probs(self.logprobs, self.top_logprobs)?,
             continues,

@@ -119,6 +119,7 @@ impl GenerateRequest {
         Ok(Turn {
             messages,
             format: format(self.format.as_ref())?,
+            format_param: Some("format"),
             thinking: think(self.think.as_ref())?,
             log_probs: log_probs(self.logprobs, self.top_logprobs)?,
             n: 1,

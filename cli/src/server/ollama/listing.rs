@@ -16,7 +16,8 @@ use crate::embedded;
 use crate::server::app::App;
 use crate::server::body::Untyped;
 use crate::server::error::ApiError;
-use crate::server::models::{Listed, Source};
+use crate::server::folder::Source;
+use crate::server::models::Listed;
 
 /// The version of Ollama's interface that these routes follow: clients look for what they need by it.
 const VERSION: &str = "0.12.6";

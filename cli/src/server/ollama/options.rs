@@ -109,7 +109,7 @@ impl Options {
     }
 
     fn sampling(&self) -> Result<Sampling, ApiError> {
-        let top_p = ranged("options.top_p", self.top_p, 0.9, (0.0, 1.0))?;
+        let top_p = ranged("options.top_p", self.top_p, 0.9, 0.0..=1.0)?;
         let top_k = match self.top_k.unwrap_or(40) {
             k if k >= 0 => usize::try_from(k).unwrap_or(usize::MAX),
             k => return Err(out_of_range("options.top_k", k, "0 or more")),
@@ -123,14 +123,14 @@ impl Options {
             n @ 0..=MOST_WINDOW => n as usize,
             n => return Err(out_of_range("options.repeat_last_n", n, "0 to 4096")),
         };
-        let penalised = |name, value| ranged(name, value, 0.0, (-2.0, 2.0));
+        let penalised = |name, value| ranged(name, value, 0.0, -2.0..=2.0);
         let none = Sampling::default();
         let sampling = Sampling {
-            temperature: ranged("options.temperature", self.temperature, 0.8, (0.0, 2.0))?,
+            temperature: ranged("options.temperature", self.temperature, 0.8, 0.0..=2.0)?,
             // No probability at all leaves the most likely token.
             top_k: if top_p == 0.0 { 1 } else { top_k },
             top_p: if top_p == 0.0 { 1.0 } else { top_p },
-            min_p: ranged("options.min_p", self.min_p, 0.0, (0.0, 1.0))?,
+            min_p: ranged("options.min_p", self.min_p, 0.0, 0.0..=1.0)?,
             repetition_penalty: penalty as f32,
             presence_penalty: penalised("options.presence_penalty", self.presence_penalty)?,
             frequency_penalty: penalised("options.frequency_penalty", self.frequency_penalty)?,

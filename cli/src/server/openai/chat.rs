@@ -5,21 +5,22 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use gannet_engine::chat::{parse_messages, parse_tools};
+use gannet_engine::chat::parse_messages;
 use gannet_engine::requests::Grammar;
-use gannet_engine::tool_calls::{ReplyPart, ToolChoice};
+use gannet_engine::tool_calls::ReplyPart;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use super::asked::{response_format, salt_of, tools};
 use super::{StreamOptions, Usage, finish_reason, log_probs, new_id, now};
 use crate::server::app::App;
-use crate::server::body::{Object, read};
-use crate::server::controls::{Controls, MOST_TOP, out_of_range, salt_of};
+use crate::server::body::Object;
+use crate::server::controls::{Controls, MOST_TOP, out_of_range};
 use crate::server::conversation::{Call, Replies, Reply, Turn, Whole};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::generation::Token;
-use crate::server::models::Loaded;
+use crate::server::loaded::Loaded;
 use crate::server::sse::{self, Gone, Sink};
 
 /// A request; it also has the parameters of `Controls`.
@@ -187,6 +188,11 @@ impl ChatRequest {
             tools,
             tool_choice,
             parallel: self.parallel_tool_calls.unwrap_or(true),
+            format_param: match (&self.guided_regex, &self.guided_grammar) {
+                (Some(_), _) => Some("guided_regex"),
+                (None, Some(_)) => Some("guided_grammar"),
+                (None, None) => Some("response_format"),
+            },
             format: self.format()?,
             thinking: self
                 .reasoning_effort
@@ -205,88 +211,6 @@ impl ChatRequest {
             salt: self.prompt_cache_key.as_deref().map_or(0, salt_of),
             deadline: None,
         })
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct JsonSchema {
-    schema: Option<Map<String, Value>>,
-    #[serde(rename = "name")]
-    _name: Option<String>,
-    #[serde(rename = "description")]
-    _description: Option<String>,
-    /// Replies always match.
-    #[serde(rename = "strict")]
-    _strict: Option<bool>,
-}
-
-/// What `response_format` asks for.
-pub(crate) fn response_format(format: &Value) -> Result<Option<Grammar>, ApiError> {
-    #[derive(Deserialize)]
-    #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-    enum Format {
-        Text,
-        JsonObject,
-        JsonSchema { json_schema: JsonSchema },
-    }
-    let inside = |e: ApiError| {
-        let param = match &e.param {
-            Some(param) => format!("response_format.{param}"),
-            None => "response_format".to_owned(),
-        };
-        e.about(param)
-    };
-    Ok(match read(format.clone()).map_err(inside)? {
-        Format::Text => None,
-        Format::JsonObject => Some(Grammar::JsonObject),
-        Format::JsonSchema { json_schema } => match json_schema.schema {
-            Some(schema) => Some(Grammar::JsonSchema(Value::Object(schema).to_string())),
-            None => {
-                let param = "response_format.json_schema.schema";
-                return Err(ApiError::param(param, format!("{param} is missing")));
-            }
-        },
-    })
-}
-
-/// Tools, and how they are to be used.
-fn tools(
-    tools: Option<&[Value]>,
-    choice: Option<&Value>,
-) -> Result<(Vec<gannet_engine::chat::Tool>, Option<ToolChoice>), ApiError> {
-    let tools = Value::Array(tools.unwrap_or_default().to_vec()).to_string();
-    let tools = parse_tools(&tools).map_err(ApiError::from)?;
-    let wrong = || {
-        let why = "tool_choice must be none, auto, required or \
-                   {\"type\": \"function\", \"function\": {\"name\": ...}}";
-        ApiError::param("tool_choice", why)
-    };
-    let choice = match choice {
-        None | Some(Value::Null) => None,
-        Some(Value::String(word)) => match word.as_str() {
-            "auto" => Some(ToolChoice::Auto),
-            "none" => return Ok((Vec::new(), None)),
-            "required" => Some(ToolChoice::Required),
-            _ => return Err(wrong()),
-        },
-        Some(Value::Object(object)) => {
-            let name = object.get("function").and_then(|f| f.get("name"));
-            let name = name.and_then(Value::as_str).ok_or_else(wrong)?;
-            if !tools.iter().any(|tool| tool.name == name) {
-                let why = format!("tool_choice names {name:?}, which is none of the tools");
-                return Err(ApiError::param("tool_choice", why));
-            }
-            Some(ToolChoice::Named(name.to_owned()))
-        }
-        Some(_) => return Err(wrong()),
-    };
-    match (&choice, tools.is_empty()) {
-        (Some(ToolChoice::Required), true) => {
-            let why = "tool_choice requires a call, and there are no tools";
-            Err(ApiError::param("tool_choice", why))
-        }
-        _ => Ok((tools, choice)),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::server::body::Object;
 use crate::server::controls::{Controls, MOST_TOP, out_of_range};
 use crate::server::error::{ApiError, Dialect};
 use crate::server::generation::{Choice, Job, Part, Running, Token, finished};
-use crate::server::models::Loaded;
+use crate::server::loaded::Loaded;
 use crate::server::sse::{self, Gone, Sink};
 
 /// Tokens to generate where nobody said how many.

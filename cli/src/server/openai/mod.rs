@@ -1,5 +1,6 @@
 //! The routes that clients of OpenAI's API ask.
 
+pub(crate) mod asked;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod embeddings;

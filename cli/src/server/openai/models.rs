@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use crate::server::app::App;
 use crate::server::error::ApiError;
-use crate::server::models::{Listed, Source};
+use crate::server::folder::Source;
+use crate::server::models::Listed;
 
 /// What is said of a model.
 fn shown(listed: &Listed<'_>) -> Value {

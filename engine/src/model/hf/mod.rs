@@ -2,10 +2,10 @@
 //!
 //! | of the folder | becomes |
 //! |---|---|
-//! | `config.json` | hyper-parameters ([`family`], [`rope`]), or a refusal by the key's name |
-//! | `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` | the vocabulary ([`vocab`]) |
+//! | `config.json` | hyper-parameters (`family.rs`, `rope.rs`), or a refusal by the key's name |
+//! | `tokenizer.json`, `tokenizer_config.json`, `generation_config.json` | the vocabulary (`vocab/`) |
 //! | `chat_template.jinja`, or what `tokenizer_config.json` has | `tokenizer.chat_template` |
-//! | `model.safetensors`, or the files of its index | tensors by their names there ([`names`], [`weights`]) |
+//! | `model.safetensors`, or the files of its index | tensors by their names there (`names.rs`, `weights.rs`) |
 //!
 //! The result is a header, which is the metadata of that file, and a [`Source`] of its tensors. A model is
 //! opened from it, and `gannet convert` and `gannet quantize` write it. What always holds: every key of

@@ -31,6 +31,14 @@ struct Rope<'a> {
     base: (Config, &'a str),
 }
 
+/// The frequencies before anything stretches them.
+#[derive(Clone, Copy)]
+struct Frequencies {
+    base: f64,
+    /// Elements of a head that turn.
+    dim: u64,
+}
+
 /// Writes the rope of a model; its base is `theta` where the files do not say.
 pub(super) fn write(
     c: &Config,
@@ -50,7 +58,7 @@ pub(super) fn write(
         "partial_rotary_factor",
     )?;
     if let Some(scaling) = &rope.scaling {
-        stretch(c, scaling, head, shape, (base, dim))?;
+        stretch(c, scaling, head, shape, Frequencies { base, dim })?;
     }
     Ok(())
 }
@@ -148,7 +156,7 @@ fn stretch(
     s: &Config,
     head: &mut Head,
     shape: &mut Shape,
-    (base, dim): (f64, u64),
+    of: Frequencies,
 ) -> Result<(), Error> {
     let key = s.first_of(&["rope_type", "type"]);
     match scaling_type(s)? {
@@ -169,7 +177,7 @@ fn stretch(
             Ok(())
         }
         "llama3" => {
-            let factors = llama3(s, base, dim)?;
+            let factors = llama3(s, of)?;
             head.made.push(("rope_freqs.weight", factors));
             Ok(())
         }
@@ -200,7 +208,8 @@ fn original(c: &Config, s: &Config, head: &mut Head, shape: &Shape) -> Result<f6
 
 /// Llama 3.1: frequencies of more than `high_freq_factor` turns in the original context stay, those of
 /// fewer than `low_freq_factor` are divided by the factor, those between are blended.
-fn llama3(s: &Config, base: f64, dim: u64) -> Result<Vec<f32>, Error> {
+fn llama3(s: &Config, of: Frequencies) -> Result<Vec<f32>, Error> {
+    let Frequencies { base, dim } = of;
     let positive = |key: &str| {
         let found = s.number(key, None)?;
         match found > 0.0 {

@@ -19,6 +19,7 @@ pub(in crate::serve) mod failing;
 mod handle;
 mod live;
 mod request;
+mod results;
 mod spoilt;
 mod submitted;
 #[cfg(test)]

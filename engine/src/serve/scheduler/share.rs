@@ -16,12 +16,12 @@ pub enum PromptBudget {
     /// So many.
     Rows(usize),
     /// What decoding leaves of a batch.
-    Batch(Batch),
+    Batch(BatchBudget),
 }
 
 /// The sizes by which steps are shared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Batch {
+pub struct BatchBudget {
     /// Rows of the largest batch.
     pub rows: usize,
     /// Rows of prompts for which decoding makes room in its step; where there are fewer, steps take turns.

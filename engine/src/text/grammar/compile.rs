@@ -217,11 +217,11 @@ pub(super) fn one_line(message: &str) -> String {
             .to_owned();
     }
     // A regular expression is shown in lines of its own before the reason.
-    let reason = message
+    let mut reasons = message
         .lines()
         .filter_map(|line| line.trim().strip_prefix("error: "));
-    let reason = reason
-        .last()
+    let reason = reasons
+        .next_back()
         .filter(|_| line.ends_with("regex parse error:"));
     let line = &match reason {
         Some(reason) => format!("invalid regular expression: {reason}"),

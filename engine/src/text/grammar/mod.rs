@@ -11,6 +11,7 @@
 mod compile;
 mod env;
 mod formats;
+mod keywords;
 mod lark;
 mod locate;
 mod matcher;

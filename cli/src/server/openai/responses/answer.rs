@@ -7,7 +7,7 @@ use gannet_engine::{Finish, Generation};
 use serde_json::{Map, Value, json};
 
 use super::items::Items;
-use crate::server::models::Loaded;
+use crate::server::loaded::Loaded;
 use crate::server::openai::{Usage, now};
 
 /// What a response begins with.

@@ -7,7 +7,7 @@ use gannet_engine::tool_calls::ReplyPart;
 use serde_json::{Value, json};
 
 use crate::server::generation::Token;
-use crate::server::models::Loaded;
+use crate::server::loaded::Loaded;
 use crate::server::openai::{log_probs, new_id};
 
 /// An event: its kind, and its data without the number.

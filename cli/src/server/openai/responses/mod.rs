@@ -119,6 +119,7 @@ async fn stream(sink: &Sink, mut replies: Replies, head: &Head) -> Result<(), Go
             Ok((_, reply)) => reply,
             // Nothing follows: no end that looks like a good one.
             Err(error) => {
+                sink.fail();
                 let event =
                     json!({"code": error.code, "message": error.message, "param": error.param});
                 return events.send("error", event).await;

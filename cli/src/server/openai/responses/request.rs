@@ -9,9 +9,10 @@ use utoipa::ToSchema;
 use super::input::{messages, said};
 use super::tools::{Tools, Use, tool_choice, tools};
 use crate::server::body::read_at;
-use crate::server::controls::{MOST_TOP, out_of_range, random_seed, ranged, salt_of};
+use crate::server::controls::{MOST_TOP, out_of_range, random_seed, ranged};
 use crate::server::conversation::Turn;
 use crate::server::error::ApiError;
+use crate::server::openai::asked::salt_of;
 
 /// A request.
 #[derive(Debug, Default, Deserialize, ToSchema)]
@@ -301,9 +302,9 @@ impl ResponsesRequest {
             Some(most) => usize::try_from(most).unwrap_or(usize::MAX),
             None => usize::MAX,
         };
-        let top_p = ranged("top_p", self.top_p, 1.0, (0.0, 1.0))?;
+        let top_p = ranged("top_p", self.top_p, 1.0, 0.0..=1.0)?;
         let sampling = Sampling {
-            temperature: ranged("temperature", self.temperature, 1.0, (0.0, 2.0))?,
+            temperature: ranged("temperature", self.temperature, 1.0, 0.0..=2.0)?,
             // No probability at all leaves the most likely token.
             top_k: usize::from(top_p == 0.0),
             top_p: if top_p == 0.0 { 1.0 } else { top_p },
@@ -343,6 +344,7 @@ impl ResponsesRequest {
             parallel: self.parallel_tool_calls.unwrap_or(true),
             whole_calls: !self.streams(),
             format: self.format()?,
+            format_param: Some("text.format"),
             thinking: effort.map(|effort| effort != "none"),
             options: self.options()?,
             log_probs: self.log_probs()?,

@@ -24,7 +24,8 @@ pub(super) fn write(
     file: &TokenizerFile<'_>,
     vocab: &Vocab<'_>,
     config: &Config,
-    (says, generation): (&TokenizerConfig, &GenerationConfig),
+    says: &TokenizerConfig,
+    generation: &GenerationConfig,
     head: &mut Head,
 ) -> Result<(), Error> {
     let by_text = vocab.by_text();

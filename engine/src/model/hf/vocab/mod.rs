@@ -108,7 +108,7 @@ pub(super) fn write(
     writer.set_array("tokenizer.ggml.tokens", &texts)?;
     writer.set_array("tokenizer.ggml.token_type", &vocab.types)?;
     warn_of_flags(&file, head)?;
-    ids::write(&file, &vocab, config, (&says, &generation), head)?;
+    ids::write(&file, &vocab, config, &says, &generation, head)?;
     template::write(folder, says.chat_template, head, &mut files)?;
     Ok(files)
 }

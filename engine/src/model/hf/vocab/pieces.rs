@@ -4,6 +4,9 @@
 //! Folders have a list of pairs, made from those scores: the rank of the first pair that gives a token is
 //! as good as its score. That holds only where every way of cutting a token into two is a pair of the list,
 //! which is checked; a list that was learned itself merges otherwise.
+//!
+//! Texts that begin with a space get another in front, as SentencePiece does and GGUF files say;
+//! the `Metaspace` of folders, made after it, leaves that out.
 
 use std::collections::{HashMap, HashSet};
 

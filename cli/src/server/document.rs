@@ -103,6 +103,19 @@ fn add_common(document: &mut openapi::OpenApi) {
     }
 }
 
+/// Names operations by their paths: functions of several routes are called alike.
+fn name_operations(document: &mut openapi::OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        let words = path.split(|c: char| !c.is_ascii_alphanumeric());
+        let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
+        for (method, operation) in [("get", &mut item.get), ("post", &mut item.post)] {
+            if let Some(operation) = operation {
+                operation.operation_id = Some(format!("{method}_{}", words.join("_")));
+            }
+        }
+    }
+}
+
 /// Makes bodies that are read in parts one object each: every part allows its own names only, so that no
 /// body would be all of them.
 fn join_parts(document: &mut Value) {
@@ -135,8 +148,46 @@ fn join_parts(document: &mut Value) {
 pub(crate) async fn document() -> Result<Json<Value>, ApiError> {
     let mut document = Document::openapi();
     add_common(&mut document);
+    name_operations(&mut document);
     let document = serde_json::to_value(document);
     let mut document = document.map_err(|e| ApiError::internal(e.to_string()))?;
     join_parts(&mut document);
     Ok(Json(document))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn operations_have_names_of_their_own() {
+        let mut document = Document::openapi();
+        name_operations(&mut document);
+        let items = document.paths.paths.values();
+        let operations = items.flat_map(|item| [item.get.as_ref(), item.post.as_ref()]);
+        let names: Vec<&str> = operations
+            .flatten()
+            .filter_map(|operation| operation.operation_id.as_deref())
+            .collect();
+        assert!(names.contains(&"post_v1_chat_completions"), "{names:?}");
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+    }
+
+    /// Whatever a schema refers to is there.
+    #[test]
+    fn schemas_are_there() {
+        let document = serde_json::to_value(Document::openapi()).unwrap();
+        let text = document.to_string();
+        let schemas = &document["components"]["schemas"];
+        let references = text.split("#/components/schemas/").skip(1);
+        let names: BTreeSet<&str> = references
+            .filter_map(|rest| rest.split('"').next())
+            .collect();
+        assert!(names.len() > 10, "{names:?}");
+        for name in names {
+            assert!(schemas.get(name).is_some(), "{name}");
+        }
+    }
 }

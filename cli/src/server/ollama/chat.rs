@@ -79,7 +79,7 @@ impl ChatRequest {
 }
 
 /// A turn of a conversation, in Ollama's words.
-#[utoipa::path(post, path = "/api/chat", tag = "ollama", operation_id = "ollama_chat",
+#[utoipa::path(post, path = "/api/chat", tag = "ollama",
                request_body(content = inline(ChatRequest)), responses(
     (status = 200, description = "The reply, as lines of JSON or whole", body = Value),
     (status = 400, description = "What was asked makes no sense, or does not fit the context", body = Value),

@@ -34,6 +34,7 @@ commands! {
     Inspect: inspect,
     Tokenize: tokenize,
     Detokenize: detokenize,
+    Template: template,
     Logits: logits,
     Perplexity: perplexity,
     Parity: parity,

@@ -26,5 +26,6 @@ mod says;
 mod shells;
 mod streams;
 mod support;
+mod template;
 mod text;
 mod tools;

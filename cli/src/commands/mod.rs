@@ -32,6 +32,7 @@ commands! {
     Inspect: inspect,
     Tokenize: tokenize,
     Detokenize: detokenize,
+    Template: template,
     Logits: logits,
     Perplexity: perplexity,
     Parity: parity,

@@ -22,5 +22,6 @@ mod run;
 mod says;
 mod streams;
 mod support;
+mod template;
 mod text;
 mod tools;

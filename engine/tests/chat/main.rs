@@ -3,5 +3,7 @@
 // Helpers of tests are tests; the lint knows functions marked so only.
 #![allow(clippy::unwrap_used)]
 
+mod hostile;
+mod oracle;
 mod reads;
 mod support;

@@ -4,7 +4,7 @@ use minijinja::value::Value;
 
 use super::error::ChatError;
 use super::message::{Message, Tool, ToolCall};
-use super::{FUEL, FUEL_A_BYTE, Inner, TemplateOptions, environment, json};
+use super::{FUEL_A_BYTE, Inner, TemplateOptions, environment, guard, json};
 
 /// Variables that callers cannot set.
 const OWN: &[&str] = &[
@@ -26,6 +26,7 @@ pub(super) fn render(
     messages: &[Message],
     tools: &[Tool],
     options: &TemplateOptions,
+    fuel: u64,
 ) -> Result<String, ChatError> {
     if options.continue_final_message && options.add_generation_prompt {
         let problem = "and add_generation_prompt exclude each other";
@@ -37,16 +38,18 @@ pub(super) fn render(
         marked = with_mark(messages)?;
         given = &marked;
     }
-    let variables = variables(template, given, tools, options)?;
-    let text = template.run(variables, fuel(messages, tools, options))?;
+    let bytes = bytes(messages, tools, options);
+    let fuel = fuel.saturating_add(FUEL_A_BYTE.saturating_mul(bytes as u64));
+    let variables = variables(template, given, tools, options, bytes)?;
+    let text = template.run(variables, fuel)?;
     match options.continue_final_message {
         true => up_to_mark(&text),
         false => Ok(text),
     }
 }
 
-/// Steps for a conversation: more for a longer one.
-fn fuel(messages: &[Message], tools: &[Tool], options: &TemplateOptions) -> u64 {
+/// About how many bytes a conversation has.
+fn bytes(messages: &[Message], tools: &[Tool], options: &TemplateOptions) -> usize {
     let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     let of_call = |call: &ToolCall| call.name.len() + call.arguments.len() + 64;
     let of_message = |message: &Message| {
@@ -54,14 +57,13 @@ fn fuel(messages: &[Message], tools: &[Tool], options: &TemplateOptions) -> u64 
         of(&message.content) + of(&message.reasoning) + calls + 64
     };
     let of_tool = |tool: &Tool| of(&tool.description) + of(&tool.parameters) + 64;
-    let bytes = messages.iter().map(of_message).sum::<usize>()
+    messages.iter().map(of_message).sum::<usize>()
         + tools.iter().map(of_tool).sum::<usize>()
         + options
             .variables
             .iter()
             .map(|(_, json)| json.len())
-            .sum::<usize>();
-    FUEL.saturating_add(FUEL_A_BYTE.saturating_mul(bytes as u64))
+            .sum::<usize>()
 }
 
 fn with_mark(messages: &[Message]) -> Result<Vec<Message>, ChatError> {
@@ -97,10 +99,12 @@ fn variables(
     messages: &[Message],
     tools: &[Tool],
     options: &TemplateOptions,
+    bytes: usize,
 ) -> Result<Value, ChatError> {
     let text = |text: &str| Value::from(text);
     let mut all: Vec<(String, Value)> = Vec::new();
     let mut set = |name: &str, value: Value| all.push((name.to_owned(), value));
+    set(guard::ROOM, Value::from(bytes));
     for (name, token) in &template.tokens.all {
         set(name, text(token));
     }

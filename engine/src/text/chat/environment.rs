@@ -12,7 +12,7 @@ use minijinja::value::{Kwargs, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State};
 
 use super::time;
-use super::{methods, python};
+use super::{filters, globals, guard, methods, python};
 
 /// How deep macros, loops and blocks may stand in each other.
 const MOST_RECURSION: usize = 120;
@@ -56,9 +56,9 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     env.add_function("raise_exception", raise_exception);
     env.remove_global("debug");
     env.add_filter("tojson", tojson);
-    env.add_filter("string", |state: &State, value: Value| {
-        python::str(state, &value)
-    });
+    env.add_filter(guard::FILTER, guard::kept);
+    filters::add(&mut env);
+    globals::add(&mut env);
     Ok(env)
 }
 
@@ -106,7 +106,8 @@ fn tojson(
 /// The most spaces of an indentation.
 const MOST_INDENT: i64 = 64;
 
-fn indentation(indent: &Value) -> Result<String, Error> {
+/// What a level is indented by: so many spaces, or a text.
+pub(super) fn indentation(indent: &Value) -> Result<String, Error> {
     if let Some(text) = indent.as_str() {
         return Ok(text.to_owned());
     }

@@ -27,6 +27,9 @@
 mod context;
 mod environment;
 mod error;
+mod filters;
+mod globals;
+mod guard;
 mod json;
 mod message;
 mod methods;
@@ -55,10 +58,10 @@ use needs::Needs;
 const NAME: &str = "template";
 
 /// The most bytes of a template's source.
-const MOST_SOURCE: usize = 1 << 20;
+const MOST_SOURCE: usize = 256 << 10;
 
 /// Steps that a rendering may take, whatever the messages are.
-const FUEL: u64 = 400_000;
+const FUEL: u64 = 200_000;
 
 /// Steps that a byte of the messages adds.
 const FUEL_A_BYTE: u64 = 4;
@@ -223,7 +226,12 @@ impl ChatTemplate {
                 problem: format!("has {} bytes; at most {MOST_SOURCE}", source.len()),
             });
         }
-        let translated = source::translated(source);
+        let too_long = |line| ChatError::Template {
+            template: name.to_owned(),
+            line: Some(line),
+            problem: "a tag is longer than any should be".to_owned(),
+        };
+        let translated = apart(name, || Ok(source::translated(source)))?.map_err(too_long)?;
         let compile = || {
             let mut env = environment::environment()?;
             env.add_template_owned(NAME, translated)?;
@@ -275,7 +283,7 @@ impl ChatTemplate {
         tools: &[Tool],
         options: &TemplateOptions,
     ) -> Result<String, ChatError> {
-        context::render(&self.inner, messages, tools, options)
+        context::render(&self.inner, messages, tools, options, FUEL)
     }
 
     /// The tokens of a rendered conversation: special tokens are taken from the text, and where the

@@ -32,6 +32,9 @@ impl Default for Needs {
     }
 }
 
+/// Steps of a trial: conversations are small.
+const FUEL: u64 = 20_000;
+
 /// Words that no template has.
 const SAID: &str = "gannetsaid";
 const KEY: &str = "gannetkey";
@@ -92,7 +95,7 @@ fn asked(template: &Inner, needs: Needs, messages: &[Message]) -> Option<String>
         now: Some(0),
         ..TemplateOptions::default()
     };
-    context::render(&trial, messages, &[], &options).ok()
+    context::render(&trial, messages, &[], &options, FUEL).ok()
 }
 
 fn of_calls(template: &Inner, needs: Needs) -> Needs {

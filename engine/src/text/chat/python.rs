@@ -26,9 +26,13 @@ impl Out<'_, '_, '_> {
     }
 
     fn pay(&mut self) -> Result<(), Error> {
-        if self.text.len() < self.paid + BYTES_AT_ONCE {
-            return Ok(());
+        match self.text.len() < self.paid + BYTES_AT_ONCE {
+            true => Ok(()),
+            false => self.settle(),
         }
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
         let bytes = self.text.len() - self.paid;
         self.paid = self.text.len();
         (self.state).map_or(Ok(()), |state| state.consume_fuel(bytes as u64 / 8))
@@ -57,6 +61,7 @@ pub(super) fn str(state: &State<'_, '_>, value: &Value) -> Result<String, Error>
         ValueKind::Undefined => {}
         _ => write_repr(value, &mut out, 0)?,
     }
+    out.settle()?;
     Ok(out.text)
 }
 
@@ -141,7 +146,7 @@ pub(super) fn float(x: f64) -> String {
 }
 
 /// Whether Python shows a character as it is.
-fn is_printable(c: char) -> bool {
+pub(super) fn is_printable(c: char) -> bool {
     use GeneralCategory as G;
     c == ' '
         || !matches!(
@@ -221,6 +226,7 @@ impl Dump {
             paid: 0,
         };
         self.value(value, &mut out, 0)?;
+        out.settle()?;
         Ok(out.text)
     }
 

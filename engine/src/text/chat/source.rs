@@ -3,22 +3,33 @@
 //! Templates are written for Python's jinja2 with the extensions of `transformers`. Three things of
 //! those are said differently: line ends are newlines whatever they were; `{% generation %}`, which
 //! marks what an assistant said and gives its body a scope, is a `{% with %}`; and string literals have
-//! the escapes of Python and may stand side by side. Lines stay where they were, so that errors name them.
+//! the escapes of Python and may stand side by side. What is kept is guarded besides (`guard.rs`). Lines stay where they were, so that errors name them.
 
-/// The source as the interpreter reads it.
-pub(super) fn translated(source: &str) -> String {
+use super::guard::guarded;
+
+/// The most bytes of a tag: longer ones are no one's who means well, and take long to compile.
+const MOST_TAG: usize = 16 << 10;
+
+/// The source as the interpreter reads it; the line of a tag that is too long, if there is one.
+pub(super) fn translated(source: &str) -> Result<String, usize> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut reader = Reader {
         rest: &source,
         out: String::with_capacity(source.len() + 16),
+        too_long: None,
     };
     while reader.next() {}
-    reader.out
+    match reader.too_long {
+        Some(line) => Err(line),
+        None => Ok(reader.out),
+    }
 }
 
 struct Reader<'s> {
     rest: &'s str,
     out: String,
+    /// The line of a tag that is too long.
+    too_long: Option<usize>,
 }
 
 impl<'s> Reader<'s> {
@@ -103,10 +114,20 @@ impl<'s> Reader<'s> {
     /// What lies between the two ends of a tag.
     fn expression(&mut self, end: &str) {
         self.copy(2);
+        let start = self.out.len();
         let mut depth = 0usize;
         while let Some(c) = self.rest.chars().next() {
-            if depth == 0 && self.rest.starts_with(end) {
-                self.copy(end.len());
+            // A mark in front of the end belongs to the end.
+            let marked = self.rest.strip_prefix(['-', '+']).unwrap_or(self.rest);
+            if depth == 0 && marked.starts_with(end) {
+                let inner = self.out.split_off(start);
+                if inner.len() > MOST_TAG {
+                    self.too_long = Some(self.out.matches('\n').count() + 1);
+                }
+                if self.too_long.is_none() {
+                    self.out.push_str(&guarded(&inner));
+                }
+                self.copy(self.rest.len() - marked.len() + end.len());
                 return;
             }
             match c {
@@ -267,7 +288,7 @@ mod tests {
             "{%",
             "{#",
         ] {
-            assert_eq!(translated(source), source);
+            assert_eq!(translated(source).as_deref(), Ok(source));
         }
     }
 
@@ -291,7 +312,7 @@ mod tests {
             ("{{ '\\ud83d\\ude00' }}", "{{ \"\u{1f600}\" }}"),
             ("{{ '}}' }}", "{{ '}}' }}"),
         ] {
-            assert_eq!(translated(source), expected, "{source}");
+            assert_eq!(translated(source).as_deref(), Ok(expected), "{source}");
         }
     }
 }

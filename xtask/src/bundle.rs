@@ -104,12 +104,13 @@ fn shipped(root: &Path, part: &str) -> PathBuf {
     }
 }
 
-/// Packs the programs of these names and the tests into `programs.tar.gz`, less than half of their size;
-/// the script unpacks them.
+/// Packs the programs of these names and the tests into `programs.tar.xz`; the script unpacks them. They have
+/// most of the engine in common, which a dictionary that spans several of them finds: a fifth of their size.
 fn pack(bundle: &Path, programs: &[&str]) -> Result<(), String> {
     let status = Command::new("tar")
-        .args(["-czf", "programs.tar.gz", "tests"])
+        .args(["-cJf", "programs.tar.xz", "tests"])
         .args(programs)
+        .env("XZ_OPT", "-T0 --lzma2=preset=2,dict=128MiB")
         .current_dir(bundle)
         .status()
         .map_err(|e| format!("tar, which packs the programs: {e}"))?;

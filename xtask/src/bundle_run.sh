@@ -7,7 +7,7 @@ cd "$(dirname "$0")"
 export GANNET_SHARED="$PWD/shared" GANNET_REQUIRE_GPU=1
 export INSTA_WORKSPACE_ROOT="$PWD" INSTA_UPDATE=no
 
-[ -d tests ] || tar -xzf programs.tar.gz
+[ -d tests ] || tar -xJf programs.tar.xz
 
 rows="" reasons=""
 passed=0 failed=0 skipped=0

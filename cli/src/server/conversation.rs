@@ -73,6 +73,14 @@ impl Turn {
     /// The prompt of the turn.
     pub(crate) fn prompt(&self, model: &Loaded) -> Result<Prompt, ApiError> {
         let template = model.template()?;
+        if !self.tools.is_empty() && !template.takes_tools() {
+            let why = format!(
+                "the chat template {} has no place for tools; leave them out, or start the server with \
+                 --chat-template",
+                template.name()
+            );
+            return Err(ApiError::param("tools", why).code("unsupported_parameter"));
+        }
         let options = TemplateOptions {
             add_generation_prompt: !self.continues,
             continue_final_message: self.continues,

@@ -313,3 +313,20 @@ fn a_body_that_is_too_large_is_refused_and_its_sender_hears_of_it() {
     assert_eq!(connection.answer().unwrap().status(), 413);
     assert!(server.memory() < 1 << 30);
 }
+
+#[test]
+fn tools_that_a_template_has_no_place_for_are_refused() {
+    let server = Server::start(&["--chat-template", "vicuna"]);
+    let tool =
+        json!({"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}});
+    let body = json!({
+        "messages": [{"role": "user", "content": "Ownership is"}], "max_tokens": 2, "tools": [tool],
+    });
+    let answer = server.post("/v1/chat/completions", &body);
+    assert_eq!(answer.status(), 400);
+    assert_eq!(answer.error()["param"], "tools");
+    // Without their use there is nothing to write.
+    let mut none = body;
+    none["tool_choice"] = json!("none");
+    assert_eq!(server.post("/v1/chat/completions", &none).status(), 200);
+}

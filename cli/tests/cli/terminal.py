@@ -89,5 +89,6 @@ for more, begins in ((["--plain"], "[thoughts] "), ([], "\x1b[2m")):
     if not more:
         three.until("\x1b[0m")
     three.until("3 tokens")
+    three.until("> ")
     three.type("\x04")
     assert three.end() == 0

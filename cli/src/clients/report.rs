@@ -15,7 +15,8 @@ pub(crate) struct ClientsReport {
     pub(super) seconds: f64,
     /// Of half of the clients at most, in the same run.
     pub(super) first_token_seconds: f64,
-    pub(super) joining: Joining,
+    /// By the number of others.
+    pub(super) joining: Vec<Joining>,
     pub(super) shared: Shared,
 }
 
@@ -29,6 +30,38 @@ pub(super) struct Joining {
     pub(super) before_p99_seconds: f64,
     /// Between tokens of the others until its first one.
     pub(super) during_p99_seconds: f64,
+    /// Some of the others had all their tokens before it had its first.
+    pub(super) others_ended_first: bool,
+}
+
+impl Joining {
+    fn as_json(&self) -> Value {
+        json!({
+            "clients": self.clients,
+            "prompt": self.prompt,
+            "first_token_seconds": self.first_token_seconds,
+            "inter_token_p99_before_seconds": self.before_p99_seconds,
+            "inter_token_p99_during_seconds": self.during_p99_seconds,
+            "others_ended_first": self.others_ended_first,
+        })
+    }
+
+    fn as_text(&self) -> String {
+        format!(
+            "a prompt of {} joins {}: its first token after {}; between theirs {} before and {} meanwhile \
+             (p99), {:.2} times as long{}\n",
+            self.prompt,
+            figures::counted(self.clients, "client"),
+            figures::seconds(self.first_token_seconds),
+            figures::seconds(self.before_p99_seconds),
+            figures::seconds(self.during_p99_seconds),
+            self.during_p99_seconds / self.before_p99_seconds.max(1e-9),
+            match self.others_ended_first {
+                true => "; some of them ended before that",
+                false => "",
+            },
+        )
+    }
 }
 
 /// Clients that shared a prefix.
@@ -61,7 +94,7 @@ fn apart(clients: usize, tokens: usize, report: &BenchReport) -> Option<(f64, f6
 impl ClientsReport {
     pub(crate) fn as_json(&self, report: &BenchReport) -> Value {
         let apart = apart(self.clients, self.tokens, report);
-        let (j, s) = (&self.joining, &self.shared);
+        let s = &self.shared;
         json!({
             "clients": self.clients,
             "tokens": self.tokens,
@@ -69,13 +102,7 @@ impl ClientsReport {
             "first_token_p50_seconds": self.first_token_seconds,
             "prompts_apart_seconds": apart.map(|(prompts, _)| prompts),
             "generation_apart_seconds": apart.map(|(_, generation)| generation),
-            "joining": {
-                "clients": j.clients,
-                "prompt": j.prompt,
-                "first_token_seconds": j.first_token_seconds,
-                "inter_token_p99_before_seconds": j.before_p99_seconds,
-                "inter_token_p99_during_seconds": j.during_p99_seconds,
-            },
+            "joining": self.joining.iter().map(Joining::as_json).collect::<Vec<_>>(),
             "shared": {
                 "clients": s.clients,
                 "prefix": s.prefix,
@@ -88,7 +115,8 @@ impl ClientsReport {
     }
 
     pub(crate) fn as_text(&self, report: &BenchReport) -> String {
-        let (j, s) = (&self.joining, &self.shared);
+        let s = &self.shared;
+        let joining: String = self.joining.iter().map(Joining::as_text).collect();
         let apart = apart(self.clients, self.tokens, report).map(|(prompts, generation)| {
             format!(
                 ", {} of what prompts one by one and the generation take; first token of half of them \
@@ -106,8 +134,7 @@ impl ClientsReport {
         };
         format!(
             "\n{} of {} + {} tokens at once: {}{}\n\
-             a prompt of {} joins {}: its first token after {}; between theirs {} before and {} \
-             meanwhile (p99), {:.2} times as long\n\
+             {joining}\
              {} with a prefix of {} and {} more each: {} rows of prompts computed; first tokens within {} of \
              each other, half of them after {}\n",
             figures::counted(self.clients, "client"),
@@ -115,12 +142,6 @@ impl ClientsReport {
             self.tokens,
             figures::seconds(self.seconds),
             apart.unwrap_or_else(first),
-            j.prompt,
-            figures::counted(j.clients, "client"),
-            figures::seconds(j.first_token_seconds),
-            figures::seconds(j.before_p99_seconds),
-            figures::seconds(j.during_p99_seconds),
-            j.during_p99_seconds / j.before_p99_seconds.max(1e-9),
             figures::counted(s.clients, "client"),
             s.prefix,
             s.tail,

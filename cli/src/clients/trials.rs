@@ -20,8 +20,11 @@ const LONG: usize = 8000;
 const PREFIX: usize = 4000;
 const TAIL: usize = 16;
 
-/// Clients that share a prefix, and such as a long prompt joins.
+/// Clients that share a prefix.
 const MOST_SHARING: usize = 32;
+
+/// Clients that a long prompt joins, as many of them as there are.
+const JOINED: [usize; 6] = [1, 8, 16, 32, 48, 64];
 
 /// How large everything is.
 pub(super) struct Sizes {
@@ -47,22 +50,28 @@ impl Sizes {
         (self.long.max(self.prefix + TAIL) + TOKENS).max(TOKENS + self.joined_tokens())
     }
 
-    /// Clients of the trials of a few.
-    fn few(&self) -> usize {
+    /// Clients of the trial of a prefix.
+    fn sharing(&self) -> usize {
         self.clients.min(MOST_SHARING)
     }
 
-    /// Tokens that clients generate whom a long prompt joins.
+    /// Clients that a long prompt joins, trial by trial: all of them in the last one.
+    pub(super) fn joined(&self) -> Vec<usize> {
+        let fewer = JOINED.into_iter().filter(|&n| n < self.clients);
+        fewer.chain([self.clients]).collect()
+    }
+
+    /// Tokens that clients generate whom a long prompt joins: more than it has steps.
     fn joined_tokens(&self) -> usize {
-        (4 * TOKENS).min(self.long)
+        (8 * TOKENS).min(self.long)
     }
 
     /// Blocks that all of a trial needs.
     pub(super) fn blocks(&self) -> usize {
         let of = |tokens: usize| tokens.div_ceil(BLOCK_TOKENS) + 1;
         let together = (self.clients * of(2 * TOKENS))
-            .max(self.few() * of(TOKENS + self.joined_tokens()) + of(self.long + TOKENS))
-            .max(of(self.prefix) + self.few() * of(TAIL + TOKENS) + of(self.prefix));
+            .max(self.clients * of(TOKENS + self.joined_tokens()) + of(self.long + TOKENS))
+            .max(of(self.prefix) + self.sharing() * of(TAIL + TOKENS) + of(self.prefix));
         2 * together
     }
 
@@ -162,14 +171,15 @@ pub(super) fn run(address: SocketAddr, sizes: &Sizes) -> io::Result<ClientsRepor
         tokens: TOKENS,
         seconds: seconds[middle],
         first_token_seconds: first[middle],
-        joining: joining(address, sizes, seed())?,
+        joining: (sizes.joined().into_iter())
+            .map(|clients| joining(address, sizes, clients, seed()))
+            .collect::<io::Result<_>>()?,
         shared: shared(address, sizes, seed())?,
     })
 }
 
 /// A long prompt joins clients that are being answered.
-fn joining(address: SocketAddr, sizes: &Sizes, from: usize) -> io::Result<Joining> {
-    let clients = sizes.few();
+fn joining(address: SocketAddr, sizes: &Sizes, clients: usize, from: usize) -> io::Result<Joining> {
     let prompts: Vec<_> = (0..clients)
         .map(|i| sizes.prompt(from + i, TOKENS))
         .collect();
@@ -178,8 +188,8 @@ fn joining(address: SocketAddr, sizes: &Sizes, from: usize) -> io::Result<Joinin
     let pieces = AtomicUsize::new(0);
     let (answers, joined) = std::thread::scope(|threads| {
         let others = threads.spawn(|| at_once(address, &prompts, most, &pieces));
-        // When a quarter is answered.
-        while pieces.load(Ordering::Relaxed) < clients * most / 4 && !others.is_finished() {
+        // When an eighth is answered.
+        while pieces.load(Ordering::Relaxed) < clients * most / 8 && !others.is_finished() {
             std::thread::sleep(Duration::from_millis(1));
         }
         let joined = complete(address, &long, 2, &AtomicUsize::new(0));
@@ -191,18 +201,20 @@ fn joining(address: SocketAddr, sizes: &Sizes, from: usize) -> io::Result<Joinin
     let all = |from, to| answers.iter().flat_map(move |a| a.gaps(from, to));
     let started = answers.iter().filter_map(|a| a.pieces.get(1)).max();
     let started = started.copied().unwrap_or(joined.asked);
+    let first_end = answers.iter().map(|answer| answer.end).min();
     Ok(Joining {
         clients,
         prompt: sizes.long,
         first_token_seconds: (until - joined.asked).as_secs_f64(),
         before_p99_seconds: percentile(all(started, joined.asked), 0.99),
         during_p99_seconds: percentile(all(joined.asked, until), 0.99),
+        others_ended_first: first_end.is_some_and(|end| end < until),
     })
 }
 
 /// Clients whose prompts begin with the same long text.
 fn shared(address: SocketAddr, sizes: &Sizes, from: usize) -> io::Result<Shared> {
-    let clients = sizes.few();
+    let clients = sizes.sharing();
     let prefix = sizes.prompt(from, sizes.prefix);
     let prompts: Vec<Vec<u32>> = (0..clients)
         .map(|i| [prefix.clone(), sizes.prompt(from + 1 + i, TAIL)].concat())

@@ -355,9 +355,13 @@ fn bench_measures_clients_of_a_server() {
     for time in ["seconds", "first_token_p50_seconds"] {
         assert!(clients[time].as_f64().unwrap() > 0.0, "{time}: {clients}");
     }
-    let joining = &clients["joining"];
-    for time in ["first_token_seconds", "inter_token_p99_before_seconds"] {
-        assert!(joining[time].as_f64().unwrap() > 0.0, "{time}: {joining}");
+    let joining = clients["joining"].as_array().unwrap();
+    let others: Vec<_> = joining.iter().map(|j| j["clients"].as_u64()).collect();
+    assert_eq!(others, [Some(1), Some(2)]);
+    for joining in joining {
+        for time in ["first_token_seconds", "inter_token_p99_before_seconds"] {
+            assert!(joining[time].as_f64().unwrap() > 0.0, "{time}: {joining}");
+        }
     }
     // The prefix once, and what each has of its own; the last block is computed by each where it is not full.
     let shared = &clients["shared"];

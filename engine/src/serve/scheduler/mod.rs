@@ -80,7 +80,7 @@ use crate::kv::{BLOCK_TOKENS, BlockTable};
 pub use counters::SchedulerCounters;
 pub use outcome::{Choice, EndReason, Ended, Wanted};
 pub use request::{ChosenBy, Entry, Refusal, RequestId};
-pub use share::{BatchBudget, PromptBudget};
+pub use share::{BatchBudget, PromptBudget, RowCosts};
 pub use work::{Ticket, TokenSource, Work, WorkRow};
 
 /// What a scheduler may use.

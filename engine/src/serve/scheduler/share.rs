@@ -1,9 +1,12 @@
 //! How much of a step prompts may have while sequences decode: their next tokens wait for every step.
 //!
-//! A step of as many rows as the largest batch costs about what decoding alone does; a larger one costs a
-//! multiple. So prompts have what a batch leaves ([`PromptBudget::Batch`]). Where that is next to nothing,
-//! steps take turns: one that decodes, then one of prompts. Many short prompts that wait together are the
-//! exception: in pieces they would take as long as in one step, and get their first tokens later.
+//! Products of as many rows as the largest batch cost a small multiple of those of one row, and those of
+//! more rows a large one. So prompts have at most what decoding leaves of a batch ([`PromptBudget::Batch`]);
+//! where that is next to nothing, steps take turns: one that decodes, then one of prompts. Rows deep in a
+//! prompt cost more, since each attends to all keys before it, so there are fewer of them: between two tokens
+//! of whoever decodes there is no more than [`SLOWDOWN`] of the time of a step without prompts, by
+//! [`RowCosts`]. Many short prompts that wait together are the exception: in pieces they would take as long as
+//! in one step, and get their first tokens later.
 
 use super::Scheduler;
 use super::request::{Request, RequestId};
@@ -30,6 +33,31 @@ pub struct BatchBudget {
     pub short: usize,
     /// Waiting requests that are many.
     pub many: usize,
+    /// What rows cost.
+    pub costs: RowCosts,
+}
+
+/// What steps cost, in the time that products take for a row more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowCosts {
+    /// A step beside its rows: reading the weights.
+    pub step: usize,
+    /// Keys that a row of a prompt attends to in that time.
+    pub keys: usize,
+}
+
+/// Between two tokens of who decodes, with prompts, at most: a fraction of the time without.
+const SLOWDOWN: (usize, usize) = (5, 2);
+
+impl BatchBudget {
+    /// Rows of prompts beside `decoding` rows, or in a turn of their own, `depth` keys in front of them.
+    pub(super) fn affordable(&self, decoding: usize, depth: usize, is_own_turn: bool) -> usize {
+        let alone = self.costs.step + decoding;
+        let more = alone * SLOWDOWN.0 / SLOWDOWN.1 - alone;
+        let more = more.saturating_sub(usize::from(is_own_turn) * self.costs.step);
+        let keys = self.costs.keys.max(1);
+        (more * keys / (keys + depth)).max(1)
+    }
 }
 
 /// What prompts may have of a step.
@@ -118,6 +146,7 @@ impl Scheduler {
             false => 0,
         };
         let left = batch.rows.saturating_sub(decoding);
+        let depth = self.depth();
         let turn = |decodes, rows: usize| Turn {
             decodes,
             share: Share {
@@ -127,9 +156,10 @@ impl Scheduler {
             alone: batch.short.max(1),
         };
         match left >= batch.least.max(1) {
-            true => turn(true, left),
+            true => turn(true, left.min(batch.affordable(decoding, depth, false))),
             false if self.prompts_are_next && self.anybody_reads() => {
-                turn(false, batch.short.max(1))
+                let rows = batch.affordable(decoding, depth, true);
+                turn(false, batch.short.max(1).min(rows))
             }
             false => Turn {
                 share: Share::all(0),
@@ -138,10 +168,23 @@ impl Scheduler {
         }
     }
 
+    /// Running requests whose prompts are under way.
+    fn reading(&self) -> impl Iterator<Item = &Request> {
+        let running = self.running.iter().filter_map(|id| self.requests.get(id));
+        running.filter(|request| request.rows_to_come() > 1)
+    }
+
+    /// Keys in front of the next row of a prompt, the most that there are.
+    fn depth(&self) -> usize {
+        let cached = self
+            .reading()
+            .filter_map(Request::seat)
+            .map(|seat| seat.cached);
+        cached.max().unwrap_or(0)
+    }
+
     /// Whether a prompt is under way, or one could join.
     fn anybody_reads(&self) -> bool {
-        let running = self.running.iter().filter_map(|id| self.requests.get(id));
-        let mut reading = running.map(Request::rows_to_come);
-        reading.any(|rows| rows > 1) || (!self.waiting.is_empty() && !self.free_slots.is_empty())
+        self.reading().next().is_some() || (!self.waiting.is_empty() && !self.free_slots.is_empty())
     }
 }

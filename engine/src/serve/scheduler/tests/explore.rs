@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::super::weakness::Weakness;
 use super::super::{
-    BatchBudget, ChosenBy, Entry, PromptBudget, SchedulerConfig, SchedulerCounters,
+    BatchBudget, ChosenBy, Entry, PromptBudget, RowCosts, SchedulerConfig, SchedulerCounters,
 };
 use super::Random;
 use super::world::World;
@@ -157,6 +157,10 @@ fn explore(seed: u64, weakness: Option<Weakness>) -> World {
             least: random.below(6),
             short: random.below(20),
             many: 1 + random.below(4),
+            costs: RowCosts {
+                step: random.below(10),
+                keys: 1 + random.below(100),
+            },
         }),
     };
     world.scheduler.set_prompt_budget(budget);

@@ -2,13 +2,18 @@
 
 use super::cases::{ENDLESS, config, entry, groups, prompt};
 use super::world::World;
-use crate::serve::scheduler::{BatchBudget, PromptBudget};
+use crate::serve::scheduler::{BatchBudget, PromptBudget, RowCosts};
 
 const BATCH: BatchBudget = BatchBudget {
     rows: 8,
     least: 2,
     short: 4,
     many: 3,
+    // Attention costs nothing here, and steps so much that rows do not count.
+    costs: RowCosts {
+        step: 1000,
+        keys: usize::MAX / 4096,
+    },
 };
 
 /// `decoding` requests that decode for ever, and a budget.
@@ -74,4 +79,43 @@ fn a_number_is_a_number() {
     let mut world = world(3, PromptBudget::Rows(7));
     world.submit(entry(prompt(99, 20), 2), 0);
     assert_eq!(next_steps(&mut world, 3), [(7, 3), (7, 3), (6, 3)]);
+}
+
+#[test]
+fn a_prompt_costs_who_decodes_no_more_than_a_share_of_their_time() {
+    let costs = RowCosts { step: 0, keys: 64 };
+    let mut world = world(3, PromptBudget::Batch(BatchBudget { costs, ..BATCH }));
+    world.submit(entry(prompt(99, 20), 2), 0);
+    // Half as much again as the three rows of decoding, so four rows; fewer behind some keys.
+    assert_eq!(
+        next_steps(&mut world, 5),
+        [(4, 3), (3, 3), (3, 3), (3, 3), (3, 3)]
+    );
+}
+
+/// Every number of sequences, and every depth: by the costs, the time between two of their tokens.
+#[test]
+fn no_depth_and_no_number_of_others_makes_it_longer() {
+    let costs = RowCosts {
+        step: 24,
+        keys: 3072,
+    };
+    let batch = BatchBudget {
+        rows: 64,
+        least: 16,
+        costs,
+        ..BATCH
+    };
+    for decoding in 1..=200 {
+        for depth in (0..20_000).step_by(500) {
+            for is_own_turn in [false, true] {
+                let rows = batch.affordable(decoding, depth, is_own_turn) as f64;
+                let turn = f64::from(u8::from(is_own_turn)) * 24.0;
+                let alone = 24.0 + decoding as f64;
+                let more = rows * (1.0 + depth as f64 / 3072.0) + turn;
+                let one = 1.0 + depth as f64 / 3072.0 + turn;
+                assert!(more <= (1.5 * alone).max(one), "{decoding} {depth}");
+            }
+        }
+    }
 }

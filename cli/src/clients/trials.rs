@@ -26,6 +26,9 @@ const MOST_SHARING: usize = 32;
 /// Clients that a long prompt joins, as many of them as there are.
 const JOINED: [usize; 6] = [1, 8, 16, 32, 48, 64];
 
+/// Pieces that each of them has by then.
+const STARTED: usize = 64;
+
 /// How large everything is.
 pub(super) struct Sizes {
     pub(super) clients: usize,
@@ -87,23 +90,34 @@ impl Sizes {
     }
 }
 
+/// A prompt, and how many pieces of its answer have come.
+struct Asking {
+    prompt: Vec<u32>,
+    pieces: AtomicUsize,
+}
+
+impl Asking {
+    fn all(prompts: impl IntoIterator<Item = Vec<u32>>) -> Vec<Asking> {
+        let asking = prompts.into_iter().map(|prompt| Asking {
+            prompt,
+            pieces: AtomicUsize::new(0),
+        });
+        asking.collect()
+    }
+}
+
 /// The answers of clients that ask at once.
-fn at_once(
-    address: SocketAddr,
-    prompts: &[Vec<u32>],
-    most: usize,
-    pieces: &AtomicUsize,
-) -> io::Result<Vec<Answer>> {
-    let together = Barrier::new(prompts.len());
+fn at_once(address: SocketAddr, clients: &[Asking], most: usize) -> io::Result<Vec<Answer>> {
+    let together = Barrier::new(clients.len());
     std::thread::scope(|threads| {
-        let ask = |prompt: &Vec<u32>| {
-            let (prompt, together) = (prompt.clone(), &together);
+        let together = &together;
+        let asked = clients.iter().map(|client| {
             threads.spawn(move || {
                 together.wait();
-                complete(address, &prompt, most, pieces)
+                complete(address, &client.prompt, most, &client.pieces)
             })
-        };
-        let asked: Vec<_> = prompts.iter().map(ask).collect();
+        });
+        let asked: Vec<_> = asked.collect();
         let lost = |_| Err(io::Error::other("a client failed"));
         asked
             .into_iter()
@@ -138,20 +152,17 @@ fn counter(address: SocketAddr, name: &str) -> io::Result<f64> {
 pub(super) fn run(address: SocketAddr, sizes: &Sizes) -> io::Result<ClientsReport> {
     wait_until_ready(address)?;
     // What is made with the first requests is not measured.
-    let pieces = AtomicUsize::new(0);
     let first_ones = [sizes.prompt(1, TOKENS), sizes.prompt(2, TOKENS)];
-    at_once(address, &first_ones, 8, &pieces)?;
+    at_once(address, &Asking::all(first_ones), 8)?;
     let mut seeds = (10..).step_by(1000);
     let mut seed = || seeds.next().unwrap_or(0);
     let mut seconds = Vec::new();
     let mut first = Vec::new();
     for _ in 0..3 {
         let from = seed();
-        let prompts: Vec<_> = (0..sizes.clients)
-            .map(|i| sizes.prompt(from + i, TOKENS))
-            .collect();
+        let clients = Asking::all((0..sizes.clients).map(|i| sizes.prompt(from + i, TOKENS)));
         let begun = Instant::now();
-        let answers = at_once(address, &prompts, TOKENS, &pieces)?;
+        let answers = at_once(address, &clients, TOKENS)?;
         let end = answers.iter().map(|a| a.end).max().unwrap_or(begun);
         seconds.push((end - begun).as_secs_f64());
         first.push(percentile(answers.iter().filter_map(Answer::first), 0.5));
@@ -180,16 +191,13 @@ pub(super) fn run(address: SocketAddr, sizes: &Sizes) -> io::Result<ClientsRepor
 
 /// A long prompt joins clients that are being answered.
 fn joining(address: SocketAddr, sizes: &Sizes, clients: usize, from: usize) -> io::Result<Joining> {
-    let prompts: Vec<_> = (0..clients)
-        .map(|i| sizes.prompt(from + i, TOKENS))
-        .collect();
+    let asking = Asking::all((0..clients).map(|i| sizes.prompt(from + i, TOKENS)));
     let long = sizes.prompt(from + 999, sizes.long);
     let most = sizes.joined_tokens();
-    let pieces = AtomicUsize::new(0);
+    let is_answered = |client: &Asking| client.pieces.load(Ordering::Relaxed) >= STARTED;
     let (answers, joined) = std::thread::scope(|threads| {
-        let others = threads.spawn(|| at_once(address, &prompts, most, &pieces));
-        // When an eighth is answered.
-        while pieces.load(Ordering::Relaxed) < clients * most / 8 && !others.is_finished() {
+        let others = threads.spawn(|| at_once(address, &asking, most));
+        while !asking.iter().all(is_answered) && !others.is_finished() {
             std::thread::sleep(Duration::from_millis(1));
         }
         let joined = complete(address, &long, 2, &AtomicUsize::new(0));
@@ -216,12 +224,12 @@ fn joining(address: SocketAddr, sizes: &Sizes, clients: usize, from: usize) -> i
 fn shared(address: SocketAddr, sizes: &Sizes, from: usize) -> io::Result<Shared> {
     let clients = sizes.sharing();
     let prefix = sizes.prompt(from, sizes.prefix);
-    let prompts: Vec<Vec<u32>> = (0..clients)
-        .map(|i| [prefix.clone(), sizes.prompt(from + 1 + i, TAIL)].concat())
-        .collect();
+    let asking = Asking::all(
+        (0..clients).map(|i| [prefix.clone(), sizes.prompt(from + 1 + i, TAIL)].concat()),
+    );
     let computed = || counter(address, "gannet:prompt_rows_computed_total");
     let before = computed()?;
-    let answers = at_once(address, &prompts, TOKENS / 4, &AtomicUsize::new(0))?;
+    let answers = at_once(address, &asking, TOKENS / 4)?;
     let after = computed()?;
     let first: Vec<Instant> = (answers.iter())
         .filter_map(|a| a.pieces.first().copied())

@@ -118,15 +118,12 @@ const FLAGS: &[Answer] = &[
         "--kv-type TYPE is the type of keys and values together",
     ),
     (
-        &[
-            "-b",
-            "--batch-size",
-            "-ub",
-            "--ubatch-size",
-            "-tb",
-            "--threads-batch",
-        ],
-        "the device says how a prompt is cut; leave it out (-t N sets threads)",
+        &["-b", "--batch-size", "-ub", "--ubatch-size"],
+        "--chunk N is how many tokens of a prompt are computed in one step",
+    ),
+    (
+        &["-tb", "--threads-batch"],
+        "-t N sets threads, of prompts too",
     ),
     (
         &["--mlock", "--no-mmap", "--mmap", "--numa"],

@@ -177,6 +177,10 @@ pub(crate) struct DeviceFlags {
     /// f16]
     #[arg(long, value_name = "TYPE")]
     kv_type: Option<KvType>,
+    /// Tokens of a prompt in one step, at most; fewer take less memory and more time [default: 512 on a
+    /// GPU, 256 on the CPU, 16 of interpreted kernels]
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    chunk: Option<u32>,
     /// Have a GPU compute the same bits of a sequence whatever runs beside it: alone, batched, in
     /// chunks, with a known prefix; slower, as `gannet bench --batch-invariant` shows. Always so on
     /// the CPU
@@ -196,6 +200,7 @@ impl DeviceFlags {
             sampler_on: self.sampler_on,
             gemv: self.gemv,
             kv_type: self.kv_type,
+            chunk: self.chunk.map(|tokens| tokens as usize),
             batch_invariant: self.batch_invariant.then_some(true),
             gate: self.no_gate.then_some(false),
             ..self.place.given()

@@ -14,6 +14,27 @@ fn continuation(args: &[&str]) -> crate::support::Done {
     run(&all).ok()
 }
 
+/// However a prompt is cut, on every device.
+#[test]
+fn chunks_of_a_prompt_make_no_difference() {
+    let prompt = "Ownership is a set of rules that govern how a program manages memory.";
+    let args = |device| ["run", prompt, "-n", "4", "--json", "--device", device];
+    for (device, chunks) in [("cpu", &["1", "3", "1000"][..]), ("interp", &["5"])] {
+        let tokens = |more: &[&str]| {
+            let args = [&args(device)[..], &["--batch-invariant"], more].concat();
+            run(&args).ok().json()["tokens"].clone()
+        };
+        let whole = tokens(&[]);
+        for chunk in chunks {
+            assert_eq!(tokens(&["--chunk", chunk]), whole, "{device} {chunk}");
+        }
+    }
+    let none = run(&["run", prompt, "--chunk", "0"]);
+    assert!(none.usage().contains("--chunk"), "{}", none.stderr);
+    let other = run(&["run", prompt, "-ub", "64"]);
+    assert!(other.one_line_of_usage().contains("--chunk N"), "{}", other.stderr);
+}
+
 /// The text that a float64 reference gives, whose smallest margin is above the noise of exact
 /// arithmetic.
 #[test]

@@ -30,6 +30,8 @@ pub struct Given {
     pub without: Option<RuleSet>,
     /// `--kv-type`: element type of a GPU's cache.
     pub kv_type: Option<KvType>,
+    /// `--chunk`: tokens of a prompt in a step.
+    pub chunk: Option<usize>,
     /// `--no-gate` is `Some(false)`: whether a GPU is held against the CPU.
     pub gate: Option<bool>,
     /// `--ctx`: positions of the cache.
@@ -73,6 +75,7 @@ impl Settings {
                 cubins: (environment.cubin_cache).unwrap_or(default.disk_cache.cubins),
             },
             context: given.context,
+            max_rows: given.chunk,
             slots: given.slots,
             ..default
         })
@@ -169,6 +172,7 @@ mod tests {
             gemv_rows: Some(3),
             without: Some(RuleSet::default().with(1)),
             kv_type: Some(KvType::Int8),
+            chunk: Some(7),
             gate: Some(true),
             context: Some(100),
             slots: Some(4),
@@ -215,6 +219,7 @@ mod tests {
             },
             kv_type: KvType::Int8,
             gate: true,
+            max_rows: Some(7),
             context: Some(100),
             slots: Some(4),
             ..expected

@@ -18,8 +18,8 @@ pub const NMSE_LIMIT: f64 = 5e-7;
 pub enum Fit {
     /// Every bit: the inverse gives the blocks back.
     Exact,
-    /// Scales (or BF16 weights) far below the largest of their row were rounded to its 2^-32nd part or less.
-    /// Products see no difference; the inverse gives the rounded ones.
+    /// Scales (or BF16 weights) far below the largest of their row lost bits that are less than its 2^-40th
+    /// part. Products see no difference; the inverse gives the rounded numbers.
     Rounded,
 }
 

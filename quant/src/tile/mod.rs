@@ -14,7 +14,9 @@
 //! Tiles in the order `[rows / 64][cols / 256]`, so that a tile is one contiguous copy and the tiles of a
 //! row block follow each other; then one f32 a row, [*2^e*](#the-exponent-of-a-row), rows padded to 64.
 //! Numbers are little-endian. Every part of a tile begins at a multiple of 16 bytes. Rows and columns that
-//! the matrix lacks are zero bytes, which every format unpacks to weights of zero (their factor is 1).
+//! the matrix lacks are zero bytes, which every format unpacks to weights of zero (their factor is 1). Each
+//! expert of a mixture is a matrix of its own. Matrices of one format whose rows are multiples of 64 can be
+//! stacked by packing their row blocks one after the other ([`TilePacker::pack_row_block`]).
 //!
 //! A thread of the warpgroup is `T` = 0..128: warp `w = T / 32`, `g = T % 32 / 4`, `t = T % 4`. Its *quad*
 //! `p = T / 4 = 8 w + g`.
@@ -59,9 +61,8 @@
 //! | Q4_0 | f16 `d * 2^(24-e)` of blocks `2j`, `2j+1` | | as stored |
 //! | Q8_0 | the same | | `q + 128` |
 //!
-//! **Words.** `R` stands for the pair of codes of a register, low half in bits 0 to 15, high half in bits
-//! 16 to 31; bits are given for the low half, and the high half lies 16 bits above. `sN.aM` is register `aM`
-//! of step `N`.
+//! **Words.** A register's two codes lie at the same bits of the two halves of a word: bits are given for the
+//! low half. `sN.aM` is register `aM` of step `N`.
 //!
 //! - Q4_K, Q4_0: word `xs` is step `s`: bits 0-3 `a0`, 4-7 `a2`, 8-11 `a1`, 12-15 `a3`.
 //! - Q5_K: words `x0` to `x3` are steps: bits 0-4 `a0`, 5-9 `a2`, 10-14 `a1`; word `x4`: bits 0-4 `s0.a3`,
@@ -92,6 +93,25 @@
 //! - Q8_0: `S` is the stored pair, `O = S * -2^-17`; `x & 0x00ff00ff` is the even row's register,
 //!   `prmt(x, 0, 0x4341)` the odd one's; `fma(code, S, O)`.
 //!
+//! Instructions of a thread for 64 columns (32 weights), beside 16 `fma` and the loads:
+//!
+//! | format | integer, codes | integer, scales | f16x2, scales |
+//! |---|---|---|---|
+//! | Q4_K | 20 | 4 | 8 |
+//! | Q5_K | 25 | 4 | 12 |
+//! | Q6_K | 30 | 4 | 13 |
+//! | Q4_0 | 20 | 0 | 4 |
+//! | Q8_0 | 16 | 0 | 2 |
+//!
+//! The constant 0x64646464 is best kept in a register that the assembler cannot see through: as an immediate
+//! it displaces the selector of `prmt`, which then costs a move each time.
+//!
+//! **Few tokens.** Masked codes can be the A operand themselves, without any `fma`, when a token takes two
+//! columns of B: one with its even positions and zeros, one with its odd positions and zeros. Their sums are
+//! those of one block each and are scaled in f32, by `2^24` too; offsets and minima need the sums of
+//! activations. What lies at bit 4 counts 16 times: in Q4_K and Q4_0 these are positions 8 to 15 of every step,
+//! whose activations are divided by 16; in Q6_K all of the odd row's steps 2 and 3. Q5_K has no such rule.
+//!
 //! # The exponent of a row
 //!
 //! Weights are unpacked times `2^-e`; the epilogue multiplies a row's sums by the stored `2^e`, which is
@@ -111,7 +131,8 @@
 //! scale stands far above all weights of its row. [`TilePacker`] refuses such rows
 //! ([`Error::Imprecise`](crate::Error::Imprecise)): where the second term may add more than 2^-22 to the
 //! normalised squared error of a row, what a kernel would see is computed, and must be within
-//! [`NMSE_LIMIT`]. Scales that are no numbers stay so, and so do the products.
+//! [`NMSE_LIMIT`]; [`TilePacker::fit`] tells without packing. Scales that are no numbers stay so, and so do
+//! the products.
 //!
 //! # A tile of F16 or BF16
 //!
@@ -120,7 +141,7 @@
 //! `16 w + g` is row `2p`, row `16 w + g + 8` row `2p + 1`), columns in the order of positions, the 16-byte
 //! chunk `c` of row `r` at chunk `c ^ (r % 8)`. F16 is stored as it is, `e = 0`. BF16 becomes f16 times
 //! `2^-e`, with the least `e >= -126` that keeps the row within 65,504: exact down to 2^-32 of the row's
-//! largest weight, and below that rounded to 2^-40 of it ([`Fit::Rounded`]).
+//! largest weight, and below that to 2^-40 of it ([`Fit::Rounded`]).
 
 mod activations;
 mod codes;
@@ -130,6 +151,7 @@ mod half2;
 pub mod kernel;
 mod layout;
 mod pack;
+mod row_block;
 mod unpack;
 mod words;
 

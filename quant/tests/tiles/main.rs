@@ -90,3 +90,36 @@ impl Stored {
         weights
     }
 }
+
+/// Gives every block of `stored` the scales `scale(block)`: `d` and, where there is one, `dmin`.
+fn set_scales(stored: &mut Stored, mut scale: impl FnMut(usize) -> [f32; 2]) {
+    let data = &mut stored.data;
+    let mut halves = |i: usize| scale(i).map(LeF16::new);
+    match stored.format {
+        Format::Q4_K => blocks_mut::<BlockQ4K>(data)
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, b)| {
+                [b.d, b.dmin] = halves(i);
+            }),
+        Format::Q5_K => blocks_mut::<BlockQ5K>(data)
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, b)| {
+                [b.d, b.dmin] = halves(i);
+            }),
+        Format::Q6_K => blocks_mut::<BlockQ6K>(data)
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, b)| b.d = halves(i)[0]),
+        Format::Q8_0 => blocks_mut::<BlockQ8_0>(data)
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, b)| b.d = halves(i)[0]),
+        Format::Q4_0 => blocks_mut::<BlockQ4_0>(data)
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, b)| b.d = halves(i)[0]),
+        _ => unreachable!("no scales"),
+    }
+}

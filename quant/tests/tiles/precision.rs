@@ -1,6 +1,6 @@
 //! What a kernel sees against the exact weights: within the stated bound, or refused.
 
-use super::{Stored, TILED};
+use super::{Stored, TILED, set_scales};
 use gannet_quant::formats::{
     BlockQ4_0, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8_0, blocks, blocks_mut, scales_mins,
 };
@@ -8,39 +8,6 @@ use gannet_quant::random::Words;
 use gannet_quant::scalar::LeF16;
 use gannet_quant::tile::{Fit, NMSE_LIMIT, TileLayout, TilePacker, kernel, unpack};
 use gannet_quant::{Error, Format};
-
-/// Gives every block of `stored` the scales `scale(block)`: `d` and, where there is one, `dmin`.
-fn set_scales(stored: &mut Stored, mut scale: impl FnMut(usize) -> [f32; 2]) {
-    let data = &mut stored.data;
-    let mut halves = |i: usize| scale(i).map(LeF16::new);
-    match stored.format {
-        Format::Q4_K => blocks_mut::<BlockQ4K>(data)
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, b)| {
-                [b.d, b.dmin] = halves(i);
-            }),
-        Format::Q5_K => blocks_mut::<BlockQ5K>(data)
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, b)| {
-                [b.d, b.dmin] = halves(i);
-            }),
-        Format::Q6_K => blocks_mut::<BlockQ6K>(data)
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, b)| b.d = halves(i)[0]),
-        Format::Q8_0 => blocks_mut::<BlockQ8_0>(data)
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, b)| b.d = halves(i)[0]),
-        Format::Q4_0 => blocks_mut::<BlockQ4_0>(data)
-            .iter_mut()
-            .enumerate()
-            .for_each(|(i, b)| b.d = halves(i)[0]),
-        _ => unreachable!("no scales"),
-    }
-}
 
 /// Makes every weight of block `at` zero without touching its `d`.
 fn silence(stored: &mut Stored, at: usize) {
@@ -105,7 +72,9 @@ fn within_bound(stored: &Stored, layout: &TileLayout, packed: &[u8], row: usize)
 fn packed(stored: &Stored) -> Result<(TileLayout, Vec<u8>, Fit), Error> {
     let packer = TilePacker::new(&stored.matrix())?;
     let mut out = vec![0; packer.layout().bytes()];
-    let fit = packer.pack_into(&mut out)?;
+    let fit = packer.pack_into(&mut out);
+    assert_eq!(packer.fit(), fit, "{}", stored.format);
+    let fit = fit?;
     Ok((packer.layout(), out, fit))
 }
 
@@ -156,9 +125,10 @@ fn extreme_scales_are_within_the_bound() {
         for row in 0..stored.rows {
             within_bound(&stored, &layout, &bytes, row);
         }
-        // All of them in every row.
+        // All of them in every row, every other byte random.
         let mut mixed = Stored::random(format, 20, 14 * 256, 5);
         let mut words = Words::for_block(1, 2);
+        mixed.data.iter_mut().for_each(|b| *b = words.word() as u8);
         set_scales(&mut mixed, |_| {
             [0, 1].map(|_| EXTREMES[(words.word() % 14) as usize])
         });

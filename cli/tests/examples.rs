@@ -32,6 +32,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("ptx-gen", "library"),
     ("quant", "matmul_bench"),
     ("quant", "quantize_bench"),
+    ("quant", "tile_bench"),
 ];
 
 /// The built example, or `None` where the tests were built without examples.

@@ -67,6 +67,23 @@ pub enum Error {
         /// Column of the weight.
         index: usize,
     },
+    /// Unpacked in half precision, a row would not be what it is: one of its scales stands far above all of
+    /// its weights. See [`tile`](crate::tile).
+    #[error("{format}: the scales of row {row} are too far apart for half precision")]
+    Imprecise {
+        /// The format's name.
+        format: &'static str,
+        /// The row, in the order packed.
+        row: usize,
+    },
+    /// Two matrices whose rows were to be interleaved are not alike.
+    #[error("{first} and {second} cannot be interleaved: they differ in format or shape")]
+    Unequal {
+        /// Format and shape of the first.
+        first: String,
+        /// Those of the second.
+        second: String,
+    },
     /// The GPU has no layout for this format; see [`repack::gpu_format`](crate::repack::gpu_format).
     #[error("{format} has no GPU layout of its own")]
     NoLayout {

@@ -11,7 +11,9 @@
 //! 2. Here: a variant of [`Format`], its place in [`Format::ALL`], a row in the table.
 //! 3. `src/repack/`: what it becomes on the GPU (`gpu_format` in `convert.rs`): itself, with its
 //!    planes (`planes_of` in `mod.rs`); another format that holds it exactly (an arm of
-//!    `convert_rows`); or F16, which needs nothing more.
+//!    `convert_rows`); or F16, which needs nothing more. One that stays itself also has tiles for tensor
+//!    cores in `src/tile/`: its parts (`layout.rs`), codes and scales (`codes.rs`), their words
+//!    (`words.rs`) and what a kernel makes of them (`kernel.rs`).
 //! 4. `src/cpu/unpack.rs`: its shape and how the int8 products read its codes and scales.
 //! 5. `tests/data/dequant/`: known blocks and their values, and a row in the manifest there; a
 //!    round-trip bound in `tests/registry.rs`.

@@ -53,7 +53,7 @@ pub fn convert(m: &Matrix) -> Result<(Format, Vec<u8>), Error> {
 }
 
 /// Converts rows on the calling thread; `first_row` is the number of `m`'s first row, for errors.
-pub(super) fn convert_rows(
+pub(crate) fn convert_rows(
     m: &Matrix,
     first_row: usize,
     to: Format,

@@ -17,12 +17,14 @@
 //! | Q5_K | `q` 128, `h` 32, `s` 16 |
 //! | Q6_K | `l` 128, `h` 64, `s` 16, `d` 2 |
 //!
-//! Every other format is converted while it is packed, see [`gpu_format`].
+//! Every other format is converted while it is packed, see [`gpu_format`]. [`tile`](crate::tile) is the other
+//! layout, for tensor cores.
 
 mod band;
 mod convert;
 
 pub use band::{BandPacker, Piece};
+pub(crate) use convert::convert_rows;
 pub use convert::{convert, gpu_format};
 
 use crate::matrix::matrix_bytes;

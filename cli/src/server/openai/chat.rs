@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::asked::{response_format, salt_of, tools};
-use super::{StreamOptions, Usage, finish_reason, log_probs, new_id, now};
+use super::{StreamOptions, Usage, finish_reason, log_probs, new_id};
 use crate::server::app::App;
 use crate::server::body::Object;
 use crate::server::controls::{Controls, MOST_TOP, out_of_range};
@@ -22,6 +22,7 @@ use crate::server::error::{ApiError, Dialect};
 use crate::server::generation::Token;
 use crate::server::loaded::Loaded;
 use crate::server::sse::{self, Gone, Sink};
+use crate::times::unix_seconds;
 
 /// A request; it also has the parameters of `Controls`.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -273,7 +274,7 @@ pub(crate) async fn create(State(app): State<App>, mut body: Object) -> Result<R
     turn.deadline = app.config.timeout;
     let head = Head {
         id: new_id("chatcmpl-"),
-        created: now(),
+        created: unix_seconds(),
         log_probs: turn.log_probs.is_some(),
         model: Arc::clone(&model),
     };

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{StreamOptions, Usage, finish_reason, log_probs, new_id, now};
+use super::{StreamOptions, Usage, finish_reason, log_probs, new_id};
 use crate::server::app::App;
 use crate::server::body::Object;
 use crate::server::controls::{Controls, MOST_TOP, out_of_range};
@@ -17,6 +17,7 @@ use crate::server::error::{ApiError, Dialect};
 use crate::server::generation::{Choice, Job, Part, Running, Token, finished};
 use crate::server::loaded::Loaded;
 use crate::server::sse::{self, Gone, Sink};
+use crate::times::unix_seconds;
 
 /// Tokens to generate where nobody said how many.
 const DEFAULT_TOKENS: usize = 16;
@@ -194,7 +195,7 @@ pub(crate) async fn create(State(app): State<App>, mut body: Object) -> Result<R
     };
     let head = Head {
         id: new_id("cmpl-"),
-        created: now(),
+        created: unix_seconds(),
         log_probs: log_probs.is_some(),
         n,
         model: Arc::clone(&model),
@@ -244,21 +245,11 @@ async fn stream(
     while let Some(part) = running.next().await {
         match part {
             Part::Prompt => {}
-            Part::Token {
-                choice,
-                id,
-                text,
-                log_probs,
-            } => {
+            Part::Token { choice, token } => {
                 if offsets.len() <= choice {
                     offsets.resize(choice + 1, 0);
                 }
-                let characters = text.chars().count();
-                let token = Token {
-                    id,
-                    text,
-                    log_probs,
-                };
+                let characters = token.text.chars().count();
                 let tokens = std::slice::from_ref(&token);
                 let log_probs = head.log_probs(tokens, offsets[choice]);
                 offsets[choice] += characters;

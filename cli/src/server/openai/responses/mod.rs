@@ -19,12 +19,13 @@ use serde_json::{Value, json};
 use self::answer::Head;
 use self::items::Items;
 use self::request::ResponsesRequest;
-use super::{Usage, new_id, now};
+use super::{Usage, new_id};
 use crate::server::app::App;
 use crate::server::body::Object;
 use crate::server::conversation::{Replies, Reply};
 use crate::server::error::ApiError;
 use crate::server::sse::{self, Gone, Sink};
+use crate::times::unix_seconds;
 
 /// A turn of a conversation.
 #[utoipa::path(post, path = "/v1/responses", tag = "openai", request_body = ResponsesRequest, responses(
@@ -53,7 +54,7 @@ pub(crate) async fn create(State(app): State<App>, body: Object) -> Result<Respo
     turn.deadline = app.config.timeout;
     let head = Head {
         id: new_id("resp_"),
-        created: now(),
+        created: unix_seconds(),
         model: Arc::clone(&model),
         echo: request.echo(&tools),
     };

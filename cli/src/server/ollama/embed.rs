@@ -37,11 +37,6 @@ pub(crate) struct EmbedRequest {
 #[utoipa::path(post, path = "/api/embed", tag = "ollama", request_body = EmbedRequest, responses(
     (status = 200, description = "A vector for each text", body = Value),
     (status = 400, description = "What was asked makes no sense, or the model has no vectors of texts", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 404, description = "No such model", body = Value),
-    (status = 413, description = "The body is too large", body = Value),
-    (status = 429, description = "Too many requests wait", body = Value),
-    (status = 503, description = "Loading, shutting down, or the device is lost", body = Value),
 ))]
 pub(crate) async fn create(
     State(app): State<App>,

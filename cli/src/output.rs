@@ -9,9 +9,10 @@ use std::fs::{File, Metadata};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use gannet_gguf::shown_path;
+use gannet_gguf::{Error as GgufError, shown_path};
 
 use crate::failure::Failure;
+use crate::input::is_dash;
 use crate::partial::Partial;
 
 /// Bytes that are gathered before they are written.
@@ -23,12 +24,14 @@ pub(crate) struct Output {
     /// The half-written file and where it goes; `None` where bytes go through.
     partial: Option<(Partial, PathBuf)>,
     path: PathBuf,
+    /// Whether what is at its path may go.
+    replaces: bool,
 }
 
 impl Output {
     /// Begins a file at `path`; the command reads `inputs`.
     pub(crate) fn create<P: AsRef<Path>>(path: &Path, inputs: &[P]) -> Result<Output, Failure> {
-        if path == Path::new("-") {
+        if is_dash(path) {
             return Ok(Output::through(path, io::stdout()));
         }
         let fail = |e: io::Error| Failure::file(path, "create", &e);
@@ -74,6 +77,7 @@ impl Output {
             out: Box::new(BufWriter::with_capacity(BUFFER_BYTES, out)),
             partial: None,
             path: path.to_owned(),
+            replaces: true,
         }
     }
 
@@ -86,11 +90,15 @@ impl Output {
             out: Box::new(BufWriter::with_capacity(BUFFER_BYTES, file)),
             partial: Some((partial, target)),
             path: path.to_owned(),
+            replaces: true,
         })
     }
 
     /// Ends the file: it is at its path, or there was an error and nothing is changed.
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
+        if !self.replaces {
+            refuse_existing(&self.path)?;
+        }
         let done = self.out.flush();
         let fail = |e: io::Error| Failure::output(&self.path, &e);
         done.map_err(fail)?;
@@ -102,6 +110,19 @@ impl Output {
             let _ = partial.set_permissions(meta.permissions());
         }
         partial.finish(&target).map_err(fail)
+    }
+
+    /// Why a container was not written into it, or not made.
+    pub(crate) fn failed(path: &Path, error: GgufError) -> Failure {
+        match error {
+            // The output has no name in the container's errors.
+            GgufError::Io {
+                action: "write",
+                source,
+                ..
+            } => Failure::output(path, &source),
+            error => Failure::of(error),
+        }
     }
 }
 
@@ -115,7 +136,8 @@ impl Write for Output {
     }
 }
 
-/// As [`Output::create`], and a file that exists is replaced only by `force`.
+/// As [`Output::create`], and a file that exists, or has come to be when it is finished, is replaced only by
+/// `force`.
 pub(crate) fn create_new<P: AsRef<Path>>(
     path: &Path,
     inputs: &[P],
@@ -125,21 +147,26 @@ pub(crate) fn create_new<P: AsRef<Path>>(
     if !force {
         refuse_existing(path)?;
     }
-    Ok(out)
+    Ok(Output {
+        replaces: force,
+        ..out
+    })
 }
 
-/// Ends what [`create_new`] began: a file that has come to be meanwhile is replaced only by `force`.
-pub(crate) fn finish_new(out: Output, path: &Path, force: bool) -> Result<(), Failure> {
-    if !force {
-        refuse_existing(path)?;
+/// Refuses `--json` beside an output that is standard output; `named` is what names the output.
+pub(crate) fn refuse_json(json: bool, path: &Path, named: &str) -> Result<(), Failure> {
+    match json && is_dash(path) {
+        true => Err(Failure::Usage(format!(
+            "--json and {named} - both print to standard output; name a file"
+        ))),
+        false => Ok(()),
     }
-    out.finish()
 }
 
 /// Refuses a file that exists; pipes and devices are not replaced.
 pub(crate) fn refuse_existing(path: &Path) -> Result<(), Failure> {
     let exists = std::fs::metadata(path).is_ok_and(|meta| meta.is_file());
-    match exists && path != Path::new("-") && !is_of_the_system(path) {
+    match exists && !is_dash(path) && !is_of_the_system(path) {
         true => Err(Failure::Work(format!(
             "{}: exists; name another file, or replace it with --force",
             shown_path(path)
@@ -183,4 +210,41 @@ fn is_same_file(meta: &Metadata, other: &Path) -> bool {
 fn is_same_file(meta: &Metadata, other: &Path) -> bool {
     std::fs::metadata(other)
         .is_ok_and(|o| o.len() == meta.len() && o.modified().ok() == meta.modified().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO_INPUTS: &[&Path] = &[];
+
+    #[test]
+    fn what_has_come_to_be_meanwhile_is_replaced_by_force_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new.gguf");
+        for force in [false, true] {
+            let mut out = output_at(&path, force).unwrap();
+            out.write_all(b"mine").unwrap();
+            std::fs::write(&path, "another's").unwrap();
+            let finished = out.finish();
+            assert_eq!(finished.is_ok(), force);
+            let mine = std::fs::read(&path).unwrap() == b"mine";
+            assert_eq!(mine, force);
+            // What was half written is gone either way.
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+            assert!(output_at(&path, false).is_err());
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    fn output_at(path: &Path, force: bool) -> Result<Output, Failure> {
+        create_new(path, NO_INPUTS, force)
+    }
+
+    #[test]
+    fn json_and_an_output_need_standard_output_both() {
+        assert!(refuse_json(true, Path::new("-"), "-o").is_err());
+        assert!(refuse_json(false, Path::new("-"), "-o").is_ok());
+        assert!(refuse_json(true, Path::new("x"), "-o").is_ok());
+    }
 }

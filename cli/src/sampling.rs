@@ -100,10 +100,15 @@ pub(crate) const DEFAULTS: &str = "The embedded demonstration model repeats itse
     likely token is always taken: without any of these flags it runs with --temp 0 \
     --repeat-penalty 1.2 --penalty-window 128. Other models take the most likely token.";
 
+/// A seed that nobody gave: another one with every call.
+pub(crate) fn random_seed() -> u64 {
+    // The standard library's own source of randomness for its tables.
+    RandomState::new().hash_one(0)
+}
+
 fn seed(text: &str) -> Result<u64, String> {
     if text == "-1" {
-        // The standard library's own source of randomness for its tables.
-        return Ok(RandomState::new().hash_one(std::process::id()));
+        return Ok(random_seed());
     }
     let why =
         |_| "expected a number from 0 to 18446744073709551615, or -1 for another one each time";
@@ -131,6 +136,7 @@ mod tests {
         assert_eq!(seed("7"), Ok(7));
         assert_eq!(seed("18446744073709551615"), Ok(u64::MAX));
         assert_ne!(seed("-1"), seed("-1"));
+        assert_ne!(random_seed(), random_seed());
         for wrong in ["-2", "x", "1.5", ""] {
             assert!(seed(wrong).unwrap_err().contains("-1"), "{wrong}");
         }

@@ -1,11 +1,17 @@
-//! Where the time of a load and of a generation went, for people.
+//! Where the time of a load and of a generation went, for people; and what time it is.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use gannet_engine::times::{GenerationTimes, LoadReport, PhaseTime, Times};
 
 use crate::figures;
 use crate::table::Table;
+
+/// Seconds since 1970; 0 where the clock stands before that.
+pub(crate) fn unix_seconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
 
 /// What was moved and how fast: `loaded 938 MiB in 41 ms, 24 GB/s`. `None` where weights stay in
 /// the file.

@@ -9,13 +9,11 @@ use gannet_engine::tools::convert::{self, ConvertSummary, ConvertType};
 use gannet_gguf::shown_path;
 use serde_json::json;
 
-use super::quantize::{Input, failed};
+use super::quantize::{Input, write};
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures::{self, counted};
-use crate::input;
 use crate::output;
-use crate::progress::Progress;
 
 /// Write a folder of config.json, tokenizer.json and safetensors as one GGUF file
 #[derive(Args)]
@@ -53,18 +51,12 @@ fn types() -> impl TypedValueParser<Value = ConvertType> {
 
 impl Convert {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
-        if self.json && input::is_dash(&self.out) {
-            let why = "--json and -o - both print to standard output; name a file";
-            return Err(Failure::Usage(why.to_owned()));
-        }
+        output::refuse_json(self.json, &self.out, "-o")?;
         let Input { source, files } = Input::open(&self.input, self.ignore_unknown, console)?;
-        let mut out = output::create_new(&self.out, &files, self.force)?;
-        let progress = Progress::bytes("converting", 1);
-        let mut on_bytes = |done, total| progress.set_of(done, total);
-        let made = convert::convert(source.as_ref(), self.to, &mut out, &mut on_bytes);
-        let summary = made.map_err(|e| failed(&self.out, e))?;
-        drop(progress);
-        output::finish_new(out, &self.out, self.force)?;
+        let out = output::create_new(&self.out, &files, self.force)?;
+        let summary = write(out, &self.out, "converting", |out, on_bytes| {
+            convert::convert(source.as_ref(), self.to, out, on_bytes)
+        })?;
         self.report(console, &summary)
     }
 

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use clap::Args;
 use gannet_engine::settings::MAX_THREADS;
 use gannet_engine::tools::imatrix::{self, CollectOptions};
-use gannet_gguf::{Error as GgufError, shown_path};
+use gannet_gguf::shown_path;
 use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures::counted;
 use crate::flags::{ModelFlag, check_context, precision};
-use crate::input::{self, name_of, read_text};
-use crate::output;
+use crate::input::{name_of, read_text};
+use crate::output::{self, Output};
 use crate::progress::Progress;
 
 /// Write an importance matrix for `gannet quantize --imatrix`: mean squares of what comes into each
@@ -56,10 +56,7 @@ impl Imatrix {
             return Err(Failure::Usage(why.to_owned()));
         }
         check_context("-c", Some(self.context))?;
-        if self.json && input::is_dash(&self.out) {
-            let why = "--json and --out - both print to standard output; name a file";
-            return Err(Failure::Usage(why.to_owned()));
-        }
+        output::refuse_json(self.json, &self.out, "--out")?;
         let model = self.model.open(console)?;
         let mut inputs = model.files().to_vec();
         inputs.push(self.file.clone());
@@ -81,13 +78,7 @@ impl Imatrix {
         let collected = imatrix::collect(&model, &tokens, bos, options, on_window)?;
         drop(progress);
         let written = collected.write(&name_of(&self.file), &mut out);
-        written.map_err(|e| match e {
-            GgufError::Io { source, .. } => Failure::output(&self.out, &source),
-            e => Failure::of(e),
-        })?;
-        if !self.force {
-            output::refuse_existing(&self.out)?;
-        }
+        written.map_err(|e| Output::failed(&self.out, e))?;
         out.finish()?;
         let matrices = collected.sums.len();
         if self.json {

@@ -12,8 +12,7 @@ use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures;
 use crate::flags::{DeviceFlags, ModelFlag, token_ids};
-use crate::input;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::progress::Progress;
 
 /// Positions whose logits are computed at once: enough to fill a device, little to hold for a
@@ -51,10 +50,7 @@ impl Logits {
         if positions == 0 {
             return Err(Failure::Usage("--last must be at least 1".to_owned()));
         }
-        if self.json && input::is_dash(&self.out) {
-            let why = "--json and --out - both print to standard output; name a file";
-            return Err(Failure::Usage(why.to_owned()));
-        }
+        output::refuse_json(self.json, &self.out, "--out")?;
         let options = Settings {
             context: Some(tokens.len()),
             max_outputs: Some(POSITIONS_AT_ONCE),

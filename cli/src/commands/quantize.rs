@@ -9,14 +9,13 @@ use gannet_engine::internals::model::hf::HfFolder;
 use gannet_engine::settings::MAX_THREADS;
 use gannet_engine::tools::imatrix::Imatrix;
 use gannet_engine::tools::quantize::{self, QuantType, QuantizeOptions, QuantizeSummary};
-use gannet_gguf::{Error as GgufError, Gguf, shown_path};
+use gannet_gguf::{Gguf, shown_path};
 use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures::{self, counted};
 use crate::flags::refuse_no_file;
-use crate::input;
 use crate::output::{self, Output};
 use crate::progress::Progress;
 
@@ -54,10 +53,7 @@ fn types() -> impl TypedValueParser<Value = QuantType> {
 
 impl Quantize {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
-        if self.json && input::is_dash(&self.out) {
-            let why = "--json and OUT - both print to standard output; name a file";
-            return Err(Failure::Usage(why.to_owned()));
-        }
+        output::refuse_json(self.json, &self.out, "OUT")?;
         let Input { source, files } = Input::open(&self.input, false, console)?;
         let mut inputs = files;
         inputs.extend(self.imatrix.clone());
@@ -68,7 +64,9 @@ impl Quantize {
             to: self.to,
             imatrix: imatrix.as_ref(),
         };
-        let summary = write(source.as_ref(), options, out, &self.out, self.force)?;
+        let summary = write(out, &self.out, "quantising", |out, on_bytes| {
+            quantize::quantize(source.as_ref(), options, out, on_bytes)
+        })?;
         if summary.requantized > 0 {
             console.note(format!(
                 "warning: {} of {} were quantised before and lost a second time; start from an F16, \
@@ -116,33 +114,22 @@ impl Quantize {
     }
 }
 
-fn write(
-    source: &dyn Source,
-    options: QuantizeOptions<'_>,
+/// Makes the file at `path`, and shows meanwhile how far that is; `doing` says what is done.
+pub(super) fn write<T>(
     mut out: Output,
     path: &Path,
-    force: bool,
-) -> Result<QuantizeSummary, Failure> {
-    let progress = Progress::bytes("quantising", 1);
+    doing: &'static str,
+    make: impl FnOnce(&mut Output, &mut dyn FnMut(u64, u64)) -> Result<T, quantize::Error>,
+) -> Result<T, Failure> {
+    let progress = Progress::bytes(doing, 1);
     let mut on_bytes = |done, total| progress.set_of(done, total);
-    let summary = quantize::quantize(source, options, &mut out, &mut on_bytes);
-    let summary = summary.map_err(|e| failed(path, e))?;
-    drop(progress);
-    output::finish_new(out, path, force)?;
-    Ok(summary)
-}
-
-/// Why a file at `path` was not made.
-pub(super) fn failed(path: &Path, error: quantize::Error) -> Failure {
-    match error {
-        // The output has no name in the container's errors.
-        quantize::Error::Gguf(GgufError::Io {
-            action: "write",
-            source,
-            ..
-        }) => Failure::output(path, &source),
+    let made = make(&mut out, &mut on_bytes).map_err(|error| match error {
+        quantize::Error::Gguf(error) => Output::failed(path, error),
         error => Failure::of(error),
-    }
+    })?;
+    drop(progress);
+    out.finish()?;
+    Ok(made)
 }
 
 /// A model whose tensors are written anew.

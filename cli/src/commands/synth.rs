@@ -6,15 +6,14 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use gannet_engine::tools::synth::{self, ShapeName, Summary, SynthOptions, TypeMix};
 
-use gannet_gguf::{Error as GgufError, shown_path};
+use gannet_gguf::shown_path;
 use serde_json::json;
 
 use crate::console::{self, Console};
 use crate::failure::Failure;
 use crate::figures;
 use crate::flags::refuse_no_file;
-use crate::input;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::progress::Progress;
 
 /// Write a GGUF model of random weights in a named shape
@@ -52,10 +51,7 @@ fn mixes() -> impl TypedValueParser<Value = TypeMix> {
 
 impl Synth {
     pub(crate) fn run(self, console: &mut Console) -> Result<(), Failure> {
-        if self.json && input::is_dash(&self.out) {
-            let why = "--json and --out - both print to standard output; name a file";
-            return Err(Failure::Usage(why.to_owned()));
-        }
+        output::refuse_json(self.json, &self.out, "--out")?;
         self.vocab_from.as_deref().map_or(Ok(()), refuse_no_file)?;
         let options = SynthOptions {
             shape: self.shape,
@@ -93,12 +89,7 @@ fn write(options: &SynthOptions, path: &Path) -> Result<Summary, Failure> {
     let progress = Progress::bytes("writing", 1);
     let mut on_bytes = |done, total| progress.set_of(done, total);
     let summary = synth::write(options, &mut out, &mut on_bytes).map_err(|e| match e {
-        // A vocabulary's file is named by its own errors; the output has no name there.
-        synth::Error::Gguf(GgufError::Io {
-            action: "write",
-            source,
-            ..
-        }) => Failure::output(path, &source),
+        synth::Error::Gguf(error) => Output::failed(path, error),
         e => Failure::of(e),
     })?;
     drop(progress);

@@ -1,8 +1,6 @@
 //! How tokens are chosen and how far a text goes: the parameters that all OpenAI routes share.
 
 use std::collections::BTreeMap;
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::ops::RangeInclusive;
 
 use gannet_engine::{GenerateOptions, Model, Sampling};
@@ -10,6 +8,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use crate::sampling::random_seed;
 
 /// Stop strings that a request may have.
 pub(crate) const MOST_STOPS: usize = 16;
@@ -237,12 +236,6 @@ pub(crate) fn ranged(
 pub(crate) fn out_of_range(param: &str, value: impl std::fmt::Display, range: &str) -> ApiError {
     let message = format!("{param} is {value}; expected {range}");
     ApiError::param(param, message).code("out_of_range")
-}
-
-/// A seed that nobody gave.
-pub(crate) fn random_seed() -> u64 {
-    // The standard library's own source of randomness for its tables.
-    RandomState::new().hash_one(0)
 }
 
 #[cfg(test)]

@@ -244,19 +244,9 @@ impl Replies {
             }
             match self.running.next().await? {
                 Part::Prompt => {}
-                Part::Token {
-                    choice,
-                    id,
-                    text,
-                    log_probs,
-                } => {
-                    let parts = self.parsers[choice].push(&text);
-                    if log_probs.is_some() {
-                        let token = Token {
-                            id,
-                            text,
-                            log_probs,
-                        };
+                Part::Token { choice, token } => {
+                    let parts = self.parsers[choice].push(&token.text);
+                    if token.log_probs.is_some() {
                         self.ready.push_back((choice, Reply::Token(token)));
                     }
                     self.add(choice, parts);

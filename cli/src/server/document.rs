@@ -28,6 +28,7 @@ use super::{health, openai as o, tokens};
         listing::show,
         generate::create,
         embed::create,
+        embed::create_one,
         chat::create,
         tokens::tokenize,
         tokens::detokenize,
@@ -42,8 +43,18 @@ struct Document;
 
 /// Answers that every route may give besides its own: of which, with what status, and when.
 const COMMON: &[(Which, &str, &str)] = &[
-    (Which::All, "400", "What was asked makes no sense"),
+    (
+        Which::All,
+        "400",
+        "What was asked makes no sense, or does not fit the context",
+    ),
     (Which::Keyed, "401", "No key, or a wrong one"),
+    (
+        Which::All,
+        "403",
+        "The request names a host that is not the server's",
+    ),
+    (Which::Posts, "404", "No such model"),
     (
         Which::Posts,
         "408",
@@ -51,6 +62,7 @@ const COMMON: &[(Which, &str, &str)] = &[
     ),
     (Which::Posts, "413", "The body is too large"),
     (Which::Posts, "415", "The body is not JSON"),
+    (Which::Computes, "429", "Too many requests wait"),
     (
         Which::All,
         "500",
@@ -70,12 +82,34 @@ enum Which {
     /// Such as need a key where there is one.
     Keyed,
     Posts,
+    /// Such as wait for their turn on the device.
+    Computes,
+}
+
+/// Routes with a body that the device has no part in.
+const WITHOUT_DEVICE: &[&str] = &[
+    "/api/show",
+    "/tokenize",
+    "/detokenize",
+    "/apply-template",
+    "/v1/messages/count_tokens",
+];
+
+impl Which {
+    /// Whether a route is one of these.
+    fn has(self, path: &str, is_post: bool) -> bool {
+        match self {
+            Which::All => true,
+            Which::Keyed => !path.starts_with("/health"),
+            Which::Posts => is_post,
+            Which::Computes => is_post && !WITHOUT_DEVICE.contains(&path),
+        }
+    }
 }
 
 /// Adds what any route may answer to what each says itself.
 fn add_common(document: &mut openapi::OpenApi) {
     for (path, item) in &mut document.paths.paths {
-        let is_open = path.starts_with("/health");
         let of_methods = [
             (&mut item.get, false),
             (&mut item.post, true),
@@ -86,13 +120,8 @@ fn add_common(document: &mut openapi::OpenApi) {
                 continue;
             };
             for &(which, status, why) in COMMON {
-                let applies = match which {
-                    Which::All => true,
-                    Which::Keyed => !is_open,
-                    Which::Posts => is_post,
-                };
                 let responses = &mut operation.responses.responses;
-                if applies && !responses.contains_key(status) {
+                if which.has(path, is_post) && !responses.contains_key(status) {
                     let json = ContentBuilder::new().schema(Some(Object::new())).build();
                     let error = ResponseBuilder::new().description(why);
                     let error = error.content("application/json", json).build();
@@ -173,6 +202,33 @@ mod tests {
             .collect();
         assert!(names.contains(&"post_v1_chat_completions"), "{names:?}");
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+    }
+
+    /// What a route says itself is what it alone answers.
+    #[test]
+    fn no_route_says_what_is_common() {
+        let alone = serde_json::to_value(Document::openapi()).unwrap();
+        let mut own = Vec::new();
+        for (path, methods) in alone["paths"].as_object().unwrap() {
+            for (method, operation) in methods.as_object().unwrap() {
+                for (status, response) in operation["responses"].as_object().unwrap() {
+                    let is_same = |&&(which, code, _): &&(Which, &str, &str)| {
+                        which.has(path, method == "post") && code == status
+                    };
+                    let said = response["description"].as_str();
+                    let common = COMMON.iter().find(is_same).map(|&(.., why)| why);
+                    assert_ne!(said, common, "{method} {path} {status}");
+                    own.extend(common.map(|_| (path.as_str(), status.as_str())));
+                }
+            }
+        }
+        own.sort_unstable();
+        let embed = ["/api/embed", "/api/embeddings", "/v1/embeddings"];
+        let expected = embed.map(|path| (path, "400"));
+        assert_eq!(own, expected);
+        for path in WITHOUT_DEVICE {
+            assert!(alone["paths"].get(path).is_some(), "{path}");
+        }
     }
 
     /// Whatever a schema refers to is there.

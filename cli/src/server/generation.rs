@@ -46,12 +46,7 @@ pub(crate) enum Part {
     /// A prompt is being read.
     Prompt,
     /// A token of a choice.
-    Token {
-        choice: usize,
-        id: u32,
-        text: String,
-        log_probs: Option<LogProbs>,
-    },
+    Token { choice: usize, token: Token },
     /// The end of a choice.
     Ended {
         choice: usize,
@@ -189,12 +184,12 @@ impl Hearer {
                 log_probs,
             } => {
                 self.metrics.token();
-                Part::Token {
-                    choice,
+                let token = Token {
                     id,
                     text,
                     log_probs,
-                }
+                };
+                Part::Token { choice, token }
             }
             Update::Ended(result) => Part::Ended {
                 choice,
@@ -268,16 +263,7 @@ impl Running {
         while let Some(part) = self.next().await {
             match part {
                 Part::Prompt => {}
-                Part::Token {
-                    choice,
-                    id,
-                    text,
-                    log_probs,
-                } => choices[choice].tokens.push(Token {
-                    id,
-                    text,
-                    log_probs,
-                }),
+                Part::Token { choice, token } => choices[choice].tokens.push(token),
                 Part::Ended { choice, result } => {
                     choices[choice].generation = Some(finished(result?)?);
                 }

@@ -49,7 +49,6 @@ pub(crate) async fn health(State(app): State<App>) -> Result<Json<Value>, ApiErr
 /// Counters in the text format of Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses(
     (status = 200, description = "The counters", body = String, content_type = "application/openmetrics-text"),
-    (status = 401, description = "No key, or a wrong one", body = Value),
 ))]
 pub(crate) async fn metrics(State(app): State<App>) -> Result<Response, ApiError> {
     let engines = tokio::task::spawn_blocking({

@@ -1,7 +1,7 @@
 //! A model on a device: how it is opened, what is said of it, and who uses it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use gannet_engine::chat::ChatTemplate;
 use gannet_engine::tool_calls::ToolFormat;
@@ -13,6 +13,7 @@ use super::folder::Source;
 use super::metrics::Metrics;
 use super::models::Loading;
 use crate::embedded;
+use crate::times::unix_seconds;
 
 /// A model on a device.
 pub(crate) struct Loaded {
@@ -190,9 +191,4 @@ pub(crate) fn template_of(
         None => ChatTemplate::of(model),
     };
     template.map_err(|error| error.to_string())
-}
-
-fn unix_seconds() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }

@@ -32,12 +32,6 @@ pub(crate) struct TokenizeRequest {
 /// Tokens of a text.
 #[utoipa::path(post, path = "/tokenize", tag = "text", request_body = TokenizeRequest, responses(
     (status = 200, description = "Their ids", body = Value),
-    (status = 400, description = "What was asked makes no sense", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 404, description = "No such model", body = Value),
-    (status = 413, description = "The body is too large", body = Value),
-    (status = 415, description = "The body is not JSON", body = Value),
-    (status = 503, description = "Loading or shutting down", body = Value),
 ))]
 pub(crate) async fn tokenize(
     State(app): State<App>,
@@ -69,12 +63,6 @@ pub(crate) struct DetokenizeRequest {
 /// Text of tokens.
 #[utoipa::path(post, path = "/detokenize", tag = "text", request_body = DetokenizeRequest, responses(
     (status = 200, description = "The text", body = Value),
-    (status = 400, description = "What was asked makes no sense", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 404, description = "No such model", body = Value),
-    (status = 413, description = "The body is too large", body = Value),
-    (status = 415, description = "The body is not JSON", body = Value),
-    (status = 503, description = "Loading or shutting down", body = Value),
 ))]
 pub(crate) async fn detokenize(
     State(app): State<App>,
@@ -110,12 +98,6 @@ pub(crate) struct ApplyTemplateRequest {
 /// The prompt of a conversation.
 #[utoipa::path(post, path = "/apply-template", tag = "text", request_body = ApplyTemplateRequest, responses(
     (status = 200, description = "The prompt and its tokens", body = Value),
-    (status = 400, description = "What was asked makes no sense", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 404, description = "No such model", body = Value),
-    (status = 413, description = "The body is too large", body = Value),
-    (status = 415, description = "The body is not JSON", body = Value),
-    (status = 503, description = "Loading or shutting down", body = Value),
 ))]
 pub(crate) async fn apply_template(
     State(app): State<App>,

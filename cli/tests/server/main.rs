@@ -16,12 +16,16 @@ mod faults;
 mod fuzz;
 mod harness;
 mod hostile;
+mod hosts;
 mod keys;
 mod leaving;
 mod models;
 mod origins;
+#[path = "../pooled/mod.rs"]
+mod pooled;
 mod refused;
 mod schema;
 mod slow;
 mod stress;
 mod text;
+mod vectors;

@@ -75,9 +75,18 @@ fn the_document_describes_what_routes_answer() {
             let has = |status: &str| responses.contains_key(status);
             assert!(has("200"), "{method} {path}");
             if method == "post" {
-                for status in ["400", "401", "408", "413", "415", "503"] {
+                for status in ["400", "401", "404", "408", "413", "415", "503"] {
                     assert!(has(status), "{method} {path} describes no {status}");
                 }
+                let reads_only = [
+                    "/api/show",
+                    "/tokenize",
+                    "/detokenize",
+                    "/apply-template",
+                    "/v1/messages/count_tokens",
+                ];
+                let waits = !reads_only.contains(&path.as_str());
+                assert_eq!(has("429"), waits, "{method} {path}");
             }
             for (status, response) in responses {
                 let text = response["description"].as_str().unwrap_or_default();

@@ -48,14 +48,6 @@ fn check_version(headers: &HeaderMap) -> Result<(), ApiError> {
 /// A turn of a conversation, in Anthropic's words.
 #[utoipa::path(post, path = "/v1/messages", tag = "anthropic", request_body = MessagesRequest, responses(
     (status = 200, description = "The reply, whole or as events", body = Value),
-    (status = 400, description = "What was asked makes no sense, or does not fit the context", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 404, description = "No such model", body = Value),
-    (status = 408, description = "It took too long", body = Value),
-    (status = 413, description = "The body is too large", body = Value),
-    (status = 415, description = "The body is not JSON", body = Value),
-    (status = 429, description = "Too many requests wait", body = Value),
-    (status = 503, description = "Loading, shutting down, or the device is lost", body = Value),
 ))]
 pub(crate) async fn create(
     State(app): State<App>,
@@ -86,12 +78,6 @@ pub(crate) async fn create(
 /// Tokens that the prompt of a turn would have.
 #[utoipa::path(post, path = "/v1/messages/count_tokens", tag = "anthropic", request_body = MessagesRequest, responses(
     (status = 200, description = "The number of tokens", body = Value),
-    (status = 400, description = "What was asked makes no sense", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 404, description = "No such model", body = Value),
-    (status = 413, description = "The body is too large", body = Value),
-    (status = 415, description = "The body is not JSON", body = Value),
-    (status = 503, description = "Loading or shutting down", body = Value),
 ))]
 pub(crate) async fn count_tokens(
     State(app): State<App>,

@@ -9,8 +9,9 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::{content, tools};
+use crate::sampling::random_seed;
 use crate::server::body::read_at;
-use crate::server::controls::{MOST_STOPS, out_of_range, random_seed, ranged};
+use crate::server::controls::{MOST_STOPS, out_of_range, ranged};
 use crate::server::conversation::Turn;
 use crate::server::error::ApiError;
 

@@ -131,13 +131,6 @@ impl GenerateRequest {
 /// A text that goes on from a prompt.
 #[utoipa::path(post, path = "/api/generate", tag = "ollama", request_body = GenerateRequest, responses(
     (status = 200, description = "The text, as lines of JSON or whole", body = Value),
-    (status = 400, description = "What was asked makes no sense, or does not fit the context", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 404, description = "No such model", body = Value),
-    (status = 408, description = "It took too long", body = Value),
-    (status = 413, description = "The body is too large", body = Value),
-    (status = 429, description = "Too many requests wait", body = Value),
-    (status = 503, description = "Loading, shutting down, or the device is lost", body = Value),
 ))]
 pub(crate) async fn create(
     State(app): State<App>,

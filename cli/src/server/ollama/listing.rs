@@ -25,8 +25,6 @@ const VERSION: &str = "0.12.6";
 /// The version.
 #[utoipa::path(get, path = "/api/version", tag = "ollama", responses(
     (status = 200, description = "The version of Ollama's interface that is spoken, and the program's own", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 503, description = "Shutting down", body = Value),
 ))]
 pub(crate) async fn version() -> Json<Value> {
     Json(json!({"version": VERSION, "gannet": env!("CARGO_PKG_VERSION")}))
@@ -163,8 +161,6 @@ fn owned(listed: &Listed<'_>) -> (String, Source) {
 /// All models.
 #[utoipa::path(get, path = "/api/tags", tag = "ollama", responses(
     (status = 200, description = "The models, loaded or not", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 503, description = "Shutting down", body = Value),
 ))]
 pub(crate) async fn tags(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     let all = about(app.models.list().map(|listed| owned(&listed)).collect()).await?;
@@ -175,8 +171,6 @@ pub(crate) async fn tags(State(app): State<App>) -> Result<Json<Value>, ApiError
 /// Models that are loaded.
 #[utoipa::path(get, path = "/api/ps", tag = "ollama", responses(
     (status = 200, description = "The models that are loaded, and until when", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 503, description = "Shutting down", body = Value),
 ))]
 pub(crate) async fn ps(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     let loaded: Vec<_> = app
@@ -250,11 +244,6 @@ fn is_told(key: &str) -> bool {
 /// What is known of a model.
 #[utoipa::path(post, path = "/api/show", tag = "ollama", request_body = ShowRequest, responses(
     (status = 200, description = "The model's metadata, template and capabilities", body = Value),
-    (status = 400, description = "What was asked makes no sense", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 404, description = "There is none of this name", body = Value),
-    (status = 413, description = "The body is too large", body = Value),
-    (status = 503, description = "Shutting down", body = Value),
 ))]
 pub(crate) async fn show(
     State(app): State<App>,

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::server::controls::{MOST_STOPS, OneOrMany, out_of_range, random_seed, ranged};
+use crate::sampling::random_seed;
+use crate::server::controls::{MOST_STOPS, OneOrMany, out_of_range, ranged};
 use crate::server::error::ApiError;
 
 /// Options of a request.

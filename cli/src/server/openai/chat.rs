@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use super::asked::{response_format, salt_of, tools};
-use super::{StreamOptions, Usage, finish_reason, log_probs, new_id, now};
+use super::{StreamOptions, Usage, finish_reason, log_probs, new_id};
 use crate::server::app::App;
 use crate::server::body::Object;
 use crate::server::controls::{Controls, MOST_TOP, out_of_range};
@@ -22,6 +22,7 @@ use crate::server::error::{ApiError, Dialect};
 use crate::server::generation::Token;
 use crate::server::loaded::Loaded;
 use crate::server::sse::{self, Gone, Sink};
+use crate::times::unix_seconds;
 
 /// A request; it also has the parameters of `Controls`.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -254,14 +255,6 @@ impl Head {
 /// A turn of a conversation.
 #[utoipa::path(post, path = "/v1/chat/completions", tag = "openai", request_body = ChatBody, responses(
     (status = 200, description = "The reply, whole or as events", body = Value),
-    (status = 400, description = "What was asked makes no sense, or does not fit the context", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 404, description = "No such model", body = Value),
-    (status = 408, description = "It took too long", body = Value),
-    (status = 413, description = "The body is too large", body = Value),
-    (status = 415, description = "The body is not JSON", body = Value),
-    (status = 429, description = "Too many requests wait", body = Value),
-    (status = 503, description = "Loading, shutting down, or the device is lost", body = Value),
 ))]
 pub(crate) async fn create(State(app): State<App>, mut body: Object) -> Result<Response, ApiError> {
     let controls: Controls = body.part(Controls::NAMES)?;
@@ -273,7 +266,7 @@ pub(crate) async fn create(State(app): State<App>, mut body: Object) -> Result<R
     turn.deadline = app.config.timeout;
     let head = Head {
         id: new_id("chatcmpl-"),
-        created: now(),
+        created: unix_seconds(),
         log_probs: turn.log_probs.is_some(),
         model: Arc::clone(&model),
     };

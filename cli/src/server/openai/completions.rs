@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{StreamOptions, Usage, finish_reason, log_probs, new_id, now};
+use super::{StreamOptions, Usage, finish_reason, log_probs, new_id};
 use crate::server::app::App;
 use crate::server::body::Object;
 use crate::server::controls::{Controls, MOST_TOP, out_of_range};
@@ -17,6 +17,7 @@ use crate::server::error::{ApiError, Dialect};
 use crate::server::generation::{Choice, Job, Part, Running, Token, finished};
 use crate::server::loaded::Loaded;
 use crate::server::sse::{self, Gone, Sink};
+use crate::times::unix_seconds;
 
 /// Tokens to generate where nobody said how many.
 const DEFAULT_TOKENS: usize = 16;
@@ -162,14 +163,6 @@ impl Head {
 /// Text continued.
 #[utoipa::path(post, path = "/v1/completions", tag = "openai", request_body = CompletionBody, responses(
     (status = 200, description = "The text, whole or as events", body = Value),
-    (status = 400, description = "What was asked makes no sense, or does not fit the context", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 404, description = "No such model", body = Value),
-    (status = 408, description = "It took too long", body = Value),
-    (status = 413, description = "The body is too large", body = Value),
-    (status = 415, description = "The body is not JSON", body = Value),
-    (status = 429, description = "Too many requests wait", body = Value),
-    (status = 503, description = "Loading, shutting down, or the device is lost", body = Value),
 ))]
 pub(crate) async fn create(State(app): State<App>, mut body: Object) -> Result<Response, ApiError> {
     let controls: Controls = body.part(Controls::NAMES)?;
@@ -194,7 +187,7 @@ pub(crate) async fn create(State(app): State<App>, mut body: Object) -> Result<R
     };
     let head = Head {
         id: new_id("cmpl-"),
-        created: now(),
+        created: unix_seconds(),
         log_probs: log_probs.is_some(),
         n,
         model: Arc::clone(&model),
@@ -244,21 +237,11 @@ async fn stream(
     while let Some(part) = running.next().await {
         match part {
             Part::Prompt => {}
-            Part::Token {
-                choice,
-                id,
-                text,
-                log_probs,
-            } => {
+            Part::Token { choice, token } => {
                 if offsets.len() <= choice {
                     offsets.resize(choice + 1, 0);
                 }
-                let characters = text.chars().count();
-                let token = Token {
-                    id,
-                    text,
-                    log_probs,
-                };
+                let characters = token.text.chars().count();
                 let tokens = std::slice::from_ref(&token);
                 let log_probs = head.log_probs(tokens, offsets[choice]);
                 offsets[choice] += characters;

@@ -53,12 +53,6 @@ fn written(vector: &[f32], encoding: Encoding) -> Value {
 #[utoipa::path(post, path = "/v1/embeddings", tag = "openai", request_body = EmbeddingsRequest, responses(
     (status = 200, description = "A vector for each text", body = Value),
     (status = 400, description = "What was asked makes no sense, or the model has no vectors of texts", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 404, description = "No such model", body = Value),
-    (status = 413, description = "The body is too large", body = Value),
-    (status = 415, description = "The body is not JSON", body = Value),
-    (status = 429, description = "Too many requests wait", body = Value),
-    (status = 503, description = "Loading, shutting down, or the device is lost", body = Value),
 ))]
 pub(crate) async fn create(State(app): State<App>, body: Object) -> Result<Json<Value>, ApiError> {
     let request: EmbeddingsRequest = body.rest()?;
@@ -75,13 +69,14 @@ pub(crate) async fn create(State(app): State<App>, body: Object) -> Result<Json<
     };
     let found = vectors(&model, texts, "input").await?;
     let encoding = request.encoding_format.unwrap_or(Encoding::Float);
-    let data: Vec<Value> = (found.vectors.iter().enumerate())
+    let tokens = found.tokens;
+    let data: Vec<Value> = (found.units().iter().enumerate())
         .map(|(i, vector)| {
             json!({"object": "embedding", "index": i, "embedding": written(vector, encoding)})
         })
         .collect();
     Ok(Json(json!({
         "object": "list", "data": data, "model": model.id(),
-        "usage": {"prompt_tokens": found.tokens, "total_tokens": found.tokens},
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     })))
 }

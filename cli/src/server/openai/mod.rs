@@ -9,14 +9,13 @@ pub(crate) mod models;
 pub(crate) mod responses;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use gannet_engine::{Finish, Generation};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::controls::random_seed;
+use crate::sampling::random_seed;
 
 /// What a stream has besides its text.
 #[derive(Debug, Default, Clone, Copy, Deserialize, ToSchema)]
@@ -34,12 +33,6 @@ pub(crate) fn new_id(prefix: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("{prefix}{:016x}{number:08x}", random_seed())
-}
-
-/// Seconds since 1970.
-pub(crate) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }
 
 /// Why a text ended, in OpenAI's words.

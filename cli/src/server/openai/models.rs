@@ -31,8 +31,6 @@ fn shown(listed: &Listed<'_>) -> Value {
 /// All models.
 #[utoipa::path(get, path = "/v1/models", tag = "openai", responses(
     (status = 200, description = "The models, loaded or not", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 503, description = "Loading or shutting down", body = Value),
 ))]
 pub(crate) async fn list(State(app): State<App>) -> Json<Value> {
     let all: Vec<Value> = app.models.list().map(|listed| shown(&listed)).collect();
@@ -42,9 +40,7 @@ pub(crate) async fn list(State(app): State<App>) -> Json<Value> {
 /// One model.
 #[utoipa::path(get, path = "/v1/models/{model}", tag = "openai", params(("model" = String, Path)), responses(
     (status = 200, description = "The model", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
     (status = 404, description = "There is none of this name", body = Value),
-    (status = 503, description = "Loading or shutting down", body = Value),
 ))]
 pub(crate) async fn one(
     State(app): State<App>,

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::items::Items;
 use crate::server::loaded::Loaded;
-use crate::server::openai::{Usage, now};
+use crate::server::openai::Usage;
+use crate::times::unix_seconds;
 
 /// What a response begins with.
 pub(super) struct Head {
@@ -59,7 +60,7 @@ impl Head {
         let mut response = self.json(status, items.output());
         match is_cut(generation) {
             true => response["incomplete_details"] = json!({"reason": "max_output_tokens"}),
-            false => response["completed_at"] = json!(now()),
+            false => response["completed_at"] = json!(unix_seconds()),
         }
         let tokenizer = self.model.model().tokenizer();
         let thoughts = tokenizer

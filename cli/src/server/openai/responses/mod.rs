@@ -19,24 +19,17 @@ use serde_json::{Value, json};
 use self::answer::Head;
 use self::items::Items;
 use self::request::ResponsesRequest;
-use super::{Usage, new_id, now};
+use super::{Usage, new_id};
 use crate::server::app::App;
 use crate::server::body::Object;
 use crate::server::conversation::{Replies, Reply};
 use crate::server::error::ApiError;
 use crate::server::sse::{self, Gone, Sink};
+use crate::times::unix_seconds;
 
 /// A turn of a conversation.
 #[utoipa::path(post, path = "/v1/responses", tag = "openai", request_body = ResponsesRequest, responses(
     (status = 200, description = "The reply's items, whole or as events", body = Value),
-    (status = 400, description = "What was asked makes no sense, or does not fit the context", body = Value),
-    (status = 401, description = "No key, or a wrong one", body = Value),
-    (status = 404, description = "No such model", body = Value),
-    (status = 408, description = "It took too long", body = Value),
-    (status = 413, description = "The body is too large", body = Value),
-    (status = 415, description = "The body is not JSON", body = Value),
-    (status = 429, description = "Too many requests wait", body = Value),
-    (status = 503, description = "Loading, shutting down, or the device is lost", body = Value),
 ))]
 pub(crate) async fn create(State(app): State<App>, body: Object) -> Result<Response, ApiError> {
     let request: ResponsesRequest = body.rest()?;
@@ -53,7 +46,7 @@ pub(crate) async fn create(State(app): State<App>, body: Object) -> Result<Respo
     turn.deadline = app.config.timeout;
     let head = Head {
         id: new_id("resp_"),
-        created: now(),
+        created: unix_seconds(),
         model: Arc::clone(&model),
         echo: request.echo(&tools),
     };

@@ -8,8 +8,9 @@ use utoipa::ToSchema;
 
 use super::input::{messages, said};
 use super::tools::{Tools, Use, tool_choice, tools};
+use crate::sampling::random_seed;
 use crate::server::body::read_at;
-use crate::server::controls::{MOST_TOP, out_of_range, random_seed, ranged};
+use crate::server::controls::{MOST_TOP, out_of_range, ranged};
 use crate::server::conversation::Turn;
 use crate::server::error::ApiError;
 use crate::server::openai::asked::salt_of;

@@ -102,6 +102,30 @@ fn random_weights_are_within_the_bound() {
     }
 }
 
+#[test]
+fn published_blocks_are_within_the_bound() {
+    for format in TILED {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/dequant");
+        let data = std::fs::read(format!("{folder}/{format}.bin")).unwrap();
+        let cols = data.len() / format.block_bytes() * format.block_len() / 8;
+        let stored = Stored {
+            format,
+            rows: 8,
+            cols,
+            data,
+        };
+        let (layout, bytes, fit) = packed(&stored).unwrap();
+        for row in 0..8 {
+            within_bound(&stored, &layout, &bytes, row);
+        }
+        // The largest and the smallest BF16 there are stand in one row.
+        let expected = [Fit::Exact, Fit::Rounded][usize::from(format == Format::BF16)];
+        assert_eq!(fit, expected, "{format}");
+        let back = unpack(&layout, &bytes).unwrap();
+        assert_eq!(back[0] == stored.data, fit == Fit::Exact, "{format}");
+    }
+}
+
 /// Scales at the ends of f16, and what is between.
 const EXTREMES: [f32; 14] = [
     65504.0, -65504.0, 1039.0, 1040.0, -700.0, 1.0, 6.1e-5, -6.2e-5, 5.96e-8, -1.2e-7, 2.4e-6,

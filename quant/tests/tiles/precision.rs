@@ -2,7 +2,8 @@
 
 use super::{Stored, TILED, set_scales};
 use gannet_quant::formats::{
-    BlockQ4_0, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8_0, blocks, blocks_mut, scales_mins,
+    BlockQ4_0, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8_0, blocks, blocks_mut, pack_scales_mins,
+    scales_mins,
 };
 use gannet_quant::random::Words;
 use gannet_quant::scalar::LeF16;
@@ -263,6 +264,40 @@ fn what_is_accepted_is_precise() {
         accepted > 50 && refused > 20,
         "{accepted} accepted, {refused} refused"
     );
+}
+
+#[test]
+fn weights_fade_below_an_unused_minimum_until_they_are_refused() {
+    for format in [Format::Q4_K, Format::Q5_K] {
+        let mut refused = Vec::new();
+        for halvings in 0..24 {
+            // `dmin` is 1,024 and all minima are 0: it fixes the exponent for nothing.
+            let mut stored = Stored::random(format, 1, 1024, 8);
+            set_scales(&mut stored, |_| [2f32.powi(-halvings), 1024.0]);
+            let scales = pack_scales_mins(&[1; 8], &[0; 8]);
+            match format {
+                Format::Q4_K => blocks_mut::<BlockQ4K>(&mut stored.data)
+                    .iter_mut()
+                    .for_each(|b| b.scales = scales),
+                _ => blocks_mut::<BlockQ5K>(&mut stored.data)
+                    .iter_mut()
+                    .for_each(|b| b.scales = scales),
+            }
+            let Ok((layout, bytes, _)) = packed(&stored) else {
+                refused.push(halvings);
+                continue;
+            };
+            let error = nmse(&kernel::row(&layout, &bytes, 0).unwrap(), &stored.weights());
+            assert!(error <= NMSE_LIMIT, "{format}, {halvings}: {error:e}");
+        }
+        // Once too small, always too small.
+        let first = refused[0];
+        assert!((2..20).contains(&first), "{format}: {first}");
+        assert!(
+            refused.iter().copied().eq(first..24),
+            "{format}: {refused:?}"
+        );
+    }
 }
 
 #[test]

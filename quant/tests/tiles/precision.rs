@@ -2,7 +2,8 @@
 
 use super::{Stored, TILED, set_scales};
 use gannet_quant::formats::{
-    BlockQ4_0, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8_0, blocks, blocks_mut, scales_mins,
+    BlockQ4_0, BlockQ4K, BlockQ5K, BlockQ6K, BlockQ8_0, blocks, blocks_mut, pack_scales_mins,
+    scales_mins,
 };
 use gannet_quant::random::Words;
 use gannet_quant::scalar::LeF16;
@@ -99,6 +100,30 @@ fn random_weights_are_within_the_bound() {
         let error = nmse(&seen, &stored.weights());
         eprintln!("{format:5} as a kernel sees it: NMSE {error:.1e}");
         assert!(error < 4e-7, "{format}: {error:e}");
+    }
+}
+
+#[test]
+fn published_blocks_are_within_the_bound() {
+    for format in TILED {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/dequant");
+        let data = std::fs::read(format!("{folder}/{format}.bin")).unwrap();
+        let cols = data.len() / format.block_bytes() * format.block_len() / 8;
+        let stored = Stored {
+            format,
+            rows: 8,
+            cols,
+            data,
+        };
+        let (layout, bytes, fit) = packed(&stored).unwrap();
+        for row in 0..8 {
+            within_bound(&stored, &layout, &bytes, row);
+        }
+        // The largest and the smallest BF16 there are stand in one row.
+        let expected = [Fit::Exact, Fit::Rounded][usize::from(format == Format::BF16)];
+        assert_eq!(fit, expected, "{format}");
+        let back = unpack(&layout, &bytes).unwrap();
+        assert_eq!(back[0] == stored.data, fit == Fit::Exact, "{format}");
     }
 }
 
@@ -239,6 +264,40 @@ fn what_is_accepted_is_precise() {
         accepted > 50 && refused > 20,
         "{accepted} accepted, {refused} refused"
     );
+}
+
+#[test]
+fn weights_fade_below_an_unused_minimum_until_they_are_refused() {
+    for format in [Format::Q4_K, Format::Q5_K] {
+        let mut refused = Vec::new();
+        for halvings in 0..24 {
+            // `dmin` is 1,024 and all minima are 0: it fixes the exponent for nothing.
+            let mut stored = Stored::random(format, 1, 1024, 8);
+            set_scales(&mut stored, |_| [2f32.powi(-halvings), 1024.0]);
+            let scales = pack_scales_mins(&[1; 8], &[0; 8]);
+            match format {
+                Format::Q4_K => blocks_mut::<BlockQ4K>(&mut stored.data)
+                    .iter_mut()
+                    .for_each(|b| b.scales = scales),
+                _ => blocks_mut::<BlockQ5K>(&mut stored.data)
+                    .iter_mut()
+                    .for_each(|b| b.scales = scales),
+            }
+            let Ok((layout, bytes, _)) = packed(&stored) else {
+                refused.push(halvings);
+                continue;
+            };
+            let error = nmse(&kernel::row(&layout, &bytes, 0).unwrap(), &stored.weights());
+            assert!(error <= NMSE_LIMIT, "{format}, {halvings}: {error:e}");
+        }
+        // Once too small, always too small.
+        let first = refused[0];
+        assert!((2..20).contains(&first), "{format}: {first}");
+        assert!(
+            refused.iter().copied().eq(first..24),
+            "{format}: {refused:?}"
+        );
+    }
 }
 
 #[test]

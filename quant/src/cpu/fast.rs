@@ -42,20 +42,29 @@ pub(super) fn matmul(isa: Isa, w: &Matrix<'_>, x: &[f32], n: usize, out: &mut [f
 
 /// Products of one `x`, spread over threads together.
 pub(super) fn matmul_each(isa: Isa, products: &mut [Product<'_>], x: &[f32], n: usize) {
+    let (mut blocks, mut floats) = (Vec::with_capacity(products.len()), Vec::new());
+    for Product { w, out } in products.iter_mut() {
+        // Float weights have no integer form: their fast path is the f32 one.
+        let kind = match Shape::of(w.format) {
+            Some(_) => &mut blocks,
+            None => &mut floats,
+        };
+        kind.push(Product { w: *w, out });
+    }
+    if !floats.is_empty() {
+        exact::matmul_each(isa, &mut floats, x, n);
+    }
+    let products = &mut blocks;
     let inputs = Inputs::of_each(isa, products, x, n);
     let mut jobs = Vec::with_capacity(products.len());
     for Product { w, out } in products.iter_mut() {
-        match Shape::of(w.format) {
-            Some(shape) => jobs.push(Job {
-                shape,
-                w,
-                input: inputs.of(w.format),
-                n,
-                out: Output::new(out, w.rows),
-            }),
-            // Float weights have no integer form: their fast path is the f32 one.
-            None => exact::matmul(isa, w, x, n, out),
-        }
+        jobs.push(Job {
+            shape: Shape::of(w.format).expect("floats were multiplied above"),
+            w,
+            input: inputs.of(w.format),
+            n,
+            out: Output::new(out, w.rows),
+        });
     }
     let rows: Vec<usize> = jobs.iter().map(|job| job.w.rows).collect();
     let ns = jobs.iter().map(Job::ns).sum();

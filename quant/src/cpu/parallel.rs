@@ -23,11 +23,6 @@ const RANGES_PER_THREAD: usize = 4;
 /// Rows in a range are a multiple of this, so that no two ranges cut the same panel in two.
 pub(super) const ROW_STEP: usize = 16;
 
-/// Calls `work` with ranges that cover `0..rows`; `ns` estimates the whole work on one thread.
-pub(super) fn for_rows(rows: usize, ns: usize, work: impl Fn(Range<usize>) + Sync) {
-    for_rows_of_each(&[rows], ns, |_, range| work(range));
-}
-
 /// Calls `work` with an index into `rows` and ranges that cover `0..rows[index]`, for each index;
 /// `ns` estimates the whole work on one thread.
 pub(super) fn for_rows_of_each(
@@ -91,7 +86,7 @@ impl<'a> Output<'a> {
     ///
     /// # Safety
     /// No other thread may store to the same row while the output is shared: each row belongs to
-    /// the one range of [`for_rows`] that contains it.
+    /// the one range of [`for_rows_of_each`] that contains it.
     #[inline(always)]
     pub(super) unsafe fn set(&self, row: usize, token: usize, value: f32) {
         let at = token * self.rows + row;

@@ -163,6 +163,28 @@ fn a_token_does_not_depend_on_its_company() {
     });
 }
 
+/// Several blocks of columns, of rows and of tokens, the last of each cut short.
+#[test]
+fn float_products_do_not_depend_on_how_they_are_cut() {
+    for format in [Format::F32, Format::F16, Format::BF16, Format::Q8_0] {
+        let blocks = |cols: usize| match format.block_len() {
+            1 => cols / 37,
+            len => cols / len,
+        };
+        for (rows, cols, n) in [(70, 37 * 40, 9), (5, 37 * 9600, 13)] {
+            let case = Case::new(format, rows, blocks(cols), n);
+            for isa in Isa::available() {
+                company_changes_nothing(&case, isa, exact::matmul);
+                let error = nmse(
+                    &case.run(isa, exact::matmul),
+                    &case.reference(&wide(&case.x)),
+                );
+                assert!(error <= 1e-10, "{format} {isa:?}: {error:e}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_token_does_not_depend_on_its_company_at_any_size() {
     // More rows than a thread has at once, last vectors that are half full, codes at their extremes.

@@ -14,6 +14,7 @@ use std::arch::x86_64::*;
 
 use super::bodies::portable_bodies;
 use super::exact::{MAX_TILE_TOKENS, TILE_ROWS};
+use super::expand;
 use super::unpack::{self, Shape, Unpacked};
 use crate::Format;
 
@@ -59,7 +60,7 @@ fn expand_halves(row: &[u8], out: &mut [f32]) {
             _mm256_storeu_ps(v.as_mut_ptr(), _mm256_cvtph_ps(h));
         }
     }
-    unpack::expand_floats(Format::F16, rest, tail);
+    expand::expand_floats(Format::F16, rest, tail);
 }
 
 /// The sum of eight lanes, pairwise.

@@ -15,6 +15,7 @@ use std::mem::transmute;
 
 use super::bodies::portable_bodies;
 use super::exact::{MAX_TILE_TOKENS, TILE_ROWS};
+use super::expand;
 use super::unpack::{self, Shape, Unpacked};
 use crate::Format;
 
@@ -61,7 +62,7 @@ fn expand_halves(row: &[u8], out: &mut [f32]) {
             _mm512_storeu_ps(v.as_mut_ptr(), _mm512_cvtph_ps(h));
         }
     }
-    unpack::expand_floats(Format::F16, rest, tail);
+    expand::expand_floats(Format::F16, rest, tail);
 }
 
 /// The vector of 16 values. By value: a load through a pointer is tested in builds with assertions,

@@ -7,10 +7,11 @@
 
 use std::ops::Range;
 
+use super::expand;
 use super::isa::Isa;
 use super::parallel::{self, Output};
 use super::portable;
-use super::unpack::{self, Shape, Unpacked};
+use super::unpack::{Shape, Unpacked};
 use crate::{Format, Matrix};
 
 /// Rows that are expanded together and share loads of the activations.
@@ -135,7 +136,7 @@ impl Scratch {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 Isa::Avx2 => unsafe { super::avx2::expand_row(w.format, row, parts, out) },
-                Isa::Portable => unpack::expand_row(w.format, row, parts, out),
+                Isa::Portable => expand::expand_row(w.format, row, parts, out),
             }
         }
         &self.f32s

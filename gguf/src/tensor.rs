@@ -104,6 +104,10 @@ tensor_types! {
     TQ2_0 = 35, 256, 66;
     /// 4-bit floats with a shared power-of-two scale (OCP microscaling).
     MXFP4 = 39, 32, 17;
+    /// 4-bit floats with 8-bit float scales of 16 elements.
+    NVFP4 = 40, 64, 36;
+    /// 1-bit, scale.
+    Q1_0 = 41, 128, 18;
 }
 
 /// Numbers that ggml once gave out and withdrew; files that use them must be converted again.
@@ -262,7 +266,7 @@ mod tests {
 
     #[test]
     fn every_number_up_to_the_last_is_live_or_removed() {
-        for id in 0..=39 {
+        for id in 0..=41 {
             let live = TensorType::from_id(id);
             assert!(
                 live.is_some() != TensorType::removed_name(id).is_some(),
@@ -271,7 +275,7 @@ mod tests {
             assert!(live.is_none_or(|t| t.id() == id));
         }
         assert_eq!(TensorType::from_id(u32::MAX), None);
-        assert_eq!(TensorType::ALL.len() + REMOVED.len(), 40);
+        assert_eq!(TensorType::ALL.len() + REMOVED.len(), 42);
     }
 
     #[test]

@@ -14,7 +14,8 @@
 //!    `convert_rows`); or F16, which needs nothing more. One that stays itself also has tiles for tensor
 //!    cores in `src/tile/`: its parts (`layout.rs`), codes and scales (`codes.rs`), their words
 //!    (`words.rs`) and what a kernel makes of them (`kernel.rs`).
-//! 4. `src/cpu/unpack.rs`: its shape and how the int8 products read its codes and scales.
+//! 4. `src/cpu/unpack.rs`: its shape and how the int8 products read its codes and scales; nothing but a
+//!    line for one that says so itself (`formats::Coded`).
 //! 5. `tests/data/dequant/`: known blocks and their values, and a row in the manifest there; a
 //!    round-trip bound in `tests/registry.rs`.
 //!
@@ -68,6 +69,26 @@ pub enum Format {
     IQ4_XS,
     /// 4-bit floats, one power of two per 32 weights.
     MXFP4,
+    /// 4-bit floats, one 8-bit float per 16 weights.
+    NVFP4,
+    /// Eight ternary values an index of 11 bits, shifted by an eighth; 3-bit scales per 32 weights.
+    IQ1_S,
+    /// The same, with a shift per 8 weights and scales per 16.
+    IQ1_M,
+    /// Eight magnitudes an index of 8 bits, even signs; 4-bit scales per 32 weights.
+    IQ2_XXS,
+    /// Eight magnitudes an index of 9 bits, even signs; 4-bit scales per 16 weights.
+    IQ2_XS,
+    /// Eight magnitudes an index of 10 bits; 4-bit scales per 16 weights.
+    IQ2_S,
+    /// Four magnitudes an index of 8 bits, even signs; 4-bit scales per 32 weights.
+    IQ3_XXS,
+    /// Four magnitudes an index of 9 bits; 4-bit scales per 32 weights.
+    IQ3_S,
+    /// -1, 0 and 1, five a byte, one scale per 256 weights.
+    TQ1_0,
+    /// -1, 0 and 1, four a byte, one scale per 256 weights.
+    TQ2_0,
 }
 
 /// One row of the registry: what a format is and does.
@@ -120,6 +141,16 @@ static TABLE: [FormatSpec; Format::ALL.len()] = [
     row::<BlockIq4Nl>(Format::IQ4_NL, "IQ4_NL", 20),
     row::<BlockIq4Xs>(Format::IQ4_XS, "IQ4_XS", 23),
     row::<BlockMxfp4>(Format::MXFP4, "MXFP4", 39),
+    row::<BlockNvfp4>(Format::NVFP4, "NVFP4", 40),
+    row::<BlockIq1S>(Format::IQ1_S, "IQ1_S", 19),
+    row::<BlockIq1M>(Format::IQ1_M, "IQ1_M", 29),
+    row::<BlockIq2Xxs>(Format::IQ2_XXS, "IQ2_XXS", 16),
+    row::<BlockIq2Xs>(Format::IQ2_XS, "IQ2_XS", 17),
+    row::<BlockIq2S>(Format::IQ2_S, "IQ2_S", 22),
+    row::<BlockIq3Xxs>(Format::IQ3_XXS, "IQ3_XXS", 18),
+    row::<BlockIq3S>(Format::IQ3_S, "IQ3_S", 21),
+    row::<BlockTq1>(Format::TQ1_0, "TQ1_0", 34),
+    row::<BlockTq2>(Format::TQ2_0, "TQ2_0", 35),
 ];
 
 /// Blocks that one task of [`Format::random`] makes: large against the cost of a task.
@@ -146,6 +177,16 @@ impl Format {
         Format::IQ4_NL,
         Format::IQ4_XS,
         Format::MXFP4,
+        Format::NVFP4,
+        Format::IQ1_S,
+        Format::IQ1_M,
+        Format::IQ2_XXS,
+        Format::IQ2_XS,
+        Format::IQ2_S,
+        Format::IQ3_XXS,
+        Format::IQ3_S,
+        Format::TQ1_0,
+        Format::TQ2_0,
     ];
 
     /// The format's row of the registry.

@@ -114,6 +114,16 @@ fn round_trip_bound(format: Format) -> f64 {
         Format::MXFP4 => 1.6e-2,
         Format::Q3_K => 2.5e-2,
         Format::Q2_K => 8e-2,
+        Format::NVFP4 => 1e-2,
+        Format::IQ1_S => 0.26,
+        Format::IQ1_M => 0.22,
+        Format::IQ2_XXS => 0.137,
+        Format::IQ2_XS => 0.102,
+        Format::IQ2_S => 7.1e-2,
+        Format::IQ3_XXS => 4e-2,
+        Format::IQ3_S => 2.1e-2,
+        // Three values for normally distributed weights: no choice of them is below 0.19.
+        Format::TQ1_0 | Format::TQ2_0 => 0.26,
     }
 }
 
@@ -126,6 +136,23 @@ fn a_round_trip_stays_within_its_bound() {
         let error = nmse(&dequantized(format, &blocks), &x);
         eprintln!("{format:7} round trip NMSE {error:.2e}");
         assert!(error <= round_trip_bound(format), "{format}: {error:e}");
+    }
+}
+
+/// How much further from awkward values than others a format may be.
+fn coarseness(format: Format) -> f32 {
+    match format {
+        // The largest codes lie far apart, and the rule clips peaks.
+        Format::MXFP4 => 2.6,
+        // No magnitude is larger than 2688.
+        Format::NVFP4 => 3.1,
+        // Nothing is zero beside a peak.
+        Format::IQ2_XXS | Format::IQ2_XS | Format::IQ2_S => 2.8,
+        Format::IQ3_XXS | Format::IQ3_S => 3.0,
+        Format::IQ1_S | Format::IQ1_M => 1.8,
+        // One magnitude for 256 weights.
+        Format::TQ1_0 | Format::TQ2_0 => 2.3,
+        _ => 1.0,
     }
 }
 
@@ -147,8 +174,7 @@ fn awkward_values_quantise_to_something_finite_and_near() {
         ("large", ramp(-30000.0, 200.0), 9000.0),
     ];
     for &format in Format::ALL {
-        // The largest codes of MXFP4 lie far apart, and its rule clips peaks.
-        let coarse = if format == Format::MXFP4 { 2.6 } else { 1.0 };
+        let coarse = coarseness(format);
         for (name, x, tolerance) in &cases {
             let mut blocks = vec![0xAA; format.row_bytes(256).unwrap()];
             format.quantize(x, &mut blocks).unwrap();
@@ -260,7 +286,7 @@ fn random_weights_have_the_spread_asked_for_and_no_order() {
 
 /// Whether the way to the GPU keeps every bit of the weights.
 fn reaches_gpu_exactly(format: Format) -> bool {
-    gpu_format(format) != Format::F16 || format == Format::F16
+    gpu_format(format) != Format::F16 || matches!(format, Format::F16 | Format::NVFP4)
 }
 
 #[test]
@@ -379,6 +405,10 @@ fn golden_blocks_convert_exactly() {
         Format::Q8_1,
         Format::Q3_K,
         Format::MXFP4,
+        Format::NVFP4,
+        Format::IQ3_S,
+        Format::TQ1_0,
+        Format::TQ2_0,
     ];
     for format in exact {
         let raw = data(&format!("{format}.bin"));

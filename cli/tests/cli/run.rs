@@ -32,7 +32,11 @@ fn chunks_of_a_prompt_make_no_difference() {
     let none = run(&["run", prompt, "--chunk", "0"]);
     assert!(none.usage().contains("--chunk"), "{}", none.stderr);
     let other = run(&["run", prompt, "-ub", "64"]);
-    assert!(other.one_line_of_usage().contains("--chunk N"), "{}", other.stderr);
+    assert!(
+        other.one_line_of_usage().contains("--chunk N"),
+        "{}",
+        other.stderr
+    );
 }
 
 /// The text that a float64 reference gives, whose smallest margin is above the noise of exact

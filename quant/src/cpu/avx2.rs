@@ -9,6 +9,7 @@
 use std::arch::x86_64::*;
 
 use super::bodies::portable_bodies;
+use super::expand;
 use super::unpack::{self, Shape, Unpacked};
 use crate::Format;
 
@@ -54,5 +55,5 @@ fn expand_halves(row: &[u8], out: &mut [f32]) {
             _mm256_storeu_ps(v.as_mut_ptr(), _mm256_cvtph_ps(h));
         }
     }
-    unpack::expand_floats(Format::F16, rest, tail);
+    expand::expand_floats(Format::F16, rest, tail);
 }

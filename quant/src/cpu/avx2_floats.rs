@@ -14,7 +14,7 @@
 use std::arch::x86_64::*;
 
 use super::exact::{MAX_TILE_TOKENS, TILE_ROWS};
-use super::unpack;
+use super::expand;
 use crate::Format;
 
 /// A type of weights.
@@ -175,7 +175,7 @@ unsafe fn sub_tile<E: Element, const R: usize, const T: usize>(
         let mut tail = [0.0; 8];
         let tail = &mut tail[..cols - whole];
         let bytes = &w[r * row_bytes + whole * E::BYTES..(r + 1) * row_bytes];
-        unpack::expand_floats(E::FORMAT, bytes, tail);
+        expand::expand_floats(E::FORMAT, bytes, tail);
         for t in 0..T {
             let x = &x[t * cols + whole..];
             out[r * MAX_TILE_TOKENS + t] = tail

@@ -43,7 +43,7 @@ fn by_shape<const T: usize>(panel: &Panel, tile: Tile<'_>, out: &mut TileValues)
 
 /// `T` tokens; groups of `S` steps of four columns; `BYTES` where weights use all eight bits.
 ///
-/// `vpmaddubsw` adds two products in 16 bits: 2 * 63 * 127 fits, 2 * 255 * 127 does not. Weights
+/// `vpmaddubsw` adds two products in 16 bits: 2 * 129 * 127 fits, 2 * 255 * 127 does not. Weights
 /// of eight bits are therefore taken as signed, their sign moved to the activations: 2 * 128 * 127
 /// fits.
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -14,6 +14,7 @@ use std::arch::x86_64::*;
 use std::mem::transmute;
 
 use super::bodies::portable_bodies;
+use super::expand;
 use super::unpack::{self, Shape, Unpacked};
 use crate::Format;
 
@@ -60,7 +61,7 @@ fn expand_halves(row: &[u8], out: &mut [f32]) {
             _mm512_storeu_ps(v.as_mut_ptr(), _mm512_cvtph_ps(h));
         }
     }
-    unpack::expand_floats(Format::F16, rest, tail);
+    expand::expand_floats(Format::F16, rest, tail);
 }
 
 /// The vector of 16 values. By value: a load through a pointer is tested in builds with assertions,

@@ -75,7 +75,7 @@ macro_rules! portable_bodies {
                     );
                 }
                 None if format == Format::F16 => expand_halves(row, out),
-                None => unpack::expand_floats(format, row, out),
+                None => crate::cpu::expand::expand_floats(format, row, out),
             }
         }
     };

@@ -8,10 +8,11 @@
 use std::ops::Range;
 
 use super::Product;
+use super::expand;
 use super::isa::Isa;
 use super::parallel::{self, Output};
 use super::portable;
-use super::unpack::{self, Shape, Unpacked};
+use super::unpack::{Shape, Unpacked};
 use crate::{Format, Matrix};
 
 /// Rows that are expanded together and share loads of the activations.
@@ -228,7 +229,7 @@ fn tile_product(
         Isa::Portable => {
             let mut expanded = vec![0.0; cols];
             for r in 0..rows {
-                unpack::expand_floats(format, &w[r * row_bytes..][..row_bytes], &mut expanded);
+                expand::expand_floats(format, &w[r * row_bytes..][..row_bytes], &mut expanded);
                 for t in 0..tokens {
                     let x = &x[t * cols..(t + 1) * cols];
                     values[r * MAX_TILE_TOKENS + t] = portable::dot_f32(&expanded, x);
@@ -295,7 +296,7 @@ impl Scratch {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 Isa::Avx2 => unsafe { super::avx2::expand_row(w.format, row, parts, out) },
-                Isa::Portable => unpack::expand_row(w.format, row, parts, out),
+                Isa::Portable => expand::expand_row(w.format, row, parts, out),
             }
         }
         &self.f32s

@@ -32,6 +32,7 @@ mod avx512_rows;
 #[cfg(target_arch = "x86_64")]
 mod bodies;
 mod exact;
+mod expand;
 mod fast;
 mod floats;
 mod isa;

@@ -9,7 +9,10 @@
 //! are single-rounded f32 products of the numbers in the block.
 
 use crate::Format;
-use crate::formats::{MXFP4_VALUES, half_scale};
+use crate::formats::{
+    BlockIq1M, BlockIq1S, BlockIq2S, BlockIq2Xs, BlockIq2Xxs, BlockIq3S, BlockIq3Xxs, BlockNvfp4,
+    BlockTq1, BlockTq2, Coded, MXFP4_VALUES, blocks, half_scale,
+};
 
 /// What the common form of a format looks like.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +41,16 @@ impl Shape {
             Format::Q6_K => (16, 32, false),
             Format::MXFP4 => (32, 12, false),
             Format::Q8_K | Format::IQ4_XS => (32, 128, false),
+            Format::NVFP4 => coded_shape::<BlockNvfp4, 64, 4>(),
+            Format::IQ1_S => coded_shape::<BlockIq1S, 256, 8>(),
+            Format::IQ1_M => coded_shape::<BlockIq1M, 256, 16>(),
+            Format::IQ2_XXS => coded_shape::<BlockIq2Xxs, 256, 8>(),
+            Format::IQ2_XS => coded_shape::<BlockIq2Xs, 256, 16>(),
+            Format::IQ2_S => coded_shape::<BlockIq2S, 256, 16>(),
+            Format::IQ3_XXS => coded_shape::<BlockIq3Xxs, 256, 8>(),
+            Format::IQ3_S => coded_shape::<BlockIq3S, 256, 8>(),
+            Format::TQ1_0 => coded_shape::<BlockTq1, 256, 8>(),
+            Format::TQ2_0 => coded_shape::<BlockTq2, 256, 8>(),
             Format::F32 | Format::F16 | Format::BF16 => return None,
         };
         Some(Shape {
@@ -46,6 +59,17 @@ impl Shape {
             mins,
         })
     }
+}
+
+/// Group, offset and minimums of blocks that are codes and scales by their own account.
+///
+/// The offset is no larger than it needs to be: see the kernel for AVX2, whose sums of 16 bits hold
+/// products of bytes up to 129.
+#[inline]
+fn coded_shape<B: Coded<LEN, GROUPS>, const LEN: usize, const GROUPS: usize>() -> (usize, i32, bool)
+{
+    const { assert!(B::LARGEST <= 64) };
+    (LEN / GROUPS, i32::from(B::LARGEST), false)
 }
 
 /// Where an unpacked row goes: `q` is contiguous, the scale of group `g` lies at `g * stride`
@@ -154,6 +178,16 @@ pub(super) fn unpack_row(format: Format, row: &[u8], out: Unpacked<'_>) {
         Format::Q4_K => each_block(row, out, 8, q4_k),
         Format::Q5_K => each_block(row, out, 8, q5_k),
         Format::Q6_K => each_block(row, out, 16, q6_k),
+        Format::NVFP4 => coded::<BlockNvfp4, 64, 4>(row, out),
+        Format::IQ1_S => coded::<BlockIq1S, 256, 8>(row, out),
+        Format::IQ1_M => coded::<BlockIq1M, 256, 16>(row, out),
+        Format::IQ2_XXS => coded::<BlockIq2Xxs, 256, 8>(row, out),
+        Format::IQ2_XS => coded::<BlockIq2Xs, 256, 16>(row, out),
+        Format::IQ2_S => coded::<BlockIq2S, 256, 16>(row, out),
+        Format::IQ3_XXS => coded::<BlockIq3Xxs, 256, 8>(row, out),
+        Format::IQ3_S => coded::<BlockIq3S, 256, 8>(row, out),
+        Format::TQ1_0 => coded::<BlockTq1, 256, 8>(row, out),
+        Format::TQ2_0 => coded::<BlockTq2, 256, 8>(row, out),
         Format::F32 | Format::F16 | Format::BF16 => {}
     }
 }
@@ -175,6 +209,24 @@ fn each_block<const BYTES: usize, const LEN: usize>(
     for (block, q) in row.as_chunks().0.iter().zip(out.q.as_chunks_mut().0) {
         unpack(block, q, &mut to);
         to.first += groups;
+    }
+}
+
+/// The blocks that are codes and scales by their own account.
+#[inline(always)]
+fn coded<B: Coded<LEN, GROUPS>, const LEN: usize, const GROUPS: usize>(
+    row: &[u8],
+    out: Unpacked<'_>,
+) {
+    let all = blocks::<B>(row).iter().zip(out.q.as_chunks_mut::<LEN>().0);
+    for (i, (block, q)) in all.enumerate() {
+        let codes = block.codes();
+        for (q, code) in q.iter_mut().zip(codes) {
+            *q = code.wrapping_add(B::LARGEST) as u8;
+        }
+        for (g, scale) in block.scales().into_iter().enumerate() {
+            out.scales[(i * GROUPS + g) * out.stride] = scale;
+        }
     }
 }
 
@@ -426,64 +478,6 @@ fn two_bits(src: &[u8; 64], dst: &mut [u8; 256]) {
                 *b = (*b >> (2 * i)) & 3;
             }
             *dst = two;
-        }
-    }
-}
-
-/// Expands one row to f32, bit for bit as [`Format::dequantize`] does; `parts` is scratch space.
-#[inline(always)]
-pub(super) fn expand_row(format: Format, row: &[u8], parts: Unpacked<'_>, out: &mut [f32]) {
-    let Some(shape) = Shape::of(format) else {
-        return expand_floats(format, row, out);
-    };
-    let Unpacked {
-        q,
-        scales,
-        mins,
-        stride,
-    } = parts;
-    unpack_row(
-        format,
-        row,
-        Unpacked {
-            q,
-            scales,
-            mins,
-            stride,
-        },
-    );
-    let groups = q
-        .chunks_exact(shape.group)
-        .zip(out.chunks_exact_mut(shape.group));
-    for (g, (q, y)) in groups.enumerate() {
-        let (scale, min) = (scales[g * stride], mins[g * stride]);
-        for (y, &q) in y.iter_mut().zip(q) {
-            *y = scale * (i32::from(q) - shape.offset) as f32;
-        }
-        if shape.mins {
-            y.iter_mut().for_each(|y| *y -= min);
-        }
-    }
-}
-
-/// [`expand_row`] for the formats that have no common form.
-#[inline(always)]
-pub(super) fn expand_floats(format: Format, row: &[u8], out: &mut [f32]) {
-    match format {
-        Format::F16 => {
-            for (y, b) in out.iter_mut().zip(row.as_chunks().0) {
-                *y = f16_to_f32(u16::from_le_bytes(*b));
-            }
-        }
-        Format::BF16 => {
-            for (y, b) in out.iter_mut().zip(row.as_chunks().0) {
-                *y = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
-            }
-        }
-        _ => {
-            for (y, b) in out.iter_mut().zip(row.as_chunks().0) {
-                *y = f32::from_le_bytes(*b);
-            }
         }
     }
 }

@@ -4,10 +4,17 @@
 //! address can be viewed as blocks with [`blocks`]. Layouts and formulas are ggml's; each struct's
 //! comment states them.
 
+mod codebook_search;
+mod coded;
 mod error_weights;
 mod float;
+mod grids;
+mod iq1;
+mod iq2;
+mod iq3;
 mod iq4;
 mod mxfp4;
+mod nvfp4;
 mod q2_k;
 mod q3_k;
 mod q4;
@@ -17,11 +24,17 @@ mod q5_k;
 mod q6_k;
 mod q8;
 mod scale_search;
+mod ternary;
 
+pub(crate) use coded::Coded;
 pub use float::{BlockBF16, BlockF16, BlockF32};
+pub use iq1::{BlockIq1M, BlockIq1S};
+pub use iq2::{BlockIq2S, BlockIq2Xs, BlockIq2Xxs};
+pub use iq3::{BlockIq3S, BlockIq3Xxs};
 pub use iq4::{BlockIq4Nl, BlockIq4Xs, IQ4_VALUES};
 pub(crate) use mxfp4::half_scale;
 pub use mxfp4::{BlockMxfp4, MXFP4_VALUES};
+pub use nvfp4::BlockNvfp4;
 pub use q2_k::BlockQ2K;
 pub use q3_k::BlockQ3K;
 pub use q4::{BlockQ4_0, BlockQ4_1};
@@ -30,6 +43,7 @@ pub use q5::{BlockQ5_0, BlockQ5_1};
 pub use q5_k::BlockQ5K;
 pub use q6_k::BlockQ6K;
 pub use q8::{BlockQ8_0, BlockQ8_1, BlockQ8K};
+pub use ternary::{BlockTq1, BlockTq2};
 
 use crate::random::Words;
 use bytemuck::Pod;

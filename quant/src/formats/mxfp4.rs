@@ -25,7 +25,7 @@ pub struct BlockMxfp4 {
 }
 
 /// Root mean square of the table.
-const TABLE_RMS: f32 = 5.852_35;
+pub(super) const TABLE_RMS: f32 = 5.852_35;
 
 /// `2^(e - 128)`; subnormal for the two smallest.
 #[inline(always)]
@@ -38,7 +38,7 @@ pub(crate) const fn half_scale(e: u8) -> f32 {
 }
 
 /// The code of the value nearest to `v`, the one of smaller magnitude on a tie.
-fn nearest_code(v: f32) -> u8 {
+pub(super) fn nearest_code(v: f32) -> u8 {
     let middle = |w: &[i8]| f32::from(w[0] + w[1]) * 0.5;
     let magnitudes = MXFP4_VALUES[..8].windows(2);
     let code = magnitudes.take_while(|w| v.abs() > middle(w)).count() as u8;

@@ -5,8 +5,8 @@
 //! Elsewhere the weights are rounded to f16.
 
 use crate::formats::{
-    BlockBF16, BlockF16, BlockIq4Nl, BlockMxfp4, BlockQ3K, BlockQ5_0, BlockQ6K, BlockQ8_0,
-    BlockQ8_1, blocks, blocks_mut,
+    BlockBF16, BlockF16, BlockIq3S, BlockIq4Nl, BlockMxfp4, BlockQ3K, BlockQ4_0, BlockQ5_0,
+    BlockQ6K, BlockQ8_0, BlockQ8_1, BlockTq1, BlockTq2, Coded, blocks, blocks_mut,
 };
 use crate::matrix::matrix_bytes;
 use crate::scalar::{LeBf16, LeF16};
@@ -20,12 +20,18 @@ pub const fn gpu_format(format: Format) -> Format {
         Format::F32 => Format::F32,
         Format::F16 => Format::F16,
         Format::BF16 | Format::MXFP4 => Format::BF16,
-        Format::Q4_0 => Format::Q4_0,
+        Format::Q4_0 | Format::TQ1_0 | Format::TQ2_0 => Format::Q4_0,
         Format::Q4_K => Format::Q4_K,
         Format::Q5_K => Format::Q5_K,
-        Format::Q6_K | Format::Q3_K => Format::Q6_K,
+        Format::Q6_K | Format::Q3_K | Format::IQ3_S => Format::Q6_K,
         Format::Q8_0 | Format::Q5_0 | Format::Q8_1 | Format::IQ4_NL => Format::Q8_0,
         Format::Q4_1 | Format::Q5_1 | Format::Q2_K | Format::IQ4_XS | Format::Q8_K => Format::F16,
+        // Exact: six bits of mantissa, and every scale within the range of f16.
+        Format::NVFP4 => Format::F16,
+        // Their scales have more bits than f16, and an eighth of it may be subnormal: no integer format
+        // holds them.
+        Format::IQ1_S | Format::IQ1_M => Format::F16,
+        Format::IQ2_XXS | Format::IQ2_XS | Format::IQ2_S | Format::IQ3_XXS => Format::F16,
     }
 }
 
@@ -82,6 +88,12 @@ pub(crate) fn convert_rows(
         (Format::Q3_K, Format::Q6_K) => each(m.data, out, |b: &BlockQ3K| {
             BlockQ6K::from_parts(b.d, b.group_scales(), &b.codes())
         }),
+        (Format::IQ3_S, Format::Q6_K) => each(m.data, out, |b: &BlockIq3S| {
+            let scales = b.group_scales();
+            BlockQ6K::from_parts(b.d, std::array::from_fn(|g| scales[g / 2]), &b.codes())
+        }),
+        (Format::TQ1_0, Format::Q4_0) => ternary::<BlockTq1>(m.data, out, |b| b.d),
+        (Format::TQ2_0, Format::Q4_0) => ternary::<BlockTq2>(m.data, out, |b| b.d),
         (Format::MXFP4, Format::BF16) => {
             // Two bits of mantissa and the exponents of f32: rounding changes nothing.
             let weights = blocks::<BlockMxfp4>(m.data)
@@ -108,6 +120,21 @@ fn each<A: crate::formats::Block, B: crate::formats::Block>(
 ) {
     for (from, to) in blocks(from).iter().zip(blocks_mut(to)) {
         *to = convert(from);
+    }
+}
+
+/// Each 256 ternary weights to eight blocks of the same scale.
+fn ternary<A: Coded<256, 8>>(from: &[u8], to: &mut [u8], d: impl Fn(&A) -> LeF16) {
+    let blocks_of = blocks_mut::<BlockQ4_0>(to).as_chunks_mut::<8>().0;
+    for (from, to) in blocks::<A>(from).iter().zip(blocks_of) {
+        let codes = from.codes();
+        for (to, codes) in to.iter_mut().zip(codes.as_chunks::<32>().0) {
+            let code = |j: usize| (codes[j] + 8) as u8;
+            *to = BlockQ4_0 {
+                d: d(from),
+                qs: std::array::from_fn(|j| code(j) | code(j + 16) << 4),
+            };
+        }
     }
 }
 

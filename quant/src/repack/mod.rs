@@ -17,8 +17,8 @@
 //! | Q5_K | `q` 128, `h` 32, `s` 16 |
 //! | Q6_K | `l` 128, `h` 64, `s` 16, `d` 2 |
 //!
-//! Every other format is converted while it is packed, see [`gpu_format`]. [`tile`](crate::tile) is the other
-//! layout, for tensor cores.
+//! Every other format is converted while it is packed, see [`gpu_format`]: to one that holds the same
+//! numbers, or to F16. [`tile`](crate::tile) is the other layout, for tensor cores.
 
 mod band;
 mod convert;

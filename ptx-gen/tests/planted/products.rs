@@ -417,3 +417,137 @@ fn warps_of_a_warpgroup_that_do_not_agree() {
     );
     quiet(&split(false).0, [1; 3], &args, &memory);
 }
+
+/// Two products in flight on the same accumulators. Planted: of different types, which nothing orders.
+fn shapes(planted: bool) -> (Kernel, u32) {
+    let mut line = 0;
+    let kernel = Kernel::new("shapes", Target::Sm90a, |k| {
+        k.block_size(128);
+        let (x, out) = (k.input::<u32>("x"), k.output::<f32>("out"));
+        let tile = k.shared_aligned::<u32>("tile", 64, 1024);
+        k.if_(k.thread_x().lt(64), || {
+            tile.store(k.thread_x(), x.load(k.thread_x()));
+        });
+        k.fence(Fence::ProxyAsync);
+        k.barrier();
+        let b = tile.descriptor(0, MatrixLayout::rows(Swizzle::B32));
+        let (d, a) = (k.accumulators::<f32>(4), ones(k));
+        let m = Wgmma::from_registers(WgmmaType::F16, 8);
+        let ty = if planted { WgmmaType::Bf16 } else { m.ty };
+        k.wgmma_fence();
+        k.wgmma(m, &d, LeftFactor::Variables(&a), b, false);
+        let other = Wgmma { ty, ..m };
+        line = line!() + 1;
+        k.wgmma(other, &d, LeftFactor::Variables(&a), b, true);
+        k.wgmma_commit();
+        k.wgmma_wait(0);
+        (0..4).for_each(|i| out.store(k.thread_x() * 4 + i as u32, d.get(i)));
+    });
+    (kernel, line)
+}
+
+#[test]
+fn accumulators_of_two_kinds_of_products() {
+    let (memory, args, out) = buffers();
+    let (kernel, line) = shapes(true);
+    match kernel.verify() {
+        Err(Error::InFlight { at, .. }) => assert_eq!(at.line, line),
+        other => panic!("{other:?}"),
+    }
+    let prepared = Prepared::unverified(&kernel).unwrap();
+    let place = thread((FILE, line), 0);
+    let kind = found(&prepared, &kernel, ([1; 3], &args), &memory, place);
+    assert!(
+        matches!(&kind, FaultKind::InFlight(what) if what.contains("another shape")),
+        "{kind}"
+    );
+    quiet(&shapes(false).0, [1; 3], &args, &memory);
+    assert_eq!(memory.read::<f32>(out, 512).unwrap(), [32.0; 512]);
+}
+
+/// Planted: three warps of four do the product.
+fn three(planted: bool) -> (Kernel, u32) {
+    let mut line = 0;
+    let kernel = Kernel::new("three", Target::Sm90a, |k| {
+        k.block_size(128);
+        let (x, out) = (k.input::<u32>("x"), k.output::<f32>("out"));
+        let tile = k.shared_aligned::<u32>("tile", 64, 1024);
+        k.if_(k.thread_x().lt(64), || {
+            tile.store(k.thread_x(), x.load(k.thread_x()));
+        });
+        k.fence(Fence::ProxyAsync);
+        k.barrier();
+        let b = tile.descriptor(0, MatrixLayout::rows(Swizzle::B32));
+        let (d, a) = (k.accumulators::<f32>(4), ones(k));
+        let m = Wgmma::from_registers(WgmmaType::F16, 8);
+        let multiply = || {
+            line = line!() + 1;
+            k.wgmma_fence();
+            k.wgmma(m, &d, LeftFactor::Variables(&a), b, false);
+            k.wgmma_commit();
+            k.wgmma_wait(0);
+        };
+        k.if_(k.thread_x().lt(if planted { 96 } else { 128 }), multiply);
+        (0..4).for_each(|i| out.store(k.thread_x() * 4 + i as u32, d.get(i)));
+    });
+    (kernel, line)
+}
+
+#[test]
+fn a_product_that_part_of_a_warpgroup_does() {
+    let (memory, args, _) = buffers();
+    let (kernel, line) = three(true);
+    match kernel.verify() {
+        Err(Error::Divergent { at, group, .. }) => {
+            assert_eq!((at.line, group), (line, "warpgroup"));
+        }
+        other => panic!("{other:?}"),
+    }
+    let prepared = Prepared::unverified(&kernel).unwrap();
+    let fault = prepared.launch([1; 3], &args, &memory, &crate::options());
+    let fault = fault.unwrap_err();
+    let words = "which the other warps of its warpgroup execute";
+    assert!(
+        matches!(&*fault.kind, FaultKind::Protocol(what) if what.contains(words)),
+        "{fault}"
+    );
+    quiet(&three(false).0, [1; 3], &args, &memory);
+}
+
+/// Planted: half of B was never written.
+fn half(planted: bool) -> (Kernel, u32) {
+    let mut line = 0;
+    let kernel = Kernel::new("half", Target::Sm90a, |k| {
+        k.block_size(128);
+        let (x, out) = (k.input::<u32>("x"), k.output::<f32>("out"));
+        let tile = k.shared_aligned::<u32>("tile", 64, 1024);
+        let words = if planted { 32 } else { 64 };
+        k.if_(k.thread_x().lt(words), || {
+            tile.store(k.thread_x(), x.load(k.thread_x()));
+        });
+        k.fence(Fence::ProxyAsync);
+        k.barrier();
+        let b = tile.descriptor(0, MatrixLayout::rows(Swizzle::B32));
+        let (d, a) = (k.accumulators::<f32>(4), ones(k));
+        let m = Wgmma::from_registers(WgmmaType::F16, 8);
+        k.wgmma_fence();
+        line = line!() + 1;
+        k.wgmma(m, &d, LeftFactor::Variables(&a), b, false);
+        k.wgmma_commit();
+        k.wgmma_wait(0);
+        (0..4).for_each(|i| out.store(k.thread_x() * 4 + i as u32, d.get(i)));
+    });
+    (kernel, line)
+}
+
+#[test]
+fn a_factor_that_nobody_wrote() {
+    let (memory, args, _) = buffers();
+    let (kernel, line) = half(true);
+    let kind = finding(&kernel, [1; 3], &args, &memory, thread((FILE, line), 0));
+    assert!(
+        matches!(&kind, FaultKind::Uninitialised { bytes: 16, .. }),
+        "{kind}"
+    );
+    quiet(&half(false).0, [1; 3], &args, &memory);
+}

@@ -114,8 +114,10 @@ impl Trial {
             };
             let right = b.advance(step * self.steps[1]);
             k.wgmma(self.m, d, left, right, step > 0);
+            k.wgmma_commit();
         }
-        k.wgmma_commit();
+        // Both groups add to the same registers.
+        k.wgmma_wait(1);
         k.wgmma_wait(0);
     }
 

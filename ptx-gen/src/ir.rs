@@ -15,7 +15,8 @@
 //! * `Inst::dst` and `Inst::src` have exactly the slots that [`crate::table::row_of`] lists for
 //!   the operation, in the order in which PTX writes them. Vector and fragment operands are
 //!   flattened: `ld.v4` has four `dst`; `mma` has `src` = A registers, B registers, C registers;
-//!   `st.v4` has `src` = address, then four values.
+//!   `st.v4` has `src` = address, then four values. What an instruction reads before it writes
+//!   it (the accumulators of `wgmma`) is in both.
 //! * An address operand is always [`Operand::Addr`], never a bare register.
 //! * Addresses of the shared space are 32-bit byte offsets into the block's shared window;
 //!   addresses of the global space are 64-bit.
@@ -47,6 +48,9 @@ pub struct Kernel {
     /// Blocks that must fit a multiprocessor together (`.minnctapersm`): what bounds the registers
     /// that ptxas may use. `None` leaves the bound to ptxas, which may spill to reach more blocks.
     pub min_blocks: Option<u32>,
+    /// Blocks of a cluster, along x (`.reqnctapercluster`); 1 is none. A launch's grid in x is a
+    /// multiple of it.
+    pub cluster: u32,
     /// Bytes of dynamic shared memory the launch must provide.
     pub dynamic_shared: u32,
     /// The program.

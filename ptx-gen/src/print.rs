@@ -14,6 +14,9 @@ use crate::target::PtxVersion;
 /// The lowest PTX version that the kernel's target and instructions allow.
 pub fn version(kernel: &Kernel) -> PtxVersion {
     let mut version = kernel.target.min_ptx();
+    if kernel.cluster > 1 {
+        version = version.max(PtxVersion::new(7, 8));
+    }
     kernel.for_each_inst(|inst| version = version.max(row_of(inst.op, kernel.target).ptx));
     version
 }
@@ -138,6 +141,9 @@ impl Printer<'_> {
         if let Some(blocks) = k.min_blocks {
             self.line(0, &format!(".minnctapersm {blocks}"));
         }
+        if k.cluster > 1 {
+            self.line(0, &format!(".reqnctapercluster {}, 1, 1", k.cluster));
+        }
         self.line(0, "{");
         for (file, (prefix, ty)) in FILES.iter().enumerate() {
             let count = self
@@ -246,13 +252,17 @@ impl Printer<'_> {
         };
         groups
             .iter()
-            .map(|group| match group {
-                Group::One(slot) => next(slot),
+            .filter_map(|group| match group {
+                Group::One(slot) => Some(next(slot)),
                 Group::Many(slot, n) => {
                     let list: Vec<String> = (0..*n).map(|_| next(slot)).collect();
-                    format!("{{{}}}", list.join(", "))
+                    Some(format!("{{{}}}", list.join(", ")))
                 }
-                Group::Lit(text) => text.clone(),
+                Group::Lit(text) => Some(text.clone()),
+                Group::Again(slot, n) => {
+                    (0..*n).for_each(|_| drop(next(slot)));
+                    None
+                }
             })
             .collect()
     }

@@ -7,7 +7,8 @@
 
 use crate::ir::Ty;
 use crate::op::{
-    Approx, Cmp, Fence, Mma, Opcode, Order, Rmw, Round, Scope, Shfl, Space, Special, Vote,
+    Approx, Cmp, Fence, Mma, Opcode, Order, Rmw, Round, Scope, Shfl, Space, Special, Vote, Wgmma,
+    WgmmaA, WgmmaType,
 };
 use crate::target::{PtxVersion, Target};
 
@@ -22,6 +23,8 @@ pub struct Row {
     pub ptx: PtxVersion,
     /// Lowest compute capability times ten.
     pub capability: u32,
+    /// Whether only the architecture-specific target of that capability (`sm_90a`) has it.
+    pub specific: bool,
     /// Destinations in print order.
     pub dst: Vec<Group>,
     /// Sources in print order.
@@ -37,6 +40,9 @@ pub enum Group {
     Many(Slot, usize),
     /// Fixed text that stands where an operand would; takes none.
     Lit(String),
+    /// The destinations once more, as sources: they are read before they are written. Printed
+    /// nowhere else.
+    Again(Slot, usize),
 }
 
 /// What an operand must be.
@@ -55,6 +61,21 @@ pub enum Slot {
 }
 
 impl Row {
+    /// Whether a target has the instruction.
+    pub fn exists_on(&self, target: Target) -> bool {
+        if self.specific {
+            target == Target::Sm90a
+        } else {
+            self.capability <= target.capability()
+        }
+    }
+
+    /// Of `sm_90a` alone.
+    fn hopper_only(mut self) -> Row {
+        self.specific = true;
+        self.needs(8, 0, 90)
+    }
+
     fn section(mut self, section: &'static str) -> Row {
         self.section = section;
         self
@@ -93,6 +114,7 @@ fn row(mnemonic: impl Into<String>) -> Row {
         section: "",
         ptx: PtxVersion::new(6, 0),
         capability: 50,
+        specific: false,
         dst: Vec::new(),
         src: Vec::new(),
     }
@@ -227,6 +249,8 @@ fn special(s: Special) -> &'static str {
         Special::Smid => "%smid",
         Special::Clock => "%clock",
         Special::GlobalTimer => "%globaltimer",
+        Special::ClusterRank => "%cluster_ctarank",
+        Special::ClusterSize => "%cluster_nctarank",
     }
 }
 
@@ -263,10 +287,14 @@ pub fn row_of(op: Opcode, target: Target) -> Row {
             } else {
                 Ty::U32
             };
-            row(format!("mov.{ty}"))
+            let r = row(format!("mov.{ty}"))
                 .section("Special Registers")
                 .to(one(ty))
-                .lit(special(s))
+                .lit(special(s));
+            match s {
+                Special::ClusterRank | Special::ClusterSize => r.needs(7, 8, 90),
+                _ => r,
+            }
         }
         Opcode::SharedAddress => row("mov.u32")
             .section("mov")
@@ -574,6 +602,28 @@ pub fn row_of(op: Opcode, target: Target) -> Row {
             .section("movmatrix")
             .needs(7, 8, 75),
 
+        Opcode::Wgmma(m) => wgmma(m),
+        Opcode::WgmmaFence => row("wgmma.fence.sync.aligned")
+            .section("wgmma.fence")
+            .hopper_only(),
+        Opcode::WgmmaCommit => row("wgmma.commit_group.sync.aligned")
+            .section("wgmma.commit_group")
+            .hopper_only(),
+        Opcode::WgmmaWait { pending } => row("wgmma.wait_group.sync.aligned")
+            .section("wgmma.wait_group")
+            .hopper_only()
+            .lit(pending.to_string()),
+        Opcode::SetMaxNReg {
+            registers,
+            increase,
+        } => row(format!(
+            "setmaxnreg.{}.sync.aligned.u32",
+            if increase { "inc" } else { "dec" }
+        ))
+        .section("setmaxnreg")
+        .hopper_only()
+        .lit(registers.to_string()),
+
         Opcode::CpAsync { bytes, bypass_l1 } => row(format!(
             "cp.async.{}.shared.global",
             if bypass_l1 { "cg" } else { "ca" }
@@ -634,6 +684,12 @@ pub fn row_of(op: Opcode, target: Target) -> Row {
                 r.needs(8, 0, 90)
             }
         }
+        Opcode::CpAsyncBulkMulticast => row(
+            "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster",
+        )
+        .section("cp.async.bulk")
+        .needs(8, 0, 90)
+        .takes(&[SHARED, GLOBAL, U32, SHARED, Slot::Is(Ty::U16)]),
         Opcode::CpAsyncBulkStore => row("cp.async.bulk.global.shared::cta.bulk_group")
             .section("cp.async.bulk")
             .needs(8, 0, 90)
@@ -649,6 +705,20 @@ pub fn row_of(op: Opcode, target: Target) -> Row {
         .section("cp.async.bulk.wait_group")
         .needs(8, 0, 90)
         .lit(pending.to_string()),
+        Opcode::ClusterArrive => row("barrier.cluster.arrive.aligned")
+            .section("barrier.cluster")
+            .needs(7, 8, 90),
+        Opcode::ClusterWait => row("barrier.cluster.wait.aligned")
+            .section("barrier.cluster")
+            .needs(7, 8, 90),
+        Opcode::Mapa => same("mapa.shared::cluster.u32", Ty::U32, 2)
+            .section("mapa")
+            .needs(7, 8, 90),
+        Opcode::MbarrierArriveCluster => row("mbarrier.arrive.shared::cluster.b64")
+            .section("mbarrier.arrive")
+            .needs(8, 0, 90)
+            .lit("_")
+            .takes(&[SHARED]),
         Opcode::GridDepWait => row("griddepcontrol.wait")
             .section("griddepcontrol")
             .needs(7, 8, 90),
@@ -786,4 +856,33 @@ fn mma(m: Mma) -> Row {
         .from(Group::Many(U32, a))
         .from(Group::Many(U32, b))
         .from(Group::Many(acc, c))
+}
+
+/// Signs and transpositions are printed where the type has them.
+fn wgmma(m: Wgmma) -> Row {
+    let (ty, acc) = (m.ty.ptx(), m.accumulator());
+    let shape = format!("m64n{}k{}", m.n, m.k());
+    let r = row(format!(
+        "wgmma.mma_async.sync.aligned.{shape}.{acc}.{ty}.{ty}"
+    ))
+    .section("wgmma.mma_async")
+    .hopper_only()
+    .to(Group::Many(Slot::Is(acc), m.accumulators()));
+    let r = match m.a {
+        WgmmaA::Registers => r.from(Group::Many(U32, 4)),
+        WgmmaA::Shared { .. } => r.takes(&[Slot::Is(Ty::U64)]),
+    };
+    let mut r = r.takes(&[Slot::Is(Ty::U64), PRED]);
+    if m.ty != WgmmaType::S8 {
+        let sign = |negate| if negate { "-1" } else { "1" };
+        r = r.lit(sign(m.negate_a)).lit(sign(m.negate_b));
+    }
+    if m.ty.bytes() == 2 {
+        let bit = |set: bool| u32::from(set).to_string();
+        if let WgmmaA::Shared { transpose } = m.a {
+            r = r.lit(bit(transpose));
+        }
+        r = r.lit(bit(m.transpose_b));
+    }
+    r.from(Group::Again(Slot::Is(acc), m.accumulators()))
 }

@@ -3,6 +3,7 @@
 //! * A copy out of a variable (`Var::get`) whose uses all come before the variable's next
 //!   change is dropped, and its uses read the variable.
 //! * A value computed only to be put into a variable (`Var::set`) is computed there.
+//! * Neither moves a use of a variable past the products of a warpgroup that run beside it.
 //! * Pure instructions whose results nobody reads go away.
 //!
 //! The meaning of the kernel does not change; ptxas would do the same.
@@ -149,7 +150,8 @@ fn forward_reads(stmts: &mut [Stmt], kernel: &Kernel, uses: &[u32]) -> bool {
             continue;
         };
         for r in inst.src.iter().filter_map(reg_of) {
-            if copies.contains_key(&r) {
+            // A product goes on reading while the variable may change: it keeps its copy.
+            if copies.contains_key(&r) && !matches!(inst.op, Opcode::Wgmma(_)) {
                 let n = seen.entry(r).or_default();
                 *n += 1;
                 if *n == uses[r.0 as usize] {
@@ -241,6 +243,10 @@ fn definition_before(stmts: &[Stmt], at: usize, var: Reg, value: Reg) -> Option<
             Stmt::Comment(_) => continue,
             _ => return None,
         };
+        // Products in flight may be using the variable up to here.
+        if matches!(inst.op, Opcode::WgmmaWait { .. } | Opcode::WgmmaFence) {
+            return None;
+        }
         if inst.dst.contains(&value) {
             return inst.guard.is_none().then_some(i);
         }

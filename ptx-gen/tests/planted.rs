@@ -17,8 +17,12 @@ mod copies;
 mod launches;
 #[path = "planted/memory.rs"]
 mod memory;
+#[path = "planted/products.rs"]
+mod products;
 #[path = "planted/proxies.rs"]
 mod proxies;
+#[path = "planted/registers.rs"]
+mod registers;
 #[path = "planted/sharing.rs"]
 mod sharing;
 

@@ -35,8 +35,9 @@ fn kernel_of(op: Opcode, target: Target) -> Kernel {
             align: 16,
             dynamic: false,
         }],
-        block_size: [64, 1, 1],
-        min_blocks: None,
+        block_size: [128, 1, 1],
+        min_blocks: matches!(op, Opcode::SetMaxNReg { .. }).then_some(1),
+        cluster: 1,
         dynamic_shared: 0,
         body: Vec::new(),
         regs: Vec::new(),
@@ -80,8 +81,28 @@ fn kernel_of(op: Opcode, target: Target) -> Kernel {
         };
         dst.push(fresh(&mut k, ty));
     }
-    push(&mut k, op, dst, src);
+    if let Opcode::Wgmma(_) = op {
+        product(&mut k, op, dst, src);
+    } else {
+        push(&mut k, op, dst, src);
+    }
     k
+}
+
+/// A product adds to registers that were written before, and is waited for.
+fn product(k: &mut Kernel, op: Opcode, dst: Vec<Reg>, mut src: Vec<Operand>) {
+    for d in &dst {
+        let info = &mut k.regs[d.0 as usize];
+        info.mutable = true;
+        let ty = info.ty;
+        let zero = Operand::Imm(Imm { ty, bits: 0 });
+        push(k, Opcode::Mov { ty }, vec![*d], vec![zero]);
+    }
+    src.extend(dst.iter().map(|d| Operand::Reg(*d)));
+    push(k, Opcode::WgmmaFence, vec![], vec![]);
+    push(k, op, dst, src);
+    push(k, Opcode::WgmmaCommit, vec![], vec![]);
+    push(k, Opcode::WgmmaWait { pending: 0 }, vec![], vec![]);
 }
 
 /// A type of so many bits; what the instruction moves, when it is a move.
@@ -126,7 +147,7 @@ fn slots(groups: &[Group]) -> Vec<Slot> {
         .flat_map(|group| match group {
             Group::One(slot) => vec![*slot],
             Group::Many(slot, n) => vec![*slot; *n],
-            Group::Lit(_) => vec![],
+            Group::Lit(_) | Group::Again(..) => vec![],
         })
         .collect()
 }

@@ -112,15 +112,25 @@ impl<'k, T: Type> Shared<'k, T> {
     /// Inverse of [`Shared::ldmatrix`]; sm_90 and later.
     #[track_caller]
     pub fn stmatrix<const N: usize>(self, index: Val<'k, u32>, values: [Val<'k, u32>; N]) {
+        self.put_matrices(index, values, false);
+    }
+
+    /// [`Shared::stmatrix`] with each matrix transposed.
+    #[track_caller]
+    pub fn stmatrix_trans<const N: usize>(self, index: Val<'k, u32>, values: [Val<'k, u32>; N]) {
+        self.put_matrices(index, values, true);
+    }
+
+    #[track_caller]
+    fn put_matrices<const N: usize>(
+        self,
+        index: Val<'k, u32>,
+        values: [Val<'k, u32>; N],
+        trans: bool,
+    ) {
         let mut src = vec![self.operand(index)];
         src.extend(values.iter().map(|v| v.in_reg().operand()));
-        index.k.emit(
-            Opcode::Stmatrix {
-                num: N as u8,
-                trans: false,
-            },
-            &[],
-            &src,
-        );
+        let num = N as u8;
+        index.k.emit(Opcode::Stmatrix { num, trans }, &[], &src);
     }
 }

@@ -72,6 +72,10 @@
 //! `mma_f16`, `mma_f16_any`, `mma_bf16`, `mma`, `Shared::ldmatrix::<4>(i)`; `cp_async(16, dst, i, src, j)`,
 //! `cp_async_commit`, `cp_async_wait(n)`, then `barrier`.
 //!
+//! **Warpgroups** (sm_90a): `wgmma` with `accumulators`, `Shared::descriptor`, fences, groups and waits;
+//! see the head of `warpgroup.rs` and `descriptor.rs`. `more_registers`, `fewer_registers` (with
+//! `min_blocks`); `cluster`, `cluster_barrier`, `mbarrier_arrive_in`, `bulk_copy_multicast`.
+//!
 //! **Beside the launch in front.** From sm_90 on a launch may start before the one in front of it
 //! has finished. `k.wait_for_predecessor()` is where what that one wrote may be read; what stands
 //! above it overlaps: loads of weights, index arithmetic. Loads there are plain ones, also through
@@ -84,7 +88,9 @@
 //! representative specs into [`crate::kernels::library`], run the golden test with
 //! `GANNET_BLESS=1`, and read the diff.
 
+mod cluster;
 mod copy;
+mod descriptor;
 mod early;
 mod flow;
 mod fold;
@@ -96,6 +102,7 @@ mod reduce;
 mod shared;
 mod types;
 mod val;
+mod warpgroup;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -107,10 +114,12 @@ use crate::op::{Opcode, Special};
 use crate::target::Target;
 
 pub use copy::BulkCopy;
+pub use descriptor::{Descriptor, MatrixLayout, Swizzle};
 pub use ptr::{Index, Ptr};
 pub use shared::Shared;
 pub use types::{Bf16x2, Bits, F16x2, Float, Int, Num, Pred, Type, Word};
 pub use val::{AsVal, Cast, Val, Var};
+pub use warpgroup::{Accumulators, Condition, LeftFactor};
 
 /// A kernel under construction. Every method appends; see the module's guide.
 pub struct Builder {
@@ -125,6 +134,7 @@ struct State {
     doc: String,
     block_size: [u32; 3],
     min_blocks: Option<u32>,
+    cluster: u32,
     dynamic_shared: u32,
     /// Who is named as the emitter instead of the caller, while a method emits inside a closure.
     blamed: Option<Loc>,
@@ -167,6 +177,7 @@ impl Kernel {
                 doc: String::new(),
                 block_size: [1, 1, 1],
                 min_blocks: None,
+                cluster: 1,
                 dynamic_shared: 0,
                 blamed: None,
                 waits: false,
@@ -194,6 +205,7 @@ impl Kernel {
             shared: order.iter().map(|i| state.shared[*i].clone()).collect(),
             block_size: state.block_size,
             min_blocks: state.min_blocks,
+            cluster: state.cluster,
             dynamic_shared: state.dynamic_shared,
             body: program,
             regs: state.regs,

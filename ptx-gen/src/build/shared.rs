@@ -37,15 +37,25 @@ impl Builder {
     ///
     /// When the kernel has one already.
     pub fn dynamic_shared<T: Type>(&self, name: &str, len: u32) -> Shared<'_, T> {
+        self.one_dynamic(name, T::TY, len * T::TY.bytes(), 16)
+    }
+
+    pub(super) fn one_dynamic<T: Type>(
+        &self,
+        name: &str,
+        ty: Ty,
+        bytes: u32,
+        align: u32,
+    ) -> Shared<'_, T> {
         let mut state = self.state.borrow_mut();
         assert!(
             state.shared.iter().all(|d| !d.dynamic),
             "a kernel has one dynamic array"
         );
-        state.dynamic_shared = len * T::TY.bytes();
+        state.dynamic_shared = bytes;
         drop(state);
         // The name is one of the module, where several kernels may end up: make it theirs.
-        self.declare_shared(name, T::TY, 0, 16, true)
+        self.declare_shared(name, ty, 0, align, true)
     }
 
     fn declare_shared<T: Type>(
@@ -244,6 +254,20 @@ impl<'k, T: Type> Shared<'k, T> {
         };
         let address = self.operand(index);
         self.k.value(op, &[address, value.val(self.k).operand()])
+    }
+}
+
+impl<'k, T: Type> Shared<'k, T> {
+    /// Alignment of the declaration.
+    pub(super) fn alignment(self) -> u32 {
+        self.k.state.borrow().shared[self.decl as usize].align
+    }
+
+    /// Bytes from the declaration to element `index`, where they are constant.
+    #[track_caller]
+    pub(super) fn constant_offset(self, index: impl AsVal<'k, u32>) -> Option<i64> {
+        let (base, offset) = self.locate(index);
+        base.is_none().then_some(offset)
     }
 }
 

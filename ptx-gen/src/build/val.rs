@@ -235,6 +235,11 @@ impl<'k, T: Type> Var<'k, T> {
         var
     }
 
+    /// The register itself, for an instruction that reads or writes it in place.
+    pub(super) fn register(&self) -> Reg {
+        self.reg
+    }
+
     /// The value it has now; later changes do not affect the result.
     #[track_caller]
     pub fn get(&self) -> Val<'k, T> {

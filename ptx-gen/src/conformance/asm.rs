@@ -30,6 +30,7 @@ impl Asm {
             block_size,
             dynamic_shared: 0,
             min_blocks: None,
+            cluster: 1,
             body: Vec::new(),
             regs: Vec::new(),
         };

@@ -40,6 +40,8 @@ pub fn forms() -> Vec<Opcode> {
             Special::Smid,
             Special::Clock,
             Special::GlobalTimer,
+            Special::ClusterRank,
+            Special::ClusterSize,
         ]
         .map(Opcode::Special),
     );
@@ -225,6 +227,7 @@ pub fn forms() -> Vec<Opcode> {
         Opcode::Exit,
         Opcode::AssumeUniform,
     ]);
+    ops.extend(super::warpgroup::forms());
     // The runs above overlap where two fields take their usual values.
     let mut seen = HashSet::new();
     ops.retain(|op| seen.insert(*op));

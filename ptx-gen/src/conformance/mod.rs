@@ -37,6 +37,7 @@ mod rules;
 mod scalar;
 mod sync;
 mod warp;
+mod warpgroup;
 
 use std::collections::BTreeMap;
 
@@ -44,7 +45,7 @@ use rayon::prelude::*;
 
 use crate::interp::{Fault, LaunchArg, Memory, Options, launch};
 use crate::ir::{Kernel, Ty};
-use crate::op::{Fence, Opcode};
+use crate::op::{Fence, Opcode, Special, WgmmaA};
 use crate::table::{Group, row_of};
 use crate::target::Target;
 
@@ -104,7 +105,7 @@ impl Case {
 pub fn cases(target: Target) -> Vec<Case> {
     let forms: Vec<Opcode> = forms()
         .into_iter()
-        .filter(|op| row_of(*op, target).capability <= target.capability())
+        .filter(|op| row_of(*op, target).exists_on(target))
         .collect();
     let mut count: BTreeMap<String, usize> = BTreeMap::new();
     for op in &forms {
@@ -141,6 +142,8 @@ fn spelling(op: Opcode, target: Target) -> String {
 fn element(op: Opcode) -> Option<String> {
     match op {
         Opcode::AssumeUniform => Some("uniform".into()),
+        Opcode::Wgmma(m) if m.a == WgmmaA::Registers => Some("A in registers".into()),
+        Opcode::Wgmma(_) => Some("A in shared memory".into()),
         Opcode::SharedAddress => Some("shared address".into()),
         Opcode::Pack2x16 | Opcode::Pack2x32 => Some("pack".into()),
         Opcode::Unpack2x16 | Opcode::Unpack2x32 => Some("unpack".into()),
@@ -156,6 +159,9 @@ fn element(op: Opcode) -> Option<String> {
 /// Where each form's kernel comes from. Whatever has only values for operands goes to [`scalar`].
 fn case(op: Opcode, name: String, target: Target) -> Case {
     let mut case = match op {
+        Opcode::Special(which @ (Special::ClusterRank | Special::ClusterSize)) => {
+            warpgroup::place(which, op, target)
+        }
         Opcode::Special(which) => sync::special(which, op, target),
         Opcode::SharedAddress => memory::shared_address(op, target),
         Opcode::LoadParam { ty } => memory::parameter(ty, op, target),
@@ -186,6 +192,16 @@ fn case(op: Opcode, name: String, target: Target) -> Case {
         Opcode::Mma(shape) => fragments::mma(shape, op, target),
         Opcode::Ldmatrix { num, .. } => warp::load_matrix(num, op, target),
         Opcode::Stmatrix { num, .. } => warp::store_matrix(num, op, target),
+        Opcode::Wgmma(m) => warpgroup::product(m, op, target),
+        Opcode::WgmmaFence | Opcode::WgmmaCommit | Opcode::WgmmaWait { .. } => {
+            warpgroup::ordered(op, target)
+        }
+        Opcode::SetMaxNReg { .. } => warpgroup::registers(op, target),
+        Opcode::ClusterArrive
+        | Opcode::ClusterWait
+        | Opcode::Mapa
+        | Opcode::MbarrierArriveCluster => warpgroup::cluster(op, target),
+        Opcode::CpAsyncBulkMulticast => warpgroup::multicast(op, target),
         Opcode::CpAsync { bytes, .. } => sync::copy(bytes, op, target),
         Opcode::CpAsyncCommit | Opcode::CpAsyncWait { .. } => sync::copy(16, op, target),
         Opcode::MbarrierInit | Opcode::MbarrierInval | Opcode::MbarrierArrive => {

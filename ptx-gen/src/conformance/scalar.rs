@@ -22,7 +22,7 @@ pub(super) fn signature(op: Opcode, target: Target) -> Signature {
     let types = |groups: &[Group]| {
         let slots = groups.iter().flat_map(|group| match group {
             Group::One(slot) => vec![*slot],
-            Group::Many(slot, n) => vec![*slot; *n],
+            Group::Many(slot, n) | Group::Again(slot, n) => vec![*slot; *n],
             Group::Lit(_) => Vec::new(),
         });
         slots.filter_map(|slot| value_type(slot, op)).collect()

@@ -19,7 +19,7 @@ const SLICE: u64 = 100_000;
 pub(crate) const IDLE_ROUNDS: u32 = 10_000;
 
 /// One step of SplitMix64 (Steele, Lea and Flood, 2014).
-fn mix(x: u64) -> u64 {
+pub(crate) fn mix(x: u64) -> u64 {
     let x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -37,7 +37,7 @@ struct Barrier {
 
 /// Why a warp's turn ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Turn {
+pub(super) enum Turn {
     /// It waits, or is done.
     Stopped,
     /// Its share is used up.
@@ -54,8 +54,8 @@ pub(crate) enum Progress {
 }
 
 pub(crate) struct Block<'a> {
-    cx: Context<'a>,
-    warps: Vec<Warp>,
+    pub(super) cx: Context<'a>,
+    pub(super) warps: Vec<Warp>,
     barriers: [Barrier; 16],
     max_steps: u64,
     /// Other blocks may change what its warps wait for.
@@ -93,11 +93,15 @@ impl<'a> Block<'a> {
                 steps: 0,
                 lane_steps: 0,
                 events: 0,
+                warpgroups: Vec::new(),
+                seed: None,
+                free_registers: 0,
+                outbox: Vec::new(),
             },
             warps: (0..warps).map(|index| Warp::new(program, index)).collect(),
             barriers: [Barrier::default(); 16],
             max_steps: options.max_steps,
-            has_peers: program.communicates && grid != [1, 1, 1],
+            has_peers: (program.communicates && grid != [1, 1, 1]) || program.cluster > 1,
             idle: 0,
             shuffle: None,
             seed: options.shuffle,
@@ -121,6 +125,12 @@ impl<'a> Block<'a> {
             races.restart();
         }
         (cx.steps, cx.lane_steps, cx.events) = (0, 0, 0);
+        cx.warpgroups.clear();
+        cx.outbox.clear();
+        cx.seed = self.shuffle;
+        cx.free_registers = 0;
+        let registers = cx.program.registers.unwrap_or(0);
+        self.warps.iter_mut().for_each(|w| w.registers = registers);
     }
 
     pub(crate) fn stats(&self) -> InterpStats {
@@ -163,7 +173,8 @@ impl<'a> Block<'a> {
         if done {
             return Ok(Progress::Done);
         }
-        if !ran {
+        let cluster = self.warps.iter().any(|w| w.state == State::Cluster);
+        if !ran && !cluster {
             return Err(self.deadlock());
         }
         let idle = only_polled && before == self.cx.events;
@@ -180,6 +191,8 @@ impl<'a> Block<'a> {
             .iter()
             .filter_map(|w| match w.state {
                 State::Barrier(id) => Some(format!("warp {} at barrier {id}", w.index)),
+                State::Cluster => Some(format!("warp {} at the cluster's barrier", w.index)),
+                State::Registers => Some(format!("warp {} for registers", w.index)),
                 State::Ready => Some(format!("warp {} polling", w.index)),
                 State::Done => None,
             })
@@ -198,11 +211,20 @@ impl<'a> Block<'a> {
         )
     }
 
+    /// A fault of the instruction at an index of the program, whoever executed it.
+    pub(super) fn fault_at(&mut self, pc: usize, kind: FaultKind) -> Fault {
+        let before = std::mem::replace(&mut self.warps[0].pc, pc);
+        let state = std::mem::replace(&mut self.warps[0].state, State::Ready);
+        let fault = self.fault(0, 0, kind);
+        (self.warps[0].pc, self.warps[0].state) = (before, state);
+        fault
+    }
+
     /// A fault of a lane of a warp at its current step.
-    fn fault(&self, warp: usize, lane: usize, kind: FaultKind) -> Fault {
+    pub(super) fn fault(&self, warp: usize, lane: usize, kind: FaultKind) -> Fault {
         let (program, w) = (self.cx.program, &self.warps[warp]);
         // A waiting warp's instruction is the one before.
-        let pc = if matches!(w.state, State::Barrier(_)) {
+        let pc = if matches!(w.state, State::Barrier(_) | State::Cluster) {
             w.pc - 1
         } else {
             w.pc
@@ -254,6 +276,9 @@ impl<'a> Block<'a> {
                             Opcode::BarSync
                                 | Opcode::BarSyncN { .. }
                                 | Opcode::BarArrive { .. }
+                                | Opcode::ClusterArrive
+                                | Opcode::ClusterWait
+                                | Opcode::SetMaxNReg { .. }
                                 | Opcode::Exit
                         ) {
                             if let Some(turn) = self.control(index, inst, m)? {
@@ -261,7 +286,12 @@ impl<'a> Block<'a> {
                             }
                             continue;
                         }
-                        if let Err(e) = exec::execute(inst, m, w, &mut self.cx) {
+                        let watched = match inst.watch.is_empty() {
+                            true => Ok(()),
+                            false => exec::watch(inst, m, w, &self.cx),
+                        };
+                        let run = |()| exec::execute(inst, m, w, &mut self.cx);
+                        if let Err(e) = watched.and_then(run) {
                             let LaneFault { lane, kind } = *e;
                             return Err(self.fault(index, lane, kind));
                         }
@@ -338,6 +368,13 @@ impl<'a> Block<'a> {
             Opcode::BarSync => (0, 0, true),
             Opcode::BarSyncN { id, threads } => (id, u32::from(threads), true),
             Opcode::BarArrive { id, threads } => (id, u32::from(threads), false),
+            Opcode::ClusterArrive | Opcode::ClusterWait => {
+                return self.cluster_barrier(index, inst, m);
+            }
+            Opcode::SetMaxNReg {
+                registers,
+                increase,
+            } => return self.set_registers(index, (u32::from(registers), increase), m),
             _ => {
                 if let Err(e) = exec::end_lanes(m, w, &self.cx) {
                     return Err(self.fault(index, e.lane, e.kind));

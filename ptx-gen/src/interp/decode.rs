@@ -4,7 +4,7 @@
 //! 64-bit and predicates. Constants get slots too, filled once per warp, so an executor never asks what kind of
 //! operand it reads. [`super::slots`] lets registers whose lives do not overlap share a slot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::fault::FaultKind;
 use super::slots;
@@ -47,6 +47,10 @@ pub(crate) struct Inst {
     pub(crate) offset: [i32; 3],
     pub(crate) num_dst: u8,
     pub(crate) num_src: u8,
+    /// Accumulators of a warpgroup's product, read and written.
+    pub(crate) extra: Vec<u32>,
+    /// Of another instruction: the registers that it shares with a warpgroup's products.
+    pub(crate) watch: Vec<u32>,
 }
 
 /// One step of the linear program.
@@ -105,6 +109,10 @@ pub(crate) struct Program {
     pub(crate) communicates: bool,
     /// Whether it copies from global memory in bulk.
     pub(crate) bulk_loads: bool,
+    /// Blocks of a cluster.
+    pub(crate) cluster: u32,
+    /// Registers that a launch gives each thread, where `setmaxnreg` may change that.
+    pub(crate) registers: Option<u32>,
 }
 
 impl Program {
@@ -163,6 +171,7 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         bulk_loads,
         ..
     } = d;
+    watch(kernel, &mut code);
     let assigned = slots::assign(kernel, &mut code, &order);
     Ok(Program {
         name: kernel.name.clone(),
@@ -180,6 +189,8 @@ pub(crate) fn decode(kernel: &Kernel) -> Result<Program, FaultKind> {
         hands_over: kernel.hands_over(),
         communicates,
         bulk_loads,
+        cluster: kernel.cluster.max(1),
+        registers: kernel.launch_registers(),
     })
 }
 
@@ -198,7 +209,8 @@ impl<'k> Decoder<'k> {
                     let decoded = self.inst(inst)?;
                     self.communicates |= communicates(inst.op);
                     self.read_only_loads |= matches!(inst.op, Opcode::Ld { cache, .. } if cache.nc);
-                    self.bulk_loads |= inst.op == Opcode::CpAsyncBulk;
+                    self.bulk_loads |=
+                        matches!(inst.op, Opcode::CpAsyncBulk | Opcode::CpAsyncBulkMulticast);
                     self.shared_cell = self.shared_cell.min(shared_width(inst.op));
                     self.step(Step::Opcode(decoded), inst.loc);
                 }
@@ -305,15 +317,24 @@ impl<'k> Decoder<'k> {
             offset: [0; 3],
             num_dst: inst.dst.len() as u8,
             num_src: inst.src.len() as u8,
+            extra: Vec::new(),
+            watch: Vec::new(),
         };
+        let (mut dst, mut src) = (inst.dst.as_slice(), inst.src.as_slice());
+        if let Opcode::Wgmma(m) = inst.op {
+            // The sources end with the destinations once more.
+            src = &src[..src.len() - m.accumulators()];
+            out.extra = dst.iter().map(|reg| reg.0).collect();
+            (dst, out.num_dst, out.num_src) = (&[], 0, src.len() as u8);
+        }
         if let Some((pred, value)) = inst.guard {
             out.guard = Some((self.reg(pred, File::Pred)?, value));
         }
-        for (i, reg) in inst.dst.iter().enumerate() {
+        for (i, reg) in dst.iter().enumerate() {
             *out.dst.get_mut(i).ok_or_else(too_many)? = reg.0;
         }
         let mut addresses = 0;
-        for (i, operand) in inst.src.iter().enumerate() {
+        for (i, operand) in src.iter().enumerate() {
             let slot = match operand {
                 Operand::Reg(reg) => reg.0,
                 Operand::Imm(imm) => self.constant(File::of(imm.ty), imm.bits),
@@ -344,6 +365,32 @@ impl<'k> Decoder<'k> {
     }
 }
 
+/// Tells every instruction which registers it shares with the products of warpgroups.
+fn watch(kernel: &Kernel, code: &mut [Step]) {
+    let mut shared = BTreeSet::new();
+    for step in code.iter() {
+        if let Step::Opcode(inst) = step {
+            shared.extend(slots::products_registers(inst));
+        }
+    }
+    if shared.is_empty() {
+        return;
+    }
+    for step in code.iter_mut() {
+        if let Step::Opcode(inst) = step
+            && !matches!(inst.op, Opcode::Wgmma(_))
+        {
+            let (dst, src) = (usize::from(inst.num_dst), usize::from(inst.num_src));
+            let operands = inst.dst[..dst].iter().chain(&inst.src[..src]);
+            let word = |r: &u32| File::of(kernel.regs[*r as usize].ty) == File::Word;
+            inst.watch = operands
+                .filter(|r| *r & CONSTANT == 0 && word(r) && shared.contains(r))
+                .copied()
+                .collect();
+        }
+    }
+}
+
 /// The operand slots of a list of groups, flattened.
 fn slots_of(groups: &[Group]) -> Vec<Slot> {
     let repeat = |slot: &Slot, n: usize| vec![*slot; n];
@@ -351,7 +398,7 @@ fn slots_of(groups: &[Group]) -> Vec<Slot> {
         .iter()
         .flat_map(|group| match group {
             Group::One(slot) => repeat(slot, 1),
-            Group::Many(slot, n) => repeat(slot, *n),
+            Group::Many(slot, n) | Group::Again(slot, n) => repeat(slot, *n),
             Group::Lit(_) => Vec::new(),
         })
         .collect()

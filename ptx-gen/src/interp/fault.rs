@@ -138,6 +138,15 @@ pub enum FaultKind {
         /// Which write lacks the fence.
         what: String,
     },
+    /// A register of a warpgroup's product is touched while the product is in flight, or its result is never awaited.
+    #[error("a product in flight: {0}")]
+    InFlight(String),
+    /// No `wgmma.fence` orders registers before a warpgroup's product.
+    #[error("a product without wgmma.fence: {0}")]
+    Unfenced(String),
+    /// A descriptor of a matrix in shared memory that does not describe one.
+    #[error("matrix descriptor {0}")]
+    Descriptor(String),
     /// A warp-wide instruction reached by only part of its warp.
     #[error("executed with lanes {active:#010x}, but it needs lanes {needed:#010x} together")]
     Divergent {

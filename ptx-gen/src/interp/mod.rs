@@ -27,14 +27,16 @@
 //! Beside accesses out of bounds, misaligned or to nothing, these are faults: reads of shared memory (and of
 //! allocations made with [`Memory::alloc_poisoned`]) that nothing has written, races on shared memory, asynchronous
 //! copies read before they were waited for, bulk copies of what no `fence.proxy.async` has handed to them, barriers and warp-wide instructions that part of a warp reaches,
-//! deadlocks, mbarriers used against their protocol, and read-only loads of what the launch has written.
+//! deadlocks, products of warpgroups whose registers or memory are touched while they are in flight, which no fence
+//! orders or whose descriptors do not describe a matrix, registers that a block does not have, mbarriers used against their protocol, and read-only loads of what the launch has written.
 //!
 //! The interpreter knows nothing of performance, of caches or of memory that reorders: memory is sequentially
 //! consistent here, so a missing fence goes unnoticed. `mma` accumulates in `f64` and rounds once. Approximate
-//! functions are exactly rounded. How near hardware comes, form by form, is measured by [`crate::conformance`];
+//! functions are exactly rounded. What orders blocks of a cluster is not followed, but for what is in flight. How near hardware comes, form by form, is measured by [`crate::conformance`];
 //! `CONFORMANCE.md` has the figures.
 
 mod block;
+mod cluster;
 mod decode;
 mod exec;
 mod fault;
@@ -49,6 +51,7 @@ use crate::ir::{Kernel, Ty};
 use block::{Block, IDLE_ROUNDS, Progress};
 use decode::Program;
 
+pub(crate) use exec::e4m3;
 pub use fault::{Fault, FaultKind, FaultSpace, Site};
 use memory::Number;
 pub use memory::{Memory, MemoryElement};
@@ -190,6 +193,9 @@ impl Prepared {
         let blocks = u64::from(grid[0]) * u64::from(grid[1]) * u64::from(grid[2]);
         let launch = memory.next_launch(program.hands_over);
         let new = || Block::new(program, memory, &args, launch, grid, options);
+        if program.cluster > 1 {
+            return cluster::run(program, memory, &args, launch, grid, options);
+        }
         if program.communicates && blocks > 1 {
             return take_turns(program, memory, &args, launch, grid, options);
         }
@@ -289,6 +295,12 @@ fn check(program: &Program, grid: [u32; 3], args: &[LaunchArg]) -> Result<Vec<u6
     if grid[0] > i32::MAX as u32 || grid[1] > 65535 || grid[2] > 65535 {
         return refuse(format!(
             "the grid {grid:?} is larger than [2147483647, 65535, 65535]"
+        ));
+    }
+    if !grid[0].is_multiple_of(program.cluster) {
+        let cluster = program.cluster;
+        return refuse(format!(
+            "the grid {grid:?} is not made of clusters of {cluster} blocks"
         ));
     }
     let threads = program

@@ -14,10 +14,13 @@
 //! each warp's writes were fenced; it travels as the first half does. Of global memory only the block's own writes are
 //! followed, and only where a kernel copies from it in bulk.
 
+mod tensor;
+
 use std::collections::HashMap;
 
 use super::decode::{Program, SHARED_BASE};
 use super::fault::{FaultKind, FaultSpace};
+use tensor::TENSOR;
 
 /// A time for each warp, and a time for each warp up to which its writes are fenced for the async proxy.
 pub(crate) type Clock = [u32; 64];
@@ -93,7 +96,7 @@ pub(crate) struct Races {
     clocks: Vec<Clock>,
     /// The warp's own clock when its lanes were last ordered.
     ordered: Vec<u32>,
-    barriers: [Clock; 16],
+    barriers: [Clock; 17],
     strong: Clock,
     mbarriers: Vec<Arrivals>,
     writes: Vec<Write>,
@@ -113,7 +116,7 @@ impl Races {
             shift,
             clocks: vec![[0; 64]; warps],
             ordered: vec![0; warps],
-            barriers: [[0; 64]; 16],
+            barriers: [[0; 64]; 17],
             strong: [0; 64],
             mbarriers: Vec::new(),
             writes: vec![Write::default(); cells],
@@ -128,7 +131,7 @@ impl Races {
         self.clocks.fill([latest; 64]);
         // A warp's own clock is ahead of what the others know of it.
         (0..self.warps as u32).for_each(|warp| self.warp_sync(warp));
-        self.barriers = [[0; 64]; 16];
+        self.barriers = [[0; 64]; 17];
         self.strong = [0; 64];
         self.mbarriers.clear();
         self.writes.iter_mut().for_each(|w| w.in_flight = false);
@@ -148,7 +151,7 @@ impl Races {
     /// A warp arrives at a named barrier.
     pub(crate) fn arrive(&mut self, warp: u32, id: u8) {
         join(
-            &mut self.barriers[usize::from(id) % 16],
+            &mut self.barriers[usize::from(id) % 17],
             &self.clocks[warp as usize],
         );
         self.warp_sync(warp);
@@ -156,7 +159,7 @@ impl Races {
 
     /// A named barrier opens for the warps that waited.
     pub(crate) fn open(&mut self, id: u8, waiting: impl Iterator<Item = u32>) {
-        let clock = std::mem::replace(&mut self.barriers[usize::from(id) % 16], [0; 64]);
+        let clock = std::mem::replace(&mut self.barriers[usize::from(id) % 17], [0; 64]);
         for warp in waiting {
             join(&mut self.clocks[warp as usize], &clock);
         }
@@ -251,7 +254,7 @@ impl Races {
             }
             let mine = cell * self.warps;
             for (other, read) in self.reads[mine..mine + self.warps].iter().enumerate() {
-                let unordered = if read.lane == BULK {
+                let unordered = if matches!(read.lane, BULK | TENSOR) {
                     true
                 } else if other == warp {
                     read.clock >= ordered && read.lane != lane
@@ -280,7 +283,7 @@ impl Races {
         for cell in self.cells(offset, bytes) {
             if kind == Kind::Read {
                 let read = &mut self.reads[cell * self.warps + warp];
-                if read.lane == BULK {
+                if matches!(read.lane, BULK | TENSOR) {
                     continue;
                 }
                 let many = read.clock == clock && read.lane != lane;
@@ -438,6 +441,7 @@ impl Races {
         let lane = match past.lane {
             MANY => "several lanes".to_owned(),
             BULK => "a bulk copy".to_owned(),
+            TENSOR => "a product in flight".to_owned(),
             lane => format!("lane {lane}"),
         };
         let source = &program.sites[past.pc as usize];

@@ -7,6 +7,7 @@
 
 use super::decode::{CONSTANT, File, Inst, Step};
 use crate::ir::Kernel;
+use crate::op::{Opcode, WgmmaA};
 
 /// The outcome of [`assign`].
 pub(crate) struct Assigned {
@@ -31,8 +32,12 @@ fn operands(step: &mut Step, mut f: impl FnMut(&mut u32)) {
             src,
             num_dst,
             num_src,
+            extra,
+            watch,
             ..
         }) => {
+            extra.iter_mut().for_each(&mut f);
+            watch.iter_mut().for_each(&mut f);
             src[..usize::from(*num_src)].iter_mut().for_each(&mut f);
             if let Some((pred, _)) = guard {
                 f(pred);
@@ -95,6 +100,17 @@ pub(crate) fn assign(kernel: &Kernel, code: &mut [Step], constants: &[(File, u64
     }
 }
 
+/// The registers of a warpgroup's product, which share their slots with nobody: they are in use while other
+/// instructions run.
+pub(crate) fn products_registers(inst: &Inst) -> impl Iterator<Item = u32> {
+    let factors = match inst.op {
+        Opcode::Wgmma(m) if m.a == WgmmaA::Registers => 4,
+        _ => 0,
+    };
+    let all = inst.extra.iter().chain(&inst.src[..factors]).copied();
+    all.filter(|r| r & CONSTANT == 0)
+}
+
 fn lives(kernel: &Kernel, code: &mut [Step]) -> Vec<Option<Life>> {
     let mut end_of_loop = vec![0; code.len()];
     for (at, step) in code.iter().enumerate() {
@@ -129,6 +145,14 @@ fn lives(kernel: &Kernel, code: &mut [Step]) -> Vec<Option<Life>> {
         });
         if matches!(step, Step::Again { .. }) {
             loops.pop();
+        }
+    }
+    let end = code.len();
+    for step in code.iter() {
+        if let Step::Opcode(inst) = step {
+            for r in products_registers(inst) {
+                lives[r as usize] = Some(Life { start: 0, end });
+            }
         }
     }
     lives

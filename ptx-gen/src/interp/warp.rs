@@ -4,7 +4,7 @@
 //! turns into vector code. Writes touch active lanes only.
 
 use super::decode::{File, Inst, Program};
-use super::exec::{PendingCopy, PendingStore};
+use super::exec::{PendingCopy, PendingStore, Tensor};
 
 /// The 32 lanes of a 32-bit register.
 pub(crate) type Lanes = [u32; 32];
@@ -17,6 +17,10 @@ pub(crate) enum State {
     Ready,
     /// Waits at a named barrier.
     Barrier(u8),
+    /// Waits for the barrier of the cluster.
+    Cluster,
+    /// Waits for registers that the block does not have.
+    Registers,
     Done,
 }
 
@@ -54,6 +58,16 @@ pub(crate) struct Warp {
     pub(crate) stores: Vec<PendingStore>,
     /// The number of each lane's open group of bulk copies.
     pub(crate) bulk_groups: [u32; 32],
+    /// Matrix products that were issued and not yet waited for.
+    pub(crate) tensor: Tensor,
+    /// Registers a thread, where that is followed.
+    pub(crate) registers: u32,
+    /// It has arrived at the barrier of the cluster and not yet waited there.
+    pub(crate) in_cluster: bool,
+    /// The barrier of the cluster has opened before it waited there.
+    pub(crate) cluster_open: bool,
+    /// It has asked for registers.
+    pub(crate) asks: bool,
 }
 
 /// `BIT[l]` is lane l's bit.
@@ -96,6 +110,11 @@ impl Warp {
             groups: [0; 32],
             stores: Vec::new(),
             bulk_groups: [0; 32],
+            tensor: Tensor::default(),
+            registers: 0,
+            in_cluster: false,
+            cluster_open: false,
+            asks: false,
         };
         for &(file, slot, bits) in &program.constants {
             match file {
@@ -125,6 +144,8 @@ impl Warp {
         self.groups = [0; 32];
         self.stores.clear();
         self.bulk_groups = [0; 32];
+        self.tensor.restart();
+        (self.in_cluster, self.cluster_open, self.asks) = (false, false, false);
     }
 
     #[inline(always)]

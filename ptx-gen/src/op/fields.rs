@@ -23,6 +23,10 @@ pub enum Special {
     Clock,
     /// Nanoseconds, 64 bits.
     GlobalTimer,
+    /// The block's number in its cluster; 0 without clusters.
+    ClusterRank,
+    /// Blocks of the cluster; 1 without clusters.
+    ClusterSize,
 }
 
 /// Approximate functions.

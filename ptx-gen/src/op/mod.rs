@@ -5,12 +5,15 @@
 //! the texts, `d` are the destinations and `a, b, c, ..` the sources in order.
 
 mod fields;
+mod traits;
+mod wgmma;
 
 use crate::ir::Ty;
 
 pub use fields::{
     Approx, Cache, Cmp, Fence, Mma, Order, Rmw, Round, Scope, Shfl, Space, Special, Vote,
 };
+pub use wgmma::{Wgmma, WgmmaA, WgmmaType};
 
 /// An instruction form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -358,6 +361,28 @@ pub enum Opcode {
     /// `d` (u32) `=` the 8x8 matrix of 16-bit elements held as `a` across the warp, transposed.
     Movmatrix,
 
+    // ---- a warpgroup's matrix products ----
+    /// `D = A * B + D` by four warps, asynchronously; operands and fragments are described at
+    /// [`Wgmma`].
+    Wgmma(Wgmma),
+    /// Orders the warpgroup's accesses to registers before its later [`Opcode::Wgmma`].
+    WgmmaFence,
+    /// Closes the group of the warpgroup's products since the last commit.
+    WgmmaCommit,
+    /// Waits until at most `pending` of the warpgroup's newest groups are in flight.
+    WgmmaWait {
+        /// Groups that may stay in flight.
+        pending: u8,
+    },
+    /// Gives each thread of the warpgroup so many registers; asking for more waits until the
+    /// block has them.
+    SetMaxNReg {
+        /// Registers a thread: 24 to 256, a multiple of 8.
+        registers: u16,
+        /// More than before, instead of fewer.
+        increase: bool,
+    },
+
     // ---- asynchronous copies ----
     /// Copies `bytes` from global address `b` to shared address `a`; the last source is how many
     /// of them (u32, at most `bytes`) are read, the rest being zero-filled.
@@ -390,6 +415,9 @@ pub enum Opcode {
     /// Bulk copy of `c` (u32, a multiple of 16) bytes from global address `b` to shared address
     /// `a`, counted on mbarrier `e` (sources a, b, c, e).
     CpAsyncBulk,
+    /// [`Opcode::CpAsyncBulk`] to the same shared address in every block of the cluster whose bit
+    /// is set in `f` (u16), counted on the mbarrier at address `e` there (sources a, b, c, e, f).
+    CpAsyncBulkMulticast,
     /// Bulk copy of `c` (u32, a multiple of 16) bytes from shared address `b` to global address
     /// `a`, counted in the thread's open bulk group. It reads through the async proxy: what was
     /// written by ordinary stores needs [`Fence::ProxyAsync`] first.
@@ -403,6 +431,15 @@ pub enum Opcode {
         /// Waits only until the others have read their sources, which may then be overwritten.
         read: bool,
     },
+    /// Arrives at the barrier of the cluster, with release.
+    ClusterArrive,
+    /// Waits until every thread of the cluster has arrived at its barrier, with acquire.
+    ClusterWait,
+    /// `d` (u32) `=` the address, in the cluster's window, of what shared address `a` (u32) is in
+    /// the cluster's block `b` (u32).
+    Mapa,
+    /// Arrives once at the mbarrier whose address in the cluster's window is `a`.
+    MbarrierArriveCluster,
     /// Waits for the launches this one programmatically depends on.
     GridDepWait,
     /// Lets launches that programmatically depend on this one start.
@@ -418,59 +455,4 @@ pub enum Opcode {
     /// Claims that `d` (a copy of predicate `a`) is equal in all threads of the block; printed
     /// as a move. An executor may check the claim.
     AssumeUniform,
-}
-
-impl Opcode {
-    /// Whether PTX lets a constant of type `ty` stand where the instruction wants a value: 16-bit
-    /// floats and pairs of them may be moved, chosen and stored, but not computed with.
-    pub fn takes_constant(self, ty: Ty) -> bool {
-        let half = matches!(ty, Ty::F16 | Ty::Bf16 | Ty::F16x2 | Ty::Bf16x2);
-        match self {
-            Opcode::Movmatrix => false,
-            Opcode::Mov { .. } | Opcode::Selp { .. } | Opcode::St { .. } | Opcode::Shfl { .. } => {
-                true
-            }
-            Opcode::Pack2x16 | Opcode::Unpack2x16 => true,
-            _ => !half,
-        }
-    }
-
-    /// Whether the instruction only computes its results from its sources: it may be reused,
-    /// moved or dropped. Loads are not pure, since memory changes.
-    pub fn is_pure(self) -> bool {
-        match self {
-            Opcode::Special(s) => !matches!(s, Special::Clock | Special::GlobalTimer),
-            Opcode::Ld { .. }
-            | Opcode::St { .. }
-            | Opcode::Atom { .. }
-            | Opcode::Red { .. }
-            | Opcode::Fence(_) => false,
-            Opcode::PrefetchL2
-            | Opcode::BarSync
-            | Opcode::BarSyncN { .. }
-            | Opcode::BarArrive { .. } => false,
-            Opcode::BarWarpSync | Opcode::Shfl { .. } | Opcode::Vote { .. } | Opcode::MatchAny => {
-                false
-            }
-            Opcode::Redux { .. } | Opcode::ActiveMask | Opcode::ElectSync | Opcode::Mma(_) => false,
-            Opcode::Ldmatrix { .. } | Opcode::Stmatrix { .. } | Opcode::Movmatrix => false,
-            Opcode::CpAsync { .. }
-            | Opcode::CpAsyncCommit
-            | Opcode::CpAsyncWait { .. }
-            | Opcode::CpAsyncBulk => false,
-            Opcode::CpAsyncBulkStore
-            | Opcode::CpAsyncBulkCommit
-            | Opcode::CpAsyncBulkWait { .. } => false,
-            Opcode::MbarrierInit | Opcode::MbarrierInval | Opcode::MbarrierArrive => false,
-            Opcode::MbarrierArriveExpectTx | Opcode::MbarrierTryWait | Opcode::MbarrierTestWait => {
-                false
-            }
-            Opcode::GridDepWait
-            | Opcode::GridDepLaunch
-            | Opcode::Nanosleep
-            | Opcode::Trap
-            | Opcode::Exit => false,
-            _ => true,
-        }
-    }
 }

@@ -1,7 +1,9 @@
 //! Which fields of an instruction go together: types an operation exists for, vector widths,
 //! memory orders, barrier numbers.
 
-use crate::ir::{Base, Inst, Kernel, Operand, Ty};
+use std::collections::BTreeSet;
+
+use crate::ir::{Base, Inst, Kernel, Operand, Reg, Ty};
 use crate::op::{Approx, Cache, Opcode, Order, Rmw, Round, Space};
 
 /// `Err` says what does not go together.
@@ -67,6 +69,36 @@ pub(super) fn check(k: &Kernel, inst: &Inst) -> Result<(), String> {
             want(
                 n > 0 && n.is_multiple_of(32) && n <= k.threads().next_multiple_of(32),
                 "barriers count whole warps of the block",
+            )
+        }
+        Opcode::Wgmma(m) => {
+            want(m.check().is_ok(), m.check().err().unwrap_or_default())?;
+            let again = inst.src.len().saturating_sub(inst.dst.len());
+            let same = |(d, s): (&Reg, &Operand)| *s == Operand::Reg(*d);
+            want(
+                inst.dst.iter().zip(&inst.src[again..]).all(same),
+                "the accumulators that are read are those that are written",
+            )?;
+            let unique: BTreeSet<&Reg> = inst.dst.iter().collect();
+            want(
+                unique.len() == inst.dst.len(),
+                "an accumulator stands twice among the results",
+            )?;
+            want(
+                k.threads().is_multiple_of(128),
+                "a block of warpgroups has a multiple of 128 threads",
+            )?;
+            want(inst.guard.is_none(), "a product has no guard")
+        }
+        Opcode::WgmmaWait { pending } => want(pending < 8, "a wait leaves 0 to 7 groups"),
+        Opcode::SetMaxNReg { registers, .. } => {
+            want(
+                (24..=256).contains(&registers) && registers.is_multiple_of(8),
+                "registers are a multiple of 8 from 24 to 256",
+            )?;
+            want(
+                k.threads().is_multiple_of(128),
+                "a block of warpgroups has a multiple of 128 threads",
             )
         }
         Opcode::CpAsync { bytes, bypass_l1 } => {

@@ -9,6 +9,10 @@
 //! * block barriers stand where all threads of the block arrive, warp-wide instructions where
 //!   all lanes of the warp do (conservatively: thread and
 //!   lane indices, and what follows from them, count as different);
+//! * a barrier is not passed by because of what a thread has loaded;
+//! * products of warpgroups have their registers to themselves while they are in flight, and a
+//!   fence before them; a thread has registers enough for their operands, and a block for what its
+//!   `setmaxnreg` asks for;
 //! * where a kernel waits for the launch in front, every thread does before it writes or ends;
 //! * shared memory fits, names and block sizes are legal.
 
@@ -17,10 +21,14 @@ mod early;
 mod form;
 mod operands;
 mod pressure;
+mod products;
+mod registers;
 mod uniform;
 
 use crate::ir::{Kernel, Loc};
 use crate::target::{PtxVersion, Target};
+
+pub use registers::registers_of;
 
 /// Why a kernel is refused. `at` is the Rust code that emitted the offending statement.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +112,56 @@ pub enum Error {
         /// Who emitted it.
         at: Loc,
     },
+    /// A register is touched while a warpgroup's product that uses it may be in flight.
+    #[error(
+        "kernel {kernel}, {op} from {at}: touches {what} of the product from {since}, which no wait has completed on every path"
+    )]
+    InFlight {
+        /// The kernel's name.
+        kernel: Box<str>,
+        /// The instruction as PTX spells it.
+        op: Box<str>,
+        /// Who emitted it.
+        at: Loc,
+        /// What the register is to the product.
+        what: &'static str,
+        /// Who emitted the product.
+        since: Loc,
+    },
+    /// A warpgroup's product that may be in flight when the kernel ends.
+    #[error("kernel {kernel}: the product from {at} may be in flight when a thread ends")]
+    NeverWaited {
+        /// The kernel's name.
+        kernel: Box<str>,
+        /// Who emitted the product.
+        at: Loc,
+    },
+    /// A warpgroup's product whose registers may have been touched since the last fence.
+    #[error(
+        "kernel {kernel}, {op} from {at}: on some path its registers are touched after the last wgmma.fence, or there is none"
+    )]
+    Unfenced {
+        /// The kernel's name.
+        kernel: Box<str>,
+        /// The instruction as PTX spells it.
+        op: Box<str>,
+        /// Who emitted it.
+        at: Loc,
+    },
+    /// A barrier that threads may pass by because of what they have loaded.
+    #[error(
+        "kernel {kernel}, {op} from {at}: may be skipped by some threads and not by others, because of what {cause} loads"
+    )]
+    Skipped {
+        /// The kernel's name.
+        kernel: Box<str>,
+        /// The instruction as PTX spells it.
+        op: Box<str>,
+        /// Who emitted it.
+        at: Loc,
+        /// The branch or loop that decides.
+        cause: Loc,
+    },
     /// Threads that must arrive together may take different paths.
     #[error(
         "kernel {kernel}, {op} from {at}: not every thread of the {group} arrives, because of {cause}"
@@ -115,7 +173,7 @@ pub enum Error {
         op: Box<str>,
         /// Who emitted it.
         at: Loc,
-        /// `block` or `warp`.
+        /// `cluster`, `block`, `warpgroup` or `warp`.
         group: &'static str,
         /// The branch, loop or exit that divides them.
         cause: Loc,
@@ -133,7 +191,9 @@ impl Kernel {
         operands::check(self)?;
         assign::check(self)?;
         early::check(self)?;
-        uniform::check(self)
+        uniform::check(self)?;
+        registers::check(self)?;
+        products::check(self)
     }
 
     /// Verifies the kernel and prints it as a PTX module of one entry.
@@ -195,6 +255,16 @@ fn whole(k: &Kernel) -> Result<(), Error> {
             "{blocks} blocks of {} threads on a multiprocessor; 2048 threads fit",
             k.threads()
         ));
+    }
+    if k.cluster > 1 {
+        if !k.target.has_hopper() {
+            return refuse(format!("clusters, which {} has not", k.target));
+        }
+        if k.cluster > 8 {
+            return refuse(format!("clusters of {} blocks; 8 are portable", k.cluster));
+        }
+    } else if k.cluster == 0 {
+        return refuse("clusters of no block".into());
     }
     let bytes: u32 = k
         .params

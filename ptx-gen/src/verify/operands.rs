@@ -23,7 +23,7 @@ fn instruction(k: &Kernel, inst: &Inst) -> Result<(), Error> {
         at: inst.loc,
         why: why.into(),
     };
-    if row.capability > k.target.capability() {
+    if !row.exists_on(k.target) {
         return Err(Error::Target {
             kernel: k.name.as_str().into(),
             op: row.mnemonic.as_str().into(),
@@ -82,7 +82,7 @@ fn slots(groups: &[Group]) -> Vec<Slot> {
         .iter()
         .flat_map(|group| match group {
             Group::One(slot) => vec![*slot],
-            Group::Many(slot, n) => vec![*slot; *n],
+            Group::Many(slot, n) | Group::Again(slot, n) => vec![*slot; *n],
             Group::Lit(_) => Vec::new(),
         })
         .collect()
@@ -94,7 +94,7 @@ fn in_braces(groups: &[Group], index: usize) -> bool {
     for group in groups {
         let (n, braces) = match group {
             Group::One(_) => (1, false),
-            Group::Many(_, n) => (*n, true),
+            Group::Many(_, n) | Group::Again(_, n) => (*n, true),
             Group::Lit(_) => (0, false),
         };
         if index < at + n {

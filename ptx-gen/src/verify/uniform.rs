@@ -1,12 +1,18 @@
 //! Uniformity: do all threads that an instruction waits for arrive at it together?
 //!
-//! Every register gets a level: equal in the whole block, equal in each warp, or neither.
-//! Constants, parameters and block indices are block-uniform; thread and lane indices are
-//! divergent, except that `thread_x / 32` and comparisons of `thread_x` with a multiple of 32 are
-//! warp-uniform in a one-dimensional block. Results take the worst level of their sources. A
+//! Every register gets a level: equal in the whole grid, the whole block, each warpgroup (128
+//! threads), each warp, or none of these. Constants and parameters are grid-uniform, block indices
+//! block-uniform; thread and lane indices are divergent, except that `thread_x / 32` and
+//! comparisons of `thread_x` with a multiple of 32 are warp-uniform in a one-dimensional block,
+//! those with 128 in place of 32 warpgroup-uniform. Results take the worst level of their sources. A
 //! weak load is as uniform as its address. Votes are warp-uniform; shuffles keep a level and
 //! never improve one, except that reading one fixed lane makes a value warp-uniform. Whatever is
 //! assigned under divergent control is divergent. `assume_uniform` vouches for the rest.
+//!
+//! Beside its level a register has a source: was it computed from what a thread loaded, or only
+//! from its place? Arrivals and waits at mbarriers and named barriers may stand under conditions
+//! on a thread's place (a lane that is elected, a warp that produces), since those count on it;
+//! under a condition that differs from thread to thread by what was loaded, nobody can count.
 //!
 //! A named barrier that counts the whole block is a block barrier, unless some threads only arrive
 //! at it: those who wait are then fewer, and whole warps are all that can be asked of them.
@@ -19,7 +25,9 @@ use crate::table::row_of;
 /// Who agrees on a value, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
+    Grid,
     Block,
+    Group,
     Warp,
     Thread,
 }
@@ -29,14 +37,33 @@ enum Level {
 struct Flow {
     level: Level,
     cause: Option<Loc>,
+    /// The branch that depends on what threads have loaded, and not alike in the block.
+    skips: Option<Loc>,
 }
 
 impl Flow {
+    /// That of a kernel's start.
+    const START: Flow = Flow {
+        level: Level::Grid,
+        cause: None,
+        skips: None,
+    };
+
+    /// Under a condition on loaded values.
+    fn loaded(self, loaded: bool, level: Level, cause: Loc) -> Flow {
+        let skips = (loaded && level > Level::Block).then_some(cause);
+        Flow {
+            skips: self.skips.or(skips),
+            ..self
+        }
+    }
+
     fn under(self, level: Level, cause: Loc) -> Flow {
         if level > self.level {
             Flow {
                 level,
                 cause: Some(cause),
+                ..self
             }
         } else {
             self
@@ -48,8 +75,9 @@ pub(super) fn check(k: &Kernel) -> Result<(), Error> {
     let [_, y, z] = k.block_size;
     let mut a = Analysis {
         k,
-        levels: vec![Level::Block; k.regs.len()],
-        thread_x: vec![false; k.regs.len()],
+        levels: vec![Level::Grid; k.regs.len()],
+        loaded: vec![false; k.regs.len()],
+        thread_x: vec![None; k.regs.len()],
         one_dimensional: y == 1 && z == 1,
         split_barriers: split_barriers(k),
         changed: true,
@@ -59,30 +87,20 @@ pub(super) fn check(k: &Kernel) -> Result<(), Error> {
     // three rounds.
     while a.changed {
         a.changed = false;
-        a.block(
-            &k.body,
-            Flow {
-                level: Level::Block,
-                cause: None,
-            },
-        )?;
+        a.block(&k.body, Flow::START)?;
     }
     a.report = true;
-    a.block(
-        &k.body,
-        Flow {
-            level: Level::Block,
-            cause: None,
-        },
-    )?;
+    a.block(&k.body, Flow::START)?;
     Ok(())
 }
 
 struct Analysis<'a> {
     k: &'a Kernel,
     levels: Vec<Level>,
-    /// Registers that hold `%tid.x` itself.
-    thread_x: Vec<bool>,
+    /// Registers computed from what was loaded.
+    loaded: Vec<bool>,
+    /// Registers that hold `%tid.x >> n`: the `n`.
+    thread_x: Vec<Option<u32>>,
     one_dimensional: bool,
     split_barriers: u16,
     changed: bool,
@@ -104,11 +122,17 @@ impl Analysis<'_> {
                         let level = inst
                             .guard
                             .map_or(flow.level, |(r, _)| flow.level.max(self.level(r)));
-                        flow = flow.under(level, inst.loc);
+                        let loaded = inst.guard.is_some_and(|(r, _)| self.is_loaded(r));
+                        flow = flow.under(level, inst.loc).loaded(loaded, level, inst.loc);
                     }
                 }
                 Stmt::If(branch) => {
-                    let inner = flow.under(self.level(branch.cond), branch.loc);
+                    let level = self.level(branch.cond);
+                    let inner = flow.under(level, branch.loc).loaded(
+                        self.is_loaded(branch.cond),
+                        level,
+                        branch.loc,
+                    );
                     let after_then = self.block(&branch.then, inner)?;
                     let after_else = self.block(&branch.otherwise, inner)?;
                     // Threads that ended inside are missing from here on.
@@ -120,7 +144,10 @@ impl Analysis<'_> {
                     }
                 }
                 Stmt::Loop(l) => {
-                    let inner = flow.under(self.level(l.again), l.loc);
+                    let level = self.level(l.again);
+                    let inner =
+                        flow.under(level, l.loc)
+                            .loaded(self.is_loaded(l.again), level, l.loc);
                     let after = self.block(&l.body, inner)?;
                     if ends_threads(&l.body) {
                         flow = after;
@@ -131,24 +158,34 @@ impl Analysis<'_> {
         Ok(flow)
     }
 
+    fn is_loaded(&self, r: Reg) -> bool {
+        self.loaded[r.0 as usize]
+    }
+
     fn level(&self, r: Reg) -> Level {
         self.levels[r.0 as usize]
     }
 
     fn inst(&mut self, inst: &Inst, flow: Flow) {
-        let guard = inst.guard.map_or(Level::Block, |(r, _)| self.level(r));
+        let guard = inst.guard.map_or(Level::Grid, |(r, _)| self.level(r));
         let level = match inst.op {
             Opcode::AssumeUniform => Level::Block,
             _ => self.result(inst).max(flow.level).max(guard),
         };
-        let is_thread_x = inst.op == Opcode::Special(Special::Tid(0));
+        let thread_x = self.shifted(inst);
+        let loaded = self.loads(inst, flow);
         for d in &inst.dst {
+            let known = &mut self.loaded[d.0 as usize];
+            if loaded && !*known {
+                *known = true;
+                self.changed = true;
+            }
             let slot = &mut self.levels[d.0 as usize];
             if level > *slot {
                 *slot = level;
                 self.changed = true;
             }
-            self.thread_x[d.0 as usize] = is_thread_x && !self.k.reg(*d).mutable;
+            self.thread_x[d.0 as usize] = thread_x.filter(|_| !self.k.reg(*d).mutable);
         }
     }
 
@@ -159,31 +196,45 @@ impl Analysis<'_> {
             .iter()
             .map(|o| self.operand(o))
             .max()
-            .unwrap_or(Level::Block);
+            .unwrap_or(Level::Grid);
         match inst.op {
             Opcode::Special(s) => match s {
                 Special::Tid(_) | Special::Laneid | Special::Clock | Special::GlobalTimer => {
                     Level::Thread
                 }
                 Special::Warpid => Level::Warp,
-                _ => Level::Block,
+                Special::Ctaid(_) | Special::Smid | Special::ClusterRank => Level::Block,
+                _ => Level::Grid,
             },
-            Opcode::Shr { .. } if self.splits_warps(inst, |n| n >= 5) => Level::Warp,
-            Opcode::And { .. } if self.splits_warps(inst, |mask| mask % 32 == 0) => Level::Warp,
+            Opcode::Shr { .. } => {
+                self.parts(inst, |n, shift| n + shift >= 5, |n, shift| n + shift >= 7)
+            }
+            Opcode::And { .. } => {
+                let keeps =
+                    |bits: u64| move |mask: u64, shift: u64| (mask << shift).is_multiple_of(bits);
+                self.parts(inst, keeps(32), keeps(128))
+            }
             Opcode::Setp {
                 cmp: Cmp::Lt | Cmp::Ge,
                 ..
-            } if self.splits_warps(inst, |n| n % 32 == 0) => Level::Warp,
+            } => {
+                let cuts = |bits: u64| move |n: u64, shift: u64| (n << shift).is_multiple_of(bits);
+                self.parts(inst, cuts(32), cuts(128))
+            }
             Opcode::Setp {
                 cmp: Cmp::Le | Cmp::Gt,
                 ..
-            } if self.splits_warps(inst, |n| n % 32 == 31) => Level::Warp,
+            } => {
+                let cuts =
+                    |bits: u64| move |n: u64, shift: u64| ((n + 1) << shift).is_multiple_of(bits);
+                self.parts(inst, cuts(32), cuts(128))
+            }
             Opcode::Ld { order, .. } if order != Order::Weak => Level::Thread,
             Opcode::Vote {
                 f: Vote::All | Vote::Any | Vote::Ballot,
             } => match inst.src.first() {
-                Some(o) if self.operand(o) == Level::Block => Level::Block,
-                _ => Level::Warp,
+                Some(o) => self.operand(o).min(Level::Warp),
+                None => Level::Warp,
             },
             Opcode::Shfl {
                 mode: Shfl::Idx, ..
@@ -199,6 +250,7 @@ impl Analysis<'_> {
             | Opcode::ActiveMask
             | Opcode::ElectSync
             | Opcode::Mma(_)
+            | Opcode::Wgmma(_)
             | Opcode::Ldmatrix { .. } => Level::Thread,
             Opcode::Movmatrix
             | Opcode::MatchAny
@@ -208,15 +260,59 @@ impl Analysis<'_> {
         }
     }
 
-    /// Whether the instruction has `%tid.x` and a constant that satisfies `f` as its sources, in
-    /// a block where lanes are `%tid.x % 32`.
-    fn splits_warps(&self, inst: &Inst, f: impl Fn(u64) -> bool) -> bool {
-        match inst.src.as_slice() {
-            [Operand::Reg(r), Operand::Imm(Imm { bits, .. })] => {
-                self.one_dimensional && self.thread_x[r.0 as usize] && f(*bits)
-            }
-            _ => false,
+    /// Level of an instruction on `%tid.x >> shift` and a constant below 2^32, in a block where lanes are
+    /// `%tid.x % 32`: by whether constant and shift keep to warps, and to warpgroups. Otherwise that of its sources.
+    fn parts(
+        &self,
+        inst: &Inst,
+        warps: impl Fn(u64, u64) -> bool,
+        groups: impl Fn(u64, u64) -> bool,
+    ) -> Level {
+        let sources = inst.src.iter().map(|o| self.operand(o)).max();
+        let sources = sources.unwrap_or(Level::Grid);
+        let [Operand::Reg(r), Operand::Imm(Imm { bits, .. })] = inst.src.as_slice() else {
+            return sources;
+        };
+        let bits = *bits & 0xffff_ffff;
+        match self.thread_x[r.0 as usize].map(u64::from) {
+            Some(shift) if self.one_dimensional && groups(bits, shift) => Level::Group,
+            Some(shift) if self.one_dimensional && warps(bits, shift) => sources.min(Level::Warp),
+            _ => sources,
         }
+    }
+
+    /// `n` where the instruction gives `%tid.x >> n`.
+    fn shifted(&self, inst: &Inst) -> Option<u32> {
+        match (inst.op, inst.src.as_slice()) {
+            (Opcode::Special(Special::Tid(0)), _) => Some(0),
+            (Opcode::Shr { .. }, [Operand::Reg(r), Operand::Imm(imm)]) => {
+                let before = self.thread_x[r.0 as usize]?;
+                (imm.bits < 16).then(|| before + imm.bits as u32)
+            }
+            (Opcode::Mov { .. }, [Operand::Reg(r)]) => self.thread_x[r.0 as usize],
+            _ => None,
+        }
+    }
+
+    /// Whether an instruction's results come from memory, or from what runs when.
+    fn loads(&self, inst: &Inst, flow: Flow) -> bool {
+        let source = match inst.op {
+            Opcode::Ld { .. } | Opcode::Atom { .. } | Opcode::Ldmatrix { .. } => true,
+            Opcode::ActiveMask | Opcode::Special(Special::Clock | Special::GlobalTimer) => true,
+            // An answer that is asked for until it is yes.
+            Opcode::MbarrierTryWait | Opcode::MbarrierTestWait => return false,
+            Opcode::AssumeUniform => return false,
+            _ => false,
+        };
+        let read = |o: &Operand| match o {
+            Operand::Reg(r)
+            | Operand::Addr(Address {
+                base: Base::Reg(r), ..
+            }) => self.is_loaded(*r),
+            _ => false,
+        };
+        let guard = inst.guard.is_some_and(|(r, _)| self.is_loaded(r));
+        source || guard || flow.skips.is_some() || inst.src.iter().any(read)
     }
 
     fn operand(&self, operand: &Operand) -> Level {
@@ -225,14 +321,46 @@ impl Analysis<'_> {
             | Operand::Addr(Address {
                 base: Base::Reg(r), ..
             }) => self.level(*r),
-            _ => Level::Block,
+            _ => Level::Grid,
+        }
+    }
+
+    /// Refuses a barrier that some threads pass by because of what they have loaded.
+    fn skipped(&self, inst: &Inst, flow: Flow) -> Result<(), Error> {
+        let counts = matches!(
+            inst.op,
+            Opcode::BarSyncN { .. }
+                | Opcode::BarArrive { .. }
+                | Opcode::MbarrierArrive
+                | Opcode::MbarrierArriveCluster
+                | Opcode::MbarrierArriveExpectTx
+                | Opcode::MbarrierTryWait
+        );
+        match flow.skips.filter(|_| counts) {
+            None => Ok(()),
+            Some(cause) => Err(Error::Skipped {
+                kernel: self.k.name.as_str().into(),
+                op: row_of(inst.op, self.k.target).mnemonic.into(),
+                at: inst.loc,
+                cause,
+            }),
         }
     }
 
     /// Refuses an instruction that waits for threads which may not come.
     fn rendezvous(&self, inst: &Inst, flow: Flow) -> Result<(), Error> {
+        self.skipped(inst, flow)?;
         let (group, worst) = match inst.op {
             Opcode::BarSync => ("block", Level::Block),
+            Opcode::ClusterArrive | Opcode::ClusterWait if self.k.cluster > 1 => {
+                ("cluster", Level::Grid)
+            }
+            Opcode::ClusterArrive | Opcode::ClusterWait => ("block", Level::Block),
+            Opcode::Wgmma(_)
+            | Opcode::WgmmaFence
+            | Opcode::WgmmaCommit
+            | Opcode::WgmmaWait { .. }
+            | Opcode::SetMaxNReg { .. } => ("warpgroup", Level::Group),
             Opcode::BarSyncN { id, threads }
                 if u32::from(threads) == self.k.threads() && self.split_barriers >> id & 1 == 0 =>
             {

@@ -24,6 +24,7 @@ impl Asm {
             shared: Vec::new(),
             block_size: [threads, 1, 1],
             min_blocks: None,
+            cluster: 1,
             dynamic_shared: 0,
             body: Vec::new(),
             regs: Vec::new(),

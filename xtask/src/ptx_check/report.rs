@@ -18,8 +18,9 @@ pub(super) struct Report {
 /// The report of a run that made `instructions` (`None`: it refused) and printed `text`.
 ///
 /// Three things are complaints: an error, a spill, and a notice `(C75xx)`, by which ptxas says
-/// that it ignored a directive or serialised matrix instructions; it never makes those errors,
-/// though they cost more speed than most.
+/// that it ignored a directive or serialised matrix instructions (C7510: a call; C7512: too few
+/// registers; C7514: accumulators read in flight); it never makes those errors, though they cost more
+/// speed than most. An error of its own is a launch without registers for one such instruction (C7602).
 pub(super) fn read(instructions: Option<u32>, text: &str) -> Report {
     let mut report = Report {
         instructions,
@@ -123,6 +124,32 @@ ptxas info    : Used 32 registers, used 0 barriers
             read(Some(96), &format!("{GOOD}{line}\n")).complaints,
             [line]
         );
+    }
+
+    #[test]
+    fn serialised_products_of_warpgroups_are_complaints() {
+        let serialised =
+            "Potential Performance Loss: wgmma.mma_async instructions are serialized due to";
+        let lines = [
+            format!(
+                "ptxas info    : (C7510) {serialised} the presence of Extern calls in the function 'k'"
+            ),
+            format!(
+                "ptxas info    : (C7512) {serialised} insufficient register resources for the function 'k'"
+            ),
+            format!(
+                "ptxas info    : (C7514) {serialised} non wgmma instructions reading accumulator registers of  a \
+                 wgmma between start and end of the pipeline stage in the function 'k'"
+            ),
+        ];
+        for line in lines {
+            let report = read(Some(96), &format!("{GOOD}{line}\n"));
+            assert_eq!(report.complaints, [line]);
+        }
+        let fatal = "ptxas fatal   : (C7602) Insufficient registers (92) to compile instruction at line 81 in \
+                     function k. Try to compile with register target of 94 or higher.";
+        assert_eq!(read(None, fatal).complaints, [fatal]);
+        assert_eq!(read(Some(96), fatal).complaints, [fatal]);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! fault).
 
 use super::memory::{Cursor, addresses};
-use super::{Context, Exec, fault};
+use super::{Context, Exec, Message, Remote, fault};
 use crate::interp::decode::{Inst, SHARED_BASE};
 use crate::interp::fault::FaultKind;
 use crate::interp::memory::Region;
@@ -274,6 +274,92 @@ fn deliver(cx: &mut Context, index: usize) {
     }
 }
 
+/// The address in the cluster's window of what a shared address is in one of its blocks: the block's number above the
+/// window.
+pub(super) fn mapa(i: &Inst, m: u32, w: &mut Warp, cx: &Context) -> Exec {
+    let ranks = *w.word(i.src[1]);
+    let far = |l: &usize| ranks[*l] >= cx.program.cluster;
+    if let Some(l) = lanes(m).find(far) {
+        let (rank, size) = (ranks[l], cx.program.cluster);
+        return protocol(l, format!("block {rank} of a cluster of {size}"));
+    }
+    w.map2(i, m, |at, rank| at | (rank + 1) << RANK);
+    Ok(())
+}
+
+/// Where an address of the cluster's window holds its block's number, plus one.
+const RANK: u32 = 24;
+
+/// Mbarrier.arrive on an mbarrier of some block of the cluster.
+pub(super) fn arrive_cluster(i: &Inst, m: u32, w: &Warp, cx: &mut Context) -> Exec {
+    let at = addresses(Space::Shared, i, 0, 0, w);
+    for l in lanes(m) {
+        let (rank, local) = (at[l] as u32 >> RANK, at[l] & ((1 << RANK) - 1));
+        let offset = Cursor::new(cx, Space::Shared, 8).at(l, local)?.1 as u32;
+        let own = cx.block[0] % cx.program.cluster;
+        if let Some(races) = &mut cx.races {
+            if rank == 0 || rank - 1 == own {
+                races
+                    .check_born(w.index, offset)
+                    .or_else(|kind| fault(l, kind))?;
+            }
+            races.arrive_at(w.index, offset);
+        }
+        if rank == 0 || rank - 1 == own {
+            arrive_from(cx, offset).or_else(|kind| fault(l, kind))?;
+        } else {
+            cx.outbox.push(Message {
+                rank: rank - 1,
+                what: Remote::Arrive(offset),
+                pc: w.pc,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// An arrival by this or another block of the cluster.
+pub(crate) fn arrive_from(cx: &mut Context, offset: u32) -> Result<(), FaultKind> {
+    let index = find(cx, 0, offset).map_err(|e| e.kind)?;
+    let barrier = &mut cx.mbarriers[index].1;
+    if barrier.pending == 0 {
+        return Err(FaultKind::Protocol(format!(
+            "more arrivals than the mbarrier's count of {}",
+            barrier.expected
+        )));
+    }
+    barrier.pending -= 1;
+    barrier.settle();
+    cx.events += 1;
+    Ok(())
+}
+
+/// A bulk copy by another block of the cluster begins.
+pub(crate) fn begin_bulk(cx: &mut Context, bulk: PendingBulk) -> Result<(), FaultKind> {
+    find(cx, 0, bulk.mbarrier).map_err(|e| e.kind)?;
+    if let Some(races) = &mut cx.races {
+        races.foreign_copy(bulk.to, bulk.bytes, cx.program)?;
+    }
+    poison(&cx.shared, bulk.to, bulk.bytes);
+    cx.bulk.push(bulk);
+    cx.events += 1;
+    Ok(())
+}
+
+/// The blocks of the cluster, as bits, that a lane's bulk copy goes to.
+fn targets(i: &Inst, l: usize, w: &Warp, cx: &Context) -> Exec<u32> {
+    let own = 1 << (cx.block[0] % cx.program.cluster);
+    if i.op != Opcode::CpAsyncBulkMulticast {
+        return Ok(own);
+    }
+    let mask = w.word(i.src[4])[l] & 0xffff;
+    let size = cx.program.cluster;
+    if mask == 0 || mask >> size != 0 {
+        return protocol(l, format!("blocks {mask:#b} of a cluster of {size}"));
+    }
+    Ok(mask)
+}
+
 /// Cp.async.bulk from global to shared memory.
 pub(super) fn bulk(i: &Inst, m: u32, w: &Warp, cx: &mut Context) -> Exec {
     let to = addresses(Space::Shared, i, 0, 0, w);
@@ -300,23 +386,40 @@ pub(super) fn bulk(i: &Inst, m: u32, w: &Warp, cx: &mut Context) -> Exec {
             }
         }
         let mbarrier = Cursor::new(cx, Space::Shared, 8).at(l, barriers[l])?.1 as u32;
-        find(cx, l, mbarrier)?;
+        let targets = targets(i, l, w, cx)?;
+        let own = cx.block[0] % cx.program.cluster;
+        let here = targets >> own & 1 == 1;
         if let Some(races) = &cx.races {
-            races
-                .check_proxy(w.index, start, bytes, cx.program)
+            let shared = match here {
+                true => races.check_proxy(w.index, start, bytes, cx.program),
+                false => Ok(()),
+            };
+            shared
                 .and_then(|()| races.check_global_proxy(w.index, from[l], bytes, cx.program))
                 .or_else(|kind| fault(l, kind))?;
         }
-        cx.touch(Kind::Copy, &to, 1 << l, bytes, w)?;
-        let issued = cx.races.as_mut().map_or([0; 64], |r| r.issue_bulk(w.index));
-        poison(&cx.shared, start, bytes);
-        cx.bulk.push(PendingBulk {
-            issued,
+        let mut copy = PendingBulk {
+            issued: [0; 64],
             mbarrier,
             to: start,
             from: from[l],
             bytes,
-        });
+        };
+        for rank in lanes(targets).map(|rank| rank as u32) {
+            if rank != own {
+                let what = Remote::Copy(Box::new(copy));
+                let pc = w.pc;
+                cx.outbox.push(Message { rank, what, pc });
+            }
+        }
+        if !here {
+            continue;
+        }
+        find(cx, l, mbarrier)?;
+        cx.touch(Kind::Copy, &to, 1 << l, bytes, w)?;
+        copy.issued = cx.races.as_mut().map_or([0; 64], |r| r.issue_bulk(w.index));
+        poison(&cx.shared, start, bytes);
+        cx.bulk.push(copy);
     }
     Ok(())
 }

@@ -126,7 +126,7 @@ pub(super) fn wait(pending: u32, read: bool, m: u32, w: &mut Warp, cx: &mut Cont
 }
 
 /// Lanes of a warp end: what their copies have read is written.
-pub(crate) fn end_lanes(m: u32, w: &mut Warp, cx: &Context) -> Exec {
+pub(super) fn end_lanes(m: u32, w: &mut Warp, cx: &Context) -> Exec {
     for store in w.stores.iter().filter(|s| m >> s.lane & 1 == 1) {
         if store.words.is_none() {
             w.pc = store.pc;

@@ -12,6 +12,7 @@ mod memory;
 mod mma;
 mod num;
 mod warpwide;
+mod wgmma;
 
 use super::decode::{Inst, Program, SHARED_BASE};
 use super::fault::FaultKind;
@@ -21,8 +22,9 @@ use super::warp::{Longs, Warp, lanes};
 use crate::ir::Ty;
 use crate::op::{Fence, Opcode, Special};
 
-pub(crate) use asynchronous::{Mbarrier, PendingBulk, PendingCopy};
-pub(crate) use bulk_store::{PendingStore, end_lanes};
+pub(crate) use asynchronous::{Mbarrier, PendingBulk, PendingCopy, arrive_from, begin_bulk};
+pub(crate) use bulk_store::PendingStore;
+pub(crate) use wgmma::{Log, Tensor, e4m3, together, watch};
 
 /// A fault and the lane that it is blamed on.
 #[derive(Debug)]
@@ -33,6 +35,31 @@ pub(crate) struct LaneFault {
 
 /// The outcome of an instruction.
 pub(crate) type Exec<T = ()> = Result<T, Box<LaneFault>>;
+
+/// What one block of a cluster does to another.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    /// The other's number in the cluster.
+    pub(crate) rank: u32,
+    pub(crate) what: Remote,
+    /// The instruction, as an index of the program.
+    pub(crate) pc: usize,
+}
+
+/// The effect of an instruction in another block of the cluster.
+#[derive(Clone, Debug)]
+pub(crate) enum Remote {
+    /// An arrival at the mbarrier at a shared offset.
+    Arrive(u32),
+    /// A bulk copy to shared memory.
+    Copy(Box<PendingBulk>),
+}
+
+/// Lanes of a warp end: nothing of theirs may be in flight.
+pub(crate) fn end_lanes(m: u32, w: &mut Warp, cx: &Context) -> Exec {
+    wgmma::end(m, w, cx)?;
+    bulk_store::end_lanes(m, w, cx)
+}
 
 /// A fault of one lane.
 pub(crate) fn fault<T>(lane: usize, kind: FaultKind) -> Exec<T> {
@@ -71,6 +98,14 @@ pub(crate) struct Context<'a> {
     pub(crate) lane_steps: u64,
     /// Changes of a barrier's state: what a waiting warp may be waiting for.
     pub(crate) events: u64,
+    /// What the warps of each warpgroup did together.
+    pub(crate) warpgroups: Vec<Log>,
+    /// The seed of a drawn schedule.
+    pub(crate) seed: Option<u64>,
+    /// Registers that no warp of the block has, by threads.
+    pub(crate) free_registers: u32,
+    /// What goes to other blocks of the cluster.
+    pub(crate) outbox: Vec<Message>,
 }
 
 impl Context<'_> {
@@ -274,6 +309,11 @@ pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec 
         Opcode::Stmatrix { num, trans } => return matrix::store(num, trans, i, m, w, cx),
         Opcode::Movmatrix => return matrix::transpose(i, m, w),
 
+        Opcode::Wgmma(shape) => return wgmma::issue(shape, i, m, w, cx),
+        Opcode::WgmmaFence => return wgmma::fence(m, w, cx),
+        Opcode::WgmmaCommit => return wgmma::commit(m, w, cx),
+        Opcode::WgmmaWait { pending } => return wgmma::wait(u32::from(pending), m, w, cx),
+
         Opcode::CpAsync { bytes, .. } => return asynchronous::copy(u32::from(bytes), i, m, w, cx),
         Opcode::CpAsyncCommit => lanes(m).for_each(|l| w.groups[l] += 1),
         Opcode::CpAsyncWait { pending } => asynchronous::wait(u32::from(pending), m, w, cx),
@@ -283,7 +323,11 @@ pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec 
         | Opcode::MbarrierArriveExpectTx
         | Opcode::MbarrierTryWait
         | Opcode::MbarrierTestWait => return asynchronous::mbarrier(i, m, w, cx),
-        Opcode::CpAsyncBulk => return asynchronous::bulk(i, m, w, cx),
+        Opcode::CpAsyncBulk | Opcode::CpAsyncBulkMulticast => {
+            return asynchronous::bulk(i, m, w, cx);
+        }
+        Opcode::Mapa => return asynchronous::mapa(i, m, w, cx),
+        Opcode::MbarrierArriveCluster => return asynchronous::arrive_cluster(i, m, w, cx),
         Opcode::CpAsyncBulkStore => return bulk_store::issue(i, m, w, cx),
         Opcode::CpAsyncBulkCommit => lanes(m).for_each(|l| w.bulk_groups[l] += 1),
         Opcode::CpAsyncBulkWait { pending, read } => {
@@ -291,7 +335,13 @@ pub(crate) fn execute(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec 
         }
 
         Opcode::Trap => return fault(first(m), FaultKind::Trap),
-        Opcode::BarSync | Opcode::BarSyncN { .. } | Opcode::BarArrive { .. } | Opcode::Exit => {
+        Opcode::BarSync
+        | Opcode::BarSyncN { .. }
+        | Opcode::BarArrive { .. }
+        | Opcode::ClusterArrive
+        | Opcode::ClusterWait
+        | Opcode::SetMaxNReg { .. }
+        | Opcode::Exit => {
             return unsupported(i.op);
         }
     }
@@ -346,6 +396,8 @@ fn special(which: Special, i: &Inst, m: u32, w: &mut Warp, cx: &Context) {
         Special::Warpid => w.index,
         Special::Smid => cx.block[0] % 128,
         Special::Clock => cx.steps as u32,
+        Special::ClusterRank => cx.block[0] % cx.program.cluster,
+        Special::ClusterSize => cx.program.cluster,
     };
     w.put(i.dst[0], &[value; 32], m);
 }

@@ -1,0 +1,65 @@
+//! What a warpgroup's products in flight read: nobody may write there before they were waited for.
+
+use super::{BULK, By, Races, Read, Write};
+use crate::interp::decode::{Program, SHARED_BASE};
+use crate::interp::fault::FaultKind;
+
+/// In place of a lane: a product in flight.
+pub(super) const TENSOR: u8 = 0xfd;
+
+impl Races {
+    /// A product begins to read shared memory.
+    pub(crate) fn tensor_reads(&mut self, by: By, offset: u64, bytes: u32) {
+        let clock = self.clocks[by.warp as usize][by.warp as usize];
+        for cell in self.cells(offset, bytes) {
+            self.reads[cell * self.warps + by.warp as usize] = Read {
+                clock,
+                pc: by.pc as u32,
+                lane: TENSOR,
+            };
+        }
+    }
+
+    /// A warp has waited for a product: it has read, now.
+    pub(crate) fn tensor_has_read(&mut self, by: By, offset: u64, bytes: u32) {
+        let clock = self.clocks[by.warp as usize][by.warp as usize];
+        for cell in self.cells(offset, bytes) {
+            let read = &mut self.reads[cell * self.warps + by.warp as usize];
+            (read.clock, read.lane) = (clock, by.lane as u8);
+        }
+    }
+
+    /// A copy by another block of the cluster begins to write here. Who ordered it with this block's accesses is not
+    /// followed: only what is in flight is in its way.
+    pub(crate) fn foreign_copy(
+        &mut self,
+        offset: u64,
+        bytes: u32,
+        program: &Program,
+    ) -> Result<(), FaultKind> {
+        for cell in self.cells(offset, bytes) {
+            let reads = &self.reads[cell * self.warps..(cell + 1) * self.warps];
+            let reading = reads.iter().find(|r| matches!(r.lane, BULK | TENSOR));
+            let past = match (self.writes[cell].in_flight, reading) {
+                (true, _) => self.writes[cell].pc,
+                (false, Some(read)) => read.pc,
+                _ => continue,
+            };
+            return Err(FaultKind::Race {
+                address: offset + u64::from(SHARED_BASE),
+                what: format!(
+                    "a copy from another block of the cluster, and what is in flight there from {}",
+                    program.sites[past as usize]
+                ),
+            });
+        }
+        for cell in self.cells(offset, bytes) {
+            self.writes[cell] = Write {
+                lane: BULK,
+                in_flight: true,
+                ..Write::default()
+            };
+        }
+        Ok(())
+    }
+}

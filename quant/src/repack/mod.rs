@@ -24,7 +24,7 @@ mod band;
 mod convert;
 
 pub use band::{BandPacker, Piece};
-pub use convert::{convert, gpu_format};
+pub use convert::{convert, gpu_format, is_exact_on_gpu};
 
 use crate::matrix::matrix_bytes;
 use crate::{Error, Format, Matrix};

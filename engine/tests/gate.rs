@@ -23,6 +23,7 @@ use gannet_engine::internals::plan::{Buf, Column, Plan};
 use gannet_engine::settings::{Buffers, Faults, Overrides, Precision};
 use gannet_engine::tools::gate;
 use gannet_engine::tools::parity::Report;
+use gannet_engine::tools::synth::{self, ShapeName, SynthOptions, TypeMix};
 use gannet_engine::{Error, Model};
 use gannet_ptx_gen::kernels::GemvVariant;
 use gannet_ptx_gen::target::Target;
@@ -463,5 +464,32 @@ fn products_that_clamp_what_f16_does_not_hold_are_found() {
                 );
             }
         }
+    }
+}
+
+/// Types that a GPU holds as another one: where weights are rounded to f16 for it, products are off by that
+/// and no more.
+#[test]
+fn healthy_models_of_converted_types_pass() {
+    for mix in [
+        TypeMix::Q4_1,
+        TypeMix::IQ4_XS,
+        TypeMix::IQ1_S,
+        TypeMix::IQ2_XXS,
+        TypeMix::IQ3_S,
+        TypeMix::TQ1_0,
+        TypeMix::NVFP4,
+    ] {
+        let options = SynthOptions {
+            shape: ShapeName::Tiny,
+            mix,
+            seed: 2,
+            vocab_from: None,
+        };
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        synth::write(&options, &mut file, &mut |_, _| {}).unwrap();
+        let model = model(file.path());
+        println!("{mix}");
+        passes(&model, &mut interp(&model, Limits::new(1, 40)));
     }
 }

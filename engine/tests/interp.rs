@@ -16,10 +16,12 @@ use gannet_engine::DeviceChoice;
 use gannet_engine::internals::kv::KvType;
 use gannet_engine::settings::{Precision, Settings};
 use gannet_engine::tools::parity::{ParityOptions, Report, Side, compare};
+use gannet_engine::tools::synth::{self, ShapeName, SynthOptions, TypeMix};
 use gannet_engine::tools::{eval, make_executor};
 use reference::cases::{self, Case, biased, heads_of};
 use reference::micro::{self, MicroModel};
 use reference::{Reference, kld};
+use tempfile::NamedTempFile;
 
 fn check(path: &Path, precision: Precision, prompt: u32) {
     let options = ParityOptions {
@@ -200,6 +202,87 @@ fn learned_positions_give_the_logits_of_the_reference() {
             d.positions == ids.len() && d.max <= 3e-5,
             "{precision:?}: {d:?}"
         );
+    }
+}
+
+/// A model of random weights of a mix of types.
+fn made_up(mix: TypeMix) -> NamedTempFile {
+    let options = SynthOptions {
+        shape: ShapeName::Tiny,
+        mix,
+        seed: 2,
+        vocab_from: None,
+    };
+    let mut file = NamedTempFile::new().unwrap();
+    synth::write(&options, &mut file, &mut |_, _| {}).unwrap();
+    file
+}
+
+/// Types that a GPU holds as another one: every operation as on the CPU, which computes from the blocks of
+/// the file.
+#[test]
+fn types_that_are_converted() {
+    for mix in [
+        TypeMix::Q4_1,
+        TypeMix::IQ2_XXS,
+        TypeMix::IQ3_S,
+        TypeMix::TQ1_0,
+        TypeMix::TQ2_0,
+        TypeMix::NVFP4,
+    ] {
+        let file = made_up(mix);
+        check(file.path(), Precision::Exact, 3);
+        check(file.path(), Precision::Fast, 3);
+    }
+}
+
+/// The logits of every type that is converted, on the CPU and of interpreted kernels, against those of the
+/// reference. Weights that are rounded to f16 cost what activations in f16 do.
+#[test]
+fn types_that_are_converted_give_the_logits_of_the_reference() {
+    for mix in [
+        TypeMix::IQ1_S,
+        TypeMix::IQ1_M,
+        TypeMix::IQ2_XXS,
+        TypeMix::IQ2_XS,
+        TypeMix::IQ2_M,
+        TypeMix::IQ3_XXS,
+        TypeMix::IQ3_S,
+        TypeMix::TQ1_0,
+        TypeMix::NVFP4,
+        TypeMix::MXFP4,
+    ] {
+        let file = made_up(mix);
+        let reference = Reference::open(file.path()).unwrap();
+        let vocab_size = reference.vocab_size();
+        let ids = micro::tokens(vocab_size, 9, 1);
+        let expected = reference.logits(&ids, 64);
+        let model = model(file.path());
+        for (device, precision, limit) in [
+            (DeviceChoice::Cpu, Precision::Exact, 1e-9),
+            (DeviceChoice::Cpu, Precision::Fast, 1e-3),
+            (DeviceChoice::Interp, Precision::Fast, 5e-6),
+        ] {
+            let settings = Settings {
+                device,
+                precision,
+                context: Some(64),
+                max_rows: Some(16),
+                max_outputs: Some(16),
+                ..Settings::default()
+            };
+            let mut made = make_executor(&model, &settings).unwrap();
+            let mut sum = 0.0;
+            eval::logits(made.executor.as_mut(), &ids, 0, |position, row| {
+                let row: Vec<f64> = row.iter().map(|&l| f64::from(l)).collect();
+                sum += kld(&expected[position * vocab_size..][..vocab_size], &row);
+                Ok(())
+            })
+            .unwrap();
+            let mean = sum / ids.len() as f64;
+            println!("{mix} {device:?} {precision:?}: {mean:.1e}");
+            assert!(mean < limit, "{mix} {device:?} {precision:?}: {mean:e}");
+        }
     }
 }
 

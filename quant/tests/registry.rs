@@ -1,7 +1,7 @@
 //! Every format has everything: a registry row, known vectors that dequantise bit for bit, a
 //! round-trip within a bound, random blocks of the right spread, and a way to the GPU.
 
-use gannet_quant::repack::{self, gpu_format};
+use gannet_quant::repack::{self, gpu_format, is_exact_on_gpu};
 use gannet_quant::{Error, Format, Matrix};
 use std::path::PathBuf;
 
@@ -284,11 +284,6 @@ fn random_weights_have_the_spread_asked_for_and_no_order() {
     }
 }
 
-/// Whether the way to the GPU keeps every bit of the weights.
-fn reaches_gpu_exactly(format: Format) -> bool {
-    gpu_format(format) != Format::F16 || matches!(format, Format::F16 | Format::NVFP4)
-}
-
 #[test]
 fn every_format_reaches_the_gpu() {
     for &format in Format::ALL {
@@ -316,7 +311,7 @@ fn every_format_reaches_the_gpu() {
                 assert_eq!(converted, blocks, "{format}");
             }
             let (before, after) = (dequantized(format, &blocks), dequantized(to, &converted));
-            if reaches_gpu_exactly(format) {
+            if is_exact_on_gpu(format) {
                 assert_bit_equal(format.name(), &after, &before);
             } else {
                 assert!(nmse(&after, &before) < 1e-7, "{format}");
@@ -411,6 +406,7 @@ fn golden_blocks_convert_exactly() {
         Format::TQ2_0,
     ];
     for format in exact {
+        assert!(is_exact_on_gpu(format), "{format}");
         let raw = data(&format!("{format}.bin"));
         let cols = raw.len() / format.block_bytes() * format.block_len();
         let m = Matrix::new(format, 1, cols, &raw).unwrap();

@@ -1,10 +1,10 @@
 //! To what the products of a unit round their activations, and what that may cost.
 //!
-//! It is known before anything runs: on a GPU from the variants of a unit's launches, on the CPU
-//! from the weights' format. Whoever holds a unit against another takes its limit from here.
+//! It is known before anything runs: on a GPU from the variants of a unit's launches and from what its
+//! weights are converted to, on the CPU from the weights' format. Whoever holds a unit against another takes its limit from here.
 
 use gannet_ptx_gen::kernels::{Arithmetic, GemvVariant, WeightFormat};
-use gannet_quant::Format;
+use gannet_quant::{Format, repack};
 
 use crate::settings::Precision;
 
@@ -45,6 +45,15 @@ impl Activations {
         match weights {
             WeightFormat::F32 => Activations::Float,
             _ => Activations::Half,
+        }
+    }
+
+    /// Those of a product on a GPU of weights that are converted for it: where they are rounded to f16, it
+    /// costs what rounding activations to f16 does.
+    pub(super) fn of_converted(weights: Format) -> Activations {
+        match repack::is_exact_on_gpu(weights) {
+            true => Activations::Float,
+            false => Activations::Half,
         }
     }
 

@@ -112,6 +112,9 @@ pub(super) fn bind(plan: &Plan, selected: Selected, lowered: &mut Lowered) -> Re
         lowered.push(chosen, args);
     }
     let Node { ops, .. } = &selected.node;
+    let weights = ops.iter().flat_map(|&op| plan.ops[op].weights());
+    let converted = weights.map(|w| Activations::of_converted(plan.weight(w).format));
+    activations = converted.fold(activations, Activations::max);
     let name = selected.node.name(plan);
     if !same(&reads, &selected.node.reads) || !same(&writes, &selected.node.writes) {
         return Err(Error::internal(format!(

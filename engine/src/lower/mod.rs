@@ -162,7 +162,7 @@ pub struct Unit {
     pub reads: Vec<Buf>,
     /// Buffers it writes.
     pub writes: Vec<Buf>,
-    /// What its matrix products round activations to.
+    /// What its matrix products round activations to, or weights where those are rounded for a GPU.
     pub activations: Activations,
 }
 

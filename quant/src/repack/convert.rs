@@ -35,6 +35,15 @@ pub const fn gpu_format(format: Format) -> Format {
     }
 }
 
+/// Whether the [`gpu_format`] of a format holds every one of its weights, bit for bit; else they are
+/// rounded to f16.
+pub const fn is_exact_on_gpu(format: Format) -> bool {
+    match gpu_format(format) {
+        Format::F16 => matches!(format, Format::F16 | Format::NVFP4),
+        _ => true,
+    }
+}
+
 /// Converts `m` to its [`gpu_format`]; a copy when that is its own. The result is in the order of a
 /// file; [`pack_into`](super::pack_into) converts by itself.
 ///

@@ -25,7 +25,7 @@ mod convert;
 
 pub use band::{BandPacker, Piece};
 pub(crate) use convert::convert_rows;
-pub use convert::{convert, gpu_format};
+pub use convert::{convert, gpu_format, is_exact_on_gpu};
 
 use crate::matrix::matrix_bytes;
 use crate::{Error, Format, Matrix};

@@ -14,8 +14,18 @@
 //! | `q2_k` | Q2_K | Q6_K | Q4_K (Q3_K with fewer than 4 query heads for a kv head) | Q3_K | Q3_K |
 //! | `mxfp4` | the type | Q8_0 | | | |
 //! | `iq4_nl`, `iq4_xs` | the type | Q6_K | Q5_K (from 4 query heads for a kv head) | | Q5_K in the first eighth |
+//! | `nvfp4` | the type | Q8_0 | | | |
+//! | `iq1_s`, `iq1_m` | the type | Q5_K | Q4_K (from 4 query heads for a kv head), else Q2_K | IQ2_XXS | Q2_K in the first eighth |
+//! | `iq2_xxs`, `iq2_xs` | the type | Q5_K | as above | | Q2_K in the first eighth |
+//! | `iq2_m` | IQ2_S | Q5_K | Q4_K (from 4 query heads for a kv head), else IQ3_S | IQ3_S | IQ3_S in the first eighth |
+//! | `iq3_xxs` | the type | Q5_K | Q4_K (from 4 query heads for a kv head) | IQ3_S | |
+//! | `iq3_s` | the type | Q6_K | Q4_K (from 4 query heads for a kv head) | | |
+//! | `tq1_0`, `tq2_0` | the type | Q6_K | | | |
 //!
-//! Real files give MXFP4 to experts alone, and Q8_0 to all else; `mxfp4` gives it to every matrix.
+//! Real files give MXFP4 to experts alone, and Q8_0 to all else; `mxfp4` gives it to every matrix. Those of
+//! IQ1 to IQ3 are made with an importance matrix; `iq3_xxs` files have IQ2_S for `attn_q` and `attn_k`, which
+//! have the type here. A table of embeddings that is not the head has Q2_K in `iq1_s` to `iq2_xs`, IQ3_S in
+//! `iq2_m` and `iq3_xxs`, Q4_K in `tq1_0` and `tq2_0`.
 //!
 //! Where Q, K and V are one tensor it is Q4_K in `q3_k_m`, Q5_K in `q4_k_m` and Q6_K in `q5_k_m`.
 //!
@@ -96,6 +106,26 @@ mixes! {
     IQ4_XS = "iq4_xs", IQ4_XS, 30;
     /// 4-bit floats.
     MXFP4 = "mxfp4", MXFP4, 38;
+    /// 4-bit floats with finer scales.
+    NVFP4 = "nvfp4", NVFP4, 39;
+    /// Codebook, 1.6 bits.
+    IQ1_S = "iq1_s", IQ1_S, 24;
+    /// Codebook, 1.8 bits.
+    IQ1_M = "iq1_m", IQ1_M, 31;
+    /// Codebook, 2.1 bits.
+    IQ2_XXS = "iq2_xxs", IQ2_XXS, 19;
+    /// Codebook, 2.3 bits.
+    IQ2_XS = "iq2_xs", IQ2_XS, 20;
+    /// Codebook, 2.6 bits, some 3.4.
+    IQ2_M = "iq2_m", IQ2_S, 29;
+    /// Codebook, 3.1 bits.
+    IQ3_XXS = "iq3_xxs", IQ3_XXS, 23;
+    /// Codebook, 3.4 bits.
+    IQ3_S = "iq3_s", IQ3_S, 26;
+    /// Ternary, 1.7 bits.
+    TQ1_0 = "tq1_0", TQ1_0, 36;
+    /// Ternary, 2.1 bits.
+    TQ2_0 = "tq2_0", TQ2_0, 37;
 }
 
 impl fmt::Display for TypeMix {
@@ -122,7 +152,8 @@ impl TypeMix {
         match role {
             Role::Norm | Role::OutputNorm | Role::Bias | Role::RopeFactors => Format::F32,
             Role::Output | Role::Embedding { is_tied: true } => self.head(),
-            Role::Matrix | Role::Embedding { is_tied: false } => self.base(),
+            Role::Matrix => self.base(),
+            Role::Embedding { is_tied: false } => self.embedding(),
             Role::FusedQkv => self.fused_qkv(),
             Role::Value { layer } => self.value(layer, shape),
             Role::AttentionOutput => self.attention_output(),
@@ -133,8 +164,20 @@ impl TypeMix {
     fn head(self) -> Format {
         match self.base() {
             base @ (Format::F32 | Format::F16 | Format::BF16 | Format::Q8_0) => base,
-            Format::MXFP4 => Format::Q8_0,
+            Format::MXFP4 | Format::NVFP4 => Format::Q8_0,
+            Format::IQ1_S | Format::IQ1_M => Format::Q5_K,
+            Format::IQ2_XXS | Format::IQ2_XS | Format::IQ2_S | Format::IQ3_XXS => Format::Q5_K,
             _ => Format::Q6_K,
+        }
+    }
+
+    /// Of a table that is not the head as well.
+    fn embedding(self) -> Format {
+        match self {
+            TypeMix::IQ1_S | TypeMix::IQ1_M | TypeMix::IQ2_XXS | TypeMix::IQ2_XS => Format::Q2_K,
+            TypeMix::IQ2_M | TypeMix::IQ3_XXS => Format::IQ3_S,
+            TypeMix::TQ1_0 | TypeMix::TQ2_0 => Format::Q4_K,
+            _ => self.base(),
         }
     }
 
@@ -147,6 +190,15 @@ impl TypeMix {
             TypeMix::Q2_K if shares_kv => Format::Q4_K,
             TypeMix::Q2_K => Format::Q3_K,
             TypeMix::IQ4_NL | TypeMix::IQ4_XS if shares_kv => Format::Q5_K,
+            TypeMix::IQ1_S | TypeMix::IQ1_M | TypeMix::IQ2_XXS | TypeMix::IQ2_XS => {
+                if shares_kv {
+                    Format::Q4_K
+                } else {
+                    Format::Q2_K
+                }
+            }
+            TypeMix::IQ2_M | TypeMix::IQ3_XXS | TypeMix::IQ3_S if shares_kv => Format::Q4_K,
+            TypeMix::IQ2_M => Format::IQ3_S,
             _ => self.base(),
         }
     }
@@ -164,6 +216,8 @@ impl TypeMix {
         match self {
             TypeMix::Q3_K_M => Format::Q4_K,
             TypeMix::Q2_K => Format::Q3_K,
+            TypeMix::IQ1_S | TypeMix::IQ1_M => Format::IQ2_XXS,
+            TypeMix::IQ2_M | TypeMix::IQ3_XXS => Format::IQ3_S,
             _ => self.base(),
         }
     }
@@ -174,7 +228,10 @@ impl TypeMix {
             TypeMix::Q3_K_M if layer < shape.num_layers / 16 => Format::Q5_K,
             TypeMix::Q3_K_M => Format::Q4_K,
             TypeMix::Q2_K => Format::Q3_K,
-            TypeMix::IQ4_NL | TypeMix::IQ4_XS if layer < shape.num_layers / 8 => Format::Q5_K,
+            _ if layer >= shape.num_layers / 8 => self.base(),
+            TypeMix::IQ4_NL | TypeMix::IQ4_XS => Format::Q5_K,
+            TypeMix::IQ1_S | TypeMix::IQ1_M | TypeMix::IQ2_XXS | TypeMix::IQ2_XS => Format::Q2_K,
+            TypeMix::IQ2_M => Format::IQ3_S,
             _ => self.base(),
         }
     }

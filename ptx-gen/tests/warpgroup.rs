@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "warpgroup/agreement.rs"]
+mod agreement;
 #[path = "warpgroup/image.rs"]
 mod image;
 #[path = "warpgroup/pipeline.rs"]

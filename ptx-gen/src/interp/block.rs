@@ -374,7 +374,7 @@ impl<'a> Block<'a> {
             Opcode::SetMaxNReg {
                 registers,
                 increase,
-            } => return self.set_registers(index, (u32::from(registers), increase), m),
+            } => return self.set_registers(index, u32::from(registers), increase, m),
             _ => {
                 if let Err(e) = exec::end_lanes(m, w, &self.cx) {
                     return Err(self.fault(index, e.lane, e.kind));

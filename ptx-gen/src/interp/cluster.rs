@@ -173,7 +173,8 @@ impl Block<'_> {
     pub(super) fn set_registers(
         &mut self,
         at: usize,
-        (wanted, increase): (u32, bool),
+        wanted: u32,
+        increase: bool,
         m: u32,
     ) -> Result<Option<Turn>, Fault> {
         let w = &mut self.warps[at];

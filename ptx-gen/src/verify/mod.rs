@@ -71,7 +71,9 @@ pub enum Error {
         found: Box<str>,
     },
     /// The target lacks the instruction.
-    #[error("kernel {kernel}, {op} from {at}: needs sm_{needs} and PTX {ptx}, target is {target}")]
+    #[error(
+        "kernel {kernel}, {op} from {at}: needs sm_{needs}{alone} and PTX {ptx}, target is {target}"
+    )]
     Target {
         /// The kernel's name.
         kernel: Box<str>,
@@ -81,6 +83,8 @@ pub enum Error {
         at: Loc,
         /// Lowest compute capability times ten.
         needs: u32,
+        /// `a alone` where only the architecture-specific target will do; else nothing.
+        alone: &'static str,
         /// Lowest PTX version.
         ptx: PtxVersion,
         /// The kernel's target.

@@ -29,6 +29,7 @@ fn instruction(k: &Kernel, inst: &Inst) -> Result<(), Error> {
             op: row.mnemonic.as_str().into(),
             at: inst.loc,
             needs: row.capability,
+            alone: if row.specific { "a alone" } else { "" },
             ptx: row.ptx,
             target: k.target,
         });

@@ -265,14 +265,16 @@ fn factors_in_registers_and_in_shared_memory() {
 #[test]
 fn transposed_factors() {
     for ty in [WgmmaType::F16, WgmmaType::Bf16] {
-        for (b, step) in row_layouts(64) {
-            let m = Wgmma {
-                transpose_b: true,
-                ..Wgmma::from_registers(ty, 64)
-            };
-            let (a, a_step) = k_layouts(64)[1];
-            let steps = [a_step, step];
-            Trial { m, a, b, steps }.check();
+        for n in [64, 128] {
+            for (b, step) in row_layouts(u32::from(n)) {
+                let m = Wgmma {
+                    transpose_b: true,
+                    ..Wgmma::from_registers(ty, n)
+                };
+                let (a, a_step) = k_layouts(64)[1];
+                let steps = [a_step, step];
+                Trial { m, a, b, steps }.check();
+            }
         }
         for (a, step) in row_layouts(64) {
             let m = Wgmma {

@@ -243,3 +243,43 @@ fn products_across_turns_of_a_loop() {
     });
     assert!(matches!(one, Err(Error::InFlight { .. })), "{one:?}");
 }
+
+#[test]
+fn a_cluster_waits_as_one() {
+    let with = |blocks: u32, under: fn(&Builder)| {
+        build(64, None, |k| {
+            k.cluster(blocks);
+            under(k);
+        })
+    };
+    let always = |k: &Builder| k.cluster_barrier();
+    let of_rank = |k: &Builder| k.if_(k.cluster_rank().eq(0), || k.cluster_barrier());
+    let of_block = |k: &Builder| k.if_(k.block_x().lt(3), || k.cluster_barrier());
+    let of_grid = |k: &Builder| k.if_(k.grid_x().gt(3), || k.cluster_barrier());
+    for blocks in [1, 2, 8] {
+        assert_eq!(with(blocks, always), Ok(()));
+        assert_eq!(with(blocks, of_grid), Ok(()));
+    }
+    for under in [of_rank, of_block] {
+        assert_eq!(with(1, under), Ok(()));
+        refused(&with(2, under), "not every thread of the cluster");
+    }
+    refused(&with(16, always), "8 are portable");
+    let older = Kernel::new("older", Target::Sm89, |k| k.cluster(2)).verify();
+    refused(&older, "clusters, which sm_89 has not");
+}
+
+#[test]
+fn only_sm_90a_has_warpgroups() {
+    let of = |target| {
+        Kernel::new("target", target, |k| {
+            k.block_size(128);
+            k.wgmma_fence();
+        })
+        .verify()
+    };
+    assert_eq!(of(Target::Sm90a), Ok(()));
+    for target in [Target::Sm89, Target::Sm100, Target::Sm120] {
+        refused(&of(target), "needs sm_90a alone and PTX 8.0");
+    }
+}

@@ -36,7 +36,8 @@ fn fields(descriptor: u64) -> Result<Fields, String> {
 /// `k`: row by row the two chunks of `k`, or, transposed, for each eight rows the sixteen chunks of `k`.
 pub(super) fn chunks(
     descriptor: u64,
-    (first, rows): (usize, usize),
+    first: usize,
+    rows: usize,
     transposed: bool,
 ) -> Result<Vec<u32>, String> {
     let f = fields(descriptor)?;

@@ -202,11 +202,11 @@ pub(super) fn issue(m: Wgmma, i: &Inst, mask: u32, w: &mut Warp, cx: &mut Contex
     let a_chunks = match m.a {
         WgmmaA::Registers => Vec::new(),
         WgmmaA::Shared { transpose } => {
-            let rows = (w.index as usize % 4 * 16, 16);
-            matrix::chunks(a, rows, transpose).or_else(|why| misplaced("A", &why))?
+            let first = w.index as usize % 4 * 16;
+            matrix::chunks(a, first, 16, transpose).or_else(|why| misplaced("A", &why))?
         }
     };
-    let b_chunks = matrix::chunks(b, (0, usize::from(m.n)), m.transpose_b)
+    let b_chunks = matrix::chunks(b, 0, usize::from(m.n), m.transpose_b)
         .or_else(|why| misplaced("B", &why))?;
     let chunks = [offsets(&a_chunks, cx)?, offsets(&b_chunks, cx)?];
     read(&chunks, w, cx)?;

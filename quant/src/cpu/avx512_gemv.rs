@@ -19,9 +19,8 @@
 use std::arch::x86_64::*;
 
 use super::activations::Activations;
-use super::avx512_rows::{
-    Block, Iq4, K4, K6, Q4, Q4K, Q5K, Q6K, Q8, SuperBlock, dots16, dots32, halves,
-};
+use super::avx512_mxfp4::Mxfp4;
+use super::avx512_rows::{Block, Iq4, K4, K6, Q4, Q4K, Q5K, Q6K, Q8, SuperBlock, dots16, dots32};
 use super::panel::GroupTerms;
 use super::unpack::Shape;
 use crate::Format;
@@ -48,7 +47,13 @@ pub(super) struct Lanes {
 pub(super) fn supports(format: Format) -> bool {
     matches!(
         format,
-        Format::Q4_0 | Format::Q8_0 | Format::Q4_K | Format::Q5_K | Format::Q6_K | Format::IQ4_NL
+        Format::Q4_0
+            | Format::Q8_0
+            | Format::Q4_K
+            | Format::Q5_K
+            | Format::Q6_K
+            | Format::IQ4_NL
+            | Format::MXFP4
     )
 }
 
@@ -133,6 +138,7 @@ pub(super) fn gemv(format: Format, rows: PackedRows<'_>, x: &Lanes, out: &mut [f
         Format::Q6_K => sixteens::<210, Q6K>(rows, x),
         Format::Q4_0 => blocks::<18, Q4>(rows, x),
         Format::IQ4_NL => blocks::<18, Iq4>(rows, x),
+        Format::MXFP4 => blocks::<17, Mxfp4>(rows, x),
         _ => blocks::<34, Q8>(rows, x),
     };
     // SAFETY: `out` holds 16 values.
@@ -219,7 +225,7 @@ fn sixteens<const BYTES: usize, B: SuperBlock>(rows: PackedRows<'_>, x: &Lanes) 
     acc
 }
 
-/// The formats of blocks of 32 weights with one f16 scale in front, two blocks at a time.
+/// The formats of blocks of 32 weights with one scale in front, two blocks at a time.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn blocks<const BYTES: usize, B: Block>(rows: PackedRows<'_>, x: &Lanes) -> __m512 {
@@ -243,10 +249,10 @@ fn blocks<const BYTES: usize, B: Block>(rows: PackedRows<'_>, x: &Lanes) -> __m5
                 [B::pair(rows.at(r, at), rows.at(r, second))]
             };
             let [[a, b]] = dots32(unpack, [q]);
-            let scales = halves(rows, at);
+            let scales = B::scales(rows, at);
             acc = add_group(acc, a, scales, &x.terms, first);
             if is_pair {
-                let scales = halves(rows, second);
+                let scales = B::scales(rows, second);
                 acc = add_group(acc, b, scales, &x.terms, first + 1);
             }
         }

@@ -24,13 +24,24 @@ pub(super) trait SuperBlock {
     unsafe fn half(p: *const u8, half: usize) -> [__m512i; 2];
 }
 
-/// A format of blocks of 32 weights with one f16 scale in front.
+/// A format of blocks of 32 weights with one scale in front, an f16 unless it says otherwise.
 pub(super) trait Block {
     /// 64 weights of the blocks at `a` and `b`.
     ///
     /// # Safety
     /// Both point to whole blocks, and the machine has the features of this module.
     unsafe fn pair(a: *const u8, b: *const u8) -> __m512i;
+
+    /// The scales of the blocks at `at` of each row.
+    ///
+    /// # Safety
+    /// Every row holds a block at `at`, and the machine has the features of this module.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    unsafe fn scales(rows: PackedRows<'_>, at: usize) -> __m512 {
+        // SAFETY: the caller's; a block has more than 16 bytes.
+        unsafe { halves(rows, at) }
+    }
 }
 
 /// The low and the high nibbles of the 64 bytes at `p`.
@@ -134,17 +145,12 @@ impl SuperBlock for Q6K {
 /// Nibbles of two blocks: low ones of `a`, high ones of `a`, then `b` likewise.
 ///
 /// # Safety
-/// 16 bytes at `a + 2` and `b + 2` can be read.
+/// 16 bytes at `a` and `b` can be read.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn nibble_pair(a: *const u8, b: *const u8) -> __m512i {
+pub(super) unsafe fn nibble_pair(a: *const u8, b: *const u8) -> __m512i {
     // SAFETY: the caller's.
-    let (a, b) = unsafe {
-        (
-            _mm_loadu_si128(a.add(2).cast()),
-            _mm_loadu_si128(b.add(2).cast()),
-        )
-    };
+    let (a, b) = unsafe { (_mm_loadu_si128(a.cast()), _mm_loadu_si128(b.cast())) };
     let both = _mm512_mask_broadcast_i32x4(_mm512_broadcast_i32x4(a), 0xff00, b);
     let shifted = _mm512_srlv_epi64(both, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
     _mm512_and_si512(shifted, _mm512_set1_epi8(15))
@@ -157,7 +163,7 @@ impl Block for Q4 {
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
     unsafe fn pair(a: *const u8, b: *const u8) -> __m512i {
         // SAFETY: the caller's.
-        unsafe { nibble_pair(a, b) }
+        unsafe { nibble_pair(a.add(2), b.add(2)) }
     }
 }
 
@@ -170,7 +176,10 @@ impl Block for Iq4 {
         // SAFETY: the caller's; the table holds 16 bytes.
         unsafe {
             let table = _mm_loadu_si128(super::unpack::IQ4_BYTES.as_ptr().cast());
-            _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), nibble_pair(a, b))
+            _mm512_shuffle_epi8(
+                _mm512_broadcast_i32x4(table),
+                nibble_pair(a.add(2), b.add(2)),
+            )
         }
     }
 }
@@ -341,7 +350,7 @@ unsafe fn parts(rows: PackedRows<'_>, at: usize) -> [__m512i; 4] {
 /// Every row holds 16 bytes at `at`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-unsafe fn words(rows: PackedRows<'_>, at: usize) -> [__m512i; 4] {
+pub(super) unsafe fn words(rows: PackedRows<'_>, at: usize) -> [__m512i; 4] {
     // SAFETY: the caller's.
     let [a, b, c, d] = unsafe { parts(rows, at) };
     let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));

@@ -26,6 +26,8 @@ mod avx512_gemm;
 #[cfg(target_arch = "x86_64")]
 mod avx512_gemv;
 #[cfg(target_arch = "x86_64")]
+mod avx512_mxfp4;
+#[cfg(target_arch = "x86_64")]
 mod avx512_quantize;
 #[cfg(target_arch = "x86_64")]
 mod avx512_rows;

@@ -11,7 +11,7 @@
 use crate::Format;
 use crate::formats::{
     BlockIq1M, BlockIq1S, BlockIq2S, BlockIq2Xs, BlockIq2Xxs, BlockIq3S, BlockIq3Xxs, BlockNvfp4,
-    BlockTq1, BlockTq2, Coded, MXFP4_VALUES, blocks, half_scale,
+    BlockTq1, BlockTq2, Coded, MXFP4_VALUES, blocks, e2m1_doubled, half_scale,
 };
 
 /// What the common form of a format looks like.
@@ -86,12 +86,19 @@ pub(super) const IQ4_BYTES: [u8; 16] = [
     1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241,
 ];
 
+/// What stands for zero in [`MXFP4_BYTES`].
+const MXFP4_ZERO: u8 = 12;
+
 /// The values that the codes of MXFP4 stand for, plus 12.
-const MXFP4_BYTES: [u8; 16] = {
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "for a kernel of AVX-512")
+)]
+pub(super) const MXFP4_BYTES: [u8; 16] = {
     let mut bytes = [0; 16];
     let mut code = 0;
     while code < 16 {
-        bytes[code] = (MXFP4_VALUES[code] + 12) as u8;
+        bytes[code] = (MXFP4_VALUES[code] as u8).wrapping_add(MXFP4_ZERO);
         code += 1;
     }
     bytes
@@ -306,7 +313,9 @@ fn iq4_xs(b: &[u8; 136], q: &mut [u8; 256], g: &mut Groups<'_>) {
 fn mxfp4(b: &[u8; 17], q: &mut [u8; 32], g: &mut Groups<'_>) {
     g.scale(0, half_scale(b[0]));
     nibbles::<16>(part(b, 1), q);
-    look_up(&MXFP4_BYTES, q);
+    for q in q {
+        *q = MXFP4_ZERO.wrapping_add(e2m1_doubled(*q) as u8);
+    }
 }
 
 /// A block of Q8_K.

@@ -24,6 +24,16 @@ pub struct BlockMxfp4 {
     pub qs: [u8; 16],
 }
 
+/// Entry `code` of the table; without a look-up, so that a loop becomes vectors.
+#[inline(always)]
+pub(crate) const fn e2m1_doubled(code: u8) -> i8 {
+    let index = (code & 7) as i8;
+    let rise = (index > 4) as i8 + (index > 5) as i8 + 3 * (index > 6) as i8;
+    // All ones for a minus.
+    let minus = -((code >> 3 & 1) as i8);
+    ((index + rise) ^ minus) - minus
+}
+
 /// Root mean square of the table.
 pub(super) const TABLE_RMS: f32 = 5.852_35;
 
@@ -94,6 +104,19 @@ impl Block for BlockMxfp4 {
         BlockMxfp4 {
             e: if is_high { low + 2 } else { low },
             qs: words.bytes(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_follows_from_its_codes() {
+        for code in 0..=u8::MAX {
+            let expected = MXFP4_VALUES[usize::from(code & 15)];
+            assert_eq!(e2m1_doubled(code), expected, "{code}");
         }
     }
 }

@@ -6,7 +6,7 @@
 use super::Block;
 use super::coded::Coded;
 use super::error_weights::Weighted;
-use super::mxfp4::{MXFP4_VALUES, TABLE_RMS, nearest_code};
+use super::mxfp4::{MXFP4_VALUES, TABLE_RMS, e2m1_doubled, nearest_code};
 use super::scale_search::inverse_of;
 use crate::random::{JITTER_RMS, Words};
 use bytemuck::{Pod, Zeroable};
@@ -39,20 +39,22 @@ pub(crate) fn half_e4m3(bits: u8) -> f32 {
     }
 }
 
-impl BlockNvfp4 {
-    #[inline(always)]
-    fn code(&self, i: usize) -> u8 {
-        let (g, j) = (i / 16, i % 16);
-        (self.qs[8 * g + j % 8] >> (4 * (j / 8))) & 15
-    }
-}
-
 impl Coded<64, 4> for BlockNvfp4 {
     const LARGEST: i8 = 12;
 
     #[inline(always)]
     fn codes(&self) -> [i8; 64] {
-        std::array::from_fn(|i| MXFP4_VALUES[usize::from(self.code(i))])
+        // All low nibbles, all high ones, and only then in order: long loops become vectors.
+        let (mut low, mut high, mut codes) = ([0; 32], [0; 32], [0; 64]);
+        for j in 0..32 {
+            low[j] = e2m1_doubled(self.qs[j] & 15);
+            high[j] = e2m1_doubled(self.qs[j] >> 4);
+        }
+        for (g, codes) in codes.chunks_exact_mut(16).enumerate() {
+            codes[..8].copy_from_slice(&low[8 * g..][..8]);
+            codes[8..].copy_from_slice(&high[8 * g..][..8]);
+        }
+        codes
     }
 
     #[inline(always)]

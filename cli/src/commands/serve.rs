@@ -16,6 +16,7 @@ use crate::flags::{self, DeviceFlags, ModelFlag};
 use crate::input;
 use crate::logging::LogFormat;
 use crate::server::folder::{Source, name_of, of_folder};
+use crate::server::hosts;
 use crate::server::loaded::TemplateChoice;
 use crate::server::models::Loading;
 use crate::server::planted::{self, Planted};
@@ -69,6 +70,10 @@ pub(crate) struct Serve {
     /// Origin whose pages may ask, such as <https://example.org>, or * for all; may be given several times
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
+    /// Host that requests may name besides this machine, or * for all: a server that listens on this machine
+    /// alone refuses others, and so does one that is given any; may be given several times
+    #[arg(long, value_name = "HOST", value_parser = hosts::parse)]
+    allow_host: Vec<String>,
     /// Seconds that a request may take [default: no limit]
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<u32>,
@@ -126,6 +131,7 @@ impl Serve {
             config: Config {
                 keys: self.keys()?,
                 origins: self.cors_origin.clone(),
+                hosts: self.allow_host.clone(),
                 max_body: self.max_body,
                 timeout: self.timeout.map(|seconds| Duration::from_secs(seconds.into())),
                 patience: Duration::from_secs(self.patience.into()),

@@ -25,6 +25,8 @@ pub(crate) struct Config {
     pub(crate) keys: Vec<String>,
     /// Origins whose pages may ask; `*` for all.
     pub(crate) origins: Vec<String>,
+    /// Hosts that requests may name besides this machine; `*` for all.
+    pub(crate) hosts: Vec<String>,
     /// Bytes of a body at most.
     pub(crate) max_body: usize,
     /// The longest that a request may take.

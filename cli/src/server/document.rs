@@ -48,6 +48,11 @@ const COMMON: &[(Which, &str, &str)] = &[
         "What was asked makes no sense, or does not fit the context",
     ),
     (Which::Keyed, "401", "No key, or a wrong one"),
+    (
+        Which::All,
+        "403",
+        "The request names a host that is not the server's",
+    ),
     (Which::Posts, "404", "No such model"),
     (
         Which::Posts,

@@ -17,6 +17,7 @@ mod error;
 pub(crate) mod folder;
 mod generation;
 mod health;
+pub(crate) mod hosts;
 mod json;
 pub(crate) mod loaded;
 mod metrics;

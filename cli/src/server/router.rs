@@ -1,5 +1,8 @@
 //! Which path is whose.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -12,11 +15,13 @@ use tower_http::cors::{AllowOrigin, Any, CorsLayer};
 use super::anthropic::messages;
 use super::app::App;
 use super::body::BodyLimits;
+use super::hosts::{self, Hosts};
 use super::ollama::{chat, embed, generate, listing};
 use super::{auth, document, error, health, openai, page, record, tokens};
 
-/// All routes.
-pub(crate) fn router(app: &App) -> Router {
+/// All routes of a server that listens on `bound`.
+pub(crate) fn router(app: &App, bound: IpAddr) -> Router {
+    let hosts = Hosts::new(bound, &app.config.hosts, &app.config.origins);
     let work = Router::new()
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{*model}", get(openai::models::one))
@@ -53,6 +58,7 @@ pub(crate) fn router(app: &App) -> Router {
             most: app.config.max_body,
             patience: app.config.patience,
         }))
+        .layer(from_fn_with_state(Arc::new(hosts), hosts::check_host))
         .layer(from_fn(error::write_errors))
         .layer(from_fn_with_state(app.clone(), count));
     let routes = match cors(&app.config.origins) {

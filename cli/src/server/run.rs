@@ -70,7 +70,12 @@ async fn run(serving: Serving, bound: impl FnOnce(SocketAddr)) -> Result<(), Fai
     let app: App = Arc::new(Shared::new(models, metrics, serving.config));
     let ends = Arc::new(Notify::new());
     let patience = app.config.patience;
-    let server = connections::serve(listener, router(&app), patience, Arc::clone(&ends));
+    let server = connections::serve(
+        listener,
+        router(&app, address.ip()),
+        patience,
+        Arc::clone(&ends),
+    );
     let server = tokio::spawn(server);
     bound(address);
     let why = tokio::select! {

@@ -383,7 +383,7 @@ fn spoilt_head(random: &mut Random) -> (Vec<u8>, bool) {
         5 => with_headers(&[("Content-Length", &random.below(300).to_string())]),
         6 => with_headers(&[("Transfer-Encoding", "chunked")]),
         7 => {
-            let head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+            let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                         Transfer-Encoding: chunked\r\n\r\n";
             let size = ["ffffffffffffffff", "-1", "zz", "5;ext=1", "0", "fffffff"][random.below(6)];
             [

@@ -16,6 +16,7 @@ mod faults;
 mod fuzz;
 mod harness;
 mod hostile;
+mod hosts;
 mod keys;
 mod leaving;
 mod models;

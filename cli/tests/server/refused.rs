@@ -294,7 +294,7 @@ fn a_body_that_is_too_large_is_refused_and_its_sender_hears_of_it() {
         let size = format!("{:x}\r\n", chunk.len());
         [size.as_bytes(), chunk, b"\r\n"].concat()
     });
-    let head = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+    let head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                 Transfer-Encoding: chunked\r\n\r\n";
     let chunked = [head.as_bytes(), &chunks.collect::<Vec<u8>>(), b"0\r\n\r\n"].concat();
     for bytes in [whole, chunked] {
@@ -307,7 +307,7 @@ fn a_body_that_is_too_large_is_refused_and_its_sender_hears_of_it() {
     assert_eq!(lost.status(), 404);
     // Nothing is sent but the length.
     let mut connection = server.open();
-    let declared = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\
+    let declared = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                     Content-Length: 100001\r\n\r\n";
     connection.send(declared.as_bytes()).unwrap();
     assert_eq!(connection.answer().unwrap().status(), 413);

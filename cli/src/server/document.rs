@@ -28,6 +28,7 @@ use super::{health, openai as o, tokens};
         listing::show,
         generate::create,
         embed::create,
+        embed::create_one,
         chat::create,
         tokens::tokenize,
         tokens::detokenize,
@@ -222,7 +223,8 @@ mod tests {
             }
         }
         own.sort_unstable();
-        let expected = [("/api/embed", "400"), ("/v1/embeddings", "400")];
+        let embed = ["/api/embed", "/api/embeddings", "/v1/embeddings"];
+        let expected = embed.map(|path| (path, "400"));
         assert_eq!(own, expected);
         for path in WITHOUT_DEVICE {
             assert!(alone["paths"].get(path).is_some(), "{path}");

@@ -37,6 +37,7 @@ pub(crate) fn router(app: &App, bound: IpAddr) -> Router {
         .route("/api/show", post(listing::show))
         .route("/api/generate", post(generate::create))
         .route("/api/embed", post(embed::create))
+        .route("/api/embeddings", post(embed::create_one))
         .route("/api/chat", post(chat::create))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))

@@ -12,10 +12,17 @@ use super::loaded::Loaded;
 /// Texts that a request may have.
 const MOST: usize = 2048;
 
-/// The vectors of some texts, each of length 1, and the tokens of all.
+/// The vectors of some texts, as the model makes them, and the tokens of all.
 pub(crate) struct Vectors {
     pub(crate) vectors: Vec<Vec<f32>>,
     pub(crate) tokens: usize,
+}
+
+impl Vectors {
+    /// The same directions, each of length 1.
+    pub(crate) fn units(self) -> Vec<Vec<f32>> {
+        self.vectors.into_iter().map(unit).collect()
+    }
 }
 
 /// The tokens of a text, with those that the model's file wants around it.
@@ -63,9 +70,7 @@ pub(crate) async fn vectors(
         });
         let lost = |_| ApiError::unavailable(ENGINE_LOST, "the engine has ended");
         let vector = heard.await.map_err(lost)?.map_err(ApiError::from);
-        vectors.push(unit(
-            vector.inspect_err(|error| active.choices().note(error))?,
-        ));
+        vectors.push(vector.inspect_err(|error| active.choices().note(error))?);
     }
     active.choices().done();
     Ok(Vectors { vectors, tokens })

@@ -10,5 +10,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod interpreters;
+#[path = "../pooled/mod.rs"]
+mod pooled;
 mod scripts;
 mod server;

@@ -114,6 +114,11 @@ def embed():
     found = pooled.embed(model="pooled", input=["A crate.", "Ownership."])
     assert [len(vector) for vector in found.embeddings] == [256, 256] and found.prompt_eval_count > 0
     assert "embedding" in pooled.show("pooled").capabilities
+    older = pooled.embeddings(model="pooled", prompt="Ownership.").embedding
+    length = sum(value * value for value in older) ** 0.5
+    assert max(abs(a / length - b) for a, b in zip(older, found.embeddings[1], strict=True)) < 1e-5, older
+    assert list(pooled.embeddings(model="pooled", prompt="").embedding) == []
+    assert raises(ollama.ResponseError, lambda: pooled.embeddings(model="pooled", prompt="word " * 3000)).status_code == 400
     cut = pooled.embed(model="pooled", input="word " * 3000, truncate=True)
     assert cut.prompt_eval_count == 1024
     long = raises(ollama.ResponseError, lambda: pooled.embed(model="pooled", input="word " * 3000, truncate=False))

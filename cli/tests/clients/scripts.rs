@@ -3,32 +3,12 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use gannet_gguf::{Gguf, Writer};
-
 use super::interpreters::Interpreter;
+use super::pooled::write_pooled;
 use super::server::Server;
 
 /// The key of the servers of these tests.
 const KEY: &str = "a-key-of-tests";
-
-/// Writes the embedded model's file with a pooling of its own: the mean.
-fn write_pooled(to: &Path) {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let gguf = Gguf::open(here.join("models/rustdoc-tiny-Q4_K_M.gguf")).unwrap();
-    let mut writer = Writer::new();
-    for (key, value) in gguf.metadata().iter() {
-        writer.set(key, value).unwrap();
-    }
-    writer.set("llama.pooling_type", 1u32).unwrap();
-    for t in gguf.tensors() {
-        writer.tensor(&t.name, &t.dims, t.ty).unwrap();
-    }
-    let mut data = writer.start(std::fs::File::create(to).unwrap()).unwrap();
-    for t in gguf.tensors() {
-        data.tensor(&t.name, gguf.data(t)).unwrap();
-    }
-    data.finish().unwrap();
-}
 
 /// Runs a script beside this file against four servers: one as anybody starts it, one whose template has
 /// tools, one that takes a single request at a time, and one whose model has vectors of texts.

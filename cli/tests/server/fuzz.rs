@@ -114,6 +114,10 @@ fn good() -> Vec<(&'static str, Value)> {
             json!({"model": "rustdoc-tiny", "input": ["x", "y"]}),
         ),
         (
+            "/api/embeddings",
+            json!({"model": "rustdoc-tiny", "prompt": "x"}),
+        ),
+        (
             "/v1/embeddings",
             json!({"input": [[5, 6], [7]], "encoding_format": "base64"}),
         ),

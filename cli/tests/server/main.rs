@@ -21,8 +21,11 @@ mod keys;
 mod leaving;
 mod models;
 mod origins;
+#[path = "../pooled/mod.rs"]
+mod pooled;
 mod refused;
 mod schema;
 mod slow;
 mod stress;
 mod text;
+mod vectors;

@@ -1,5 +1,6 @@
-//! `/api/embed`: vectors of texts.
+//! `/api/embed` and `/api/embeddings`: vectors of texts.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
@@ -15,6 +16,7 @@ use crate::server::app::App;
 use crate::server::body::Untyped;
 use crate::server::controls::OneOrMany;
 use crate::server::error::ApiError;
+use crate::server::loaded::Loaded;
 use crate::server::vectors::{tokens_of, vectors};
 
 /// A request.
@@ -47,20 +49,15 @@ pub(crate) async fn create(
         let why = "vectors are as long as the model makes them; leave it out";
         return Err(ApiError::unsupported("dimensions", why));
     }
-    let keep = request
-        .keep_alive
-        .as_ref()
-        .map(KeepAlive::read)
-        .transpose()?;
     let begun = Instant::now();
-    let model = app.models.get(Some(&request.model)).await?;
+    let asked = Asked {
+        name: &request.model,
+        keep_alive: request.keep_alive.as_ref(),
+        options: request.options.unwrap_or_default(),
+    };
+    let model = asked.model(&app).await?;
     let load = begun.elapsed();
-    if let Some(keep) = keep {
-        model.keep_for(keep);
-    }
     let context = model.engine().context();
-    // Nothing is sampled; what makes no sense is refused all the same.
-    request.options.unwrap_or_default().read(context)?;
     let mut texts: Vec<Vec<u32>> = request
         .input
         .into_vec()
@@ -71,11 +68,69 @@ pub(crate) async fn create(
         texts.iter_mut().for_each(|text| text.truncate(context));
     }
     let found = vectors(&model, texts, "input").await?;
+    let tokens = found.tokens;
     Ok(Json(json!({
         "model": request.model,
-        "embeddings": found.vectors,
+        "embeddings": found.units(),
         "total_duration": nanoseconds(begun.elapsed()),
         "load_duration": nanoseconds(load),
-        "prompt_eval_count": found.tokens,
+        "prompt_eval_count": tokens,
     })))
+}
+
+/// A request of the older route.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EmbeddingRequest {
+    /// The model's name.
+    model: String,
+    /// The text; without one the model is loaded.
+    prompt: Option<String>,
+    options: Option<Options>,
+    keep_alive: Option<KeepAlive>,
+}
+
+/// The vector of one text as the model makes it, of whatever length: the older route.
+#[utoipa::path(post, path = "/api/embeddings", tag = "ollama", request_body = EmbeddingRequest, responses(
+    (status = 200, description = "The vector; an empty one without a text", body = Value),
+    (status = 400, description = "What was asked makes no sense, or the model has no vectors of texts", body = Value),
+))]
+pub(crate) async fn create_one(
+    State(app): State<App>,
+    Untyped(body): Untyped,
+) -> Result<Json<Value>, ApiError> {
+    let request: EmbeddingRequest = body.rest()?;
+    let asked = Asked {
+        name: &request.model,
+        keep_alive: request.keep_alive.as_ref(),
+        options: request.options.unwrap_or_default(),
+    };
+    let model = asked.model(&app).await?;
+    let prompt = request.prompt.unwrap_or_default();
+    if prompt.is_empty() {
+        return Ok(Json(json!({"embedding": []})));
+    }
+    let found = vectors(&model, vec![tokens_of(&model, &prompt)], "prompt").await?;
+    Ok(Json(json!({"embedding": found.vectors.first()})))
+}
+
+/// What both routes are asked.
+struct Asked<'a> {
+    name: &'a str,
+    keep_alive: Option<&'a KeepAlive>,
+    options: Options,
+}
+
+impl Asked<'_> {
+    /// The model, loaded, and kept as long as was asked for.
+    async fn model(self, app: &App) -> Result<Arc<Loaded>, ApiError> {
+        let keep = self.keep_alive.map(KeepAlive::read).transpose()?;
+        let model = app.models.get(Some(self.name)).await?;
+        if let Some(keep) = keep {
+            model.keep_for(keep);
+        }
+        // Nothing is sampled; what makes no sense is refused all the same.
+        self.options.read(model.engine().context())?;
+        Ok(model)
+    }
 }

@@ -69,13 +69,14 @@ pub(crate) async fn create(State(app): State<App>, body: Object) -> Result<Json<
     };
     let found = vectors(&model, texts, "input").await?;
     let encoding = request.encoding_format.unwrap_or(Encoding::Float);
-    let data: Vec<Value> = (found.vectors.iter().enumerate())
+    let tokens = found.tokens;
+    let data: Vec<Value> = (found.units().iter().enumerate())
         .map(|(i, vector)| {
             json!({"object": "embedding", "index": i, "embedding": written(vector, encoding)})
         })
         .collect();
     Ok(Json(json!({
         "object": "list", "data": data, "model": model.id(),
-        "usage": {"prompt_tokens": found.tokens, "total_tokens": found.tokens},
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     })))
 }

@@ -1,4 +1,4 @@
-//! A cache that is too small for all at once.
+//! Caches: of keys and values, too small for all at once, and of compiled grammars.
 
 use serde_json::{Value, json};
 
@@ -51,4 +51,42 @@ fn who_gives_way_says_the_same_and_who_can_never_fit_is_refused() {
         );
     }
     server.until_idle();
+}
+
+/// Requests of every kind share what was compiled for the first with the same grammar.
+#[test]
+fn a_schema_is_compiled_once_for_all_requests_that_have_it() {
+    let server = Server::start(&["--ctx", "256"]);
+    let schema = json!({"type": "object", "properties": {"public": {"type": "boolean"}},
+                        "required": ["public"], "additionalProperties": false});
+    let ask = |schema: &Value, n: usize| {
+        let answer = server.post(
+            "/v1/chat/completions",
+            &json!({
+                "messages": [{"role": "user", "content": "Is it public?"}], "max_tokens": 24, "n": n, "seed": 7,
+                "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}},
+            }),
+        );
+        assert_eq!(answer.status(), 200, "{}", answer.text());
+        answer.json()["choices"].clone()
+    };
+    let compiled = || {
+        let metrics = server.metrics();
+        let hits = metrics.get("grammar_cache_hits_total");
+        (hits, metrics.get("grammar_cache_misses_total"))
+    };
+    assert_eq!(compiled(), (0.0, 0.0));
+    let first = ask(&schema, 1);
+    assert_eq!(compiled(), (0.0, 1.0));
+    assert_eq!(ask(&schema, 1), first);
+    assert_eq!(compiled(), (1.0, 1.0));
+    // Choices of a request have copies of one.
+    ask(&schema, 3);
+    assert_eq!(compiled(), (2.0, 1.0));
+    ask(&json!({"type": "object", "properties": {}}), 1);
+    assert_eq!(compiled(), (2.0, 2.0));
+    let other = json!({"model": "rustdoc-tiny", "prompt": "Is it public?", "stream": false, "raw": true,
+                       "format": schema, "options": {"num_predict": 24}});
+    assert_eq!(server.post("/api/generate", &other).status(), 200);
+    assert_eq!(compiled(), (3.0, 2.0));
 }

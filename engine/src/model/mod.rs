@@ -42,7 +42,7 @@ use weights::Weights;
 use crate::Error;
 use crate::files::Source;
 use crate::plan::{Plan, WeightInfo};
-use crate::text::grammar::{Grammar, Grammars, Matcher};
+use crate::text::grammar::{Grammar, GrammarCounts, Grammars, Matcher};
 use crate::text::tokenizer::{self, Tokenizer, TokenizerOptions};
 
 /// How a model is opened.
@@ -258,6 +258,12 @@ impl Model {
     /// As [`Model::check_grammar`].
     pub(crate) fn matcher(&self, grammar: &Grammar) -> Result<Matcher, Error> {
         Ok(self.grammars.compile(grammar)?)
+    }
+
+    /// How often a grammar was known already, and how often it had to be compiled.
+    #[must_use]
+    pub(crate) fn grammar_counts(&self) -> GrammarCounts {
+        self.grammars.counts()
     }
 
     /// The forward step.

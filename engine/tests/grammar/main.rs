@@ -6,6 +6,7 @@
 mod controls;
 mod generator;
 mod hostile;
+mod kept;
 mod schemas;
 mod texts;
 mod tools;
@@ -20,21 +21,28 @@ use gannet_engine::{DeviceChoice, Engine, GenerateOptions, Model, Request, Sampl
 /// The model that is shipped.
 fn model() -> &'static Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
-    MODEL.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let file = folder.join("../cli/models/rustdoc-tiny-Q4_K_M.gguf");
-        Arc::new(Model::open(file).unwrap())
-    })
+    MODEL.get_or_init(opened)
+}
+
+/// The same, opened anew.
+fn opened() -> Arc<Model> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let file = folder.join("../cli/models/rustdoc-tiny-Q4_K_M.gguf");
+    Arc::new(Model::open(file).unwrap())
 }
 
 fn engine(slots: usize, context: usize) -> Engine {
+    engine_of(model(), slots, context)
+}
+
+fn engine_of(model: &Arc<Model>, slots: usize, context: usize) -> Engine {
     let settings = Settings {
         device: DeviceChoice::Cpu,
         slots: Some(slots),
         context: Some(context),
         ..Settings::default()
     };
-    Engine::new(model(), &settings).unwrap()
+    Engine::new(model, &settings).unwrap()
 }
 
 /// What a hook does that makes a model write a text: tokens that go on with it are likelier by `by`; behind

@@ -209,7 +209,10 @@ impl Core {
 
     /// How it is doing.
     pub fn counters(&self) -> EngineCounters {
+        let grammars = self.model.grammar_counts();
         EngineCounters {
+            grammar_hits: grammars.hits,
+            grammar_misses: grammars.misses,
             scheduler: self.scheduler.counters(),
             executor: self.executor.stats(),
             ..self.counters

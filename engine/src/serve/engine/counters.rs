@@ -55,6 +55,10 @@ pub struct EngineCounters {
     pub requests: u64,
     /// Requests that were refused.
     pub refused: u64,
+    /// Requests whose grammar was compiled for an earlier one; all engines of a model count together.
+    pub grammar_hits: u64,
+    /// Times that a grammar was compiled.
+    pub grammar_misses: u64,
     /// Tokens that were given out.
     pub tokens: u64,
     /// Requests that ran out of time.

@@ -13,6 +13,7 @@ use llguidance::toktrie::{InferenceCapabilities, TokEnv};
 use llguidance::{Matcher as Parser, ParserFactory, regex_to_lark};
 
 use super::env::Env;
+use super::kept::{Compiled, GrammarCounts, Kept};
 use super::numerals::Numerals;
 use super::{Grammar, GrammarError, Matcher, lark, locate, refused, schema};
 use crate::text::tokenizer::Tokenizer;
@@ -21,6 +22,9 @@ use crate::text::tokenizer::Tokenizer;
 const LONGEST_REGEX: usize = 16 << 10;
 /// The stack of a compiler's thread: address space, of which only what is used takes memory.
 const STACK: usize = 256 << 20;
+/// What the rules of a grammar are taken for in memory, for each byte of its text; long constants take a tenth
+/// of it.
+const BYTES_A_BYTE: usize = 64;
 /// How long a caller waits for a compiler. Its work is bounded too, and ends soon after.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -28,6 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Grammars {
     tokenizer: Arc<Tokenizer>,
     factory: OnceLock<Result<Arc<ParserFactory>, String>>,
+    kept: Kept,
 }
 
 impl Grammars {
@@ -37,15 +42,26 @@ impl Grammars {
         Grammars {
             tokenizer: Arc::clone(tokenizer),
             factory: OnceLock::new(),
+            kept: Kept::default(),
         }
     }
 
-    /// A matcher at the start of a text. Takes milliseconds, and seconds at most; large vocabularies
-    /// take a second more the first time.
+    /// A matcher at the start of a text: of one of the last grammars a copy; else it takes milliseconds, and
+    /// seconds at most. Large vocabularies take a second more the first time.
     ///
     /// # Errors
     /// The grammar is none, allows nothing, uses what is not supported or is too large.
     pub fn compile(&self, grammar: &Grammar) -> Result<Matcher, GrammarError> {
+        self.kept.get(grammar, || self.compile_anew(grammar))
+    }
+
+    /// How often grammars were there, and how often they had to be compiled.
+    #[must_use]
+    pub fn counts(&self) -> GrammarCounts {
+        self.kept.counts()
+    }
+
+    fn compile_anew(&self, grammar: &Grammar) -> Result<Compiled, GrammarError> {
         let factory = self.factory.get_or_init(|| factory(&self.tokenizer));
         let factory = factory.clone().map_err(GrammarError)?;
         let (tokenizer, grammar) = (Arc::clone(&self.tokenizer), grammar.clone());
@@ -100,7 +116,7 @@ fn compile(
     factory: &ParserFactory,
     tokenizer: &Tokenizer,
     grammar: &Grammar,
-) -> Result<Matcher, GrammarError> {
+) -> Result<Compiled, GrammarError> {
     let (source, schema) = match grammar {
         Grammar::JsonSchema(text) => {
             let schema = schema::read(text)?;
@@ -115,7 +131,11 @@ fn compile(
         Grammar::Lark(text) => (TopLevelGrammar::from_lark(lark::checked(text)?), None),
         Grammar::Turn(turn) => (TopLevelGrammar::from_lark(turn.lark(tokenizer)?), None),
     };
-    let parser = Parser::new(factory.create_parser(source));
+    let text_bytes = text_bytes(&source);
+    let parser = factory.create_parser(source);
+    // It shares the states of the lexer, of which the matcher does not tell.
+    let weighed = parser.as_ref().ok().cloned();
+    let parser = Parser::new(parser);
     match parser.get_error() {
         None => {
             let is_json = matches!(grammar, Grammar::JsonSchema(_) | Grammar::JsonObject);
@@ -123,7 +143,10 @@ fn compile(
             let mut matcher = Matcher::new(parser, numerals);
             // What lets nothing begin is refused now, and later steps find a part of their work done.
             matcher.allowed().map_err(GrammarError)?;
-            Ok(matcher)
+            let lexer = weighed.map_or(0, |parser| parser.parser.lexer_stats().num_bytes);
+            let given = format!("{grammar:?}").len();
+            let bytes = lexer + given + text_bytes * BYTES_A_BYTE;
+            Ok(Compiled { matcher, bytes })
         }
         Some(error) => {
             let place = schema.and_then(|schema| locate::failing(&schema));
@@ -134,6 +157,11 @@ fn compile(
             })
         }
     }
+}
+
+/// Bytes of the text that a grammar is compiled from.
+fn text_bytes(source: &TopLevelGrammar) -> usize {
+    serde_json::to_string(source).map_or(0, |text| text.len())
 }
 
 /// A regular expression that is matched as a whole.

@@ -1,7 +1,7 @@
 //! Grammars: what a generated text must match, and which tokens may come next.
 //!
-//! A [`Grammar`] is compiled once for a request ([`Grammars::compile`]): the work of the `llguidance`
-//! crate, over a trie of the vocabulary that is made once for a model (`env.rs`). Schemas are read by
+//! A [`Grammar`] is compiled once for all requests that have it ([`Grammars::compile`], `kept.rs`): the work of
+//! the `llguidance` crate, over a trie of the vocabulary that is made once for a model (`env.rs`). Schemas are read by
 //! `schema.rs` first, which refuses what would be ignored and says what llguidance gets wrong in terms
 //! that it gets right. A [`Matcher`] then follows one text token by token.
 //!
@@ -11,6 +11,7 @@
 mod compile;
 mod env;
 mod formats;
+mod kept;
 mod keywords;
 mod lark;
 mod locate;
@@ -22,6 +23,7 @@ use crate::text::tools::Turn;
 
 pub use compile::Grammars;
 pub(crate) use compile::{embedded, embedded_object};
+pub use kept::GrammarCounts;
 pub use matcher::{Allowed, Matcher};
 
 /// What a generated text must match, as a whole.

@@ -32,6 +32,14 @@ pub struct BatchBudget {
     pub many: usize,
 }
 
+impl BatchBudget {
+    /// Rows of prompts beside so many that decode; `None` where that is too few to share a step.
+    fn left(&self, decoding: usize) -> Option<usize> {
+        let left = self.rows.saturating_sub(decoding);
+        (left >= self.least.max(1)).then_some(left)
+    }
+}
+
 /// What prompts may have of a step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Share {
@@ -99,6 +107,20 @@ impl Scheduler {
         request.is_some_and(|r| r.length() > r.prompt_len && r.rows_to_come() <= 1)
     }
 
+    /// Rows of prompts in a step beside those that decode, of which there is at least one.
+    pub(super) fn prompt_rows_beside_decoding(&self) -> usize {
+        let decoding = self.running.iter().filter(|&&id| self.decodes(id)).count();
+        let rows = match self.prompt_budget {
+            PromptBudget::All => self.rows,
+            PromptBudget::Rows(rows) => rows.max(1),
+            PromptBudget::Batch(batch) => match batch.left(decoding.max(1)) {
+                Some(left) => left,
+                None => batch.short.max(1),
+            },
+        };
+        rows.min(self.rows)
+    }
+
     /// What the next step is for.
     pub(super) fn turn(&self) -> Turn {
         let decoding = self.running.iter().filter(|&&id| self.decodes(id)).count();
@@ -117,7 +139,6 @@ impl Scheduler {
             true => batch.short,
             false => 0,
         };
-        let left = batch.rows.saturating_sub(decoding);
         let turn = |decodes, rows: usize| Turn {
             decodes,
             share: Share {
@@ -126,12 +147,12 @@ impl Scheduler {
             },
             alone: batch.short.max(1),
         };
-        match left >= batch.least.max(1) {
-            true => turn(true, left),
-            false if self.prompts_are_next && self.anybody_reads() => {
+        match batch.left(decoding) {
+            Some(left) => turn(true, left),
+            None if self.prompts_are_next && self.anybody_reads() => {
                 turn(false, batch.short.max(1))
             }
-            false => Turn {
+            None => Turn {
                 share: Share::all(0),
                 ..turn(true, 0)
             },

@@ -294,6 +294,42 @@ impl Collector for Engines {
             "Rows of prompts that were computed",
             |c| c.scheduler.prompt_rows,
         )?;
+        self.gauge(
+            e,
+            "gannet:prompt_budget",
+            "Tokens of prompts that a step may have while sequences decode",
+            |c| c.scheduler.prompt_budget as f64,
+        )?;
+        self.counter(
+            e,
+            "gannet:steps_of_prompts",
+            "Steps that had rows of prompts only",
+            |c| c.scheduler.prompt_steps,
+        )?;
+        self.counter(
+            e,
+            "gannet:steps_decoding",
+            "Steps that had rows of single tokens only",
+            |c| c.scheduler.decode_steps,
+        )?;
+        self.counter(
+            e,
+            "gannet:steps_mixed",
+            "Steps that had rows of prompts beside such as decode",
+            |c| c.scheduler.mixed_steps,
+        )?;
+        self.counter(
+            e,
+            "gannet:grammar_cache_hits",
+            "Grammars that were compiled for an earlier request",
+            |c| c.grammar_hits,
+        )?;
+        self.counter(
+            e,
+            "gannet:grammar_cache_misses",
+            "Grammars that were compiled",
+            |c| c.grammar_misses,
+        )?;
         self.counter(
             e,
             "gannet:grammar_cache_hits",

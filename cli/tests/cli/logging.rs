@@ -44,7 +44,7 @@ impl Server {
         let length = body.len();
         write!(
             stream,
-            "{head}\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
+            "{head}\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
              content-length: {length}\r\n\r\n{body}"
         )
         .unwrap();

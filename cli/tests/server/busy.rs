@@ -79,3 +79,40 @@ fn a_request_ends_when_its_time_is_over() {
     assert!(server.until_idle() < Duration::from_secs(1));
     assert_eq!(server.metrics().ended("abort"), 2.0);
 }
+
+/// The budget is what was asked for, and steps are counted by what they had.
+#[test]
+fn the_budget_of_prompts_and_the_steps_that_share_it_are_told() {
+    let server = Server::start(&[
+        "--prompt-budget",
+        "5",
+        "--slots",
+        "2",
+        "--ctx",
+        "512",
+        "--fault",
+        "slow-steps=5",
+    ]);
+    assert_eq!(server.metrics().get("prompt_budget"), 5.0);
+    let steps = || {
+        let m = server.metrics();
+        let of = |name: &str| m.get(&format!("steps_{name}_total"));
+        [of("of_prompts"), of("decoding"), of("mixed")]
+    };
+    // A prompt alone takes a step, and each token behind the first one.
+    server.post(PATH, &greedy("Ownership is", 6));
+    assert_eq!(steps(), [1.0, 5.0, 0.0]);
+    // One that joins while another decodes has pieces of its steps.
+    let mut long = server.begin(PATH, &streamed(greedy("A trait", 400)));
+    // It decodes, and goes on to for longer than this takes.
+    assert!(long.event().unwrap().is_some());
+    let prompt: Vec<u32> = (0..41).map(|i| 300 + i).collect();
+    server.post(
+        PATH,
+        &json!({"prompt": prompt, "max_tokens": 1, "temperature": 0}),
+    );
+    let [_, _, mixed] = steps();
+    drop(long);
+    assert_eq!(mixed, 9.0);
+    server.until_idle();
+}

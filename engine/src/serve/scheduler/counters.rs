@@ -22,12 +22,21 @@ pub struct SchedulerCounters {
     pub blocks_cached: usize,
     /// Places on the host that hold no saved block.
     pub places_free: usize,
+    /// Rows that prompts may have of a step while sequences decode: of the next one, or of the next that is
+    /// theirs where steps take turns. Where nothing decodes, what they would have beside one that does.
+    pub prompt_budget: usize,
     /// Tokens that were there already when a request joined.
     pub prefix_hits: u64,
     /// Rows of prompts, and of what was computed again after a request was sent back.
     pub prompt_rows: u64,
     /// Rows of single tokens on the way to the next.
     pub decode_rows: u64,
+    /// Steps that had rows of prompts only.
+    pub prompt_steps: u64,
+    /// Steps that had rows of single tokens only.
+    pub decode_steps: u64,
+    /// Steps that had both.
+    pub mixed_steps: u64,
     /// Blocks copied because several had them and one was to write.
     pub copied_blocks: u64,
     /// Times that a request gave its blocks back to others.
@@ -44,6 +53,20 @@ pub struct SchedulerCounters {
     pub failed_steps: u64,
     /// Requests that failed with them.
     pub failed_requests: u64,
+}
+
+impl SchedulerCounters {
+    /// Counts a step by the rows that were added to those `before` it.
+    pub(super) fn add_step(&mut self, before: &SchedulerCounters) {
+        let reads = self.prompt_rows > before.prompt_rows;
+        let decodes = self.decode_rows > before.decode_rows;
+        match (reads, decodes) {
+            (true, true) => self.mixed_steps += 1,
+            (true, false) => self.prompt_steps += 1,
+            (false, true) => self.decode_steps += 1,
+            (false, false) => {}
+        }
+    }
 }
 
 impl Scheduler {
@@ -63,6 +86,7 @@ impl Scheduler {
             blocks_held: self.table.blocks_in_use(),
             blocks_cached: self.table.free_blocks() - self.table.unowned_blocks(),
             places_free: self.free_places.len(),
+            prompt_budget: self.prompt_rows_beside_decoding(),
             ..self.totals
         }
     }

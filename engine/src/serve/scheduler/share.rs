@@ -58,6 +58,19 @@ impl BatchBudget {
         let keys = self.costs.keys.max(1);
         (more * keys / (keys + depth)).max(1)
     }
+
+    /// Rows of prompts beside so many that decode; `None` where a batch leaves too few to share a step.
+    fn beside(&self, decoding: usize, depth: usize) -> Option<usize> {
+        let left = self.rows.saturating_sub(decoding);
+        let is_enough = left >= self.least.max(1);
+        is_enough.then(|| left.min(self.affordable(decoding, depth, false)))
+    }
+
+    /// Rows of prompts in a turn of their own.
+    fn of_turn(&self, decoding: usize, depth: usize) -> usize {
+        let rows = self.affordable(decoding, depth, true);
+        self.short.max(1).min(rows)
+    }
 }
 
 /// What prompts may have of a step.
@@ -127,6 +140,21 @@ impl Scheduler {
         request.is_some_and(|r| r.length() > r.prompt_len && r.rows_to_come() <= 1)
     }
 
+    /// Rows of prompts in a step beside those that decode, of which there is at least one.
+    pub(super) fn prompt_rows_beside_decoding(&self) -> usize {
+        let decoding = self.running.iter().filter(|&&id| self.decodes(id)).count();
+        let rows = match self.prompt_budget {
+            PromptBudget::All => self.rows,
+            PromptBudget::Rows(rows) => rows.max(1),
+            PromptBudget::Batch(batch) => {
+                let (decoding, depth) = (decoding.max(1), self.depth());
+                let beside = batch.beside(decoding, depth);
+                beside.unwrap_or_else(|| batch.of_turn(decoding, depth))
+            }
+        };
+        rows.min(self.rows)
+    }
+
     /// What the next step is for.
     pub(super) fn turn(&self) -> Turn {
         let decoding = self.running.iter().filter(|&&id| self.decodes(id)).count();
@@ -145,7 +173,6 @@ impl Scheduler {
             true => batch.short,
             false => 0,
         };
-        let left = batch.rows.saturating_sub(decoding);
         let depth = self.depth();
         let turn = |decodes, rows: usize| Turn {
             decodes,
@@ -155,13 +182,12 @@ impl Scheduler {
             },
             alone: batch.short.max(1),
         };
-        match left >= batch.least.max(1) {
-            true => turn(true, left.min(batch.affordable(decoding, depth, false))),
-            false if self.prompts_are_next && self.anybody_reads() => {
-                let rows = batch.affordable(decoding, depth, true);
-                turn(false, batch.short.max(1).min(rows))
+        match batch.beside(decoding, depth) {
+            Some(rows) => turn(true, rows),
+            None if self.prompts_are_next && self.anybody_reads() => {
+                turn(false, batch.of_turn(decoding, depth))
             }
-            false => Turn {
+            None => Turn {
                 share: Share::all(0),
                 ..turn(true, 0)
             },

@@ -25,6 +25,7 @@ impl Scheduler {
     pub(super) fn queue_step(&mut self) -> Option<Work> {
         self.retire();
         let ticket = Ticket(self.next_ticket);
+        let before = self.totals;
         let mut draft = Draft {
             work: Work {
                 ticket,
@@ -58,6 +59,7 @@ impl Scheduler {
         for group in &groups {
             self.publish(group.request);
         }
+        self.totals.add_step(&before);
         self.next_ticket += 1;
         self.prompts_are_next = turn.is_followed_by_prompts();
         self.in_flight.push_back(QueuedStep { ticket, groups });

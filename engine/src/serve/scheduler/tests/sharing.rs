@@ -119,3 +119,36 @@ fn no_depth_and_no_number_of_others_makes_it_longer() {
         }
     }
 }
+
+#[test]
+fn the_budget_and_what_steps_were_for_are_counted() {
+    for (decoding, budget, rows) in [
+        (3, PromptBudget::Batch(BATCH), 5),
+        (0, PromptBudget::Batch(BATCH), 7),
+        (7, PromptBudget::Batch(BATCH), 4),
+        (3, PromptBudget::Rows(7), 7),
+        (3, PromptBudget::Rows(4000), 512),
+        (3, PromptBudget::All, 512),
+    ] {
+        let world = world(decoding, budget);
+        assert_eq!(world.scheduler.counters().prompt_budget, rows, "{budget:?}");
+    }
+    let mut world = world(3, PromptBudget::Rows(7));
+    let steps = |world: &World| {
+        let c = world.scheduler.counters();
+        [c.prompt_steps, c.decode_steps, c.mixed_steps]
+    };
+    let before = steps(&world);
+    world.submit(entry(prompt(99, 20), 2), 0);
+    // Three steps with pieces of the prompt, then others.
+    let found = next_steps(&mut world, 5);
+    let mixed = found.iter().filter(|(prompts, _)| *prompts > 0).count() as u64;
+    assert_eq!(mixed, 3);
+    let after = steps(&world);
+    assert_eq!(after, [before[0], before[1] + 2, before[2] + 3]);
+    let mut alone = self::world(0, PromptBudget::Rows(7));
+    alone.submit(entry(prompt(5, 600), 2), 0);
+    // Nothing decodes meanwhile: as many rows as a step has.
+    assert_eq!(next_steps(&mut alone, 2), [(512, 0), (88, 0)]);
+    assert_eq!(steps(&alone), [2, 0, 0]);
+}

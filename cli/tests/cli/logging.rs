@@ -62,9 +62,13 @@ impl Server {
         }
     }
 
-    /// Ends it and gives the rest of its log.
+    /// Ends it, once all that runs has said what it has to say, and gives the rest of its log.
     fn end(mut self) -> Vec<String> {
-        self.process.kill().unwrap();
+        let id = self.process.id().to_string();
+        let kill = std::process::Command::new("kill")
+            .args(["-TERM", &id])
+            .status();
+        assert!(kill.unwrap().success());
         self.process.wait().unwrap();
         self.log.lines().map(Result::unwrap).collect()
     }

@@ -95,7 +95,8 @@ pub(super) unsafe fn tile(
     w: &[u8],
     x: &[f32],
     cols: usize,
-    (rows, tokens): (usize, usize),
+    rows: usize,
+    tokens: usize,
     values: &mut [f32; TILE_ROWS * MAX_TILE_TOKENS],
 ) {
     // SAFETY: the caller's promise.

@@ -173,8 +173,8 @@ impl Job<'_> {
         let mut values = [0.0f32; TILE_ROWS * MAX_TILE_TOKENS];
         let cols = self.w.cols;
         let x = &self.x[tokens.start * cols..tokens.end * cols];
-        let shape = (rows.len(), tokens.len());
-        tile_product(self.isa, format, w, x, cols, shape, &mut values);
+        let (isa, r, t) = (self.isa, rows.len(), tokens.len());
+        tile_product(isa, format, w, x, cols, r, t, &mut values);
         for (row, values) in rows.zip(values.chunks_exact(MAX_TILE_TOKENS)) {
             for (t, &value) in tokens.clone().zip(values) {
                 // SAFETY: rows of this range belong to this call alone.
@@ -208,7 +208,8 @@ fn tile_product(
     w: &[u8],
     x: &[f32],
     cols: usize,
-    (rows, tokens): (usize, usize),
+    rows: usize,
+    tokens: usize,
     values: &mut [f32; TILE_ROWS * MAX_TILE_TOKENS],
 ) {
     let row_bytes = cols * format.block_bytes();
@@ -216,16 +217,15 @@ fn tile_product(
         w.len() >= rows * row_bytes && x.len() >= tokens * cols,
         "tile covers rows and tokens"
     );
-    let shape = (rows, tokens);
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has the features of its `Isa`; the lengths are checked above.
         Isa::Avx512 => unsafe {
-            super::avx512_floats::tile(format, w, x, cols, shape, values);
+            super::avx512_floats::tile(format, w, x, cols, rows, tokens, values);
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { super::avx2_floats::tile(format, w, x, cols, shape, values) },
+        Isa::Avx2 => unsafe { super::avx2_floats::tile(format, w, x, cols, rows, tokens, values) },
         Isa::Portable => {
             let mut expanded = vec![0.0; cols];
             for r in 0..rows {

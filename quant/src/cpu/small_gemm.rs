@@ -96,7 +96,7 @@ fn avx2(a: StridedRows<'_>, b: StridedRows<'_>, n: usize, c: StridedRowsMut<'_>)
     by_lines::<Fused>(a, b, n, c, 0);
 }
 
-/// Tiles of up to four rows by four vectors, which share each other's loads.
+/// Tiles of up to four rows by four vectors, or eight by two, which share each other's loads.
 ///
 /// # Safety
 /// The rows lie within their slices.
@@ -105,8 +105,9 @@ fn avx2(a: StridedRows<'_>, b: StridedRows<'_>, n: usize, c: StridedRowsMut<'_>)
 unsafe fn avx512(a: StridedRows<'_>, b: StridedRows<'_>, n: usize, c: StridedRowsMut<'_>) {
     let whole = c.cols - c.cols % 16;
     let mut r = 0;
+    let most = if whole == 32 { 8 } else { 4 };
     while r < c.rows {
-        let rows = 1 << (c.rows - r).min(4).ilog2();
+        let rows = 1 << (c.rows - r).min(most).ilog2();
         let mut col = 0;
         while col < whole {
             let vectors = 1 << ((whole - col) / 16).min(4).ilog2();
@@ -123,6 +124,7 @@ unsafe fn avx512(a: StridedRows<'_>, b: StridedRows<'_>, n: usize, c: StridedRow
             // caller's promise.
             unsafe {
                 match (rows, vectors) {
+                    (8, _) => tile.accumulate::<8, 2>(),
                     (4, 4) => tile.accumulate::<4, 4>(),
                     (4, 2) => tile.accumulate::<4, 2>(),
                     (4, _) => tile.accumulate::<4, 1>(),
@@ -208,7 +210,15 @@ mod tests {
         let values = |len: usize, step: f32| -> Vec<f32> {
             (0..len).map(|i| (i as f32 * step).sin()).collect()
         };
-        for (rows, n, cols) in [(1, 1, 1), (2, 3, 32), (7, 64, 32), (4, 9, 80), (3, 5, 121)] {
+        for (rows, n, cols) in [
+            (1, 1, 1),
+            (2, 3, 32),
+            (7, 64, 32),
+            (27, 17, 32),
+            (9, 4, 39),
+            (4, 9, 80),
+            (3, 5, 121),
+        ] {
             let (a_stride, b_stride, c_stride) = (n + 2, cols + 3, cols + 1);
             let a = values(rows * a_stride, 0.7);
             let b = values(n * b_stride, 1.1);

@@ -3,10 +3,13 @@
 //! A block of keys is `[head_dim, BLOCK_TOKENS]`, so that the scores of all its positions grow
 //! together while the head is walked, with no sum across a vector; a block of values is
 //! `[BLOCK_TOKENS, head_dim]`, for the same reason on the other side. The query heads that share a
-//! key head are multiplied together.
+//! key head are multiplied together, and so are a prompt's rows, as many as read the same keys from
+//! the nearest cache.
 //!
 //! Always holds: a row's result does not depend on the other rows, nor on which blocks its
 //! positions lie in.
+
+use std::ops::Range;
 
 use bytemuck::allocation::try_zeroed_vec;
 use gannet_quant::cpu::{StridedRows, StridedRowsMut, accumulate, softmax};
@@ -97,100 +100,259 @@ impl LayerCache {
         q: &[f32],
         out: &mut [f32],
     ) {
+        let heads = spec.num_heads / spec.num_kv_heads;
         // The heads of a row that share keys lie next to each other.
-        let width = spec.num_heads / spec.num_kv_heads * spec.head_dim;
-        let one = |scores: &mut Vec<f32>, (i, out): (usize, &mut [f32])| {
-            self.attend_group(step, spec, i, &q[i * width..][..width], scores, out);
+        let groups = out.chunks_exact_mut(heads * spec.head_dim);
+        let tiles = tiles_of(step, heads, groups.len() / spec.num_kv_heads);
+        let mut jobs: Vec<Job<'_>> = (tiles.iter())
+            .flat_map(|rows| (0..spec.num_kv_heads).map(|kv_head| Job::new(rows.clone(), kv_head)))
+            .collect();
+        let mut tile = 0;
+        for (i, out) in groups.enumerate() {
+            let (row, kv_head) = (i / spec.num_kv_heads, i % spec.num_kv_heads);
+            tile += usize::from(row == tiles[tile].end);
+            jobs[tile * spec.num_kv_heads + kv_head].out.push(out);
+        }
+        let one = |scratch: &mut Scratch, job: Job<'_>| {
+            self.attend_tile(step, spec, job, q, scratch);
         };
         let keys: usize = step.lengths().iter().map(|&l| l as usize).sum();
         if keys * spec.num_heads * spec.head_dim < PARALLEL_WORK {
-            let mut scores = Vec::new();
-            let groups = out.chunks_exact_mut(width).enumerate();
-            groups.for_each(|group| one(&mut scores, group));
+            let mut scratch = Scratch::default();
+            jobs.into_iter().for_each(|job| one(&mut scratch, job));
         } else {
-            let groups = out.par_chunks_exact_mut(width).enumerate();
-            groups.for_each_init(Vec::new, one);
+            let jobs = jobs.into_par_iter().with_max_len(1);
+            jobs.for_each_init(Scratch::default, one);
         }
     }
 
-    /// The query heads that share keys, group `group` of `[rows, num_kv_heads]`: `q` and `out` are
-    /// `[heads, head_dim]`.
-    fn attend_group(
+    /// Attention of one job.
+    fn attend_tile(
         &self,
         step: &Step<'_>,
         spec: &AttentionConfig,
-        group: usize,
+        job: Job<'_>,
         q: &[f32],
-        scores: &mut Vec<f32>,
-        out: &mut [f32],
+        scratch: &mut Scratch,
     ) {
-        let (t, kv_head) = (group / spec.num_kv_heads, group % spec.num_kv_heads);
-        let (dim, heads) = (spec.head_dim, q.len() / spec.head_dim);
-        let length = step.lengths()[t] as usize;
-        let first = spec.window.map_or(0, |w| length.saturating_sub(w as usize));
-        let blocks = first / BLOCK_TOKENS..length.div_ceil(BLOCK_TOKENS);
-        let start_of = |block: usize| {
-            let at = step
-                .table
-                .locate(step.slots()[t] as usize, block * BLOCK_TOKENS);
-            self.start(at.0, kv_head)
-        };
-        out.fill(0.0);
+        let Job {
+            rows,
+            kv_head,
+            mut out,
+        } = job;
+        let Scratch {
+            queries,
+            scores,
+            sums,
+        } = scratch;
+        let (dim, heads) = (spec.head_dim, spec.num_heads / spec.num_kv_heads);
+        let width = heads * dim;
+        let seen: Vec<Range<usize>> = (step.lengths()[rows.clone()].iter())
+            .map(|&length| {
+                let window = spec.window.unwrap_or(u32::MAX);
+                length.saturating_sub(window) as usize..length as usize
+            })
+            .collect();
+        queries.clear();
+        for t in rows.clone() {
+            let at = (t * spec.num_kv_heads + kv_head) * width;
+            queries.extend_from_slice(&q[at..][..width]);
+        }
+        sums.clear();
+        sums.resize(rows.len() * width, 0.0);
+        let blocks = Blocks::new(
+            self,
+            step,
+            step.slots()[rows.start] as usize,
+            kv_head,
+            &seen,
+        );
 
-        // `[heads, blocks * BLOCK_TOKENS]`: whole blocks, of which `seen` counts.
-        let stride = blocks.len() * BLOCK_TOKENS;
-        let origin = blocks.start * BLOCK_TOKENS;
-        let seen = first - origin..length.saturating_sub(origin);
+        // `[rows, heads, blocks * BLOCK_TOKENS]`: whole blocks, of which `seen` counts.
+        let stride = blocks.all.len() * BLOCK_TOKENS;
         scores.clear();
-        scores.resize(heads * stride, 0.0);
-        for (i, block) in blocks.clone().enumerate() {
+        scores.resize(rows.len() * heads * stride, 0.0);
+        for block in blocks.all.clone() {
+            let rows = blocks.seen_by(block);
             accumulate(
                 StridedRows {
-                    values: q,
+                    values: &queries[rows.start * width..],
                     stride: dim,
                 },
                 StridedRows {
-                    values: &self.k[start_of(block)..],
+                    values: &self.k[blocks.start_of(block)..],
                     stride: BLOCK_TOKENS,
                 },
                 dim,
                 StridedRowsMut {
-                    values: &mut scores[i * BLOCK_TOKENS..],
+                    values: &mut scores[rows.start * heads * stride + blocks.offset(block)..],
                     stride,
-                    rows: heads,
+                    rows: rows.len() * heads,
                     cols: BLOCK_TOKENS,
                 },
             );
         }
-        for scores in scores.chunks_exact_mut(stride.max(1)) {
-            let scores = &mut scores[seen.clone()];
-            scores.iter_mut().for_each(|s| *s *= spec.scale);
-            if let Some(cap) = spec.softcap {
-                scores.iter_mut().for_each(|s| *s = softcap(*s, cap));
+        for (t, scores) in scores.chunks_exact_mut((heads * stride).max(1)).enumerate() {
+            let seen = seen[t].start - blocks.origin()..seen[t].end - blocks.origin();
+            for scores in scores.chunks_exact_mut(stride) {
+                weigh(spec, &mut scores[seen.clone()]);
             }
-            softmax(scores);
         }
-        for (i, block) in blocks.enumerate() {
-            let from = seen.start.saturating_sub(i * BLOCK_TOKENS);
-            let to = BLOCK_TOKENS.min(seen.end - i * BLOCK_TOKENS);
-            accumulate(
-                StridedRows {
-                    values: &scores[i * BLOCK_TOKENS + from..],
-                    stride,
-                },
-                StridedRows {
-                    values: &self.v[start_of(block) + from * dim..],
-                    stride: dim,
-                },
-                to - from,
-                StridedRowsMut {
-                    values: &mut *out,
-                    stride: dim,
-                    rows: heads,
-                    cols: dim,
-                },
-            );
+        for block in blocks.all.clone() {
+            for (rows, tokens) in blocks.parts(block) {
+                let at = blocks.offset(block) + tokens.start;
+                accumulate(
+                    StridedRows {
+                        values: &scores[rows.start * heads * stride + at..],
+                        stride,
+                    },
+                    StridedRows {
+                        values: &self.v[blocks.start_of(block) + tokens.start * dim..],
+                        stride: dim,
+                    },
+                    tokens.len(),
+                    StridedRowsMut {
+                        values: &mut sums[rows.start * width..],
+                        stride: dim,
+                        rows: rows.len() * heads,
+                        cols: dim,
+                    },
+                );
+            }
         }
+        for (out, sums) in out.iter_mut().zip(sums.chunks_exact(width)) {
+            out.copy_from_slice(sums);
+        }
+    }
+}
+
+/// Scores to weights.
+fn weigh(spec: &AttentionConfig, scores: &mut [f32]) {
+    scores.iter_mut().for_each(|s| *s *= spec.scale);
+    if let Some(cap) = spec.softcap {
+        scores.iter_mut().for_each(|s| *s = softcap(*s, cap));
+    }
+    softmax(scores);
+}
+
+/// Query heads that are multiplied with a block of keys together, where a prompt has as many.
+const TILE_QUERIES: usize = 24;
+
+/// Ranges that cover the rows of a step: rows of one sequence in order, or one row.
+fn tiles_of(step: &Step<'_>, heads: usize, rows: usize) -> Vec<Range<usize>> {
+    let most = (TILE_QUERIES / heads).max(1);
+    let mut tiles: Vec<Range<usize>> = Vec::new();
+    for t in 0..rows {
+        let (slot, length) = (step.slots()[t], step.lengths()[t]);
+        match tiles.last_mut() {
+            Some(tile)
+                if tile.len() < most
+                    && step.slots()[t - 1] == slot
+                    && (1..=length).contains(&step.lengths()[t - 1]) =>
+            {
+                tile.end += 1;
+            }
+            _ => tiles.push(t..t + 1),
+        }
+    }
+    tiles
+}
+
+/// Rows of one sequence, in order, with the query heads that share a key head.
+struct Job<'a> {
+    rows: Range<usize>,
+    kv_head: usize,
+    /// `[heads, head_dim]` of each row.
+    out: Vec<&'a mut [f32]>,
+}
+
+impl Job<'_> {
+    fn new(rows: Range<usize>, kv_head: usize) -> Self {
+        let out = Vec::with_capacity(rows.len());
+        Job { rows, kv_head, out }
+    }
+}
+
+/// Memory of a thread, reused from job to job.
+#[derive(Default)]
+struct Scratch {
+    queries: Vec<f32>,
+    scores: Vec<f32>,
+    sums: Vec<f32>,
+}
+
+/// The blocks of the cache that rows of one sequence see.
+struct Blocks<'a> {
+    cache: &'a LayerCache,
+    step: &'a Step<'a>,
+    slot: usize,
+    kv_head: usize,
+    /// The positions that each row sees; both ends grow from row to row.
+    seen: &'a [Range<usize>],
+    all: Range<usize>,
+}
+
+impl<'a> Blocks<'a> {
+    fn new(
+        cache: &'a LayerCache,
+        step: &'a Step<'a>,
+        slot: usize,
+        kv_head: usize,
+        seen: &'a [Range<usize>],
+    ) -> Blocks<'a> {
+        let (first, last) = (seen[0].start, seen[seen.len() - 1].end);
+        Blocks {
+            cache,
+            step,
+            slot,
+            kv_head,
+            seen,
+            all: first / BLOCK_TOKENS..last.div_ceil(BLOCK_TOKENS),
+        }
+    }
+
+    /// The first position of all blocks.
+    fn origin(&self) -> usize {
+        self.all.start * BLOCK_TOKENS
+    }
+
+    /// Where the scores of a block start in a row of them.
+    fn offset(&self, block: usize) -> usize {
+        (block - self.all.start) * BLOCK_TOKENS
+    }
+
+    /// Where the keys and the values of a block start.
+    fn start_of(&self, block: usize) -> usize {
+        let at = (self.step.table).locate(self.slot, block * BLOCK_TOKENS);
+        self.cache.start(at.0, self.kv_head)
+    }
+
+    /// The positions of a block that row `t` sees, from the block's first on.
+    fn tokens(&self, t: usize, block: usize) -> Range<usize> {
+        let within = |position: usize| position.saturating_sub(block * BLOCK_TOKENS);
+        let end = within(self.seen[t].end).min(BLOCK_TOKENS);
+        within(self.seen[t].start).min(end)..end
+    }
+
+    /// The rows that see any of a block.
+    fn seen_by(&self, block: usize) -> Range<usize> {
+        let sees = |&t: &usize| !self.tokens(t, block).is_empty();
+        let rows = 0..self.seen.len();
+        let first = rows.clone().find(sees).unwrap_or(0);
+        first..rows.rev().find(sees).map_or(first, |t| t + 1)
+    }
+
+    /// Rows with the positions of a block that they see: rows that see the same ones together.
+    fn parts(&self, block: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let mut next = self.seen_by(block);
+        std::iter::from_fn(move || {
+            let first = next.next()?;
+            let tokens = self.tokens(first, block);
+            while next.start < next.end && self.tokens(next.start, block) == tokens {
+                next.start += 1;
+            }
+            Some((first..next.start, tokens))
+        })
     }
 }
 

@@ -332,18 +332,6 @@ impl Collector for Engines {
         )?;
         self.counter(
             e,
-            "gannet:grammar_cache_hits",
-            "Grammars that were compiled for an earlier request",
-            |c| c.grammar_hits,
-        )?;
-        self.counter(
-            e,
-            "gannet:grammar_cache_misses",
-            "Grammars that were compiled",
-            |c| c.grammar_misses,
-        )?;
-        self.counter(
-            e,
             "gannet:num_preemptions",
             "Sequences that gave way to others",
             |c| c.scheduler.preemptions,

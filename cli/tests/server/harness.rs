@@ -1,6 +1,6 @@
 //! A server of the built program, started for a test and ended with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -202,6 +202,10 @@ pub(crate) struct Metrics(BTreeMap<String, f64>);
 impl Metrics {
     fn read(text: &str) -> Metrics {
         assert!(text.ends_with("# EOF\n"), "{text}");
+        let mut known = BTreeSet::new();
+        for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            assert!(known.insert(family), "twice: {family}");
+        }
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         let number = |line: &str| {
             let (name, value) = line.rsplit_once(' ').unwrap();

@@ -14,13 +14,12 @@
 //! each warp's writes were fenced; it travels as the first half does. Of global memory only the block's own writes are
 //! followed, and only where a kernel copies from it in bulk.
 
-mod tensor;
+mod cluster;
 
 use std::collections::HashMap;
 
 use super::decode::{Program, SHARED_BASE};
 use super::fault::{FaultKind, FaultSpace};
-use tensor::TENSOR;
 
 /// A time for each warp, and a time for each warp up to which its writes are fenced for the async proxy.
 pub(crate) type Clock = [u32; 64];
@@ -37,7 +36,9 @@ fn join(into: &mut Clock, from: &Clock) {
 const MANY: u8 = 0xfe;
 /// In place of a lane: a bulk copy. What it wrote may be read by whoever waited for it; what it reads may not be
 /// written until it was waited for.
-const BULK: u8 = 0xff;
+pub(crate) const BULK: u8 = 0xff;
+/// In place of a lane: a product in flight.
+pub(crate) const TENSOR: u8 = 0xfd;
 
 /// The last write of a cell.
 #[derive(Clone, Copy, Default)]
@@ -335,20 +336,20 @@ impl Races {
         issued
     }
 
-    /// A bulk copy begins to read shared memory.
-    pub(crate) fn bulk_reads(&mut self, by: By, offset: u64, bytes: u32) {
+    /// A bulk copy ([`BULK`]) or a product ([`TENSOR`]) begins to read shared memory.
+    pub(crate) fn begins_to_read(&mut self, reader: u8, by: By, offset: u64, bytes: u32) {
         let clock = self.clocks[by.warp as usize][by.warp as usize];
         for cell in self.cells(offset, bytes) {
             self.reads[cell * self.warps + by.warp as usize] = Read {
                 clock,
                 pc: by.pc as u32,
-                lane: BULK,
+                lane: reader,
             };
         }
     }
 
-    /// A lane has waited until its bulk copy had read shared memory: it has read, now.
-    pub(crate) fn bulk_has_read(&mut self, by: By, offset: u64, bytes: u32) {
+    /// A lane has waited until its bulk copy or product had read shared memory: it has read, now.
+    pub(crate) fn has_read(&mut self, by: By, offset: u64, bytes: u32) {
         let clock = self.clocks[by.warp as usize][by.warp as usize];
         for cell in self.cells(offset, bytes) {
             let read = &mut self.reads[cell * self.warps + by.warp as usize];

@@ -7,7 +7,7 @@ use super::memory::{Cursor, addresses};
 use super::{Context, Exec, fault};
 use crate::interp::decode::Inst;
 use crate::interp::fault::FaultKind;
-use crate::interp::races::{By, Kind};
+use crate::interp::races::{BULK, By, Kind};
 use crate::interp::warp::{Warp, lanes};
 use crate::op::Space;
 
@@ -63,7 +63,7 @@ pub(super) fn issue(i: &Inst, m: u32, w: &mut Warp, cx: &mut Context) -> Exec {
                 lane: l,
                 pc: w.pc,
             };
-            races.bulk_reads(by, start, bytes);
+            races.begins_to_read(BULK, by, start, bytes);
         }
         w.stores.push(PendingStore {
             lane: l,
@@ -91,7 +91,7 @@ fn take(store: &mut PendingStore, warp: u32, cx: &mut Context) {
             lane: store.lane,
             pc: store.pc,
         };
-        races.bulk_has_read(by, store.from, store.bytes);
+        races.has_read(by, store.from, store.bytes);
     }
 }
 

@@ -17,7 +17,7 @@ use super::{Context, Exec, fault, first};
 use crate::interp::block::mix;
 use crate::interp::decode::{Inst, Program, SHARED_BASE, Step};
 use crate::interp::fault::{FaultKind, FaultSpace};
-use crate::interp::races::{By, Kind};
+use crate::interp::races::{By, Kind, TENSOR};
 use crate::interp::warp::{Lanes, Warp};
 use crate::op::{Wgmma, WgmmaA};
 
@@ -309,7 +309,7 @@ fn read(chunks: &[Vec<u32>; 2], w: &Warp, cx: &mut Context) -> Exec {
             .or_else(|kind| fault(0, kind))?;
     }
     for offset in chunks.iter().flatten() {
-        races.tensor_reads(by, u64::from(*offset), 16);
+        races.begins_to_read(TENSOR, by, u64::from(*offset), 16);
     }
     Ok(())
 }
@@ -394,7 +394,7 @@ pub(super) fn wait(pending: u32, m: u32, w: &mut Warp, cx: &mut Context) -> Exec
                 pc: p.pc,
             };
             for offset in p.chunks.iter().flatten() {
-                races.tensor_has_read(by, u64::from(*offset), 16);
+                races.has_read(by, u64::from(*offset), 16);
             }
         }
         landed.push(p.pc);
@@ -410,7 +410,7 @@ pub(super) fn wait(pending: u32, m: u32, w: &mut Warp, cx: &mut Context) -> Exec
                 pc: p.pc,
             };
             for offset in p.chunks.iter().flatten() {
-                races.tensor_reads(by, u64::from(*offset), 16);
+                races.begins_to_read(TENSOR, by, u64::from(*offset), 16);
             }
         }
     }

@@ -1,34 +1,10 @@
-//! What a warpgroup's products in flight read: nobody may write there before they were waited for.
+//! Copies that other blocks of a cluster send into this one.
 
-use super::{BULK, By, Races, Read, Write};
+use super::{BULK, Races, TENSOR, Write};
 use crate::interp::decode::{Program, SHARED_BASE};
 use crate::interp::fault::FaultKind;
 
-/// In place of a lane: a product in flight.
-pub(super) const TENSOR: u8 = 0xfd;
-
 impl Races {
-    /// A product begins to read shared memory.
-    pub(crate) fn tensor_reads(&mut self, by: By, offset: u64, bytes: u32) {
-        let clock = self.clocks[by.warp as usize][by.warp as usize];
-        for cell in self.cells(offset, bytes) {
-            self.reads[cell * self.warps + by.warp as usize] = Read {
-                clock,
-                pc: by.pc as u32,
-                lane: TENSOR,
-            };
-        }
-    }
-
-    /// A warp has waited for a product: it has read, now.
-    pub(crate) fn tensor_has_read(&mut self, by: By, offset: u64, bytes: u32) {
-        let clock = self.clocks[by.warp as usize][by.warp as usize];
-        for cell in self.cells(offset, bytes) {
-            let read = &mut self.reads[cell * self.warps + by.warp as usize];
-            (read.clock, read.lane) = (clock, by.lane as u8);
-        }
-    }
-
     /// A copy by another block of the cluster begins to write here. Who ordered it with this block's accesses is not
     /// followed: only what is in flight is in its way.
     pub(crate) fn foreign_copy(
